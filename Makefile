@@ -1,0 +1,42 @@
+# Every target sets up what it needs: Python ≥ 3.11 and make are enough.
+# PYTHON names the interpreter that the virtual environment is made with.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+LOCKS := bootstrap base dev
+
+.PHONY: run test lint format lock clean help
+
+help: ## Shows this
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+run: $(INSTALLED) ## Serves on 127.0.0.1:8000; the environment has the settings
+	$(BIN)/poolshift serve
+
+test: $(INSTALLED) ## Runs the tests; POOL_VERSION=v2 runs the service tests on that version alone
+	$(BIN)/pytest $(ARGS)
+
+lint: $(INSTALLED) ## Checks style, types, layers and locks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Puts the code in shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(INSTALLED) ## Renews the locks (docs/dependencies.md)
+	bash requirements/lock.sh $(BIN)/uv
+
+clean: ## Removes the virtual environment and what the tools left
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+
+$(INSTALLED): pyproject.toml $(LOCKS:%=requirements/%.txt)
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@

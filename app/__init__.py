@@ -1,0 +1,1 @@
+"""Speaks HTTP. FastAPI and Starlette appear only here."""

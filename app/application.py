@@ -1,0 +1,90 @@
+"""The application: FastAPI for every resource, and ahead of it the execute lane."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Header
+from fastapi.routing import APIRoute
+from prometheus_client import CollectorRegistry
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_fastapi_instrumentator import Instrumentator
+from starlette.types import Receive, Scope, Send
+
+from app import health, pools, problems, programs, rollout, sessions
+from app.auth import Authenticator, Executor, read_key_file
+from app.execute import ExecuteLane, is_execute
+from app.http_metrics import HttpMetrics
+from app.lifespan import lifespan
+from app.schemas import ExecuteBody, ExecuteView, ProblemView
+from app.version import VERSION
+from config.settings import Settings
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ProblemView, "description": "The request's fault", "content": {problems.CONTENT_TYPE: {}}},
+    "5XX": {"model": ProblemView, "description": "Not the request's fault", "content": {problems.CONTENT_TYPE: {}}},
+}
+
+
+class Application(FastAPI):
+    """FastAPI with a lane beside it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_execute(scope):
+            lane: ExecuteLane = self.state.lane
+            await lane(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+class _LaneRoute(APIRoute):
+    """Documents the lane like any other endpoint; whatever gets this far goes to the lane as well."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            lane: ExecuteLane = scope["app"].state.lane
+            await lane(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
+
+
+async def execute_program(
+    program_id: str,
+    body: ExecuteBody,
+    _: Executor,
+    x_pool_version: Annotated[str | None, Header(description="`v1` or `v2`: forces the version (admin)")] = None,
+    x_canary_key: Annotated[str | None, Header(description="What the split goes by where there is no session")] = None,
+    traceparent: Annotated[str | None, Header(description="W3C trace context; it reaches the worker")] = None,
+) -> ExecuteView:
+    """Runs a program once, on the version that the rollout decides."""
+    raise NotImplementedError  # `app.execute` serves this; the signature is its documentation
+
+
+def create_app(settings: Settings) -> Application:
+    """The service, to be run by an ASGI server. Nothing is started before its lifespan is.
+
+    Raises:
+        InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.
+
+    """
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    http_metrics = HttpMetrics(registry)
+    app = Application(
+        title="Poolshift",
+        summary="Runs programs on pools of Python workers and moves their traffic from one engine to the next.",
+        version=VERSION,
+        lifespan=lifespan,
+        responses=_PROBLEMS,
+        max_body_size=settings.max_body_bytes,
+    )
+    app.state.settings = settings
+    app.state.registry = registry
+    app.state.http_metrics = http_metrics
+    app.state.authenticator = Authenticator(read_key_file(settings.api_keys_file) if settings.api_keys_file else None)
+    app.state.is_draining = False
+    problems.install(app)
+    Instrumentator(registry=registry, excluded_handlers=["/metrics"]).add(http_metrics.instrument).instrument(app)
+    lane = APIRouter(tags=["programs"], route_class=_LaneRoute)
+    lane.add_api_route("/programs/{program_id}/execute", execute_program, methods=["POST"])
+    for router in (lane, programs.router, sessions.router, rollout.router, pools.router, health.router):
+        app.include_router(router)
+    return app

@@ -1,0 +1,139 @@
+"""Who may do what: API keys, kept hashed, each with scopes."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from fastapi import Depends, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.problems import Problem
+
+KEY_PREFIX = "psk_"
+
+
+class Scope(StrEnum):
+    """What a key allows. `admin` includes `execute`."""
+
+    EXECUTE = "execute"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who makes a request; `name` is what the rollout's history says of them."""
+
+    name: str
+    scopes: frozenset[Scope]
+
+    def may(self, scope: Scope) -> bool:
+        """Whether it is allowed."""
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
+
+ANONYMOUS = Principal("anonymous", frozenset(Scope))
+
+
+class StoredKey(BaseModel):
+    """A key as the file has it: `hash` is the SHA-256 of the key, in hexadecimal digits.
+
+    A plain hash is enough, since a key is 32 random bytes and no word that could be guessed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=128)
+    hash: str = Field(pattern="^[0-9a-f]{64}$")
+    scopes: frozenset[Scope] = Field(min_length=1)
+
+
+class KeyFile(BaseModel):
+    """The whole of `API_KEYS_FILE` (YAML or JSON)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keys: tuple[StoredKey, ...]
+
+
+class InvalidKeyFile(Exception):
+    """The file is missing or makes no sense."""
+
+
+def read_key_file(path: Path) -> KeyFile:
+    """Raises InvalidKeyFile."""
+    try:
+        return KeyFile.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        raise InvalidKeyFile(f"{path}: {error}") from None
+
+
+def new_key() -> str:
+    """A key that nobody has: 32 random bytes."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def hash_key(key: str) -> str:
+    """What the file keeps of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class Authenticator:
+    """Tells who a request is from. Without keys everyone is allowed everything: the settings see that this is meant."""
+
+    def __init__(self, keys: KeyFile | None) -> None:
+        self._keys: tuple[tuple[bytes, Principal], ...] | None = None
+        if keys is not None:
+            self.replace(keys)
+
+    def replace(self, keys: KeyFile) -> None:
+        """Other keys are valid from now on."""
+        self._keys = tuple((bytes.fromhex(key.hash), Principal(key.name, key.scopes)) for key in keys.keys)
+
+    def principal(self, headers: Mapping[bytes, bytes]) -> Principal:
+        """Who sends these (lower-case) headers. Raises Problem `unauthorized`."""
+        if self._keys is None:
+            return ANONYMOUS
+        presented = _presented_key(headers)
+        if presented is None:
+            raise Problem("unauthorized", "send a key as 'Authorization: Bearer …' or as 'X-API-Key'")
+        digest = hashlib.sha256(presented).digest()
+        found: Principal | None = None
+        for stored, principal in self._keys:  # all of them, so that the time tells nothing
+            if hmac.compare_digest(stored, digest):
+                found = principal
+        if found is None:
+            raise Problem("unauthorized", "this API key is not known")
+        return found
+
+
+def _presented_key(headers: Mapping[bytes, bytes]) -> bytes | None:
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer" and token:
+        return token.strip()
+    return headers.get(b"x-api-key")
+
+
+def _allowed(request: Request, scope: Scope) -> Principal:
+    authenticator: Authenticator = request.app.state.authenticator
+    principal = authenticator.principal(dict(request.scope["headers"]))
+    if not principal.may(scope):
+        raise Problem("forbidden", f"this needs the scope {scope!s}")
+    return principal
+
+
+def _executor(request: Request) -> Principal:
+    return _allowed(request, Scope.EXECUTE)
+
+
+def _admin(request: Request) -> Principal:
+    return _allowed(request, Scope.ADMIN)
+
+
+Executor = Annotated[Principal, Depends(_executor)]
+Admin = Annotated[Principal, Depends(_admin)]

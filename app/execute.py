@@ -1,0 +1,232 @@
+"""`POST /programs/{id}/execute`, the hot lane: one call from the request's bytes to the answer's, top to bottom.
+
+It is plain ASGI, ahead of FastAPI's routing, validation and middleware, none of which it needs: the envelope is read
+here, and the inputs pass unparsed to the worker, which checks them. Auth, errors and metrics are those of every other
+endpoint.
+"""
+
+import asyncio
+import itertools
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from app import auth
+from app.auth import Authenticator
+from app.client_watch import ClientWatch
+from app.http_metrics import HandlerMetrics
+from app.parts import Parts
+from app.problems import Problem, problem_of
+from app.schemas import ID_PATTERN, MAX_ID_LENGTH
+from config.settings import Settings
+from pools.calls import Call, Result
+from pools.errors import ExecutionError
+from pools.programs import Program
+from routing.router import Route
+from routing.versions import Version
+
+_PREFIX, _SUFFIX = "/programs/", "/execute"
+_MAX_CANARY_KEY_LENGTH = 256
+
+_Identifier = Annotated[str, msgspec.Meta(pattern=ID_PATTERN, max_length=MAX_ID_LENGTH)]
+
+
+class Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    """A request's body. `inputs` stay as they came."""
+
+    inputs: msgspec.Raw
+    session_id: _Identifier | None = None
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
+class Answer(msgspec.Struct):
+    """The body of an answer that went well."""
+
+    execution_id: str
+    program_id: str
+    pool_version: str
+    outputs: msgspec.Raw
+    duration_ms: float
+
+
+_Response = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""Status, headers, body."""
+
+_decode_envelope = msgspec.json.Decoder(Envelope).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def is_execute(scope: Scope) -> bool:
+    """Whether a request is for this lane."""
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return False
+    path: str = scope["path"]
+    return path.startswith(_PREFIX) and path.endswith(_SUFFIX) and len(path) > len(_PREFIX) + len(_SUFFIX)
+
+
+@dataclass(slots=True)
+class _Request:
+    """What is known of one request so far; an error at any point finds here what its answer needs."""
+
+    execution_id: str
+    headers: dict[bytes, bytes]
+    began: float
+    """By `time.perf_counter`: the event loop's own clock counts whole milliseconds."""
+    received: int = 0
+    route: Route | None = None
+    program: Program | None = None
+    call: Call | None = None
+
+
+class _ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class ExecuteLane:
+    """The endpoint as an ASGI application."""
+
+    def __init__(self, parts: Parts, authenticator: Authenticator, settings: Settings, metrics: HandlerMetrics) -> None:
+        self._parts = parts
+        self._authenticator = authenticator
+        self._max_body_bytes = settings.max_body_bytes
+        self._execution_timeout_s = settings.execution_timeout_s
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        # Unique without asking the kernel for randomness on each call: a random start of the service, then a count.
+        self._id_prefix = secrets.token_hex(6)
+        self._id_count = itertools.count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        execution_id = f"{self._id_prefix}-{next(self._id_count):08x}"
+        request = _Request(execution_id, dict(scope["headers"]), time.perf_counter())
+        try:
+            status, headers, body = await self._execute(request, scope, receive)
+        except _ClientGone:
+            return
+        except Exception as error:
+            status, headers, body = self._refuse(request, error)
+        # Before the answer leaves, so that whoever has it finds it counted.
+        self._metrics.answered(status, time.perf_counter() - request.began, request.received, len(body))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _execute(self, request: _Request, scope: Scope, receive: Receive) -> _Response:
+        principal = self._authenticator.principal(request.headers)
+        if not principal.may(auth.Scope.EXECUTE):
+            raise Problem("forbidden", "this needs the scope execute")
+        envelope = _read(await self._body(request, receive))
+        forced = _forced_version(request.headers)
+        if forced is not None and not principal.may(auth.Scope.ADMIN):
+            raise Problem("forbidden", "forcing a version needs the scope admin")
+        session_id = envelope.session_id
+        request.route = self._parts.router.route(session_id, _canary_key(request.headers), forced)
+        program_id = scope["path"][len(_PREFIX) : -len(_SUFFIX)]
+        request.program = program = await self._parts.programs.find(program_id, session_id)
+
+        timeout_s = min(envelope.timeout_s or self._execution_timeout_s, self._execution_timeout_s)
+        request.call = call = Call(
+            execution_id=request.execution_id,
+            program=program,
+            inputs=envelope.inputs,
+            deadline=self._loop.time() + timeout_s,
+            session_id=session_id,
+            traceparent=_text(request.headers.get(b"traceparent")),
+        )
+        self._parts.programs.used(program, time.time())
+        with ClientWatch(receive, self._parts.tasks) as client:
+            try:
+                result = await self._parts.router.execute(request.route, call)
+            except asyncio.CancelledError:
+                if client.is_gone:
+                    raise _ClientGone from None
+                raise
+        if session_id is not None:
+            self._parts.sessions.seen(session_id, request.route.decision.version)
+        return self._answer(request, call, result)
+
+    async def _body(self, request: _Request, receive: Receive) -> bytes:
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _ClientGone
+            chunk: bytes = message["body"]
+            body = body + chunk if body else chunk
+            request.received = len(body)
+            if len(body) > self._max_body_bytes:
+                raise Problem("payload_too_large", f"the body is over {self._max_body_bytes} bytes (MAX_BODY_BYTES)")
+            if not message.get("more_body", False):
+                return body
+
+    def _answer(self, request: _Request, call: Call, result: Result) -> _Response:
+        assert request.route is not None
+        version = request.route.decision.version
+        duration_ms = round((time.perf_counter() - request.began) * 1000, 3)
+        body = _encode(Answer(call.execution_id, call.program.id, version, result.outputs, duration_ms))
+        headers = _headers(request, version, call.queued_s, result.run_s)
+        headers.append((b"content-type", b"application/json"))
+        headers.append((b"content-length", b"%d" % len(body)))
+        return 200, headers, body
+
+    def _refuse(self, request: _Request, error: Exception) -> _Response:
+        """The answer to a call that failed, at whatever point."""
+        problem = problem_of(error)
+        if request.program is not None and request.program.idempotent:
+            problem.retry_safe = True
+        if request.route is None:
+            # It failed before its session was known: it still counts for a version, as chance would have it.
+            request.route = self._parts.router.route(None, _canary_key(request.headers))
+        version = request.route.decision.version
+        if request.call is None:
+            self._parts.router.record_failure(
+                request.route, problem.code, problem.kind.category, "execute", request.began
+            )
+        queued_s = request.call.queued_s if request.call is not None else 0.0
+        run_s = error.run_s if isinstance(error, ExecutionError) else 0.0
+        body = problem.body(pool_version=version, execution_id=request.execution_id)
+        headers = _headers(request, version, queued_s, run_s)
+        headers += [(name.encode(), value.encode()) for name, value in problem.headers().items()]
+        headers.append((b"content-length", b"%d" % len(body)))
+        if problem.code == "payload_too_large":
+            headers.append((b"connection", b"close"))  # the rest of the body is not worth reading
+        return problem.kind.status, headers, body
+
+
+def _read(body: bytes) -> Envelope:
+    try:
+        return _decode_envelope(body)
+    except msgspec.ValidationError as error:
+        raise Problem("invalid_request", f"body: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem("invalid_request", f"body: {error or 'nested too deeply'}") from None
+
+
+def _forced_version(headers: dict[bytes, bytes]) -> Version | None:
+    value = _text(headers.get(b"x-pool-version"))
+    if value is None:
+        return None
+    try:
+        return Version(value.lower())
+    except ValueError:
+        raise Problem("invalid_request", f"X-Pool-Version: {value!r} is neither v1 nor v2") from None
+
+
+def _canary_key(headers: dict[bytes, bytes]) -> str | None:
+    value = headers.get(b"x-canary-key")
+    return _text(value[:_MAX_CANARY_KEY_LENGTH]) if value else None
+
+
+def _text(value: bytes | None) -> str | None:
+    return value.decode("latin-1") if value is not None else None
+
+
+def _headers(request: _Request, version: Version, queued_s: float, run_s: float) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"x-pool-version", version.encode()),
+        (b"x-execution-id", request.execution_id.encode()),
+        (b"server-timing", b"queue;dur=%.3f, run;dur=%.3f" % (queued_s * 1000, run_s * 1000)),
+    ]

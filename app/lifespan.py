@@ -1,0 +1,108 @@
+"""Builds the parts, hands them to each other, and takes them down in reverse: the one place that knows them all."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from fastapi import FastAPI
+
+from app.execute import ExecuteLane
+from app.http_metrics import HttpMetrics
+from app.parts import Parts
+from config.settings import Settings
+from config.worker_environment import worker_environment
+from pools.crew import RecycleLimits
+from pools.engine import PoolOptions
+from pools.registry import ENGINES
+from pools.spawner import Spawner
+from pools.tasks import TaskOwner
+from routing.bookkeeping import Bookkeeping
+from routing.pool_figures import PoolFigures
+from routing.programs import Programs
+from routing.recorder import Recorder
+from routing.rollout import open_flag
+from routing.rollout_model import to_basis_points
+from routing.router import Router
+from routing.sessions import Sessions
+from routing.versions import Version
+from store.database import Database
+from store.program_store import SqlProgramStore
+from store.rollout_log import SqlRolloutLog
+from store.session_store import SqlSessionStore
+
+_log = structlog.stdlib.get_logger("poolshift")
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """From an empty process to a service that can serve, and back. Each step is undone in reverse order."""
+    settings: Settings = app.state.settings
+    async with AsyncExitStack() as stack:
+        tasks = TaskOwner("http")
+        stack.push_async_callback(tasks.aclose)
+
+        # What is remembered.
+        database = Database(settings.database_url.get_secret_value())
+        stack.push_async_callback(database.aclose)
+        await database.migrate()
+        programs = Programs(SqlProgramStore(database))
+        await programs.load()
+        sessions = Sessions(SqlSessionStore(database), programs, ttl_s=settings.session_ttl_s)
+        bookkeeping = Bookkeeping(programs, sessions)
+        stack.push_async_callback(bookkeeping.aclose)
+
+        # What decides.
+        recorder = Recorder(app.state.registry)
+        percent = settings.canary_percent
+        flag = await open_flag(SqlRolloutLog(database), None if percent is None else to_basis_points(percent))
+        recorder.rollout_changed(flag.current)
+        flag.listen(recorder.rollout_changed)
+
+        # What runs programs.
+        environment = worker_environment(os.environ, settings.worker_env.split(","))
+        spawner = Spawner(settings.allowed_modules, environment)
+        stack.push_async_callback(spawner.aclose)
+        pools = {
+            version: ENGINES[version](version, _pool_options(settings, version), spawner, recorder)
+            for version in Version
+        }
+        for pool in pools.values():
+            stack.push_async_callback(pool.aclose)
+        await asyncio.gather(*(pool.start() for pool in pools.values()))
+
+        # What ties them together.
+        pin = Version(settings.pool_version) if settings.pool_version else None
+        router = Router(pools, flag, recorder, pin=pin, salt=settings.canary_salt)
+        figures = PoolFigures(app.state.registry)
+        parts = Parts(programs, sessions, flag, pin, router, pools, spawner, app.state.registry, figures, tasks)
+        http_metrics: HttpMetrics = app.state.http_metrics
+        app.state.parts = parts
+        app.state.lane = ExecuteLane(
+            parts, app.state.authenticator, settings, http_metrics.of("POST", "/programs/{program_id}/execute")
+        )
+        bookkeeping.start()
+        _log.info(
+            "started",
+            canary_percent=flag.current.canary_percent,
+            pool_version=pin,
+            v1_workers=settings.v1_pool_size,
+            v2_workers=settings.v2_pool_size,
+        )
+        yield
+        _log.info("stopping")
+
+
+def _pool_options(settings: Settings, version: Version) -> PoolOptions:
+    rss_mb = settings.worker_max_rss_mb
+    return PoolOptions(
+        size=settings.v1_pool_size if version is Version.V1 else settings.v2_pool_size,
+        queue_limit=settings.queue_limit,
+        checkout_timeout_s=settings.checkout_timeout_s,
+        recycle=RecycleLimits(
+            executions=settings.worker_max_executions,
+            rss_bytes=None if rss_mb is None else rss_mb * 1024 * 1024,
+            age_s=settings.worker_max_age_s,
+        ),
+    )

@@ -1,0 +1,42 @@
+"""The parts that a running service is made of; `app.lifespan` builds them and endpoints ask for them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from prometheus_client import CollectorRegistry
+
+from pools.protocol import Pool
+from pools.spawner import Spawner
+from pools.tasks import TaskOwner
+from routing.pool_figures import PoolFigures
+from routing.programs import Programs
+from routing.rollout import RolloutFlag
+from routing.router import Router
+from routing.sessions import Sessions
+from routing.versions import Version
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything an endpoint may need."""
+
+    programs: Programs
+    sessions: Sessions
+    flag: RolloutFlag
+    pin: Version | None
+    router: Router
+    pools: Mapping[Version, Pool]
+    spawner: Spawner
+    registry: CollectorRegistry
+    figures: PoolFigures
+    tasks: TaskOwner
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+Running = Annotated[Parts, Depends(_parts)]

@@ -1,0 +1,75 @@
+"""`/programs`: create, list, show, delete. Running one is `app.execute`."""
+
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from app.auth import Executor
+from app.parts import Running
+from app.problems import Problem
+from app.schemas import Identifier, Page, ProgramBody, ProgramView, program_view
+from pools.loading import EntrypointError
+from pools.programs import Program
+from routing.programs import NewProgram
+
+router = APIRouter(prefix="/programs", tags=["programs"])
+
+SessionQuery = Annotated[Identifier | None, Query(description="Its programs first, then the global ones")]
+
+
+@router.post("", status_code=201)
+async def create_program(body: ProgramBody, parts: Running, _: Executor, response: Response) -> ProgramView:
+    """Creates a program. Its entrypoint is tried at once, in a process of its own, so that a mistake is told now."""
+    program_id = body.id or f"prog-{secrets.token_hex(8)}"
+    new = NewProgram(
+        id=program_id,
+        session_id=body.session_id,
+        program_type=body.program_type,
+        signature=body.signature.signature(),
+        entrypoint=body.entrypoint,
+        instructions=body.instructions,
+        idempotent=body.idempotent,
+    )
+    if body.program_type == "python":
+        await _try_entrypoint(new, parts)
+    stored = await parts.programs.add(new)
+    if body.session_id is not None:
+        parts.sessions.seen(body.session_id)
+    response.headers["location"] = f"/programs/{program_id}"
+    return program_view(stored)
+
+
+@router.get("")
+async def list_programs(
+    parts: Running,
+    _: Executor,
+    session_id: Annotated[Identifier | None, Query(description="Its programs; without it the global ones")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[int, Query(ge=0, description="`next_cursor` of the page before")] = 0,
+) -> Page[ProgramView]:
+    """A page of programs, by creation."""
+    found = await parts.programs.page(session_id, limit=limit + 1, after=cursor)
+    items = [program_view(stored) for stored in found[:limit]]
+    return Page(items=items, next_cursor=found[limit - 1].program.key if len(found) > limit else None)
+
+
+@router.get("/{program_id}")
+async def show_program(program_id: str, parts: Running, _: Executor, session_id: SessionQuery = None) -> ProgramView:
+    """A program and its use."""
+    return program_view(await parts.programs.show(program_id, session_id))
+
+
+@router.delete("/{program_id}", status_code=204)
+async def delete_program(program_id: str, parts: Running, _: Executor, session_id: SessionQuery = None) -> None:
+    """Deletes a program; calls that run go on."""
+    await parts.programs.remove(program_id, session_id)
+
+
+async def _try_entrypoint(new: NewProgram, parts: Running) -> None:
+    trial = Program("", new.id, new.program_type, new.signature, new.entrypoint)
+    try:
+        await parts.spawner.check(trial)
+    except EntrypointError as error:
+        errors = [{"at": "body.entrypoint", "message": str(error)}]
+        raise Problem("invalid_request", f"body.entrypoint: {error}", extensions={"errors": errors}) from None

@@ -1,0 +1,68 @@
+"""`/rollout`: the flag, its changes, its history, and the way back."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+
+from app.auth import Admin, Executor
+from app.parts import Running
+from app.problems import Problem
+from app.schemas import Page, RevisionView, RollbackBody, RolloutBody, RolloutView, revision_view, rollout_view
+from routing.rollout_model import Change, Source, to_basis_points
+
+router = APIRouter(prefix="/rollout", tags=["rollout"])
+
+
+@router.get("")
+async def show_rollout(parts: Running, _: Executor, response: Response) -> RolloutView:
+    """The flag as it is in force here; its revision is the ETag."""
+    current = parts.flag.current
+    response.headers["etag"] = f'"{current.revision}"'
+    return rollout_view(current, parts.pin)
+
+
+@router.patch("")
+async def change_rollout(
+    body: RolloutBody,
+    parts: Running,
+    admin: Admin,
+    response: Response,
+    if_match: Annotated[str | None, Header(description="The revision that the change is meant for")] = None,
+) -> RolloutView:
+    """Changes the percentage, from the next call on. With `If-Match`, only if nobody else has meanwhile."""
+    basis_points = parts.flag.current.canary_basis_points
+    if body.canary_percent is not None:
+        basis_points = to_basis_points(body.canary_percent)
+    change = Change(basis_points, Source.API, admin.name, body.reason)
+    rollout = await parts.flag.change(change, expected=_revision(if_match))
+    response.headers["etag"] = f'"{rollout.revision}"'
+    return rollout_view(rollout, parts.pin)
+
+
+@router.post("/rollback")
+async def roll_back(parts: Running, admin: Admin, body: RollbackBody | None = None) -> RolloutView:
+    """All traffic to V1 from the next call on. Calls that wait for V2 move over; those that run there finish there."""
+    return rollout_view(await parts.flag.rollback(admin.name, body.reason if body else None), parts.pin)
+
+
+@router.get("/history")
+async def show_history(
+    parts: Running,
+    _: Executor,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[int | None, Query(ge=1, description="`next_cursor` of the page before")] = None,
+) -> Page[RevisionView]:
+    """Every change, the newest first."""
+    found = await parts.flag.history(limit=limit + 1, before=cursor)
+    items = [revision_view(rollout) for rollout in found[:limit]]
+    return Page(items=items, next_cursor=str(found[limit - 1].revision) if len(found) > limit else None)
+
+
+def _revision(if_match: str | None) -> int | None:
+    """The revision that an If-Match header (RFC 9110, 13.1.1) names; `*` is any."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tag = if_match.strip().removeprefix("W/").strip('"')
+    if not (tag.isascii() and tag.isdecimal()):
+        raise Problem("invalid_request", f"If-Match: {if_match!r} is no revision")
+    return int(tag)

@@ -1,0 +1,373 @@
+"""What comes in and goes out as JSON, checked at the border."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Generic, Literal, Self, TypeVar
+
+import msgspec
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from pools.programs import Field as FieldOf
+from pools.programs import Signature
+from pools.protocol import PoolSnapshot
+from pools.validation import type_of
+from routing.programs import StoredProgram
+from routing.rollout_model import Rollout, Source, to_basis_points
+from routing.sessions import StoredSession
+from routing.versions import Version
+
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~:-]*$"
+MAX_ID_LENGTH = 128
+MAX_FIELDS = 64
+
+Identifier = Annotated[str, Field(pattern=ID_PATTERN, max_length=MAX_ID_LENGTH, examples=["invoices-42"])]
+ProgramTypeName = Literal["predict", "chain_of_thought", "python"]
+FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "object"]
+
+
+Item = TypeVar("Item")
+
+
+class In(BaseModel):
+    """A body: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Out(BaseModel):
+    """An answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class InputField(In):
+    """An input. It is required unless it has a default, or says that it is not."""
+
+    name: str = Field(min_length=1, max_length=128)
+    type: FieldTypeName
+    description: str | None = Field(None, max_length=4096)
+    required: bool | None = None
+    default: JsonValue = None
+
+    @model_validator(mode="after")
+    def _default_fits(self) -> Self:
+        if self.default is not None:
+            if self.required:
+                raise ValueError("an input with a default is not required")
+            try:
+                msgspec.convert(self.default, type_of(self.type), strict=True)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"the default does not fit the type: {error}") from None
+        return self
+
+    @property
+    def is_required(self) -> bool:
+        """Whether a call must have it."""
+        return self.default is None if self.required is None else self.required
+
+
+class OutputField(In):
+    """An output."""
+
+    name: str = Field(min_length=1, max_length=128)
+    type: FieldTypeName
+    description: str | None = Field(None, max_length=4096)
+    required: bool = True
+
+
+class SignatureBody(In):
+    """What goes into a program and what comes out."""
+
+    name: str | None = Field(None, max_length=128)
+    description: str | None = Field(None, max_length=16384)
+    inputs: list[InputField] = Field(max_length=MAX_FIELDS)
+    outputs: list[OutputField] = Field(min_length=1, max_length=MAX_FIELDS)
+
+    def signature(self) -> Signature:
+        """The same as the pools have it."""
+        inputs = [FieldOf(one.name, one.type, one.description, one.is_required, one.default) for one in self.inputs]
+        outputs = [FieldOf(one.name, one.type, one.description, one.required) for one in self.outputs]
+        return Signature(tuple(inputs), tuple(outputs), self.name, self.description)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        for side in (self.inputs, self.outputs):
+            names = [field.name for field in side]
+            if len(set(names)) != len(names):
+                raise ValueError("two fields have the same name")
+        return self
+
+
+class ProgramBody(In):
+    """A program to create."""
+
+    id: Identifier | None = None
+    program_type: ProgramTypeName
+    signature: SignatureBody
+    entrypoint: str | None = Field(
+        None,
+        max_length=256,
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
+        examples=["examples.text:keywords"],
+        description="`module:function`, for programs of type `python`",
+    )
+    instructions: str | None = Field(None, max_length=65536)
+    idempotent: bool = Field(False, description="It may be run again where its worker died")
+    session_id: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _entrypoint_goes_with_python(self) -> Self:
+        if (self.program_type == "python") != (self.entrypoint is not None):
+            raise ValueError("an entrypoint is for programs of type 'python', and needed there")
+        return self
+
+
+class FieldView(Out):
+    """An input or an output."""
+
+    name: str
+    type: FieldTypeName
+    description: str | None
+    required: bool
+    default: JsonValue
+
+
+class SignatureView(Out):
+    """What goes into a program and what comes out."""
+
+    name: str | None
+    description: str | None
+    inputs: list[FieldView]
+    outputs: list[FieldView]
+
+
+class ProgramView(Out):
+    """A program."""
+
+    id: str
+    session_id: str | None
+    program_type: ProgramTypeName
+    signature: SignatureView
+    entrypoint: str | None
+    instructions: str | None
+    idempotent: bool
+    created_at: datetime
+    execution_count: int
+    last_executed_at: datetime | None
+
+
+class Page(Out, Generic[Item]):
+    """Some items; `next_cursor` asks for those that follow, and is null at the end."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+class ExecuteBody(In):
+    """A program's inputs."""
+
+    inputs: dict[str, JsonValue]
+    session_id: Identifier | None = None
+    timeout_s: float | None = Field(None, gt=0, description="The deadline in seconds, for queue and run together")
+
+
+class ExecuteView(Out):
+    """How an execution ended well."""
+
+    execution_id: str
+    program_id: str
+    pool_version: Version
+    outputs: dict[str, JsonValue]
+    duration_ms: float = Field(description="From the request to the answer, in milliseconds")
+
+
+class ProblemView(Out):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    category: Literal["request", "session", "program", "upstream", "resource", "timeout", "communication"]
+    pool_version: Version | None
+    execution_id: str | None
+    retry_safe: bool
+
+
+class SessionView(Out):
+    """A session and what it holds."""
+
+    id: str
+    created_at: datetime
+    last_seen_at: datetime
+    expires_at: datetime
+    pool_version: Version | None = Field(description="The version that served it last")
+    execution_count: int
+    program_count: int
+
+
+class RolloutView(Out):
+    """The flag."""
+
+    canary_percent: float
+    pool_version: Version | None = Field(description="What POOL_VERSION pins everything to, if it does")
+    revision: int
+    source: Source
+    updated_at: datetime
+    updated_by: str
+    reason: str | None
+
+
+class RevisionView(Out):
+    """One change of the flag."""
+
+    revision: int
+    from_percent: float | None
+    to_percent: float
+    source: Source
+    updated_at: datetime
+    updated_by: str
+    reason: str | None
+
+
+def _steps_of_basis_points(percent: float) -> float:
+    to_basis_points(percent)
+    return percent
+
+
+class RolloutBody(In):
+    """A change of the flag."""
+
+    canary_percent: (
+        Annotated[
+            float,
+            Field(ge=0, le=100, allow_inf_nan=False, description="In steps of 0.01"),
+            AfterValidator(_steps_of_basis_points),
+        ]
+        | None
+    ) = None
+    reason: str | None = Field(None, max_length=1024)
+
+
+class RollbackBody(In):
+    """Why."""
+
+    reason: str | None = Field(None, max_length=1024)
+
+
+class WorkerView(Out):
+    """One worker, measured on the process itself."""
+
+    pid: int
+    state: str
+    age_s: float
+    executions: int
+    rss_bytes: int | None
+    cpu_seconds: float | None
+    open_fds: int | None
+
+
+class PoolTotals(Out):
+    """Since the start of the service."""
+
+    dispatched: int
+    worker_starts: int
+    worker_exits: dict[str, int]
+    cpu_seconds: float
+
+
+class PoolView(Out):
+    """One pool."""
+
+    pool_version: Version
+    ready: bool
+    size: int
+    busy: int
+    idle: int
+    starting: int
+    stopping: int
+    queue_depth: int
+    utilization: float
+    service_time_s: float = Field(description="Moving average of the time that a call takes on a worker")
+    totals: PoolTotals
+    workers: list[WorkerView]
+
+
+def program_view(stored: StoredProgram) -> ProgramView:
+    """A program as it is shown."""
+    program = stored.program
+    return ProgramView(
+        id=program.id,
+        session_id=stored.session_id,
+        program_type=program.program_type,
+        signature=SignatureView.model_validate(program.signature, from_attributes=True),
+        entrypoint=program.entrypoint,
+        instructions=program.instructions,
+        idempotent=program.idempotent,
+        created_at=stored.created_at,
+        execution_count=stored.execution_count,
+        last_executed_at=stored.last_executed_at,
+    )
+
+
+def session_view(session: StoredSession, ttl_s: float) -> SessionView:
+    """A session as it is shown."""
+    return SessionView(
+        id=session.id,
+        created_at=session.created_at,
+        last_seen_at=session.last_seen_at,
+        expires_at=session.last_seen_at + timedelta(seconds=ttl_s),
+        pool_version=session.pool_version,
+        execution_count=session.execution_count,
+        program_count=session.program_count,
+    )
+
+
+def rollout_view(rollout: Rollout, pin: Version | None) -> RolloutView:
+    """The flag as it is shown."""
+    return RolloutView(
+        canary_percent=rollout.canary_percent,
+        pool_version=pin,
+        revision=rollout.revision,
+        source=rollout.source,
+        updated_at=rollout.updated_at,
+        updated_by=rollout.updated_by,
+        reason=rollout.reason,
+    )
+
+
+def revision_view(rollout: Rollout) -> RevisionView:
+    """One change as it is shown."""
+    previous = rollout.previous_basis_points
+    return RevisionView(
+        revision=rollout.revision,
+        from_percent=None if previous is None else previous / 100,
+        to_percent=rollout.canary_percent,
+        source=rollout.source,
+        updated_at=rollout.updated_at,
+        updated_by=rollout.updated_by,
+        reason=rollout.reason,
+    )
+
+
+def pool_view(snapshot: PoolSnapshot) -> PoolView:
+    """A pool as it is shown."""
+    return PoolView(
+        pool_version=Version(snapshot.version),
+        ready=snapshot.is_ready,
+        size=snapshot.size,
+        busy=snapshot.busy,
+        idle=snapshot.idle,
+        starting=snapshot.starting,
+        stopping=snapshot.stopping,
+        queue_depth=snapshot.queue_depth,
+        utilization=snapshot.utilization,
+        service_time_s=snapshot.service_time_s,
+        totals=PoolTotals(
+            dispatched=snapshot.dispatched_total,
+            worker_starts=snapshot.worker_starts_total,
+            worker_exits={str(cause): count for cause, count in snapshot.worker_exits_total.items()},
+            cpu_seconds=snapshot.cpu_seconds_total,
+        ),
+        workers=[WorkerView.model_validate(worker, from_attributes=True) for worker in snapshot.workers],
+    )

@@ -1,0 +1,98 @@
+"""Runs the application under uvicorn, and ends it in order: unready, drain, stop."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
+
+import structlog
+import uvicorn
+from prometheus_client import disable_created_metrics
+
+from app.application import Application, create_app
+from config.settings import Settings
+
+_log = structlog.stdlib.get_logger("poolshift")
+
+
+class Server(uvicorn.Server):
+    """A server that, on SIGTERM or SIGINT, finishes what it has accepted before it stops.
+
+    1. Unready: `/readyz` says 503, new calls are answered `pool_closed`.
+    2. Drain: accepted calls go on, at most for `DRAIN_TIMEOUT_S`.
+    3. Stop: what still runs then is answered `pool_closed`; the sockets close, the workers end.
+
+    A second signal skips the drain.
+    """
+
+    def __init__(self, app: Application, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=4096,
+                timeout_graceful_shutdown=5,
+            )
+        )
+        self._app = app
+        self._drain_timeout_s = settings.drain_timeout_s
+        self._drain: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Takes the place of uvicorn's handlers, which would stop at once and then die of the signal."""
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, self._stop_requested, number)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    def _stop_requested(self, number: signal.Signals) -> None:
+        if self._drain is not None:
+            self._drain.cancel()
+            return
+        _log.info("draining", signal=number.name, timeout_s=self._drain_timeout_s)
+        self._app.state.is_draining = True
+        self._drain = asyncio.get_running_loop().create_task(self._drain_pools())
+        self._drain.add_done_callback(self._drained)
+
+    async def _drain_pools(self) -> None:
+        pools = self._app.state.parts.pools.values()
+        for pool in pools:
+            pool.refuse()
+        try:
+            async with asyncio.timeout(self._drain_timeout_s):
+                await asyncio.gather(*(pool.drain() for pool in pools))
+        except TimeoutError:
+            _log.warning("drain timed out; what still runs is ended", timeout_s=self._drain_timeout_s)
+        await asyncio.gather(*(pool.aclose() for pool in pools))
+
+    def _drained(self, drain: asyncio.Task[None]) -> None:
+        if not drain.cancelled() and (error := drain.exception()) is not None:
+            _log.error("drain failed", exc_info=error)
+        self.should_exit = True
+
+
+def serve(settings: Settings) -> bool:
+    """Runs the service until it is told to stop; whether it had started.
+
+    Raises:
+        InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.
+
+    """
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nothing here looks at
+    server = Server(create_app(settings), settings)
+    server.run()
+    return server.started

@@ -1,0 +1,122 @@
+"""Every setting of the service, by the name of its environment variable (a `.env` file counts too)."""
+
+import ipaddress
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+
+class InvalidSettings(Exception):
+    """The environment does not make sense; the message is the one line for the operator."""
+
+
+def _whole_basis_points(percent: Decimal) -> Decimal:
+    if percent * 100 % 1:
+        raise ValueError("must be a multiple of 0.01")
+    return percent
+
+
+def _module_names(value: str) -> str:
+    for name in value.split(","):
+        if not all(part.isidentifier() for part in name.strip().split(".")):
+            raise ValueError(f"{name.strip()!r} is not the name of a module")
+    return value
+
+
+CanaryPercent = Annotated[Decimal, Field(ge=0, le=100), AfterValidator(_whole_basis_points)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PoolSize = Annotated[int, Field(ge=1, le=1024)]
+
+
+def _default_pool_size() -> int:
+    return 2 * len(os.sched_getaffinity(0))
+
+
+class Settings(BaseSettings):
+    """The whole configuration. Times are in seconds, sizes in what the name says, else in bytes."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+
+    canary_percent: CanaryPercent | None = None
+    """None where the environment says nothing: then it is no source of a change, and a first start is at 0."""
+    canary_salt: str = Field("poolshift", min_length=1, max_length=64)
+    pool_version: Literal["v1", "v2"] | None = None
+    rollout_file: Path | None = None
+
+    v1_pool_size: PoolSize = Field(default_factory=_default_pool_size)
+    v2_pool_size: PoolSize = Field(default_factory=_default_pool_size)
+    queue_limit: int = Field(1000, ge=0)
+    checkout_timeout_s: Seconds = 5.0
+    execution_timeout_s: Seconds = 30.0
+    drain_timeout_s: Seconds = 30.0
+    max_body_bytes: int = Field(MIB, ge=1024, le=32 * MIB)
+
+    worker_max_executions: int | None = Field(None, ge=1)
+    worker_max_rss_mb: int | None = Field(None, ge=1)
+    worker_max_age_s: Seconds | None = None
+    worker_env: str = ""
+    """Names, comma-separated, of variables that a worker gets although they look like secrets."""
+
+    session_ttl_s: Seconds = 3600.0
+    program_modules: Annotated[str, AfterValidator(_module_names)] = "examples"
+
+    database_url: SecretStr = SecretStr("sqlite+aiosqlite:///./poolshift.db")
+    api_keys_file: Path | None = None
+    allow_anonymous: bool = False
+    log_format: Literal["console", "json"] = "console"
+
+    @model_validator(mode="after")
+    def _closed_unless_on_loopback(self) -> Self:
+        if self.api_keys_file is None and not self.allow_anonymous and not self.is_on_loopback:
+            raise ValueError(
+                f"HOST={self.host} can be reached from outside: set API_KEYS_FILE, "
+                "or ALLOW_ANONYMOUS=true if everyone may run programs"
+            )
+        return self
+
+    @property
+    def is_on_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def allowed_modules(self) -> tuple[str, ...]:
+        """The modules whose functions may be entrypoints."""
+        return tuple(name.strip() for name in self.program_modules.split(","))
+
+
+def load_settings() -> Settings:
+    """The settings that the environment says.
+
+    Raises:
+        InvalidSettings: names the variable and what is wrong with it, in one line.
+
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise InvalidSettings("; ".join(_line(problem) for problem in error.errors())) from None
+
+
+def _line(problem: ErrorDetails) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    name = str(problem["loc"][0]).upper()
+    value = "" if name in ("DATABASE_URL", "LM_API_KEY") else f"={problem['input']!r}"
+    return f"{name}{value}: {message}"

@@ -1,0 +1,27 @@
+"""What a worker process sees of the service's environment: what programs need, no secret that they do not."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from config.settings import Settings
+
+# The service's own settings are no business of a program; nor are the clients' of its database and its collector.
+_OWN = frozenset(name.upper() for name in Settings.model_fields)
+_OWN_PREFIXES = ("PG", "OTEL_", "LM_")
+_SECRET = re.compile(r"(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|(^|_)KEY|_DSN$|API_?KEY)", re.IGNORECASE)
+
+
+def worker_environment(environment: Mapping[str, str], passed_on: Iterable[str]) -> dict[str, str]:
+    """The environment for workers.
+
+    Left out are the service's own settings and whatever a name marks as a secret, except the names in `passed_on`
+    (`WORKER_ENV`). The rest (PATH, PYTHONPATH, proxies, locale, …) stays.
+    """
+    wanted = frozenset(passed_on)
+    kept = {name: value for name, value in environment.items() if name in wanted or not _is_withheld(name)}
+    # LiteLLM, underneath DSPy, would otherwise fetch its price list from the network on import.
+    return kept | {"LITELLM_LOCAL_MODEL_COST_MAP": "true", "PYTHONUNBUFFERED": "1"}
+
+
+def _is_withheld(name: str) -> bool:
+    return name in _OWN or name.startswith(_OWN_PREFIXES) or _SECRET.search(name) is not None

@@ -1,0 +1,1 @@
+"""Programs to try and to copy: real text work on the standard library alone."""

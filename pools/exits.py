@@ -1,0 +1,66 @@
+"""How a worker ended, and what that means for the call that it was at."""
+
+import os
+import signal
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ExitCause(StrEnum):
+    """Why a worker is gone: it failed (the first three), or we ended it."""
+
+    CRASH = "crash"
+    SIGNAL = "signal"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    RECYCLED = "recycled"
+    SHUTDOWN = "shutdown"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the worker, or the program in it, is to blame."""
+        return self in (ExitCause.CRASH, ExitCause.SIGNAL, ExitCause.OOM)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A worker's end; `description` is for people: `exit code 3`, `signal SIGSEGV`. `cpu_s` is the time it had used."""
+
+    cause: ExitCause
+    description: str
+    cpu_s: float = 0.0
+
+
+def describe_exit(
+    status: int, cpu_s: float, *, ended_for: ExitCause | None, fault: str | None, oom_killed: bool
+) -> Exit:
+    """Reads a wait status.
+
+    Args:
+        status: as waitpid(2) gives it.
+        cpu_s: the processor time that it used, in seconds.
+        ended_for: why we ended the worker, where we did.
+        fault: what it did wrong on its socket, where that is why we ended it.
+        oom_killed: the kernel has ended a process for memory meanwhile.
+
+    """
+    if fault is not None:
+        return Exit(ExitCause.CRASH, f"protocol violation: {fault}", cpu_s)
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        description = f"signal {_signal_name(number)}"
+        if ended_for is not None:
+            return Exit(ended_for, description, cpu_s)
+        if number == signal.SIGKILL and oom_killed:
+            return Exit(ExitCause.OOM, "killed by the kernel: out of memory", cpu_s)
+        return Exit(ExitCause.SIGNAL, description, cpu_s)
+    description = f"exit code {os.waitstatus_to_exitcode(status)}"
+    return Exit(ended_for or ExitCause.CRASH, description, cpu_s)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)

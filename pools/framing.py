@@ -1,0 +1,63 @@
+"""Frames over a stream socket: a 4-byte big-endian length, then that many bytes of JSON."""
+
+import socket
+import struct
+from collections.abc import Iterator
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+"""A longer frame is garbage or a mistake; neither end reads or writes one."""
+
+_LENGTH = struct.Struct(">I")
+_READ_BYTES = 256 * 1024
+
+
+class FrameError(Exception):
+    """The bytes on the socket are no frame, or a frame is over the limit."""
+
+
+def frame(payload: bytes) -> bytes:
+    """The bytes to send for `payload`.
+
+    Raises:
+        FrameError: the payload is over `MAX_FRAME_BYTES`.
+
+    """
+    if len(payload) > MAX_FRAME_BYTES:
+        raise FrameError(f"a message of {len(payload)} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return _LENGTH.pack(len(payload)) + payload
+
+
+class FrameDecoder:
+    """Cuts a byte stream into payloads; feed it what arrives."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The payloads that `data` completes.
+
+        Raises:
+            FrameError: a length is over `MAX_FRAME_BYTES`.
+
+        """
+        if not self._buffer and len(data) >= 4 and _LENGTH.unpack_from(data)[0] == len(data) - 4:
+            # The usual case: one whole frame in one read.
+            yield data[4:]
+            return
+        self._buffer += data
+        while len(self._buffer) >= 4:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_FRAME_BYTES:
+                raise FrameError(f"a frame claims {length} bytes; the limit is {MAX_FRAME_BYTES}")
+            if len(self._buffer) < 4 + length:
+                return
+            payload = bytes(self._buffer[4 : 4 + length])
+            del self._buffer[: 4 + length]
+            yield payload
+
+
+def read_frames(sock: socket.socket) -> Iterator[bytes]:
+    """The payloads that arrive on a blocking socket, until the other end closes it (the worker's side)."""
+    decoder = FrameDecoder()
+    while data := sock.recv(_READ_BYTES):
+        yield from decoder.feed(data)

@@ -1,0 +1,115 @@
+"""Turns a program into something that runs, in the worker.
+
+Code from a client never runs: an entrypoint only names a function of the modules that the operator allows.
+"""
+
+import asyncio
+import importlib
+import inspect
+from collections.abc import Callable, Generator
+from typing import Any
+
+import msgspec
+
+from pools.errors import ProgramError
+from pools.programs import Program
+from pools.validation import Validator
+
+Emit = Callable[[Any], None]
+"""Takes what a program yields on its way: any JSON value."""
+
+
+class EntrypointError(Exception):
+    """An entrypoint is not allowed, does not exist, or does not take the signature's inputs."""
+
+
+class LoadedProgram:
+    """A program with its function found and its validators compiled."""
+
+    def __init__(self, program: Program, allowed_modules: tuple[str, ...]) -> None:
+        """Raises EntrypointError."""
+        self._inputs = Validator(program.signature.inputs)
+        self._outputs = Validator(program.signature.outputs)
+        self._function = find_entrypoint(program.entrypoint or "", allowed_modules)
+        self._is_async = inspect.iscoroutinefunction(self._function)
+
+    def run(self, inputs: msgspec.Raw, emit: Emit) -> bytes:
+        """The program's outputs as JSON, checked.
+
+        Raises:
+            InvalidInputs, InvalidOutputs, MalformedInputs: as `Validator` says.
+            Exception: whatever the program raises.
+
+        """
+        arguments = self._inputs.inputs(inputs)
+        returned: Any = self._function(**arguments)
+        if self._is_async:
+            returned = asyncio.run(returned)
+        elif isinstance(returned, Generator):
+            returned = _exhaust(returned, emit)
+        return self._outputs.outputs(returned)
+
+
+def _exhaust(steps: Generator[Any, None, Any], emit: Emit) -> Any:
+    """Hands on what a generator yields and returns what it returns."""
+    while True:
+        try:
+            emit(next(steps))
+        except StopIteration as stop:
+            return stop.value
+
+
+def is_allowed(module: str, allowed_modules: tuple[str, ...]) -> bool:
+    """Whether `module` is one of the allowed ones or inside an allowed package."""
+    return any(module == allowed or module.startswith(f"{allowed}.") for allowed in allowed_modules)
+
+
+def find_entrypoint(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[..., Any]:
+    """The function that `module:function` names.
+
+    It must be defined in an allowed module: one that is only imported there (`from subprocess import run`) is refused.
+
+    Raises:
+        EntrypointError: says which of these it is.
+
+    """
+    module_name, _, function_name = entrypoint.partition(":")
+    if not is_allowed(module_name, allowed_modules):
+        raise EntrypointError(f"module {module_name!r} is not allowed; allowed are {', '.join(allowed_modules)}")
+    if function_name.startswith("_"):
+        raise EntrypointError(f"{function_name!r} is private")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise EntrypointError(f"cannot import {module_name!r}: {error}") from None
+    except Exception as error:
+        raise EntrypointError(f"{module_name!r} fails on import: {type(error).__name__}: {error}") from error
+    function = getattr(module, function_name, None)
+    if not inspect.isfunction(function):
+        raise EntrypointError(f"{module_name!r} has no function {function_name!r}")
+    if not is_allowed(function.__module__, allowed_modules):
+        raise EntrypointError(f"{function_name!r} is defined in {function.__module__!r}, which is not allowed")
+    return function
+
+
+def check(program: Program, allowed_modules: tuple[str, ...]) -> None:
+    """Sees that the program can be loaded and that its function takes the signature's inputs, without running it.
+
+    Raises:
+        EntrypointError: says what is wrong.
+
+    """
+    function = find_entrypoint(program.entrypoint or "", allowed_modules)
+    accepted = inspect.signature(function)
+    inputs = program.signature.inputs
+    try:
+        accepted.bind(**{field.name: None for field in inputs})
+        accepted.bind(**{field.name: None for field in inputs if field.required or field.default is not None})
+    except TypeError as error:
+        raise EntrypointError(f"{program.entrypoint} does not take the signature's inputs: {error}") from None
+
+
+def describe(error: BaseException) -> ProgramError:
+    """What a caller is told of an exception that a program raised: its type and message, not its traceback."""
+    message = str(error)
+    return ProgramError(f"{type(error).__name__}: {message}" if message else type(error).__name__)

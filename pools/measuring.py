@@ -1,0 +1,25 @@
+"""Measures a process from outside, as the kernel accounts for it."""
+
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Resident memory, processor time so far (user and system), and open file descriptors."""
+
+    rss_bytes: int
+    cpu_seconds: float
+    open_fds: int
+
+
+def measure(pid: int) -> Usage | None:
+    """What `pid` uses now; None where it is gone."""
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            return Usage(process.memory_info().rss, times.user + times.system, process.num_fds())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None

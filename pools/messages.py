@@ -1,0 +1,68 @@
+"""The messages between a pool and a worker, both ways. On the wire each is a frame (see `pools.framing`) of JSON.
+
+A reply carries the execution's id and the worker's generation, so that a late or foreign one is told apart and dropped.
+"""
+
+import msgspec
+
+from pools.programs import Program
+
+
+class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
+    """Run a program once. `program` is there only where this worker has not been told of `key` before."""
+
+    id: str
+    key: str
+    inputs: msgspec.Raw
+    program: Program | None = None
+    traceparent: str | None = None
+    stream: bool = False
+
+
+class Check(msgspec.Struct, tag="check", tag_field="op"):
+    """Load a program's entrypoint and see that it takes the signature's inputs, without running it."""
+
+    id: str
+    program: Program
+
+
+Request = Run | Check
+
+
+class Ready(msgspec.Struct, tag="ready", tag_field="op"):
+    """The worker's first message: it is up."""
+
+    gen: int
+    pid: int
+
+
+class Progress(msgspec.Struct, tag="progress", tag_field="op"):
+    """What a running program yielded."""
+
+    id: str
+    gen: int
+    data: msgspec.Raw
+
+
+class Done(msgspec.Struct, tag="done", tag_field="op"):
+    """The outputs, checked against the signature. `run_us` is the time in the program, in microseconds."""
+
+    id: str
+    gen: int
+    run_us: int
+    outputs: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class Failed(msgspec.Struct, tag="failed", tag_field="op", omit_defaults=True):
+    """The call failed in an orderly way: `code` is one of the taxonomy's; `traceback` is for the log alone."""
+
+    id: str
+    gen: int
+    run_us: int
+    code: str
+    detail: str
+    field: str | None = None
+    traceback: str | None = None
+
+
+Reply = Ready | Progress | Done | Failed

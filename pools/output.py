@@ -1,0 +1,145 @@
+"""What a worker prints and logs, on its way to the service's log: never on the socket that carries the replies.
+
+Both ends of one pipe. A line that starts with the record separator (RFC 7464) is a JSON `Record`; any other line was
+written past Python (by C code, or by a dying interpreter) and is taken as it is.
+"""
+
+import asyncio
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+RECORD_SEPARATOR = b"\x1e"
+MAX_LINE_BYTES = 16 * 1024
+"""A longer line is cut here, so that a program cannot fill the service's memory with one line."""
+
+_READ_BYTES = 64 * 1024
+_encoder = msgspec.json.Encoder()
+
+
+class Record(msgspec.Struct, omit_defaults=True):
+    """One line with what it came from. `level` is a `logging` level; `source` a logger's name, `stdout` or `stderr`."""
+
+    text: str
+    source: str
+    level: int = logging.INFO
+    execution_id: str | None = None
+    program_id: str | None = None
+
+
+class CurrentExecution:
+    """Which execution this worker is at, for whatever is printed meanwhile."""
+
+    def __init__(self) -> None:
+        self.execution_id: str | None = None
+        self.program_id: str | None = None
+        self.traceparent: str | None = None
+
+    def enter(self, execution_id: str, program_id: str, traceparent: str | None) -> None:
+        self.execution_id, self.program_id, self.traceparent = execution_id, program_id, traceparent
+
+    def leave(self) -> None:
+        self.execution_id = self.program_id = self.traceparent = None
+
+    def write(self, text: str, source: str, level: int) -> None:
+        """Sends one record to the parent; a record that finds the pipe's other end gone is dropped."""
+        text = text[: MAX_LINE_BYTES // 4]
+        record = Record(text, source, level, self.execution_id, self.program_id)
+        try:
+            os.write(2, RECORD_SEPARATOR + _encoder.encode(record) + b"\n")
+        except OSError:
+            pass
+
+
+class _PrintStream(io.TextIOBase):
+    """Stands in for `sys.stdout` and `sys.stderr`: whole lines become records."""
+
+    def __init__(self, current: CurrentExecution, source: str) -> None:
+        self._current = current
+        self._source = source
+        self._pending = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._pending = (self._pending + text).split("\n")
+        if len(self._pending) > MAX_LINE_BYTES:
+            lines, self._pending = [*lines, self._pending], ""
+        for line in lines:
+            self._current.write(line, self._source, logging.INFO)
+        return len(text)
+
+    def flush(self) -> None:
+        if self._pending:
+            self._current.write(self._pending, self._source, logging.INFO)
+            self._pending = ""
+
+
+class _RecordHandler(logging.Handler):
+    """Hands on what programs log with `logging`."""
+
+    def __init__(self, current: CurrentExecution) -> None:
+        super().__init__()
+        self._current = current
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._current.write(self.format(record), record.name, record.levelno)
+
+
+def tell_parent(current: CurrentExecution) -> None:
+    """Sends what this process prints and logs from now on to its parent (the child's side)."""
+    sys.stdout = _PrintStream(current, "stdout")
+    sys.stderr = _PrintStream(current, "stderr")
+    logging.basicConfig(handlers=[_RecordHandler(current)], level=logging.INFO, force=True)
+
+
+class OutputReader:
+    """Reads one worker's pipe on the event loop and hands on each record (the parent's side)."""
+
+    def __init__(self, fd: int, take: Callable[[Record], None]) -> None:
+        self._fd = fd
+        self._take = take
+        self._pending = b""
+        os.set_blocking(fd, False)
+        asyncio.get_running_loop().add_reader(fd, self._readable)
+
+    def close(self) -> None:
+        """Reads what is still there and lets go of the pipe."""
+        if self._fd >= 0:
+            self._readable()
+        if self._fd >= 0:
+            self._release()
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._fd, _READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self._release()
+            return
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        if len(self._pending) > MAX_LINE_BYTES:
+            lines, self._pending = [*lines, self._pending], b""
+        for line in lines:
+            if line:
+                self._take(_parse(line))
+
+    def _release(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+
+
+def _parse(line: bytes) -> Record:
+    if line.startswith(RECORD_SEPARATOR):
+        try:
+            return msgspec.json.decode(line[1:], type=Record)
+        except msgspec.MsgspecError:
+            pass  # a program wrote the separator itself: its line is taken as it is
+    return Record(line[:MAX_LINE_BYTES].decode(errors="replace"), "output")

@@ -1,0 +1,287 @@
+"""A worker process as the service sees it: one execution at a time, from the request to the one right reply."""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from pools.calls import Call, Result
+from pools.channel import Channel
+from pools.errors import (
+    ExecutionError,
+    ExecutionTimeout,
+    InvalidInputs,
+    InvalidOutputs,
+    LMError,
+    LMNotConfigured,
+    MalformedInputs,
+    PoolClosed,
+    ProgramError,
+    WorkerCrashed,
+)
+from pools.exits import Exit, ExitCause
+from pools.framing import frame
+from pools.loading import EntrypointError
+from pools.messages import Check, Done, Failed, Progress, Ready, Reply, Run
+from pools.output import OutputReader, Record
+from pools.programs import Program
+from pools.worker import MAX_LOADED_PROGRAMS
+
+KILL_GRACE_S = 0.2
+"""From SIGTERM to SIGKILL: time for a program that handles SIGTERM to put things right."""
+RETIRE_GRACE_S = 2.0
+"""From the closed socket to SIGTERM: an idle worker exits by itself in less."""
+
+_encoder = msgspec.json.Encoder()
+_reply_decoder: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
+_log = structlog.stdlib.get_logger("poolshift.worker")
+
+
+class WorkerProcess:
+    """One worker. `ready` is done when it can run, `exited` when it is dead and reaped."""
+
+    def __init__(self, generation: int, sock: socket.socket, output_fd: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.generation = generation
+        self.pid = 0
+        self.started_at = time.time()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self.exited: asyncio.Future[Exit] = self._loop.create_future()
+        self.ended_for: ExitCause | None = None
+        self.fault: str | None = None
+        self._pidfd = -1
+        self._is_up = False
+        self._told: set[str] = set()
+        self._call: Call | None = None
+        self._reply: asyncio.Future[Result] | None = None
+        self._check: asyncio.Future[None] | None = None
+        self._kill_timer: asyncio.TimerHandle | None = None
+        self._output = OutputReader(output_fd, self._log_record)
+        self._channel = Channel(sock, self._take, self._channel_ended)
+
+    def __repr__(self) -> str:
+        return f"<WorkerProcess generation={self.generation} pid={self.pid} ended_for={self.ended_for}>"
+
+    # --- what it is asked
+
+    def run(self, call: Call) -> asyncio.Future[Result]:
+        """Sends the call; the future has the result or one of `pools.errors`. The worker must be idle.
+
+        Raises:
+            FrameError: the inputs are over the frame's limit; nothing was sent.
+
+        """
+        program = call.program
+        request = Run(
+            id=call.execution_id,
+            key=program.key,
+            inputs=call.inputs if isinstance(call.inputs, msgspec.Raw) else msgspec.Raw(call.inputs),
+            program=None if program.key in self._told else program,
+            traceparent=call.traceparent,
+            stream=call.on_event is not None,
+        )
+        data = frame(_encoder.encode(request))
+        if request.program is not None:
+            if len(self._told) >= MAX_LOADED_PROGRAMS:
+                self._told.clear()
+            self._told.add(program.key)
+        self._call = call
+        self._reply = self._loop.create_future()
+        self._channel.send(data)
+        return self._reply
+
+    def check(self, program: Program) -> asyncio.Future[None]:
+        """Asks whether `program` can be loaded; the future is None or EntrypointError or WorkerCrashed."""
+        self._check = self._loop.create_future()
+        self._channel.send(frame(_encoder.encode(Check(id="check", program=program))))
+        return self._check
+
+    def pause_events(self) -> None:
+        """Lets the running program wait: nobody takes its events at the moment."""
+        self._channel.pause_reading()
+
+    def resume_events(self) -> None:
+        """Takes the running program's events again."""
+        self._channel.resume_reading()
+
+    # --- how it is ended
+
+    def kill(self, cause: ExitCause) -> None:
+        """Ends it whatever it does: SIGTERM, and SIGKILL after `KILL_GRACE_S`. `exited` tells when it is dead."""
+        if self.exited.done() or self.ended_for not in (None, ExitCause.RECYCLED, ExitCause.SHUTDOWN):
+            return
+        self.ended_for = self.ended_for or cause
+        self._signal(signal.SIGTERM)
+        self._arm(KILL_GRACE_S, lambda: self._signal(signal.SIGKILL))
+
+    def retire(self, cause: ExitCause) -> None:
+        """Lets an idle worker exit by itself, and kills it if it does not."""
+        if self.exited.done() or self.ended_for is not None:
+            return
+        self.ended_for = cause
+        self._channel.close()
+        self._arm(RETIRE_GRACE_S, lambda: self.kill(cause))
+
+    # --- what the spawner tells
+
+    def forked(self, pid: int, pidfd: int) -> None:
+        """The process exists."""
+        self.pid, self._pidfd = pid, pidfd
+        if self.ended_for is not None:
+            self._signal(signal.SIGKILL)
+        self._become_ready()
+
+    def ended(self, end: Exit) -> None:
+        """The process is dead and reaped: whatever waits for it is told."""
+        if self.exited.done():
+            return
+        if self.ended_for is None:
+            self._channel.drain()
+        self._channel.close()
+        self._output.close()
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if not self.ready.done():
+            self.ready.set_exception(WorkerCrashed("the worker died at its start", exit_cause=end.description))
+            self.ready.exception()  # a caller that gave up on it is not to be missed
+        if self._check is not None and not self._check.done():
+            self._check.set_exception(WorkerCrashed(f"the worker died: {end.description}", exit_cause=end.description))
+        self._fail(_failure_of(end))
+        self.exited.set_result(end)
+
+    # --- what it answers
+
+    def _take(self, payload: bytes) -> None:
+        if self.ended_for is not None:
+            return  # too late, whatever it is
+        try:
+            reply = _reply_decoder.decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            self._violated(f"not a reply: {error}")
+            return
+        if reply.gen != self.generation:
+            self._violated(f"a reply of generation {reply.gen}")
+        elif isinstance(reply, Ready):
+            self._is_up = True
+            self._become_ready()
+        elif self._check is not None:
+            self._take_check(reply)
+        elif self._call is None or reply.id != self._call.execution_id:
+            self._violated(f"a reply to {reply.id!r}, which it is not at")
+        elif isinstance(reply, Progress):
+            if self._call.on_event is not None:
+                self._call.on_event("progress", reply.data)
+        elif isinstance(reply, Done):
+            self._resolve(Result(reply.outputs, reply.run_us / 1e6))
+        else:
+            self._fail(self._error_of(reply))
+
+    def _take_check(self, reply: Progress | Done | Failed) -> None:
+        check, self._check = self._check, None
+        if check is None or check.done():
+            return
+        if isinstance(reply, Failed):
+            check.set_exception(EntrypointError(reply.detail))
+        else:
+            check.set_result(None)
+
+    def _resolve(self, result: Result) -> None:
+        reply, self._reply, self._call = self._reply, None, None
+        if reply is not None and not reply.done():
+            reply.set_result(result)
+
+    def _fail(self, error: ExecutionError) -> None:
+        reply, self._reply, self._call = self._reply, None, None
+        if reply is not None and not reply.done():
+            reply.set_exception(error)
+
+    def _error_of(self, failed: Failed) -> ExecutionError:
+        error = _error_of(failed)
+        error.run_s = failed.run_us / 1e6
+        if failed.traceback is not None and self._call is not None:
+            _log.warning(
+                "program raised",
+                program_id=self._call.program.id,
+                execution_id=self._call.execution_id,
+                pid=self.pid,
+                traceback=failed.traceback,
+            )
+        return error
+
+    def _become_ready(self) -> None:
+        if self._is_up and self.pid and not self.ready.done():
+            self.ready.set_result(None)
+
+    def _violated(self, fault: str) -> None:
+        self.fault = fault
+        self.kill(ExitCause.CRASH)
+
+    def _channel_ended(self, fault: str | None) -> None:
+        # The exit's own report follows, if it died; a living worker without a socket is of no use.
+        self.fault = self.fault or fault
+        if self.ended_for is None:
+            self._arm(KILL_GRACE_S, self._orphaned)
+
+    def _orphaned(self) -> None:
+        self.fault = self.fault or "it closed its socket"
+        self.kill(ExitCause.CRASH)
+
+    # --- the process
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                pass  # dead already; the report is on its way
+
+    def _arm(self, delay_s: float, action: Callable[[], None]) -> None:
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        self._kill_timer = self._loop.call_later(delay_s, action)
+
+    def _log_record(self, record: Record) -> None:
+        _log.log(
+            record.level,
+            record.text,
+            source=record.source,
+            pid=self.pid,
+            program_id=record.program_id or (self._call.program.id if self._call else None),
+            execution_id=record.execution_id or (self._call.execution_id if self._call else None),
+        )
+
+
+def _error_of(failed: Failed) -> ExecutionError:
+    match failed.code:
+        case InvalidInputs.code:
+            return InvalidInputs(failed.detail, field=failed.field)
+        case InvalidOutputs.code:
+            return InvalidOutputs(failed.detail, field=failed.field)
+        case MalformedInputs.code:
+            return MalformedInputs(failed.detail, started=False)
+        case LMNotConfigured.code:
+            return LMNotConfigured(failed.detail, started=False)
+        case LMError.code:
+            return LMError(failed.detail)
+        case _:
+            return ProgramError(failed.detail)
+
+
+def _failure_of(end: Exit) -> ExecutionError:
+    match end.cause:
+        case ExitCause.TIMEOUT:
+            return ExecutionTimeout("the deadline passed while the program ran; its worker was killed")
+        case ExitCause.SHUTDOWN:
+            return PoolClosed("the service stopped before the program ended", started=True)
+        case _:
+            return WorkerCrashed(
+                f"the worker died while it ran the program: {end.description}", exit_cause=end.description
+            )

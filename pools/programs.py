@@ -1,0 +1,43 @@
+"""What a program is to a pool: its signature and how to run it, the same on any worker of any version."""
+
+from typing import Any, Literal
+
+import msgspec
+
+FieldType = Literal["string", "integer", "number", "boolean", "array", "object"]
+ProgramType = Literal["predict", "chain_of_thought", "python"]
+
+
+class Field(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One input or output. `default` stands in for an input that is absent or null; `required` is then false."""
+
+    name: str
+    type: FieldType
+    description: str | None = None
+    required: bool = True
+    default: Any = None
+
+
+class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What goes in and what comes out."""
+
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+    name: str | None = None
+    description: str | None = None
+
+
+class Program(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A program as a worker needs it.
+
+    `key` is unique for this definition (an id that is deleted and made anew gets another), so a worker may keep what
+    it compiled for a key for as long as it lives.
+    """
+
+    key: str
+    id: str
+    program_type: ProgramType
+    signature: Signature
+    entrypoint: str | None = None
+    instructions: str | None = None
+    idempotent: bool = False

@@ -1,0 +1,102 @@
+"""What every engine offers, whatever is underneath: the router knows this and no engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pools.calls import Call, Result
+from pools.exits import ExitCause
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSnapshot:
+    """One worker at one moment. The last three are measured on the child itself; None where it is gone already."""
+
+    pid: int
+    state: str
+    age_s: float
+    executions: int
+    rss_bytes: int | None
+    cpu_seconds: float | None
+    open_fds: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSnapshot:
+    """One pool at one moment. The totals count from the start of the service."""
+
+    version: str
+    size: int
+    busy: int
+    idle: int
+    starting: int
+    stopping: int
+    queue_depth: int
+    utilization: float
+    dispatched_total: int
+    worker_starts_total: int
+    worker_exits_total: dict[ExitCause, int]
+    service_time_s: float
+    cpu_seconds_total: float
+    workers: tuple[WorkerSnapshot, ...]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a worker lives that could take a call."""
+        return self.busy + self.idle > 0
+
+
+class PoolObserver(Protocol):
+    """Is told what happens to the workers of a pool."""
+
+    def worker_started(self, version: str, seconds: float) -> None:
+        """A worker is ready, `seconds` after it was asked for."""
+
+    def worker_exited(self, version: str, cause: ExitCause) -> None:
+        """A worker is dead."""
+
+
+class Pool(Protocol):
+    """Runs calls on workers. Every call gets exactly one answer: a result, or one of `pools.errors`."""
+
+    version: str
+
+    async def start(self) -> None:
+        """Starts the workers; returns when the first of them is ready or could not be started."""
+
+    async def execute(self, call: Call) -> Result:
+        """Runs `call`. A cancelled call frees its place in the queue, or has its worker killed.
+
+        Raises:
+            ExecutionError: one of `pools.errors`.
+            Withdrawn: `withdraw` took it back before it was dispatched.
+
+        """
+        ...
+
+    def withdraw(self, which: Callable[[Call], bool]) -> int:
+        """Takes back the queued calls that `which` names, which then raise Withdrawn; how many these were."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a worker lives that could take a call."""
+        ...
+
+    @property
+    def last_dispatch(self) -> float:
+        """When a call was last given to a worker, by `time.perf_counter`."""
+        ...
+
+    async def snapshot(self) -> PoolSnapshot:
+        """The pool at this moment, its workers measured."""
+        ...
+
+    def refuse(self) -> None:
+        """From now on new calls raise PoolClosed; those that were accepted go on."""
+
+    async def drain(self) -> None:
+        """Waits until no call is queued or running."""
+
+    async def aclose(self) -> None:
+        """Ends what still runs (these calls raise PoolClosed) and all workers."""

@@ -1,0 +1,151 @@
+"""The whole mutable state of a pool, in one place and one printable line, and every transition it makes.
+
+All of it is synchronous: a transition changes the state and returns what is to be done; the I/O comes after, in the
+engines and in `pools.crew`. A worker goes
+
+    starting ──► idle ◄──► busy            taken and given back
+        │          │         │
+        └──────────┴─────────┴──► stopping ──► gone
+
+and only `gone`, that is a confirmed death, frees its place.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pools.process import WorkerProcess
+
+
+class WorkerState(StrEnum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    STOPPING = "stopping"
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A place in the pool and, once it has started, the process that fills it."""
+
+    state: WorkerState = WorkerState.STARTING
+    process: WorkerProcess | None = None
+    executions: int = 0
+    is_due: bool = False
+    """To be recycled: it serves on until its replacement is ready."""
+
+
+MAX_REMEMBERED_SESSIONS = 10_000
+"""Of this many sessions a pool remembers which worker served them last; of older ones it forgets it."""
+
+
+class PoolState:
+    """Workers and counts of one pool."""
+
+    def __init__(self, size: int, spare: int) -> None:
+        """`size` workers serve; up to `spare` processes more may live while others are being replaced."""
+        self.size = size
+        self.spare = spare
+        self.workers: set[Worker] = set()
+        self.idle: OrderedDict[Worker, None] = OrderedDict()
+        self.busy = 0
+        self.is_closing = False
+        self._last_worker: OrderedDict[str, Worker] = OrderedDict()
+
+    def __repr__(self) -> str:
+        counts = " ".join(f"{state}={count}" for state, count in self.counts().items())
+        return f"<PoolState size={self.size} spare={self.spare} {counts} closing={self.is_closing}>"
+
+    def counts(self) -> dict[WorkerState, int]:
+        """How many workers are in each state."""
+        counts = dict.fromkeys(WorkerState, 0)
+        for worker in self.workers:
+            counts[worker.state] += 1
+        return counts
+
+    @property
+    def live(self) -> int:
+        """Workers that can serve or are serving."""
+        return len(self.idle) + self.busy
+
+    def wanted(self) -> int:
+        """How many workers to start now.
+
+        1. A closing pool starts none.
+        2. Every place without a worker that serves, or will, wants one; a worker that is due wants one more beside
+           it, one such at a time.
+        3. But processes are never more than size + spare, counting those that are still dying.
+        """
+        if self.is_closing:
+            return 0
+        counts = self.counts()
+        serving = counts[WorkerState.STARTING] + counts[WorkerState.IDLE] + counts[WorkerState.BUSY]
+        due = any(worker.is_due and worker.state is not WorkerState.STOPPING for worker in self.workers)
+        return max(0, min(self.size + due - serving, self.size + self.spare - len(self.workers)))
+
+    def begin_start(self) -> Worker:
+        """A process is being started."""
+        worker = Worker()
+        self.workers.add(worker)
+        return worker
+
+    def started(self, worker: Worker, process: WorkerProcess) -> Worker | None:
+        """It is ready, and idle. Returns the worker that it replaces, where that is idle and now to be retired."""
+        worker.process = process
+        worker.state = WorkerState.IDLE
+        self.idle[worker] = None
+        return self._surplus()
+
+    def take(self, session_id: str | None) -> Worker | None:
+        """An idle worker, now busy: the one that served the session last, else the one that was used last."""
+        if not self.idle:
+            return None
+        worker = self._last_worker.get(session_id) if session_id is not None else None
+        if worker is not None and worker in self.idle:
+            del self.idle[worker]
+        else:
+            worker, _ = self.idle.popitem()
+        worker.state = WorkerState.BUSY
+        worker.executions += 1
+        self.busy += 1
+        if session_id is not None:
+            self._remember(session_id, worker)
+        return worker
+
+    def give_back(self, worker: Worker) -> Worker | None:
+        """Its call is over: it is idle, unless it is being stopped. Returns a worker that is to be retired now."""
+        if worker.state is not WorkerState.BUSY:
+            return None
+        self.busy -= 1
+        worker.state = WorkerState.IDLE
+        self.idle[worker] = None
+        return self._surplus() if worker.is_due else None
+
+    def begin_stop(self, worker: Worker) -> None:
+        """It is to die and takes no more calls."""
+        if worker.state is WorkerState.BUSY:
+            self.busy -= 1
+        self.idle.pop(worker, None)
+        worker.state = WorkerState.STOPPING
+
+    def gone(self, worker: Worker) -> None:
+        """It is dead; its place is free."""
+        self.begin_stop(worker)
+        self.workers.discard(worker)
+
+    def _surplus(self) -> Worker | None:
+        """An idle worker that is due, where enough others serve."""
+        if self.live <= self.size:
+            return None
+        due = next((worker for worker in self.idle if worker.is_due), None)
+        if due is not None:
+            self.begin_stop(due)
+        return due
+
+    def _remember(self, session_id: str, worker: Worker) -> None:
+        self._last_worker[session_id] = worker
+        self._last_worker.move_to_end(session_id)
+        if len(self._last_worker) > MAX_REMEMBERED_SESSIONS:
+            self._last_worker.popitem(last=False)

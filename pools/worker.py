@@ -1,0 +1,106 @@
+"""The worker's own end: one child process that runs one execution at a time, until its socket closes."""
+
+import os
+import socket
+import time
+import traceback
+from typing import Any
+
+import msgspec
+
+from pools.errors import ExecutionError
+from pools.framing import FrameError, frame, read_frames
+from pools.loading import EntrypointError, LoadedProgram, check, describe
+from pools.messages import Check, Done, Failed, Progress, Ready, Reply, Request, Run
+from pools.output import CurrentExecution, tell_parent
+from pools.programs import Program
+
+MAX_LOADED_PROGRAMS = 1000
+"""A worker keeps this many programs compiled; the parent (`pools.process`) forgets in step with it."""
+
+_request_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_encoder = msgspec.json.Encoder()
+
+
+class Worker:
+    """Answers each request with exactly one reply, on the socket that it alone owns."""
+
+    def __init__(self, sock: socket.socket, generation: int, allowed_modules: tuple[str, ...]) -> None:
+        self._socket = sock
+        self._generation = generation
+        self._allowed_modules = allowed_modules
+        self._programs: dict[str, Program] = {}
+        self._loaded: dict[str, LoadedProgram] = {}
+        self._current = CurrentExecution()
+
+    def serve(self) -> None:
+        """Says that it is ready, then answers until the parent closes the socket."""
+        tell_parent(self._current)
+        self._send(Ready(gen=self._generation, pid=os.getpid()))
+        for payload in read_frames(self._socket):
+            request = _request_decoder.decode(payload)
+            self._send(self._run(request) if isinstance(request, Run) else self._check(request))
+
+    def _run(self, request: Run) -> Reply:
+        if request.program is not None:
+            self._remember(request.program)
+        self._current.enter(request.id, self._programs[request.key].id, request.traceparent)
+        started = time.perf_counter_ns()
+        try:
+            loaded = self._load(request.key)
+            outputs = loaded.run(request.inputs, lambda data: self._emit(request, data))
+        except SystemExit:
+            raise
+        except BaseException as error:  # whatever a program raises is its own failure, and the worker goes on
+            return self._failed(request.id, _microseconds_since(started), error)
+        finally:
+            self._current.leave()
+        return Done(request.id, self._generation, _microseconds_since(started), msgspec.Raw(outputs))
+
+    def _check(self, request: Check) -> Reply:
+        try:
+            check(request.program, self._allowed_modules)
+        except EntrypointError as error:
+            return Failed(request.id, self._generation, 0, code="invalid_request", detail=str(error))
+        return Done(request.id, self._generation, 0)
+
+    def _remember(self, program: Program) -> None:
+        if len(self._programs) >= MAX_LOADED_PROGRAMS:
+            self._programs.clear()
+            self._loaded.clear()
+        self._programs[program.key] = program
+
+    def _load(self, key: str) -> LoadedProgram:
+        loaded = self._loaded.get(key)
+        if loaded is None:
+            loaded = self._loaded[key] = LoadedProgram(self._programs[key], self._allowed_modules)
+        return loaded
+
+    def _failed(self, execution_id: str, run_us: int, error: BaseException) -> Failed:
+        known = error if isinstance(error, ExecutionError) else describe(error)
+        return Failed(
+            id=execution_id,
+            gen=self._generation,
+            run_us=run_us,
+            code=known.code,
+            detail=known.detail,
+            field=getattr(known, "field", None),
+            traceback=None if known is error else "".join(traceback.format_exception(error)),
+        )
+
+    def _emit(self, request: Run, data: Any) -> None:
+        encoded = _encoder.encode(data)  # what is no JSON value is the program's error, streamed or not
+        if request.stream:
+            self._send(Progress(request.id, self._generation, msgspec.Raw(encoded)))
+
+    def _send(self, reply: Reply) -> None:
+        try:
+            data = frame(_encoder.encode(reply))
+        except FrameError as error:
+            assert not isinstance(reply, Ready)
+            data = frame(_encoder.encode(Failed(reply.id, self._generation, 0, "invalid_outputs", f"outputs: {error}")))
+        self._socket.sendall(data)
+
+
+def _microseconds_since(started_ns: int) -> int:
+    return (time.perf_counter_ns() - started_ns) // 1000

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Writes the locks: hashes of every package, no address of any registry, one lock for all supported Pythons.
+set -euo pipefail
+cd "$(dirname "$0")"
+uv=$(realpath "../$1")
+compile() { "$uv" pip compile --quiet --no-header --generate-hashes --universal --python-version 3.11 "$@"; }
+compile bootstrap.in -o bootstrap.txt
+compile ../pyproject.toml -o base.txt
+compile ../pyproject.toml --extra dev -c base.txt -o dev.txt

@@ -1,0 +1,47 @@
+"""Writes to the store, behind the calls, what is counted in memory: uses of programs and of sessions."""
+
+import asyncio
+
+import structlog
+
+from pools.tasks import TaskOwner
+from routing.errors import StoreUnavailable
+from routing.programs import Programs
+from routing.sessions import Sessions
+
+FLUSH_INTERVAL_S = 1.0
+"""A service that is killed forgets the counts of so long, and nothing else."""
+_log = structlog.stdlib.get_logger("poolshift.store")
+
+
+class Bookkeeping:
+    """The background work on programs and sessions: flushing counts, ending idle sessions."""
+
+    def __init__(self, programs: Programs, sessions: Sessions) -> None:
+        self._programs = programs
+        self._sessions = sessions
+        self._tasks = TaskOwner("bookkeeping")
+
+    def start(self) -> None:
+        """Begins, until it is closed."""
+        self._tasks.start(self._run())
+
+    async def aclose(self) -> None:
+        """Flushes a last time."""
+        await self._tasks.aclose()
+        await self._flush(is_last=True)
+
+    async def _run(self) -> None:
+        interval_s = min(FLUSH_INTERVAL_S, self._sessions.ttl_s / 2)
+        while True:
+            await asyncio.sleep(interval_s)
+            await self._flush()
+
+    async def _flush(self, *, is_last: bool = False) -> None:
+        try:
+            await self._programs.flush()
+            await self._sessions.flush()
+            if not is_last:
+                await self._sessions.end_idle()
+        except StoreUnavailable as error:
+            _log.warning("counts are kept in memory", reason=str(error))

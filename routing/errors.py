@@ -1,0 +1,27 @@
+"""What can go wrong beside the execution itself."""
+
+from routing.rollout_model import Rollout
+
+
+class ProgramNotFound(Exception):
+    """No program of this id, neither in the session nor among the global ones."""
+
+
+class ProgramExists(Exception):
+    """The id is taken in this namespace."""
+
+
+class SessionNotFound(Exception):
+    """No session of this id."""
+
+
+class StaleRevision(Exception):
+    """The rollout has changed since the revision that a change was meant for."""
+
+    def __init__(self, current: Rollout) -> None:
+        super().__init__(f"the rollout is at revision {current.revision}")
+        self.current = current
+
+
+class StoreUnavailable(Exception):
+    """What must be remembered cannot be: the database does not answer."""

@@ -1,0 +1,176 @@
+"""The programs as calls see them: in memory, so that an execution reads no database; the store remembers them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from pools.programs import Program, ProgramType, Signature
+from routing.errors import ProgramNotFound
+
+
+@dataclass(frozen=True, slots=True)
+class NewProgram:
+    """A program as a client describes it; `session_id` None makes it a global one."""
+
+    id: str
+    session_id: str | None
+    program_type: ProgramType
+    signature: Signature
+    entrypoint: str | None
+    instructions: str | None
+    idempotent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredProgram:
+    """A program, where it belongs, and what is known of its use."""
+
+    program: Program
+    session_id: str | None
+    created_at: datetime
+    execution_count: int = 0
+    last_executed_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class ProgramUse:
+    """Executions that are counted in memory and not in the store yet."""
+
+    count: int
+    last_executed_at: float
+    """In seconds since the epoch."""
+
+
+class ProgramStore(Protocol):
+    """Where programs are kept. Every method raises StoreUnavailable where the store does not answer."""
+
+    async def load(self) -> Sequence[StoredProgram]:
+        """All programs, in the order of their creation."""
+        ...
+
+    async def add(self, new: NewProgram) -> StoredProgram:
+        """Keeps `new`. Raises ProgramExists."""
+        ...
+
+    async def find(self, program_id: str, session_id: str | None) -> StoredProgram | None:
+        """The program of exactly this session, or the global one where `session_id` is None."""
+        ...
+
+    async def page(self, session_id: str | None, *, limit: int, after: int) -> Sequence[StoredProgram]:
+        """Up to `limit` programs of a session, or global ones, by creation, whose key is over `after`."""
+        ...
+
+    async def remove(self, key: str) -> bool:
+        """Forgets a program; False where it was gone."""
+        ...
+
+    async def add_uses(self, uses: Mapping[str, ProgramUse]) -> None:
+        """Adds to the programs' counts, by key."""
+        ...
+
+
+class Programs:
+    """The catalogue. What it reads from the store it has written there before, so both always agree."""
+
+    def __init__(self, store: ProgramStore) -> None:
+        self._store = store
+        self._global: dict[str, Program] = {}
+        self._of_sessions: dict[str, dict[str, Program]] = {}
+        self._uses: dict[str, ProgramUse] = {}
+
+    async def load(self) -> None:
+        """Brings every program into memory."""
+        self._global.clear()
+        self._of_sessions.clear()
+        for stored in await self._store.load():
+            self._remember(stored)
+
+    def resolve(self, program_id: str, session_id: str | None) -> Program | None:
+        """The program that a call means: the session's own first, then the global one."""
+        if session_id is not None:
+            own = self._of_sessions.get(session_id)
+            if own is not None and (program := own.get(program_id)) is not None:
+                return program
+        return self._global.get(program_id)
+
+    async def find(self, program_id: str, session_id: str | None) -> Program:
+        """The program that a call means. Raises ProgramNotFound."""
+        program = self.resolve(program_id, session_id)
+        if program is None:
+            raise ProgramNotFound(program_id)
+        return program
+
+    def used(self, program: Program, now: float) -> None:
+        """Counts an execution at `now`, in seconds since the epoch."""
+        use = self._uses.get(program.key)
+        if use is None:
+            self._uses[program.key] = ProgramUse(1, now)
+        else:
+            use.count += 1
+            use.last_executed_at = now
+
+    async def flush(self) -> None:
+        """Brings the counts into the store; what fails is kept for the next time."""
+        uses, self._uses = self._uses, {}
+        if not uses:
+            return
+        try:
+            await self._store.add_uses(uses)
+        except BaseException:
+            for key, use in uses.items():
+                newer = self._uses.get(key)
+                count = use.count + (newer.count if newer else 0)
+                self._uses[key] = ProgramUse(count, newer.last_executed_at if newer else use.last_executed_at)
+            raise
+
+    async def add(self, new: NewProgram) -> StoredProgram:
+        """Keeps `new`, in the store first. Raises ProgramExists, StoreUnavailable."""
+        stored = await self._store.add(new)
+        self._remember(stored)
+        return stored
+
+    async def show(self, program_id: str, session_id: str | None) -> StoredProgram:
+        """The program that a call means, with its use. Raises ProgramNotFound, StoreUnavailable."""
+        await self.flush()
+        stored = await self._store.find(program_id, session_id) if session_id is not None else None
+        stored = stored or await self._store.find(program_id, None)
+        if stored is None:
+            raise ProgramNotFound(program_id)
+        return stored
+
+    async def page(self, session_id: str | None, *, limit: int, after: int) -> Sequence[StoredProgram]:
+        """Up to `limit` programs of a session, or global ones, created after the one with key `after`."""
+        await self.flush()
+        return await self._store.page(session_id, limit=limit, after=after)
+
+    async def remove(self, program_id: str, session_id: str | None) -> None:
+        """Forgets the program that a call means. Raises ProgramNotFound, StoreUnavailable."""
+        stored = await self.show(program_id, session_id)
+        if not await self._store.remove(stored.program.key):
+            raise ProgramNotFound(program_id)
+        self._forget(stored)
+
+    def forget_session(self, session_id: str) -> None:
+        """A session has ended, and its programs with it."""
+        self._of_sessions.pop(session_id, None)
+
+    def count_of(self, session_id: str) -> int:
+        """How many programs a session holds."""
+        return len(self._of_sessions.get(session_id, ()))
+
+    def _remember(self, stored: StoredProgram) -> None:
+        program = stored.program
+        if stored.session_id is None:
+            self._global[program.id] = program
+        else:
+            self._of_sessions.setdefault(stored.session_id, {})[program.id] = program
+
+    def _forget(self, stored: StoredProgram) -> None:
+        if stored.session_id is None:
+            self._global.pop(stored.program.id, None)
+            return
+        own = self._of_sessions.get(stored.session_id, {})
+        own.pop(stored.program.id, None)
+        if not own:
+            self._of_sessions.pop(stored.session_id, None)

@@ -1,0 +1,118 @@
+"""Every figure that tells the versions apart: metrics are verbs on one recorder, on a registry that is handed in.
+
+The names are the contract's; `docs/metrics.md` says what each is good for.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from pools.exits import ExitCause
+from routing.rollout_model import Rollout
+from routing.versions import Decision, Reason, Version
+
+_DURATION_BUCKETS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+_START_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+OK = "ok"
+
+
+class Recorder:
+    """Counts what the router and the pools do. Labels are looked up once: a call pays for an addition and no more."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "poolshift_requests_total",
+            "Calls that were answered, by version, operation and outcome (ok or an error code).",
+            ["pool_version", "operation", "outcome"],
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "poolshift_request_duration_seconds",
+            "From the routing decision to the answer.",
+            ["pool_version", "operation"],
+            buckets=_DURATION_BUCKETS,
+            registry=registry,
+        )
+        self._queue_wait = Histogram(
+            "poolshift_queue_wait_seconds",
+            "How long a call waited for a worker.",
+            ["pool_version"],
+            buckets=_DURATION_BUCKETS,
+            registry=registry,
+        )
+        self._errors = Counter(
+            "poolshift_errors_total",
+            "Calls that failed, by version, error code and category.",
+            ["pool_version", "code", "category"],
+            registry=registry,
+        )
+        self._decisions = Counter(
+            "poolshift_routing_decisions_total",
+            "Decisions, by version and by what made them.",
+            ["pool_version", "reason"],
+            registry=registry,
+        )
+        self._canary_percent = Gauge(
+            "poolshift_canary_percent", "The share of V2 in the split, from 0 to 100.", registry=registry
+        )
+        self._revision = Gauge("poolshift_rollout_revision", "The revision of the rollout in force.", registry=registry)
+        self._starts = Counter(
+            "poolshift_worker_starts_total", "Workers that got ready.", ["pool_version"], registry=registry
+        )
+        self._exits = Counter(
+            "poolshift_worker_exits_total",
+            "Workers that ended, by cause.",
+            ["pool_version", "cause"],
+            registry=registry,
+        )
+        self._start_duration = Histogram(
+            "poolshift_worker_start_duration_seconds",
+            "From the wish for a worker until it was ready.",
+            ["pool_version"],
+            buckets=_START_BUCKETS,
+            registry=registry,
+        )
+        self._decided = {
+            (version, reason): self._decisions.labels(version, reason) for version in Version for reason in Reason
+        }
+        self._waited = {version: self._queue_wait.labels(version) for version in Version}
+        self._requested: dict[tuple[Version, str, str], Counter] = {}
+        self._took: dict[tuple[Version, str], Histogram] = {}
+        for version in Version:  # so that a rate over them starts at zero and not at the first event
+            self._starts.labels(version)
+            self._start_duration.labels(version)
+            for cause in ExitCause:
+                self._exits.labels(version, cause)
+
+    def decided(self, decision: Decision) -> None:
+        """A call was routed."""
+        self._decided[decision.version, decision.reason].inc()
+
+    def answered(self, version: Version, operation: str, outcome: str, seconds: float, queued_s: float) -> None:
+        """A call has its answer, `seconds` after its decision, `queued_s` of them in the queue."""
+        key = version, operation, outcome
+        counter = self._requested.get(key)
+        if counter is None:
+            counter = self._requested[key] = self._requests.labels(*key)
+            self._took.setdefault((version, operation), self._duration.labels(version, operation))
+        counter.inc()
+        self._took[version, operation].observe(seconds)
+        self._waited[version].observe(queued_s)
+
+    def failed(self, version: Version, code: str, category: str) -> None:
+        """A call's answer is an error."""
+        self._errors.labels(version, code, category).inc()
+
+    def rollout_changed(self, rollout: Rollout) -> None:
+        """Another revision is in force."""
+        self._canary_percent.set(rollout.canary_percent)
+        self._revision.set(rollout.revision)
+
+    def worker_started(self, version: str, seconds: float) -> None:
+        """A worker is ready, `seconds` after it was asked for."""
+        self._starts.labels(version).inc()
+        self._start_duration.labels(version).observe(seconds)
+
+    def worker_exited(self, version: str, cause: ExitCause) -> None:
+        """A worker is dead."""
+        self._exits.labels(version, cause).inc()

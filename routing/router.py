@@ -1,0 +1,107 @@
+"""The main path: decides the version of a call, hands it to that version's pool, records what happened."""
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pools.calls import Call, Result
+from pools.errors import ExecutionError, Withdrawn
+from pools.protocol import Pool
+from routing.recorder import OK, Recorder
+from routing.rollout import RolloutFlag
+from routing.rollout_model import Rollout
+from routing.split import bucket
+from routing.versions import Decision, Reason, Version
+
+_FORCED = {version: Decision(version, Reason.FORCED) for version in Version}
+_PINNED = {version: Decision(version, Reason.PINNED) for version in Version}
+_SPLIT = {version: Decision(version, Reason.SPLIT) for version in Version}
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """Where one call goes. Kept for as long as the call waits, since a change of the rollout may send it elsewhere."""
+
+    bucket: int
+    forced: Version | None
+    decision: Decision
+
+
+class Router:
+    """Knows the pools by version and nothing of what is inside them."""
+
+    def __init__(
+        self, pools: Mapping[Version, Pool], flag: RolloutFlag, recorder: Recorder, *, pin: Version | None, salt: str
+    ) -> None:
+        self._pools = pools
+        self._flag = flag
+        self._recorder = recorder
+        self._pin = pin
+        self._salt = salt
+        self._routes: dict[Call, Route] = {}
+        flag.listen(self._reroute)
+
+    def route(self, session_id: str | None, canary_key: str | None = None, forced: Version | None = None) -> Route:
+        """Decides the version of a call.
+
+        The pin comes first, then `forced`, then the split by the session's id, else by `canary_key`, else by chance.
+        """
+        key = session_id or canary_key
+        number = random.getrandbits(32) if key is None else bucket(self._salt, key)
+        route = Route(number, forced, self._decide(number, forced))
+        self._recorder.decided(route.decision)
+        return route
+
+    async def execute(self, route: Route, call: Call, operation: str = "execute") -> Result:
+        """Runs `call` where `route` says, or where the rollout sends it while it waits.
+
+        Raises:
+            ExecutionError: one of `pools.errors`.
+
+        """
+        began = time.perf_counter()
+        self._routes[call] = route
+        try:
+            result = await self._dispatch(route, call)
+        except ExecutionError as error:
+            self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
+            raise
+        finally:
+            del self._routes[call]
+        seconds = time.perf_counter() - began
+        self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s)
+        return result
+
+    def record_failure(
+        self, route: Route, code: str, category: str, operation: str, began: float, queued_s: float = 0.0
+    ) -> None:
+        """A routed call failed, in its pool or before it got there; `began` is by `time.perf_counter`."""
+        version = route.decision.version
+        seconds = time.perf_counter() - began
+        self._recorder.answered(version, operation, code, seconds, queued_s)
+        self._recorder.failed(version, code, category)
+
+    async def _dispatch(self, route: Route, call: Call) -> Result:
+        while True:
+            try:
+                return await self._pools[route.decision.version].execute(call)
+            except Withdrawn:
+                route.decision = self._decide(route.bucket, route.forced)
+                self._recorder.decided(route.decision)
+
+    def _decide(self, number: int, forced: Version | None) -> Decision:
+        if self._pin is not None:
+            return _PINNED[self._pin]
+        if forced is not None:
+            return _FORCED[forced]
+        return _SPLIT[Version.V2 if number < self._flag.current.threshold else Version.V1]
+
+    def _reroute(self, rollout: Rollout) -> None:
+        """Calls that wait in a queue which the new rollout would not have sent them to move over: none is lost."""
+        for version, pool in self._pools.items():
+            pool.withdraw(lambda call, version=version: self._is_astray(call, version))  # type: ignore[misc]
+
+    def _is_astray(self, call: Call, version: Version) -> bool:
+        route = self._routes.get(call)
+        return route is not None and self._decide(route.bucket, route.forced).version is not version

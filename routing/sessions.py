@@ -1,0 +1,137 @@
+"""The sessions: which version served one last, since when, and what it holds. In memory; the store remembers them."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from routing.errors import SessionNotFound
+from routing.programs import Programs
+from routing.versions import Version
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """A session as the store knows it; `pool_version` is the one that served it last, None before its first call."""
+
+    id: str
+    created_at: datetime
+    last_seen_at: datetime
+    pool_version: Version | None
+    execution_count: int
+    program_count: int
+
+
+@dataclass(slots=True)
+class SessionUse:
+    """What a session did since it was last written to the store; times in seconds since the epoch."""
+
+    first_seen_at: float
+    last_seen_at: float
+    pool_version: Version | None = None
+    execution_count: int = 0
+
+
+class SessionStore(Protocol):
+    """Where sessions are kept. Every method raises StoreUnavailable where the store does not answer."""
+
+    async def add_uses(self, uses: Mapping[str, SessionUse]) -> None:
+        """Creates or updates sessions, by id."""
+        ...
+
+    async def find(self, session_id: str) -> StoredSession | None:
+        """One session."""
+        ...
+
+    async def page(self, *, limit: int, after: str) -> Sequence[StoredSession]:
+        """Up to `limit` sessions by id, those after `after`."""
+        ...
+
+    async def end(self, session_id: str) -> bool:
+        """Forgets a session and its programs; False where there was none."""
+        ...
+
+    async def end_idle(self, since: datetime) -> Sequence[str]:
+        """Forgets the sessions last seen before `since`, and their programs; their ids."""
+        ...
+
+
+class Sessions:
+    """Who is in a session now, and what is to be written of it."""
+
+    def __init__(self, store: SessionStore, programs: Programs, *, ttl_s: float) -> None:
+        self._store = store
+        self._programs = programs
+        self.ttl_s = ttl_s
+        self._uses: dict[str, SessionUse] = {}
+        self._active: dict[str, tuple[float, Version | None]] = {}
+
+    def seen(self, session_id: str, version: Version | None = None) -> None:
+        """A session is in use: by an execution on `version`, or otherwise. Its time to live starts anew."""
+        now = time.time()
+        use = self._uses.get(session_id)
+        if use is None:
+            use = self._uses[session_id] = SessionUse(now, now)
+        use.last_seen_at = now
+        if version is not None:
+            use.pool_version = version
+            use.execution_count += 1
+        self._active[session_id] = now, version or self._active.get(session_id, (now, None))[1]
+
+    def active(self) -> Mapping[Version, int]:
+        """How many sessions that have not expired each version served last, on this replica."""
+        oldest = time.time() - self.ttl_s
+        for session_id in [one for one, (seen, _) in self._active.items() if seen < oldest]:
+            del self._active[session_id]
+        return Counter(version for _, version in self._active.values() if version is not None)
+
+    async def flush(self) -> None:
+        """Brings what sessions did into the store; what fails is kept for the next time."""
+        uses, self._uses = self._uses, {}
+        if not uses:
+            return
+        try:
+            await self._store.add_uses(uses)
+        except BaseException:
+            for session_id, use in uses.items():
+                newer = self._uses.get(session_id)
+                if newer is not None:
+                    use.last_seen_at = newer.last_seen_at
+                    use.pool_version = newer.pool_version or use.pool_version
+                    use.execution_count += newer.execution_count
+                self._uses[session_id] = use
+            raise
+
+    async def show(self, session_id: str) -> StoredSession:
+        """One session. Raises SessionNotFound, StoreUnavailable."""
+        await self.flush()
+        session = await self._store.find(session_id)
+        if session is None:
+            raise SessionNotFound(session_id)
+        return session
+
+    async def page(self, *, limit: int, after: str) -> Sequence[StoredSession]:
+        """Up to `limit` sessions by id, those after `after`."""
+        await self.flush()
+        return await self._store.page(limit=limit, after=after)
+
+    async def end(self, session_id: str) -> None:
+        """Ends a session and frees what it holds. Raises SessionNotFound, StoreUnavailable."""
+        await self.flush()
+        if not await self._store.end(session_id):
+            raise SessionNotFound(session_id)
+        self.forget(session_id)
+
+    async def end_idle(self) -> None:
+        """Ends the sessions whose time to live is over."""
+        await self.flush()
+        for session_id in await self._store.end_idle(datetime.fromtimestamp(time.time() - self.ttl_s).astimezone()):
+            self.forget(session_id)
+
+    def forget(self, session_id: str) -> None:
+        """A session has ended, here or on another replica."""
+        self._uses.pop(session_id, None)
+        self._active.pop(session_id, None)
+        self._programs.forget_session(session_id)

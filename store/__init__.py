@@ -1,0 +1,1 @@
+"""Remembers programs, sessions and the rollout's history, in SQLite or PostgreSQL."""

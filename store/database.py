@@ -1,0 +1,92 @@
+"""The one way to the database: connections, transactions, migrations."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from routing.errors import StoreUnavailable
+
+TRANSACTION_TIMEOUT_S = 5.0
+"""A transaction that takes longer is given up: whoever waits for it is told."""
+_MIGRATION_LOCK = 0x706F6F6C  # any number that no other user of the database takes
+
+
+class Database:
+    """SQLite or PostgreSQL, by its SQLAlchemy URL."""
+
+    def __init__(self, url: str) -> None:
+        self.url = make_url(url)
+        if self.is_shared:
+            # A connection that died while it lay in the pool is noticed before it is used.
+            connect_args = {"timeout": TRANSACTION_TIMEOUT_S}
+            self._engine = create_async_engine(self.url, pool_pre_ping=True, connect_args=connect_args)
+        else:
+            self._engine = create_async_engine(self.url)
+            event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other replicas may write to it too."""
+        return self.url.get_backend_name() == "postgresql"
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in a transaction, committed at the end of the block.
+
+        Raises:
+            IntegrityError: what was written contradicts what is there.
+            StoreUnavailable: the database does not answer, or not in time.
+
+        """
+        try:
+            async with asyncio.timeout(TRANSACTION_TIMEOUT_S), self._engine.begin() as connection:
+                yield connection
+        except IntegrityError:
+            raise
+        except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"the database does not answer: {type(error).__name__}") from error
+
+    async def migrate(self) -> None:
+        """Brings the schema up to date; several replicas may do so at once.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+
+        """
+        try:
+            async with self._engine.begin() as connection:
+                if self.is_shared:
+                    await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+                await connection.run_sync(_upgrade)
+        except (DBAPIError, OSError) as error:
+            raise StoreUnavailable(f"cannot open the database: {error}") from error
+
+    async def aclose(self) -> None:
+        """Closes all connections."""
+        await self._engine.dispose()
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
+    cursor.execute("PRAGMA synchronous=FULL")  # what was acknowledged survives a power cut too
+    cursor.execute("PRAGMA busy_timeout=5000")
+    cursor.close()

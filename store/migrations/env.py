@@ -1,0 +1,13 @@
+"""Runs the migrations on the connection that `store.database` hands over."""
+
+from alembic import context
+
+from store.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,  # SQLite alters a table only by making it anew
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,90 @@
+"""Programs in the database."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from pools.programs import Program
+from routing.errors import ProgramExists
+from routing.programs import NewProgram, ProgramUse, StoredProgram
+from store.database import Database
+from store.tables import GLOBAL, programs
+
+
+class SqlProgramStore:
+    """Implements `routing.programs.ProgramStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self) -> Sequence[StoredProgram]:
+        async with self._database.transaction() as connection:
+            rows = await connection.execute(select(programs).order_by(programs.c.key))
+            return [_stored(row) for row in rows]
+
+    async def add(self, new: NewProgram) -> StoredProgram:
+        # The key is the row's own, so the definition in it has none yet.
+        definition = Program(
+            "", new.id, new.program_type, new.signature, new.entrypoint, new.instructions, new.idempotent
+        )
+        values = {
+            "session_id": new.session_id or GLOBAL,
+            "id": new.id,
+            "definition": msgspec.json.encode(definition).decode(),
+            "created_at": datetime.now(UTC),
+            "execution_count": 0,
+        }
+        try:
+            async with self._database.transaction() as connection:
+                row = (await connection.execute(insert(programs).values(values).returning(programs))).one()
+        except IntegrityError:
+            raise ProgramExists(new.id) from None
+        return _stored(row)
+
+    async def find(self, program_id: str, session_id: str | None) -> StoredProgram | None:
+        of_it = (programs.c.id == program_id) & (programs.c.session_id == (session_id or GLOBAL))
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(select(programs).where(of_it))).one_or_none()
+        return _stored(row) if row is not None else None
+
+    async def page(self, session_id: str | None, *, limit: int, after: int) -> Sequence[StoredProgram]:
+        of_them = (programs.c.session_id == (session_id or GLOBAL)) & (programs.c.key > after)
+        async with self._database.transaction() as connection:
+            rows = await connection.execute(select(programs).where(of_them).order_by(programs.c.key).limit(limit))
+            return [_stored(row) for row in rows]
+
+    async def remove(self, key: str) -> bool:
+        async with self._database.transaction() as connection:
+            removed = await connection.execute(delete(programs).where(programs.c.key == int(key)))
+        return removed.rowcount > 0
+
+    async def add_uses(self, uses: Mapping[str, ProgramUse]) -> None:
+        statement = (
+            update(programs)
+            .where(programs.c.key == bindparam("of_key"))
+            .values(
+                execution_count=programs.c.execution_count + bindparam("more"),
+                last_executed_at=bindparam("at"),
+            )
+        )
+        rows = [
+            {"of_key": int(key), "more": use.count, "at": datetime.fromtimestamp(use.last_executed_at, UTC)}
+            for key, use in sorted(uses.items())  # in one order everywhere, so that replicas cannot deadlock
+        ]
+        async with self._database.transaction() as connection:
+            await connection.execute(statement, rows)
+
+
+def _stored(row: Row[Any]) -> StoredProgram:
+    definition = msgspec.json.decode(row.definition, type=Program)
+    return StoredProgram(
+        program=msgspec.structs.replace(definition, key=str(row.key)),
+        session_id=row.session_id or None,
+        created_at=row.created_at,
+        execution_count=row.execution_count,
+        last_executed_at=row.last_executed_at,
+    )

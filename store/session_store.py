@@ -1,0 +1,85 @@
+"""Sessions in the database."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from routing.sessions import SessionUse, StoredSession
+from routing.versions import Version
+from store.database import Database
+from store.tables import programs, sessions
+
+
+class SqlSessionStore:
+    """Implements `routing.sessions.SessionStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # Both dialects have the same upsert, each under a name of its own.
+        insert = (postgresql if database.is_shared else sqlite).insert(sessions)
+        new = insert.excluded
+        self._upsert = insert.on_conflict_do_update(
+            index_elements=[sessions.c.id],
+            set_={
+                "last_seen_at": new.last_seen_at,
+                "pool_version": func.coalesce(new.pool_version, sessions.c.pool_version),
+                "execution_count": sessions.c.execution_count + new.execution_count,
+            },
+        )
+
+    async def add_uses(self, uses: Mapping[str, SessionUse]) -> None:
+        rows = [
+            {
+                "id": session_id,
+                "created_at": datetime.fromtimestamp(use.first_seen_at, UTC),
+                "last_seen_at": datetime.fromtimestamp(use.last_seen_at, UTC),
+                "pool_version": use.pool_version,
+                "execution_count": use.execution_count,
+            }
+            for session_id, use in sorted(uses.items())  # in one order everywhere, so that replicas cannot deadlock
+        ]
+        async with self._database.transaction() as connection:
+            await connection.execute(self._upsert, rows)
+
+    async def find(self, session_id: str) -> StoredSession | None:
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(_with_program_count().where(sessions.c.id == session_id))).one_or_none()
+        return _stored(row) if row is not None else None
+
+    async def page(self, *, limit: int, after: str) -> Sequence[StoredSession]:
+        query = _with_program_count().where(sessions.c.id > after).order_by(sessions.c.id).limit(limit)
+        async with self._database.transaction() as connection:
+            return [_stored(row) for row in await connection.execute(query)]
+
+    async def end(self, session_id: str) -> bool:
+        async with self._database.transaction() as connection:
+            ended = await connection.execute(delete(sessions).where(sessions.c.id == session_id))
+            await connection.execute(delete(programs).where(programs.c.session_id == session_id))
+        return ended.rowcount > 0
+
+    async def end_idle(self, since: datetime) -> Sequence[str]:
+        idle = delete(sessions).where(sessions.c.last_seen_at < since).returning(sessions.c.id)
+        async with self._database.transaction() as connection:
+            ended = [row.id for row in await connection.execute(idle)]
+            for session_id in ended:
+                await connection.execute(delete(programs).where(programs.c.session_id == session_id))
+        return ended
+
+
+def _with_program_count() -> Select[Any]:
+    count = select(func.count()).where(programs.c.session_id == sessions.c.id).scalar_subquery()
+    return select(sessions, count.label("program_count"))
+
+
+def _stored(row: Row[Any]) -> StoredSession:
+    return StoredSession(
+        id=row.id,
+        created_at=row.created_at,
+        last_seen_at=row.last_seen_at,
+        pool_version=Version(row.pool_version) if row.pool_version else None,
+        execution_count=row.execution_count,
+        program_count=row.program_count,
+    )

@@ -1,0 +1,85 @@
+"""The tables. `store/migrations` makes them; a test sees that both agree."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+GLOBAL = ""
+"""The session id of programs that belong to none: SQL's NULL is equal to nothing, so it could not be unique."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment. SQLite keeps no time zone, so all are UTC there."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None or value.tzinfo is not None:
+            return value  # type: ignore[no-any-return]
+        return value.replace(tzinfo=UTC)  # type: ignore[no-any-return]
+
+
+# Names for constraints, so that a migration can refer to them on every database.
+metadata = MetaData(naming_convention={"uq": "uq_%(table_name)s_%(column_0_N_name)s", "ix": "ix_%(column_0_N_label)s"})
+
+programs = Table(
+    "programs",
+    metadata,
+    Column("key", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("session_id", String(128), nullable=False),
+    Column("id", String(128), nullable=False),
+    Column("definition", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("execution_count", BigInteger, nullable=False, default=0),
+    Column("last_executed_at", UtcDateTime),
+    UniqueConstraint("session_id", "id"),
+    sqlite_autoincrement=True,  # a key is never used twice: workers keep what they compiled for it
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("last_seen_at", UtcDateTime, nullable=False),
+    Column("pool_version", String(8)),
+    Column("execution_count", BigInteger, nullable=False, default=0),
+    Index(None, "last_seen_at"),
+)
+
+rollout_revisions = Table(
+    "rollout_revisions",
+    metadata,
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("canary_basis_points", Integer, nullable=False),
+    Column("previous_basis_points", Integer),
+    Column("source", String(32), nullable=False),
+    Column("updated_by", String(256), nullable=False),
+    Column("reason", Text),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+rollout_sources = Table(
+    "rollout_sources",
+    metadata,
+    Column("source", String(32), primary_key=True),
+    Column("last_seen", Text, nullable=False),
+)
