@@ -178,7 +178,8 @@ def install(app: FastAPI) -> None:
     async def answer(_: Request, error: Exception) -> Response:
         return problem_of(error).response()
 
-    for kind in problem_of.registry:
+    foreseen = (kind for kind in problem_of.registry if issubclass(kind, Exception))
+    for kind in (*foreseen, Exception):  # what only `Exception` covers, Starlette logs and raises again
         app.add_exception_handler(kind, answer)
 
 

@@ -1,0 +1,5 @@
+"""`python -m cli` is `poolshift`."""
+
+from cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""The real service with real workers, over HTTP."""

@@ -1,0 +1,198 @@
+"""Programs for the tests: well behaved ones, and one for each way to misbehave."""
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+_CHANNEL_FD = 3  # where a worker has its socket (pools/zygote.py)
+
+
+def echo(nonce: str) -> str:
+    return nonce
+
+
+def slow_echo(nonce: str, seconds: float) -> str:
+    time.sleep(seconds)
+    return nonce
+
+
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def whoami() -> dict[str, Any]:
+    return {"pid": os.getpid(), "ppid": os.getppid(), "pgid": os.getpgid(0)}
+
+
+def environment() -> dict[str, str]:
+    return {"environment": dict(os.environ)}  # type: ignore[dict-item]
+
+
+def open_files() -> list[str]:
+    return [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink() and path.exists()]
+
+
+def interval(seconds: float) -> dict[str, float]:
+    """When it began and ended, by a clock that all processes of a machine share."""
+    began = time.clock_gettime(time.CLOCK_MONOTONIC)
+    time.sleep(seconds)
+    return {"began": began, "ended": time.clock_gettime(time.CLOCK_MONOTONIC)}
+
+
+def meet(directory: str, name: str, count: int) -> int:
+    """Waits until `count` executions are here at once; only so many workers at once let it return."""
+    place = Path(directory)
+    (place / name).touch()
+    while (present := len(list(place.iterdir()))) < count:
+        time.sleep(0.005)
+    return present
+
+
+def hold(directory: str, name: str) -> str:
+    """Says that it runs, and runs until it is told to go on (a file `go`)."""
+    place = Path(directory)
+    (place / f"{name}.{os.getpid()}").touch()
+    while not (place / "go").exists():
+        time.sleep(0.005)
+    return name
+
+
+def steps(count: int) -> Generator[int, None, int]:
+    yield from range(count)
+    return count
+
+
+def fail(message: str) -> str:
+    raise ValueError(message)
+
+
+def wrong_output() -> int:
+    return "not a number"  # type: ignore[return-value]
+
+
+def not_json() -> Any:
+    return object()
+
+
+def big(size: int) -> str:
+    return "x" * size
+
+
+def prints(text: str) -> str:
+    print(text)
+    print(text, file=sys.stderr)
+    logging.getLogger("program").warning("logged %s", text)
+    subprocess.run(["echo", f"child {text}"], check=True)
+    return text
+
+
+def exits(code: int) -> None:
+    sys.exit(code)
+
+
+def exits_hard(code: int) -> None:
+    os._exit(code)
+
+
+def segfaults() -> None:
+    ctypes.string_at(0)
+
+
+def kills_itself(signal_number: int) -> None:
+    os.kill(os.getpid(), signal_number)
+    time.sleep(60)
+
+
+def crashes_once(directory: str) -> str:
+    """Dies the first time and ends well the second."""
+    been_here = Path(directory) / "been-here"
+    if not been_here.exists():
+        been_here.touch()
+        os._exit(1)
+    return "second time"
+
+
+def crashes_while(path: str) -> str:
+    """Dies as long as `path` is there."""
+    if Path(path).exists():
+        os._exit(1)
+    return "mended"
+
+
+def spins() -> None:
+    while True:
+        pass
+
+
+def hangs_in_c() -> None:
+    """Sleeps in C with the interpreter's lock held: no Python signal handler can run."""
+    ctypes.PyDLL(None).sleep(600)
+
+
+def ignores_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        time.sleep(60)
+
+
+def stops_itself() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(60)
+
+
+def eats_memory(megabytes: int) -> int:
+    eaten = bytearray(megabytes * 1024 * 1024)
+    eaten[:: 4096] = b"x" * len(eaten[::4096])
+    return len(eaten)
+
+
+_kept: list[bytes] = []
+
+
+def keeps_memory(megabytes: int) -> int:
+    """Leaks: what it takes it keeps for as long as its worker lives."""
+    _kept.append(b"x" * (megabytes * 1024 * 1024))
+    return len(_kept)
+
+
+def closes_channel() -> None:
+    os.close(_CHANNEL_FD)
+    time.sleep(60)
+
+
+def writes_garbage() -> None:
+    os.write(_CHANNEL_FD, b"\xff" * 4096)
+    time.sleep(60)
+
+
+def writes_half_a_frame() -> None:
+    os.write(_CHANNEL_FD, (1000).to_bytes(4, "big") + b'{"op":"done"')
+    os._exit(0)
+
+
+def forges_a_reply(execution_id: str) -> str:
+    """Answers in the name of another execution, then for itself."""
+    forged = b'{"op":"done","id":"%s","gen":1,"run_us":1,"outputs":{"result":"forged"}}' % execution_id.encode()
+    socket.socket(fileno=os.dup(_CHANNEL_FD)).sendall(len(forged).to_bytes(4, "big") + forged)
+    return "genuine"
+
+
+def leaves_children(escape: bool) -> int:  # noqa: FBT001 (a program's input)
+    """Starts a process that would outlive it, in a session of its own where it is to escape; its pid."""
+    return subprocess.Popen(["sleep", "600"], start_new_session=escape).pid
+
+
+def starts_a_thread() -> str:
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    return "started"

@@ -1,0 +1,156 @@
+"""`poolshift serve` in a process of its own, as an operator would run it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+POOLSHIFT = [sys.executable, "-m", "cli"]
+PROGRAM_MODULES = "examples,tests.support.programs"
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Service:
+    """A service and what a test asks of it. Its settings are the environment's of a fresh machine, and `settings`."""
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        self.directory = directory
+        self.port = settings.get("PORT") or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_path = directory / "service.log"
+        self._settings = {name: str(value) for name, value in settings.items()}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client = httpx.Client(base_url=self.url, timeout=30)
+
+    # --- its life
+
+    def start(self, *, wait: bool = True) -> None:
+        """Starts it and, unless told otherwise, waits until it is ready."""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.directory),
+            "PYTHONPATH": str(ROOT),
+            "PORT": str(self.port),
+            "PROGRAM_MODULES": PROGRAM_MODULES,
+            "V1_POOL_SIZE": "2",
+            "V2_POOL_SIZE": "2",
+            **self._settings,
+        }
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*POOLSHIFT, "serve"], cwd=self.directory, env=environment, stdout=log, stderr=log
+            )
+        if wait:
+            wait_until(self.is_ready, f"the service is ready; its log:\n{self.log()}")
+
+    def is_ready(self) -> bool:
+        """Whether `/readyz` says so. Fails the test where the process has ended."""
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the service ended with {self.process.returncode}:\n{self.log()}")
+        try:
+            return self.client.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 20) -> int:
+        """Ends it and returns its exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(timeout_s)
+
+    def close(self) -> None:
+        """Ends it whatever it does."""
+        self.client.close()
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def log(self) -> str:
+        """What it has logged."""
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    # --- what is asked of it
+
+    def create(self, function: str, inputs: dict[str, str], output: str = "string", **more: Any) -> str:
+        """Creates a program on a function of `tests.support.programs` (or `module:function`) with one output, `result`."""
+        entrypoint = function if ":" in function else f"tests.support.programs:{function}"
+        fields = [{"name": name, "type": kind} for name, kind in inputs.items()]
+        outputs = more.pop("outputs", [{"name": "result", "type": output}])
+        body = {
+            "program_type": "python",
+            "entrypoint": entrypoint,
+            "signature": {"inputs": fields, "outputs": outputs},
+            **more,
+        }
+        answer = self.client.post("/programs", json=body)
+        assert answer.status_code == 201, answer.text
+        program_id: str = answer.json()["id"]
+        return program_id
+
+    def execute(self, program_id: str, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
+        """Runs a program; `inputs` are none unless given."""
+        return self.client.post(f"/programs/{program_id}/execute", json={"inputs": {}, **body}, headers=headers)
+
+    def pool(self, version: str) -> dict[str, Any]:
+        """What `/pools/{version}` says."""
+        answer = self.client.get(f"/pools/{version}")
+        assert answer.status_code == 200, answer.text
+        pool: dict[str, Any] = answer.json()
+        return pool
+
+    def worker_pids(self) -> list[int]:
+        """Every worker of both pools."""
+        return [worker["pid"] for pool in self.client.get("/pools").json() for worker in pool["workers"]]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum over all samples of `name` that have these labels."""
+        text = self.client.get("/metrics").text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
+@contextmanager
+def running_service(directory: Path, **settings: Any) -> Iterator[Service]:
+    """A service that is ready, for as long as the block lasts."""
+    service = Service(directory, **settings)
+    try:
+        service.start()
+        yield service
+    finally:
+        service.close()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
