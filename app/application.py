@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from app import health, pools, problems, programs, rollout, sessions
 from app.auth import Authenticator, Executor, read_key_file
+from app.body_limit import limit_body
 from app.execute import ExecuteLane, is_execute
 from app.http_metrics import HttpMetrics
 from app.lifespan import lifespan
@@ -32,6 +33,8 @@ class Application(FastAPI):
             lane: ExecuteLane = self.state.lane
             await lane(scope, receive, send)
         else:
+            if scope["type"] == "http":
+                receive = limit_body(receive, self.state.settings.max_body_bytes)
             await super().__call__(scope, receive, send)
 
 
@@ -63,7 +66,6 @@ def create_app(settings: Settings) -> Application:
 
     Raises:
         InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.
-
     """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -74,7 +76,6 @@ def create_app(settings: Settings) -> Application:
         version=VERSION,
         lifespan=lifespan,
         responses=_PROBLEMS,
-        max_body_size=settings.max_body_bytes,
     )
     app.state.settings = settings
     app.state.registry = registry

@@ -29,12 +29,14 @@ async def change_rollout(
     response: Response,
     if_match: Annotated[str | None, Header(description="The revision that the change is meant for")] = None,
 ) -> RolloutView:
-    """Changes the percentage, from the next call on. With `If-Match`, only if nobody else has meanwhile."""
-    basis_points = parts.flag.current.canary_basis_points
+    """Changes the percentage, from the next call on. With `If-Match`, only if nobody else has meanwhile.
+
+    Without a percentage nothing changes.
+    """
+    rollout = parts.flag.current
     if body.canary_percent is not None:
-        basis_points = to_basis_points(body.canary_percent)
-    change = Change(basis_points, Source.API, admin.name, body.reason)
-    rollout = await parts.flag.change(change, expected=_revision(if_match))
+        change = Change(to_basis_points(body.canary_percent), Source.API, admin.name, body.reason)
+        rollout = await parts.flag.change(change, expected=_revision(if_match))
     response.headers["etag"] = f'"{rollout.revision}"'
     return rollout_view(rollout, parts.pin)
 

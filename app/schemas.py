@@ -28,9 +28,9 @@ Item = TypeVar("Item")
 
 
 class In(BaseModel):
-    """A body: unknown fields are refused."""
+    """A body: unknown fields are refused, and so is `"10"` or `true` for a number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Out(BaseModel):

@@ -90,7 +90,6 @@ def serve(settings: Settings) -> bool:
 
     Raises:
         InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.
-
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nothing here looks at
     server = Server(create_app(settings), settings)

@@ -105,7 +105,6 @@ def load_settings() -> Settings:
 
     Raises:
         InvalidSettings: names the variable and what is wrong with it, in one line.
-
     """
     try:
         return Settings()

@@ -8,7 +8,7 @@ from config.settings import Settings
 # The service's own settings are no business of a program; nor are the clients' of its database and its collector.
 _OWN = frozenset(name.upper() for name in Settings.model_fields)
 _OWN_PREFIXES = ("PG", "OTEL_", "LM_")
-_SECRET = re.compile(r"(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|(^|_)KEY|_DSN$|API_?KEY)", re.IGNORECASE)
+_SECRET = re.compile(r"(SECRET|TOKEN(_|$)|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|(^|_)KEY|_DSN$|API_?KEY)", re.IGNORECASE)
 
 
 def worker_environment(environment: Mapping[str, str], passed_on: Iterable[str]) -> dict[str, str]:

@@ -30,10 +30,10 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self.resume_reading()
 
-    def send(self, data: bytes) -> None:
-        """Sends `data` as soon as the worker takes it; a worker that is gone is told by `on_end`."""
+    def send(self, data: bytes) -> bool:
+        """Sends `data` as soon as the worker takes it; False where it is gone and has surely not got any of it."""
         if not self._open:
-            return
+            return False
         sent = 0
         if not self._unsent:
             try:
@@ -41,11 +41,12 @@ class Channel:
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError:
-                return  # the reader sees the same end
+                return False  # the reader sees the same end
         if sent < len(data):
             if not self._unsent:
                 self._loop.add_writer(self._socket, self._writable)
             self._unsent += memoryview(data)[sent:]
+        return True
 
     def pause_reading(self) -> None:
         """Leaves what the worker sends in the socket; once that is full, the worker waits."""

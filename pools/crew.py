@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from pools.calls import Call, Result
-from pools.errors import SpawnFailed
+from pools.errors import SpawnFailed, WorkerLost
 from pools.exits import Exit, ExitCause
 from pools.measuring import Usage, measure
 from pools.process import WorkerProcess
@@ -80,12 +80,17 @@ class Crew:
 
         Raises:
             ExecutionError: one of `pools.errors`.
-
+            WorkerLost: the worker was dead already, and the call did not start.
         """
         assert worker.process is not None
+        try:
+            reply = worker.process.run(call)
+        except WorkerLost:
+            self.state.begin_stop(worker)  # its exit's report is on its way
+            self._reconcile()
+            raise
         self.last_dispatch = time.perf_counter()
         self.dispatched += 1
-        reply = worker.process.run(call)
         overrun = self._loop.call_at(call.deadline, self.kill, worker, ExitCause.TIMEOUT)
         try:
             return await reply

@@ -29,6 +29,7 @@ from pools.errors import (
     PoolOverloaded,
     Withdrawn,
     WorkerCrashed,
+    WorkerLost,
 )
 from pools.fair_queue import FairQueue, Ticket
 from pools.protocol import PoolObserver, PoolSnapshot
@@ -74,7 +75,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     async def _run_once(self, call: Call) -> Result:
-        """Gets `call` to a worker and its answer back."""
+        """Gets `call` to a worker and its answer back. Raises WorkerLost where the worker was dead before."""
 
     @abc.abstractmethod
     def _serve_queue(self) -> None:
@@ -162,7 +163,7 @@ class Engine(abc.ABC):
         key = call.program.key
         began, waited_before = time.perf_counter(), call.queued_s
         try:
-            result = await self._run_once(call)
+            result = await self._run_on_a_live_worker(call)
         except WorkerCrashed:
             self._quarantine.killed(key)
             raise
@@ -179,6 +180,13 @@ class Engine(abc.ABC):
         self._learn(time.perf_counter() - began - (call.queued_s - waited_before))
         return result
 
+    async def _run_on_a_live_worker(self, call: Call) -> Result:
+        while True:
+            try:
+                return await self._run_once(call)
+            except WorkerLost:
+                continue  # each time round takes a dead worker out of the pool
+
     def _learn(self, seconds: float) -> None:
         if self._service_time_s == 0.0:
             self._service_time_s = seconds
@@ -192,7 +200,6 @@ class Engine(abc.ABC):
 
         Raises:
             PoolOverloaded, CheckoutTimeout, PoolClosed, Withdrawn: the wait is over without it.
-
         """
         now = self._loop.time()
         ahead_s = self._wait_s(self._queue.ahead_of(call.session_id))

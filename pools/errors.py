@@ -139,5 +139,9 @@ class Withdrawn(Exception):
     """A queued call was taken back by the router before it was dispatched; never seen by a client."""
 
 
+class WorkerLost(Exception):
+    """A worker was dead before it was given the call, so another is given it; never seen by a client."""
+
+
 class SpawnFailed(Exception):
     """A worker process could not be started."""

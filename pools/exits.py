@@ -43,7 +43,6 @@ def describe_exit(
         ended_for: why we ended the worker, where we did.
         fault: what it did wrong on its socket, where that is why we ended it.
         oom_killed: the kernel has ended a process for memory meanwhile.
-
     """
     if fault is not None:
         return Exit(ExitCause.CRASH, f"protocol violation: {fault}", cpu_s)

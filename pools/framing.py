@@ -20,7 +20,6 @@ def frame(payload: bytes) -> bytes:
 
     Raises:
         FrameError: the payload is over `MAX_FRAME_BYTES`.
-
     """
     if len(payload) > MAX_FRAME_BYTES:
         raise FrameError(f"a message of {len(payload)} bytes is over the limit of {MAX_FRAME_BYTES}")
@@ -38,7 +37,6 @@ class FrameDecoder:
 
         Raises:
             FrameError: a length is over `MAX_FRAME_BYTES`.
-
         """
         if not self._buffer and len(data) >= 4 and _LENGTH.unpack_from(data)[0] == len(data) - 4:
             # The usual case: one whole frame in one read.

@@ -39,7 +39,6 @@ class LoadedProgram:
         Raises:
             InvalidInputs, InvalidOutputs, MalformedInputs: as `Validator` says.
             Exception: whatever the program raises.
-
         """
         arguments = self._inputs.inputs(inputs)
         returned: Any = self._function(**arguments)
@@ -71,7 +70,6 @@ def find_entrypoint(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callab
 
     Raises:
         EntrypointError: says which of these it is.
-
     """
     module_name, _, function_name = entrypoint.partition(":")
     if not is_allowed(module_name, allowed_modules):
@@ -97,7 +95,6 @@ def check(program: Program, allowed_modules: tuple[str, ...]) -> None:
 
     Raises:
         EntrypointError: says what is wrong.
-
     """
     function = find_entrypoint(program.entrypoint or "", allowed_modules)
     accepted = inspect.signature(function)

@@ -23,6 +23,7 @@ from pools.errors import (
     PoolClosed,
     ProgramError,
     WorkerCrashed,
+    WorkerLost,
 )
 from pools.exits import Exit, ExitCause
 from pools.framing import frame
@@ -74,7 +75,7 @@ class WorkerProcess:
 
         Raises:
             FrameError: the inputs are over the frame's limit; nothing was sent.
-
+            WorkerLost: the worker is dead; nothing was sent.
         """
         program = call.program
         request = Run(
@@ -85,14 +86,14 @@ class WorkerProcess:
             traceparent=call.traceparent,
             stream=call.on_event is not None,
         )
-        data = frame(_encoder.encode(request))
+        if not self._channel.send(frame(_encoder.encode(request))):
+            raise WorkerLost
         if request.program is not None:
             if len(self._told) >= MAX_LOADED_PROGRAMS:
                 self._told.clear()
             self._told.add(program.key)
         self._call = call
         self._reply = self._loop.create_future()
-        self._channel.send(data)
         return self._reply
 
     def check(self, program: Program) -> asyncio.Future[None]:
@@ -154,8 +155,9 @@ class WorkerProcess:
             self.ready.exception()  # a caller that gave up on it is not to be missed
         if self._check is not None and not self._check.done():
             self._check.set_exception(WorkerCrashed(f"the worker died: {end.description}", exit_cause=end.description))
-        self._fail(_failure_of(end))
+        # The exit first: whoever waits for the answer finds the worker gone, and does not give it back.
         self.exited.set_result(end)
+        self._fail(_failure_of(end))
 
     # --- what it answers
 

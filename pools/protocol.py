@@ -70,7 +70,6 @@ class Pool(Protocol):
         Raises:
             ExecutionError: one of `pools.errors`.
             Withdrawn: `withdraw` took it back before it was dispatched.
-
         """
         ...
 

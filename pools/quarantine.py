@@ -40,7 +40,6 @@ class Quarantine:
 
         Raises:
             ProgramQuarantined: the breaker is open, or half-open and another call is the trial.
-
         """
         if not self._suspects:
             return

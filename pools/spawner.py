@@ -50,7 +50,6 @@ class Spawner:
 
         Raises:
             SpawnFailed: it could not be started, or died at once.
-
         """
         worker = await self._fork()
         try:
@@ -70,7 +69,6 @@ class Spawner:
         Raises:
             EntrypointError: it cannot, and why; a module that hangs or dies on import is also one.
             SpawnFailed: no worker could be started to try it.
-
         """
         worker = await self.spawn()
         try:

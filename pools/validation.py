@@ -51,7 +51,6 @@ class Validator:
         Raises:
             InvalidInputs: they do not fit; `field` names the first that does not.
             MalformedInputs: not JSON.
-
         """
         try:
             values = msgspec.structs.astuple(self._decoder.decode(raw))
@@ -75,7 +74,6 @@ class Validator:
 
         Raises:
             InvalidOutputs: it does not fit; `field` names the first that does not.
-
         """
         if len(self._names) == 1 and not (isinstance(returned, dict) and set(returned) == set(self._names)):
             returned = {self._names[0]: returned}

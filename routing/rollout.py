@@ -26,7 +26,6 @@ class RolloutLog(Protocol):
         Raises:
             StaleRevision: `after` is not the newest.
             StoreUnavailable: it could not be written.
-
         """
         ...
 
@@ -65,7 +64,6 @@ class RolloutFlag:
         Raises:
             StaleRevision: the flag is not at `expected`, here or on another replica.
             StoreUnavailable: it could not be remembered, and is not in force.
-
         """
         held = self._held
         while True:
@@ -87,7 +85,6 @@ class RolloutFlag:
 
         Raises:
             StoreUnavailable: it is in force here, but not remembered yet, and so nowhere else; `settle` tries again.
-
         """
         self._held = Change(0, Source.ROLLBACK, by, reason)
         self._come_into_force(
@@ -108,7 +105,6 @@ class RolloutFlag:
 
         Raises:
             StoreUnavailable: still not.
-
         """
         if self._held is not None:
             await self.change(self._held)
@@ -148,7 +144,6 @@ async def open_flag(log: RolloutLog, canary_basis_points: int | None) -> Rollout
 
     Raises:
         StoreUnavailable: the log cannot be read.
-
     """
     latest = await log.latest()
     if latest is None:

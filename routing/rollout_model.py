@@ -61,7 +61,6 @@ def to_basis_points(percent: Decimal | float) -> int:
 
     Raises:
         ValueError: not a multiple of 0.01, or not from 0 to 100.
-
     """
     exact = Decimal(str(percent)) * 100
     if exact != exact.to_integral_value():

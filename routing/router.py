@@ -58,7 +58,6 @@ class Router:
 
         Raises:
             ExecutionError: one of `pools.errors`.
-
         """
         began = time.perf_counter()
         self._routes[call] = route

@@ -47,7 +47,6 @@ class Database:
         Raises:
             IntegrityError: what was written contradicts what is there.
             StoreUnavailable: the database does not answer, or not in time.
-
         """
         try:
             async with asyncio.timeout(TRANSACTION_TIMEOUT_S), self._engine.begin() as connection:
@@ -62,7 +61,6 @@ class Database:
 
         Raises:
             StoreUnavailable: the database does not answer.
-
         """
         try:
             async with self._engine.begin() as connection:

@@ -39,7 +39,7 @@ def environment() -> dict[str, str]:
 
 
 def open_files() -> list[str]:
-    return [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink() and path.exists()]
+    return [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink() and path.exists()]
 
 
 def interval(seconds: float) -> dict[str, float]:
@@ -153,7 +153,7 @@ def stops_itself() -> None:
 
 def eats_memory(megabytes: int) -> int:
     eaten = bytearray(megabytes * 1024 * 1024)
-    eaten[:: 4096] = b"x" * len(eaten[::4096])
+    eaten[::4096] = b"x" * len(eaten[::4096])
     return len(eaten)
 
 
@@ -188,7 +188,7 @@ def forges_a_reply(execution_id: str) -> str:
     return "genuine"
 
 
-def leaves_children(escape: bool) -> int:  # noqa: FBT001 (a program's input)
+def leaves_children(escape: bool) -> int:
     """Starts a process that would outlive it, in a session of its own where it is to escape; its pid."""
     return subprocess.Popen(["sleep", "600"], start_new_session=escape).pid
 
@@ -196,3 +196,11 @@ def leaves_children(escape: bool) -> int:  # noqa: FBT001 (a program's input)
 def starts_a_thread() -> str:
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
     return "started"
+
+
+def keyword_count(**keywords: str) -> int:
+    return len(keywords)
+
+
+async def async_echo(nonce: str) -> str:
+    return nonce

@@ -17,9 +17,7 @@ def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEA
         time.sleep(0.01)
 
 
-async def wait_until_async(
-    condition: Callable[[], Awaitable[bool]], what: str, deadline_s: float = DEADLINE_S
-) -> None:
+async def wait_until_async(condition: Callable[[], Awaitable[bool]], what: str, deadline_s: float = DEADLINE_S) -> None:
     """The same for a condition that has to be awaited."""
     end = time.monotonic() + deadline_s
     while not await condition():

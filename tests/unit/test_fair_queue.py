@@ -1,0 +1,96 @@
+"""The queue: bounded, fair between sessions, exact about who waits."""
+
+import asyncio
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from pools.calls import Call
+from pools.fair_queue import FairQueue, Ticket
+from pools.programs import Program, Signature
+
+PROGRAM = Program("1", "p", "python", Signature((), ()))
+LOOP = asyncio.new_event_loop()
+
+
+def ticket(lane: str | None) -> Ticket:
+    return Ticket(Call("e", PROGRAM, b"{}", 0.0, lane), LOOP.create_future(), 0.0)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 5, 6])
+def test_the_limit(limit: int) -> None:
+    """Of six calls of one session, as many as the limit wait; the rest are handed back."""
+    queue = FairQueue(limit)
+    shed = [queue.push(one) is one for one in [ticket("a") for _ in range(6)]]
+    assert shed == [False] * min(limit, 6) + [True] * (6 - min(limit, 6))
+    assert len(queue) == min(limit, 6)
+
+
+def test_sessions_take_turns() -> None:
+    """Round robin over sessions, first come first served within one."""
+    queue = FairQueue(10)
+    tickets = [ticket(lane) for lane in ("a", "a", "a", "b", None, "b")]
+    for one in tickets:
+        assert queue.push(one) is None
+    assert [queue.pop() for _ in range(6)] == [tickets[index] for index in (0, 3, 4, 1, 5, 2)]
+    assert queue.pop() is None
+
+
+def test_the_newcomer_takes_the_place_of_who_floods() -> None:
+    """A full queue sheds the longest lane's last, and never for a lane that would be as long."""
+    queue = FairQueue(4)
+    flood = [ticket("flood") for _ in range(4)]
+    for one in flood:
+        queue.push(one)
+    assert queue.push(ticket("modest")) is flood[3]
+    assert queue.push(ticket("modest")) is not None
+    assert len(queue) == 4
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Against a plain list: nobody is lost, nobody is served twice, nobody is overtaken within a lane."""
+
+    waiting = Bundle("waiting")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = FairQueue(8)
+        self.model: list[Ticket] = []
+
+    @rule(target=waiting, lane=st.sampled_from(["a", "b", "c", None]))
+    def push(self, lane: str | None) -> Ticket:
+        one = ticket(lane)
+        shed = self.queue.push(one)
+        self.model.append(one)
+        if shed is not None:
+            assert len(self.model) == 9
+            self.model.remove(shed)
+        return one
+
+    @rule()
+    def pop(self) -> None:
+        one = self.queue.pop()
+        if one is None:
+            assert not self.model
+        else:
+            assert one == next(other for other in self.model if other.lane == one.lane)
+            self.model.remove(one)
+
+    @rule(one=consumes(waiting))
+    def remove(self, one: Ticket) -> None:
+        assert self.queue.remove(one) == (one in self.model)
+        if one in self.model:
+            self.model.remove(one)
+
+    @rule(lane=st.sampled_from(["a", "b", "new"]))
+    def estimate(self, lane: str) -> None:
+        assert 0 <= self.queue.ahead_of(lane) <= len(self.model)
+
+    @invariant()
+    def agrees(self) -> None:
+        assert len(self.queue) == len(self.model) <= 8
+        assert set(self.queue.tickets()) == set(self.model)
+
+
+TestQueue = QueueMachine.TestCase

@@ -1,0 +1,155 @@
+"""The pool's transitions, tried in every order: never more processes than allowed, no worker lost or taken twice."""
+
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pools.process import WorkerProcess
+from pools.state import PoolState, Worker, WorkerState
+
+
+def a_process() -> WorkerProcess:
+    """The state only carries a process and never looks at it."""
+    return cast("WorkerProcess", object())
+
+
+def filled(size: int, spare: int = 1) -> PoolState:
+    """A pool with all its workers idle."""
+    state = PoolState(size, spare)
+    for _ in range(state.wanted()):
+        state.started(state.begin_start(), a_process())
+    return state
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("taken", [0, 1, 4, 5])
+def test_workers_are_taken_until_there_are_none(size: int, taken: int) -> None:
+    """At 0, 1, n - 1 and n: as many are busy as were taken, and one more is None."""
+    state = filled(size)
+    workers = [state.take(None) for _ in range(taken)]
+    assert [worker is not None for worker in workers] == [number < size for number in range(taken)]
+    assert state.busy == min(taken, size)
+    assert len(state.idle) == size - min(taken, size)
+
+
+def test_it_prints_as_one_line() -> None:
+    """The whole state, at a glance."""
+    state = filled(2)
+    state.take(None)
+    assert repr(state) == "<PoolState size=2 spare=1 starting=0 idle=1 busy=1 stopping=0 closing=False>"
+
+
+def test_a_dying_worker_keeps_its_place_unless_there_is_room() -> None:
+    """The replacement starts at once within size + spare, and otherwise when the death is confirmed."""
+    state = filled(3, spare=1)
+    first, second = state.take(None), state.take(None)
+    assert first is not None
+    assert second is not None
+    state.begin_stop(first)
+    assert state.wanted() == 1
+    state.begin_start()
+    state.begin_stop(second)
+    assert state.wanted() == 0
+    state.gone(second)
+    assert state.wanted() == 1
+
+
+def test_a_worker_that_is_due_serves_until_its_replacement_is_ready() -> None:
+    """Never less than the pool's size, never more than one at a time."""
+    state = filled(2)
+    one, other = state.workers
+    one.is_due = other.is_due = True
+    assert state.wanted() == 1
+    replacement = state.begin_start()
+    assert state.wanted() == 0
+    assert state.live == 2
+    retired = state.started(replacement, a_process())
+    assert retired is one or retired is other
+    assert state.live == 2
+    assert state.wanted() == 0
+    state.gone(cast("Worker", retired))
+    assert state.wanted() == 1
+
+
+def test_a_session_gets_its_worker_again() -> None:
+    """If that is idle; otherwise any."""
+    state = filled(3)
+    home = state.take("s")
+    assert home is not None
+    for other in iter(lambda: state.take(None), None):
+        state.give_back(other)
+        break
+    assert state.take("s") is not home
+    state.give_back(home)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Starts, calls, deaths and recycling in any order."""
+
+    @initialize(size=st.integers(1, 4), spare=st.integers(1, 2))
+    def make(self, size: int, spare: int) -> None:
+        self.state = PoolState(size, spare)
+
+    def workers(self, state: WorkerState) -> list[Worker]:
+        return [worker for worker in self.state.workers if worker.state is state]
+
+    def any_of(self, data: st.DataObject, *states: WorkerState) -> Iterator[Worker]:
+        candidates = [worker for state in states for worker in self.workers(state)]
+        if candidates:
+            yield candidates[data.draw(st.integers(0, len(candidates) - 1))]
+
+    @rule()
+    def start_what_is_wanted(self) -> None:
+        for _ in range(self.state.wanted()):
+            self.state.begin_start()
+        assert self.state.wanted() == 0
+
+    @rule(data=st.data(), well=st.booleans())
+    def start_ends(self, data: st.DataObject, well: bool) -> None:
+        for worker in self.any_of(data, WorkerState.STARTING):
+            if well:
+                retired = self.state.started(worker, a_process())
+                assert retired is None or (retired.is_due and retired.state is WorkerState.STOPPING)
+            else:
+                self.state.gone(worker)
+
+    @rule(session=st.sampled_from(["a", "b", None]))
+    def take(self, session: str | None) -> None:
+        idle = set(self.state.idle)
+        worker = self.state.take(session)
+        assert (worker in idle) if idle else (worker is None)
+
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        for worker in self.any_of(data, WorkerState.BUSY, WorkerState.STOPPING):
+            self.state.give_back(worker)
+
+    @rule(data=st.data())
+    def stop(self, data: st.DataObject) -> None:
+        for worker in self.any_of(data, WorkerState.IDLE, WorkerState.BUSY):
+            self.state.begin_stop(worker)
+
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        for worker in self.any_of(data, WorkerState.IDLE, WorkerState.BUSY, WorkerState.STOPPING):
+            self.state.gone(worker)
+
+    @rule(data=st.data())
+    def fall_due(self, data: st.DataObject) -> None:
+        for worker in self.any_of(data, WorkerState.IDLE, WorkerState.BUSY):
+            worker.is_due = True
+
+    @precondition(lambda self: hasattr(self, "state"))
+    @invariant()
+    def holds(self) -> None:
+        state = self.state
+        assert len(state.workers) <= state.size + state.spare
+        assert set(state.idle) == set(self.workers(WorkerState.IDLE))
+        assert state.busy == len(self.workers(WorkerState.BUSY))
+        assert sum(state.counts().values()) == len(state.workers)
+
+
+TestPool = PoolMachine.TestCase

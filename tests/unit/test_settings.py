@@ -1,0 +1,110 @@
+"""Settings: the defaults of the contract, and one clear line for whatever makes no sense."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from config.settings import InvalidSettings, Settings, load_settings
+from config.worker_environment import worker_environment
+
+
+@pytest.fixture(autouse=True)
+def fresh_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting but the test's own."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_defaults() -> None:
+    """A first try needs nothing."""
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.canary_percent, settings.pool_version) == (
+        "127.0.0.1",
+        8000,
+        None,
+        None,
+    )
+    assert settings.v1_pool_size == settings.v2_pool_size == 2 * len(os.sched_getaffinity(0))
+    assert (settings.queue_limit, settings.checkout_timeout_s, settings.execution_timeout_s) == (1000, 5, 30)
+    assert (settings.drain_timeout_s, settings.max_body_bytes, settings.session_ttl_s) == (30, 1024 * 1024, 3600)
+    assert settings.allowed_modules == ("examples",)
+    assert settings.database_url.get_secret_value() == "sqlite+aiosqlite:///./poolshift.db"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "65536"),
+        ("CANARY_PERCENT", "101"),
+        ("CANARY_PERCENT", "-1"),
+        ("CANARY_PERCENT", "0.001"),
+        ("CANARY_PERCENT", "nan"),
+        ("CANARY_PERCENT", "ten"),
+        ("POOL_VERSION", "v3"),
+        ("V1_POOL_SIZE", "0"),
+        ("QUEUE_LIMIT", "-1"),
+        ("CHECKOUT_TIMEOUT_S", "0"),
+        ("EXECUTION_TIMEOUT_S", "inf"),
+        ("MAX_BODY_BYTES", "99999999999"),
+        ("PROGRAM_MODULES", "os; rm"),
+        ("PROGRAM_MODULES", "a,,b"),
+        ("LOG_FORMAT", "xml"),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """The variable, its value, and what is wrong with it."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings, match=name) as refused:
+        load_settings()
+    assert value in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_it_runs_open_on_loopback(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """Only this machine can reach it there."""
+    monkeypatch.setenv("HOST", host)
+    assert load_settings().host == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "poolshift.example.org"])
+def test_it_does_not_run_open_anywhere_else(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """Unless that is meant."""
+    monkeypatch.setenv("HOST", host)
+    with pytest.raises(InvalidSettings, match="API_KEYS_FILE"):
+        load_settings()
+    monkeypatch.setenv("ALLOW_ANONYMOUS", "true")
+    assert load_settings().host == host
+
+
+def test_a_dotenv_file_counts_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As everyone expects."""
+    Path(".env").write_text("PORT=8001\nQUEUE_LIMIT=7\n")
+    monkeypatch.setenv("PORT", "8002")
+    assert (load_settings().port, load_settings().queue_limit) == (8002, 7)
+
+
+def test_a_workers_environment() -> None:
+    """Our settings and whatever looks like a secret stay behind, unless passed on by name."""
+    environment = {
+        "PATH": "/bin",
+        "PYTHONPATH": "mine",
+        "TOKENIZERS_PARALLELISM": "false",
+        "DATABASE_URL": "x",
+        "API_KEYS_FILE": "x",
+        "OPENAI_API_KEY": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "GITHUB_TOKEN": "x",
+        "PGPASSWORD": "x",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x",
+    }
+    kept = worker_environment(environment, ["OPENAI_API_KEY"])
+    assert {name for name in kept if name in environment} == {
+        "PATH",
+        "PYTHONPATH",
+        "TOKENIZERS_PARALLELISM",
+        "OPENAI_API_KEY",
+    }
