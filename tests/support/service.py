@@ -95,7 +95,7 @@ class Service:
     # --- what is asked of it
 
     def create(self, function: str, inputs: dict[str, str], output: str = "string", **more: Any) -> str:
-        """Creates a program on a function of `tests.support.programs` (or `module:function`); its output is `result`."""
+        """A program on a function of `tests.support.programs`, or on `module:function`; its output is `result`."""
         entrypoint = function if ":" in function else f"tests.support.programs:{function}"
         fields = [{"name": name, "type": kind} for name, kind in inputs.items()]
         outputs = more.pop("outputs", [{"name": "result", "type": output}])
