@@ -70,7 +70,7 @@ def test_a_worker_that_is_due_serves_until_its_replacement_is_ready() -> None:
     assert retired is one or retired is other
     assert state.live == 2
     assert state.wanted() == 0
-    state.gone(cast("Worker", retired))
+    state.gone(retired)
     assert state.wanted() == 1
 
 
