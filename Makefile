@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOCKS := bootstrap base dev
 
-.PHONY: run test lint format lock clean help
+.PHONY: run test chaos lint format lock clean help
 
 help: ## Shows this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -17,6 +17,9 @@ run: $(INSTALLED) ## Serves on 127.0.0.1:8000; the environment has the settings
 
 test: $(INSTALLED) ## Runs the tests; POOL_VERSION=v2 runs the service tests on that version alone
 	$(BIN)/pytest $(ARGS)
+
+chaos: $(INSTALLED) ## Kills workers under load for CHAOS_SECONDS (120), and overloads the service
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-120} $(BIN)/pytest tests/chaos $(ARGS)
 
 lint: $(INSTALLED) ## Checks style, types, layers and locks
 	$(BIN)/ruff format --check .

@@ -19,9 +19,10 @@ from app.schemas import ExecuteBody, ExecuteView, ProblemView
 from app.version import VERSION
 from config.settings import Settings
 
+_PROBLEM_SCHEMA = "#/components/schemas/Problem"
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ProblemView, "description": "The request's fault", "content": {problems.CONTENT_TYPE: {}}},
-    "5XX": {"model": ProblemView, "description": "Not the request's fault", "content": {problems.CONTENT_TYPE: {}}},
+    status: {"description": description, "content": {problems.CONTENT_TYPE: {"schema": {"$ref": _PROBLEM_SCHEMA}}}}
+    for status, description in (("4XX", "The request's fault"), ("5XX", "Not the request's fault"))
 }
 
 
@@ -36,6 +37,12 @@ class Application(FastAPI):
             if scope["type"] == "http":
                 receive = limit_body(receive, self.state.settings.max_body_bytes)
             await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, with the problem that every error is."""
+        document = super().openapi()
+        document["components"]["schemas"]["Problem"] = ProblemView.model_json_schema()
+        return document
 
 
 class _LaneRoute(APIRoute):

@@ -28,7 +28,10 @@ _log = structlog.stdlib.get_logger("poolshift.pools")
 
 @dataclass(frozen=True, slots=True)
 class RecycleLimits:
-    """When a worker is replaced: after so many executions, over so many bytes, after so many seconds; None is never."""
+    """When a worker is replaced: after so many executions, over so many bytes, after so many seconds; None is never.
+
+    One that grows past twice its bytes amid a call is killed at once, before the kernel has to choose a victim.
+    """
 
     executions: int | None = None
     rss_bytes: int | None = None
@@ -218,7 +221,9 @@ class Crew:
                     self._make_due(worker)
             if self._limits.rss_bytes is not None:
                 for worker, usage in (await self._measure()).items():
-                    if usage is not None and usage.rss_bytes > self._limits.rss_bytes:
+                    if usage is not None and usage.rss_bytes > 2 * self._limits.rss_bytes:
+                        self.kill(worker, ExitCause.OOM)
+                    elif usage is not None and usage.rss_bytes > self._limits.rss_bytes:
                         self._make_due(worker)
 
     async def snapshots(self) -> tuple[tuple[WorkerSnapshot, ...], float]:

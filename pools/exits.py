@@ -49,6 +49,8 @@ def describe_exit(
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         description = f"signal {_signal_name(number)}"
+        if ended_for is ExitCause.OOM:
+            return Exit(ended_for, "killed: it grew past twice its memory limit", cpu_s)
         if ended_for is not None:
             return Exit(ended_for, description, cpu_s)
         if number == signal.SIGKILL and oom_killed:

@@ -229,11 +229,15 @@ def test_workers_are_recycled(start_service: StartService, version: str) -> None
     """After so many executions, by memory and by age, each with its replacement ready before, and no call lost."""
     service = start_service(POOL_VERSION=version, WORKER_MAX_EXECUTIONS=5)
     program = service.create("echo", ECHO)
-    for number in range(60):
-        assert service.execute(program, inputs={"nonce": str(number)}).json()["outputs"] == {"result": str(number)}
-        pool = service.pool(version)
-        assert pool["busy"] + pool["idle"] >= pool["size"]
-    wait_until(lambda: exits(service, version, "recycled") >= 5, "workers were recycled")
+
+    def five_more_calls() -> bool:
+        for number in range(5):
+            assert service.execute(program, inputs={"nonce": str(number)}).json()["outputs"] == {"result": str(number)}
+            pool = service.pool(version)
+            assert pool["busy"] + pool["idle"] >= pool["size"]
+        return exits(service, version, "recycled") >= 5
+
+    wait_until(five_more_calls, "workers were recycled")
 
     service = start_service(POOL_VERSION=version, WORKER_MAX_RSS_MB=150)
     program = service.create("keeps_memory", {"megabytes": "integer"}, "integer")
@@ -243,6 +247,15 @@ def test_workers_are_recycled(start_service: StartService, version: str) -> None
     service = start_service(POOL_VERSION=version, WORKER_MAX_AGE_S=1)
     old = set(service.worker_pids())
     wait_until(lambda: not old & set(service.worker_pids()), "every old worker was replaced")
+
+
+def test_a_memory_hog_is_killed(start_service: StartService, version: str) -> None:
+    """A worker that grows past twice its limit amid a call does not get to finish it."""
+    service = start_service(POOL_VERSION=version, WORKER_MAX_RSS_MB=100)
+    program = service.create("hogs_memory", {"megabytes": "integer"})
+    body = problem(service.execute(program, inputs={"megabytes": 300}), 502, "worker_crashed")
+    assert "memory limit" in body["exit_cause"]
+    assert exits(service, version, "oom") == 1
 
 
 def test_workers_are_measured_on_themselves(start_service: StartService, version: str) -> None:

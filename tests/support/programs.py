@@ -151,12 +151,6 @@ def stops_itself() -> None:
     time.sleep(60)
 
 
-def eats_memory(megabytes: int) -> int:
-    eaten = bytearray(megabytes * 1024 * 1024)
-    eaten[::4096] = b"x" * len(eaten[::4096])
-    return len(eaten)
-
-
 _kept: list[bytes] = []
 
 
@@ -204,3 +198,9 @@ def keyword_count(**keywords: str) -> int:
 
 async def async_echo(nonce: str) -> str:
     return nonce
+
+
+def hogs_memory(megabytes: int) -> None:
+    """Takes memory and does not let go of it."""
+    keeps_memory(megabytes)
+    time.sleep(60)
