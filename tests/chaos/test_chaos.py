@@ -77,7 +77,7 @@ def is_whole(service: Service) -> bool:
 
 
 async def test_workers_are_killed_under_load(start_service: StartService, tmp_path: Path) -> None:
-    """Every request gets one answer and its own; only calls on killed workers fail, none after the last kill; no leaks."""
+    """Every request gets one answer and its own; only calls on killed workers fail; nothing leaks."""
     service = start_service(CANARY_PERCENT=50, V1_POOL_SIZE=4, V2_POOL_SIZE=4)
     fields = {"nonce": "string", "seconds": "number"}
     plain = service.create("slow_echo", fields)
