@@ -120,8 +120,11 @@ class ExecuteLane:
             raise Problem("forbidden", "this needs the scope execute")
         envelope = _read(await self._body(request, receive))
         forced = _forced_version(request.headers)
-        if forced is not None and not principal.may(auth.Scope.ADMIN):
-            raise Problem("forbidden", "forcing a version needs the scope admin")
+        if forced is not None:
+            if not principal.may(auth.Scope.ADMIN):
+                raise Problem("forbidden", "forcing a version needs the scope admin")
+            if forced not in self._parts.pools:
+                raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")
         session_id = envelope.session_id
         request.route = self._parts.router.route(session_id, _canary_key(request.headers), forced)
         program_id = scope["path"][len(_PREFIX) : -len(_SUFFIX)]

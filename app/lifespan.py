@@ -1,6 +1,7 @@
 """Builds the parts, hands them to each other, and takes them down in reverse: the one place that knows them all."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,7 +11,9 @@ from fastapi import FastAPI
 
 from app.execute import ExecuteLane
 from app.http_metrics import HttpMetrics
+from app.key_file import follow_key_file
 from app.parts import Parts
+from config.file_watch import contents
 from config.settings import Settings
 from config.worker_environment import worker_environment
 from pools.crew import RecycleLimits
@@ -22,12 +25,15 @@ from routing.bookkeeping import Bookkeeping
 from routing.pool_figures import PoolFigures
 from routing.programs import Programs
 from routing.recorder import Recorder
-from routing.rollout import open_flag
+from routing.rollout import RolloutFlag, open_flag
+from routing.rollout_file import RolloutFile
+from routing.rollout_provider import RolloutProvider
 from routing.rollout_model import to_basis_points
 from routing.router import Router
 from routing.sessions import Sessions
 from routing.versions import Version
 from store.database import Database
+from store.follower import Follower, Handlers
 from store.program_store import SqlProgramStore
 from store.rollout_log import SqlRolloutLog
 from store.session_store import SqlSessionStore
@@ -47,18 +53,22 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.aclose)
         await database.migrate()
-        programs = Programs(SqlProgramStore(database))
+        follower = Follower(database) if database.is_shared else None
+        if follower is not None:
+            await follower.mark()
+        programs = Programs(SqlProgramStore(database), is_shared=database.is_shared)
         await programs.load()
         sessions = Sessions(SqlSessionStore(database), programs, ttl_s=settings.session_ttl_s)
-        bookkeeping = Bookkeeping(programs, sessions)
-        stack.push_async_callback(bookkeeping.aclose)
 
         # What decides.
         recorder = Recorder(app.state.registry)
         percent = settings.canary_percent
-        flag = await open_flag(SqlRolloutLog(database), None if percent is None else to_basis_points(percent))
+        log = SqlRolloutLog(database)
+        flag = await open_flag(log, None if percent is None else to_basis_points(percent))
         recorder.rollout_changed(flag.current)
         flag.listen(recorder.rollout_changed)
+        bookkeeping = Bookkeeping(programs, sessions, flag)
+        stack.push_async_callback(bookkeeping.aclose)
 
         # What runs programs.
         environment = worker_environment(os.environ, settings.worker_env.split(","))
@@ -66,7 +76,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(spawner.aclose)
         pools = {
             version: ENGINES[version](version, _pool_options(settings, version), spawner, recorder)
-            for version in Version
+            for version in map(Version, settings.pools.split(","))
         }
         for pool in pools.values():
             stack.push_async_callback(pool.aclose)
@@ -75,14 +85,27 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # What ties them together.
         pin = Version(settings.pool_version) if settings.pool_version else None
         router = Router(pools, flag, recorder, pin=pin, salt=settings.canary_salt)
+        recorder.watch(
+            staleness=lambda: follower.staleness_s if follower is not None else 0.0,
+            rollback=lambda: router.rollback_seconds,
+        )
         figures = PoolFigures(app.state.registry)
-        parts = Parts(programs, sessions, flag, pin, router, pools, spawner, app.state.registry, figures, tasks)
+        parts = Parts(
+            programs, sessions, flag, pin, router, recorder, pools, spawner, app.state.registry, figures, tasks
+        )
         http_metrics: HttpMetrics = app.state.http_metrics
         app.state.parts = parts
         app.state.lane = ExecuteLane(
             parts, app.state.authenticator, settings, http_metrics.of("POST", "/programs/{program_id}/execute")
         )
         bookkeeping.start()
+        if follower is not None:
+            stack.push_async_callback(follower.aclose)
+            follower.start(_handlers(programs, sessions, flag, log), programs.load)
+        _follow_sources(settings, flag, tasks)
+        if settings.api_keys_file is not None:
+            keys = contents(settings.api_keys_file)
+            tasks.start(follow_key_file(settings.api_keys_file, keys, app.state.authenticator))
         _log.info(
             "started",
             canary_percent=flag.current.canary_percent,
@@ -92,6 +115,32 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         yield
         _log.info("stopping")
+
+
+def _handlers(programs: Programs, sessions: Sessions, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:
+    """What to do about what another replica has written."""
+
+    async def rollout(_: str) -> None:
+        latest = await log.latest()
+        if latest is not None:
+            flag.follow(latest)
+
+    async def program(ref: str) -> None:
+        await programs.refresh(*json.loads(ref))
+
+    async def session_ended(ref: str) -> None:
+        sessions.forget(ref)
+
+    return {"rollout": rollout, "program": program, "session_ended": session_ended}
+
+
+def _follow_sources(settings: Settings, flag: RolloutFlag, tasks: TaskOwner) -> None:
+    """Hears what the rollout's sources beside the API say, from now on."""
+    if settings.rollout_file is not None:
+        file = RolloutFile(flag, settings.rollout_file.name)
+        tasks.start(file.follow(contents(settings.rollout_file)))
+    if settings.rollout_flag is not None:
+        tasks.start(RolloutProvider(flag, settings.rollout_flag, settings.rollout_flag_provider).follow())
 
 
 def _pool_options(settings: Settings, version: Version) -> PoolOptions:

@@ -12,6 +12,7 @@ from pools.spawner import Spawner
 from pools.tasks import TaskOwner
 from routing.pool_figures import PoolFigures
 from routing.programs import Programs
+from routing.recorder import Recorder
 from routing.rollout import RolloutFlag
 from routing.router import Router
 from routing.sessions import Sessions
@@ -27,6 +28,7 @@ class Parts:
     flag: RolloutFlag
     pin: Version | None
     router: Router
+    recorder: Recorder
     pools: Mapping[Version, Pool]
     spawner: Spawner
     registry: CollectorRegistry

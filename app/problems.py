@@ -37,6 +37,7 @@ KINDS: Mapping[str, Kind] = {
     "not_found": Kind(404, "request", "There is nothing here"),
     "method_not_allowed": Kind(405, "request", "This cannot be done here"),
     "stale_revision": Kind(412, "request", "The rollout has changed meanwhile"),
+    "rollback_impossible": Kind(409, "request", "There is nothing to roll back to"),
     "program_not_found": Kind(404, "session", "No such program"),
     "session_not_found": Kind(404, "session", "No such session"),
     "program_exists": Kind(409, "session", "The program's id is taken"),

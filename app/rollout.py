@@ -8,6 +8,7 @@ from app.auth import Admin, Executor
 from app.parts import Running
 from app.problems import Problem
 from app.schemas import Page, RevisionView, RollbackBody, RolloutBody, RolloutView, revision_view, rollout_view
+from routing.versions import Version
 from routing.rollout_model import Change, Source, to_basis_points
 
 router = APIRouter(prefix="/rollout", tags=["rollout"])
@@ -44,7 +45,15 @@ async def change_rollout(
 @router.post("/rollback")
 async def roll_back(parts: Running, admin: Admin, body: RollbackBody | None = None) -> RolloutView:
     """All traffic to V1 from the next call on. Calls that wait for V2 move over; those that run there finish there."""
-    return rollout_view(await parts.flag.rollback(admin.name, body.reason if body else None), parts.pin)
+    if Version.V1 not in parts.pools:
+        raise Problem("rollback_impossible", "this service runs without V1 (POOLS=v2)")
+    body = body or RollbackBody()
+    try:
+        rollout = await parts.flag.rollback(admin.name, body.reason)
+    finally:
+        if body.in_flight == "replay":
+            parts.router.replay_running()
+    return rollout_view(rollout, parts.pin)
 
 
 @router.get("/history")

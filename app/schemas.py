@@ -250,9 +250,12 @@ class RolloutBody(In):
 
 
 class RollbackBody(In):
-    """Why."""
+    """Why, and what becomes of calls that run on V2."""
 
     reason: str | None = Field(None, max_length=1024)
+    in_flight: Literal["finish", "replay"] = Field(
+        "finish", description="`replay`: idempotent ones are cancelled and run on V1; the others finish on V2"
+    )
 
 
 class WorkerView(Out):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 
 import structlog
@@ -10,6 +11,7 @@ import uvicorn
 from prometheus_client import disable_created_metrics
 
 from app.application import Application, create_app
+from app.parts import Parts
 from config.settings import Settings
 
 _log = structlog.stdlib.get_logger("poolshift")
@@ -69,7 +71,10 @@ class Server(uvicorn.Server):
         self._drain.add_done_callback(self._drained)
 
     async def _drain_pools(self) -> None:
-        pools = self._app.state.parts.pools.values()
+        parts: Parts = self._app.state.parts
+        pools = parts.pools.values()
+        end = time.monotonic() + self._drain_timeout_s
+        parts.recorder.draining(lambda: end - time.monotonic())
         for pool in pools:
             pool.refuse()
         try:

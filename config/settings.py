@@ -52,6 +52,12 @@ class Settings(BaseSettings):
     canary_salt: str = Field("poolshift", min_length=1, max_length=64)
     pool_version: Literal["v1", "v2"] | None = None
     rollout_file: Path | None = None
+    rollout_flag: str | None = None
+    """The key of an OpenFeature flag that holds the percentage."""
+    rollout_flag_provider: str = "openfeature.contrib.provider.flagd:FlagdProvider"
+    """`module:factory`; the provider reads an environment of its own (flagd's is `FLAGD_*`)."""
+    pools: Literal["v1,v2", "v2"] = "v1,v2"
+    """After the burn-in `v2` runs without V1; a rollback is then not possible."""
 
     v1_pool_size: PoolSize = Field(default_factory=_default_pool_size)
     v2_pool_size: PoolSize = Field(default_factory=_default_pool_size)
@@ -82,6 +88,12 @@ class Settings(BaseSettings):
                 f"HOST={self.host} can be reached from outside: set API_KEYS_FILE, "
                 "or ALLOW_ANONYMOUS=true if everyone may run programs"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pin_is_to_a_pool_that_runs(self) -> Self:
+        if self.pool_version is not None and self.pool_version not in self.pools.split(","):
+            raise ValueError(f"POOL_VERSION={self.pool_version} is not among POOLS={self.pools}")
         return self
 
     @property

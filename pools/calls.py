@@ -27,6 +27,8 @@ class Call:
     session_id: str | None = None
     traceparent: str | None = None
     on_event: OnEvent | None = None
+    dispatched_at: float = 0.0
+    """When it was given to a worker, by `time.perf_counter`; 0 while it was not. The pool fills it in."""
     queued_s: float = 0.0
     """How long it waited for a worker, in seconds; the pool fills it in."""
 

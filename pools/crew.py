@@ -58,7 +58,6 @@ class Crew:
         """`on_change` is called when a worker has come or gone: one may be idle now, or none may be left."""
         self.version = version
         self.state = state
-        self.last_dispatch = 0.0
         self.dispatched = 0
         self.starts = 0
         self.exits: Counter[ExitCause] = Counter()
@@ -92,7 +91,7 @@ class Crew:
             self.state.begin_stop(worker)  # its exit's report is on its way
             self._reconcile()
             raise
-        self.last_dispatch = time.perf_counter()
+        call.dispatched_at = time.perf_counter()
         self.dispatched += 1
         overrun = self._loop.call_at(call.deadline, self.kill, worker, ExitCause.TIMEOUT)
         try:
@@ -102,6 +101,22 @@ class Crew:
             raise
         finally:
             overrun.cancel()
+
+    def withdraw(self, which: Callable[[Call], bool]) -> int:
+        """Takes the running calls that `which` names from their workers, which are killed; how many these were."""
+        withdrawn = [
+            worker
+            for worker in self.state.workers
+            if worker.state is WorkerState.BUSY
+            and worker.process
+            and worker.process.call
+            and which(worker.process.call)
+        ]
+        for worker in withdrawn:
+            assert worker.process is not None
+            worker.process.withdraw()
+            self.kill(worker, ExitCause.CANCELLED)
+        return len(withdrawn)
 
     def give_back(self, worker: Worker) -> None:
         """The call on `worker` is over."""

@@ -114,13 +114,12 @@ class Engine(abc.ABC):
             self._give_up(ticket, Withdrawn())
         return len(withdrawn)
 
+    def withdraw_running(self, which: Callable[[Call], bool]) -> int:
+        return self._crew.withdraw(which)
+
     @property
     def is_ready(self) -> bool:
         return self._state.live > 0
-
-    @property
-    def last_dispatch(self) -> float:
-        return self._crew.last_dispatch
 
     async def snapshot(self) -> PoolSnapshot:
         workers, cpu_s = await self._crew.snapshots()

@@ -136,7 +136,7 @@ class PoolClosed(ExecutionError):
 
 
 class Withdrawn(Exception):
-    """A queued call was taken back by the router before it was dispatched; never seen by a client."""
+    """A call was taken back by the router, to be given to another pool; never seen by a client."""
 
 
 class WorkerLost(Exception):

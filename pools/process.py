@@ -22,6 +22,7 @@ from pools.errors import (
     MalformedInputs,
     PoolClosed,
     ProgramError,
+    Withdrawn,
     WorkerCrashed,
     WorkerLost,
 )
@@ -58,7 +59,7 @@ class WorkerProcess:
         self._pidfd = -1
         self._is_up = False
         self._told: set[str] = set()
-        self._call: Call | None = None
+        self.call: Call | None = None
         self._reply: asyncio.Future[Result] | None = None
         self._check: asyncio.Future[None] | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
@@ -92,7 +93,7 @@ class WorkerProcess:
             if len(self._told) >= MAX_LOADED_PROGRAMS:
                 self._told.clear()
             self._told.add(program.key)
-        self._call = call
+        self.call = call
         self._reply = self._loop.create_future()
         return self._reply
 
@@ -109,6 +110,10 @@ class WorkerProcess:
     def resume_events(self) -> None:
         """Takes the running program's events again."""
         self._channel.resume_reading()
+
+    def withdraw(self) -> None:
+        """Takes its call away, which raises Withdrawn; whatever it may still answer is dropped. It is to be killed."""
+        self._fail(Withdrawn())
 
     # --- how it is ended
 
@@ -176,11 +181,11 @@ class WorkerProcess:
             self._become_ready()
         elif self._check is not None:
             self._take_check(reply)
-        elif self._call is None or reply.id != self._call.execution_id:
+        elif self.call is None or reply.id != self.call.execution_id:
             self._violated(f"a reply to {reply.id!r}, which it is not at")
         elif isinstance(reply, Progress):
-            if self._call.on_event is not None:
-                self._call.on_event("progress", reply.data)
+            if self.call.on_event is not None:
+                self.call.on_event("progress", reply.data)
         elif isinstance(reply, Done):
             self._resolve(Result(reply.outputs, reply.run_us / 1e6))
         else:
@@ -196,23 +201,23 @@ class WorkerProcess:
             check.set_result(None)
 
     def _resolve(self, result: Result) -> None:
-        reply, self._reply, self._call = self._reply, None, None
+        reply, self._reply, self.call = self._reply, None, None
         if reply is not None and not reply.done():
             reply.set_result(result)
 
-    def _fail(self, error: ExecutionError) -> None:
-        reply, self._reply, self._call = self._reply, None, None
+    def _fail(self, error: ExecutionError | Withdrawn) -> None:
+        reply, self._reply, self.call = self._reply, None, None
         if reply is not None and not reply.done():
             reply.set_exception(error)
 
     def _error_of(self, failed: Failed) -> ExecutionError:
         error = _error_of(failed)
         error.run_s = failed.run_us / 1e6
-        if failed.traceback is not None and self._call is not None:
+        if failed.traceback is not None and self.call is not None:
             _log.warning(
                 "program raised",
-                program_id=self._call.program.id,
-                execution_id=self._call.execution_id,
+                program_id=self.call.program.id,
+                execution_id=self.call.execution_id,
                 pid=self.pid,
                 traceback=failed.traceback,
             )
@@ -256,8 +261,8 @@ class WorkerProcess:
             record.text,
             source=record.source,
             pid=self.pid,
-            program_id=record.program_id or (self._call.program.id if self._call else None),
-            execution_id=record.execution_id or (self._call.execution_id if self._call else None),
+            program_id=record.program_id or (self.call.program.id if self.call else None),
+            execution_id=record.execution_id or (self.call.execution_id if self.call else None),
         )
 
 

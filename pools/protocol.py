@@ -69,7 +69,7 @@ class Pool(Protocol):
 
         Raises:
             ExecutionError: one of `pools.errors`.
-            Withdrawn: `withdraw` took it back before it was dispatched.
+            Withdrawn: it was taken back; it may be given to another pool.
         """
         ...
 
@@ -77,14 +77,13 @@ class Pool(Protocol):
         """Takes back the queued calls that `which` names, which then raise Withdrawn; how many these were."""
         ...
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether a worker lives that could take a call."""
+    def withdraw_running(self, which: Callable[[Call], bool]) -> int:
+        """Takes back the running calls that `which` names: their workers are killed, and they raise Withdrawn."""
         ...
 
     @property
-    def last_dispatch(self) -> float:
-        """When a call was last given to a worker, by `time.perf_counter`."""
+    def is_ready(self) -> bool:
+        """Whether a worker lives that could take a call."""
         ...
 
     async def snapshot(self) -> PoolSnapshot:

@@ -8,7 +8,7 @@ import asyncio
 
 from pools.calls import Call, Result
 from pools.engine import Engine, PoolOptions
-from pools.errors import ExecutionError, WorkerLost
+from pools.errors import ExecutionError, Withdrawn, WorkerLost
 from pools.exits import ExitCause
 from pools.fair_queue import Ticket
 from pools.protocol import PoolObserver
@@ -52,7 +52,7 @@ class SessionPool(Engine):
         self._current = ticket, worker
         try:
             result = await self._crew.run(worker, ticket.call)
-        except (ExecutionError, WorkerLost) as error:
+        except (ExecutionError, Withdrawn, WorkerLost) as error:
             if not ticket.turn.done():
                 ticket.turn.set_exception(error)
         else:

@@ -7,6 +7,7 @@ import structlog
 from pools.tasks import TaskOwner
 from routing.errors import StoreUnavailable
 from routing.programs import Programs
+from routing.rollout import RolloutFlag
 from routing.sessions import Sessions
 
 FLUSH_INTERVAL_S = 1.0
@@ -15,9 +16,10 @@ _log = structlog.stdlib.get_logger("poolshift.store")
 
 
 class Bookkeeping:
-    """The background work on programs and sessions: flushing counts, ending idle sessions."""
+    """The background work: flushing counts, ending idle sessions, writing down a rollback that could not be before."""
 
-    def __init__(self, programs: Programs, sessions: Sessions) -> None:
+    def __init__(self, programs: Programs, sessions: Sessions, flag: RolloutFlag) -> None:
+        self._flag = flag
         self._programs = programs
         self._sessions = sessions
         self._tasks = TaskOwner("bookkeeping")
@@ -39,6 +41,7 @@ class Bookkeeping:
 
     async def _flush(self, *, is_last: bool = False) -> None:
         try:
+            await self._flag.settle()
             await self._programs.flush()
             await self._sessions.flush()
             if not is_last:

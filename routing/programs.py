@@ -73,8 +73,10 @@ class ProgramStore(Protocol):
 class Programs:
     """The catalogue. What it reads from the store it has written there before, so both always agree."""
 
-    def __init__(self, store: ProgramStore) -> None:
+    def __init__(self, store: ProgramStore, *, is_shared: bool = False) -> None:
+        """`is_shared` tells that other replicas write to the store too."""
         self._store = store
+        self._is_shared = is_shared
         self._global: dict[str, Program] = {}
         self._of_sessions: dict[str, dict[str, Program]] = {}
         self._uses: dict[str, ProgramUse] = {}
@@ -95,8 +97,20 @@ class Programs:
         return self._global.get(program_id)
 
     async def find(self, program_id: str, session_id: str | None) -> Program:
-        """The program that a call means. Raises ProgramNotFound."""
+        """The program that a call means.
+
+        Where other replicas write to the store too, one that is not known here is looked up there.
+
+        Raises:
+            ProgramNotFound: there is none.
+            StoreUnavailable: it could not be looked up.
+        """
         program = self.resolve(program_id, session_id)
+        if program is None and self._is_shared:
+            stored = await self._look_up(program_id, session_id)
+            if stored is not None:
+                self._remember(stored)
+                return stored.program
         if program is None:
             raise ProgramNotFound(program_id)
         return program
@@ -133,8 +147,7 @@ class Programs:
     async def show(self, program_id: str, session_id: str | None) -> StoredProgram:
         """The program that a call means, with its use. Raises ProgramNotFound, StoreUnavailable."""
         await self.flush()
-        stored = await self._store.find(program_id, session_id) if session_id is not None else None
-        stored = stored or await self._store.find(program_id, None)
+        stored = await self._look_up(program_id, session_id)
         if stored is None:
             raise ProgramNotFound(program_id)
         return stored
@@ -149,7 +162,15 @@ class Programs:
         stored = await self.show(program_id, session_id)
         if not await self._store.remove(stored.program.key):
             raise ProgramNotFound(program_id)
-        self._forget(stored)
+        self._forget(stored.program.id, stored.session_id)
+
+    async def refresh(self, program_id: str, session_id: str | None) -> None:
+        """Another replica has created or deleted this program."""
+        stored = await self._store.find(program_id, session_id)
+        if stored is not None:
+            self._remember(stored)
+        else:
+            self._forget(program_id, session_id)
 
     def forget_session(self, session_id: str) -> None:
         """A session has ended, and its programs with it."""
@@ -166,11 +187,15 @@ class Programs:
         else:
             self._of_sessions.setdefault(stored.session_id, {})[program.id] = program
 
-    def _forget(self, stored: StoredProgram) -> None:
-        if stored.session_id is None:
-            self._global.pop(stored.program.id, None)
+    def _forget(self, program_id: str, session_id: str | None) -> None:
+        if session_id is None:
+            self._global.pop(program_id, None)
             return
-        own = self._of_sessions.get(stored.session_id, {})
-        own.pop(stored.program.id, None)
+        own = self._of_sessions.get(session_id, {})
+        own.pop(program_id, None)
         if not own:
-            self._of_sessions.pop(stored.session_id, None)
+            self._of_sessions.pop(session_id, None)
+
+    async def _look_up(self, program_id: str, session_id: str | None) -> StoredProgram | None:
+        own = await self._store.find(program_id, session_id) if session_id is not None else None
+        return own or await self._store.find(program_id, None)

@@ -3,6 +3,9 @@
 The names are the contract's; `docs/metrics.md` says what each is good for.
 """
 
+import math
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pools.exits import ExitCause
@@ -56,6 +59,22 @@ class Recorder:
             "poolshift_canary_percent", "The share of V2 in the split, from 0 to 100.", registry=registry
         )
         self._revision = Gauge("poolshift_rollout_revision", "The revision of the rollout in force.", registry=registry)
+        self._staleness = Gauge(
+            "poolshift_rollout_staleness_seconds",
+            "Since this replica last knew that its rollout is the newest; 0 while it keeps up.",
+            registry=registry,
+        )
+        self._rollback = Gauge(
+            "poolshift_rollback_last_dispatch_seconds",
+            "From the last fall to 0 percent until the last dispatch to V2; 0 where none came after it.",
+            registry=registry,
+        )
+        self._drain = Gauge(
+            "poolshift_drain_seconds_left",
+            "While draining, until DRAIN_TIMEOUT_S is over (negative afterwards); NaN otherwise.",
+            registry=registry,
+        )
+        self._drain.set(math.nan)
         self._starts = Counter(
             "poolshift_worker_starts_total", "Workers that got ready.", ["pool_version"], registry=registry
         )
@@ -107,6 +126,15 @@ class Recorder:
         """Another revision is in force."""
         self._canary_percent.set(rollout.canary_percent)
         self._revision.set(rollout.revision)
+
+    def watch(self, *, staleness: Callable[[], float], rollback: Callable[[], float]) -> None:
+        """Asks, at each scrape, how stale the rollout is here and how long the last rollback took, in seconds."""
+        self._staleness.set_function(staleness)
+        self._rollback.set_function(rollback)
+
+    def draining(self, seconds_left: Callable[[], float]) -> None:
+        """A drain has begun: asks, at each scrape, how much of its time is left."""
+        self._drain.set_function(seconds_left)
 
     def worker_started(self, version: str, seconds: float) -> None:
         """A worker is ready, `seconds` after it was asked for."""

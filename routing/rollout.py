@@ -100,6 +100,22 @@ class RolloutFlag:
         )
         return await self.change(self._held)
 
+    async def hear(self, change: Change) -> None:
+        """Takes what a source that only ever states its wish (environment, file, provider) states now.
+
+        It counts as a change only where it differs from what that source stated before, or, for a source that was never
+        heard, from what is in force: so neither a restart nor a second look undoes anybody's change.
+
+        Raises:
+            StoreUnavailable: it could not be remembered, and is not in force.
+        """
+        said, says = await self._log.last_seen(change.source), str(change.canary_basis_points)
+        if said == says:
+            return
+        if said is not None or self.current.canary_basis_points != change.canary_basis_points:
+            await self.change(change)
+        await self._log.saw(change.source, says)
+
     async def settle(self) -> None:
         """Remembers a rollback that could not be remembered when it was called for.
 
@@ -139,8 +155,7 @@ class RolloutFlag:
 async def open_flag(log: RolloutLog, canary_basis_points: int | None) -> RolloutFlag:
     """The flag as the last run left it.
 
-    What the environment says at a start (`CANARY_PERCENT`, in hundredths of a percent; None is nothing) counts as a
-    change only where it differs from what it said at the start before: so a restart undoes no change of the API.
+    `canary_basis_points` is what the environment says (`CANARY_PERCENT`), in hundredths of a percent; None is nothing.
 
     Raises:
         StoreUnavailable: the log cannot be read.
@@ -156,11 +171,5 @@ async def open_flag(log: RolloutLog, canary_basis_points: int | None) -> Rollout
             latest = stale.current
     flag = RolloutFlag(log, latest)
     if canary_basis_points is not None:
-        said, says = await log.last_seen(Source.ENVIRONMENT), str(canary_basis_points)
-        if said is not None and said != says:
-            reason = "CANARY_PERCENT differs from the start before"
-            await flag.change(Change(canary_basis_points, Source.ENVIRONMENT, "start", reason))
-        elif said is None and latest.revision > 1 and latest.canary_basis_points != canary_basis_points:
-            await flag.change(Change(canary_basis_points, Source.ENVIRONMENT, "start", "CANARY_PERCENT is new"))
-        await log.saw(Source.ENVIRONMENT, says)
+        await flag.hear(Change(canary_basis_points, Source.ENVIRONMENT, "start", "CANARY_PERCENT at the start"))
     return flag

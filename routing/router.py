@@ -39,13 +39,17 @@ class Router:
         self._recorder = recorder
         self._pin = pin
         self._salt = salt
+        self._only = next(iter(pools)) if len(pools) == 1 else None
         self._routes: dict[Call, Route] = {}
+        self._rolled_back_at: float | None = None
+        self._last_canary_dispatch = 0.0
         flag.listen(self._reroute)
 
     def route(self, session_id: str | None, canary_key: str | None = None, forced: Version | None = None) -> Route:
         """Decides the version of a call.
 
-        The pin comes first, then `forced`, then the split by the session's id, else by `canary_key`, else by chance.
+        The pin comes first, or the only pool there is, then `forced`, then the split by the session's id, else by
+        `canary_key`, else by chance.
         """
         key = session_id or canary_key
         number = random.getrandbits(32) if key is None else bucket(self._salt, key)
@@ -68,6 +72,8 @@ class Router:
             raise
         finally:
             del self._routes[call]
+            if route.decision.version is Version.V2 and route.decision.reason is Reason.SPLIT:
+                self._last_canary_dispatch = max(self._last_canary_dispatch, call.dispatched_at)
         seconds = time.perf_counter() - began
         self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s)
         return result
@@ -92,12 +98,34 @@ class Router:
     def _decide(self, number: int, forced: Version | None) -> Decision:
         if self._pin is not None:
             return _PINNED[self._pin]
+        if self._only is not None:
+            return _PINNED[self._only]
         if forced is not None:
             return _FORCED[forced]
         return _SPLIT[Version.V2 if number < self._flag.current.threshold else Version.V1]
 
+    def replay_running(self) -> int:
+        """Idempotent calls that run on V2 and would not be sent there any more run on V1 instead; how many these are.
+
+        A call that streams is left alone: its client has seen events of this run.
+        """
+
+        def is_replayable(call: Call) -> bool:
+            return call.program.idempotent and call.on_event is None and self._is_astray(call, Version.V2)
+
+        return self._pools[Version.V2].withdraw_running(is_replayable)
+
+    @property
+    def rollback_seconds(self) -> float:
+        """From the last fall to 0 % until the split's last dispatch to V2, in seconds; 0 where none came after it."""
+        if self._rolled_back_at is None:
+            return 0.0
+        return max(0.0, self._last_canary_dispatch - self._rolled_back_at)
+
     def _reroute(self, rollout: Rollout) -> None:
         """Calls that wait in a queue which the new rollout would not have sent them to move over: none is lost."""
+        if rollout.canary_basis_points == 0:
+            self._rolled_back_at = time.perf_counter()
         for version, pool in self._pools.items():
             pool.withdraw(lambda call, version=version: self._is_astray(call, version))  # type: ignore[misc]
 

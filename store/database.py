@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -16,10 +17,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from routing.errors import StoreUnavailable
+from store.tables import changes
 
 TRANSACTION_TIMEOUT_S = 5.0
 """A transaction that takes longer is given up: whoever waits for it is told."""
-_MIGRATION_LOCK = 0x706F6F6C  # any number that no other user of the database takes
+CHANNEL = "poolshift"
+"""Of LISTEN and NOTIFY: a wake-up without a message; what has changed is in the table."""
+# Any numbers that no other user of the database takes.
+_MIGRATION_LOCK = 0x706F6F6C
+_CHANGES_LOCK = 0x706F6F6D
 
 
 class Database:
@@ -39,6 +45,11 @@ class Database:
     def is_shared(self) -> bool:
         """Whether other replicas may write to it too."""
         return self.url.get_backend_name() == "postgresql"
+
+    @property
+    def dsn(self) -> str:
+        """The URL without SQLAlchemy's driver, as PostgreSQL's own clients take it."""
+        return self.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -69,6 +80,16 @@ class Database:
                 await connection.run_sync(_upgrade)
         except (DBAPIError, OSError) as error:
             raise StoreUnavailable(f"cannot open the database: {error}") from error
+
+    async def announce(self, connection: AsyncConnection, kind: str, ref: str) -> None:
+        """Tells the other replicas, in the transaction that makes it so, that something has changed.
+
+        The lock makes rows appear in the order of their numbers, so that nobody who reads on from a number misses one.
+        """
+        if self.is_shared:
+            await connection.execute(text(f"SELECT pg_advisory_xact_lock({_CHANGES_LOCK})"))
+            await connection.execute(insert(changes).values(kind=kind, ref=ref, at=datetime.now(UTC)))
+            await connection.execute(text(f"SELECT pg_notify('{CHANNEL}', '')"))
 
     async def aclose(self) -> None:
         """Closes all connections."""

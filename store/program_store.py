@@ -1,5 +1,6 @@
 """Programs in the database."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -41,6 +42,7 @@ class SqlProgramStore:
         try:
             async with self._database.transaction() as connection:
                 row = (await connection.execute(insert(programs).values(values).returning(programs))).one()
+                await self._database.announce(connection, "program", reference(new.id, new.session_id))
         except IntegrityError:
             raise ProgramExists(new.id) from None
         return _stored(row)
@@ -58,9 +60,12 @@ class SqlProgramStore:
             return [_stored(row) for row in rows]
 
     async def remove(self, key: str) -> bool:
+        removal = delete(programs).where(programs.c.key == int(key)).returning(programs.c.id, programs.c.session_id)
         async with self._database.transaction() as connection:
-            removed = await connection.execute(delete(programs).where(programs.c.key == int(key)))
-        return removed.rowcount > 0
+            removed = (await connection.execute(removal)).one_or_none()
+            if removed is not None:
+                await self._database.announce(connection, "program", reference(removed.id, removed.session_id))
+        return removed is not None
 
     async def add_uses(self, uses: Mapping[str, ProgramUse]) -> None:
         statement = (
@@ -77,6 +82,11 @@ class SqlProgramStore:
         ]
         async with self._database.transaction() as connection:
             await connection.execute(statement, rows)
+
+
+def reference(program_id: str, session_id: str | None) -> str:
+    """How the replicas name a program to each other."""
+    return json.dumps([program_id, session_id or None])
 
 
 def _stored(row: Row[Any]) -> StoredProgram:

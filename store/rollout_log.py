@@ -38,6 +38,7 @@ class SqlRolloutLog:
                     reason=change.reason,
                 )
                 await connection.execute(insert(rollout_revisions).values(_columns(rollout)))
+                await self._database.announce(connection, "rollout", str(rollout.revision))
         except IntegrityError:  # another writer was faster
             current = await self.latest()
             assert current is not None

@@ -58,6 +58,7 @@ class SqlSessionStore:
         async with self._database.transaction() as connection:
             ended = await connection.execute(delete(sessions).where(sessions.c.id == session_id))
             await connection.execute(delete(programs).where(programs.c.session_id == session_id))
+            await self._database.announce(connection, "session_ended", session_id)
         return ended.rowcount > 0
 
     async def end_idle(self, since: datetime) -> Sequence[str]:
@@ -66,6 +67,7 @@ class SqlSessionStore:
             ended = [row.id for row in await connection.execute(idle)]
             for session_id in ended:
                 await connection.execute(delete(programs).where(programs.c.session_id == session_id))
+                await self._database.announce(connection, "session_ended", session_id)
         return ended
 
 

@@ -77,6 +77,16 @@ rollout_revisions = Table(
     Column("updated_at", UtcDateTime, nullable=False),
 )
 
+# What replicas tell each other: each reads what is after the last row that it has read.
+changes = Table(
+    "changes",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("kind", String(32), nullable=False),
+    Column("ref", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+)
+
 rollout_sources = Table(
     "rollout_sources",
     metadata,

@@ -1,0 +1,96 @@
+"""`ROLLOUT_FILE`: the percentage from a mounted file (YAML or JSON). A file that makes no sense moves no traffic."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import structlog
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from routing.errors import StoreUnavailable
+from routing.rollout import RolloutFlag
+from routing.rollout_model import Change, Source, to_basis_points
+
+SETTLE_S = 1.0
+"""How long a file that does not end with a line break must stay as it is: it may be half-written."""
+_log = structlog.stdlib.get_logger("poolshift.rollout")
+
+
+class InvalidRolloutFile(Exception):
+    """What the file says is no rollout."""
+
+
+class _FileBody(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    canary_percent: float | int = Field(ge=0, le=100, allow_inf_nan=False)
+    reason: str | None = Field(None, max_length=1024)
+
+
+def parse(content: bytes, by: str) -> Change:
+    """The change that a file asks for. Raises InvalidRolloutFile."""
+    try:
+        body = _FileBody.model_validate(yaml.load(content, Loader=_UniqueKeys))  # noqa: S506 (a SafeLoader)
+        return Change(to_basis_points(Decimal(str(body.canary_percent))), Source.FILE, by, body.reason)
+    except (yaml.YAMLError, ValidationError, ValueError, ArithmeticError, RecursionError) as error:
+        raise InvalidRolloutFile(" ".join(str(error).split())) from None
+
+
+class RolloutFile:
+    """Brings what the file says into force, each time that it says something new."""
+
+    def __init__(self, flag: RolloutFlag, name: str) -> None:
+        """`name` stands in the history as the author."""
+        self._flag = flag
+        self._name = name
+        self._complaint: str | None = None
+
+    async def follow(self, contents: AsyncIterator[bytes | None]) -> None:
+        """Hears what the file holds, for as long as it is told."""
+        heard: bytes | None = None
+        unsettled: tuple[bytes, float] | None = None
+        async for content in contents:
+            if content is None:
+                self._complain("it cannot be read")
+                continue
+            if content == heard:
+                continue
+            now = asyncio.get_running_loop().time()
+            if not content.endswith(b"\n"):
+                if unsettled is None or unsettled[0] != content:
+                    unsettled = content, now
+                if now - unsettled[1] < SETTLE_S:
+                    continue
+            if await self._hear(content):
+                heard = content
+
+    async def _hear(self, content: bytes) -> bool:
+        """Whether this content needs no second hearing."""
+        try:
+            await self._flag.hear(parse(content, self._name))
+        except InvalidRolloutFile as error:
+            self._complain(str(error))
+        except StoreUnavailable as error:
+            self._complain(str(error))
+            return False
+        else:
+            self._complaint = None
+        return True
+
+    def _complain(self, complaint: str) -> None:
+        """Says once what is wrong; the last good value stays in force."""
+        if complaint != self._complaint:
+            self._complaint = complaint
+            _log.warning("rollout file ignored; the last good value stays", file=self._name, reason=complaint)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, and not the later one's victory."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        mapping = super().construct_mapping(node, deep=deep)
+        if len(mapping) != len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
+        return mapping

@@ -1,0 +1,118 @@
+"""Follows what other replicas write to a shared database: woken by NOTIFY, and looking by itself where that fails."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import structlog
+from sqlalchemy import delete, func, select
+
+from pools.tasks import TaskOwner
+from routing.errors import StoreUnavailable
+from store.database import CHANNEL, Database
+from store.tables import changes
+
+POLL_INTERVAL_S = 0.5
+"""Every replica follows a change within a second, even where no notification arrives."""
+RECONNECT_S = 0.5
+KEPT = timedelta(days=1)
+"""How long a change is kept for replicas that cannot reach the database."""
+_log = structlog.stdlib.get_logger("poolshift.store")
+
+Handlers = Mapping[str, Callable[[str], Awaitable[None]]]
+"""What to do about a change, by its kind; called with what it refers to."""
+
+
+class Follower:
+    """Reads the table of changes from where it stopped, for as long as the service runs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._position = 0
+        self._synced_at = time.monotonic()
+        self._wake = asyncio.Event()
+        self._tasks = TaskOwner("follower")
+        self._is_cut_off = False
+
+    async def mark(self) -> None:
+        """Notes where the changes end now: what is read from the database after this need not be followed.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        async with self._database.transaction() as connection:
+            await connection.execute(delete(changes).where(changes.c.at < datetime.now(UTC) - KEPT))
+            self._position = (await connection.execute(select(func.max(changes.c.seq)))).scalar() or 0
+
+    def start(self, handlers: Handlers, reload: Callable[[], Awaitable[None]]) -> None:
+        """Follows, until it is closed.
+
+        `reload` reads everything anew, for a replica that was away longer than changes are kept.
+        """
+        self._tasks.start(self._follow(handlers, reload))
+        self._tasks.start(self._listen())
+
+    async def aclose(self) -> None:
+        """Stops."""
+        await self._tasks.aclose()
+
+    @property
+    def staleness_s(self) -> float:
+        """How long ago this replica last knew everything that the database knows, in seconds; 0 while it keeps up."""
+        age_s = time.monotonic() - self._synced_at
+        return age_s if age_s > 2 * POLL_INTERVAL_S else 0.0
+
+    async def _follow(self, handlers: Handlers, reload: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await self._catch_up(handlers, reload)
+            except StoreUnavailable as error:
+                if not self._is_cut_off:
+                    _log.warning("cut off from the database; serving on with what is known", reason=str(error))
+                self._is_cut_off = True
+            else:
+                if self._is_cut_off:
+                    _log.info("caught up with the database")
+                self._is_cut_off = False
+                self._synced_at = time.monotonic()
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(POLL_INTERVAL_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _catch_up(self, handlers: Handlers, reload: Callable[[], Awaitable[None]]) -> None:
+        async with self._database.transaction() as connection:
+            oldest = (await connection.execute(select(func.min(changes.c.seq)))).scalar()
+            query = select(changes).where(changes.c.seq > self._position).order_by(changes.c.seq)
+            news = (await connection.execute(query)).all()
+        if news and oldest is not None and oldest > self._position + 1 and self._position > 0:
+            await reload()
+            await handlers["rollout"]("")
+        else:
+            for change in news:
+                await handlers[change.kind](change.ref)
+        if news:
+            self._position = news[-1].seq
+
+    async def _listen(self) -> None:
+        """Keeps a connection of its own for notifications; without one, polling goes on."""
+        while True:
+            try:
+                connection = await asyncpg.connect(self._database.dsn, timeout=5)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await asyncio.sleep(RECONNECT_S)
+                continue
+            ended = asyncio.Event()
+            connection.add_termination_listener(lambda _, ended=ended: ended.set())
+            try:
+                await connection.add_listener(CHANNEL, lambda *_: self._wake.set())
+                self._wake.set()
+                await ended.wait()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await asyncio.sleep(RECONNECT_S)
+            finally:
+                connection.terminate()
