@@ -4,9 +4,9 @@ import sys
 
 import typer
 
-from app.auth import InvalidKeyFile
 from app.logs import configure_logs
 from app.server import serve as serve_app
+from config.api_keys import InvalidKeyFile
 from config.settings import InvalidSettings, load_settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
