@@ -16,7 +16,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @on_service
 def show_pools(
     service: Service,
-    version: Annotated[Literal["v1", "v2"] | None, typer.Argument(help="Only this one, with its workers.")] = None,
+    version: Annotated[
+        Literal["v1", "v2"] | None,
+        typer.Argument(metavar="VERSION", help="Only this one (v1 or v2), with its workers."),
+    ] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
