@@ -9,14 +9,15 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.types import Receive, Scope, Send
 
-from app import health, pools, problems, programs, rollout, sessions
-from app.auth import Authenticator, Executor, read_key_file
+from app import documentation, health, pools, problems, programs, rollout, sessions
+from app.auth import Authenticator, Executor
 from app.body_limit import limit_body
 from app.execute import ExecuteLane, is_execute
 from app.http_metrics import HttpMetrics
 from app.lifespan import lifespan
 from app.schemas import ExecuteBody, ExecuteView, ProblemView
 from app.version import VERSION
+from config.api_keys import read_key_file
 from config.settings import Settings
 
 _PROBLEM_SCHEMA = "#/components/schemas/Problem"
@@ -83,6 +84,7 @@ def create_app(settings: Settings) -> Application:
         version=VERSION,
         lifespan=lifespan,
         responses=_PROBLEMS,
+        openapi_url=None,  # `app.documentation` has what FastAPI would serve to everyone
     )
     app.state.settings = settings
     app.state.registry = registry
@@ -93,6 +95,14 @@ def create_app(settings: Settings) -> Application:
     Instrumentator(registry=registry, excluded_handlers=["/metrics"]).add(http_metrics.instrument).instrument(app)
     lane = APIRouter(tags=["programs"], route_class=_LaneRoute)
     lane.add_api_route("/programs/{program_id}/execute", execute_program, methods=["POST"])
-    for router in (lane, programs.router, sessions.router, rollout.router, pools.router, health.router):
+    for router in (
+        lane,
+        programs.router,
+        sessions.router,
+        rollout.router,
+        pools.router,
+        health.router,
+        documentation.router,
+    ):
         app.include_router(router)
     return app

@@ -2,27 +2,14 @@
 
 import hashlib
 import hmac
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
-import yaml
 from fastapi import Depends, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.problems import Problem
-
-KEY_PREFIX = "psk_"
-
-
-class Scope(StrEnum):
-    """What a key allows. `admin` includes `execute`."""
-
-    EXECUTE = "execute"
-    ADMIN = "admin"
+from config.api_keys import KeyFile, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,49 +25,6 @@ class Principal:
 
 
 ANONYMOUS = Principal("anonymous", frozenset(Scope))
-
-
-class StoredKey(BaseModel):
-    """A key as the file has it: `hash` is the SHA-256 of the key, in hexadecimal digits.
-
-    A plain hash is enough, since a key is 32 random bytes and no word that could be guessed.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(min_length=1, max_length=128)
-    hash: str = Field(pattern="^[0-9a-f]{64}$")
-    scopes: frozenset[Scope] = Field(min_length=1)
-
-
-class KeyFile(BaseModel):
-    """The whole of `API_KEYS_FILE` (YAML or JSON)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    keys: tuple[StoredKey, ...]
-
-
-class InvalidKeyFile(Exception):
-    """The file is missing or makes no sense."""
-
-
-def read_key_file(path: Path) -> KeyFile:
-    """Raises InvalidKeyFile."""
-    try:
-        return KeyFile.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
-        raise InvalidKeyFile(f"{path}: {error}") from None
-
-
-def new_key() -> str:
-    """A key that nobody has: 32 random bytes."""
-    return KEY_PREFIX + secrets.token_urlsafe(32)
-
-
-def hash_key(key: str) -> str:
-    """What the file keeps of a key."""
-    return hashlib.sha256(key.encode()).hexdigest()
 
 
 class Authenticator:

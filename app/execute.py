@@ -15,13 +15,13 @@ from typing import Annotated
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from app import auth
 from app.auth import Authenticator
 from app.client_watch import ClientWatch
 from app.http_metrics import HandlerMetrics
 from app.parts import Parts
 from app.problems import Problem, problem_of
 from app.schemas import ID_PATTERN, MAX_ID_LENGTH
+from config import api_keys
 from config.settings import Settings
 from pools.calls import Call, Result
 from pools.errors import ExecutionError
@@ -116,12 +116,12 @@ class ExecuteLane:
 
     async def _execute(self, request: _Request, scope: Scope, receive: Receive) -> _Response:
         principal = self._authenticator.principal(request.headers)
-        if not principal.may(auth.Scope.EXECUTE):
+        if not principal.may(api_keys.Scope.EXECUTE):
             raise Problem("forbidden", "this needs the scope execute")
         envelope = _read(await self._body(request, receive))
         forced = _forced_version(request.headers)
         if forced is not None:
-            if not principal.may(auth.Scope.ADMIN):
+            if not principal.may(api_keys.Scope.ADMIN):
                 raise Problem("forbidden", "forcing a version needs the scope admin")
             if forced not in self._parts.pools:
                 raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")

@@ -27,8 +27,8 @@ from routing.programs import Programs
 from routing.recorder import Recorder
 from routing.rollout import RolloutFlag, open_flag
 from routing.rollout_file import RolloutFile
-from routing.rollout_provider import RolloutProvider
 from routing.rollout_model import to_basis_points
+from routing.rollout_provider import RolloutProvider
 from routing.router import Router
 from routing.sessions import Sessions
 from routing.versions import Version

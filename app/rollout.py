@@ -8,8 +8,8 @@ from app.auth import Admin, Executor
 from app.parts import Running
 from app.problems import Problem
 from app.schemas import Page, RevisionView, RollbackBody, RolloutBody, RolloutView, revision_view, rollout_view
-from routing.versions import Version
 from routing.rollout_model import Change, Source, to_basis_points
+from routing.versions import Version
 
 router = APIRouter(prefix="/rollout", tags=["rollout"])
 

@@ -1,36 +1,88 @@
 """`poolshift`: serve, and steer a service that runs."""
 
 import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from app.auth import InvalidKeyFile
-from app.logs import configure_logs
-from app.server import serve as serve_app
-from config.settings import InvalidSettings, load_settings
+from cli.errors import CommandFailed, ExitCode, printable
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+MODULES = {
+    "rollout": "cli.rollout",
+    "pools": "cli.pools",
+    "programs": "cli.programs",
+    "keys": "cli.keys",
+}
+"""Commands that are imported when they are named; each module has its own `app`."""
 
 
-@app.callback()
-def poolshift() -> None:
+class LazyGroup(TyperGroup):
+    """Imports no command but the one that is named: `serve` starts without HTTP client and tables, they without it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the help."""
+        return list(dict.fromkeys([*super().list_commands(ctx), *MODULES]))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, imported if need be."""
+        if cmd_name in MODULES and cmd_name not in self.commands:
+            self.add_command(typer.main.get_command(import_module(MODULES[cmd_name]).app), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
+app = typer.Typer(cls=LazyGroup, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def poolshift(
+    context: typer.Context,
+    *,
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
     """Programs on pools of Python workers, moved from one engine to the next."""
+    if show_version:
+        print(f"poolshift {version('poolshift')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(ExitCode.USAGE)
 
 
 @app.command()
 def serve() -> None:
     """Runs the service; the environment has its settings (docs/configuration.md)."""
+    # Imported here, since the other commands do without the server and are quicker for it.
+    from app.logs import configure_logs  # noqa: PLC0415
+    from app.server import serve as serve_app  # noqa: PLC0415
+    from config.api_keys import InvalidKeyFile  # noqa: PLC0415
+    from config.settings import InvalidSettings, load_settings  # noqa: PLC0415
+
     try:
         settings = load_settings()
         configure_logs(settings.log_format)
         started = serve_app(settings)
     except (InvalidSettings, InvalidKeyFile) as error:
-        print(f"poolshift: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise CommandFailed(ExitCode.USAGE, str(error)) from None
     if not started:
         raise typer.Exit(1)
 
 
 def main() -> None:
     """The console script."""
-    app()
+    try:
+        exit_code = app(prog_name="poolshift", standalone_mode=False)
+    except CommandFailed as failure:
+        exit_code = _failed(failure.exit_code, str(failure))
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see '{context.command_path} --help')" if context is not None else ""
+        exit_code = _failed(error.exit_code, error.format_message().removesuffix(".") + hint)
+    sys.exit(exit_code)
+
+
+def _failed(exit_code: int, message: str) -> int:
+    print(f"poolshift: {printable(message)}", file=sys.stderr)
+    return exit_code

@@ -5,8 +5,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
-import asyncpg
 import structlog
+from asyncpg.connection import connect
+from asyncpg.exceptions import InterfaceError, PostgresError
 from sqlalchemy import delete, func, select
 
 from pools.tasks import TaskOwner
@@ -102,8 +103,8 @@ class Follower:
         """Keeps a connection of its own for notifications; without one, polling goes on."""
         while True:
             try:
-                connection = await asyncpg.connect(self._database.dsn, timeout=5)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection = await connect(self._database.dsn, timeout=5)
+            except (OSError, TimeoutError, PostgresError, InterfaceError):
                 await asyncio.sleep(RECONNECT_S)
                 continue
             ended = asyncio.Event()
@@ -112,7 +113,7 @@ class Follower:
                 await connection.add_listener(CHANNEL, lambda *_: self._wake.set())
                 self._wake.set()
                 await ended.wait()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (OSError, PostgresError, InterfaceError):
                 await asyncio.sleep(RECONNECT_S)
             finally:
                 connection.terminate()

@@ -1,0 +1,71 @@
+"""`poolshift keys`: makes, lists and revokes API keys in the file that a service reads."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.errors import CommandFailed, ExitCode
+from cli.key_file import add_key, keys_in, remove_key, to_yaml
+from cli.output import AsJson, print_fields, print_json, print_rows
+from config.api_keys import KeyFile, Scope, StoredKey, hash_key, new_key
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Makes, lists and revokes API keys.")
+
+File = Annotated[Path, typer.Option("--file", envvar="API_KEYS_FILE", help="The file of keys.")]
+
+
+@app.command("create")
+def create_key(
+    *,
+    name: Annotated[str, typer.Option(help="Whose key it is; the rollout's history shows it.")],
+    scopes: Annotated[list[Scope], typer.Option("--scope", help="What it allows; admin includes execute.")],
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", envvar="API_KEYS_FILE", help="The file to add it to; without one the entry is shown."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Makes a key and prints it, once: only its hash is kept (exit code 4 if the name is taken)."""
+    if not 1 <= len(name) <= 128 or not name.isprintable():
+        raise typer.BadParameter("a name has 1 to 128 printable characters", param_hint="--name")
+    key = new_key()
+    stored = StoredKey(name=name, hash=hash_key(key), scopes=frozenset(scopes))
+    if file is not None:
+        add_key(file, stored)
+    if as_json:
+        entry = stored.model_dump(mode="json") | {"scopes": sorted(stored.scopes)}
+        print_json({"key": key, "entry": entry, "file": None if file is None else str(file)})
+        return
+    print(key)
+    told = (
+        f"{file} has its hash" if file is not None else f"what API_KEYS_FILE needs:\n{to_yaml(KeyFile(keys=(stored,)))}"
+    )
+    print(f"This key is not shown again; {told}", file=sys.stderr)
+
+
+@app.command("list")
+def list_keys(*, file: File, as_json: AsJson = False) -> None:
+    """Lists whose keys there are, and what they allow."""
+    keys = keys_in(file)
+    if as_json:
+        print_json([{"name": key.name, "scopes": sorted(key.scopes)} for key in keys])
+    else:
+        print_rows(("NAME", "SCOPES"), [(key.name, ", ".join(sorted(key.scopes))) for key in keys])
+
+
+@app.command("revoke")
+def revoke_key(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
+    *,
+    file: File,
+    as_json: AsJson = False,
+) -> None:
+    """Takes a key out of the file (exit code 1 if there is none of that name)."""
+    if not remove_key(file, name):
+        raise CommandFailed(ExitCode.REFUSED, f"{file}: no key is named {name!r}")
+    if as_json:
+        print_json({"revoked": name})
+    else:
+        print_fields({"revoked": name})

@@ -1,0 +1,72 @@
+"""What commands print: tables for people, JSON for scripts. Colours only on a terminal."""
+
+import io
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli.errors import printable
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_UNBOUNDED = 100_000
+"""Columns of an output that is no terminal: what reads it wants its lines whole."""
+
+
+def print_json(value: Any) -> None:
+    """As the service gave it."""
+    print(json.dumps(value, indent=2), flush=True)
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """One line for each; a column of numbers is flush right."""
+    cells = [list(row) for row in rows]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for position, column in enumerate(columns):
+        is_number = all(isinstance(row[position], int | float) or row[position] is None for row in cells)
+        table.add_column(column, justify="right" if cells and is_number else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(_cell(value) for value in row))
+    _print(table)
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """One thing, a line for each of its fields."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        table.add_row(Text(printable(name)), _cell(value))
+    _print(table)
+
+
+def when(timestamp: str | None) -> str | None:
+    """A time of the service's for people: to the second, in UTC."""
+    if timestamp is None:
+        return None
+    return datetime.fromisoformat(timestamp).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _cell(value: object) -> Text:
+    if value is None:
+        return Text("-")
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    if isinstance(value, float):
+        return Text(f"{value:.10g}")
+    return Text(printable(str(value)))
+
+
+def _print(table: Table) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the locale has no letter for
+    is_terminal = sys.stdout.isatty()
+    console = Console(force_terminal=is_terminal, width=None if is_terminal else _UNBOUNDED, soft_wrap=not is_terminal)
+    console.print(table)

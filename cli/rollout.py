@@ -1,0 +1,109 @@
+"""`poolshift rollout`: the flag, its changes, its history, and the way back."""
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cli.output import AsJson, print_fields, print_json, print_rows, when
+from cli.service import Service, on_service
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows and moves the canary.")
+
+Reason = Annotated[str | None, typer.Option(help="Why; the history keeps it.")]
+
+
+@app.command("get")
+@on_service
+def get_rollout(service: Service, *, as_json: AsJson = False) -> None:
+    """Shows how much traffic V2 gets, and who said so."""
+    _show(service.get("/rollout"), as_json=as_json)
+
+
+@app.command("set")
+@on_service
+def set_rollout(
+    service: Service,
+    percent: Annotated[
+        float, typer.Argument(metavar="PERCENT", help="The share of V2, in steps of 0.01.", min=0, max=100)
+    ],
+    *,
+    reason: Reason = None,
+    if_revision: Annotated[
+        int | None, typer.Option(min=0, help="Only if this is still the revision (exit code 4 if it is not).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Gives V2 its share of the traffic, from the next call on."""
+    body = _given(canary_percent=percent, reason=reason)
+    headers = None if if_revision is None else {"if-match": f'"{if_revision}"'}
+    _show(service.send("PATCH", "/rollout", body=body, headers=headers), as_json=as_json)
+
+
+@app.command("rollback")
+@on_service
+def roll_back(
+    service: Service,
+    *,
+    reason: Reason = None,
+    in_flight: Annotated[
+        Literal["finish", "replay"] | None,
+        typer.Option(
+            help="What becomes of calls that run on V2: they finish there, or, if idempotent, run again on V1."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sends all traffic to V1, from the next call on."""
+    body = _given(reason=reason, in_flight=in_flight)
+    _show(service.send("POST", "/rollout/rollback", body=body), as_json=as_json)
+
+
+@app.command("history")
+@on_service
+def show_history(
+    service: Service,
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="How many changes at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Shows the changes, the newest first."""
+    changes = service.items("/rollout/history", limit)
+    if as_json:
+        print_json(changes)
+        return
+    print_rows(
+        ("REVISION", "FROM %", "TO %", "SOURCE", "WHEN", "WHO", "WHY"),
+        [
+            (
+                change["revision"],
+                change["from_percent"],
+                change["to_percent"],
+                change["source"],
+                when(change["updated_at"]),
+                change["updated_by"],
+                change["reason"],
+            )
+            for change in changes
+        ],
+    )
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _show(rollout: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(rollout)
+        return
+    pin = rollout["pool_version"]
+    print_fields(
+        {
+            "canary": f"{rollout['canary_percent']:.10g} %",
+            **({"pinned to": f"{pin}: POOL_VERSION overrides the canary"} if pin else {}),
+            "revision": rollout["revision"],
+            "source": rollout["source"],
+            "updated": f"{when(rollout['updated_at'])} by {rollout['updated_by']}",
+            "reason": rollout["reason"],
+        }
+    )

@@ -1,0 +1,1 @@
+"""Who may do what, asked of a real service with real keys."""

@@ -1,0 +1,255 @@
+"""Every endpoint × no key, a wrong key, `execute`, `admin`: CONTRACT.md, section 4.
+
+The endpoints are those of `/openapi.json`: one that has no row here fails a test.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from config.api_keys import KeyFile, Scope, StoredKey, hash_key, new_key
+from tests.support.service import Service, running_service
+
+PROGRAM = {
+    "program_type": "python",
+    "entrypoint": "tests.support.programs:echo",
+    "signature": {
+        "inputs": [{"name": "nonce", "type": "string"}],
+        "outputs": [{"name": "result", "type": "string"}],
+    },
+}
+INPUTS = {"inputs": {"nonce": "a"}}
+
+
+@dataclass(frozen=True)
+class Row:
+    """An endpoint, the scope that it needs (None is none), and what it answers to those who have it."""
+
+    method: str
+    path: str
+    scope: Scope | None
+    status: int = 200
+    body: dict[str, Any] | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join([self.method, self.path, *(f"{name}={value}" for name, value in self.headers)])
+
+
+ROWS = [
+    Row("GET", "/healthz", None),
+    Row("GET", "/readyz", None),
+    Row("GET", "/metrics", None),
+    Row("POST", "/programs", Scope.EXECUTE, 201, PROGRAM),
+    Row("GET", "/programs", Scope.EXECUTE),
+    Row("GET", "/programs/{program_id}", Scope.EXECUTE),
+    Row("DELETE", "/programs/{program_id}", Scope.EXECUTE, 204),
+    Row("POST", "/programs/{program_id}/execute", Scope.EXECUTE, 200, INPUTS),
+    Row("GET", "/sessions", Scope.EXECUTE),
+    Row("GET", "/sessions/{session_id}", Scope.EXECUTE),
+    Row("DELETE", "/sessions/{session_id}", Scope.EXECUTE, 204),
+    Row("GET", "/rollout", Scope.EXECUTE),
+    Row("PATCH", "/rollout", Scope.ADMIN, 200, {"canary_percent": 1}),
+    Row("POST", "/rollout/rollback", Scope.ADMIN, 200, {}),
+    Row("GET", "/rollout/history", Scope.EXECUTE),
+    Row("GET", "/pools", Scope.ADMIN),
+    Row("GET", "/pools/{version}", Scope.ADMIN),
+]
+FORCED = [
+    Row("POST", "/programs/{program_id}/execute", Scope.ADMIN, 200, INPUTS, (("x-pool-version", version),))
+    for version in ("v1", "v2")
+]
+UNDOCUMENTED = [Row("GET", path, Scope.EXECUTE) for path in ("/openapi.json", "/docs", "/redoc")]
+"""The documentation does not document itself."""
+
+ALL_ROWS = [*ROWS, *FORCED, *UNDOCUMENTED]
+KEYS = {scope: new_key() for scope in Scope}
+CALLERS: dict[str, Scope | None] = {"no key": None, "a wrong key": None, "execute": Scope.EXECUTE, "admin": Scope.ADMIN}
+
+_count = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that knows one key of each scope, named after it."""
+    directory = tmp_path_factory.mktemp("auth")
+    stored = [
+        StoredKey(name=f"the {scope}", hash=hash_key(key), scopes=frozenset({scope})) for scope, key in KEYS.items()
+    ]
+    with running_service(directory, API_KEYS_FILE=write_keys(directory / "keys.json", stored)) as service:
+        yield service
+
+
+def write_keys(path: Path, keys: list[StoredKey]) -> Path:
+    path.write_text(KeyFile(keys=tuple(keys)).model_dump_json())
+    return path
+
+
+def headers_of(caller: str) -> dict[str, str]:
+    """What a caller sends; the wrong key differs from a right one in its last character alone."""
+    if caller == "no key":
+        return {}
+    if caller == "a wrong key":
+        right = KEYS[Scope.ADMIN]
+        return {"authorization": f"Bearer {right[:-1]}{'A' if right[-1] != 'A' else 'B'}"}
+    return {"authorization": f"Bearer {KEYS[Scope(caller)]}"}
+
+
+def fresh(service: Service, path: str) -> str:
+    """The path with ids in it of things that are there, and nobody else's."""
+    if "{version}" in path:
+        return path.format(version="v1")
+    if "{" not in path:
+        return path
+    session_id = f"session-{next(_count)}" if "{session_id}" in path else None
+    answer = service.client.post("/programs", json={**PROGRAM, "session_id": session_id}, headers=headers_of("admin"))
+    assert answer.status_code == 201, answer.text
+    return path.format(program_id=answer.json()["id"], session_id=session_id)
+
+
+def call(service: Service, row: Row, caller: str) -> httpx.Response:
+    headers = {**headers_of(caller), **dict(row.headers)}
+    return service.client.request(row.method, fresh(service, row.path), json=row.body, headers=headers)
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("row", ALL_ROWS, ids=str)
+def test_each_endpoint_lets_in_whom_it_should(service: Service, row: Row, caller: str) -> None:
+    """401 without a known key, 403 without the scope, and with it the answer; `admin` includes `execute`."""
+    answer = call(service, row, caller)
+    if row.scope is None or CALLERS[caller] in (row.scope, Scope.ADMIN):
+        assert answer.status_code == row.status, answer.text
+        return
+    expected = (401, "unauthorized") if CALLERS[caller] is None else (403, "forbidden")
+    assert (answer.status_code, answer.json()["code"]) == expected
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers.get("www-authenticate") == ("Bearer" if expected[0] == 401 else None)
+
+
+def test_every_endpoint_has_a_row(service: Service) -> None:
+    """Nobody adds an endpoint without saying who may call it; nor does a row outlive its endpoint."""
+    schema = service.client.get("/openapi.json", headers=headers_of("execute")).json()
+    endpoints = {(method.upper(), path) for path, methods in schema["paths"].items() for method in methods}
+    assert endpoints == {(row.method, row.path) for row in ROWS}
+
+
+@pytest.mark.parametrize("row", [row for row in ALL_ROWS if row.scope is not None], ids=str)
+def test_a_key_may_come_as_x_api_key(service: Service, row: Row) -> None:
+    """Both headers are the same to every endpoint, the execute lane too."""
+    assert row.scope is not None
+    sent = {"x-api-key": KEYS[row.scope], **dict(row.headers)}
+    answer = service.client.request(row.method, fresh(service, row.path), json=row.body, headers=sent)
+    assert answer.status_code == row.status, answer.text
+    wrong = service.client.request(
+        row.method, fresh(service, row.path), json=row.body, headers={**sent, "x-api-key": f"{KEYS[row.scope]}x"}
+    )
+    assert wrong.status_code == 401
+
+
+@pytest.mark.parametrize("caller", ["no key", "a wrong key", "execute"])
+def test_who_is_refused_has_changed_nothing(service: Service, caller: str) -> None:
+    """The refusal comes before the deed."""
+    admin = headers_of("admin")
+    before = service.client.get("/rollout", headers=admin).json()
+    for row in ROWS:
+        if row.scope is Scope.ADMIN:
+            assert call(service, row, caller).is_client_error
+    assert service.client.get("/rollout", headers=admin).json() == before
+    if caller == "execute":
+        return
+    program = fresh(service, "/programs/{program_id}")
+    count = len(service.client.get("/programs?limit=1000", headers=admin).json()["items"])
+    for method, path, body in (
+        ("DELETE", program, None),
+        ("POST", "/programs", PROGRAM),
+        ("POST", f"{program}/execute", INPUTS),
+    ):
+        assert service.client.request(method, path, json=body, headers=headers_of(caller)).status_code == 401
+    assert len(service.client.get("/programs?limit=1000", headers=admin).json()["items"]) == count
+    assert service.client.get(program, headers=admin).json()["execution_count"] == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"canary_percent": "no"}'])
+def test_who_is_not_known_learns_nothing_of_the_bodys_faults(service: Service, body: bytes) -> None:
+    """Without a key a body that does not fit is unauthorized, not malformed (FastAPI parses JSON before it asks)."""
+    sent = {"content-type": "application/json"}
+    for row in ROWS:
+        if row.method in ("POST", "PATCH", "PUT"):
+            answer = service.client.request(row.method, fresh(service, row.path), content=body, headers=sent)
+            assert answer.status_code == 401, f"{row}: {answer.text}"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Bearer", "Basic {key}", "{key}", "Bearer {key}, Bearer {key}", "Bearer {hash}"],
+)
+def test_an_authorization_that_is_none(service: Service, value: str) -> None:
+    """Only a bearer token that is a key is one; the hash that the file keeps is none."""
+    key = KEYS[Scope.ADMIN]
+    sent = {"authorization": value.format(key=key, hash=hash_key(key))}
+    answer = service.client.get("/rollout", headers=sent)
+    assert answer.status_code == 401
+    assert key not in answer.text
+
+
+def test_the_history_names_the_key(service: Service) -> None:
+    """Who changed the rollout is the name that the file gives their key."""
+    assert call(service, Row("PATCH", "/rollout", Scope.ADMIN, body={"canary_percent": 2}), "admin").status_code == 200
+    newest = service.client.get("/rollout/history?limit=1", headers=headers_of("execute")).json()["items"][0]
+    assert (newest["to_percent"], newest["updated_by"]) == (2, "the admin")
+
+
+def test_no_secret_is_told(service: Service) -> None:
+    """Neither a key nor its hash is in the log, the metrics or the documentation."""
+    told = service.log() + service.client.get("/metrics").text
+    for row in UNDOCUMENTED:
+        told += service.client.get(row.path, headers=headers_of("admin")).text
+    assert "Poolshift" in told
+    for key in KEYS.values():
+        assert key not in told
+        assert hash_key(key) not in told
+
+
+def test_without_keys_everything_is_open(shared_service: Service) -> None:
+    """On loopback the first try needs nothing, a key that nobody asked for does no harm."""
+    schema = shared_service.client.get("/openapi.json").json()
+    assert schema["info"]["title"] == "Poolshift"
+    for path in ("/docs", "/redoc"):
+        page = shared_service.client.get(path)
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/html")
+        assert "/openapi.json" in page.text
+    assert shared_service.client.get("/pools", headers=headers_of("a wrong key")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("keys: [", "neither YAML nor JSON"),
+        ("[]", "valid dictionary"),
+        (json.dumps({"keys": [{"name": "a", "hash": "psk_secret", "scopes": ["admin"]}]}), "keys.0.hash"),
+        (json.dumps({"keys": [{"name": "a", "hash": "0" * 64, "scopes": []}]}), "keys.0.scopes"),
+        (json.dumps({"keys": [{"name": "a", "hash": "0" * 64, "scopes": ["root"]}]}), "keys.0.scopes"),
+    ],
+)
+def test_a_file_of_keys_that_makes_no_sense_ends_the_start(tmp_path: Path, content: str, why: str) -> None:
+    """In one line that says where, and shows no secret that someone put in the wrong place."""
+    path = tmp_path / "keys.yaml"
+    path.write_text(content)
+    service = Service(tmp_path, API_KEYS_FILE=path)
+    try:
+        service.start(wait=False)
+        assert service.process is not None
+        assert service.process.wait(20) == 2
+    finally:
+        service.close()
+    (line,) = service.log().splitlines()
+    assert line.startswith(f"poolshift: {path}: ")
+    assert why in line
+    assert "psk_secret" not in line

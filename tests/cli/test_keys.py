@@ -1,0 +1,153 @@
+"""`poolshift keys`: the file, and that a service takes what is in it."""
+
+import concurrent.futures
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from config.api_keys import hash_key, read_key_file
+from tests.cli.conftest import Poolshift, lines
+from tests.conftest import StartService
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the keys are to be; there is no file yet."""
+    return tmp_path / "keys.yaml"
+
+
+def test_a_service_takes_the_key(poolshift: Poolshift, start_service: StartService, path: Path) -> None:
+    """What `keys create` prints is what the service lets in, as far as its scopes go, and the history has its name."""
+    admin = poolshift.succeeds("keys", "create", "--name", "alice", "--scope", "admin", "--file", path).strip()
+    execute = poolshift.json("keys", "create", "--name", "app", "--scope", "execute", API_KEYS_FILE=str(path))["key"]
+    url = start_service(API_KEYS_FILE=path).url
+    alice = poolshift.at(url, POOLSHIFT_API_KEY=admin)
+    assert alice.json("rollout", "set", 5)["updated_by"] == "alice"
+
+    app = poolshift.at(url, POOLSHIFT_API_KEY=execute)
+    assert app.json("rollout", "get")["canary_percent"] == 5
+    assert app.fails(5, "rollout", "set", 6).startswith("forbidden: ")
+    assert app.fails(5, "pools").startswith("forbidden: ")
+    assert poolshift.at(url).fails(5, "rollout", "get").startswith("unauthorized: ")
+    wrong = poolshift.at(url, POOLSHIFT_API_KEY=execute + "x").fails(5, "rollout", "get")
+    assert wrong.startswith("unauthorized: ")
+    assert execute not in wrong
+
+    key_file = path.with_name("key")
+    key_file.write_text(f"{admin}\n")
+    assert app.json("rollout", "set", 6, "--api-key-file", key_file)["updated_by"] == "alice"
+    assert alice.json("rollout", "get")["canary_percent"] == 6
+
+
+def test_a_key_is_shown_once(poolshift: Poolshift, path: Path) -> None:
+    """Only its hash is kept, and neither is ever printed again."""
+    created = poolshift("keys", "create", "--name", "a b", "--scope", "execute", "--scope", "admin", "--file", path)
+    assert created.returncode == 0
+    key = created.stdout.strip()
+    assert key.startswith("psk_")
+    assert key not in created.stderr
+    assert key not in path.read_text()
+    (stored,) = read_key_file(path).keys
+    assert (stored.name, stored.hash, sorted(stored.scopes)) == ("a b", hash_key(key), ["admin", "execute"])
+
+    listed = poolshift.succeeds("keys", "list", "--file", path)
+    assert lines(listed) == [["NAME", "SCOPES"], ["a", "b", "admin,", "execute"]]
+    assert poolshift.json("keys", "list", "--file", path) == [{"name": "a b", "scopes": ["admin", "execute"]}]
+    told = listed + json.dumps(poolshift.json("keys", "list", "--file", path))
+    told += poolshift.succeeds("keys", "revoke", "a b", "--file", path)
+    assert key not in told
+    assert stored.hash not in told
+
+
+def test_no_two_keys_are_the_same(poolshift: Poolshift) -> None:
+    """They are random; without a file the entry for one is shown, to be put where it belongs."""
+    created = [poolshift.json("keys", "create", "--name", "a", "--scope", "execute") for _ in range(2)]
+    assert created[0]["key"] != created[1]["key"]
+    assert created[0]["entry"] == {"name": "a", "hash": hash_key(created[0]["key"]), "scopes": ["execute"]}
+    ended = poolshift("keys", "create", "--name", "a", "--scope", "execute")
+    assert hash_key(ended.stdout.strip()) in ended.stderr
+
+
+def test_a_name_is_taken_until_it_is_revoked(poolshift: Poolshift, path: Path) -> None:
+    """Exit code 4, and the file is as it was; a name that is not there is exit code 1."""
+    create = ("keys", "create", "--name", "a", "--scope", "execute", "--file", path)
+    poolshift.succeeds(*create)
+    before = path.read_bytes()
+    assert "named 'a' already" in poolshift.fails(4, *create)
+    assert "no key is named 'b'" in poolshift.fails(1, "keys", "revoke", "b", "--file", path)
+    assert path.read_bytes() == before
+    assert poolshift.json("keys", "revoke", "a", "--file", path) == {"revoked": "a"}
+    assert read_key_file(path).keys == ()
+    poolshift.succeeds(*create)
+
+
+def test_only_its_owner_reads_the_file(poolshift: Poolshift, path: Path) -> None:
+    """Mode 0600, for a new file and for one that was readable by all; nothing is left beside it."""
+    for name in ("a", "b"):
+        poolshift.succeeds("keys", "create", "--name", name, "--scope", "execute", "--file", path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        path.chmod(0o644)
+    poolshift.succeeds("keys", "revoke", "a", "--file", path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can write a file of another user's")
+def test_the_file_stays_its_owners(poolshift: Poolshift, path: Path) -> None:
+    """Where root adds a key, the service's user can still read the file."""
+    path.touch()
+    os.chown(path, 65534, 65534)
+    poolshift.succeeds("keys", "create", "--name", "a", "--scope", "execute", "--file", path)
+    assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534)
+
+
+def test_a_link_stays_a_link(poolshift: Poolshift, path: Path) -> None:
+    """The file that it points to is changed, in the format that its name says."""
+    target = path.with_name("real.json")
+    target.write_text('{"keys": []}')
+    path.symlink_to(target)
+    poolshift.succeeds("keys", "create", "--name", "a", "--scope", "execute", "--file", path)
+    assert path.is_symlink()
+    assert json.loads(target.read_text())["keys"][0]["name"] == "a"
+
+
+def test_changes_at_once_are_all_kept(poolshift: Poolshift, path: Path) -> None:
+    """Six writers lose nobody's key, and who reads meanwhile never finds half a file."""
+    poolshift.succeeds("keys", "create", "--name", "first", "--scope", "admin", "--file", path)
+    names = [f"key-{number}" for number in range(6)]
+    reads = 0
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as writers:
+        running = [
+            writers.submit(poolshift.succeeds, "keys", "create", "--name", name, "--scope", "execute", "--file", path)
+            for name in names
+        ]
+        while not all(one.done() for one in running):
+            assert read_key_file(path).keys[0].name == "first"
+            reads += 1
+        keys = {one.result().strip() for one in running}
+    assert reads > 0
+    stored = {key.name: key.hash for key in read_key_file(path).keys[1:]}
+    assert sorted(stored) == names
+    assert set(stored.values()) == {hash_key(key) for key in keys}
+
+
+@pytest.mark.parametrize("content", ["keys: [", "keys: 1", "keys:\n- {name: a, hash: psk_secret, scopes: [admin]}"])
+def test_a_file_that_holds_something_else_is_left_alone(poolshift: Poolshift, path: Path, content: str) -> None:
+    """No key is added to what is not understood, and nothing that is in there is shown."""
+    path.write_text(content)
+    for command in (("create", "--name", "b", "--scope", "admin"), ("list",), ("revoke", "a")):
+        complaint = poolshift.fails(2, "keys", *command, "--file", path)
+        assert complaint.startswith(f"{path}: ")
+        assert "psk_secret" not in complaint
+    assert path.read_text() == content
+
+
+def test_a_file_that_cannot_be(poolshift: Poolshift, tmp_path: Path) -> None:
+    """No key is printed that is not kept."""
+    path = tmp_path / "no-such-folder" / "keys.yaml"
+    complaint = poolshift.fails(2, "keys", "create", "--name", "a", "--scope", "admin", "--file", path)
+    assert complaint == f"{path}: No such file or directory"
+    assert poolshift.fails(2, "keys", "list", "--file", path) == f"{path}: No such file or directory"

@@ -1,0 +1,152 @@
+"""`poolshift programs`."""
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cli.conftest import Poolshift, lines
+from tests.support.service import Service
+
+
+def definition(**more: Any) -> dict[str, Any]:
+    """A program that gives back what it gets, of one input and output for each type that needs care."""
+    return {
+        "id": f"program-{uuid.uuid4().hex}",
+        "program_type": "python",
+        "entrypoint": "examples.text:keywords",
+        "signature": {
+            "inputs": [{"name": "text", "type": "string"}, {"name": "limit", "type": "integer", "default": 5}],
+            "outputs": [{"name": "result", "type": "array"}],
+        },
+        **more,
+    }
+
+
+def write(directory: Path, program: dict[str, Any], name: str = "program.json") -> Path:
+    path = directory / name
+    path.write_text(yaml.safe_dump(program) if path.suffix == ".yaml" else json.dumps(program))
+    return path
+
+
+@pytest.fixture
+def program(operator: Poolshift, tmp_path: Path) -> str:
+    """The id of a program that was created by the command."""
+    program_id: str = operator.json("programs", "create", write(tmp_path, definition()))["id"]
+    return program_id
+
+
+@pytest.mark.parametrize("name", ["program.json", "program.yaml", "-"])
+def test_a_program_comes_from_a_file_or_from_standard_input(
+    operator: Poolshift, service: Service, tmp_path: Path, name: str
+) -> None:
+    """What was created is what the service has."""
+    wanted = definition(instructions="Line one.\nLine two.")
+    if name == "-":
+        created = operator.json("programs", "create", "-", stdin=json.dumps(wanted))
+    else:
+        created = operator.json("programs", "create", write(tmp_path, wanted, name))
+    assert created == service.client.get(f"/programs/{wanted['id']}").json()
+    assert created["instructions"] == wanted["instructions"]
+
+
+def test_list_show_run_delete(operator: Poolshift, program: str) -> None:
+    """A program's life."""
+    answer = operator.json("programs", "run", program, "--input", "text=pool pool worker", "--input", "limit=1")
+    assert answer["outputs"] == {"result": ["pool"]}
+    shown = operator.json("programs", "show", program)
+    assert (shown["id"], shown["execution_count"]) == (program, 1)
+    assert shown in operator.json("programs", "list")
+    assert ["executions", "1"] in lines(operator.succeeds("programs", "show", program))
+    assert [program, "python", "examples.text:keywords", "1"] in [
+        line[:4] for line in lines(operator.succeeds("programs", "list"))
+    ]
+    assert operator.json("programs", "delete", program) == {"deleted": program}
+    assert operator.fails(1, "programs", "show", program).startswith("program_not_found: ")
+    assert operator.fails(1, "programs", "delete", program).startswith("program_not_found: ")
+
+
+def test_the_id_is_taken(operator: Poolshift, tmp_path: Path, program: str) -> None:
+    """Exit code 4: who deploys twice can tell that from a definition that is wrong."""
+    path = write(tmp_path, definition(id=program))
+    assert operator.fails(4, "programs", "create", path).startswith("program_exists: ")
+    wrong = write(tmp_path, definition(entrypoint="examples.text:no_such_function"))
+    assert operator.fails(1, "programs", "create", wrong).startswith("invalid_request: body.entrypoint: ")
+
+
+def test_inputs(operator: Poolshift, program: str) -> None:
+    """A string is taken as it stands, whatever it looks like; other types are JSON; `--input` wins over `--inputs`."""
+
+    def run(*arguments: str, stdin: str = "") -> Any:
+        return operator.json("programs", "run", program, *arguments, stdin=stdin)["outputs"]["result"]
+
+    assert run("--input", 'text={"pool": "worker=engine"}') == ["pool", "worker", "engine"]
+    assert run("--inputs", '{"text": "pool worker", "limit": 1}') == ["pool"]
+    assert run("--inputs", '{"text": "pool worker", "limit": 1}', "--input", "limit=2") == ["pool", "worker"]
+    assert run("--inputs", "-", stdin='{"text": "pool"}') == ["pool"]
+    complaint = operator.fails(2, "programs", "run", program, "--input", "text=a", "--input", "limit=one")
+    assert complaint.startswith("Invalid value for --input limit (integer): this is no JSON")
+    assert operator.fails(2, "programs", "run", program, "--input", "text").startswith("Invalid value for --input: ")
+    assert operator.fails(1, "programs", "run", program).startswith("invalid_inputs: ")
+    assert operator.fails(1, "programs", "run", program, "--input", "text=a", "--input", "other=b").startswith(
+        "invalid_inputs: "
+    )
+
+
+def test_outputs_for_people(operator: Poolshift, program: str) -> None:
+    """The outputs are on standard output; which version ran it, and how long it took, is beside them."""
+    ended = operator("programs", "run", program, "--input", "text=pool worker", "--pool-version", "v2")
+    assert lines(ended.stdout) == [["result", '["pool",', '"worker"]']]
+    assert ended.stderr.startswith("ran on v2 in ")
+
+
+def test_a_sessions_programs(operator: Poolshift, service: Service, tmp_path: Path) -> None:
+    """`--session` is whose program it is, in each command."""
+    session = f"session-{uuid.uuid4().hex}"
+    program = operator.json("programs", "create", write(tmp_path, definition(session_id=session)))["id"]
+    assert operator.fails(1, "programs", "show", program).startswith("program_not_found: ")
+    assert operator.json("programs", "show", program, "--session", session)["session_id"] == session
+    assert [found["id"] for found in operator.json("programs", "list", "--session", session)] == [program]
+    ran = operator.json("programs", "run", program, "--session", session, "--input", "text=pool", "--input", "limit=1")
+    assert ran["outputs"] == {"result": ["pool"]}
+    operator.json("programs", "delete", program, "--session", session)
+    assert operator.json("programs", "list", "--session", session) == []
+
+
+def test_a_program_that_fails(operator: Poolshift, service: Service) -> None:
+    """Its message is on one line and cannot steer the terminal."""
+    program = service.create("fail", {"message": "string"})
+    complaint = operator.fails(1, "programs", "run", program, "--input", "message=one\ntwo\x1b[31m")
+    assert complaint.startswith("program_error: ")
+    assert r"one\ntwo\x1b[31m" in complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("program.json", "{", "Expecting property name"),
+        ("program.json", "[]", "a program is a JSON object"),
+        ("program.json", '{"id": NaN}', "Out of range float values are not JSON compliant"),
+        ("program.yaml", "id: [", "while parsing"),
+        ("program.yaml", "id: 2026-01-01", "not JSON serializable"),
+        ("program.json", b"\xff", "can't decode byte"),
+    ],
+)
+def test_a_file_that_is_no_program(
+    operator: Poolshift, tmp_path: Path, name: str, content: str | bytes, complaint: str
+) -> None:
+    """Exit code 2 and the name of the file."""
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    said = operator.fails(2, "programs", "create", path)
+    assert said.startswith(f"{path}: ")
+    assert complaint in said
+
+
+def test_an_id_is_one_segment_of_a_path(operator: Poolshift) -> None:
+    """Whatever is in it: no id reaches another resource."""
+    assert operator.fails(1, "programs", "show", "../rollout").startswith("not_found: ")
+    assert operator.fails(1, "programs", "show", "a?b#c").startswith("program_not_found: ")

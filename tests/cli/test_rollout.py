@@ -1,0 +1,92 @@
+"""`poolshift rollout` and `poolshift pools`."""
+
+from tests.cli.conftest import Poolshift, lines
+from tests.support.service import Service
+
+
+def test_set_get_rollback_history(operator: Poolshift, service: Service) -> None:
+    """An operator's path, each step as the service has it afterwards."""
+    before = operator.json("rollout", "get")
+    assert before == service.client.get("/rollout").json()
+
+    changed = operator.json("rollout", "set", 12.34, "--reason", "a try")
+    assert changed == operator.json("rollout", "get")
+    assert (changed["canary_percent"], changed["reason"], changed["source"]) == (12.34, "a try", "api")
+    assert changed["revision"] == before["revision"] + 1
+
+    back = operator.json("rollout", "rollback", "--reason", "enough")
+    assert (back["canary_percent"], back["reason"], back["source"]) == (0, "enough", "rollback")
+    assert back == operator.json("rollout", "get") == service.client.get("/rollout").json()
+
+    assert operator.json("rollout", "history", "--limit", 2) == [
+        {"from_percent": 12.34, "to_percent": 0, **changes(back)},
+        {"from_percent": before["canary_percent"], "to_percent": 12.34, **changes(changed)},
+    ]
+
+
+def changes(rollout: dict[str, object]) -> dict[str, object]:
+    """What the history has of a rollout beside its percentages."""
+    return {name: rollout[name] for name in ("revision", "source", "updated_at", "updated_by", "reason")}
+
+
+def test_a_stale_revision_changes_nothing(operator: Poolshift) -> None:
+    """Exit code 4, so that a script can look again and decide anew; with the revision in force it goes through."""
+    revision = operator.json("rollout", "set", 1)["revision"]
+    complaint = operator.fails(4, "rollout", "set", 2, "--if-revision", revision - 1)
+    assert complaint.startswith("stale_revision: ")
+    assert str(revision) in complaint
+    assert operator.json("rollout", "get")["canary_percent"] == 1
+    assert operator.json("rollout", "set", 2, "--if-revision", revision)["revision"] == revision + 1
+
+
+def test_what_the_service_refuses(operator: Poolshift) -> None:
+    """Exit code 1 and the problem's code; whether a step is too fine is the service's to say."""
+    before = operator.json("rollout", "get")
+    assert operator.fails(1, "rollout", "set", 0.001).startswith("invalid_request: body.canary_percent: ")
+    assert operator.fails(1, "rollout", "set", 1, "--reason", "x" * 1025).startswith("invalid_request: body.reason: ")
+    assert operator.json("rollout", "get") == before
+
+
+def test_people_get_tables(operator: Poolshift) -> None:
+    """The same in columns, with times to the second; what is not there is a dash."""
+    revision = operator.json("rollout", "set", 25, "--reason", "[bold]half[/bold] of a half")["revision"]
+    shown = operator.succeeds("rollout", "get")
+    assert ["canary", "25", "%"] in lines(shown)
+    assert ["revision", str(revision)] in lines(shown)
+    assert ["reason", "[bold]half[/bold]", "of", "a", "half"] in lines(shown)
+
+    operator.succeeds("rollout", "set", 0)
+    header, newest, previous = lines(operator.succeeds("rollout", "history", "--limit", 2))
+    assert header == ["REVISION", "FROM", "%", "TO", "%", "SOURCE", "WHEN", "WHO", "WHY"]
+    assert [*newest[:4], newest[-2], newest[-1]] == [str(revision + 1), "25", "0", "api", "anonymous", "-"]
+    assert [previous[0], *previous[-4:]] == [str(revision), "[bold]half[/bold]", "of", "a", "half"]
+
+
+def test_history_asks_for_page_after_page(operator: Poolshift, service: Service) -> None:
+    """A limit over what the service gives at once is met all the same, each change once and in order."""
+    for _ in range(1002):
+        assert service.client.patch("/rollout", json={"canary_percent": 3}).status_code == 200
+    revisions = [change["revision"] for change in operator.json("rollout", "history", "--limit", 1001)]
+    newest = operator.json("rollout", "get")["revision"]
+    assert revisions == list(range(newest, newest - 1001, -1))
+
+
+def test_a_pin_is_said(poolshift: Poolshift, shared_service: Service, version: str) -> None:
+    """Where POOL_VERSION overrides the canary, whoever looks at the canary is told."""
+    shown = poolshift.at(shared_service.url).succeeds("rollout", "get")
+    assert f"{version}: POOL_VERSION overrides the canary" in shown
+
+
+def test_pools(operator: Poolshift, service: Service) -> None:
+    """Both pools, or one with the processes that work for it."""
+    header, v1, v2 = lines(operator.succeeds("pools"))
+    assert header[:4] == ["POOL", "READY", "SIZE", "BUSY"]
+    assert [v1[:3], v2[:3]] == [["v1", "yes", "2"], ["v2", "yes", "2"]]
+
+    assert [pool["pool_version"] for pool in operator.json("pools")] == ["v1", "v2"]
+    pool = operator.json("pools", "v2")
+    assert pool["pool_version"] == "v2"
+    pids = {worker["pid"] for worker in service.pool("v2")["workers"]}
+    assert {worker["pid"] for worker in pool["workers"]} == pids
+    shown = lines(operator.succeeds("pools", "v2"))
+    assert {line[0] for line in shown[-2:]} == {str(pid) for pid in pids}
