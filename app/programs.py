@@ -36,6 +36,7 @@ async def create_program(body: ProgramBody, parts: Running, _: Executor, respons
     stored = await parts.programs.add(new)
     if body.session_id is not None:
         parts.sessions.seen(body.session_id)
+        await parts.sessions.flush()  # every replica is to know of it
     response.headers["location"] = f"/programs/{program_id}"
     return program_view(stored)
 

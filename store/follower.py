@@ -103,7 +103,7 @@ class Follower:
         """Keeps a connection of its own for notifications; without one, polling goes on."""
         while True:
             try:
-                connection = await connect(self._database.dsn, timeout=5)
+                connection = await connect(self._database.dsn, timeout=5)  # type: ignore[no-untyped-call]
             except (OSError, TimeoutError, PostgresError, InterfaceError):
                 await asyncio.sleep(RECONNECT_S)
                 continue

@@ -1,0 +1,1 @@
+"""Several replicas on one real PostgreSQL, and the sources of the rollout."""
