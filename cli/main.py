@@ -7,9 +7,12 @@ import typer
 from app.auth import InvalidKeyFile
 from app.logs import configure_logs
 from app.server import serve as serve_app
+from cli.bench import bench
 from config.settings import InvalidSettings, load_settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+app.command()(bench)
 
 
 @app.callback()
