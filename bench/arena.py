@@ -79,17 +79,21 @@ class Arena:
         with self.running(contenders, workload, self.plan.workers) as servers:
             return self.compare_running(servers, workload, self.plan.connections)
 
-    def compare_running(self, servers: Mapping[str, Server], workload: Workload, connections: int) -> Loads:
+    def compare_running(
+        self, servers: Mapping[str, Server], workload: Workload, connections: int, *, rounds: int | None = None
+    ) -> Loads:
         """The same for servers that are there already."""
         body = self.body(workload)
         loads = self.alternate(
-            servers, lambda server, seconds: load.peak(server, body, connections=connections, seconds=seconds)
+            servers, lambda server, seconds: load.peak(server, body, connections=connections, seconds=seconds), rounds
         )
         for server in servers.values():
             server.check(workload)
         return loads
 
-    def alternate(self, servers: Mapping[str, Server], measure: Callable[[Server, int], Load]) -> Loads:
+    def alternate(
+        self, servers: Mapping[str, Server], measure: Callable[[Server, int], Load], rounds: int | None = None
+    ) -> Loads:
         """Measures each server once a round, the first of a round being another each time; a second before is warm-up.
 
         `measure` takes the seconds that it may last.
@@ -98,7 +102,7 @@ class Arena:
             measure(server, 1)
         names = list(servers)
         loads: dict[str, list[Load]] = {name: [] for name in names}
-        for number in range(self.plan.rounds):
+        for number in range(rounds or self.plan.rounds):
             first = number % len(names)
             for name in itertools.chain(names[first:], names[:first]):
                 seen = measure(servers[name], self.plan.seconds)

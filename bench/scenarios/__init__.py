@@ -10,6 +10,7 @@ from bench.scenarios import blocking, compute, memory, mixed, overhead, payload,
 SCENARIOS: Mapping[str, Callable[[Arena], Outcome]] = {
     "routing": routing.run,
     "replacement": replacement.run,
+    "memory": memory.run,
     "overhead": overhead.run,
     "blocking": blocking.run,
     "tail": tail.run,
@@ -17,5 +18,4 @@ SCENARIOS: Mapping[str, Callable[[Arena], Outcome]] = {
     "mixed": mixed.run,
     "payload": payload.run,
     "compute": compute.run,
-    "memory": memory.run,
 }
