@@ -4,7 +4,7 @@ from bench import load
 from bench.arena import V2, Arena
 from bench.contenders import MOSEC
 from bench.load import Load
-from bench.outcome import Figure, Outcome, at_most, ratio
+from bench.outcome import Figure, Loads, Outcome, at_most, median, ratio
 from bench.workloads import TRIVIAL
 
 
@@ -33,8 +33,16 @@ def run(arena: Arena) -> Outcome:
         loads=loads,
         reference=V2,
         figures=[Figure(f"peak of {name} just before", peak, "/s") for name, peak in peaks.items()],
-        goals=[at_most("p99 at half of the peak load, against mosec", 1, ratio(loads, V2, MOSEC.name, _p99))],
+        goals=[at_most("p99 at half of the peak load, against mosec", 1, _against_mosec(loads))],
     )
+
+
+def _against_mosec(loads: Loads) -> float | None:
+    """The worse of the rounds' ratios' median and the medians' ratio: of so few percentiles, one alone may flatter."""
+    by_round = ratio(loads, V2, MOSEC.name, _p99)
+    if by_round is None:
+        return None
+    return max(by_round, median(loads[V2], _p99) / median(loads[MOSEC.name], _p99))
 
 
 def _p99(one: Load) -> float:
