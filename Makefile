@@ -43,3 +43,5 @@ $(INSTALLED): pyproject.toml $(LOCKS:%=requirements/%.txt)
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
+
+include bench.mk

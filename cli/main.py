@@ -15,6 +15,7 @@ MODULES = {
     "pools": "cli.pools",
     "programs": "cli.programs",
     "keys": "cli.keys",
+    "bench": "cli.bench",
 }
 """Commands that are imported when they are named; each module has its own `app`."""
 

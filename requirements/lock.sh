@@ -7,3 +7,4 @@ compile() { "$uv" pip compile --quiet --no-header --generate-hashes --universal 
 compile bootstrap.in -o bootstrap.txt
 compile ../pyproject.toml -o base.txt
 compile ../pyproject.toml --extra dev -c base.txt -o dev.txt
+compile ../pyproject.toml --extra bench -c base.txt -o bench.txt

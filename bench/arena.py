@@ -1,0 +1,115 @@
+"""Where contenders meet: all of a scenario's servers are up, and take turns round by round."""
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import load
+from bench.contenders import PEERS, Contender, Peer, Poolshift
+from bench.load import Load
+from bench.outcome import Loads
+from bench.plan import Plan
+from bench.servers import Server, free_port
+from bench.workloads import Workload
+
+V1, V2, UNOBSERVED = "Poolshift V1", "Poolshift V2", "Poolshift V2, unobserved"
+
+
+@dataclass
+class Arena:
+    """What every scenario needs."""
+
+    plan: Plan
+    directory: Path
+    collector_url: str
+    say: Callable[[str], None]
+    """Tells of progress."""
+    missing: set[str] = field(default_factory=set)
+    """What would have taken part, and why it did not."""
+    _last_port: int = 0
+
+    def v1(self, **settings: str) -> Poolshift:
+        """The service with all traffic on V1."""
+        return Poolshift(V1, v1_share=1, settings=settings, collector_url=self.collector_url)
+
+    def v2(self, **settings: str) -> Poolshift:
+        """The service with all traffic on V2."""
+        return Poolshift(V2, v1_share=0, settings=settings, collector_url=self.collector_url)
+
+    def unobserved(self) -> Poolshift:
+        """V2 without metrics and traces."""
+        return Poolshift(UNOBSERVED, v1_share=0, is_observed=False)
+
+    def peers(self, *which: Peer) -> list[Peer]:
+        """Those that are installed, of `which` or of all."""
+        wanted = which or PEERS
+        self.missing |= {f"{one.name}, which is not installed" for one in wanted if not one.is_installed}
+        return [one for one in wanted if one.is_installed]
+
+    def file(self, name: str, content: bytes) -> Path:
+        """A file for a load generator."""
+        path = self.directory / name
+        path.write_bytes(content)
+        return path
+
+    def body(self, workload: Workload) -> Path:
+        """The workload's request as a file."""
+        return self.file(f"{workload.function}.json", workload.body)
+
+    @contextlib.contextmanager
+    def running(
+        self, contenders: Sequence[Contender], workload: Workload, workers: int
+    ) -> Iterator[Mapping[str, Server]]:
+        """The contenders' servers by name, each ready to run `workload`, until the end of the block."""
+        servers: dict[str, Server] = {}
+        with contextlib.ExitStack() as stack:
+            for one in contenders:  # all start at once
+                directory = Path(tempfile.mkdtemp(dir=self.directory))
+                server = one.server(workload, workers, directory, self._free_port())
+                servers[one.name] = stack.enter_context(server)
+            for one in contenders:
+                one.prepare(servers[one.name], workload)
+            yield servers
+
+    def compare(self, contenders: Sequence[Contender], workload: Workload) -> Loads:
+        """Each contender's peak in each round, with the plan's workers and connections."""
+        with self.running(contenders, workload, self.plan.workers) as servers:
+            return self.compare_running(servers, workload, self.plan.connections)
+
+    def compare_running(
+        self, servers: Mapping[str, Server], workload: Workload, connections: int, *, rounds: int | None = None
+    ) -> Loads:
+        """The same for servers that are there already."""
+        body = self.body(workload)
+        loads = self.alternate(
+            servers, lambda server, seconds: load.peak(server, body, connections=connections, seconds=seconds), rounds
+        )
+        for server in servers.values():
+            server.check(workload)
+        return loads
+
+    def alternate(
+        self, servers: Mapping[str, Server], measure: Callable[[Server, int], Load], rounds: int | None = None
+    ) -> Loads:
+        """Measures each server once a round, the first of a round being another each time; a second before is warm-up.
+
+        `measure` takes the seconds that it may last.
+        """
+        for server in servers.values():
+            measure(server, 1)
+        names = list(servers)
+        loads: dict[str, list[Load]] = {name: [] for name in names}
+        for number in range(rounds or self.plan.rounds):
+            first = number % len(names)
+            for name in itertools.chain(names[first:], names[:first]):
+                seen = measure(servers[name], self.plan.seconds)
+                loads[name].append(seen)
+                self.say(f"  round {number + 1}: {name}: {seen.rps:,.0f}/s, p99 {seen.p99_ms:.2f} ms")
+        return loads
+
+    def _free_port(self) -> int:
+        self._last_port = free_port(max(self.plan.first_port, self._last_port + 1))
+        return self._last_port

@@ -1,0 +1,161 @@
+"""The load generators, both in C: wrk for as much as a server can take, h2load for a constant rate and for a count."""
+
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.servers import Server
+
+_SCRIPT = Path(__file__).with_name("wrk.lua")
+_GOLDEN = 0.381966
+"""Steps of this share of a circle never come close to where they have been: so the connections take turns."""
+
+
+class MissingTool(Exception):
+    """A load generator is not installed; the message says how to get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one run of a generator saw."""
+
+    requests: int
+    seconds: float
+    failed: int
+    """Answers that were not 2xx, and requests that got none."""
+    p50_ms: float
+    p99_ms: float
+    server_cpu_us: float
+    """The processor time of all the server's processes, per request."""
+    generator_cpu: float
+    """The share of a core that the generator used: near 1 it was the bottleneck."""
+
+    @property
+    def rps(self) -> float:
+        """Good answers per second."""
+        return (self.requests - self.failed) / self.seconds
+
+
+def require_tools() -> None:
+    """Raises MissingTool."""
+    missing = [tool for tool in ("wrk", "h2load") if shutil.which(tool) is None]
+    if missing:
+        raise MissingTool(
+            f"{' and '.join(missing)} not found: install wrk and nghttp2-client "
+            "(Debian, Ubuntu: apt-get install wrk nghttp2-client; macOS: brew install wrk nghttp2)"
+        )
+
+
+def peak(server: Server, body: Path, *, connections: int, seconds: float) -> Load:
+    """As many requests as the server answers, each connection sending the next when it has its answer."""
+    url = server.url(server.path)
+    return _wrk(server, [url, "--", str(body)], connections=connections, seconds=seconds)
+
+
+def peak_of_lines(server: Server, lines: Path, *, connections: int, seconds: float) -> Load:
+    """The same with requests that differ, from a file with a path, a tab and a body in each line."""
+    return _wrk(server, [server.url("/"), "--", str(lines), "lines"], connections=connections, seconds=seconds)
+
+
+def _wrk(server: Server, rest: Sequence[str], *, connections: int, seconds: float) -> Load:
+    whole_seconds = max(1, round(seconds))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{whole_seconds}s", "--timeout", "30s", "-s", str(_SCRIPT), *rest]
+    usage = _Usage(server)
+    printed = _run(command, whole_seconds)
+    server_cpu_s, generator_cpu = usage.since()
+    seen = json.loads(printed.splitlines()[-1])
+    return Load(
+        requests=seen["requests"],
+        seconds=seen["us"] / 1e6,
+        failed=seen["status"] + seen["socket"],
+        p50_ms=seen["p50_us"] / 1000,
+        p99_ms=seen["p99_us"] / 1000,
+        server_cpu_us=server_cpu_s * 1e6 / max(1, seen["requests"]),
+        generator_cpu=generator_cpu,
+    )
+
+
+def at_rate(server: Server, body: Path, *, rate: float, connections: int, seconds: float) -> Load:
+    """`rate` requests per second, evenly spaced, whatever the server makes of them.
+
+    h2load has a clock per connection and would start all of them at once, as bursts of `connections` requests. So they
+    are opened one after another, and what is sent before the last is open or after the first is done does not count.
+    """
+    log = server.directory / "h2load.tsv"
+    log.unlink(missing_ok=True)
+    interval_s = connections / rate
+    period_ms = _stagger_ms(interval_s)
+    opening_s = connections * period_ms / 1000
+    per_connection = round((opening_s + seconds) / interval_s)
+    command = [
+        *_h2load(body, connections, count=per_connection * connections),
+        *("-r", "1", f"--rate-period={period_ms}ms", f"--rps={1 / interval_s:.3f}", f"--log-file={log}"),
+        server.url(server.path),
+    ]
+    usage = _Usage(server)
+    _run(command, 2 * opening_s + seconds)
+    server_cpu_s, generator_cpu = usage.since()
+    rows = [tuple(map(int, line.split("\t")[:3])) for line in log.read_text().splitlines()]
+    first = min(row[0] for row in rows)
+    begin, end = first + opening_s * 1e6, first + (per_connection - 1) * interval_s * 1e6
+    counted = [(status, taken) for started, status, taken in rows if begin <= started < end]
+    taken_ms = [taken / 1000 for _, taken in counted]
+    return Load(
+        requests=len(counted),
+        seconds=(end - begin) / 1e6,
+        failed=sum(not 200 <= status < 300 for status, _ in counted),
+        p50_ms=statistics.median(taken_ms),
+        p99_ms=statistics.quantiles(taken_ms, n=100)[98],
+        server_cpu_us=server_cpu_s * 1e6 / len(rows),
+        generator_cpu=generator_cpu,
+    )
+
+
+def _stagger_ms(interval_s: float) -> int:
+    """The whole milliseconds between two connections that spread them best over the interval of one."""
+    interval_ms = interval_s * 1000
+    return min(range(1, 26), key=lambda ms: abs(ms / interval_ms % 1 - _GOLDEN))
+
+
+def count(server: Server, body: Path, *, requests: int, connections: int, deadline_s: float) -> int:
+    """Exactly so many requests, as fast as they are answered; how many were not answered well."""
+    printed = _run([*_h2load(body, connections, count=requests), server.url(server.path)], deadline_s)
+    codes = next(line for line in printed.splitlines() if line.startswith("status codes:"))
+    return requests - int(codes.split()[2])
+
+
+def _h2load(body: Path, connections: int, *, count: int) -> list[str]:
+    # fmt: off
+    return ["h2load", "--h1", "-t", "1", "-c", str(connections), "-n", str(count),
+            "-d", str(body), "-H", "content-type: application/json"]
+    # fmt: on
+
+
+def _run(command: Sequence[str], seconds: float) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60).stdout  # noqa: S603
+
+
+class _Usage:
+    """The processor time of the server and of the generator from now on."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._began = time.perf_counter()
+        self._server_cpu_s = server.cpu_s()
+        self._generator_cpu_s = _children_cpu_s()
+
+    def since(self) -> tuple[float, float]:
+        """The server's seconds, the generator's share of a core."""
+        seconds = time.perf_counter() - self._began
+        return self._server.cpu_s() - self._server_cpu_s, (_children_cpu_s() - self._generator_cpu_s) / seconds
+
+
+def _children_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,77 @@
+"""What a scenario found: loads by contender and round, single figures, goals, and what a reader has to know."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bench.load import Load
+
+Loads = Mapping[str, Sequence[Load]]
+"""By contender, one for each round."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A promise and what came of it; `is_met` is None where this run cannot tell."""
+
+    text: str
+    bound: str
+    measured: float | None
+    is_met: bool | None
+
+
+def at_least(text: str, bound: float, measured: float | None) -> Goal:
+    """A goal that a figure is at least so big."""
+    return Goal(text, f"≥ {bound:g}", measured, None if measured is None else measured >= bound)
+
+
+def at_most(text: str, bound: float, measured: float | None, unit: str = "") -> Goal:
+    """A goal that a figure is at most so big."""
+    return Goal(text, f"≤ {bound:g}{unit}", measured, None if measured is None else measured <= bound)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A single figure."""
+
+    name: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One scenario's."""
+
+    scenario: str
+    conditions: str
+    loads: Loads = field(default_factory=dict)
+    reference: str | None = None
+    """The contender that the others are compared with."""
+    figures: Sequence[Figure] = ()
+    goals: Sequence[Goal] = ()
+    notes: Sequence[str] = ()
+
+
+def throughput(load: Load) -> float:
+    """Good answers per second."""
+    return load.rps
+
+
+def median(loads: Sequence[Load], figure: Callable[[Load], float]) -> float:
+    """Of all rounds."""
+    return statistics.median(figure(load) for load in loads)
+
+
+def spread(loads: Sequence[Load], figure: Callable[[Load], float]) -> float:
+    """Between the biggest and the smallest round, as a share of the median."""
+    values = [figure(load) for load in loads]
+    return (max(values) - min(values)) / statistics.median(values) if statistics.median(values) else 0.0
+
+
+def ratio(loads: Loads, of: str, to: str, figure: Callable[[Load], float] = throughput) -> float | None:
+    """The median of the rounds' ratios, each between neighbours in time; None where one of both did not take part."""
+    if of not in loads or to not in loads:
+        return None
+    pairs = [(figure(one), figure(other)) for one, other in zip(loads[of], loads[to], strict=True)]
+    return statistics.median(one / other for one, other in pairs) if all(other for _, other in pairs) else None

@@ -1,0 +1,27 @@
+"""What a peer is told, by environment variables, since mosec and LitServe start processes that know nothing else."""
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+ENTRYPOINT = "BENCH_ENTRYPOINT"
+WORKERS = "BENCH_WORKERS"
+PORT = "BENCH_PORT"
+
+
+def program() -> Callable[..., Any]:
+    """The function to serve."""
+    module, _, function = os.environ[ENTRYPOINT].partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def workers() -> int:
+    """How many worker processes."""
+    return int(os.environ[WORKERS])
+
+
+def port() -> int:
+    """Where to listen, on loopback."""
+    return int(os.environ[PORT])

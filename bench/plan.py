@@ -1,0 +1,39 @@
+"""How long and how big the bench is."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of everything. The defaults take less than five minutes."""
+
+    workers: int = 4
+    connections: int = 32
+    rounds: int = 3
+    seconds: int = 2
+    """Of one measurement."""
+    pool_sizes: tuple[int, ...] = (4, 8, 16, 32)
+    """For the blocking program."""
+    many_workers: int = 64
+    many_programs: int = 100_000
+    many_sessions: int = 10_000
+    replacements: int = 10
+    executions: int = 100_000
+    """Until the server's memory is looked at."""
+    first_port: int = 8310
+    budget_s: int = 250
+    """No scenario begins later; none takes much longer than half a minute by then."""
+
+
+QUICK = Plan(
+    workers=2,
+    connections=8,
+    rounds=1,
+    seconds=1,
+    pool_sizes=(2, 4),
+    many_workers=4,
+    many_programs=1_000,
+    many_sessions=100,
+    replacements=2,
+    executions=2_000,
+)

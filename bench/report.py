@@ -1,0 +1,166 @@
+"""The outcomes as JSON with everything measured, and as Markdown for people."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from bench.contenders import PEERS
+from bench.load import Load
+from bench.machine import Machine
+from bench.outcome import Goal, Loads, Outcome, median, ratio, spread, throughput
+from bench.plan import Plan
+
+_BUSY_GENERATOR = 0.9
+_EVEN = 0.02
+"""Figures that differ by less are as good as each other."""
+_MARKS = {True: "met", False: "**not met**", None: "not told by this run"}
+
+
+def as_json(machine: Machine, plan: Plan, outcomes: Sequence[Outcome]) -> str:
+    """Every round of every contender."""
+    return json.dumps(
+        {"machine": asdict(machine), "plan": asdict(plan), "outcomes": [asdict(outcome) for outcome in outcomes]},
+        indent=1,
+    )
+
+
+def as_markdown(machine: Machine, plan: Plan, outcomes: Sequence[Outcome], missing: Sequence[str]) -> str:
+    """Goals first, then each scenario, then where a peer is better."""
+    return "\n".join(_lines(machine, plan, outcomes, missing)) + "\n"
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """The goals and where a peer is better."""
+    return "\n".join([*_goals([goal for one in outcomes for goal in one.goals]), *_where_peers_are_better(outcomes)])
+
+
+def _lines(machine: Machine, plan: Plan, outcomes: Sequence[Outcome], missing: Sequence[str]) -> Iterator[str]:
+    yield "# Bench"
+    yield ""
+    yield from _about(machine, plan, missing)
+    yield ""
+    yield from _goals([goal for outcome in outcomes for goal in outcome.goals])
+    yield from _where_peers_are_better(outcomes)
+    for outcome in outcomes:
+        yield ""
+        yield from _scenario(outcome)
+
+
+def _about(machine: Machine, plan: Plan, missing: Sequence[str]) -> Iterator[str]:
+    yield f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib:g} GiB; {machine.system};"
+    yield f"Python {machine.python}; {machine.began_at}; commit {machine.commit or 'unknown'}."
+    loads = " ".join(f"{value:.2f}" for value in machine.load_average)
+    yield f"Load average when it began: {loads}. Nothing is pinned to cores; generator and servers share them."
+    yield f"Versions: {', '.join(f'{name} {version}' for name, version in machine.versions.items())}."
+    yield ""
+    yield f"Each figure is the median of {plan.rounds} rounds of {plan.seconds} s; contenders take turns in each round."
+    yield "The spread is the biggest round less the smallest, as a share of the median. Ratios are medians of the"
+    yield "rounds' own ratios. Processor time is that of all the server's processes, for one request."
+    if missing:
+        yield f"Left out: {'; '.join(missing)}."
+
+
+def _goals(goals: Sequence[Goal]) -> Iterator[str]:
+    if not goals:
+        return
+    yield "## Goals"
+    yield ""
+    yield "| goal | bound | measured | |"
+    yield "|---|---:|---:|---|"
+    for goal in goals:
+        measured = "–" if goal.measured is None else f"{goal.measured:.3g}"
+        yield f"| {goal.text} | {goal.bound} | {measured} | {_MARKS[goal.is_met]} |"
+    yield ""
+
+
+def _where_peers_are_better(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    yield "## Where a peer is better"
+    yield ""
+    found = [line for outcome in outcomes for line in _better_peers(outcome)]
+    yield from found or ["Nowhere in this run."]
+    yield ""
+    yield f"Differences under {_EVEN:.0%} are left out."
+
+
+def _better_peers(outcome: Outcome) -> Iterator[str]:
+    """Each figure in which a peer beats Poolshift V2."""
+    ours = outcome.reference
+    if ours is None:
+        return
+    for peer in (one.name for one in PEERS if one.name in outcome.loads):
+        said = []
+        for what, figure, more_is_better in _COMPARED:
+            value = ratio(outcome.loads, peer, ours, figure)
+            if value is not None and (value > 1 + _EVEN if more_is_better else value < 1 - _EVEN):
+                said.append(f"{value:.2f} × the {what}")
+        if said:
+            yield f"- {outcome.scenario}: {peer} has {', '.join(said)}"
+
+
+def _p50(load: Load) -> float:
+    return load.p50_ms
+
+
+def _p99(load: Load) -> float:
+    return load.p99_ms
+
+
+def _server_cpu(load: Load) -> float:
+    return load.server_cpu_us
+
+
+def _generator_cpu(load: Load) -> float:
+    return load.generator_cpu
+
+
+_COMPARED = (
+    ("throughput", throughput, True),
+    ("p50", _p50, False),
+    ("p99", _p99, False),
+    ("processor time", _server_cpu, False),
+)
+
+
+def _scenario(outcome: Outcome) -> Iterator[str]:
+    yield f"## {outcome.scenario}"
+    yield ""
+    yield f"{outcome.conditions[0].upper()}{outcome.conditions[1:]}."
+    yield ""
+    if outcome.loads:
+        yield from _table(outcome.loads, outcome.reference)
+    for figure in outcome.figures:
+        yield f"- {figure.name}: {figure.value:,.1f} {figure.unit}"
+    for note in outcome.notes:
+        yield f"- {note}"
+    yield from _doubts(outcome.loads)
+
+
+def _table(loads: Loads, reference: str | None) -> Iterator[str]:
+    yield f"| | per second | spread | p50 ms | p99 ms | processor µs | against {reference} | failed |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
+    for name, rounds in loads.items():
+        against = ratio(loads, name, reference) if reference is not None else None
+        cells = (
+            name,
+            f"{median(rounds, throughput):,.0f}",
+            f"{spread(rounds, throughput):.0%}",
+            f"{median(rounds, _p50):.2f}",
+            f"{median(rounds, _p99):.2f}",
+            f"{median(rounds, _server_cpu):,.0f}",
+            "–" if against is None else f"{against:.2f}",
+            str(sum(load.failed for load in rounds)),
+        )
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _doubts(loads: Loads) -> Iterator[str]:
+    for name, rounds in loads.items():
+        if any(load.failed for load in rounds):
+            yield f"- **{name} failed requests**: they count for nothing in its figures."
+        used = median(rounds, _generator_cpu)
+        if used > _BUSY_GENERATOR:
+            yield f"- **The load generator was the bottleneck for {name}**: it used {used:.0%} of a core."
+    if loads:
+        busiest = max(median(rounds, _generator_cpu) for rounds in loads.values())
+        yield f"- The load generator used at most {busiest:.0%} of a core (median of rounds)."

@@ -1,0 +1,21 @@
+"""The scenarios, one file each; a scenario takes the arena and tells its outcome."""
+
+from collections.abc import Callable, Mapping
+
+from bench.arena import Arena
+from bench.outcome import Outcome
+from bench.scenarios import blocking, compute, memory, mixed, overhead, payload, replacement, routing, scale, tail
+
+# The first ones first: what the time does not suffice for is at the end.
+SCENARIOS: Mapping[str, Callable[[Arena], Outcome]] = {
+    "routing": routing.run,
+    "replacement": replacement.run,
+    "memory": memory.run,
+    "overhead": overhead.run,
+    "blocking": blocking.run,
+    "tail": tail.run,
+    "scale": scale.run,
+    "mixed": mixed.run,
+    "payload": payload.run,
+    "compute": compute.run,
+}

@@ -1,0 +1,52 @@
+"""A program that waits 20 ms: what N workers are worth on each version, against the ideal of N / 20 ms."""
+
+from bench.arena import V1, V2, Arena
+from bench.load import Load
+from bench.outcome import Goal, Outcome, at_least, median, ratio
+from bench.programs import BLOCK_S
+from bench.workloads import BLOCKING
+
+CONNECTIONS_PER_WORKER = 2
+MOST_ROUNDS = 2
+"""Sleeping workers leave the cores idle, so the rounds differ by a percent or two."""
+_FULL_SHARE_OF = 16
+"""The size for which the share of the ideal is a goal."""
+
+
+def run(arena: Arena) -> Outcome:
+    """V1 and V2 at each size."""
+    loads: dict[str, list[Load]] = {}
+    goals: list[Goal] = []
+    for workers in arena.plan.pool_sizes:
+        v1, v2 = f"{V1}, {workers} workers", f"{V2}, {workers} workers"
+        loads[v1], loads[v2] = _compare(arena, workers)
+        speedup = ratio(loads, v2, v1)
+        goals.append(at_least(f"V2 against V1, 20 ms blocking, N = {workers}", 0.95 * workers, speedup))
+        if workers == _FULL_SHARE_OF:
+            share = median(loads[v2], _share) / workers
+            goals.append(at_least(f"V2 at N = {workers} against the ideal {workers} / 20 ms", 0.95, share))
+    return Outcome(
+        scenario="blocking",
+        conditions=f"a program that sleeps 20 ms, {CONNECTIONS_PER_WORKER} connections for each worker",
+        loads=loads,
+        reference=f"{V2}, {arena.plan.pool_sizes[0]} workers",
+        goals=goals,
+        notes=[f"At most {MOST_ROUNDS} rounds. The ideal is 50/s for each worker: {', '.join(_ideals(arena))}."],
+    )
+
+
+def _compare(arena: Arena, workers: int) -> tuple[list[Load], list[Load]]:
+    rounds = min(arena.plan.rounds, MOST_ROUNDS)
+    arena.say(f"  {workers} workers")
+    with arena.running([arena.v1(), arena.v2()], BLOCKING, workers) as servers:
+        loads = arena.compare_running(servers, BLOCKING, CONNECTIONS_PER_WORKER * workers, rounds=rounds)
+    return list(loads[V1]), list(loads[V2])
+
+
+def _share(one: Load) -> float:
+    """How many workers would do this much at best. No answer can come within the first 20 ms."""
+    return one.rps * one.seconds / (one.seconds - BLOCK_S) * BLOCK_S
+
+
+def _ideals(arena: Arena) -> list[str]:
+    return [f"{workers / BLOCK_S:,.0f} at {workers}" for workers in arena.plan.pool_sizes]

@@ -1,0 +1,22 @@
+"""A program that needs a core for 5 ms: the cores set the pace, and whatever else runs on them takes from it."""
+
+import os
+
+from bench.arena import V2, Arena
+from bench.outcome import Outcome
+from bench.programs import COMPUTE_S
+from bench.workloads import COMPUTING
+
+
+def run(arena: Arena) -> Outcome:
+    """V2 and every peer."""
+    loads = arena.compare([arena.v2(), *arena.peers()], COMPUTING)
+    plan = arena.plan
+    cores = len(os.sched_getaffinity(0))
+    return Outcome(
+        scenario="compute",
+        conditions=f"5 ms of processor time, {plan.workers} workers, {plan.connections} connections",
+        loads=loads,
+        reference=V2,
+        notes=[f"{cores} cores that did nothing else would do {cores / COMPUTE_S:,.0f}/s."],
+    )

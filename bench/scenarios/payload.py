@@ -1,0 +1,17 @@
+"""100 kB in and the same out: what copying and parsing cost."""
+
+from bench.arena import V2, Arena
+from bench.outcome import Outcome
+from bench.workloads import PAYLOAD
+
+
+def run(arena: Arena) -> Outcome:
+    """V2 and every peer."""
+    loads = arena.compare([arena.v2(), *arena.peers()], PAYLOAD)
+    plan = arena.plan
+    return Outcome(
+        scenario="payload",
+        conditions=f"100 kB in, 100 kB out, {plan.workers} workers, {plan.connections} connections",
+        loads=loads,
+        reference=V2,
+    )

@@ -1,0 +1,49 @@
+"""The 99th percentile at half of the peak load, at one and the same rate for both."""
+
+from bench import load
+from bench.arena import V2, Arena
+from bench.contenders import MOSEC
+from bench.load import Load
+from bench.outcome import Figure, Loads, Outcome, at_most, median, ratio
+from bench.workloads import TRIVIAL
+
+
+def run(arena: Arena) -> Outcome:
+    """V2 and mosec, at half of what the slower of both can do."""
+    plan = arena.plan
+    body = arena.body(TRIVIAL)
+    with arena.running([arena.v2(), *arena.peers(MOSEC)], TRIVIAL, plan.workers) as servers:
+        for server in servers.values():
+            load.peak(server, body, connections=plan.connections, seconds=1)
+        peaks = {
+            name: load.peak(server, body, connections=plan.connections, seconds=plan.seconds).rps
+            for name, server in servers.items()
+        }
+        rate = min(peaks.values()) / 2
+        arena.say(f"  at {rate:,.0f}/s")
+        loads = arena.alternate(
+            servers,
+            lambda server, seconds: load.at_rate(
+                server, body, rate=rate, connections=plan.connections, seconds=seconds
+            ),
+        )
+    return Outcome(
+        scenario="tail",
+        conditions=f"trivial program, {plan.workers} workers, {rate:,.0f} requests per second, evenly spaced",
+        loads=loads,
+        reference=V2,
+        figures=[Figure(f"peak of {name} just before", peak, "/s") for name, peak in peaks.items()],
+        goals=[at_most("p99 at half of the peak load, against mosec", 1, _against_mosec(loads))],
+    )
+
+
+def _against_mosec(loads: Loads) -> float | None:
+    """The worse of the rounds' ratios' median and the medians' ratio: of so few percentiles, one alone may flatter."""
+    by_round = ratio(loads, V2, MOSEC.name, _p99)
+    if by_round is None:
+        return None
+    return max(by_round, median(loads[V2], _p99) / median(loads[MOSEC.name], _p99))
+
+
+def _p99(one: Load) -> float:
+    return one.p99_ms

@@ -1,0 +1,150 @@
+"""A contender while it runs: real processes on loopback, from the first answer to the last process gone."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import psutil
+
+from bench.workloads import Workload
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
+
+
+class ContenderFailed(Exception):
+    """A contender does not start, or does not answer as it must."""
+
+
+class Server:
+    """One contender's server, in a process group of its own."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], directory: Path, port: int, path: str
+    ) -> None:
+        self.name = name
+        self.directory = directory
+        self.port = port
+        self.path = path
+        """Where it runs the program."""
+        self._command = command
+        self._environment = environment
+        self._log = directory / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False)
+
+    def url(self, path: str) -> str:
+        """On this server."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def __enter__(self) -> Self:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603
+                self._command,
+                env=dict(self._environment),
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.client.close()
+        assert self._process is not None
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # what it left behind
+        self._process.wait()
+
+    def wait_until_right(self, workload: Workload) -> None:
+        """Returns when the program's answer is the right one.
+
+        Raises:
+            ContenderFailed: it is not within a minute, or is a wrong one.
+
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                self.check(workload)
+            except httpx.TransportError as error:
+                self._give_up_after(deadline, error)
+            else:
+                return
+            time.sleep(0.02)
+
+    def check(self, workload: Workload) -> None:
+        """Raises ContenderFailed where the answer is wrong, httpx.TransportError where there is none."""
+        response = self.client.post(self.path, content=workload.body, headers={"content-type": "application/json"})
+        answer: Any = response.json() if response.status_code == 200 else {}
+        if answer.get("outputs") != workload.outputs:
+            raise ContenderFailed(f"{self.name} answers {response.status_code}: {response.text[:500]}")
+
+    def wait_until_ready(self, path: str) -> None:
+        """Returns when `path` answers 200. Raises ContenderFailed."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                response = self.client.get(path)
+                if response.status_code == 200:
+                    return
+                self._give_up_after(deadline, response.status_code)
+            except httpx.TransportError as error:
+                self._give_up_after(deadline, error)
+            time.sleep(0.02)
+
+    def _give_up_after(self, deadline: float, reason: object) -> None:
+        assert self._process is not None
+        if self._process.poll() is not None or time.monotonic() > deadline:
+            tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-10:])
+            raise ContenderFailed(f"{self.name} does not start ({reason}):\n{tail}")
+
+    @property
+    def process(self) -> psutil.Process:
+        """The one that was started."""
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
+
+    def cpu_s(self) -> float:
+        """Processor time of all its processes so far."""
+        return sum(_cpu_s(process) for process in (self.process, *self.process.children(recursive=True)))
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the server process itself, without its workers."""
+        rss: int = self.process.memory_info().rss
+        return rss
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def free_port(first: int) -> int:
+    """The first port from `first` on that nobody listens on."""
+    for port in range(first, 65536):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise ContenderFailed(f"no port is free from {first} on")

@@ -1,0 +1,65 @@
+"""The bench works: real servers, real load generators. No number that it measures fails a test."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.load import Load
+from bench.outcome import at_least, at_most, ratio
+from cli.main import app
+
+needs_generators = pytest.mark.skipif(
+    shutil.which("wrk") is None or shutil.which("h2load") is None,
+    reason="wrk and h2load are missing: apt-get install wrk nghttp2-client",
+)
+
+
+def _load(requests: int, failed: int = 0) -> Load:
+    return Load(requests, 2.0, failed, p50_ms=1, p99_ms=2, server_cpu_us=100, generator_cpu=0.5)
+
+
+@needs_generators
+def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
+    """A peak, a constant rate, a count of requests and the micro-benchmark, all in one run."""
+    scenarios = ("overhead", "tail", "memory", "routing")
+    arguments = [part for name in scenarios for part in ("--scenario", name)]
+    result = CliRunner().invoke(app, ["bench", "--quick", *arguments, "--output", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    outcomes = {one["scenario"]: one for one in json.loads((tmp_path / "results.json").read_text())["outcomes"]}
+    for name in ("overhead", "tail"):
+        for rounds in outcomes[name]["loads"].values():
+            assert all(one["requests"] > 0 and one["failed"] == 0 for one in rounds)
+    assert len(outcomes["overhead"]["loads"]) >= 4  # Poolshift in three ways, and what is installed beside it
+    for name in ("memory", "routing"):
+        assert all(figure["value"] > 0 for figure in outcomes[name]["figures"])
+    report = (tmp_path / "results.md").read_text()
+    assert "Where a peer is better" in report
+    assert "throughput, everything on, against mosec" in report
+
+
+def test_an_unknown_scenario_is_refused() -> None:
+    """A typo does not pass for a run of nothing."""
+    result = CliRunner().invoke(app, ["bench", "--scenario", "overheat"])
+    assert result.exit_code == 2
+
+
+def test_failed_answers_are_no_throughput() -> None:
+    """A contender gains nothing by refusing quickly."""
+    assert _load(1000, failed=400).rps == 300
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    """What slows a whole round down, slows both sides of its ratio down."""
+    loads = {"ours": [_load(400), _load(40), _load(200)], "theirs": [_load(200), _load(20), _load(100)]}
+    assert ratio(loads, "ours", "theirs") == 2
+
+
+def test_a_goal_without_its_peer_is_neither_met_nor_missed() -> None:
+    """A peer that is not installed is no victory."""
+    absent = ratio({"ours": [_load(100)]}, "ours", "theirs")
+    assert at_least("throughput", 1.1, absent).is_met is None
+    assert at_least("throughput", 1.1, 1.1).is_met
+    assert not at_most("p99", 1, 1.01).is_met
