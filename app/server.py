@@ -39,6 +39,7 @@ class Server(uvicorn.Server):
                 lifespan="on",
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,  # nothing here goes by the client's address
                 server_header=False,
                 backlog=4096,
                 timeout_graceful_shutdown=5,

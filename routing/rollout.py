@@ -47,6 +47,8 @@ class RolloutFlag:
 
     def __init__(self, log: RolloutLog, current: Rollout) -> None:
         self.current = current
+        self.threshold = current.threshold
+        """The first bucket that is not V2's; each call reads it."""
         self._log = log
         self._held: Change | None = None
         self._listeners: list[Callable[[Rollout], None]] = []
@@ -140,6 +142,7 @@ class RolloutFlag:
 
     def _come_into_force(self, rollout: Rollout) -> None:
         self.current = rollout
+        self.threshold = rollout.threshold
         _log.info(
             "rollout changed",
             revision=rollout.revision,

@@ -102,7 +102,7 @@ class Router:
             return _PINNED[self._only]
         if forced is not None:
             return _FORCED[forced]
-        return _SPLIT[Version.V2 if number < self._flag.current.threshold else Version.V1]
+        return _SPLIT[Version.V2 if number < self._flag.threshold else Version.V1]
 
     def replay_running(self) -> int:
         """Idempotent calls that run on V2 and would not be sent there any more run on V1 instead; how many these are.
