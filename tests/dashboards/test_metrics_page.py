@@ -5,7 +5,6 @@ import re
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.dashboards.conftest import Watched
-from tests.dashboards.tools import PENDING
 from tests.support.service import ROOT
 
 _ROW = re.compile(
@@ -35,10 +34,4 @@ def _scraped(text: str) -> Metrics:
 
 def test_the_page_has_every_metric_and_no_other(watched: Watched) -> None:
     """Names, kinds and labels, both ways."""
-    documented = {name: metric for name, metric in _documented().items() if name not in PENDING}
-    assert documented == _scraped(watched.metrics)
-
-
-def test_the_page_explains_what_is_pending() -> None:
-    """What dashboards and rules use is explained, even ahead of the service."""
-    assert _documented().keys() >= PENDING
+    assert _documented() == _scraped(watched.metrics)
