@@ -1,0 +1,1 @@
+"""Grafana dashboards as code, their JSON beside it, and Prometheus rules (`make dashboards` writes the JSON)."""

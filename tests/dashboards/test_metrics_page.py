@@ -1,0 +1,37 @@
+"""`docs/metrics.md` and `/metrics` agree."""
+
+import re
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.dashboards.conftest import Watched
+from tests.support.service import ROOT
+
+_ROW = re.compile(
+    r"^\| `(?P<name>\w+)` \| (?P<kind>\w+) \|(?P<labels>[^|]*)\| (?P<meaning>[^|]+) \| (?P<use>[^|]+) \|$"
+)
+_OF_THE_KIND = {"le", "quantile"}
+
+Metrics = dict[str, tuple[str, frozenset[str]]]
+"""Kind and labels by name."""
+
+
+def _documented() -> Metrics:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    rows = [row for line in page.splitlines() if (row := _ROW.match(line))]
+    assert len(rows) == sum(line.startswith("| `") for line in page.splitlines()), "a row is not of the table's form"
+    return {row["name"]: (row["kind"], frozenset(re.findall(r"`(\w+)`", row["labels"]))) for row in rows}
+
+
+def _scraped(text: str) -> Metrics:
+    found: Metrics = {}
+    for family in text_string_to_metric_families(text):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = frozenset(label for sample in family.samples for label in sample.labels) - _OF_THE_KIND
+        found[name] = (family.type, labels)
+    return found
+
+
+def test_the_page_has_every_metric_and_no_other(watched: Watched) -> None:
+    """Names, kinds and labels, both ways."""
+    assert _documented() == _scraped(watched.metrics)
