@@ -13,6 +13,7 @@ from app.execute import ExecuteLane
 from app.http_metrics import HttpMetrics
 from app.key_file import follow_key_file
 from app.parts import Parts
+from app.problems import KINDS
 from config.file_watch import contents
 from config.settings import Settings
 from config.worker_environment import worker_environment
@@ -61,7 +62,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sessions = Sessions(SqlSessionStore(database), programs, ttl_s=settings.session_ttl_s)
 
         # What decides.
-        recorder = Recorder(app.state.registry)
+        recorder = Recorder(app.state.registry, {code: kind.category for code, kind in KINDS.items()})
         percent = settings.canary_percent
         log = SqlRolloutLog(database)
         flag = await open_flag(log, None if percent is None else to_basis_points(percent))

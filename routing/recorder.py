@@ -4,7 +4,7 @@ The names are the contract's; `docs/metrics.md` says what each is good for.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -22,7 +22,8 @@ OK = "ok"
 class Recorder:
     """Counts what the router and the pools do. Labels are looked up once: a call pays for an addition and no more."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, errors: Mapping[str, str]) -> None:
+        """`errors` are the categories of all codes: their series begin at zero, so that a rate sees the first error."""
         self._requests = Counter(
             "poolshift_requests_total",
             "Calls that were answered, by version, operation and outcome (ok or an error code).",
@@ -97,7 +98,9 @@ class Recorder:
         self._waited = {version: self._queue_wait.labels(version) for version in Version}
         self._requested: dict[tuple[Version, str, str], Counter] = {}
         self._took: dict[tuple[Version, str], Histogram] = {}
-        for version in Version:  # so that a rate over them starts at zero and not at the first event
+        for version in Version:
+            for code, category in errors.items():
+                self._errors.labels(version, code, category)
             self._starts.labels(version)
             self._start_duration.labels(version)
             for cause in ExitCause:

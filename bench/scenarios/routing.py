@@ -25,8 +25,8 @@ _HALF = 5_000
 def run(arena: Arena) -> Outcome:
     """With a session's id for a key and by chance; with the counting and without."""
     flag = asyncio.run(_flag(arena.directory / "routing.db"))
-    counting = Router({}, flag, Recorder(CollectorRegistry()), pin=None, salt="bench")
-    silent = Router({}, flag, SilentRecorder(CollectorRegistry()), pin=None, salt="bench")
+    counting = Router({}, flag, Recorder(CollectorRegistry(), {}), pin=None, salt="bench")
+    silent = Router({}, flag, SilentRecorder(CollectorRegistry(), {}), pin=None, salt="bench")
     batches = _BATCHES_PER_ROUND * arena.plan.rounds
     by_session = _nanoseconds(lambda: counting.route("session-4711"), batches)
     by_chance = _nanoseconds(lambda: counting.route(None), batches)
