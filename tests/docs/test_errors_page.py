@@ -10,6 +10,7 @@ from pools import errors
 from pools.errors import CheckoutTimeout, ExecutionError, PoolClosed, WorkerCrashed
 from routing.errors import ProgramExists, ProgramNotFound, SessionNotFound, StaleRevision, StoreUnavailable
 from routing.rollout_model import Rollout, Source
+from tests.conftest import StartService
 from tests.support.pages import blocks, codes, page, section, table
 from tests.support.service import Service
 
@@ -93,6 +94,13 @@ def test_every_row_says_when_and_what_to_do() -> None:
         assert row["when"], code
         assert row["what a caller should do"], code
         assert row["retry_safe"] in ("yes", "no"), code
+
+
+def test_there_is_nothing_to_roll_back_to_without_v1(start_service: StartService) -> None:
+    """And the service says so."""
+    answer = start_service(POOLS="v2").client.post("/rollout/rollback")
+    row = ROWS[answer.json()["code"]]
+    assert (row["code"], int(row["status"])) == ("`rollback_impossible`", answer.status_code)
 
 
 def test_the_example_is_what_the_service_says(shared_service: Service) -> None:

@@ -87,11 +87,27 @@ def test_ending_a_session_amid_a_call(start_service: StartService, version: str,
     assert service.client.get("/sessions/mine").json()["program_count"] == 0
 
 
-def test_a_session_moves_on_where_its_worker_is_busy(start_service: StartService, version: str, tmp_path: Path) -> None:
-    """V2 gives its second call to another worker; V1 runs one call at a time anyway."""
-    if version == "v1":
-        pytest.skip("one call at a time")
-    service = start_service(POOL_VERSION=version)
+def test_a_rollback_that_replays(start_service: StartService, tmp_path: Path) -> None:
+    """An idempotent call that runs on V2 is cancelled there and run on V1; any other ends on V2."""
+    service = start_service(CANARY_PERCENT=100)
+    inputs = {"directory": "string", "name": "string"}
+    programs = {name: service.create("hold", inputs, idempotent=name == "idempotent") for name in ("idempotent", "not")}
+    with concurrent.futures.ThreadPoolExecutor(2) as callers:
+        calls = {
+            name: callers.submit(service.execute, program, inputs={"directory": str(tmp_path), "name": name})
+            for name, program in programs.items()
+        }
+        wait_until(lambda: len(list(tmp_path.glob("*.*"))) == 2, "both calls run on V2")
+        assert service.client.post("/rollout/rollback", json={"in_flight": "replay"}).status_code == 200
+        wait_until(lambda: len(list(tmp_path.glob("idempotent.*"))) == 2, "the idempotent one runs on V1")
+        (tmp_path / "go").touch()
+        served = {name: call.result().headers["x-pool-version"] for name, call in calls.items()}
+    assert served == {"idempotent": "v1", "not": "v2"}
+
+
+def test_a_session_moves_on_where_its_worker_is_busy(start_service: StartService, tmp_path: Path) -> None:
+    """V2 gives its second call to another worker (V1 runs one call at a time anyway)."""
+    service = start_service(POOL_VERSION="v2")
     hold = service.create("hold", {"directory": "string", "name": "string"})
     who = service.create("whoami", {}, "object")
     with concurrent.futures.ThreadPoolExecutor(1) as caller:
