@@ -17,7 +17,7 @@ def worker_environment(environment: Mapping[str, str], passed_on: Iterable[str])
     Left out are the service's own settings and whatever a name marks as a secret, except the names in `passed_on`
     (`WORKER_ENV`). The rest (PATH, PYTHONPATH, proxies, locale, …) stays.
     """
-    wanted = frozenset(passed_on)
+    wanted = frozenset(name.strip() for name in passed_on)
     kept = {name: value for name, value in environment.items() if name in wanted or not _is_withheld(name)}
     # LiteLLM, underneath DSPy, would otherwise fetch its price list from the network on import.
     return kept | {"LITELLM_LOCAL_MODEL_COST_MAP": "true", "PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,102 @@
+"""docs/dependencies.md: a row for each direct dependency, and the versions that are locked."""
+
+import re
+import tomllib
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.support.pages import codes, page, section, table
+from tests.support.service import ROOT
+
+PAGE = page("dependencies.md")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = {name: needed for name, needed in PROJECT["optional-dependencies"].items() if name != "dev"}
+RELEASED = ("within half a year", "within a year", "over a year ago")
+
+
+def rows(heading: str) -> dict[str, dict[str, str]]:
+    """The rows under a heading, by package."""
+    found = table(section(PAGE, heading), "package")
+    by_name = {codes(row["package"])[0]: row for row in found}
+    assert len(by_name) == len(found)
+    return by_name
+
+
+def names(requirements: list[str]) -> set[str]:
+    """The packages of a list in pyproject.toml, but for the project itself."""
+    found = {canonicalize_name(Requirement(one).name) for one in requirements}
+    return {str(name) for name in found} - {PROJECT["name"]}
+
+
+@pytest.mark.parametrize(
+    ("heading", "requirements"),
+    [
+        ("## Runtime", PROJECT["dependencies"]),
+        ("## Extras", [one for needed in EXTRAS.values() for one in needed]),
+        ("## Development", PROJECT["optional-dependencies"]["dev"]),
+    ],
+)
+def test_every_direct_dependency_has_its_reason(heading: str, requirements: list[str]) -> None:
+    """And no other has a row; each says what for, why not another, and how old it is."""
+    found = rows(heading)
+    assert found.keys() == names(requirements)
+    for name, row in found.items():
+        assert row["what for"], name
+        assert row["rather than"], name
+        assert row["newest release"] in RELEASED, name
+
+
+def test_every_extra_is_named() -> None:
+    """With what it brings."""
+    for extra, needed in EXTRAS.items():
+        for name in names(needed):
+            assert f"extra `{extra}`" in rows("## Extras")[name]["what for"]
+
+
+def test_the_locked_versions_are_in_the_locks() -> None:
+    """A lock that is renewed takes the page along: then the check is done anew."""
+    locked = versions("dev.txt")
+    for heading in ("## Runtime", "## Extras", "## Development"):
+        for name, row in rows(heading).items():
+            assert row["locked"] == locked[name], name
+
+
+def test_a_version_fits_its_bounds() -> None:
+    """Of everything that the page gives one for."""
+    everything = {**rows("## Runtime"), **rows("## Extras"), **rows("## Development")}
+    for one in [
+        *PROJECT["dependencies"],
+        *(item for some in PROJECT["optional-dependencies"].values() for item in some),
+    ]:
+        requirement = Requirement(one)
+        if (name := canonicalize_name(requirement.name)) in everything:
+            assert requirement.specifier.contains(everything[name]["locked"]), one
+
+
+@pytest.mark.parametrize("lock", ["bootstrap.txt", "base.txt", "dev.txt"])
+def test_a_lock_is_as_the_policy_says(lock: str) -> None:
+    """Everything is pinned and has hashes; no address is in it."""
+    text = (ROOT / "requirements" / lock).read_text()
+    pinned = re.split(r"^(?=\S)", text, flags=re.MULTILINE)
+    for entry in filter(None, pinned):
+        if entry.startswith("#"):
+            continue
+        assert re.match(r"[a-z0-9._-]+==\S+", entry), entry
+        assert "--hash=sha256:" in entry, entry
+    assert "://" not in text
+    assert "--index" not in text
+
+
+def test_every_lock_is_in_the_policy() -> None:
+    """With what it is for."""
+    for path in (ROOT / "requirements").glob("*.txt"):
+        assert f"`{path.name}`" in section(PAGE, "## Policy"), path.name
+
+
+def versions(lock: str) -> dict[str, str]:
+    """What a lock pins, by package."""
+    text = (ROOT / "requirements" / lock).read_text()
+    return dict(re.findall(r"^([a-z0-9._-]+)==([^\s;\\]+)", text, re.MULTILINE))

@@ -1,0 +1,99 @@
+"""docs/programs.md: every example is put to a real service, in the order of the page, and answers as it says."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import StartService
+from tests.support.pages import Block, blocks, codes, page, section, table
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+PAGE = page("programs.md")
+BLOCKS = blocks(PAGE)
+
+
+def module(directory: Path, name: str) -> None:
+    """Writes the page's module, all of its pieces."""
+    pieces = [block.text for block in BLOCKS if block.info == f"python {name}"]
+    assert pieces
+    (directory / name).write_text("\n\n".join(pieces))
+
+
+class Reader:
+    """Does what a reader of the page does: one block after the other."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._answer: httpx.Response | None = None
+        self.done: list[str] = []
+
+    def read(self, block: Block) -> None:
+        """Does what a block says, or sees that the last answer is as it says."""
+        match block.info.split():
+            case ["python", "shop.py"]:
+                return  # is there already
+            case ["json", "create"]:
+                answer = self._service.client.post("/programs", json=block.json())
+                assert answer.status_code == 201, answer.text
+            case ["json", "execute", program]:
+                assert self._answer is None, "an execution without its answer"
+                self._answer = self._service.client.post(f"/programs/{program}/execute", content=block.text)
+            case ["json", "refused"]:
+                self._is_refused(**block.json())
+            case ["json", status]:
+                self._is_answered(int(status), block.json())
+            case ["text", "log"]:
+                self._is_logged(block.text.splitlines())
+            case _:
+                raise AssertionError(f"a block that nobody tries: {block.info!r}")
+        self.done.append(block.info.split()[1])
+
+    def _is_answered(self, status: int, members: dict[str, Any]) -> None:
+        assert self._answer is not None
+        assert self._answer.status_code == status, self._answer.text
+        answer = self._answer.json()
+        assert {name: answer.get(name) for name in members} == members
+        self._answer = None
+
+    def _is_refused(self, entrypoint: str, says: str) -> None:
+        outputs = [{"name": "result", "type": "string"}]
+        body = {"program_type": "python", "entrypoint": entrypoint, "signature": {"inputs": [], "outputs": outputs}}
+        answer = self._service.client.post("/programs", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+        assert says in answer.json()["detail"]
+
+    def _is_logged(self, expected: list[str]) -> None:
+        for text in expected:
+            wait_until(lambda text=text: text in self._service.log(), f"{text!r} is logged")  # type: ignore[misc]
+
+
+def test_the_page_from_top_to_bottom(start_service: StartService, version: str, tmp_path: Path) -> None:
+    """Each program is created, each call answered as the page says, each mistake refused."""
+    module(tmp_path, "shop.py")
+    service = start_service(POOL_VERSION=version, PROGRAM_MODULES="shop", PYTHONPATH=tmp_path)
+    reader = Reader(service)
+    for block in BLOCKS:
+        reader.read(block)
+    counts = {kind: reader.done.count(kind) for kind in ("create", "execute", "refused")}
+    assert counts["execute"] == sum(reader.done.count(status) for status in ("200", "422", "500", "502", "503", "504"))
+    assert min(counts.values()) > 0
+
+
+@pytest.mark.parametrize("row", table(section(PAGE, "## Signatures"), "type"), ids=lambda row: row["type"])
+def test_a_type_takes_what_the_page_says(shared_service: Service, row: dict[str, str]) -> None:
+    """What fits goes in and comes out as it was; what does not is refused."""
+    (kind,) = codes(row["type"])
+    program = shared_service.create("echo", {"nonce": kind}, kind)
+
+    def call(value: str) -> httpx.Response:
+        return shared_service.client.post(f"/programs/{program}/execute", content=f'{{"inputs": {{"nonce": {value}}}}}')
+
+    for value in codes(row["JSON that fits"]):
+        answer = call(value)
+        assert answer.status_code == 200, answer.text
+        assert answer.text.replace(" ", "").find(f'"outputs":{{"result":{value.replace(" ", "")}}}') > 0
+    for value in codes(row["does not fit"]):
+        assert call(value).json()["code"] == "invalid_inputs"
