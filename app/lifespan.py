@@ -3,16 +3,20 @@
 import asyncio
 import json
 import os
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from fastapi import FastAPI
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 
 from app.execute import ExecuteLane
 from app.http_metrics import HttpMetrics
 from app.key_file import follow_key_file
 from app.parts import Parts
+from app.version import VERSION
 from config.file_watch import contents
 from config.settings import Settings
 from config.worker_environment import worker_environment
@@ -31,6 +35,8 @@ from routing.rollout_model import to_basis_points
 from routing.rollout_provider import RolloutProvider
 from routing.router import Router
 from routing.sessions import Sessions
+from routing.span_export import SpanExport
+from routing.tracing import Sampling, Tracing
 from routing.versions import Version
 from store.database import Database
 from store.follower import Follower, Handlers
@@ -70,9 +76,15 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         bookkeeping = Bookkeeping(programs, sessions, flag)
         stack.push_async_callback(bookkeeping.aclose)
 
+        # What is told of sampled calls.
+        tracing, export = _tracing(settings, recorder)
+        if export is not None:
+            stack.push_async_callback(export.aclose)
+
         # What runs programs.
         environment = worker_environment(os.environ, settings.worker_env.split(","))
-        spawner = Spawner(settings.allowed_modules, environment)
+        preload = ["pools.program_trace"] if export is not None else []
+        spawner = Spawner(settings.allowed_modules, environment, preload)
         stack.push_async_callback(spawner.aclose)
         pools = {
             version: ENGINES[version](version, _pool_options(settings, version), spawner, recorder)
@@ -91,7 +103,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         figures = PoolFigures(app.state.registry)
         parts = Parts(
-            programs, sessions, flag, pin, router, recorder, pools, spawner, app.state.registry, figures, tasks
+            programs, sessions, flag, pin, router, recorder, tracing, pools, spawner, app.state.registry, figures, tasks
         )
         http_metrics: HttpMetrics = app.state.http_metrics
         app.state.parts = parts
@@ -115,6 +127,21 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         yield
         _log.info("stopping")
+
+
+def _tracing(settings: Settings, recorder: Recorder) -> tuple[Tracing, SpanExport | None]:
+    export = None
+    if settings.exports_traces:
+        own = Resource({SERVICE_NAME: "poolshift", SERVICE_VERSION: VERSION, SERVICE_INSTANCE_ID: str(uuid.uuid4())})
+        export = SpanExport(
+            Resource.create().merge(own).merge(OTELResourceDetector().detect()),  # the environment has the last word
+            recorder.spans,
+            endpoint=settings.traces_endpoint,
+            max_queue_size=settings.otel_bsp_max_queue_size,
+            max_batch_size=settings.otel_bsp_max_export_batch_size,
+            interval_ms=settings.otel_bsp_schedule_delay,
+        )
+    return Tracing(Sampling.named(settings.otel_traces_sampler, settings.otel_traces_sampler_arg), export), export
 
 
 def _handlers(programs: Programs, sessions: Sessions, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:
