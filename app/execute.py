@@ -10,7 +10,7 @@ import itertools
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import structlog
@@ -32,8 +32,10 @@ from pools.line_budget import LineBudget
 from pools.programs import Program
 from pools.trace_context import trace_id_of
 from routing.router import Route
-from routing.tracing import CallTrace
 from routing.versions import Version
+
+if TYPE_CHECKING:
+    from routing.call_trace import CallTrace
 
 _PREFIX, _SUFFIX = "/programs/", "/execute"
 _MAX_CANARY_KEY_LENGTH = 256
@@ -85,7 +87,7 @@ class _Request:
     headers: dict[bytes, bytes]
     began: float
     """By `time.perf_counter`: the event loop's own clock counts whole milliseconds."""
-    trace: CallTrace | None = None
+    trace: "CallTrace | None" = None
     """Where the call is sampled."""
     traceparent: str | None = None
     """What came in, where it is not sampled."""

@@ -1,15 +1,16 @@
 """Builds the parts, hands them to each other, and takes them down in reverse: the one place that knows them all."""
 
 import asyncio
+import functools
 import json
 import os
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
-from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 
 from app.execute import ExecuteLane
@@ -35,7 +36,6 @@ from routing.rollout_model import to_basis_points
 from routing.rollout_provider import RolloutProvider
 from routing.router import Router
 from routing.sessions import Sessions
-from routing.span_export import SpanExport
 from routing.tracing import Sampling, Tracing
 from routing.versions import Version
 from store.database import Database
@@ -43,6 +43,9 @@ from store.follower import Follower, Handlers
 from store.program_store import SqlProgramStore
 from store.rollout_log import SqlRolloutLog
 from store.session_store import SqlSessionStore
+
+if TYPE_CHECKING:
+    from routing.span_export import SpanExport
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -77,9 +80,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(bookkeeping.aclose)
 
         # What is told of sampled calls.
-        tracing, export = _tracing(settings, recorder)
+        export = _open_export(settings, recorder) if settings.exports_traces else None
         if export is not None:
             stack.push_async_callback(export.aclose)
+        tracing = _open_tracing(settings, export)
 
         # What runs programs.
         environment = worker_environment(os.environ, settings.worker_env.split(","))
@@ -129,19 +133,30 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _log.info("stopping")
 
 
-def _tracing(settings: Settings, recorder: Recorder) -> tuple[Tracing, SpanExport | None]:
-    export = None
-    if settings.exports_traces:
-        own = Resource({SERVICE_NAME: "poolshift", SERVICE_VERSION: VERSION, SERVICE_INSTANCE_ID: str(uuid.uuid4())})
-        export = SpanExport(
-            Resource.create().merge(own).merge(OTELResourceDetector().detect()),  # the environment has the last word
-            recorder.spans,
-            endpoint=settings.traces_endpoint,
-            max_queue_size=settings.otel_bsp_max_queue_size,
-            max_batch_size=settings.otel_bsp_max_export_batch_size,
-            interval_ms=settings.otel_bsp_schedule_delay,
-        )
-    return Tracing(Sampling.named(settings.otel_traces_sampler, settings.otel_traces_sampler_arg), export), export
+def _open_export(settings: Settings, recorder: Recorder) -> "SpanExport":
+    # Imported here: OpenTelemetry's SDK and its exporter are of no use to a service that exports nothing.
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415
+
+    from routing.span_export import SpanExport  # noqa: PLC0415
+
+    own = Resource({SERVICE_NAME: "poolshift", SERVICE_VERSION: VERSION, SERVICE_INSTANCE_ID: str(uuid.uuid4())})
+    return SpanExport(
+        Resource.create().merge(own).merge(OTELResourceDetector().detect()),  # the environment has the last word
+        recorder.spans,
+        endpoint=settings.traces_endpoint,
+        max_queue_size=settings.otel_bsp_max_queue_size,
+        max_batch_size=settings.otel_bsp_max_export_batch_size,
+        interval_ms=settings.otel_bsp_schedule_delay,
+    )
+
+
+def _open_tracing(settings: Settings, export: "SpanExport | None") -> Tracing:
+    sampling = Sampling.named(settings.otel_traces_sampler, settings.otel_traces_sampler_arg)
+    if export is None:
+        return Tracing(sampling, None)
+    from routing.call_trace import CallTrace  # noqa: PLC0415  # as above
+
+    return Tracing(sampling, functools.partial(CallTrace, export))
 
 
 def _handlers(programs: Programs, sessions: Sessions, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:

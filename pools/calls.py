@@ -1,6 +1,6 @@
 """One call of a program: what goes into a pool and what comes out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -25,8 +25,8 @@ class RunObserver(Protocol):
         """A worker is to get the call; returns the traceparent for it. Without an end, it never got it."""
         ...
 
-    def run_ended(self, error: Exception | None, spans: msgspec.Raw | None) -> None:
-        """The run is over; `spans` are what the worker recorded (`pools.recorded_spans`), where it could tell."""
+    def run_ended(self, error: Exception | None, spans: Sequence[msgspec.Raw]) -> None:
+        """The run is over; `spans` are what the worker recorded (`pools.recorded_spans`), each as JSON."""
 
 
 @dataclass(slots=True, eq=False)

@@ -55,7 +55,7 @@ class Done(msgspec.Struct, tag="done", tag_field="op", omit_defaults=True):
     gen: int
     run_us: int
     outputs: msgspec.Raw = msgspec.Raw(b"{}")
-    spans: msgspec.Raw | None = None
+    spans: list[msgspec.Raw] = []
 
 
 class Failed(msgspec.Struct, tag="failed", tag_field="op", omit_defaults=True):
@@ -68,7 +68,7 @@ class Failed(msgspec.Struct, tag="failed", tag_field="op", omit_defaults=True):
     detail: str
     field: str | None = None
     traceback: str | None = None
-    spans: msgspec.Raw | None = None
+    spans: list[msgspec.Raw] = []
 
 
 Reply = Ready | Progress | Done | Failed

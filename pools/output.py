@@ -105,7 +105,7 @@ def tell_parent(current: CurrentExecution) -> None:
     """Sends what this process prints and logs from now on to its parent (the child's side)."""
     sys.stdout = _PrintStream(current, "stdout")
     sys.stderr = _PrintStream(current, "stderr")
-    logging.basicConfig(handlers=[_RecordHandler(current)], level=logging.INFO, force=True)
+    logging.basicConfig(handlers=[_RecordHandler(current)], format="%(message)s", level=logging.INFO, force=True)
 
 
 class OutputReader:

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
@@ -201,17 +201,17 @@ class WorkerProcess:
         else:
             check.set_result(None)
 
-    def _resolve(self, result: Result, spans: msgspec.Raw | None) -> None:
+    def _resolve(self, result: Result, spans: Sequence[msgspec.Raw]) -> None:
         reply = self._end_run(None, spans)
         if reply is not None and not reply.done():
             reply.set_result(result)
 
-    def _fail(self, error: ExecutionError | Withdrawn, spans: msgspec.Raw | None = None) -> None:
+    def _fail(self, error: ExecutionError | Withdrawn, spans: Sequence[msgspec.Raw] = ()) -> None:
         reply = self._end_run(error, spans)
         if reply is not None and not reply.done():
             reply.set_exception(error)
 
-    def _end_run(self, error: Exception | None, spans: msgspec.Raw | None) -> asyncio.Future[Result] | None:
+    def _end_run(self, error: Exception | None, spans: Sequence[msgspec.Raw]) -> asyncio.Future[Result] | None:
         if self.call is not None and self.call.trace is not None:
             self.call.trace.run_ended(error, spans)
         reply, self._reply, self.call = self._reply, None, None

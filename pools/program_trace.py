@@ -84,8 +84,8 @@ class Recording:
         self._span = span
         self._kept = kept
 
-    def end(self, reply: Reply) -> msgspec.Raw:
-        """The spans of the execution that `reply` answers, as JSON."""
+    def end(self, reply: Reply) -> list[msgspec.Raw]:
+        """The spans of the execution that `reply` answers, each as JSON."""
         recorded, self._kept.spans = self._kept.spans, []
         context = self._span.get_span_context()
         # A thread that an earlier execution left behind may have ended a span of its own meanwhile.
@@ -98,7 +98,7 @@ class Recording:
             self._span.set_status(trace.StatusCode.ERROR)  # the message may tell of inputs: it is not for traces
         self._span.end()
         root, _ = _encode([span for span in self._kept.spans if span.context == context])
-        return msgspec.Raw(b"[" + b",".join(root + encoded) + b"]")
+        return [msgspec.Raw(span) for span in root + encoded]
 
 
 def _encode(spans: Sequence[ReadableSpan]) -> tuple[list[bytes], int]:

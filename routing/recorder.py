@@ -5,13 +5,12 @@ The names are the contract's; `docs/metrics.md` says what each is good for.
 
 import math
 from collections.abc import Callable
-from typing import get_args
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pools.exits import ExitCause
 from routing.rollout_model import Rollout
-from routing.span_export import SpanOutcome
 from routing.versions import Decision, Reason, Version
 
 _DURATION_BUCKETS = (
@@ -19,6 +18,7 @@ _DURATION_BUCKETS = (
 )  # fmt: skip
 _START_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 OK = "ok"
+SpanOutcome = Literal["exported", "failed", "dropped"]
 
 
 class Recorder:

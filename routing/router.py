@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pools.calls import Call, Result
 from pools.errors import ExecutionError, Withdrawn
@@ -12,8 +13,10 @@ from routing.recorder import OK, Recorder
 from routing.rollout import RolloutFlag
 from routing.rollout_model import Rollout
 from routing.split import bucket
-from routing.tracing import CallTrace
 from routing.versions import Decision, Reason, Version
+
+if TYPE_CHECKING:
+    from routing.call_trace import CallTrace
 
 _FORCED = {version: Decision(version, Reason.FORCED) for version in Version}
 _PINNED = {version: Decision(version, Reason.PINNED) for version in Version}
@@ -27,7 +30,7 @@ class Route:
     bucket: int
     forced: Version | None
     decision: Decision
-    trace: CallTrace | None = None
+    trace: "CallTrace | None" = None
 
 
 class Router:
@@ -52,7 +55,7 @@ class Router:
         session_id: str | None,
         canary_key: str | None = None,
         forced: Version | None = None,
-        trace: CallTrace | None = None,
+        trace: "CallTrace | None" = None,
     ) -> Route:
         """Decides the version of a call.
 

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -11,10 +10,11 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from routing.recorder import SpanOutcome
+
 FLUSH_TIMEOUT_S = 2.0
 """The end of the service waits so long for what is still queued."""
 
-SpanOutcome = Literal["exported", "failed", "dropped"]
 CountSpans = Callable[[SpanOutcome, int], None]
 
 _log = structlog.stdlib.get_logger("poolshift.tracing")

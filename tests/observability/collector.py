@@ -1,4 +1,4 @@
-"""An OTLP/HTTP receiver: takes spans as a collector would, or hangs, or refuses them."""
+"""An OTLP/HTTP receiver: takes spans as a collector would, or hangs."""
 
 import threading
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.support.waiting import wait_until
 
-Behaviour = Literal["takes", "hangs", "refuses"]
+Behaviour = Literal["takes", "hangs"]
 
 
 class Collector:
@@ -76,11 +76,12 @@ class Collector:
                 if collector.behaviour == "hangs":
                     collector.let_go.wait()
                     return
-                status = 200 if self.path == "/v1/traces" and collector.behaviour == "takes" else 400
-                if status == 200:
-                    collector.take(body)
+                if self.path != "/v1/traces":
+                    self.send_error(404)
+                    return
+                collector.take(body)
                 answer = ExportTraceServiceResponse().SerializeToString()
-                self.send_response(status)
+                self.send_response(200)
                 self.send_header("content-type", "application/x-protobuf")
                 self.send_header("content-length", str(len(answer)))
                 self.end_headers()

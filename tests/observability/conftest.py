@@ -13,13 +13,13 @@ MODULES = f"{PROGRAM_MODULES},tests.observability.programs"
 PROGRAMS = "tests.observability.programs"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def collector() -> Iterator[Collector]:
     with running_collector() as collector:
         yield collector
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def traced_service(version: str, collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Every call is sampled, unless its traceparent says otherwise."""
     settings = traced(collector, POOL_VERSION=version, LOG_FORMAT="json")
