@@ -84,6 +84,12 @@ def create_app(settings: Settings) -> Application:
         version=VERSION,
         lifespan=lifespan,
         responses=_PROBLEMS,
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "auto_configure": False,
+        },  # `routing.tracing` does it
         openapi_url=None,  # `app.documentation` has what FastAPI would serve to everyone
     )
     app.state.settings = settings

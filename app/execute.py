@@ -10,14 +10,17 @@ import itertools
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+import structlog
 from starlette.types import Receive, Scope, Send
 
+from app import server_span
 from app.auth import Authenticator
 from app.client_watch import ClientWatch
 from app.http_metrics import HandlerMetrics
+from app.logs import current_call
 from app.parts import Parts
 from app.problems import Problem, problem_of
 from app.schemas import ID_PATTERN, MAX_ID_LENGTH
@@ -25,12 +28,19 @@ from config import api_keys
 from config.settings import Settings
 from pools.calls import Call, Result
 from pools.errors import ExecutionError
+from pools.line_budget import LineBudget
 from pools.programs import Program
+from pools.trace_context import trace_id_of
 from routing.router import Route
 from routing.versions import Version
 
+if TYPE_CHECKING:
+    from routing.call_trace import CallTrace
+
 _PREFIX, _SUFFIX = "/programs/", "/execute"
 _MAX_CANARY_KEY_LENGTH = 256
+_MAX_FAILURE_LINES = 50
+"""A second. A service that sheds thousands of calls says how many, not each."""
 
 _Identifier = Annotated[str, msgspec.Meta(pattern=ID_PATTERN, max_length=MAX_ID_LENGTH)]
 
@@ -56,6 +66,7 @@ class Answer(msgspec.Struct):
 _Response = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers, body."""
 
+_log = structlog.stdlib.get_logger("poolshift.http")
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -76,10 +87,23 @@ class _Request:
     headers: dict[bytes, bytes]
     began: float
     """By `time.perf_counter`: the event loop's own clock counts whole milliseconds."""
+    trace: "CallTrace | None" = None
+    """Where the call is sampled."""
+    traceparent: str | None = None
+    """What came in, where it is not sampled."""
     received: int = 0
     route: Route | None = None
     program: Program | None = None
     call: Call | None = None
+    error: str | None = None
+    """The code of the answer, where it is one."""
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace that its log lines belong to."""
+        if self.trace is not None:
+            return self.trace.trace_id
+        return trace_id_of(self.traceparent)
 
 
 class _ClientGone(Exception):
@@ -99,19 +123,28 @@ class ExecuteLane:
         # Unique without asking the kernel for randomness on each call: a random start of the service, then a count.
         self._id_prefix = secrets.token_hex(6)
         self._id_count = itertools.count(1)
+        self._failure_lines = LineBudget(lines=_MAX_FAILURE_LINES, size=1024 * 1024, tell=_tell_left_out)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         execution_id = f"{self._id_prefix}-{next(self._id_count):08x}"
-        request = _Request(execution_id, dict(scope["headers"]), time.perf_counter())
+        headers = dict(scope["headers"])
+        trace, traceparent = self._parts.tracing.begin(headers.get(b"traceparent"))
+        request = _Request(execution_id, headers, time.perf_counter(), trace, traceparent)
+        current_call.set(request)
         try:
-            status, headers, body = await self._execute(request, scope, receive)
+            status, answer_headers, body = await self._execute(request, scope, receive)
         except _ClientGone:
+            if trace is not None:
+                trace.abandoned(server_span.NAME, server_span.attributes(scope, execution_id, request.program))
             return
         except Exception as error:
-            status, headers, body = self._refuse(request, error)
+            status, answer_headers, body = self._refuse(request, error)
         # Before the answer leaves, so that whoever has it finds it counted.
         self._metrics.answered(status, time.perf_counter() - request.began, request.received, len(body))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+        if trace is not None:
+            values = server_span.attributes(scope, execution_id, request.program)
+            trace.answered(server_span.NAME, status, request.error, values)
+        await send({"type": "http.response.start", "status": status, "headers": answer_headers})
         await send({"type": "http.response.body", "body": body})
 
     async def _execute(self, request: _Request, scope: Scope, receive: Receive) -> _Response:
@@ -126,7 +159,7 @@ class ExecuteLane:
             if forced not in self._parts.pools:
                 raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")
         session_id = envelope.session_id
-        request.route = self._parts.router.route(session_id, _canary_key(request.headers), forced)
+        request.route = self._parts.router.route(session_id, _canary_key(request.headers), forced, request.trace)
         program_id = scope["path"][len(_PREFIX) : -len(_SUFFIX)]
         request.program = program = await self._parts.programs.find(program_id, session_id)
 
@@ -137,7 +170,8 @@ class ExecuteLane:
             inputs=envelope.inputs,
             deadline=self._loop.time() + timeout_s,
             session_id=session_id,
-            traceparent=_text(request.headers.get(b"traceparent")),
+            traceparent=request.traceparent,
+            trace=request.trace,
         )
         self._parts.programs.used(program, time.time())
         with ClientWatch(receive, self._parts.tasks) as client:
@@ -178,6 +212,7 @@ class ExecuteLane:
     def _refuse(self, request: _Request, error: Exception) -> _Response:
         """The answer to a call that failed, at whatever point."""
         problem = problem_of(error)
+        request.error = problem.code
         if request.program is not None and request.program.idempotent:
             problem.retry_safe = True
         if request.route is None:
@@ -188,6 +223,8 @@ class ExecuteLane:
             self._parts.router.record_failure(
                 request.route, problem.code, problem.kind.category, "execute", request.began
             )
+        if problem.kind.status >= 500 and self._failure_lines.admits(0):
+            self._log_failure(request, problem, version)
         queued_s = request.call.queued_s if request.call is not None else 0.0
         run_s = error.run_s if isinstance(error, ExecutionError) else 0.0
         body = problem.body(pool_version=version, execution_id=request.execution_id)
@@ -197,6 +234,22 @@ class ExecuteLane:
         if problem.code == "payload_too_large":
             headers.append((b"connection", b"close"))  # the rest of the body is not worth reading
         return problem.kind.status, headers, body
+
+    def _log_failure(self, request: _Request, problem: Problem, version: Version) -> None:
+        _log.warning(
+            "call failed",
+            code=problem.code,
+            status=problem.kind.status,
+            pool_version=version,
+            program_id=request.program.id if request.program is not None else None,
+            execution_id=request.execution_id,
+            trace_id=request.trace_id,
+            duration_ms=round((time.perf_counter() - request.began) * 1000, 3),
+        )
+
+
+def _tell_left_out(count: int) -> None:
+    _log.warning("calls failed, without a line for each", count=count)
 
 
 def _read(body: bytes) -> Envelope:

@@ -1,19 +1,24 @@
 """Builds the parts, hands them to each other, and takes them down in reverse: the one place that knows them all."""
 
 import asyncio
+import functools
 import json
 import os
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
+from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 
 from app.execute import ExecuteLane
 from app.http_metrics import HttpMetrics
 from app.key_file import follow_key_file
 from app.parts import Parts
 from app.problems import KINDS
+from app.version import VERSION
 from config.file_watch import contents
 from config.settings import Settings
 from config.worker_environment import worker_environment
@@ -32,12 +37,16 @@ from routing.rollout_model import to_basis_points
 from routing.rollout_provider import RolloutProvider
 from routing.router import Router
 from routing.sessions import Sessions
+from routing.tracing import Sampling, Tracing
 from routing.versions import Version
 from store.database import Database
 from store.follower import Follower, Handlers
 from store.program_store import SqlProgramStore
 from store.rollout_log import SqlRolloutLog
 from store.session_store import SqlSessionStore
+
+if TYPE_CHECKING:
+    from routing.span_export import SpanExport
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -71,9 +80,16 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         bookkeeping = Bookkeeping(programs, sessions, flag)
         stack.push_async_callback(bookkeeping.aclose)
 
+        # What is told of sampled calls.
+        export = _open_export(settings, recorder) if settings.exports_traces else None
+        if export is not None:
+            stack.push_async_callback(export.aclose)
+        tracing = _open_tracing(settings, export)
+
         # What runs programs.
         environment = worker_environment(os.environ, settings.worker_env.split(","))
-        spawner = Spawner(settings.allowed_modules, environment)
+        preload = ["pools.program_trace"] if export is not None else []
+        spawner = Spawner(settings.allowed_modules, environment, preload)
         stack.push_async_callback(spawner.aclose)
         pools = {
             version: ENGINES[version](version, _pool_options(settings, version), spawner, recorder)
@@ -92,7 +108,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         figures = PoolFigures(app.state.registry)
         parts = Parts(
-            programs, sessions, flag, pin, router, recorder, pools, spawner, app.state.registry, figures, tasks
+            programs, sessions, flag, pin, router, recorder, tracing, pools, spawner, app.state.registry, figures, tasks
         )
         http_metrics: HttpMetrics = app.state.http_metrics
         app.state.parts = parts
@@ -116,6 +132,32 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         yield
         _log.info("stopping")
+
+
+def _open_export(settings: Settings, recorder: Recorder) -> "SpanExport":
+    # Imported here: OpenTelemetry's SDK and its exporter are of no use to a service that exports nothing.
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415
+
+    from routing.span_export import SpanExport  # noqa: PLC0415
+
+    own = Resource({SERVICE_NAME: "poolshift", SERVICE_VERSION: VERSION, SERVICE_INSTANCE_ID: str(uuid.uuid4())})
+    return SpanExport(
+        Resource.create().merge(own).merge(OTELResourceDetector().detect()),  # the environment has the last word
+        recorder.spans,
+        endpoint=settings.traces_endpoint,
+        max_queue_size=settings.otel_bsp_max_queue_size,
+        max_batch_size=settings.otel_bsp_max_export_batch_size,
+        interval_ms=settings.otel_bsp_schedule_delay,
+    )
+
+
+def _open_tracing(settings: Settings, export: "SpanExport | None") -> Tracing:
+    sampling = Sampling.named(settings.otel_traces_sampler, settings.otel_traces_sampler_arg)
+    if export is None:
+        return Tracing(sampling, None)
+    from routing.call_trace import CallTrace  # noqa: PLC0415  # as above
+
+    return Tracing(sampling, functools.partial(CallTrace, export))
 
 
 def _handlers(programs: Programs, sessions: Sessions, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:

@@ -2,16 +2,34 @@
 
 import logging
 import sys
-from typing import Literal
+from contextvars import ContextVar
+from typing import Literal, Protocol
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-def configure_logs(log_format: Literal["console", "json"]) -> None:
+class CallInLog(Protocol):
+    """What a log line says of the call that it is about."""
+
+    @property
+    def execution_id(self) -> str: ...
+
+    @property
+    def trace_id(self) -> str | None: ...
+
+
+current_call: ContextVar[CallInLog] = ContextVar("current_call")
+"""Set at the head of each call: cheaper than binding its ids, which most calls would never log."""
+
+
+def configure_logs(log_format: LogFormat, level: LogLevel = "info") -> None:
     """Sends all logging to standard error in `log_format`. For a program's start; a library never calls it."""
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _add_call,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -30,11 +48,21 @@ def configure_logs(log_format: Literal["console", "json"]) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(log_format)],
         )
     )
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def _renderers(log_format: Literal["console", "json"]) -> list[Processor]:
+def _add_call(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """The ids of the call within which this is logged, unless the line says of itself what it is about."""
+    call = current_call.get(None)
+    if call is not None and "execution_id" not in event:
+        event["execution_id"] = call.execution_id
+        if call.trace_id is not None:
+            event["trace_id"] = call.trace_id
+    return event
+
+
+def _renderers(log_format: LogFormat) -> list[Processor]:
     if log_format == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     return [

@@ -16,6 +16,7 @@ from routing.recorder import Recorder
 from routing.rollout import RolloutFlag
 from routing.router import Router
 from routing.sessions import Sessions
+from routing.tracing import Tracing
 from routing.versions import Version
 
 
@@ -29,6 +30,7 @@ class Parts:
     pin: Version | None
     router: Router
     recorder: Recorder
+    tracing: Tracing
     pools: Mapping[Version, Pool]
     spawner: Spawner
     registry: CollectorRegistry

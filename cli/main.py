@@ -63,7 +63,7 @@ def serve() -> None:
 
     try:
         settings = load_settings()
-        configure_logs(settings.log_format)
+        configure_logs(settings.log_format, settings.log_level)
         started = serve_app(settings)
     except (InvalidSettings, InvalidKeyFile) as error:
         raise CommandFailed(ExitCode.USAGE, str(error)) from None

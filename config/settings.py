@@ -6,7 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -28,6 +28,10 @@ def _module_names(value: str) -> str:
         if not all(part.isidentifier() for part in name.strip().split(".")):
             raise ValueError(f"{name.strip()!r} is not the name of a module")
     return value
+
+
+def _lower_case(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 CanaryPercent = Annotated[Decimal, Field(ge=0, le=100), AfterValidator(_whole_basis_points)]
@@ -80,6 +84,29 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = None
     allow_anonymous: bool = False
     log_format: Literal["console", "json"] = "console"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = "info"
+
+    # OpenTelemetry's own names. Its exporter reads the rest of them (headers, timeout, TLS) from the environment.
+    otel_sdk_disabled: bool = False
+    otel_traces_exporter: Annotated[Literal["otlp", "none"] | None, BeforeValidator(_lower_case)] = None
+    otel_exporter_otlp_protocol: Literal["http/protobuf"] = "http/protobuf"
+    otel_exporter_otlp_endpoint: str | None = None
+    otel_exporter_otlp_traces_endpoint: str | None = None
+    otel_traces_sampler: Annotated[
+        Literal[
+            "always_on",
+            "always_off",
+            "traceidratio",
+            "parentbased_always_on",
+            "parentbased_always_off",
+            "parentbased_traceidratio",
+        ],
+        BeforeValidator(_lower_case),
+    ] = "parentbased_traceidratio"
+    otel_traces_sampler_arg: float = Field(0.01, ge=0, le=1, allow_inf_nan=False)
+    otel_bsp_max_queue_size: int = Field(2048, ge=1)
+    otel_bsp_max_export_batch_size: int = Field(512, ge=1)
+    otel_bsp_schedule_delay: float = Field(5000, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _closed_unless_on_loopback(self) -> Self:
@@ -95,6 +122,27 @@ class Settings(BaseSettings):
         if self.pool_version is not None and self.pool_version not in self.pools.split(","):
             raise ValueError(f"POOL_VERSION={self.pool_version} is not among POOLS={self.pools}")
         return self
+
+    @model_validator(mode="after")
+    def _batch_fits_into_the_queue(self) -> Self:
+        if self.otel_bsp_max_export_batch_size > self.otel_bsp_max_queue_size:
+            raise ValueError("OTEL_BSP_MAX_EXPORT_BATCH_SIZE is over OTEL_BSP_MAX_QUEUE_SIZE")
+        return self
+
+    @property
+    def exports_traces(self) -> bool:
+        """Whether OpenTelemetry's variables ask for an export."""
+        if self.otel_sdk_disabled or self.otel_traces_exporter == "none":
+            return False
+        return self.otel_traces_exporter is not None or self.traces_endpoint is not None
+
+    @property
+    def traces_endpoint(self) -> str | None:
+        """Where spans go; None where nothing says so."""
+        if self.otel_exporter_otlp_traces_endpoint is not None:
+            return self.otel_exporter_otlp_traces_endpoint
+        base = self.otel_exporter_otlp_endpoint
+        return None if base is None else f"{base.removesuffix('/')}/v1/traces"
 
     @property
     def is_on_loopback(self) -> bool:

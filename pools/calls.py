@@ -1,15 +1,32 @@
 """One call of a program: what goes into a pool and what comes out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
 from pools.programs import Program
+from pools.trace_context import trace_id_of
 
 EventKind = Literal["progress", "output"]
 OnEvent = Callable[[EventKind, msgspec.Raw], None]
+
+
+class RunObserver(Protocol):
+    """Is told of each run of a sampled call: there are several where a worker died or the rollout changed."""
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's id, as logs have it."""
+        ...
+
+    def run_begins(self, worker_pid: int) -> str:
+        """A worker is to get the call; returns the traceparent for it. Without an end, it never got it."""
+        ...
+
+    def run_ended(self, error: Exception | None, spans: Sequence[msgspec.Raw]) -> None:
+        """The run is over; `spans` are what the worker recorded (`pools.recorded_spans`), each as JSON."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,11 +43,19 @@ class Call:
     deadline: float
     session_id: str | None = None
     traceparent: str | None = None
+    """Of a call that is not sampled: it goes to the worker as it is."""
+    trace: RunObserver | None = None
+    """Of a sampled call."""
     on_event: OnEvent | None = None
     dispatched_at: float = 0.0
     """When it was given to a worker, by `time.perf_counter`; 0 while it was not. The pool fills it in."""
     queued_s: float = 0.0
     """How long it waited for a worker, in seconds; the pool fills it in."""
+
+    def log_ids(self) -> dict[str, str | None]:
+        """What a log line about it says."""
+        trace_id = self.trace.trace_id if self.trace is not None else trace_id_of(self.traceparent)
+        return {"program_id": self.program.id, "execution_id": self.execution_id, "trace_id": trace_id}
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class Crew:
         self._settled = asyncio.Event()
         self._pause: asyncio.TimerHandle | None = None
         self._cpu_of_the_dead_s = 0.0
-        self._tasks = TaskOwner(f"workers of {version}")
+        self._tasks = TaskOwner(f"workers of {version}", is_detached=True)
         self._loop = asyncio.get_running_loop()
 
     # --- one call on one worker

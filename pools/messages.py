@@ -9,13 +9,17 @@ from pools.programs import Program
 
 
 class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
-    """Run a program once. `program` is there only where this worker has not been told of `key` before."""
+    """Run a program once. `program` is there only where this worker has not been told of `key` before.
+
+    `record` asks for the spans of the program (`pools.recorded_spans`) in the reply: the call is sampled.
+    """
 
     id: str
     key: str
     inputs: msgspec.Raw
     program: Program | None = None
     traceparent: str | None = None
+    record: bool = False
     stream: bool = False
 
 
@@ -44,13 +48,14 @@ class Progress(msgspec.Struct, tag="progress", tag_field="op"):
     data: msgspec.Raw
 
 
-class Done(msgspec.Struct, tag="done", tag_field="op"):
+class Done(msgspec.Struct, tag="done", tag_field="op", omit_defaults=True):
     """The outputs, checked against the signature. `run_us` is the time in the program, in microseconds."""
 
     id: str
     gen: int
     run_us: int
     outputs: msgspec.Raw = msgspec.Raw(b"{}")
+    spans: list[msgspec.Raw] = []
 
 
 class Failed(msgspec.Struct, tag="failed", tag_field="op", omit_defaults=True):
@@ -63,6 +68,7 @@ class Failed(msgspec.Struct, tag="failed", tag_field="op", omit_defaults=True):
     detail: str
     field: str | None = None
     traceback: str | None = None
+    spans: list[msgspec.Raw] = []
 
 
 Reply = Ready | Progress | Done | Failed

@@ -13,11 +13,20 @@ from collections.abc import Callable
 
 import msgspec
 
+from pools.line_budget import LineBudget
+from pools.trace_context import trace_id_of
+
 RECORD_SEPARATOR = b"\x1e"
 MAX_LINE_BYTES = 16 * 1024
 """A longer line is cut here, so that a program cannot fill the service's memory with one line."""
 
+MAX_LINES_PER_S = 100
+MAX_BYTES_PER_S = 64 * 1024
+"""What one worker gets into the log; the rest is read and counted."""
+
 _READ_BYTES = 64 * 1024
+_SPENT_PAUSE_S = 0.01
+"""A worker that has spent this is read so much more slowly: whoever prints without end holds up itself alone."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -29,6 +38,7 @@ class Record(msgspec.Struct, omit_defaults=True):
     level: int = logging.INFO
     execution_id: str | None = None
     program_id: str | None = None
+    trace_id: str | None = None
 
 
 class CurrentExecution:
@@ -37,18 +47,18 @@ class CurrentExecution:
     def __init__(self) -> None:
         self.execution_id: str | None = None
         self.program_id: str | None = None
-        self.traceparent: str | None = None
+        self.trace_id: str | None = None
 
     def enter(self, execution_id: str, program_id: str, traceparent: str | None) -> None:
-        self.execution_id, self.program_id, self.traceparent = execution_id, program_id, traceparent
+        self.execution_id, self.program_id, self.trace_id = execution_id, program_id, trace_id_of(traceparent)
 
     def leave(self) -> None:
-        self.execution_id = self.program_id = self.traceparent = None
+        self.execution_id = self.program_id = self.trace_id = None
 
     def write(self, text: str, source: str, level: int) -> None:
         """Sends one record to the parent; a record that finds the pipe's other end gone is dropped."""
         text = text[: MAX_LINE_BYTES // 4]
-        record = Record(text, source, level, self.execution_id, self.program_id)
+        record = Record(text, source, level, self.execution_id, self.program_id, self.trace_id)
         try:
             os.write(2, RECORD_SEPARATOR + _encoder.encode(record) + b"\n")
         except OSError:
@@ -95,18 +105,22 @@ def tell_parent(current: CurrentExecution) -> None:
     """Sends what this process prints and logs from now on to its parent (the child's side)."""
     sys.stdout = _PrintStream(current, "stdout")
     sys.stderr = _PrintStream(current, "stderr")
-    logging.basicConfig(handlers=[_RecordHandler(current)], level=logging.INFO, force=True)
+    logging.basicConfig(handlers=[_RecordHandler(current)], format="%(message)s", level=logging.INFO, force=True)
 
 
 class OutputReader:
     """Reads one worker's pipe on the event loop and hands on each record (the parent's side)."""
 
-    def __init__(self, fd: int, take: Callable[[Record], None]) -> None:
+    def __init__(self, fd: int, take: Callable[[Record], None], left_out: Callable[[int], None]) -> None:
+        """`left_out` gets the number of records that were too many to be taken, at most once a second."""
         self._fd = fd
         self._take = take
         self._pending = b""
+        self._budget = LineBudget(lines=MAX_LINES_PER_S, size=MAX_BYTES_PER_S, tell=left_out)
+        self._pause: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
-        asyncio.get_running_loop().add_reader(fd, self._readable)
+        self._loop.add_reader(fd, self._readable)
 
     def close(self) -> None:
         """Reads what is still there and lets go of the pipe."""
@@ -114,6 +128,7 @@ class OutputReader:
             self._readable()
         if self._fd >= 0:
             self._release()
+        self._budget.tell()
 
     def _readable(self) -> None:
         try:
@@ -127,11 +142,21 @@ class OutputReader:
         if len(self._pending) > MAX_LINE_BYTES:
             lines, self._pending = [*lines, self._pending], b""
         for line in lines:
-            if line:
+            if line and self._budget.admits(len(line)):
                 self._take(_parse(line))
+        if self._budget.is_spent and self._pause is None:
+            self._loop.remove_reader(self._fd)
+            self._pause = self._loop.call_later(_SPENT_PAUSE_S, self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._fd, self._readable)
 
     def _release(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._fd)
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        self._loop.remove_reader(self._fd)
         os.close(self._fd)
         self._fd = -1
 

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
@@ -63,7 +63,7 @@ class WorkerProcess:
         self._reply: asyncio.Future[Result] | None = None
         self._check: asyncio.Future[None] | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
-        self._output = OutputReader(output_fd, self._log_record)
+        self._output = OutputReader(output_fd, self._log_record, self._log_left_out)
         self._channel = Channel(sock, self._take, self._channel_ended)
 
     def __repr__(self) -> str:
@@ -84,7 +84,8 @@ class WorkerProcess:
             key=program.key,
             inputs=call.inputs if isinstance(call.inputs, msgspec.Raw) else msgspec.Raw(call.inputs),
             program=None if program.key in self._told else program,
-            traceparent=call.traceparent,
+            traceparent=call.traceparent if call.trace is None else call.trace.run_begins(self.pid),
+            record=call.trace is not None,
             stream=call.on_event is not None,
         )
         if not self._channel.send(frame(_encoder.encode(request))):
@@ -187,9 +188,9 @@ class WorkerProcess:
             if self.call.on_event is not None:
                 self.call.on_event("progress", reply.data)
         elif isinstance(reply, Done):
-            self._resolve(Result(reply.outputs, reply.run_us / 1e6))
+            self._resolve(Result(reply.outputs, reply.run_us / 1e6), reply.spans)
         else:
-            self._fail(self._error_of(reply))
+            self._fail(self._error_of(reply), reply.spans)
 
     def _take_check(self, reply: Progress | Done | Failed) -> None:
         check, self._check = self._check, None
@@ -200,15 +201,21 @@ class WorkerProcess:
         else:
             check.set_result(None)
 
-    def _resolve(self, result: Result) -> None:
-        reply, self._reply, self.call = self._reply, None, None
+    def _resolve(self, result: Result, spans: Sequence[msgspec.Raw]) -> None:
+        reply = self._end_run(None, spans)
         if reply is not None and not reply.done():
             reply.set_result(result)
 
-    def _fail(self, error: ExecutionError | Withdrawn) -> None:
-        reply, self._reply, self.call = self._reply, None, None
+    def _fail(self, error: ExecutionError | Withdrawn, spans: Sequence[msgspec.Raw] = ()) -> None:
+        reply = self._end_run(error, spans)
         if reply is not None and not reply.done():
             reply.set_exception(error)
+
+    def _end_run(self, error: Exception | None, spans: Sequence[msgspec.Raw]) -> asyncio.Future[Result] | None:
+        if self.call is not None and self.call.trace is not None:
+            self.call.trace.run_ended(error, spans)
+        reply, self._reply, self.call = self._reply, None, None
+        return reply
 
     def _error_of(self, failed: Failed) -> ExecutionError:
         error = _error_of(failed)
@@ -216,10 +223,9 @@ class WorkerProcess:
         if failed.traceback is not None and self.call is not None:
             _log.warning(
                 "program raised",
-                program_id=self.call.program.id,
-                execution_id=self.call.execution_id,
                 pid=self.pid,
                 traceback=failed.traceback,
+                **self.call.log_ids(),
             )
         return error
 
@@ -261,9 +267,22 @@ class WorkerProcess:
             record.text,
             source=record.source,
             pid=self.pid,
-            program_id=record.program_id or (self.call.program.id if self.call else None),
-            execution_id=record.execution_id or (self.call.execution_id if self.call else None),
+            **self._about(record),
         )
+
+    def _about(self, record: Record) -> dict[str, str | None]:
+        """What a record belongs to. One without ids was written past Python: by what runs now, if anything does."""
+        if record.execution_id is not None or self.call is None:
+            return {
+                "program_id": record.program_id,
+                "execution_id": record.execution_id,
+                "trace_id": record.trace_id,
+            }
+        return self.call.log_ids()
+
+    def _log_left_out(self, count: int) -> None:
+        ids = self.call.log_ids() if self.call is not None else {"execution_id": None}
+        _log.warning("lines of a worker left out of the log", count=count, pid=self.pid, **ids)
 
 
 def _error_of(failed: Failed) -> ExecutionError:

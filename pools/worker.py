@@ -4,16 +4,20 @@ import os
 import socket
 import time
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pools import trace_context
 from pools.errors import ExecutionError
 from pools.framing import FrameError, frame, read_frames
 from pools.loading import EntrypointError, LoadedProgram, check, describe
 from pools.messages import Check, Done, Failed, Progress, Ready, Reply, Request, Run
 from pools.output import CurrentExecution, tell_parent
 from pools.programs import Program
+
+if TYPE_CHECKING:
+    from pools.program_trace import ProgramTracer
 
 MAX_LOADED_PROGRAMS = 1000
 """A worker keeps this many programs compiled; the parent (`pools.process`) forgets in step with it."""
@@ -32,6 +36,7 @@ class Worker:
         self._programs: dict[str, Program] = {}
         self._loaded: dict[str, LoadedProgram] = {}
         self._current = CurrentExecution()
+        self._tracer: ProgramTracer | None = None
 
     def serve(self) -> None:
         """Says that it is ready, then answers until the parent closes the socket."""
@@ -39,11 +44,27 @@ class Worker:
         self._send(Ready(gen=self._generation, pid=os.getpid()))
         for payload in read_frames(self._socket):
             request = _request_decoder.decode(payload)
-            self._send(self._run(request) if isinstance(request, Run) else self._check(request))
+            self._send(self._execute(request) if isinstance(request, Run) else self._check(request))
 
-    def _run(self, request: Run) -> Reply:
+    def _execute(self, request: Run) -> Reply:
         if request.program is not None:
             self._remember(request.program)
+        return self._run(request) if request.traceparent is None else self._run_traced(request, request.traceparent)
+
+    def _run_traced(self, request: Run, traceparent: str) -> Reply:
+        if not request.record:
+            with trace_context.within(traceparent):
+                return self._run(request)
+        if self._tracer is None:
+            from pools.program_trace import ProgramTracer  # noqa: PLC0415  # its SDK is of no use to most workers
+
+            self._tracer = ProgramTracer()
+        with self._tracer.record(traceparent, self._programs[request.key].id) as recording:
+            reply = self._run(request)
+            reply.spans = recording.end(reply)
+            return reply
+
+    def _run(self, request: Run) -> Done | Failed:
         self._current.enter(request.id, self._programs[request.key].id, request.traceparent)
         started = time.perf_counter_ns()
         try:

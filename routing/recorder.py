@@ -5,6 +5,7 @@ The names are the contract's; `docs/metrics.md` says what each is good for.
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -17,6 +18,7 @@ _DURATION_BUCKETS = (
 )  # fmt: skip
 _START_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 OK = "ok"
+SpanOutcome = Literal["exported", "failed", "dropped"]
 
 
 class Recorder:
@@ -76,6 +78,12 @@ class Recorder:
             registry=registry,
         )
         self._drain.set(math.nan)
+        self._spans = Counter(
+            "poolshift_trace_spans_total",
+            "Spans of sampled calls: exported, failed (the collector did not take them), dropped (the queue was full).",
+            ["outcome"],
+            registry=registry,
+        )
         self._starts = Counter(
             "poolshift_worker_starts_total", "Workers that got ready.", ["pool_version"], registry=registry
         )
@@ -98,6 +106,8 @@ class Recorder:
         self._waited = {version: self._queue_wait.labels(version) for version in Version}
         self._requested: dict[tuple[Version, str, str], Counter] = {}
         self._took: dict[tuple[Version, str], Histogram] = {}
+        for outcome in get_args(SpanOutcome):
+            self._spans.labels(outcome)
         for version in Version:
             for code, category in errors.items():
                 self._errors.labels(version, code, category)
@@ -110,20 +120,35 @@ class Recorder:
         """A call was routed."""
         self._decided[decision.version, decision.reason].inc()
 
-    def answered(self, version: Version, operation: str, outcome: str, seconds: float, queued_s: float) -> None:
-        """A call has its answer, `seconds` after its decision, `queued_s` of them in the queue."""
+    def answered(
+        self,
+        version: Version,
+        operation: str,
+        outcome: str,
+        seconds: float,
+        queued_s: float,
+        trace_id: str | None = None,
+    ) -> None:
+        """A call has its answer, `seconds` after its decision, `queued_s` of them in the queue.
+
+        `trace_id` is there where the call is sampled: it is the exemplar, which OpenMetrics shows.
+        """
         key = version, operation, outcome
         counter = self._requested.get(key)
         if counter is None:
             counter = self._requested[key] = self._requests.labels(*key)
             self._took.setdefault((version, operation), self._duration.labels(version, operation))
         counter.inc()
-        self._took[version, operation].observe(seconds)
+        self._took[version, operation].observe(seconds, None if trace_id is None else {"trace_id": trace_id})
         self._waited[version].observe(queued_s)
 
     def failed(self, version: Version, code: str, category: str) -> None:
         """A call's answer is an error."""
         self._errors.labels(version, code, category).inc()
+
+    def spans(self, outcome: SpanOutcome, count: int) -> None:
+        """What became of `count` spans (from any thread)."""
+        self._spans.labels(outcome).inc(count)
 
     def rollout_changed(self, rollout: Rollout) -> None:
         """Another revision is in force."""

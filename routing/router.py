@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pools.calls import Call, Result
 from pools.errors import ExecutionError, Withdrawn
@@ -13,6 +14,9 @@ from routing.rollout import RolloutFlag
 from routing.rollout_model import Rollout
 from routing.split import bucket
 from routing.versions import Decision, Reason, Version
+
+if TYPE_CHECKING:
+    from routing.call_trace import CallTrace
 
 _FORCED = {version: Decision(version, Reason.FORCED) for version in Version}
 _PINNED = {version: Decision(version, Reason.PINNED) for version in Version}
@@ -26,6 +30,7 @@ class Route:
     bucket: int
     forced: Version | None
     decision: Decision
+    trace: "CallTrace | None" = None
 
 
 class Router:
@@ -45,16 +50,25 @@ class Router:
         self._last_canary_dispatch = 0.0
         flag.listen(self._reroute)
 
-    def route(self, session_id: str | None, canary_key: str | None = None, forced: Version | None = None) -> Route:
+    def route(
+        self,
+        session_id: str | None,
+        canary_key: str | None = None,
+        forced: Version | None = None,
+        trace: "CallTrace | None" = None,
+    ) -> Route:
         """Decides the version of a call.
 
         The pin comes first, or the only pool there is, then `forced`, then the split by the session's id, else by
         `canary_key`, else by chance.
         """
+        began = time.time_ns() if trace is not None else 0
         key = session_id or canary_key
         number = random.getrandbits(32) if key is None else bucket(self._salt, key)
-        route = Route(number, forced, self._decide(number, forced))
+        route = Route(number, forced, self._decide(number, forced), trace)
         self._recorder.decided(route.decision)
+        if trace is not None:
+            trace.routed(route.decision, self._flag.current.revision, began)
         return route
 
     async def execute(self, route: Route, call: Call, operation: str = "execute") -> Result:
@@ -75,7 +89,7 @@ class Router:
             if route.decision.version is Version.V2 and route.decision.reason is Reason.SPLIT:
                 self._last_canary_dispatch = max(self._last_canary_dispatch, call.dispatched_at)
         seconds = time.perf_counter() - began
-        self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s)
+        self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, _trace_id(route))
         return result
 
     def record_failure(
@@ -84,16 +98,20 @@ class Router:
         """A routed call failed, in its pool or before it got there; `began` is by `time.perf_counter`."""
         version = route.decision.version
         seconds = time.perf_counter() - began
-        self._recorder.answered(version, operation, code, seconds, queued_s)
+        self._recorder.answered(version, operation, code, seconds, queued_s, _trace_id(route))
         self._recorder.failed(version, code, category)
 
     async def _dispatch(self, route: Route, call: Call) -> Result:
         while True:
+            if route.trace is not None:
+                route.trace.queue_begins()
             try:
                 return await self._pools[route.decision.version].execute(call)
             except Withdrawn:
                 route.decision = self._decide(route.bucket, route.forced)
                 self._recorder.decided(route.decision)
+                if route.trace is not None:
+                    route.trace.routed(route.decision, self._flag.current.revision, time.time_ns())
 
     def _decide(self, number: int, forced: Version | None) -> Decision:
         if self._pin is not None:
@@ -132,3 +150,7 @@ class Router:
     def _is_astray(self, call: Call, version: Version) -> bool:
         route = self._routes.get(call)
         return route is not None and self._decide(route.bucket, route.forced).version is not version
+
+
+def _trace_id(route: Route) -> str | None:
+    return route.trace.trace_id if route.trace is not None else None

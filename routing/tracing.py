@@ -1,0 +1,87 @@
+"""Traces, with spans made by hand where a call's time goes.
+
+    POST /programs/{program_id}/execute
+    ├── route      the version is decided; again where the rollout changes while the call waits
+    ├── queue      from there until a worker has it
+    └── run        in the pool: one worker, from the request on its socket to the reply
+        └── program    in the worker's process, and under it whatever the program records
+
+Whether a call is sampled is decided at its head, from a flag and a number, before anything is made for it.
+"""
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from routing.call_trace import CallTrace  # with OpenTelemetry's SDK, of no use to a service that exports nothing
+
+_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_LOW_64_BITS = 2**64 - 1
+_SAMPLED_FLAG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """`ratio` of the traces that begin here; of those that come in, what their flag says where that is honoured."""
+
+    ratio: float
+    honours_parent: bool
+
+    @classmethod
+    def named(cls, sampler: str, ratio: float) -> "Sampling":
+        """As OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG say."""
+        root = sampler.removeprefix("parentbased_")
+        return cls({"always_on": 1.0, "always_off": 0.0}.get(root, ratio), honours_parent=root != sampler)
+
+
+class Parent(NamedTuple):
+    """The caller's span."""
+
+    span_id: int
+    flags: int
+
+
+class Head(NamedTuple):
+    """What is decided at the head of a call: its trace where it is sampled, else the traceparent to hand on."""
+
+    trace: "CallTrace | None"
+    traceparent: str | None
+
+
+_NOTHING = Head(None, None)
+
+
+class Tracing:
+    """Begins the traces of calls. Without an export it only sees that a traceparent is one."""
+
+    def __init__(self, sampling: Sampling, new_trace: "Callable[[int, Parent | None], CallTrace] | None") -> None:
+        """`new_trace` takes the trace's id and the caller's span; None where nothing is exported."""
+        self._new_trace = new_trace
+        self._honours_parent = sampling.honours_parent
+        # As OpenTelemetry's TraceIdRatioBased has it, so that all services agree on a trace.
+        self._bound = round(sampling.ratio * 2**64)
+
+    def begin(self, traceparent: bytes | None) -> Head:
+        """Decides on a call that came in with `traceparent`; one that is malformed counts as none."""
+        if traceparent is not None:
+            found = _TRACEPARENT.fullmatch(traceparent)
+            if found is not None and (found[1] != b"00" or found[5] is None):
+                return self._continue(traceparent, found)
+        if self._new_trace is None:
+            return _NOTHING
+        trace_id = random.getrandbits(128) or 1
+        if trace_id & _LOW_64_BITS >= self._bound:
+            return _NOTHING
+        return Head(self._new_trace(trace_id, None), None)
+
+    def _continue(self, traceparent: bytes, found: re.Match[bytes]) -> Head:
+        if self._new_trace is None:
+            return Head(None, traceparent.decode())
+        trace_id, parent_id, flags = int(found[2], 16), int(found[3], 16), int(found[4], 16)
+        is_within_ratio = trace_id & _LOW_64_BITS < self._bound
+        if flags & _SAMPLED_FLAG if self._honours_parent else is_within_ratio:
+            return Head(self._new_trace(trace_id, Parent(parent_id, flags)), None)
+        return Head(None, f"00-{found[2].decode()}-{found[3].decode()}-00")

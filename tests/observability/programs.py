@@ -1,0 +1,73 @@
+"""Programs that look at their trace, and one that prints without end."""
+
+import logging
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from opentelemetry import propagate, trace
+
+
+def looks_at_its_trace() -> dict[str, Any]:
+    """What `opentelemetry-api` shows a program, and what it would send on with a request of its own."""
+    context = trace.get_current_span().get_span_context()
+    sent: dict[str, str] = {}
+    propagate.inject(sent)
+    return {
+        "trace_id": trace.format_trace_id(context.trace_id),
+        "span_id": trace.format_span_id(context.span_id),
+        "sampled": context.trace_flags.sampled,
+        "sent": sent,
+    }
+
+
+def records(count: int) -> int:
+    """Hangs spans of its own under its span, one within the other."""
+    tracer = trace.get_tracer(__name__)
+    with tracer.start_as_current_span("chat", kind=trace.SpanKind.CLIENT, attributes={"gen_ai.request.model": "m"}):
+        for number in range(count):
+            with tracer.start_as_current_span(f"step {number}") as span:
+                span.add_event("token", {"number": number, "sizes": [1, 2]})
+    return count
+
+
+def records_nonsense() -> str:
+    """A span that no other process could read, and one that any could."""
+    tracer = trace.get_tracer(__name__)
+    tracer.start_span("\ud800").end()
+    tracer.start_span("too late", start_time=2**70).end(2**70)
+    tracer.start_span("fine", attributes={"too big": 2**40}).end()
+    return "recorded"
+
+
+def draws() -> float:
+    """A number that a seed makes the same each time."""
+    random.seed(7)
+    return random.random()
+
+
+def prints_until(path: str) -> int:
+    """Prints as fast as it can until `path` is there."""
+    count = 0
+    while not Path(path).exists():
+        print(f"line {count} " + "x" * 80)
+        count += 1
+    return count
+
+
+def prints_lines(count: int) -> int:
+    for number in range(count):
+        print(f"line {number}")
+    return count
+
+
+def logs(text: str) -> str:
+    logging.getLogger("program").warning("it says %s", text)
+    return text
+
+
+def logs_slowly(text: str, seconds: float) -> str:
+    print(text)
+    time.sleep(seconds)
+    return text
