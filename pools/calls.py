@@ -1,15 +1,11 @@
 """One call of a program: what goes into a pool and what comes out."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 
+from pools.events import EventSink
 from pools.programs import Program
-
-EventKind = Literal["progress", "output"]
-OnEvent = Callable[[EventKind, msgspec.Raw], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -26,11 +22,19 @@ class Call:
     deadline: float
     session_id: str | None = None
     traceparent: str | None = None
-    on_event: OnEvent | None = None
+    events: EventSink | None = None
+    """Who listens to what the program says on its way; without it the worker sends none of it."""
     dispatched_at: float = 0.0
     """When it was given to a worker, by `time.perf_counter`; 0 while it was not. The pool fills it in."""
     queued_s: float = 0.0
     """How long it waited for a worker, in seconds; the pool fills it in."""
+    held_s: float = 0.0
+    """How long its worker waited for `events` to take more, in seconds; the pool fills it in."""
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be run again from the start: nobody would hear the same events twice."""
+        return self.program.idempotent and (self.events is None or not self.events.has_taken)
 
 
 @dataclass(frozen=True, slots=True)
