@@ -64,7 +64,8 @@ class RawClient:
 
 
 def _unchunked(data: bytes) -> bytes:
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while True:
         end = data.index(b"\r\n", at)
         length = int(data[at:end], 16)
@@ -153,7 +154,7 @@ def test_a_client_that_leaves_has_its_program_killed(shared_service: Service, ve
         pid = int(next(line for line in answer.iter_lines() if line.startswith("data")).removeprefix("data: "))
         assert is_alive(pid)
     wait_until(lambda: not is_alive(pid), "the program of the client that left is dead")
-    assert exits(shared_service, version, "cancelled") == before + 1
+    wait_until(lambda: exits(shared_service, version, "cancelled") == before + 1, "its worker was killed for that")
     wait_until(lambda: whole(shared_service, version), "all workers are back")
 
 
