@@ -9,13 +9,13 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.types import Receive, Scope, Send
 
-from app import documentation, health, pools, problems, programs, rollout, sessions
+from app import documentation, executions, health, pools, problems, programs, rollout, sessions
 from app.auth import Authenticator, Executor
 from app.body_limit import limit_body
 from app.execute import ExecuteLane, is_execute
 from app.http_metrics import HttpMetrics
 from app.lifespan import lifespan
-from app.schemas import ExecuteBody, ExecuteView, ProblemView
+from app.schemas import ExecuteBody, ExecuteView, ExecutionView, ProblemView
 from app.version import VERSION
 from config.api_keys import read_key_file
 from config.settings import Settings
@@ -24,6 +24,26 @@ _PROBLEM_SCHEMA = "#/components/schemas/Problem"
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": description, "content": {problems.CONTENT_TYPE: {"schema": {"$ref": _PROBLEM_SCHEMA}}}}
     for status, description in (("4XX", "The request's fault"), ("5XX", "Not the request's fault"))
+}
+
+_OTHER_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The outputs, or the stream of events that ends with them",
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": 'event: progress\ndata: {"done": 1}\n\nevent: result\ndata: {"execution_id": "…"}\n\n',
+            }
+        },
+    },
+    202: {
+        "model": ExecutionView,
+        "description": "It runs; its result will be at `Location`",
+        "headers": {
+            "Location": {"description": "`/executions/{id}`", "schema": {"type": "string"}},
+            "Preference-Applied": {"description": "`respond-async`", "schema": {"type": "string"}},
+        },
+    },
 }
 
 
@@ -64,8 +84,13 @@ async def execute_program(
     x_pool_version: Annotated[str | None, Header(description="`v1` or `v2`: forces the version (admin)")] = None,
     x_canary_key: Annotated[str | None, Header(description="What the split goes by where there is no session")] = None,
     traceparent: Annotated[str | None, Header(description="W3C trace context; it reaches the worker")] = None,
+    prefer: Annotated[str | None, Header(description="`respond-async`: answer 202 and let it run")] = None,
 ) -> ExecuteView:
-    """Runs a program once, on the version that the rollout decides."""
+    """Runs a program once, on the version that the rollout decides.
+
+    With `Accept: text/event-stream` the answer is a stream: `progress` and `output` events as they come, then one
+    `result` or `error`. With `Prefer: respond-async` it is 202, and `Location` says where to look for the result.
+    """
     raise NotImplementedError  # `app.execute` serves this; the signature is its documentation
 
 
@@ -100,10 +125,11 @@ def create_app(settings: Settings) -> Application:
     problems.install(app)
     Instrumentator(registry=registry, excluded_handlers=["/metrics"]).add(http_metrics.instrument).instrument(app)
     lane = APIRouter(tags=["programs"], route_class=_LaneRoute)
-    lane.add_api_route("/programs/{program_id}/execute", execute_program, methods=["POST"])
+    lane.add_api_route("/programs/{program_id}/execute", execute_program, methods=["POST"], responses=_OTHER_ANSWERS)
     for router in (
         lane,
         programs.router,
+        executions.router,
         sessions.router,
         rollout.router,
         pools.router,

@@ -10,7 +10,7 @@ import itertools
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import structlog
@@ -19,11 +19,13 @@ from starlette.types import Receive, Scope, Send
 from app import server_span
 from app.auth import Authenticator
 from app.client_watch import ClientWatch
+from app.executions import prefers_async
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.parts import Parts
 from app.problems import Problem, problem_of
-from app.schemas import ID_PATTERN, MAX_ID_LENGTH
+from app.schemas import ID_PATTERN, MAX_ID_LENGTH, execution_view
+from app.streaming import EventBuffer, EventStream, Response, asks_for_events
 from config import api_keys
 from config.settings import Settings
 from pools.calls import Call, Result
@@ -62,9 +64,6 @@ class Answer(msgspec.Struct):
     outputs: msgspec.Raw
     duration_ms: float
 
-
-_Response = tuple[int, list[tuple[bytes, bytes]], bytes]
-"""Status, headers, body."""
 
 _log = structlog.stdlib.get_logger("poolshift.http")
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
@@ -132,7 +131,14 @@ class ExecuteLane:
         request = _Request(execution_id, headers, time.perf_counter(), trace, traceparent)
         current_call.set(request)
         try:
-            status, answer_headers, body = await self._execute(request, scope, receive)
+            answer = await self._execute(request, scope, receive, send)
+            if answer is None:
+                if trace is not None:
+                    trace.answered(
+                        server_span.NAME, 200, None, server_span.attributes(scope, execution_id, request.program)
+                    )
+                return
+            status, answer_headers, body = answer
         except _ClientGone:
             if trace is not None:
                 trace.abandoned(server_span.NAME, server_span.attributes(scope, execution_id, request.program))
@@ -147,7 +153,8 @@ class ExecuteLane:
         await send({"type": "http.response.start", "status": status, "headers": answer_headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _execute(self, request: _Request, scope: Scope, receive: Receive) -> _Response:
+    async def _execute(self, request: _Request, scope: Scope, receive: Receive, send: Send) -> Response | None:
+        """The answer; None where it has been sent already, event by event."""
         principal = self._authenticator.principal(request.headers)
         if not principal.may(api_keys.Scope.EXECUTE):
             raise Problem("forbidden", "this needs the scope execute")
@@ -174,6 +181,11 @@ class ExecuteLane:
             trace=request.trace,
         )
         self._parts.programs.used(program, time.time())
+        operation = _operation(request.headers)
+        if operation == "stream":
+            return await self._stream(request, call, receive, send)
+        if operation == "async":
+            return await self._start(request, call)
         with ClientWatch(receive, self._parts.tasks) as client:
             try:
                 result = await self._parts.router.execute(request.route, call)
@@ -184,6 +196,67 @@ class ExecuteLane:
         if session_id is not None:
             self._parts.sessions.seen(session_id, request.route.decision.version)
         return self._answer(request, call, result)
+
+    async def _stream(self, request: _Request, call: Call, receive: Receive, send: Send) -> Response | None:
+        """Answers with events; with an ordinary answer where the call fails before there is one."""
+        assert request.route is not None
+        version = request.route.decision.version
+        call.events = events = EventBuffer()
+        outcome = self._parts.tasks.start(self._outcome(request, call, "stream"))
+        stream = EventStream(events, outcome, lambda: _headers(request, version, call.queued_s, 0.0), send)
+        try:
+            with ClientWatch(receive, self._parts.tasks) as client:
+                try:
+                    answer = await stream.run()
+                except asyncio.CancelledError:
+                    if client.is_gone:
+                        raise _ClientGone from None
+                    raise
+        except TimeoutError:
+            _log.warning("a client did not read the rest of its stream", execution_id=request.execution_id)
+            raise _ClientGone from None
+        finally:
+            outcome.cancel()
+        if answer is None:
+            seconds = time.perf_counter() - request.began
+            self._metrics.answered(200, seconds, request.received, stream.bytes_sent)
+        return answer
+
+    async def _outcome(self, request: _Request, call: Call, operation: str) -> Response:
+        """The ordinary answer, good or bad."""
+        try:
+            return self._answer(request, call, await self._run(request, call, operation))
+        except Exception as error:
+            return self._refuse(request, error)
+
+    async def _run(self, request: _Request, call: Call, operation: str) -> Result:
+        assert request.route is not None
+        result = await self._parts.router.execute(request.route, call, operation)
+        if call.session_id is not None:
+            self._parts.sessions.seen(call.session_id, request.route.decision.version)
+        return result
+
+    async def _start(self, request: _Request, call: Call) -> Response:
+        """Runs the call behind the answer, which says where to look for its end."""
+        assert request.route is not None
+        if call.session_id is not None:
+            self._parts.sessions.seen(call.session_id)
+        execution = await self._parts.executions.start(
+            request.route,
+            call,
+            lambda: self._run(request, call, "async"),
+            lambda result: self._answer(request, call, result)[2],
+            lambda error: self._refuse(request, error)[2],
+        )
+        body = execution_view(execution).model_dump_json().encode()
+        headers = _headers(request, request.route.decision.version, 0.0, 0.0)
+        headers += [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"location", b"/executions/" + call.execution_id.encode()),
+            (b"preference-applied", b"respond-async"),
+        ]
+        return 202, headers, body
 
     async def _body(self, request: _Request, receive: Receive) -> bytes:
         body = b""
@@ -199,7 +272,7 @@ class ExecuteLane:
             if not message.get("more_body", False):
                 return body
 
-    def _answer(self, request: _Request, call: Call, result: Result) -> _Response:
+    def _answer(self, request: _Request, call: Call, result: Result) -> Response:
         assert request.route is not None
         version = request.route.decision.version
         duration_ms = round((time.perf_counter() - request.began) * 1000, 3)
@@ -209,7 +282,7 @@ class ExecuteLane:
         headers.append((b"content-length", b"%d" % len(body)))
         return 200, headers, body
 
-    def _refuse(self, request: _Request, error: Exception) -> _Response:
+    def _refuse(self, request: _Request, error: Exception) -> Response:
         """The answer to a call that failed, at whatever point."""
         problem = problem_of(error)
         request.error = problem.code
@@ -221,7 +294,7 @@ class ExecuteLane:
         version = request.route.decision.version
         if request.call is None:
             self._parts.router.record_failure(
-                request.route, problem.code, problem.kind.category, "execute", request.began
+                request.route, problem.code, problem.kind.category, _operation(request.headers), request.began
             )
         if problem.kind.status >= 500 and self._failure_lines.admits(0):
             self._log_failure(request, problem, version)
@@ -259,6 +332,15 @@ def _read(body: bytes) -> Envelope:
         raise Problem("invalid_request", f"body: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem("invalid_request", f"body: {error or 'nested too deeply'}") from None
+
+
+def _operation(headers: dict[bytes, bytes]) -> Literal["execute", "stream", "async"]:
+    """How a call wants its answer, which is also what the metrics call it."""
+    accept = headers.get(b"accept")
+    if accept is not None and b"event-stream" in accept and asks_for_events(accept):
+        return "stream"
+    prefer = headers.get(b"prefer")
+    return "async" if prefer is not None and prefers_async(prefer) else "execute"
 
 
 def _forced_version(headers: dict[bytes, bytes]) -> Version | None:

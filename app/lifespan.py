@@ -28,6 +28,7 @@ from pools.registry import ENGINES
 from pools.spawner import Spawner
 from pools.tasks import TaskOwner
 from routing.bookkeeping import Bookkeeping
+from routing.executions import Executions
 from routing.pool_figures import PoolFigures
 from routing.programs import Programs
 from routing.recorder import Recorder
@@ -40,6 +41,7 @@ from routing.sessions import Sessions
 from routing.tracing import Sampling, Tracing
 from routing.versions import Version
 from store.database import Database
+from store.execution_store import SqlExecutionStore
 from store.follower import Follower, Handlers
 from store.program_store import SqlProgramStore
 from store.rollout_log import SqlRolloutLog
@@ -69,6 +71,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         programs = Programs(SqlProgramStore(database), is_shared=database.is_shared)
         await programs.load()
         sessions = Sessions(SqlSessionStore(database), programs, ttl_s=settings.session_ttl_s)
+        at_once = settings.queue_limit + settings.v1_pool_size + settings.v2_pool_size
+        executions = Executions(SqlExecutionStore(database), limit=at_once, ttl_s=settings.execution_ttl_s)
+        await executions.open(is_shared=database.is_shared)
+        stack.push_async_callback(executions.aclose)
+        sessions.listen(executions.end_session)
 
         # What decides.
         recorder = Recorder(app.state.registry, {code: kind.category for code, kind in KINDS.items()})
@@ -77,7 +84,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         flag = await open_flag(log, None if percent is None else to_basis_points(percent))
         recorder.rollout_changed(flag.current)
         flag.listen(recorder.rollout_changed)
-        bookkeeping = Bookkeeping(programs, sessions, flag)
+        bookkeeping = Bookkeeping(programs, sessions, executions, flag)
         stack.push_async_callback(bookkeeping.aclose)
 
         # What is told of sampled calls.
@@ -108,7 +115,19 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         figures = PoolFigures(app.state.registry)
         parts = Parts(
-            programs, sessions, flag, pin, router, recorder, tracing, pools, spawner, app.state.registry, figures, tasks
+            programs,
+            sessions,
+            executions,
+            flag,
+            pin,
+            router,
+            recorder,
+            tracing,
+            pools,
+            spawner,
+            app.state.registry,
+            figures,
+            tasks,
         )
         http_metrics: HttpMetrics = app.state.http_metrics
         app.state.parts = parts

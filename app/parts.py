@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from pools.protocol import Pool
 from pools.spawner import Spawner
 from pools.tasks import TaskOwner
+from routing.executions import Executions
 from routing.pool_figures import PoolFigures
 from routing.programs import Programs
 from routing.recorder import Recorder
@@ -26,6 +27,7 @@ class Parts:
 
     programs: Programs
     sessions: Sessions
+    executions: Executions
     flag: RolloutFlag
     pin: Version | None
     router: Router

@@ -14,7 +14,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from pools.errors import Category, ExecutionError, InvalidInputs, InvalidOutputs, SpawnFailed, WorkerCrashed
-from routing.errors import ProgramExists, ProgramNotFound, SessionNotFound, StaleRevision, StoreUnavailable
+from routing.errors import (
+    ExecutionNotFound,
+    ProgramExists,
+    ProgramNotFound,
+    SessionNotFound,
+    StaleRevision,
+    StoreUnavailable,
+)
 
 CONTENT_TYPE = "application/problem+json"
 _log = structlog.stdlib.get_logger("poolshift.http")
@@ -40,6 +47,7 @@ KINDS: Mapping[str, Kind] = {
     "rollback_impossible": Kind(409, "request", "There is nothing to roll back to"),
     "program_not_found": Kind(404, "session", "No such program"),
     "session_not_found": Kind(404, "session", "No such session"),
+    "execution_not_found": Kind(404, "session", "No such execution"),
     "program_exists": Kind(409, "session", "The program's id is taken"),
     "invalid_inputs": Kind(422, "program", "The inputs do not fit the program's signature"),
     "invalid_outputs": Kind(500, "program", "The outputs do not fit the program's signature"),
@@ -144,6 +152,11 @@ def _(error: ProgramNotFound) -> Problem:
 @problem_of.register
 def _(error: SessionNotFound) -> Problem:
     return Problem("session_not_found", f"no session {error.args[0]!r}")
+
+
+@problem_of.register
+def _(error: ExecutionNotFound) -> Problem:
+    return Problem("execution_not_found", f"no execution {error.args[0]!r} is kept")
 
 
 @problem_of.register

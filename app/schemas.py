@@ -1,7 +1,7 @@
 """What comes in and goes out as JSON, checked at the border."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -10,6 +10,7 @@ from pools.programs import Field as FieldOf
 from pools.programs import Signature
 from pools.protocol import PoolSnapshot
 from pools.validation import type_of
+from routing.executions import Execution, ExecutionStatus
 from routing.programs import StoredProgram
 from routing.rollout_model import Rollout, Source, to_basis_points
 from routing.sessions import StoredSession
@@ -183,6 +184,8 @@ class ExecuteView(Out):
 class ProblemView(Out):
     """An error (RFC 9457)."""
 
+    model_config = ConfigDict(frozen=True, extra="allow")
+
     type: str
     title: str
     status: int
@@ -192,6 +195,26 @@ class ProblemView(Out):
     pool_version: Version | None
     execution_id: str | None
     retry_safe: bool
+
+
+class ExecutionView(Out):
+    """A long run."""
+
+    execution_id: str
+    program_id: str
+    session_id: str | None
+    status: ExecutionStatus
+    pool_version: Version | None = Field(description="The version that runs it, or whose queue it is in")
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class LongRunView(ExecutionView):
+    """A long run and what came of it: what a synchronous call would have been answered with."""
+
+    result: ExecuteView | None
+    problem: ProblemView | None
 
 
 class SessionView(Out):
@@ -311,6 +334,34 @@ def program_view(stored: StoredProgram) -> ProgramView:
         execution_count=stored.execution_count,
         last_executed_at=stored.last_executed_at,
     )
+
+
+def execution_view(execution: Execution) -> ExecutionView:
+    """A long run as it is shown in a list."""
+    return ExecutionView(**_execution_members(execution))
+
+
+def long_run_view(execution: Execution) -> LongRunView:
+    """A long run with what came of it."""
+    body, succeeded = execution.body, execution.status is ExecutionStatus.SUCCEEDED
+    return LongRunView(
+        **_execution_members(execution),
+        result=ExecuteView.model_validate_json(body) if body is not None and succeeded else None,
+        problem=ProblemView.model_validate_json(body) if body is not None and not succeeded else None,
+    )
+
+
+def _execution_members(execution: Execution) -> dict[str, Any]:
+    return {
+        "execution_id": execution.id,
+        "program_id": execution.program_id,
+        "session_id": execution.session_id,
+        "status": execution.status,
+        "pool_version": execution.pool_version,
+        "created_at": execution.created_at,
+        "started_at": execution.started_at,
+        "ended_at": execution.ended_at,
+    }
 
 
 def session_view(session: StoredSession, ttl_s: float) -> SessionView:

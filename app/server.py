@@ -76,6 +76,7 @@ class Server(uvicorn.Server):
         pools = parts.pools.values()
         end = time.monotonic() + self._drain_timeout_s
         parts.recorder.draining(lambda: end - time.monotonic())
+        parts.executions.refuse()
         for pool in pools:
             pool.refuse()
         try:

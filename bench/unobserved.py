@@ -23,7 +23,15 @@ class SilentRecorder(Recorder):
     def decided(self, decision: Decision) -> None:
         pass
 
-    def answered(self, version: Version, operation: str, outcome: str, seconds: float, queued_s: float) -> None:
+    def answered(
+        self,
+        version: Version,
+        operation: str,
+        outcome: str,
+        seconds: float,
+        queued_s: float,
+        trace_id: str | None = None,
+    ) -> None:
         pass
 
 

@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     """Names, comma-separated, of variables that a worker gets although they look like secrets."""
 
     session_ttl_s: Seconds = 3600.0
+    execution_ttl_s: Seconds = 3600.0
+    """How long a long run is kept after its end."""
     program_modules: Annotated[str, AfterValidator(_module_names)] = "examples"
 
     database_url: SecretStr = SecretStr("sqlite+aiosqlite:///./poolshift.db")

@@ -1,16 +1,14 @@
 """One call of a program: what goes into a pool and what comes out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 
+from pools.events import EventSink
 from pools.programs import Program
 from pools.trace_context import trace_id_of
-
-EventKind = Literal["progress", "output"]
-OnEvent = Callable[[EventKind, msgspec.Raw], None]
 
 
 class RunObserver(Protocol):
@@ -46,11 +44,19 @@ class Call:
     """Of a call that is not sampled: it goes to the worker as it is."""
     trace: RunObserver | None = None
     """Of a sampled call."""
-    on_event: OnEvent | None = None
+    events: EventSink | None = None
+    """Who listens to what the program says on its way; without it the worker sends none of it."""
     dispatched_at: float = 0.0
     """When it was given to a worker, by `time.perf_counter`; 0 while it was not. The pool fills it in."""
     queued_s: float = 0.0
     """How long it waited for a worker, in seconds; the pool fills it in."""
+    held_s: float = 0.0
+    """How long its worker waited for `events` to take more, in seconds; the pool fills it in."""
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be run again from the start: nobody would hear the same events twice."""
+        return self.program.idempotent and (self.events is None or not self.events.has_taken)
 
     def log_ids(self) -> dict[str, str | None]:
         """What a log line about it says."""

@@ -8,7 +8,7 @@ One call, from the top:
     quarantined?  ──► ProgramQuarantined
     queue full, or the deadline cannot be met  ──► PoolOverloaded, at once
     no worker in time                          ──► CheckoutTimeout
-    the worker died: idempotent and for the first time? once more : WorkerCrashed
+    the worker died: idempotent, for the first time and before any event? once more : WorkerCrashed
 """
 
 import abc
@@ -100,7 +100,7 @@ class Engine(abc.ABC):
             try:
                 return await self._attempt(call)
             except WorkerCrashed:
-                if not call.program.idempotent:
+                if not call.is_repeatable:
                     raise
                 return await self._attempt(call)
         finally:
@@ -160,7 +160,7 @@ class Engine(abc.ABC):
     async def _attempt(self, call: Call) -> Result:
         """Runs `call` once and draws the conclusions for its program and for the queue's estimates."""
         key = call.program.key
-        began, waited_before = time.perf_counter(), call.queued_s
+        began, waited_before = time.perf_counter(), call.queued_s + call.held_s
         try:
             result = await self._run_on_a_live_worker(call)
         except WorkerCrashed:
@@ -176,7 +176,7 @@ class Engine(abc.ABC):
             self._quarantine.undecided(key, call.execution_id)
             raise
         self._quarantine.survived(key)
-        self._learn(time.perf_counter() - began - (call.queued_s - waited_before))
+        self._learn(time.perf_counter() - began - (call.queued_s + call.held_s - waited_before))
         return result
 
     async def _run_on_a_live_worker(self, call: Call) -> Result:

@@ -5,6 +5,7 @@ A reply carries the execution's id and the worker's generation, so that a late o
 
 import msgspec
 
+from pools.events import EventKind
 from pools.programs import Program
 
 
@@ -40,12 +41,13 @@ class Ready(msgspec.Struct, tag="ready", tag_field="op"):
     pid: int
 
 
-class Progress(msgspec.Struct, tag="progress", tag_field="op"):
-    """What a running program yielded."""
+class Progress(msgspec.Struct, tag="progress", tag_field="op", omit_defaults=True):
+    """What a running program says on its way."""
 
     id: str
     gen: int
     data: msgspec.Raw
+    kind: EventKind = "progress"
 
 
 class Done(msgspec.Struct, tag="done", tag_field="op", omit_defaults=True):

@@ -26,6 +26,7 @@ from pools.errors import (
     WorkerCrashed,
     WorkerLost,
 )
+from pools.events import Valve
 from pools.exits import Exit, ExitCause
 from pools.framing import frame
 from pools.loading import EntrypointError
@@ -60,6 +61,7 @@ class WorkerProcess:
         self._is_up = False
         self._told: set[str] = set()
         self.call: Call | None = None
+        self._valve: Valve | None = None
         self._reply: asyncio.Future[Result] | None = None
         self._check: asyncio.Future[None] | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
@@ -86,7 +88,7 @@ class WorkerProcess:
             program=None if program.key in self._told else program,
             traceparent=call.traceparent if call.trace is None else call.trace.run_begins(self.pid),
             record=call.trace is not None,
-            stream=call.on_event is not None,
+            stream=call.events is not None,
         )
         if not self._channel.send(frame(_encoder.encode(request))):
             raise WorkerLost
@@ -96,6 +98,9 @@ class WorkerProcess:
             self._told.add(program.key)
         self.call = call
         self._reply = self._loop.create_future()
+        if call.events is not None:
+            self._valve = Valve(self._channel)
+            call.events.began(self._valve)
         return self._reply
 
     def check(self, program: Program) -> asyncio.Future[None]:
@@ -103,14 +108,6 @@ class WorkerProcess:
         self._check = self._loop.create_future()
         self._channel.send(frame(_encoder.encode(Check(id="check", program=program))))
         return self._check
-
-    def pause_events(self) -> None:
-        """Lets the running program wait: nobody takes its events at the moment."""
-        self._channel.pause_reading()
-
-    def resume_events(self) -> None:
-        """Takes the running program's events again."""
-        self._channel.resume_reading()
 
     def withdraw(self) -> None:
         """Takes its call away, which raises Withdrawn; whatever it may still answer is dropped. It is to be killed."""
@@ -185,8 +182,8 @@ class WorkerProcess:
         elif self.call is None or reply.id != self.call.execution_id:
             self._violated(f"a reply to {reply.id!r}, which it is not at")
         elif isinstance(reply, Progress):
-            if self.call.on_event is not None:
-                self.call.on_event("progress", reply.data)
+            if self.call.events is not None:
+                self.call.events.put(reply.kind, reply.data)
         elif isinstance(reply, Done):
             self._resolve(Result(reply.outputs, reply.run_us / 1e6), reply.spans)
         else:
@@ -214,6 +211,10 @@ class WorkerProcess:
     def _end_run(self, error: Exception | None, spans: Sequence[msgspec.Raw]) -> asyncio.Future[Result] | None:
         if self.call is not None and self.call.trace is not None:
             self.call.trace.run_ended(error, spans)
+        if self._valve is not None:
+            held_s, self._valve = self._valve.close(), None
+            if self.call is not None:
+                self.call.held_s += held_s
         reply, self._reply, self.call = self._reply, None, None
         return reply
 

@@ -10,6 +10,7 @@ import msgspec
 
 from pools import trace_context
 from pools.errors import ExecutionError
+from pools.events import MAX_EVENT_BYTES, EventKind
 from pools.framing import FrameError, frame, read_frames
 from pools.loading import EntrypointError, LoadedProgram, check, describe
 from pools.messages import Check, Done, Failed, Progress, Ready, Reply, Request, Run
@@ -65,11 +66,14 @@ class Worker:
             return reply
 
     def _run(self, request: Run) -> Done | Failed:
+        def emit(data: Any, kind: EventKind = "progress") -> None:
+            self._emit(request, data, kind)
+
         self._current.enter(request.id, self._programs[request.key].id, request.traceparent)
         started = time.perf_counter_ns()
         try:
             loaded = self._load(request.key)
-            outputs = loaded.run(request.inputs, lambda data: self._emit(request, data))
+            outputs = loaded.run(request.inputs, emit)
         except SystemExit:
             raise
         except BaseException as error:  # whatever a program raises is its own failure, and the worker goes on
@@ -109,10 +113,12 @@ class Worker:
             traceback=None if known is error else "".join(traceback.format_exception(error)),
         )
 
-    def _emit(self, request: Run, data: Any) -> None:
+    def _emit(self, request: Run, data: Any, kind: EventKind) -> None:
         encoded = _encoder.encode(data)  # what is no JSON value is the program's error, streamed or not
+        if len(encoded) > MAX_EVENT_BYTES:
+            raise ValueError(f"an event of {len(encoded)} bytes is over the limit of {MAX_EVENT_BYTES}")
         if request.stream:
-            self._send(Progress(request.id, self._generation, msgspec.Raw(encoded)))
+            self._send(Progress(request.id, self._generation, msgspec.Raw(encoded), kind))
 
     def _send(self, reply: Reply) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Writes to the store, behind the calls, what is counted in memory: uses of programs and of sessions."""
+"""What is done behind the calls: counts go to the store, idle sessions end, long runs are kept and forgotten."""
 
 import asyncio
 
@@ -6,6 +6,7 @@ import structlog
 
 from pools.tasks import TaskOwner
 from routing.errors import StoreUnavailable
+from routing.executions import Executions
 from routing.programs import Programs
 from routing.rollout import RolloutFlag
 from routing.sessions import Sessions
@@ -16,12 +17,13 @@ _log = structlog.stdlib.get_logger("poolshift.store")
 
 
 class Bookkeeping:
-    """The background work: flushing counts, ending idle sessions, writing down a rollback that could not be before."""
+    """The background work on programs, sessions, long runs, and a rollback that could not be written down before."""
 
-    def __init__(self, programs: Programs, sessions: Sessions, flag: RolloutFlag) -> None:
+    def __init__(self, programs: Programs, sessions: Sessions, executions: Executions, flag: RolloutFlag) -> None:
         self._flag = flag
         self._programs = programs
         self._sessions = sessions
+        self._executions = executions
         self._tasks = TaskOwner("bookkeeping")
 
     def start(self) -> None:
@@ -34,7 +36,7 @@ class Bookkeeping:
         await self._flush(is_last=True)
 
     async def _run(self) -> None:
-        interval_s = min(FLUSH_INTERVAL_S, self._sessions.ttl_s / 2)
+        interval_s = min(FLUSH_INTERVAL_S, self._sessions.ttl_s / 2, self._executions.ttl_s / 2)
         while True:
             await asyncio.sleep(interval_s)
             await self._flush()
@@ -46,5 +48,6 @@ class Bookkeeping:
             await self._sessions.flush()
             if not is_last:
                 await self._sessions.end_idle()
+                await self._executions.keep()
         except StoreUnavailable as error:
-            _log.warning("counts are kept in memory", reason=str(error))
+            _log.warning("what is to be written is kept in memory", reason=str(error))

@@ -15,6 +15,10 @@ class SessionNotFound(Exception):
     """No session of this id."""
 
 
+class ExecutionNotFound(Exception):
+    """No long run of this id, or no more."""
+
+
 class StaleRevision(Exception):
     """The rollout has changed since the revision that a change was meant for."""
 

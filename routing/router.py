@@ -125,11 +125,11 @@ class Router:
     def replay_running(self) -> int:
         """Idempotent calls that run on V2 and would not be sent there any more run on V1 instead; how many these are.
 
-        A call that streams is left alone: its client has seen events of this run.
+        A stream whose client has seen events of this run is left alone.
         """
 
         def is_replayable(call: Call) -> bool:
-            return call.program.idempotent and call.on_event is None and self._is_astray(call, Version.V2)
+            return call.is_repeatable and self._is_astray(call, Version.V2)
 
         return self._pools[Version.V2].withdraw_running(is_replayable)
 

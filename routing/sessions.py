@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -50,11 +50,11 @@ class SessionStore(Protocol):
         ...
 
     async def end(self, session_id: str) -> bool:
-        """Forgets a session and its programs; False where there was none."""
+        """Forgets a session, its programs and its long runs; False where there was none."""
         ...
 
     async def end_idle(self, since: datetime) -> Sequence[str]:
-        """Forgets the sessions last seen before `since`, and their programs; their ids."""
+        """Forgets the sessions last seen before `since`, and what they hold; their ids."""
         ...
 
 
@@ -67,6 +67,11 @@ class Sessions:
         self.ttl_s = ttl_s
         self._uses: dict[str, SessionUse] = {}
         self._active: dict[str, tuple[float, Version | None]] = {}
+        self._listeners: list[Callable[[str], None]] = []
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Calls `listener` with the id of each session that has ended."""
+        self._listeners.append(listener)
 
     def seen(self, session_id: str, version: Version | None = None) -> None:
         """A session is in use: by an execution on `version`, or otherwise. Its time to live starts anew."""
@@ -135,3 +140,5 @@ class Sessions:
         self._uses.pop(session_id, None)
         self._active.pop(session_id, None)
         self._programs.forget_session(session_id)
+        for listener in self._listeners:
+            listener(session_id)

@@ -1,1 +1,1 @@
-"""Remembers programs, sessions and the rollout's history, in SQLite or PostgreSQL."""
+"""Remembers programs, sessions, long runs and the rollout's history, in SQLite or PostgreSQL."""

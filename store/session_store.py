@@ -6,11 +6,12 @@ from typing import Any
 
 from sqlalchemy import Row, Select, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.sessions import SessionUse, StoredSession
 from routing.versions import Version
 from store.database import Database
-from store.tables import programs, sessions
+from store.tables import executions, programs, sessions
 
 
 class SqlSessionStore:
@@ -57,7 +58,7 @@ class SqlSessionStore:
     async def end(self, session_id: str) -> bool:
         async with self._database.transaction() as connection:
             ended = await connection.execute(delete(sessions).where(sessions.c.id == session_id))
-            await connection.execute(delete(programs).where(programs.c.session_id == session_id))
+            await _forget_what_it_holds(connection, session_id)
             await self._database.announce(connection, "session_ended", session_id)
         return ended.rowcount > 0
 
@@ -66,9 +67,14 @@ class SqlSessionStore:
         async with self._database.transaction() as connection:
             ended = [row.id for row in await connection.execute(idle)]
             for session_id in ended:
-                await connection.execute(delete(programs).where(programs.c.session_id == session_id))
+                await _forget_what_it_holds(connection, session_id)
                 await self._database.announce(connection, "session_ended", session_id)
         return ended
+
+
+async def _forget_what_it_holds(connection: AsyncConnection, session_id: str) -> None:
+    for table in (programs, executions):
+        await connection.execute(delete(table).where(table.c.session_id == session_id))
 
 
 def _with_program_count() -> Select[Any]:

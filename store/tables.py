@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -63,6 +64,27 @@ sessions = Table(
     Column("pool_version", String(8)),
     Column("execution_count", BigInteger, nullable=False, default=0),
     Index(None, "last_seen_at"),
+)
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("key", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False),
+    Column("session_id", String(128), nullable=False),
+    Column("program_id", String(128), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("pool_version", String(8)),
+    Column("body", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    Column("alive_at", UtcDateTime, nullable=False),
+    Column("is_to_be_cancelled", Boolean, nullable=False),
+    UniqueConstraint("id"),
+    Index(None, "session_id", "key"),
+    Index(None, "ended_at"),
+    sqlite_autoincrement=True,  # a cursor stays where it was, whatever is forgotten
 )
 
 rollout_revisions = Table(

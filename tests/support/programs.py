@@ -72,6 +72,37 @@ def steps(count: int) -> Generator[int, None, int]:
     return count
 
 
+def steps_then_fail(count: int) -> Generator[int, None, None]:
+    yield from range(count)
+    raise ValueError("out of steps")
+
+
+def steps_then_crash(directory: str, count: int) -> Generator[int, None, None]:
+    """Leaves a file for each time that it was run."""
+    (Path(directory) / f"run-{len(list(Path(directory).iterdir()))}").touch()
+    yield from range(count)
+    os._exit(1)
+
+
+def steps_then_hold(directory: str, name: str) -> Generator[int, None, str]:
+    """Yields its process id, then does as `hold`."""
+    yield os.getpid()
+    return hold(directory, name)
+
+
+def many_steps(path: str, count: int, size: int) -> Generator[dict[str, Any], None, int]:
+    """Yields `count` events of about `size` bytes each, and writes down how many it got rid of."""
+    for number in range(count):
+        yield {"number": number, "padding": "x" * size}
+        Path(path).write_text(str(number + 1))
+    return count
+
+
+def big_step(size: int) -> Generator[str, None, int]:
+    yield "x" * size
+    return size
+
+
 def fail(message: str) -> str:
     raise ValueError(message)
 

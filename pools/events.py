@@ -1,0 +1,70 @@
+"""What a running program says on its way, and how a slow listener holds it up.
+
+The socket itself is the last buffer: while a sink has paused its source, the service leaves what the worker sends
+there; once that is full the worker blocks in its write, and with it the program alone.
+"""
+
+import time
+from typing import Literal, Protocol
+
+import msgspec
+
+from pools.channel import Channel
+
+EventKind = Literal["progress", "output"]
+"""`progress` is what a generator yields, `output` a piece of an output (of the text that an LM writes)."""
+
+MAX_EVENT_BYTES = 1024 * 1024
+"""A larger event is the program's error; so a sink that pauses in time has a bound in bytes."""
+
+
+class EventSource(Protocol):
+    """Where a call's events come from. Once the call has ended, both methods do nothing."""
+
+    def pause(self) -> None:
+        """Sends no more events, but for those of the read that is under way."""
+
+    def resume(self) -> None:
+        """Sends events again."""
+
+
+class EventSink(Protocol):
+    """Takes a call's events, in their order, on the event loop."""
+
+    @property
+    def has_taken(self) -> bool:
+        """Whether an event has come: then the program is not started once more behind the listener's back."""
+        ...
+
+    def began(self, source: EventSource) -> None:
+        """A worker has the call; where it dies before the first event, another may have it later."""
+
+    def put(self, kind: EventKind, data: msgspec.Raw) -> None:
+        """One event; `data` is a JSON value."""
+
+
+class Valve:
+    """The source of the events of one call on one worker."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._is_closed = False
+        self._paused_at: float | None = None
+        self._held_s = 0.0
+
+    def pause(self) -> None:
+        if not self._is_closed and self._paused_at is None:
+            self._paused_at = time.perf_counter()
+            self._channel.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused_at is not None:
+            self._held_s += time.perf_counter() - self._paused_at
+            self._paused_at = None
+            self._channel.resume_reading()
+
+    def close(self) -> float:
+        """The call has ended; for how many seconds its events were held up."""
+        self.resume()
+        self._is_closed = True
+        return self._held_s

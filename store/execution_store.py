@@ -1,0 +1,102 @@
+"""Long runs in the database."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Row, delete, insert, null, select, update
+
+from routing.executions import Execution, ExecutionStatus
+from routing.versions import Version
+from store.database import Database
+from store.tables import GLOBAL, executions
+
+_WITHOUT_BODY = [null().label("body") if column.name == "body" else column for column in executions.columns]
+_NOT_OVER = executions.c.ended_at.is_(None)
+
+
+class SqlExecutionStore:
+    """Implements `routing.executions.ExecutionStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, execution: Execution) -> Execution:
+        values = {
+            "id": execution.id,
+            "session_id": execution.session_id or GLOBAL,
+            "program_id": execution.program_id,
+            "status": execution.status,
+            "created_at": execution.created_at,
+            "alive_at": execution.created_at,
+            "is_to_be_cancelled": False,
+        }
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(insert(executions).values(values).returning(executions))).one()
+        return _execution(row)
+
+    async def update(self, execution: Execution) -> None:
+        change = update(executions).where(executions.c.id == execution.id)
+        if not execution.status.is_over:
+            change = change.where(_NOT_OVER)  # its end may have been written meanwhile
+        values = {
+            "status": execution.status,
+            "pool_version": execution.pool_version,
+            "started_at": execution.started_at,
+            "ended_at": execution.ended_at,
+            "body": execution.body.decode() if execution.body is not None else None,
+        }
+        async with self._database.transaction() as connection:
+            await connection.execute(change.values(values))
+
+    async def find(self, execution_id: str) -> Execution | None:
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(select(executions).where(executions.c.id == execution_id))).one_or_none()
+        return _execution(row) if row is not None else None
+
+    async def page(self, session_id: str | None, *, limit: int, before: int | None) -> Sequence[Execution]:
+        query = select(*_WITHOUT_BODY).where(executions.c.session_id == (session_id or GLOBAL))
+        if before is not None:
+            query = query.where(executions.c.key < before)
+        async with self._database.transaction() as connection:
+            rows = await connection.execute(query.order_by(executions.c.key.desc()).limit(limit))
+            return [_execution(row) for row in rows]
+
+    async def ask_to_cancel(self, execution_id: str) -> None:
+        change = update(executions).where(executions.c.id == execution_id, _NOT_OVER).values(is_to_be_cancelled=True)
+        async with self._database.transaction() as connection:
+            await connection.execute(change)
+
+    async def alive(self, execution_ids: Collection[str]) -> Mapping[str, bool]:
+        of_them = executions.c.id.in_(execution_ids)
+        async with self._database.transaction() as connection:
+            await connection.execute(update(executions).where(of_them, _NOT_OVER).values(alive_at=datetime.now(UTC)))
+            rows = await connection.execute(select(executions.c.id, executions.c.is_to_be_cancelled).where(of_them))
+            return {row.id: row.is_to_be_cancelled for row in rows}
+
+    async def interrupt(self, silent_since: datetime | None) -> int:
+        change = update(executions).where(_NOT_OVER)
+        if silent_since is not None:
+            change = change.where(executions.c.alive_at < silent_since)
+        values = {"status": ExecutionStatus.INTERRUPTED, "ended_at": datetime.now(UTC)}
+        async with self._database.transaction() as connection:
+            return (await connection.execute(change.values(values))).rowcount
+
+    async def forget(self, ended_before: datetime) -> None:
+        async with self._database.transaction() as connection:
+            await connection.execute(delete(executions).where(executions.c.ended_at < ended_before))
+
+
+def _execution(row: Row[Any]) -> Execution:
+    return Execution(
+        id=row.id,
+        program_id=row.program_id,
+        session_id=row.session_id or None,
+        status=ExecutionStatus(row.status),
+        created_at=row.created_at,
+        key=row.key,
+        pool_version=Version(row.pool_version) if row.pool_version else None,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        body=row.body.encode() if row.body is not None else None,
+    )
