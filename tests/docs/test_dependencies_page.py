@@ -76,7 +76,7 @@ def test_a_version_fits_its_bounds() -> None:
             assert requirement.specifier.contains(everything[name]["locked"]), one
 
 
-@pytest.mark.parametrize("lock", ["bootstrap.txt", "base.txt", "dev.txt"])
+@pytest.mark.parametrize("lock", ["bootstrap.txt", "base.txt", "dev.txt", "bench.txt"])
 def test_a_lock_is_as_the_policy_says(lock: str) -> None:
     """Everything is pinned and has hashes; no address is in it."""
     text = (ROOT / "requirements" / lock).read_text()
