@@ -13,7 +13,7 @@ help: ## Shows this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 run: $(INSTALLED) ## Serves on 127.0.0.1:8000; the environment has the settings
-	LM_MODEL=$${LM_MODEL-local} $(BIN)/poolshift serve
+	LM_MODEL=$${LM_MODEL-$$(grep -qs "^LM_MODEL=" .env || echo local)} $(BIN)/poolshift serve
 
 test: $(INSTALLED) ## Runs the tests; POOL_VERSION=v2 runs the service tests on that version alone
 	$(BIN)/pytest $(ARGS)

@@ -20,6 +20,10 @@ Emit = Callable[[Any], None]
 """Takes what a program yields on its way: any JSON value."""
 
 
+DSPY_PROGRAMS = "pools.dspy_programs"
+"""The module that is imported where such a program is loaded, or ahead of all workers, and nowhere else."""
+
+
 class EntrypointError(Exception):
     """An entrypoint is not allowed, does not exist, or does not take the signature's inputs.
 
@@ -51,7 +55,7 @@ def load(program: Program, allowed_modules: tuple[str, ...]) -> LoadedProgram:
         return PythonProgram(program, allowed_modules)
     try:
         # Here, since whoever never loads such a program is not to wait for DSPy.
-        from pools.dspy_programs import DSPyProgram  # noqa: PLC0415
+        dspy_programs = importlib.import_module(DSPY_PROGRAMS)
     except ModuleNotFoundError as error:
         if error.name != "dspy":
             raise
@@ -59,7 +63,8 @@ def load(program: Program, allowed_modules: tuple[str, ...]) -> LoadedProgram:
             f"{program.program_type!r} needs DSPy, which is not installed: pip install 'poolshift[lm]'",
             at="program_type",
         ) from None
-    return DSPyProgram(program)
+    loaded: LoadedProgram = dspy_programs.DSPyProgram(program)
+    return loaded
 
 
 class PythonProgram:

@@ -82,9 +82,8 @@ class Worker:
             return self._failed(request.id, _microseconds_since(started), error, lm)
         finally:
             self._current.leave()
-        return Done(
-            request.id, self._generation, _microseconds_since(started), msgspec.Raw(outputs), lm.usage if lm else None
-        )
+        run_us = _microseconds_since(started)
+        return Done(request.id, self._generation, run_us, msgspec.Raw(outputs), usage=lm.usage if lm else None)
 
     def _check(self, request: Check) -> Reply:
         try:
