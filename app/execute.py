@@ -31,6 +31,7 @@ from config.settings import Settings
 from pools.calls import Call, Result
 from pools.errors import ExecutionError
 from pools.line_budget import LineBudget
+from pools.lm import LMUsage
 from pools.programs import Program
 from pools.trace_context import trace_id_of
 from routing.router import Route
@@ -55,7 +56,7 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
-class Answer(msgspec.Struct):
+class Answer(msgspec.Struct, omit_defaults=True):
     """The body of an answer that went well."""
 
     execution_id: str
@@ -63,6 +64,7 @@ class Answer(msgspec.Struct):
     pool_version: str
     outputs: msgspec.Raw
     duration_ms: float
+    usage: LMUsage | None = None
 
 
 _log = structlog.stdlib.get_logger("poolshift.http")
@@ -170,6 +172,7 @@ class ExecuteLane:
         program_id = scope["path"][len(_PREFIX) : -len(_SUFFIX)]
         request.program = program = await self._parts.programs.find(program_id, session_id)
 
+        lm = self._parts.lms.of_call(session_id) if program.program_type != "python" else None
         timeout_s = min(envelope.timeout_s or self._execution_timeout_s, self._execution_timeout_s)
         request.call = call = Call(
             execution_id=request.execution_id,
@@ -179,6 +182,7 @@ class ExecuteLane:
             session_id=session_id,
             traceparent=request.traceparent,
             trace=request.trace,
+            lm=lm,
         )
         self._parts.programs.used(program, time.time())
         operation = _operation(request.headers)
@@ -276,7 +280,7 @@ class ExecuteLane:
         assert request.route is not None
         version = request.route.decision.version
         duration_ms = round((time.perf_counter() - request.began) * 1000, 3)
-        body = _encode(Answer(call.execution_id, call.program.id, version, result.outputs, duration_ms))
+        body = _encode(Answer(call.execution_id, call.program.id, version, result.outputs, duration_ms, result.usage))
         headers = _headers(request, version, call.queued_s, result.run_s)
         headers.append((b"content-type", b"application/json"))
         headers.append((b"content-length", b"%d" % len(body)))

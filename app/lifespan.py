@@ -24,11 +24,15 @@ from config.settings import Settings
 from config.worker_environment import worker_environment
 from pools.crew import RecycleLimits
 from pools.engine import PoolOptions
+from pools.lm import LOCAL, NONE, LMSettings
+from pools.loading import DSPY_PROGRAMS
+from pools.local_lm import LocalLMServer
 from pools.registry import ENGINES
 from pools.spawner import Spawner
 from pools.tasks import TaskOwner
 from routing.bookkeeping import Bookkeeping
 from routing.executions import Executions
+from routing.lms import LMs
 from routing.pool_figures import PoolFigures
 from routing.programs import Programs
 from routing.recorder import Recorder
@@ -43,6 +47,7 @@ from routing.versions import Version
 from store.database import Database
 from store.execution_store import SqlExecutionStore
 from store.follower import Follower, Handlers
+from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
 from store.rollout_log import SqlRolloutLog
 from store.session_store import SqlSessionStore
@@ -76,6 +81,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await executions.open(is_shared=database.is_shared)
         stack.push_async_callback(executions.aclose)
         sessions.listen(executions.end_session)
+        environment = worker_environment(os.environ, settings.worker_env.split(","))
+        local_lm = LocalLMServer(environment) if settings.lm_model == LOCAL else None
+        lms = LMs(SqlLMStore(database), _configured_lm(settings), local_lm.endpoint if local_lm else None)
+        await lms.load()
+        sessions.listen(lms.forget_session)
 
         # What decides.
         recorder = Recorder(app.state.registry, {code: kind.category for code, kind in KINDS.items()})
@@ -94,8 +104,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tracing = _open_tracing(settings, export)
 
         # What runs programs.
-        environment = worker_environment(os.environ, settings.worker_env.split(","))
         preload = ["pools.program_trace"] if export is not None else []
+        if settings.lm_model != NONE:
+            preload.append(DSPY_PROGRAMS)
         spawner = Spawner(settings.allowed_modules, environment, preload)
         stack.push_async_callback(spawner.aclose)
         pools = {
@@ -104,7 +115,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         }
         for pool in pools.values():
             stack.push_async_callback(pool.aclose)
-        await asyncio.gather(*(pool.start() for pool in pools.values()))
+        starts = [pool.start() for pool in pools.values()]
+        if local_lm is not None:
+            stack.push_async_callback(local_lm.aclose)
+            starts.append(local_lm.start())
+        await asyncio.gather(*starts)
 
         # What ties them together.
         pin = Version(settings.pool_version) if settings.pool_version else None
@@ -118,6 +133,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             programs,
             sessions,
             executions,
+            lms,
             flag,
             pin,
             router,
@@ -136,8 +152,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         bookkeeping.start()
         if follower is not None:
+
+            async def reload() -> None:
+                await programs.load()
+                await lms.load()
+
             stack.push_async_callback(follower.aclose)
-            follower.start(_handlers(programs, sessions, flag, log), programs.load)
+            follower.start(_handlers(programs, sessions, lms, flag, log), reload)
         _follow_sources(settings, flag, tasks)
         if settings.api_keys_file is not None:
             keys = contents(settings.api_keys_file)
@@ -179,7 +200,7 @@ def _open_tracing(settings: Settings, export: "SpanExport | None") -> Tracing:
     return Tracing(sampling, functools.partial(CallTrace, export))
 
 
-def _handlers(programs: Programs, sessions: Sessions, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:
+def _handlers(programs: Programs, sessions: Sessions, lms: LMs, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:
     """What to do about what another replica has written."""
 
     async def rollout(_: str) -> None:
@@ -193,7 +214,10 @@ def _handlers(programs: Programs, sessions: Sessions, flag: RolloutFlag, log: Sq
     async def session_ended(ref: str) -> None:
         sessions.forget(ref)
 
-    return {"rollout": rollout, "program": program, "session_ended": session_ended}
+    async def lm(ref: str) -> None:
+        await lms.refresh(ref or None)
+
+    return {"rollout": rollout, "program": program, "session_ended": session_ended, "lm": lm}
 
 
 def _follow_sources(settings: Settings, flag: RolloutFlag, tasks: TaskOwner) -> None:
@@ -203,6 +227,12 @@ def _follow_sources(settings: Settings, flag: RolloutFlag, tasks: TaskOwner) -> 
         tasks.start(file.follow(contents(settings.rollout_file)))
     if settings.rollout_flag is not None:
         tasks.start(RolloutProvider(flag, settings.rollout_flag, settings.rollout_flag_provider).follow())
+
+
+def _configured_lm(settings: Settings) -> LMSettings:
+    """The LM that the environment names."""
+    key = settings.lm_api_key
+    return LMSettings(settings.lm_model, settings.lm_api_base, key.get_secret_value() if key is not None else None)
 
 
 def _pool_options(settings: Settings, version: Version) -> PoolOptions:

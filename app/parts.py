@@ -11,6 +11,7 @@ from pools.protocol import Pool
 from pools.spawner import Spawner
 from pools.tasks import TaskOwner
 from routing.executions import Executions
+from routing.lms import LMs
 from routing.pool_figures import PoolFigures
 from routing.programs import Programs
 from routing.recorder import Recorder
@@ -28,6 +29,7 @@ class Parts:
     programs: Programs
     sessions: Sessions
     executions: Executions
+    lms: LMs
     flag: RolloutFlag
     pin: Version | None
     router: Router

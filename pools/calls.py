@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from pools.events import EventSink
+from pools.lm import LMSettings, LMUsage
 from pools.programs import Program
 from pools.trace_context import trace_id_of
 
@@ -46,6 +47,8 @@ class Call:
     """Of a sampled call."""
     events: EventSink | None = None
     """Who listens to what the program says on its way; without it the worker sends none of it."""
+    lm: LMSettings | None = None
+    """What a DSPy program runs on."""
     dispatched_at: float = 0.0
     """When it was given to a worker, by `time.perf_counter`; 0 while it was not. The pool fills it in."""
     queued_s: float = 0.0
@@ -70,3 +73,4 @@ class Result:
 
     outputs: msgspec.Raw
     run_s: float
+    usage: LMUsage | None = None

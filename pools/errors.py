@@ -5,6 +5,8 @@ An error says what happened to the call, never what HTTP makes of it: the table 
 
 from typing import ClassVar, Literal
 
+from pools.lm import LMUsage
+
 Category = Literal["request", "session", "program", "upstream", "resource", "timeout", "communication"]
 
 
@@ -25,6 +27,8 @@ class ExecutionError(Exception):
         self.retry_after_s = retry_after_s
         self.run_s = 0.0
         """How long a worker was at it, in seconds; 0 where none was."""
+        self.usage: LMUsage | None = None
+        """The tokens that it took all the same."""
 
 
 class MalformedInputs(ExecutionError):

@@ -7,11 +7,12 @@ import asyncio
 import importlib
 import inspect
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from pools.errors import ProgramError
+from pools.lm import LMRun
 from pools.programs import Program
 from pools.validation import Validator
 
@@ -19,12 +20,55 @@ Emit = Callable[[Any], None]
 """Takes what a program yields on its way: any JSON value."""
 
 
+DSPY_PROGRAMS = "pools.dspy_programs"
+"""The module that is imported where such a program is loaded, or ahead of all workers, and nowhere else."""
+
+
 class EntrypointError(Exception):
-    """An entrypoint is not allowed, does not exist, or does not take the signature's inputs."""
+    """An entrypoint is not allowed, does not exist, or does not take the signature's inputs.
+
+    `at` names the part of the program that is wrong, where it is another.
+    """
+
+    def __init__(self, message: str, *, at: str = "entrypoint") -> None:
+        super().__init__(message)
+        self.at = at
 
 
-class LoadedProgram:
-    """A program with its function found and its validators compiled."""
+class LoadedProgram(Protocol):
+    """A program that is ready to run."""
+
+    def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
+        """The program's outputs as JSON, checked. `lm` is what a DSPy program runs on; it tells the tokens there.
+
+        Raises:
+            InvalidInputs, InvalidOutputs, MalformedInputs: as `Validator` says.
+            LMError, LMNotConfigured: from a DSPy program.
+            Exception: whatever the program raises.
+        """
+        ...
+
+
+def load(program: Program, allowed_modules: tuple[str, ...]) -> LoadedProgram:
+    """Raises EntrypointError."""
+    if program.program_type == "python":
+        return PythonProgram(program, allowed_modules)
+    try:
+        # Here, since whoever never loads such a program is not to wait for DSPy.
+        dspy_programs = importlib.import_module(DSPY_PROGRAMS)
+    except ModuleNotFoundError as error:
+        if error.name != "dspy":
+            raise
+        raise EntrypointError(
+            f"{program.program_type!r} needs DSPy, which is not installed: pip install 'poolshift[lm]'",
+            at="program_type",
+        ) from None
+    loaded: LoadedProgram = dspy_programs.DSPyProgram(program)
+    return loaded
+
+
+class PythonProgram:
+    """A program of the type `python`, with its function found and its validators compiled."""
 
     def __init__(self, program: Program, allowed_modules: tuple[str, ...]) -> None:
         """Raises EntrypointError."""
@@ -33,13 +77,7 @@ class LoadedProgram:
         self._function = find_entrypoint(program.entrypoint or "", allowed_modules)
         self._is_async = inspect.iscoroutinefunction(self._function)
 
-    def run(self, inputs: msgspec.Raw, emit: Emit) -> bytes:
-        """The program's outputs as JSON, checked.
-
-        Raises:
-            InvalidInputs, InvalidOutputs, MalformedInputs: as `Validator` says.
-            Exception: whatever the program raises.
-        """
+    def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
         arguments = self._inputs.inputs(inputs)
         returned: Any = self._function(**arguments)
         if self._is_async:
@@ -96,6 +134,9 @@ def check(program: Program, allowed_modules: tuple[str, ...]) -> None:
     Raises:
         EntrypointError: says what is wrong.
     """
+    if program.program_type != "python":
+        load(program, allowed_modules)
+        return
     function = find_entrypoint(program.entrypoint or "", allowed_modules)
     accepted = inspect.signature(function)
     inputs = program.signature.inputs

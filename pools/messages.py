@@ -6,6 +6,7 @@ A reply carries the execution's id and the worker's generation, so that a late o
 import msgspec
 
 from pools.events import EventKind
+from pools.lm import LMSettings, LMUsage
 from pools.programs import Program
 
 
@@ -22,6 +23,8 @@ class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
     traceparent: str | None = None
     record: bool = False
     stream: bool = False
+    lm: LMSettings | None = None
+    lm_budget_s: float = 0.0
 
 
 class Check(msgspec.Struct, tag="check", tag_field="op"):
@@ -58,6 +61,7 @@ class Done(msgspec.Struct, tag="done", tag_field="op", omit_defaults=True):
     run_us: int
     outputs: msgspec.Raw = msgspec.Raw(b"{}")
     spans: list[msgspec.Raw] = []
+    usage: LMUsage | None = None
 
 
 class Failed(msgspec.Struct, tag="failed", tag_field="op", omit_defaults=True):
@@ -71,6 +75,8 @@ class Failed(msgspec.Struct, tag="failed", tag_field="op", omit_defaults=True):
     field: str | None = None
     traceback: str | None = None
     spans: list[msgspec.Raw] = []
+    retry_after_s: float | None = None
+    usage: LMUsage | None = None
 
 
 Reply = Ready | Progress | Done | Failed

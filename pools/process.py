@@ -29,6 +29,7 @@ from pools.errors import (
 from pools.events import Valve
 from pools.exits import Exit, ExitCause
 from pools.framing import frame
+from pools.lm import lm_budget_s
 from pools.loading import EntrypointError
 from pools.messages import Check, Done, Failed, Progress, Ready, Reply, Run
 from pools.output import OutputReader, Record
@@ -89,6 +90,8 @@ class WorkerProcess:
             traceparent=call.traceparent if call.trace is None else call.trace.run_begins(self.pid),
             record=call.trace is not None,
             stream=call.events is not None,
+            lm=call.lm,
+            lm_budget_s=0.0 if call.lm is None else lm_budget_s(call.deadline - self._loop.time()),
         )
         if not self._channel.send(frame(_encoder.encode(request))):
             raise WorkerLost
@@ -185,7 +188,7 @@ class WorkerProcess:
             if self.call.events is not None:
                 self.call.events.put(reply.kind, reply.data)
         elif isinstance(reply, Done):
-            self._resolve(Result(reply.outputs, reply.run_us / 1e6), reply.spans)
+            self._resolve(Result(reply.outputs, reply.run_us / 1e6, reply.usage), reply.spans)
         else:
             self._fail(self._error_of(reply), reply.spans)
 
@@ -194,7 +197,7 @@ class WorkerProcess:
         if check is None or check.done():
             return
         if isinstance(reply, Failed):
-            check.set_exception(EntrypointError(reply.detail))
+            check.set_exception(EntrypointError(reply.detail, at=reply.field or "entrypoint"))
         else:
             check.set_result(None)
 
@@ -221,6 +224,7 @@ class WorkerProcess:
     def _error_of(self, failed: Failed) -> ExecutionError:
         error = _error_of(failed)
         error.run_s = failed.run_us / 1e6
+        error.usage = failed.usage
         if failed.traceback is not None and self.call is not None:
             _log.warning(
                 "program raised",
@@ -297,7 +301,7 @@ def _error_of(failed: Failed) -> ExecutionError:
         case LMNotConfigured.code:
             return LMNotConfigured(failed.detail, started=False)
         case LMError.code:
-            return LMError(failed.detail)
+            return LMError(failed.detail, retry_after_s=failed.retry_after_s)
         case _:
             return ProgramError(failed.detail)
 

@@ -41,3 +41,5 @@ class Program(msgspec.Struct, frozen=True, omit_defaults=True):
     entrypoint: str | None = None
     instructions: str | None = None
     idempotent: bool = False
+    state: dict[str, Any] | None = None
+    """What DSPy saved of an optimized program, for the types that are DSPy's."""

@@ -12,7 +12,8 @@ from pools import trace_context
 from pools.errors import ExecutionError
 from pools.events import MAX_EVENT_BYTES, EventKind
 from pools.framing import FrameError, frame, read_frames
-from pools.loading import EntrypointError, LoadedProgram, check, describe
+from pools.lm import LMRun
+from pools.loading import EntrypointError, LoadedProgram, check, describe, load
 from pools.messages import Check, Done, Failed, Progress, Ready, Reply, Request, Run
 from pools.output import CurrentExecution, tell_parent
 from pools.programs import Program
@@ -70,23 +71,25 @@ class Worker:
             self._emit(request, data, kind)
 
         self._current.enter(request.id, self._programs[request.key].id, request.traceparent)
+        lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s)
         started = time.perf_counter_ns()
         try:
             loaded = self._load(request.key)
-            outputs = loaded.run(request.inputs, emit)
+            outputs = loaded.run(request.inputs, emit, lm)
         except SystemExit:
             raise
         except BaseException as error:  # whatever a program raises is its own failure, and the worker goes on
-            return self._failed(request.id, _microseconds_since(started), error)
+            return self._failed(request.id, _microseconds_since(started), error, lm)
         finally:
             self._current.leave()
-        return Done(request.id, self._generation, _microseconds_since(started), msgspec.Raw(outputs))
+        run_us = _microseconds_since(started)
+        return Done(request.id, self._generation, run_us, msgspec.Raw(outputs), usage=lm.usage if lm else None)
 
     def _check(self, request: Check) -> Reply:
         try:
             check(request.program, self._allowed_modules)
         except EntrypointError as error:
-            return Failed(request.id, self._generation, 0, code="invalid_request", detail=str(error))
+            return Failed(request.id, self._generation, 0, code="invalid_request", detail=str(error), field=error.at)
         return Done(request.id, self._generation, 0)
 
     def _remember(self, program: Program) -> None:
@@ -98,10 +101,10 @@ class Worker:
     def _load(self, key: str) -> LoadedProgram:
         loaded = self._loaded.get(key)
         if loaded is None:
-            loaded = self._loaded[key] = LoadedProgram(self._programs[key], self._allowed_modules)
+            loaded = self._loaded[key] = load(self._programs[key], self._allowed_modules)
         return loaded
 
-    def _failed(self, execution_id: str, run_us: int, error: BaseException) -> Failed:
+    def _failed(self, execution_id: str, run_us: int, error: BaseException, lm: LMRun | None) -> Failed:
         known = error if isinstance(error, ExecutionError) else describe(error)
         return Failed(
             id=execution_id,
@@ -111,6 +114,8 @@ class Worker:
             detail=known.detail,
             field=getattr(known, "field", None),
             traceback=None if known is error else "".join(traceback.format_exception(error)),
+            retry_after_s=known.retry_after_s,
+            usage=lm.usage if lm else None,
         )
 
     def _emit(self, request: Run, data: Any, kind: EventKind) -> None:

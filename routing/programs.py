@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from pools.programs import Program, ProgramType, Signature
 from routing.errors import ProgramNotFound
@@ -20,6 +20,7 @@ class NewProgram:
     entrypoint: str | None
     instructions: str | None
     idempotent: bool
+    state: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

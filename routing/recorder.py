@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pools.exits import ExitCause
+from pools.lm import LMUsage
 from routing.rollout_model import Rollout
 from routing.versions import Decision, Reason, Version
 
@@ -19,6 +20,9 @@ _DURATION_BUCKETS = (
 _START_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 OK = "ok"
 SpanOutcome = Literal["exported", "failed", "dropped"]
+MAX_LM_MODELS = 20
+"""Models have a label of their own up to so many: sessions name what they like."""
+OTHER_MODELS = "other"
 
 
 class Recorder:
@@ -100,6 +104,13 @@ class Recorder:
             buckets=_START_BUCKETS,
             registry=registry,
         )
+        self._lm_tokens = Counter(
+            "poolshift_lm_tokens_total",
+            "Tokens that DSPy programs used, by version, model and kind (prompt or completion).",
+            ["pool_version", "model", "kind"],
+            registry=registry,
+        )
+        self._lm_models: set[str] = set()
         self._decided = {
             (version, reason): self._decisions.labels(version, reason) for version in Version for reason in Reason
         }
@@ -149,6 +160,14 @@ class Recorder:
     def spans(self, outcome: SpanOutcome, count: int) -> None:
         """What became of `count` spans (from any thread)."""
         self._spans.labels(outcome).inc(count)
+
+    def lm_used(self, version: Version, model: str, usage: LMUsage) -> None:
+        """An execution used tokens, whether it went well or not."""
+        if len(self._lm_models) < MAX_LM_MODELS:
+            self._lm_models.add(model)
+        label = model if model in self._lm_models else OTHER_MODELS
+        self._lm_tokens.labels(version, label, "prompt").inc(usage.prompt_tokens)
+        self._lm_tokens.labels(version, label, "completion").inc(usage.completion_tokens)
 
     def rollout_changed(self, rollout: Rollout) -> None:
         """Another revision is in force."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pools.calls import Call, Result
 from pools.errors import ExecutionError, Withdrawn
+from pools.lm import LMUsage
 from pools.protocol import Pool
 from routing.recorder import OK, Recorder
 from routing.rollout import RolloutFlag
@@ -83,6 +84,7 @@ class Router:
             result = await self._dispatch(route, call)
         except ExecutionError as error:
             self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
+            self._record_tokens(route, call, error.usage)
             raise
         finally:
             del self._routes[call]
@@ -90,6 +92,7 @@ class Router:
                 self._last_canary_dispatch = max(self._last_canary_dispatch, call.dispatched_at)
         seconds = time.perf_counter() - began
         self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, _trace_id(route))
+        self._record_tokens(route, call, result.usage)
         return result
 
     def record_failure(
@@ -100,6 +103,10 @@ class Router:
         seconds = time.perf_counter() - began
         self._recorder.answered(version, operation, code, seconds, queued_s, _trace_id(route))
         self._recorder.failed(version, code, category)
+
+    def _record_tokens(self, route: Route, call: Call, usage: LMUsage | None) -> None:
+        if call.lm is not None and usage is not None:
+            self._recorder.lm_used(route.decision.version, call.lm.model, usage)
 
     async def _dispatch(self, route: Route, call: Call) -> Result:
         while True:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from routing.sessions import SessionUse, StoredSession
 from routing.versions import Version
 from store.database import Database
-from store.tables import executions, programs, sessions
+from store.tables import executions, lms, programs, sessions
 
 
 class SqlSessionStore:
@@ -73,7 +73,7 @@ class SqlSessionStore:
 
 
 async def _forget_what_it_holds(connection: AsyncConnection, session_id: str) -> None:
-    for table in (programs, executions):
+    for table in (programs, executions, lms):
         await connection.execute(delete(table).where(table.c.session_id == session_id))
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
     Index,
     Integer,
     MetaData,
@@ -96,6 +97,21 @@ rollout_revisions = Table(
     Column("source", String(32), nullable=False),
     Column("updated_by", String(256), nullable=False),
     Column("reason", Text),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+# One row for each session that has an LM of its own, and one for everyone's.
+lms = Table(
+    "lms",
+    metadata,
+    Column("session_id", String(128), primary_key=True),
+    Column("model", String(256), nullable=False),
+    Column("api_base", Text),
+    Column("api_key", Text),
+    Column("temperature", Float),
+    Column("max_tokens", Integer),
+    Column("overrides", String(64)),
+    Column("updated_by", String(256), nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
 )
 

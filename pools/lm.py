@@ -1,0 +1,57 @@
+"""The language model that a call of a DSPy program runs on. It travels with the call, so that no worker holds one."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+LOCAL = "local"
+"""The model of this name is the small one that the service runs itself."""
+NONE = "none"
+"""The model of this name is no model."""
+LOCAL_MODEL_NAME = "SmolLM2-135M-Instruct"
+
+_MARGIN = 0.1
+_MAX_MARGIN_S = 1.0
+
+
+class LMSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Everything that tells one LM from another; two that are equal are the same LM.
+
+    `model` is what `dspy.LM` takes, such as `openai/gpt-5-mini`. `decodes_schema` says that the endpoint decodes under
+    a JSON schema, where nothing but the model's name would tell.
+    """
+
+    model: str
+    api_base: str | None = None
+    api_key: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    decodes_schema: bool = False
+
+    def __repr__(self) -> str:
+        """Without the key: a repr ends up in logs."""
+        return f"LMSettings(model={self.model!r}, api_base={self.api_base!r}, api_key={'…' if self.api_key else None})"
+
+
+class LMUsage(msgspec.Struct, frozen=True):
+    """Tokens that an execution used, as the LM counts them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(slots=True)
+class LMRun:
+    """The LM of one execution, in its worker: what it may take, and what it took."""
+
+    settings: LMSettings
+    budget_s: float
+    usage: LMUsage | None = None
+
+
+def lm_budget_s(left_s: float) -> float:
+    """How long the LM may take of what is left until the deadline, both in seconds.
+
+    It is over a little earlier: the caller is told that the LM was slow, and the worker lives on.
+    """
+    return max(left_s - min(_MARGIN * left_s, _MAX_MARGIN_S), 0.001)

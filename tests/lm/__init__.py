@@ -1,0 +1,1 @@
+"""DSPy programs: on the small model, and on endpoints that misbehave."""

