@@ -51,6 +51,9 @@ ROWS = [
     Row("GET", "/programs/{program_id}", Scope.EXECUTE),
     Row("DELETE", "/programs/{program_id}", Scope.EXECUTE, 204),
     Row("POST", "/programs/{program_id}/execute", Scope.EXECUTE, 200, INPUTS),
+    Row("GET", "/executions", Scope.EXECUTE),
+    Row("GET", "/executions/{execution_id}", Scope.EXECUTE),
+    Row("DELETE", "/executions/{execution_id}", Scope.EXECUTE, 204),
     Row("GET", "/sessions", Scope.EXECUTE),
     Row("GET", "/sessions/{session_id}", Scope.EXECUTE),
     Row("DELETE", "/sessions/{session_id}", Scope.EXECUTE, 204),
@@ -115,7 +118,13 @@ def fresh(service: Service, path: str) -> str:
     session_id = f"session-{next(_count)}" if "{session_id}" in path else None
     answer = service.client.post("/programs", json={**PROGRAM, "session_id": session_id}, headers=headers_of("admin"))
     assert answer.status_code == 201, answer.text
-    return path.format(program_id=answer.json()["id"], session_id=session_id)
+    program_id, execution_id = answer.json()["id"], None
+    if "{execution_id}" in path:
+        headers = {**headers_of("admin"), "prefer": "respond-async"}
+        started = service.client.post(f"/programs/{program_id}/execute", json=INPUTS, headers=headers)
+        assert started.status_code == 202, started.text
+        execution_id = started.json()["execution_id"]
+    return path.format(program_id=program_id, session_id=session_id, execution_id=execution_id)
 
 
 def call(service: Service, row: Row, caller: str) -> httpx.Response:
