@@ -53,7 +53,7 @@ ROWS = [
     Row("POST", "/programs/{program_id}/execute", Scope.EXECUTE, 200, INPUTS),
     Row("GET", "/executions", Scope.EXECUTE),
     Row("GET", "/executions/{execution_id}", Scope.EXECUTE),
-    Row("DELETE", "/executions/{execution_id}", Scope.EXECUTE, 204),
+    Row("DELETE", "/executions/{execution_id}", Scope.EXECUTE),
     Row("GET", "/sessions", Scope.EXECUTE),
     Row("GET", "/sessions/{session_id}", Scope.EXECUTE),
     Row("DELETE", "/sessions/{session_id}", Scope.EXECUTE, 204),
