@@ -35,6 +35,7 @@ lock: $(INSTALLED) ## Renews the locks (docs/dependencies.md)
 	bash requirements/lock.sh $(BIN)/uv
 
 include see.mk
+include ship.mk
 
 clean: ## Removes the virtual environment and what the tools left
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,0 +1,61 @@
+# The service, in a virtual environment that is built in the first stage and copied into the last.
+#   make image                      the service alone
+#   make image EXTRAS=flags         with an optional group of pyproject.toml, or several: EXTRAS="flags lm"
+# Every Python package comes from a lock with hashes, as a wheel: nothing is compiled and no setup.py runs.
+ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim-trixie
+# What the service runs on may have less than what it is built on (no pip): the same Python at the same path is enough.
+ARG RUNTIME_IMAGE=${PYTHON_IMAGE}
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /src
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
+COPY requirements/ requirements/
+RUN python3 -m venv /opt/build \
+    && /opt/build/bin/pip install --require-hashes -r requirements/build.txt
+# Each group has a lock of its own, requirements/GROUP.txt.
+ARG EXTRAS=
+RUN python3 -m venv --without-pip /opt/poolshift \
+    && for lock in base image ${EXTRAS}; do set -- "$@" -r "requirements/${lock}.txt"; done \
+    && /opt/build/bin/pip --python /opt/poolshift/bin/python install --require-hashes "$@"
+COPY . .
+RUN /opt/build/bin/pip --python /opt/build/bin/python wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+    && /opt/build/bin/pip --python /opt/poolshift/bin/python install --no-deps /tmp/wheel/*.whl \
+    && install -D -m 0644 LICENSE /opt/poolshift/share/licenses/LICENSE \
+    && python3 deploy/notices.py /opt/poolshift > /opt/poolshift/share/licenses/THIRD-PARTY-NOTICES \
+    && install -m 0755 deploy/healthcheck.py /opt/poolshift/bin/healthcheck
+
+# hadolint ignore=DL3006  the default is tagged; whoever gives another image tags that
+FROM ${RUNTIME_IMAGE}
+RUN groupadd --gid 10001 poolshift \
+    && useradd --uid 10001 --gid poolshift --no-create-home --home-dir /var/lib/poolshift \
+        --shell /usr/sbin/nologin poolshift \
+    && install -d -o poolshift -g poolshift /var/lib/poolshift \
+    && install -d /programs
+COPY --from=build /opt/poolshift /opt/poolshift
+ENV PATH=/opt/poolshift/bin:$PATH \
+    HOME=/var/lib/poolshift \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOST=0.0.0.0 \
+    PORT=8000 \
+    LOG_FORMAT=json \
+    DATABASE_URL=sqlite+aiosqlite:////var/lib/poolshift/poolshift.db
+# The workers import from here: put your own modules in it, and name them in PROGRAM_MODULES.
+WORKDIR /programs
+# All that the service writes; the rest of the file system may be read-only.
+VOLUME /var/lib/poolshift
+USER 10001:10001
+EXPOSE 8000
+# Passes SIGTERM to the service alone, which ends its workers itself, and reaps what programs leave behind.
+ENTRYPOINT ["dumb-init", "--single-child", "--"]
+CMD ["poolshift", "serve"]
+# Healthy is: can serve. A container whose pools have had no live worker for half a minute is one to replace.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 CMD ["healthcheck"]
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG CREATED=unknown
+LABEL org.opencontainers.image.title="Poolshift" \
+    org.opencontainers.image.description="Programs on pools of Python workers, moved from one engine to the next without risk." \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}" \
+    org.opencontainers.image.created="${CREATED}"

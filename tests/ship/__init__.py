@@ -1,0 +1,1 @@
+"""Image, chart and compose file, for real."""

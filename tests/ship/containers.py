@@ -1,0 +1,112 @@
+"""Images and containers without an engine's daemon, an image registry or a network of their own."""
+
+import json
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.ship.tools import run
+from tests.support.service import ROOT, free_port
+from tests.support.waiting import wait_until
+
+BASE = "localhost/poolshift-debian:trixie"
+PYTHON = "localhost/poolshift-python:trixie"
+_CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+_PIP_CONF = Path("/etc/pip.conf")
+
+
+def podman(*arguments: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Podman on runc."""
+    return run("podman", "--runtime", "runc", *arguments, check=check, **options)
+
+
+def build_flags() -> str:
+    """What a build needs that has no daemon and reaches package registries the way this machine does."""
+    files, processes = (resource.getrlimit(limit)[1] for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC))
+    flags = (
+        f"--isolation chroot --network host --pull=never --layers --ulimit nofile={files} --ulimit nproc={processes}"
+    )
+    return flags + "".join(f" -v {path}:{path}:ro" for path in (_CA_BUNDLE, _PIP_CONF) if path.exists())
+
+
+def build_base(directory: Path) -> None:
+    """A Debian with Python and one with pip beside it; the first is made once on a machine."""
+    if podman("image", "exists", BASE, check=False).returncode != 0:
+        root = directory / "root"
+        run("debootstrap", "--variant=minbase", "--include=ca-certificates,python3", "trixie", root)
+        left_out = ["./proc", "./sys", "./dev", "./var/lib/apt/lists", "./var/cache/apt"]
+        archive = directory / "root.tar"
+        run("tar", "-C", root, *(f"--exclude={path}" for path in left_out), "-cf", archive, ".")
+        podman("import", "--quiet", archive, BASE)
+    build = ["buildah", "build", *build_flags().split(), "--target", "python", "--build-arg", f"DEBIAN={BASE}"]
+    run(*build, "--tag", PYTHON, ROOT / "tests/ship/base")
+
+
+class Container:
+    """A container that runs on the machine's loopback, closed as a production has it."""
+
+    def __init__(self, image: str, *options: str, **settings: str) -> None:
+        self.port = free_port()
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        environment = {
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "V1_POOL_SIZE": "1",
+            "V2_POOL_SIZE": "1",
+            **settings,
+        }
+        self.name = podman(
+            *("run", "--detach", "--network", "host"),
+            # no writable /tmp either, which podman would give it
+            *("--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+            *(f"--env={name}={value}" for name, value in environment.items()),
+            *options,
+            image,
+        ).stdout.strip()
+
+    def wait_ready(self) -> None:
+        """Returns as soon as it can serve."""
+        wait_until(self._is_ready, "the container is ready")
+
+    def _is_ready(self) -> bool:
+        if self.state()["Status"] == "exited":
+            raise AssertionError(f"it ended:\n{self.log()}")
+        try:
+            return self.client.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def state(self) -> dict[str, Any]:
+        """As podman has it."""
+        state: dict[str, Any] = json.loads(podman("inspect", self.name).stdout)[0]["State"]
+        return state
+
+    def exec(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs a command in it."""
+        return podman("exec", self.name, *command, check=check)
+
+    def log(self) -> str:
+        """What it wrote."""
+        done = podman("logs", self.name)
+        return done.stdout + done.stderr
+
+    def remove(self) -> None:
+        """It and its volumes."""
+        self.client.close()
+        podman("rm", "--force", "--volumes", "--time", "5", self.name)
+
+
+@contextmanager
+def container(image: str, *options: str, **settings: str) -> Iterator[Container]:
+    """A container that is ready, for as long as the block lasts."""
+    started = Container(image, *options, **settings)
+    try:
+        started.wait_ready()
+        yield started
+    finally:
+        started.remove()
