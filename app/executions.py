@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from app.auth import Executor
 from app.parts import Running
-from app.schemas import ExecutionView, Identifier, LongRunView, Page, execution_view, long_run_view
+from app.schemas import MAX_KEY, ExecutionView, Identifier, LongRunView, Page, execution_view, long_run_view
 
 router = APIRouter(prefix="/executions", tags=["executions"])
 
@@ -24,7 +24,7 @@ async def list_executions(
         Identifier | None, Query(description="Its executions; without it those of no session")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[int | None, Query(ge=1, description="`next_cursor` of the page before")] = None,
+    cursor: Annotated[int | None, Query(ge=1, le=MAX_KEY, description="`next_cursor` of the page before")] = None,
 ) -> Page[ExecutionView]:
     """A page of long runs, the newest first, without what came of them."""
     found = await parts.executions.page(session_id, limit=limit + 1, before=cursor)

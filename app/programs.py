@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 from app.auth import Executor
 from app.parts import Running
 from app.problems import Problem
-from app.schemas import Identifier, Page, ProgramBody, ProgramView, program_view
+from app.schemas import MAX_KEY, Identifier, Page, ProgramBody, ProgramView, program_view
 from pools.loading import EntrypointError
 from pools.programs import Program
 from routing.programs import NewProgram
@@ -47,7 +47,7 @@ async def list_programs(
     _: Executor,
     session_id: Annotated[Identifier | None, Query(description="Its programs; without it the global ones")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[int, Query(ge=0, description="`next_cursor` of the page before")] = 0,
+    cursor: Annotated[int, Query(ge=0, le=MAX_KEY, description="`next_cursor` of the page before")] = 0,
 ) -> Page[ProgramView]:
     """A page of programs, by creation."""
     found = await parts.programs.page(session_id, limit=limit + 1, after=cursor)

@@ -7,7 +7,16 @@ from fastapi import APIRouter, Header, Query, Response
 from app.auth import Admin, Executor
 from app.parts import Running
 from app.problems import Problem
-from app.schemas import Page, RevisionView, RollbackBody, RolloutBody, RolloutView, revision_view, rollout_view
+from app.schemas import (
+    MAX_REVISION,
+    Page,
+    RevisionView,
+    RollbackBody,
+    RolloutBody,
+    RolloutView,
+    revision_view,
+    rollout_view,
+)
 from routing.rollout_model import Change, Source, to_basis_points
 from routing.versions import Version
 
@@ -61,7 +70,7 @@ async def show_history(
     parts: Running,
     _: Executor,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[int | None, Query(ge=1, description="`next_cursor` of the page before")] = None,
+    cursor: Annotated[int | None, Query(ge=1, le=MAX_REVISION, description="`next_cursor` of the page before")] = None,
 ) -> Page[RevisionView]:
     """Every change, the newest first."""
     found = await parts.flag.history(limit=limit + 1, before=cursor)

@@ -32,6 +32,9 @@ ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~:-]*$"
 MAX_ID_LENGTH = 128
 MAX_FIELDS = 64
 MAX_STATE_BYTES = 512 * 1024
+MAX_KEY = 2**63 - 1
+"""Of a row in the database; a cursor over it would be the database's error."""
+MAX_REVISION = 2**31 - 1
 
 Identifier = Annotated[str, Field(pattern=ID_PATTERN, max_length=MAX_ID_LENGTH, examples=["invoices-42"])]
 ProgramTypeName = Literal["predict", "chain_of_thought", "python"]

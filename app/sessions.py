@@ -32,5 +32,5 @@ async def show_session(session_id: str, parts: Running, _: Executor) -> SessionV
 
 @router.delete("/{session_id}", status_code=204)
 async def end_session(session_id: str, parts: Running, _: Executor) -> None:
-    """Ends a session and frees what it holds; its calls that run go on."""
+    """Ends a session and frees what it holds; its calls that run go on, its long runs end."""
     await parts.sessions.end(session_id)

@@ -58,9 +58,11 @@ class SqlSessionStore:
     async def end(self, session_id: str) -> bool:
         async with self._database.transaction() as connection:
             ended = await connection.execute(delete(sessions).where(sessions.c.id == session_id))
+            if not ended.rowcount:
+                return False  # what another replica has not written yet is not to be ended behind a 404
             await _forget_what_it_holds(connection, session_id)
             await self._database.announce(connection, "session_ended", session_id)
-        return ended.rowcount > 0
+        return True
 
     async def end_idle(self, since: datetime) -> Sequence[str]:
         idle = delete(sessions).where(sessions.c.last_seen_at < since).returning(sessions.c.id)

@@ -73,10 +73,14 @@ FORCED = [
     Row("POST", "/programs/{program_id}/execute", Scope.ADMIN, 200, INPUTS, (("x-pool-version", version),))
     for version in ("v1", "v2")
 ]
+OTHERWISE_ANSWERED = [
+    Row("POST", "/programs/{program_id}/execute", Scope.EXECUTE, 200, INPUTS, (("accept", "text/event-stream"),)),
+    Row("POST", "/programs/{program_id}/execute", Scope.EXECUTE, 202, INPUTS, (("prefer", "respond-async"),)),
+]
 UNDOCUMENTED = [Row("GET", path, Scope.EXECUTE) for path in ("/openapi.json", "/docs", "/redoc")]
 """The documentation does not document itself."""
 
-ALL_ROWS = [*ROWS, *FORCED, *UNDOCUMENTED]
+ALL_ROWS = [*ROWS, *FORCED, *OTHERWISE_ANSWERED, *UNDOCUMENTED]
 KEYS = {scope: new_key() for scope in Scope}
 CALLERS: dict[str, Scope | None] = {"no key": None, "a wrong key": None, "execute": Scope.EXECUTE, "admin": Scope.ADMIN}
 
