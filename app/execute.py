@@ -217,7 +217,7 @@ class ExecuteLane:
                         raise _ClientGone from None
                     raise
         except TimeoutError:
-            _log.warning("a client did not read the rest of its stream", execution_id=request.execution_id)
+            _log.warning("a client did not read the rest of its stream")
             raise _ClientGone from None
         finally:
             outcome.cancel()

@@ -17,10 +17,9 @@ from pools import span_names
 from pools.errors import ExecutionError
 from pools.recorded_spans import decode_span
 from routing.span_export import SpanExport
-from routing.tracing import Parent
+from routing.tracing import CANCELLED, Parent
 from routing.versions import Decision
 
-CANCELLED = "cancelled"
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET, _ERROR = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 _SCOPE = InstrumentationScope("poolshift", schema_url=Schemas.V1_44_0.value)
@@ -46,7 +45,7 @@ class CallTrace:
         self._queued_at = 0
         self._last_run_ended = 0
         self._run: tuple[SpanContext, int, int] | None = None
-        self._is_abandoned = False
+        self._is_cancelled = False
         self._attributes: dict[str, AttributeValue] = {}
         self.trace_id = format_trace_id(trace_id)
 
@@ -69,6 +68,12 @@ class CallTrace:
         """The call is in its pool."""
         self._queued_at = time.time_ns()
 
+    def failed(self, code: str) -> None:
+        """The call failed in its pool, or was cancelled there; maybe before it ran."""
+        self._is_cancelled = code == CANCELLED
+        if self._queued_at and self._run is None:
+            self._end_queue(time.time_ns(), code)
+
     # --- what the pool tells
 
     def run_begins(self, worker_pid: int) -> str:
@@ -90,23 +95,18 @@ class CallTrace:
             span_names.POOL_VERSION: self._attributes[span_names.POOL_VERSION],
             span_names.PROCESS_PID: pid,
         }
-        self._emit(span_names.RUN, began, now, attributes, CANCELLED if self._is_abandoned else _code(error), context)
+        self._emit(span_names.RUN, began, now, attributes, CANCELLED if self._is_cancelled else _code(error), context)
         self._last_run_ended = now
 
     # --- what the endpoint tells
 
     def answered(self, name: str, status: int, error: str | None, attributes: dict[str, AttributeValue]) -> None:
         """The call has its answer; `error` is its code where it is one."""
-        if error is not None and self._queued_at and self._run is None:
-            self._end_queue(time.time_ns(), error)
         attributes[http_attributes.HTTP_RESPONSE_STATUS_CODE] = status
         self._end(name, error if status >= 500 else None, attributes)  # a 4xx is no error of a server's span
 
     def abandoned(self, name: str, attributes: dict[str, AttributeValue]) -> None:
         """The client went away before."""
-        self._is_abandoned = True
-        if self._queued_at and self._run is None:
-            self._end_queue(time.time_ns(), CANCELLED)
         self._end(name, CANCELLED, attributes)
 
     # --- spans

@@ -1,5 +1,6 @@
 """The main path: decides the version of a call, hands it to that version's pool, records what happened."""
 
+import asyncio
 import random
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from routing.recorder import OK, Recorder
 from routing.rollout import RolloutFlag
 from routing.rollout_model import Rollout
 from routing.split import bucket
+from routing.tracing import CANCELLED
 from routing.versions import Decision, Reason, Version
 
 if TYPE_CHECKING:
@@ -85,6 +87,12 @@ class Router:
         except ExecutionError as error:
             self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
             self._record_tokens(route, call, error.usage)
+            if route.trace is not None:
+                route.trace.failed(error.code)
+            raise
+        except asyncio.CancelledError:
+            if route.trace is not None:
+                route.trace.failed(CANCELLED)
             raise
         finally:
             del self._routes[call]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _LOW_64_BITS = 2**64 - 1
 _SAMPLED_FLAG = 1
+CANCELLED = "cancelled"
+"""The error of a call that nobody waits for any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,47 @@ def test_nobody_waits_for_the_answer(traced_service: Service, collector: Collect
         assert attributes(trace.one(name))["error.type"] == "cancelled"
 
 
+@pytest.mark.parametrize("header", [{"accept": "text/event-stream"}, {"prefer": "respond-async"}])
+def test_streams_and_long_runs_are_traced(
+    traced_service: Service, collector: Collector, header: dict[str, str]
+) -> None:
+    """The tree is the same, although a long run ends after its answer."""
+    program = traced_service.create("fail", {"message": "string"})
+    trace_id, span_id = new_ids()
+    traceparent = {"traceparent": f"00-{trace_id}-{span_id}-01"}
+    answer = traced_service.execute(program, {**traceparent, **header}, inputs={"message": "a"})
+    assert answer.status_code < 300 or "accept" in header
+    trace = collector.whole_trace(trace_id, 5)
+    assert trace.tree() == TREE
+    assert attributes(trace.one("run"))["error.type"] == "program_error"
+
+
+def test_a_long_run_is_cancelled(traced_service: Service, collector: Collector, tmp_path: Path) -> None:
+    """Its answer was fine; its run was not."""
+    program = traced_service.create("hold", {"directory": "string", "name": "string"})
+    trace_id, span_id = new_ids()
+    header = {"traceparent": f"00-{trace_id}-{span_id}-01", "prefer": "respond-async"}
+    answer = traced_service.execute(program, header, inputs={"directory": str(tmp_path), "name": "here"})
+    assert answer.status_code == 202
+    wait_until(lambda: any(tmp_path.iterdir()), "the program runs")
+    assert traced_service.client.delete(answer.headers["location"]).status_code < 300
+    trace = collector.whole_trace(trace_id, 4)
+    assert attributes(trace.one("run"))["error.type"] == "cancelled"
+    assert not is_error(trace.one(SERVER))
+
+
+def test_a_full_queue_is_in_the_trace(start_service: StartService, collector: Collector) -> None:
+    """A call that was shed waited for nothing: its queue is the error, and there is no run."""
+    service = start_service(**traced(collector, POOL_VERSION="v1", QUEUE_LIMIT=0))
+    program = service.create("echo", ECHO)
+    answer, trace_id = sampled_execute(service, program, inputs={"nonce": "a"})
+    assert answer.json()["code"] == "pool_overloaded"
+    trace = collector.whole_trace(trace_id, 3)
+    assert trace.tree() == {SERVER: None, "route": SERVER, "queue": SERVER}
+    assert attributes(trace.one("queue"))["error.type"] == "pool_overloaded"
+    assert attributes(trace.one(SERVER))["error.type"] == "pool_overloaded"
+
+
 def test_what_a_program_records_is_in_the_trace(traced_service: Service, collector: Collector) -> None:
     """Spans of `opentelemetry-api`, an LM's call for instance, hang under `program` with all they have."""
     program = traced_service.create(f"{PROGRAMS}:records", {"count": "integer"}, "integer")
