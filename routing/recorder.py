@@ -124,6 +124,8 @@ class Recorder:
                 self._errors.labels(version, code, category)
             self._starts.labels(version)
             self._start_duration.labels(version)
+            for kind in ("prompt", "completion"):
+                self._lm_tokens.labels(version, OTHER_MODELS, kind)
             for cause in ExitCause:
                 self._exits.labels(version, cause)
 
