@@ -1,6 +1,6 @@
 # The service, in a virtual environment that is built in the first stage and copied into the last.
 #   make image                      the service alone
-#   make image EXTRAS=flags         with an optional group of pyproject.toml, or several: EXTRAS="flags lm"
+#   make image EXTRAS="lm flags"    with optional groups, each a lock in requirements/
 # Every Python package comes from a lock with hashes, as a wheel: nothing is compiled and no setup.py runs.
 ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim-trixie
 # What the service runs on may have less than what it is built on (no pip): the same Python at the same path is enough.
@@ -12,11 +12,11 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 COPY requirements/ requirements/
 RUN python3 -m venv /opt/build \
     && /opt/build/bin/pip install --require-hashes -r requirements/build.txt
-# Each group has a lock of its own, requirements/GROUP.txt.
+# Nothing but what the locks name: they are complete.
 ARG EXTRAS=
 RUN python3 -m venv --without-pip /opt/poolshift \
     && for lock in base image ${EXTRAS}; do set -- "$@" -r "requirements/${lock}.txt"; done \
-    && /opt/build/bin/pip --python /opt/poolshift/bin/python install --require-hashes "$@"
+    && /opt/build/bin/pip --python /opt/poolshift/bin/python install --no-deps --require-hashes "$@"
 COPY . .
 RUN /opt/build/bin/pip --python /opt/build/bin/python wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
     && /opt/build/bin/pip --python /opt/poolshift/bin/python install --no-deps /tmp/wheel/*.whl \
@@ -26,6 +26,12 @@ RUN /opt/build/bin/pip --python /opt/build/bin/python wheel --no-deps --no-build
 
 # hadolint ignore=DL3006  the default is tagged; whoever gives another image tags that
 FROM ${RUNTIME_IMAGE}
+ARG EXTRAS=
+# What the local model's server is linked against, in the one version that Debian keeps.
+# hadolint ignore=DL3008
+RUN case " ${EXTRAS} " in *" local-model "*) \
+        apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* /var/cache/apt/* ;; \
+    esac
 RUN groupadd --gid 10001 poolshift \
     && useradd --uid 10001 --gid poolshift --no-create-home --home-dir /var/lib/poolshift \
         --shell /usr/sbin/nologin poolshift \

@@ -11,7 +11,7 @@ first = $(shell for name in $(1); do command -v $$name && break; done)
 
 BUILDER ?= $(call first,docker podman buildah)
 BUILD_FLAGS ?=
-# Optional groups of pyproject.toml.
+# Optional groups, each a lock in requirements/: flags, lm, local-model.
 EXTRAS ?=
 IMAGE ?= poolshift:$(VERSION)$(subst $(eval) ,,$(EXTRAS:%=-%))
 

