@@ -254,7 +254,7 @@ class ExecuteView(Out):
     pool_version: Version
     outputs: dict[str, JsonValue]
     duration_ms: float = Field(description="From the request to the answer, in milliseconds")
-    usage: UsageView | None = Field(None, description="Only of DSPy programs")
+    usage: UsageView | None = Field(None, exclude_if=lambda usage: usage is None, description="Only of DSPy programs")
 
 
 class ProblemView(Out):
