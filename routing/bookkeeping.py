@@ -50,4 +50,4 @@ class Bookkeeping:
                 await self._sessions.end_idle()
                 await self._executions.keep()
         except StoreUnavailable as error:
-            _log.warning("counts are kept in memory", reason=str(error))
+            _log.warning("what is to be written is kept in memory", reason=str(error))
