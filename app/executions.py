@@ -32,13 +32,14 @@ async def list_executions(
     return Page(items=items, next_cursor=str(found[limit - 1].key) if len(found) > limit else None)
 
 
-@router.get("/{execution_id}")
+# Unset is what the synchronous answer leaves out too.
+@router.get("/{execution_id}", response_model_exclude_unset=True)
 async def show_execution(execution_id: str, parts: Running, _: Executor) -> LongRunView:
     """How far a long run is, and what came of it."""
     return long_run_view(await parts.executions.show(execution_id))
 
 
-@router.delete("/{execution_id}")
+@router.delete("/{execution_id}", response_model_exclude_unset=True)
 async def cancel_execution(execution_id: str, parts: Running, _: Executor) -> LongRunView:
     """Cancels a long run and kills its program; one that is over stays as it is."""
     return long_run_view(await parts.executions.cancel(execution_id))
