@@ -1,49 +1,84 @@
 """Notices that a client has gone away while its call runs."""
 
 import asyncio
+import math
+from collections import deque
 from types import TracebackType
 from typing import Any, Self
 
 from starlette.types import Receive
 
+from pools.alarm import Alarm
 from pools.tasks import TaskOwner
 
 WATCH_AFTER_S = 0.05
 """A call that is answered sooner is not watched: that is what keeps the watch free for the usual one."""
 
 
-class ClientWatch:
-    """A scope in which the current task is cancelled when the client goes away; `is_gone` then tells why."""
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
 
-    __slots__ = ("_receive", "_task", "_tasks", "_timer", "_watching", "is_gone")
 
-    def __init__(self, receive: Receive, tasks: TaskOwner) -> None:
-        self._receive = receive
+class ClientWatches:
+    """The watches of all calls."""
+
+    def __init__(self, tasks: TaskOwner) -> None:
         self._tasks = tasks
-        self._watching: asyncio.Task[Any] | None = None
-        self.is_gone = False
+        self._loop = asyncio.get_running_loop()
+        self._young: deque[ClientWatch] = deque()
+        self._alarm = Alarm(self._look)
 
-    def __enter__(self) -> Self:
+    def of(self, receive: Receive) -> "ClientWatch":
+        """A scope in which the current task is cancelled when the client goes away; it then raises ClientGone."""
+        watch = ClientWatch(receive, self._loop.time() + WATCH_AFTER_S)
+        self._young.append(watch)
+        self._alarm.set(watch.begins_at)
+        return watch
+
+    def _look(self, now: float) -> float:
+        """Begins those whose time has come."""
+        while self._young and self._young[0].begins_at <= now:
+            self._young.popleft().begin(self._tasks)
+        return self._young[0].begins_at if self._young else math.inf
+
+
+class ClientWatch:
+    """One call's."""
+
+    __slots__ = ("_is_gone", "_receive", "_task", "_watching", "begins_at")
+
+    def __init__(self, receive: Receive, begins_at: float) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._task = task
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
+        self.begins_at = begins_at
+        self._receive: Receive | None = receive
+        self._task: asyncio.Task[Any] | None = task
+        self._is_gone = False
+        self._watching: asyncio.Task[Any] | None = None
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._timer.cancel()
+        task = self._task
+        self._receive = self._task = None  # it stays in line for a while, without its request
         if self._watching is not None:
             self._watching.cancel()
-        if self.is_gone and kind is asyncio.CancelledError:
-            self._task.uncancel()
+        if self._is_gone and kind is asyncio.CancelledError:
+            assert task is not None
+            task.uncancel()
+            raise ClientGone from None
 
-    def _begin(self) -> None:
-        self._watching = self._tasks.start(self._watch())
+    def begin(self, tasks: TaskOwner) -> None:
+        """Watches from now on, if the call is not over."""
+        if self._receive is not None:
+            self._watching = tasks.start(self._watch(self._receive))
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
             pass
-        self.is_gone = True
-        self._task.cancel()
+        if self._task is not None:
+            self._is_gone = True
+            self._task.cancel()

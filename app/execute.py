@@ -18,14 +18,15 @@ from starlette.types import Receive, Scope, Send
 
 from app import server_span
 from app.auth import Authenticator
-from app.client_watch import ClientWatch
+from app.client_watch import ClientGone, ClientWatches
 from app.executions import prefers_async
 from app.http_metrics import HandlerMetrics
+from app.http_protocol import Response, answer
 from app.logs import current_call
 from app.parts import Parts
 from app.problems import Problem, problem_of
 from app.schemas import ID_PATTERN, MAX_ID_LENGTH, execution_view
-from app.streaming import EventBuffer, EventStream, Response, asks_for_events
+from app.streaming import EventBuffer, EventStream, asks_for_events
 from config import api_keys
 from config.settings import Settings
 from pools.calls import Call, Result
@@ -107,10 +108,6 @@ class _Request:
         return trace_id_of(self.traceparent)
 
 
-class _ClientGone(Exception):
-    """Nobody waits for the answer any more."""
-
-
 class ExecuteLane:
     """The endpoint as an ASGI application."""
 
@@ -120,6 +117,7 @@ class ExecuteLane:
         self._max_body_bytes = settings.max_body_bytes
         self._execution_timeout_s = settings.execution_timeout_s
         self._metrics = metrics
+        self._clients = ClientWatches(parts.tasks)
         self._loop = asyncio.get_running_loop()
         # Unique without asking the kernel for randomness on each call: a random start of the service, then a count.
         self._id_prefix = secrets.token_hex(6)
@@ -133,15 +131,15 @@ class ExecuteLane:
         request = _Request(execution_id, headers, time.perf_counter(), trace, traceparent)
         current_call.set(request)
         try:
-            answer = await self._execute(request, scope, receive, send)
-            if answer is None:
+            response = await self._execute(request, scope, receive, send)
+            if response is None:
                 if trace is not None:
                     trace.answered(
                         server_span.NAME, 200, None, server_span.attributes(scope, execution_id, request.program)
                     )
                 return
-            status, answer_headers, body = answer
-        except _ClientGone:
+            status, answer_headers, body = response
+        except ClientGone:
             if trace is not None:
                 trace.abandoned(server_span.NAME, server_span.attributes(scope, execution_id, request.program))
             return
@@ -152,8 +150,7 @@ class ExecuteLane:
         if trace is not None:
             values = server_span.attributes(scope, execution_id, request.program)
             trace.answered(server_span.NAME, status, request.error, values)
-        await send({"type": "http.response.start", "status": status, "headers": answer_headers})
-        await send({"type": "http.response.body", "body": body})
+        await answer(scope, send, (status, answer_headers, body))
 
     async def _execute(self, request: _Request, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """The answer; None where it has been sent already, event by event."""
@@ -190,13 +187,8 @@ class ExecuteLane:
             return await self._stream(request, call, receive, send)
         if operation == "async":
             return await self._start(request, call)
-        with ClientWatch(receive, self._parts.tasks) as client:
-            try:
-                result = await self._parts.router.execute(request.route, call)
-            except asyncio.CancelledError:
-                if client.is_gone:
-                    raise _ClientGone from None
-                raise
+        with self._clients.of(receive):
+            result = await self._parts.router.execute(request.route, call)
         if session_id is not None:
             self._parts.sessions.seen(session_id, request.route.decision.version)
         return self._answer(request, call, result)
@@ -209,22 +201,17 @@ class ExecuteLane:
         outcome = self._parts.tasks.start(self._outcome(request, call, "stream"))
         stream = EventStream(events, outcome, lambda: _headers(request, version, call.queued_s, 0.0), send)
         try:
-            with ClientWatch(receive, self._parts.tasks) as client:
-                try:
-                    answer = await stream.run()
-                except asyncio.CancelledError:
-                    if client.is_gone:
-                        raise _ClientGone from None
-                    raise
+            with self._clients.of(receive):
+                response = await stream.run()
         except TimeoutError:
             _log.warning("a client did not read the rest of its stream")
-            raise _ClientGone from None
+            raise ClientGone from None
         finally:
             outcome.cancel()
-        if answer is None:
+        if response is None:
             seconds = time.perf_counter() - request.began
             self._metrics.answered(200, seconds, request.received, stream.bytes_sent)
-        return answer
+        return response
 
     async def _outcome(self, request: _Request, call: Call, operation: str) -> Response:
         """The ordinary answer, good or bad."""
@@ -267,7 +254,7 @@ class ExecuteLane:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise _ClientGone
+                raise ClientGone
             chunk: bytes = message["body"]
             body = body + chunk if body else chunk
             request.received = len(body)

@@ -4,8 +4,10 @@ The instrumentator's middleware would cost the lane a third of its throughput (d
 under the same names and labels.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
+from prometheus_client import CollectorRegistry
 from prometheus_fastapi_instrumentator.metrics import Info
+
+from routing.tallies import Count, Counter, Distribution, Histogram, Summary, Total
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -18,37 +20,33 @@ class HttpMetrics:
             "http_requests_total",
             "Requests by method, status and handler.",
             ["method", "status", "handler"],
-            registry=registry,
+            registry,
         )
         self._duration = Histogram(
             "http_request_duration_seconds",
             "From the request to the end of the answer.",
             ["method", "handler"],
-            buckets=_BUCKETS,
-            registry=registry,
+            _BUCKETS,
+            registry,
         )
-        self._request_size = Summary(
-            "http_request_size_bytes", "Content length of requests.", ["handler"], registry=registry
-        )
-        self._response_size = Summary(
-            "http_response_size_bytes", "Content length of answers.", ["handler"], registry=registry
-        )
+        self._request_size = Summary("http_request_size_bytes", "Content length of requests.", ["handler"], registry)
+        self._response_size = Summary("http_response_size_bytes", "Content length of answers.", ["handler"], registry)
 
     def instrument(self, info: Info) -> None:
         """Counts one request (called by the instrumentator's middleware)."""
         sent = info.response.headers.get("content-length") if info.response is not None else None
-        self._requests.labels(info.method, info.modified_status, info.modified_handler).inc()
-        self._duration.labels(info.method, info.modified_handler).observe(info.modified_duration)
-        self._request_size.labels(info.modified_handler).observe(int(info.request.headers.get("content-length", 0)))
-        self._response_size.labels(info.modified_handler).observe(int(sent or 0))
+        self._requests.of(info.method, info.modified_status, info.modified_handler).inc()
+        self._duration.of(info.method, info.modified_handler).observe(info.modified_duration)
+        self._request_size.of(info.modified_handler).observe(int(info.request.headers.get("content-length", 0)))
+        self._response_size.of(info.modified_handler).observe(int(sent or 0))
 
     def of(self, method: str, handler: str) -> "HandlerMetrics":
         """The same for one handler, its labels looked up once."""
         return HandlerMetrics(
-            by_status={status: self._requests.labels(method, f"{status}xx", handler) for status in (2, 4, 5)},
-            duration=self._duration.labels(method, handler),
-            request_size=self._request_size.labels(handler),
-            response_size=self._response_size.labels(handler),
+            by_status={status: self._requests.of(method, f"{status}xx", handler) for status in (2, 4, 5)},
+            duration=self._duration.of(method, handler),
+            request_size=self._request_size.of(handler),
+            response_size=self._response_size.of(handler),
         )
 
 
@@ -56,7 +54,7 @@ class HandlerMetrics:
     """What one handler counts."""
 
     def __init__(
-        self, *, by_status: dict[int, Counter], duration: Histogram, request_size: Summary, response_size: Summary
+        self, *, by_status: dict[int, Count], duration: Distribution, request_size: Total, response_size: Total
     ) -> None:
         self._by_status = by_status
         self._duration = duration

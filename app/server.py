@@ -11,6 +11,7 @@ import uvicorn
 from prometheus_client import disable_created_metrics
 
 from app.application import Application, create_app
+from app.http_protocol import HttpProtocol
 from app.parts import Parts
 from config.settings import Settings
 
@@ -34,7 +35,7 @@ class Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 loop="uvloop",
-                http="httptools",
+                http=HttpProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 from starlette.types import Send
 
+from app.http_protocol import Response
 from pools.events import EventKind, EventSource
 
 CONTENT_TYPE = b"text/event-stream"
@@ -23,9 +24,6 @@ LINGER_S = 30.0
 MAX_EVENTS = 64
 MAX_BYTES = 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
-
-Response = tuple[int, list[tuple[bytes, bytes]], bytes]
-"""Status, headers, body."""
 
 
 def asks_for_events(accept: bytes) -> bool:

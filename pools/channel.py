@@ -4,9 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from pools.framing import FrameDecoder, FrameError
-
-_READ_BYTES = 256 * 1024
+from pools.framing import READ_BYTES, FrameDecoder, FrameError
 
 
 class Channel:
@@ -76,7 +74,7 @@ class Channel:
     def _readable(self) -> bool:
         """Reads once; False where there was nothing to read."""
         try:
-            data = self._socket.recv(_READ_BYTES)
+            data = self._socket.recv(READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:

@@ -1,6 +1,7 @@
 """Keeps a pool's workers alive: starts, restarts, recycles, kills and measures them, and runs a call on one."""
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from pools.alarm import Alarm
 from pools.calls import Call, Result
 from pools.errors import SpawnFailed, WorkerLost
 from pools.exits import Exit, ExitCause
@@ -70,37 +72,31 @@ class Crew:
         self._pause: asyncio.TimerHandle | None = None
         self._cpu_of_the_dead_s = 0.0
         self._tasks = TaskOwner(f"workers of {version}", is_detached=True)
+        self._alarm = Alarm(self._overrun)
         self._loop = asyncio.get_running_loop()
 
     # --- one call on one worker
 
-    async def run(self, worker: Worker, call: Call) -> Result:
-        """Runs `call` on `worker`, which must have been taken for it.
+    def give(self, worker: Worker, call: Call, on_end: Callable[[Result | Exception], None]) -> None:
+        """Runs `call` on `worker`, which must have been taken for it; `on_end` is called with what comes of it.
 
-        At the deadline, or when the caller is cancelled, the worker is killed; the deadline's answer comes when it is
-        dead, so that the program surely runs no more.
+        At the deadline the worker is killed; the answer to that comes when it is dead, so that the program surely runs
+        no more.
 
         Raises:
-            ExecutionError: one of `pools.errors`.
             WorkerLost: the worker was dead already, and the call did not start.
+            ExecutionError: it cannot be sent.
         """
         assert worker.process is not None
         try:
-            reply = worker.process.run(call)
+            worker.process.run(call, on_end)
         except WorkerLost:
             self.state.begin_stop(worker)  # its exit's report is on its way
             self._reconcile()
             raise
         call.dispatched_at = time.perf_counter()
         self.dispatched += 1
-        overrun = self._loop.call_at(call.deadline, self.kill, worker, ExitCause.TIMEOUT)
-        try:
-            return await reply
-        except asyncio.CancelledError:
-            self.kill(worker, ExitCause.CANCELLED)
-            raise
-        finally:
-            overrun.cancel()
+        self._alarm.set(call.deadline)
 
     def withdraw(self, which: Callable[[Call], bool]) -> int:
         """Takes the running calls that `which` names from their workers, which are killed; how many these were."""
@@ -114,8 +110,8 @@ class Crew:
         ]
         for worker in withdrawn:
             assert worker.process is not None
-            worker.process.withdraw()
             self.kill(worker, ExitCause.CANCELLED)
+            worker.process.withdraw()
         return len(withdrawn)
 
     def give_back(self, worker: Worker) -> None:
@@ -136,6 +132,17 @@ class Crew:
         worker.process.kill(cause)
         self._reconcile()
 
+    def _overrun(self, now: float) -> float:
+        """Workers whose call has passed its deadline are killed; when the next one will have."""
+        next_one = math.inf
+        for worker in [worker for worker in self.state.workers if worker.state is WorkerState.BUSY]:
+            call = worker.process.call if worker.process is not None else None
+            if call is not None and call.deadline <= now:
+                self.kill(worker, ExitCause.TIMEOUT)
+            elif call is not None:
+                next_one = min(next_one, call.deadline)
+        return next_one
+
     # --- keeping them alive
 
     async def start(self) -> None:
@@ -147,6 +154,7 @@ class Crew:
     async def aclose(self) -> None:
         """Ends all workers and waits until they are dead."""
         self.state.is_closing = True
+        self._alarm.cancel()
         if self._pause is not None:
             self._pause.cancel()
         await self._tasks.aclose()
@@ -182,10 +190,10 @@ class Crew:
     def _started(self, worker: Worker, process: WorkerProcess, seconds: float) -> None:
         self.starts += 1
         self._observer.worker_started(self.version, seconds)
-        process.exited.add_done_callback(lambda exited: self._gone(worker, exited.result()))
         replaced = self.state.started(worker, process)
         if replaced is not None:
             self._retire(replaced)
+        process.when_ended(lambda end: self._gone(worker, end))
 
     def _gone(self, worker: Worker, end: Exit) -> None:
         assert worker.process is not None

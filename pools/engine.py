@@ -1,6 +1,7 @@
 """What both engines share: admission, the queue and its deadlines, the one retry, drain.
 
-An engine adds how a call that may run gets to a worker.
+An engine adds when a call may go to a worker. A call costs one wake-up: when its reply arrives, the worker is given
+the next in the queue at once, and only then is whoever waits for the reply woken.
 
 One call, from the top:
 
@@ -17,8 +18,9 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
+from pools.alarm import Alarm
 from pools.calls import Call, Result
 from pools.crew import Crew, RecycleLimits
 from pools.errors import (
@@ -31,11 +33,12 @@ from pools.errors import (
     WorkerCrashed,
     WorkerLost,
 )
+from pools.exits import ExitCause
 from pools.fair_queue import FairQueue, Ticket
 from pools.protocol import PoolObserver, PoolSnapshot
 from pools.quarantine import Quarantine
 from pools.spawner import Spawner
-from pools.state import PoolState, WorkerState
+from pools.state import PoolState, Worker, WorkerState
 
 _SERVICE_TIME_WEIGHT = 0.1
 """Of the newest call in the moving average of service times."""
@@ -52,15 +55,16 @@ class PoolOptions:
 
 
 class Engine(abc.ABC):
-    """A pool (see `pools.protocol.Pool`) but for how a call reaches a worker."""
+    """A pool (see `pools.protocol.Pool`) but for when a call may go to a worker."""
 
     def __init__(self, version: str, options: PoolOptions, spawner: Spawner, observer: PoolObserver) -> None:
         self.version = version
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._state = PoolState(options.size, spare=max(1, options.size // 4))
-        self._crew = Crew(version, self._state, spawner, observer, options.recycle, self._workers_changed)
-        self._queue = FairQueue(options.queue_limit)
+        self._crew = Crew(version, self._state, spawner, observer, options.recycle, self._serve_queue)
+        self._queue = FairQueue()
+        self._alarm = Alarm(self._expire)
         self._quarantine = Quarantine()
         self._service_time_s = 0.0
         self._calls = 0
@@ -74,17 +78,19 @@ class Engine(abc.ABC):
     # --- what an engine adds
 
     @abc.abstractmethod
-    async def _run_once(self, call: Call) -> Result:
-        """Gets `call` to a worker and its answer back. Raises WorkerLost where the worker was dead before."""
-
-    @abc.abstractmethod
-    def _serve_queue(self) -> None:
-        """Whoever can be served now is served."""
+    def _can_begin(self) -> bool:
+        """Whether a call may go to a worker now."""
 
     @property
     @abc.abstractmethod
     def _concurrency(self) -> int:
         """How many calls run at once, at most."""
+
+    def _engage(self, ticket: Ticket) -> None:  # noqa: B027  # an engine may have nothing to do with it
+        """The call is about to go to a worker."""
+
+    def _release(self, ticket: Ticket) -> None:  # noqa: B027
+        """The call has run, or its worker turned out to be dead."""
 
     # --- the protocol
 
@@ -97,12 +103,11 @@ class Engine(abc.ABC):
         self._quarantine.admit(call.program.key, call.execution_id)
         self._calls += 1
         try:
-            try:
-                return await self._attempt(call)
-            except WorkerCrashed:
-                if not call.is_repeatable:
-                    raise
-                return await self._attempt(call)
+            return await self._attempt(call)
+        except WorkerCrashed:
+            if not call.is_repeatable:
+                raise
+            return await self._attempt(call)
         finally:
             self._calls -= 1
             if self._refuses and not self._calls:
@@ -153,6 +158,7 @@ class Engine(abc.ABC):
         self.refuse()
         for ticket in self._queue.tickets():
             self._give_up(ticket, PoolClosed())
+        self._alarm.cancel()
         await self._crew.aclose()
 
     # --- one call
@@ -160,9 +166,11 @@ class Engine(abc.ABC):
     async def _attempt(self, call: Call) -> Result:
         """Runs `call` once and draws the conclusions for its program and for the queue's estimates."""
         key = call.program.key
-        began, waited_before = time.perf_counter(), call.queued_s + call.held_s
+        held_before_s = call.held_s
+        ticket = Ticket(call, self._loop.create_future())
         try:
-            result = await self._run_on_a_live_worker(call)
+            self._admit(ticket)
+            result = await ticket.answer
         except WorkerCrashed:
             self._quarantine.killed(key)
             raise
@@ -173,18 +181,73 @@ class Engine(abc.ABC):
                 self._quarantine.undecided(key, call.execution_id)
             raise
         except BaseException:
+            self._abandon(ticket)
             self._quarantine.undecided(key, call.execution_id)
             raise
         self._quarantine.survived(key)
-        self._learn(time.perf_counter() - began - (call.queued_s + call.held_s - waited_before))
+        self._learn(time.perf_counter() - call.dispatched_at - (call.held_s - held_before_s))
         return result
 
-    async def _run_on_a_live_worker(self, call: Call) -> Result:
-        while True:
-            try:
-                return await self._run_once(call)
-            except WorkerLost:
-                continue  # each time round takes a dead worker out of the pool
+    def _admit(self, ticket: Ticket) -> None:
+        """Gives the call to a worker, or lets it wait for one.
+
+        Raises:
+            PoolOverloaded: it cannot wait, or not long enough.
+        """
+        call, now = ticket.call, self._loop.time()
+        ticket.give_up_at = min(now + self._options.checkout_timeout_s, call.deadline)
+        if not self._queue and self._can_begin():
+            self._begin(ticket)
+            return
+        ahead_s = self._wait_s(self._queue.ahead_of(call.session_id))
+        if now + ahead_s > call.deadline:
+            raise self._overloaded(f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows")
+        ticket.since = time.perf_counter()
+        shed = self._queue.push(ticket, self._options.queue_limit)
+        if shed is ticket:
+            raise self._overloaded(f"the queue is full ({self._options.queue_limit})")
+        if shed is not None:
+            self._resolve(shed, self._overloaded("the queue is full, and this session fills most of it"))
+        self._alarm.set(ticket.give_up_at)
+
+    def _begin(self, ticket: Ticket) -> None:
+        """Gives the call to an idle worker."""
+        worker = ticket.worker = self._state.take(ticket.call.session_id)
+        assert worker is not None
+        self._engage(ticket)
+        try:
+            self._crew.give(worker, ticket.call, partial(self._end, ticket, worker))
+        except WorkerLost:
+            self._release(ticket)
+            ticket.worker, ticket.since = None, time.perf_counter()
+            self._queue.push_back(ticket)
+            self._alarm.set(ticket.give_up_at)
+            self._serve_queue()  # each time round takes a dead worker out of the pool
+        except ExecutionError as error:
+            self._end(ticket, worker, error)
+
+    def _end(self, ticket: Ticket, worker: Worker, outcome: Result | Exception) -> None:
+        """The call has run. Its worker gets the next before anybody is told, so that it does not wait for that."""
+        ticket.worker = None
+        self._release(ticket)
+        self._crew.give_back(worker)
+        self._serve_queue()
+        self._resolve(ticket, outcome)
+
+    def _resolve(self, ticket: Ticket, outcome: Result | Exception) -> None:
+        if ticket.answer.done():
+            return  # nobody waits for it any more
+        if isinstance(outcome, Result):
+            ticket.answer.set_result(outcome)
+        else:
+            ticket.answer.set_exception(outcome)
+
+    def _abandon(self, ticket: Ticket) -> None:
+        """Nobody waits for it any more."""
+        if ticket.worker is not None:
+            self._crew.kill(ticket.worker, ExitCause.CANCELLED)
+        else:
+            self._queue.remove(ticket)
 
     def _learn(self, seconds: float) -> None:
         if self._service_time_s == 0.0:
@@ -194,57 +257,31 @@ class Engine(abc.ABC):
 
     # --- the queue
 
-    async def _wait_in_queue(self, call: Call) -> Any:
-        """Waits for what the engine resolves the ticket's turn with.
-
-        Raises:
-            PoolOverloaded, CheckoutTimeout, PoolClosed, Withdrawn: the wait is over without it.
-        """
-        now = self._loop.time()
-        ahead_s = self._wait_s(self._queue.ahead_of(call.session_id))
-        if now + ahead_s > call.deadline:
-            raise self._overloaded(f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows")
-        ticket = Ticket(call, self._loop.create_future(), time.perf_counter())
-        shed = self._queue.push(ticket)
-        if shed is ticket:
-            raise self._overloaded(f"the queue is full ({self._options.queue_limit})")
-        if shed is not None:
-            shed.turn.set_exception(self._overloaded("the queue is full, and this session fills most of it"))
-        give_up_at = min(now + self._options.checkout_timeout_s, call.deadline)
-        timer = self._loop.call_at(give_up_at, self._expire, ticket)
-        self._serve_queue()
-        try:
-            return await ticket.turn
-        except asyncio.CancelledError:
-            if not self._queue.remove(ticket):
-                self._abandoned(ticket)
-            raise
-        finally:
-            timer.cancel()
-
-    @abc.abstractmethod
-    def _abandoned(self, ticket: Ticket) -> None:
-        """Its caller went away after its turn had come."""
-
-    def _next_in_queue(self) -> Ticket | None:
-        """The next ticket whose caller still waits."""
-        while (ticket := self._queue.pop()) is not None:
-            if not ticket.turn.done():
+    def _serve_queue(self) -> None:
+        """Whoever can be served now is served."""
+        while self._queue and self._can_begin():
+            ticket = self._queue.pop()
+            assert ticket is not None
+            if not ticket.answer.done():
                 ticket.call.queued_s += time.perf_counter() - ticket.since
-                return ticket
-        return None
+                self._begin(ticket)
 
-    def _expire(self, ticket: Ticket) -> None:
-        waited_s = time.perf_counter() - ticket.since
-        self._give_up(
-            ticket,
-            CheckoutTimeout(f"no worker came free within {waited_s:.3g} s", retry_after_s=self._retry_after_s()),
-        )
+    def _expire(self, now: float) -> float:
+        """Those who have waited too long are told; when the next will have."""
+        next_one = math.inf
+        for ticket in self._queue.tickets():
+            if ticket.give_up_at > now:
+                next_one = min(next_one, ticket.give_up_at)
+                continue
+            waited_s = time.perf_counter() - ticket.since
+            detail = f"no worker came free within {waited_s:.3g} s"
+            self._give_up(ticket, CheckoutTimeout(detail, retry_after_s=self._retry_after_s()))
+        return next_one
 
     def _give_up(self, ticket: Ticket, error: Exception) -> None:
-        if self._queue.remove(ticket) and not ticket.turn.done():
+        if self._queue.remove(ticket):
             ticket.call.queued_s += time.perf_counter() - ticket.since
-            ticket.turn.set_exception(error)
+            self._resolve(ticket, error)
 
     def _wait_s(self, depth: int) -> float:
         """How long the queue takes to serve `depth` calls: depth × service time ÷ workers (Little's law)."""
@@ -255,6 +292,3 @@ class Engine(abc.ABC):
 
     def _overloaded(self, detail: str) -> PoolOverloaded:
         return PoolOverloaded(detail, retry_after_s=self._retry_after_s())
-
-    def _workers_changed(self) -> None:
-        self._serve_queue()

@@ -2,52 +2,63 @@
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from pools.calls import Call
+from pools.calls import Call, Result
+from pools.state import Worker
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A call that waits. `turn` is resolved by the engine when the wait is over, one way or the other."""
+    """A call on its way to a worker and back; `answer` is resolved by the engine, one way or the other."""
 
     call: Call
-    turn: asyncio.Future[Any]
-    since: float
-    """When the wait began, by `time.perf_counter`."""
-    lane: str | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.lane = self.call.session_id
+    answer: asyncio.Future[Result]
+    since: float = 0.0
+    """When its wait in the queue began, by `time.perf_counter`."""
+    give_up_at: float = 0.0
+    """When its wait in the queue ends at the latest, by the event loop's clock."""
+    worker: Worker | None = None
+    """Where it runs."""
 
 
 class FairQueue:
     """Round robin over sessions, first come first served within one; calls without a session share a lane."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._lanes: OrderedDict[str | None, OrderedDict[int, Ticket]] = OrderedDict()
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
-    def push(self, ticket: Ticket) -> Ticket | None:
+    def push(self, ticket: Ticket, limit: int) -> Ticket | None:
         """Lets `ticket` wait; returns what does not fit: None, the ticket itself, or another that makes room for it.
 
-        Where the queue is full, the newcomer takes the place of the longest lane's last, if that lane stays no
+        Where `limit` wait already, the newcomer takes the place of the longest lane's last, if that lane stays no
         shorter than its own: who floods the queue is shed, not who comes after.
         """
         shed = None
-        if self._length >= self._limit:
+        if self._length >= limit:
             shed = self._last_of_longest_lane(ticket)
             if shed is ticket:
                 return shed
             self.remove(shed)
-        self._lanes.setdefault(ticket.lane, OrderedDict())[id(ticket)] = ticket
-        self._length += 1
+        self._join(ticket)
         return shed
+
+    def push_back(self, ticket: Ticket) -> None:
+        """Lets one that was popped wait on: it is the next."""
+        self._join(ticket).move_to_end(id(ticket), last=False)
+        self._lanes.move_to_end(ticket.call.session_id, last=False)
+
+    def _join(self, ticket: Ticket) -> OrderedDict[int, Ticket]:
+        lane = self._lanes.get(ticket.call.session_id)
+        if lane is None:
+            lane = self._lanes[ticket.call.session_id] = OrderedDict()
+        lane[id(ticket)] = ticket
+        self._length += 1
+        return lane
 
     def pop(self) -> Ticket | None:
         """The next whose turn it is."""
@@ -64,12 +75,12 @@ class FairQueue:
 
     def remove(self, ticket: Ticket) -> bool:
         """Takes `ticket` out; False where it does not wait (any more)."""
-        tickets = self._lanes.get(ticket.lane)
+        tickets = self._lanes.get(ticket.call.session_id)
         if tickets is None or tickets.pop(id(ticket), None) is None:
             return False
         self._length -= 1
         if not tickets:
-            del self._lanes[ticket.lane]
+            del self._lanes[ticket.call.session_id]
         return True
 
     def ahead_of(self, lane: str | None) -> int:
@@ -82,7 +93,7 @@ class FairQueue:
 
     def _last_of_longest_lane(self, newcomer: Ticket) -> Ticket:
         longest = max(self._lanes.values(), key=len, default=None)
-        own = len(self._lanes.get(newcomer.lane, ()))
+        own = len(self._lanes.get(newcomer.call.session_id, ()))
         if longest is None or len(longest) <= own + 1:
             return newcomer
         return next(reversed(longest.values()))

@@ -28,7 +28,7 @@ from pools.errors import (
 )
 from pools.events import Valve
 from pools.exits import Exit, ExitCause
-from pools.framing import frame
+from pools.framing import FrameError, frame
 from pools.lm import lm_budget_s
 from pools.loading import EntrypointError
 from pools.messages import Check, Done, Failed, Progress, Ready, Reply, Run
@@ -63,7 +63,8 @@ class WorkerProcess:
         self._told: set[str] = set()
         self.call: Call | None = None
         self._valve: Valve | None = None
-        self._reply: asyncio.Future[Result] | None = None
+        self._on_end: Callable[[Result | Exception], None] | None = None
+        self._when_ended: Callable[[Exit], None] | None = None
         self._check: asyncio.Future[None] | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self._output = OutputReader(output_fd, self._log_record, self._log_left_out)
@@ -74,11 +75,11 @@ class WorkerProcess:
 
     # --- what it is asked
 
-    def run(self, call: Call) -> asyncio.Future[Result]:
-        """Sends the call; the future has the result or one of `pools.errors`. The worker must be idle.
+    def run(self, call: Call, on_end: Callable[[Result | Exception], None]) -> None:
+        """Sends the call. The worker must be idle; `on_end` is called once, with the result or one of `pools.errors`.
 
         Raises:
-            FrameError: the inputs are over the frame's limit; nothing was sent.
+            InvalidInputs: the inputs are over the frame's limit; nothing was sent.
             WorkerLost: the worker is dead; nothing was sent.
         """
         program = call.program
@@ -93,18 +94,21 @@ class WorkerProcess:
             lm=call.lm,
             lm_budget_s=0.0 if call.lm is None else lm_budget_s(call.deadline - self._loop.time()),
         )
-        if not self._channel.send(frame(_encoder.encode(request))):
+        try:
+            data = frame(_encoder.encode(request))
+        except FrameError as error:
+            raise InvalidInputs(f"inputs: {error}") from None
+        if not self._channel.send(data):
             raise WorkerLost
         if request.program is not None:
             if len(self._told) >= MAX_LOADED_PROGRAMS:
                 self._told.clear()
             self._told.add(program.key)
         self.call = call
-        self._reply = self._loop.create_future()
+        self._on_end = on_end
         if call.events is not None:
             self._valve = Valve(self._channel)
             call.events.began(self._valve)
-        return self._reply
 
     def check(self, program: Program) -> asyncio.Future[None]:
         """Asks whether `program` can be loaded; the future is None or EntrypointError or WorkerCrashed."""
@@ -114,7 +118,7 @@ class WorkerProcess:
 
     def withdraw(self) -> None:
         """Takes its call away, which raises Withdrawn; whatever it may still answer is dropped. It is to be killed."""
-        self._fail(Withdrawn())
+        self._end_run(Withdrawn(), ())
 
     # --- how it is ended
 
@@ -133,6 +137,13 @@ class WorkerProcess:
         self.ended_for = cause
         self._channel.close()
         self._arm(RETIRE_GRACE_S, lambda: self.kill(cause))
+
+    def when_ended(self, listener: Callable[[Exit], None]) -> None:
+        """Calls `listener` once it is dead and reaped, before its call is answered; at once if it is already."""
+        if self.exited.done():
+            listener(self.exited.result())
+        else:
+            self._when_ended = listener
 
     # --- what the spawner tells
 
@@ -161,9 +172,11 @@ class WorkerProcess:
             self.ready.exception()  # a caller that gave up on it is not to be missed
         if self._check is not None and not self._check.done():
             self._check.set_exception(WorkerCrashed(f"the worker died: {end.description}", exit_cause=end.description))
-        # The exit first: whoever waits for the answer finds the worker gone, and does not give it back.
         self.exited.set_result(end)
-        self._fail(_failure_of(end))
+        # The exit first: whoever is told of the answer finds the worker gone.
+        if self._when_ended is not None:
+            self._when_ended(end)
+        self._end_run(_failure_of(end), ())
 
     # --- what it answers
 
@@ -188,9 +201,9 @@ class WorkerProcess:
             if self.call.events is not None:
                 self.call.events.put(reply.kind, reply.data)
         elif isinstance(reply, Done):
-            self._resolve(Result(reply.outputs, reply.run_us / 1e6, reply.usage), reply.spans)
+            self._end_run(Result(reply.outputs, reply.run_us / 1e6, reply.usage), reply.spans)
         else:
-            self._fail(self._error_of(reply), reply.spans)
+            self._end_run(self._error_of(reply), reply.spans)
 
     def _take_check(self, reply: Progress | Done | Failed) -> None:
         check, self._check = self._check, None
@@ -201,25 +214,17 @@ class WorkerProcess:
         else:
             check.set_result(None)
 
-    def _resolve(self, result: Result, spans: Sequence[msgspec.Raw]) -> None:
-        reply = self._end_run(None, spans)
-        if reply is not None and not reply.done():
-            reply.set_result(result)
-
-    def _fail(self, error: ExecutionError | Withdrawn, spans: Sequence[msgspec.Raw] = ()) -> None:
-        reply = self._end_run(error, spans)
-        if reply is not None and not reply.done():
-            reply.set_exception(error)
-
-    def _end_run(self, error: Exception | None, spans: Sequence[msgspec.Raw]) -> asyncio.Future[Result] | None:
-        if self.call is not None and self.call.trace is not None:
-            self.call.trace.run_ended(error, spans)
+    def _end_run(self, outcome: Result | Exception, spans: Sequence[msgspec.Raw]) -> None:
+        call, on_end = self.call, self._on_end
+        if call is None or on_end is None:
+            return
+        if call.trace is not None:
+            call.trace.run_ended(None if isinstance(outcome, Result) else outcome, spans)
         if self._valve is not None:
             held_s, self._valve = self._valve.close(), None
-            if self.call is not None:
-                self.call.held_s += held_s
-        reply, self._reply, self.call = self._reply, None, None
-        return reply
+            call.held_s += held_s
+        self.call = self._on_end = None
+        on_end(outcome)
 
     def _error_of(self, failed: Failed) -> ExecutionError:
         error = _error_of(failed)

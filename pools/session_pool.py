@@ -4,122 +4,76 @@ This is what V2 replaces, kept as it was in what it promises and in what it cost
 (see docs/adr).
 """
 
-import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import msgspec
 
-from pools.calls import Call, Result
 from pools.engine import Engine, PoolOptions
-from pools.errors import ExecutionError, Withdrawn, WorkerLost
 from pools.events import EventKind, EventSink, EventSource
-from pools.exits import ExitCause
 from pools.fair_queue import Ticket
 from pools.protocol import PoolObserver
 from pools.spawner import Spawner
-from pools.state import Worker
-from pools.tasks import TaskOwner
 
 
 class SessionPool(Engine):
-    """A mailbox and a coordinator that talks to the workers for everyone."""
+    """A mailbox, the queue, and a coordinator that talks to one worker at a time for everyone."""
 
     def __init__(self, version: str, options: PoolOptions, spawner: Spawner, observer: PoolObserver) -> None:
         super().__init__(version, options, spawner, observer)
-        self._work = asyncio.Event()
-        self._operations: dict[Ticket, Worker] = {}
+        self._attends_to: Ticket | None = None
+        """The operation that has the coordinator."""
         self._resumed: deque[_Turn] = deque()
-        self._tasks = TaskOwner(f"coordinator of {version}")
 
-    async def start(self) -> None:
-        self._tasks.start(self._coordinate())
-        await super().start()
-
-    async def aclose(self) -> None:
-        await super().aclose()
-        await self._tasks.aclose()
-
-    async def _run_once(self, call: Call) -> Result:
-        result: Result = await self._wait_in_queue(call)
-        return result
-
-    async def _coordinate(self) -> None:
-        """The one that does it all, one operation at a time."""
-        while True:
-            self._work.clear()
-            while (operation := self._next_operation()) is not None:
-                await operation
-            await self._work.wait()
-
-    def _next_operation(self) -> Coroutine[Any, Any, None] | None:
-        if self._resumed:
-            return self._resumed.popleft().take()
-        if not self._state.idle or (ticket := self._next_in_queue()) is None:
-            return None
-        worker = self._state.take(ticket.call.session_id)
-        assert worker is not None
-        return self._operate(ticket, worker) if ticket.call.events is None else self._begin_stream(ticket, worker)
-
-    async def _begin_stream(self, ticket: Ticket, worker: Worker) -> None:
-        assert ticket.call.events is not None
-        turn = _Turn(ticket.call.events, self._resume)
-        self._tasks.start(self._stream(ticket, worker, turn))
-        await turn.wait()
-
-    async def _stream(self, ticket: Ticket, worker: Worker, turn: "_Turn") -> None:
-        listener, ticket.call.events = ticket.call.events, turn
-        try:
-            await self._operate(ticket, worker)
-        finally:
-            ticket.call.events = listener
-            turn.end()
-
-    def _resume(self, turn: "_Turn") -> None:
-        self._resumed.append(turn)
-        self._work.set()
-
-    async def _operate(self, ticket: Ticket, worker: Worker) -> None:
-        self._operations[ticket] = worker
-        try:
-            result = await self._crew.run(worker, ticket.call)
-        except (ExecutionError, Withdrawn, WorkerLost) as error:
-            if not ticket.turn.done():
-                ticket.turn.set_exception(error)
-        else:
-            if not ticket.turn.done():
-                ticket.turn.set_result(result)
-        finally:
-            del self._operations[ticket]
-            self._crew.give_back(worker)
-
-    def _serve_queue(self) -> None:
-        self._work.set()
-
-    def _abandoned(self, ticket: Ticket) -> None:
-        worker = self._operations.get(ticket)
-        if worker is not None:
-            self._crew.kill(worker, ExitCause.CANCELLED)
+    def _can_begin(self) -> bool:
+        return self._attends_to is None and bool(self._state.idle)
 
     @property
     def _concurrency(self) -> int:
         return 1
 
+    def _engage(self, ticket: Ticket) -> None:
+        self._attends_to = ticket
+        if ticket.call.events is not None:
+            ticket.call.events = _Turn(ticket, ticket.call.events, self)
+
+    def _release(self, ticket: Ticket) -> None:
+        if self._attends_to is ticket:
+            self._attends_to = None
+        if isinstance(ticket.call.events, _Turn):
+            ticket.call.events = ticket.call.events.end()
+
+    def _serve_queue(self) -> None:
+        while self._resumed and self._attends_to is None:
+            turn = self._resumed.popleft()
+            if not turn.is_over:
+                self._attends_to = turn.ticket
+                turn.go_on()
+        super()._serve_queue()
+
+    def let_go(self, turn: "_Turn") -> None:
+        """A stream has to wait for its client: the coordinator does not wait with it."""
+        if self._attends_to is turn.ticket:
+            self._attends_to = None
+            self._serve_queue()
+
+    def come_back(self, turn: "_Turn") -> None:
+        """A stream could go on; it does when the coordinator comes round to it."""
+        self._resumed.append(turn)
+        self._serve_queue()
+
 
 class _Turn:
     """The coordinator's attention to one stream: lost while its client takes no events, so that nobody waits for that.
 
-    To the worker it is the sink, to the real sink the source: a stream that may go on waits until the coordinator comes
-    round to it.
+    To the worker it is the sink, to the real sink the source.
     """
 
-    def __init__(self, sink: EventSink, on_resume: Callable[["_Turn"], None]) -> None:
+    def __init__(self, ticket: Ticket, sink: EventSink, coordinator: SessionPool) -> None:
+        self.ticket = ticket
+        self.is_over = False
         self._sink = sink
-        self._on_resume = on_resume
+        self._coordinator = coordinator
         self._source: EventSource | None = None
-        self._lost = asyncio.Event()
-        self._is_over = False
 
     # --- towards the worker
 
@@ -139,27 +93,20 @@ class _Turn:
     def pause(self) -> None:
         assert self._source is not None
         self._source.pause()
-        self._lost.set()
+        self._coordinator.let_go(self)
 
     def resume(self) -> None:
-        if not self._is_over:
-            self._on_resume(self)
+        if not self.is_over:
+            self._coordinator.come_back(self)
 
     # --- towards the coordinator
 
-    async def take(self) -> None:
+    def go_on(self) -> None:
         """Lets the stream go on."""
         assert self._source is not None
-        if not self._is_over:
-            self._lost.clear()
-            self._source.resume()
-            await self._lost.wait()
+        self._source.resume()
 
-    async def wait(self) -> None:
-        """Until the stream is over or has to wait for its client."""
-        await self._lost.wait()
-
-    def end(self) -> None:
-        """The stream is over."""
-        self._is_over = True
-        self._lost.set()
+    def end(self) -> EventSink:
+        """The stream is over; who listened to it."""
+        self.is_over = True
+        return self._sink

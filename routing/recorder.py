@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pools.exits import ExitCause
 from pools.lm import LMUsage
+from routing import tallies
 from routing.rollout_model import Rollout
 from routing.versions import Decision, Reason, Version
 
@@ -26,29 +27,29 @@ OTHER_MODELS = "other"
 
 
 class Recorder:
-    """Counts what the router and the pools do. Labels are looked up once: a call pays for an addition and no more."""
+    """Counts what the router and the pools do. What each call counts is a tally (`routing.tallies`)."""
 
     def __init__(self, registry: CollectorRegistry, errors: Mapping[str, str]) -> None:
         """`errors` are the categories of all codes: their series begin at zero, so that a rate sees the first error."""
-        self._requests = Counter(
+        self._requests = tallies.Counter(
             "poolshift_requests_total",
             "Calls that were answered, by version, operation and outcome (ok or an error code).",
             ["pool_version", "operation", "outcome"],
-            registry=registry,
+            registry,
         )
-        self._duration = Histogram(
+        self._duration = tallies.Histogram(
             "poolshift_request_duration_seconds",
             "From the routing decision to the answer.",
             ["pool_version", "operation"],
-            buckets=_DURATION_BUCKETS,
-            registry=registry,
+            _DURATION_BUCKETS,
+            registry,
         )
-        self._queue_wait = Histogram(
+        self._queue_wait = tallies.Histogram(
             "poolshift_queue_wait_seconds",
             "How long a call waited for a worker.",
             ["pool_version"],
-            buckets=_DURATION_BUCKETS,
-            registry=registry,
+            _DURATION_BUCKETS,
+            registry,
         )
         self._errors = Counter(
             "poolshift_errors_total",
@@ -56,11 +57,11 @@ class Recorder:
             ["pool_version", "code", "category"],
             registry=registry,
         )
-        self._decisions = Counter(
+        self._decisions = tallies.Counter(
             "poolshift_routing_decisions_total",
             "Decisions, by version and by what made them.",
             ["pool_version", "reason"],
-            registry=registry,
+            registry,
         )
         self._canary_percent = Gauge(
             "poolshift_canary_percent", "The share of V2 in the split, from 0 to 100.", registry=registry
@@ -111,15 +112,12 @@ class Recorder:
             registry=registry,
         )
         self._lm_models: set[str] = set()
-        self._decided = {
-            (version, reason): self._decisions.labels(version, reason) for version in Version for reason in Reason
-        }
-        self._waited = {version: self._queue_wait.labels(version) for version in Version}
-        self._requested: dict[tuple[Version, str, str], Counter] = {}
-        self._took: dict[tuple[Version, str], Histogram] = {}
         for outcome in get_args(SpanOutcome):
             self._spans.labels(outcome)
         for version in Version:
+            self._queue_wait.of(version)
+            for reason in Reason:
+                self._decisions.of(version, reason)
             for code, category in errors.items():
                 self._errors.labels(version, code, category)
             self._starts.labels(version)
@@ -131,7 +129,7 @@ class Recorder:
 
     def decided(self, decision: Decision) -> None:
         """A call was routed."""
-        self._decided[decision.version, decision.reason].inc()
+        self._decisions.of(decision.version, decision.reason).inc()
 
     def answered(
         self,
@@ -146,14 +144,9 @@ class Recorder:
 
         `trace_id` is there where the call is sampled: it is the exemplar, which OpenMetrics shows.
         """
-        key = version, operation, outcome
-        counter = self._requested.get(key)
-        if counter is None:
-            counter = self._requested[key] = self._requests.labels(*key)
-            self._took.setdefault((version, operation), self._duration.labels(version, operation))
-        counter.inc()
-        self._took[version, operation].observe(seconds, None if trace_id is None else {"trace_id": trace_id})
-        self._waited[version].observe(queued_s)
+        self._requests.of(version, operation, outcome).inc()
+        self._duration.of(version, operation).observe(seconds, trace_id)
+        self._queue_wait.of(version).observe(queued_s)
 
     def failed(self, version: Version, code: str, category: str) -> None:
         """A call's answer is an error."""

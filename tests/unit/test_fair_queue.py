@@ -15,36 +15,36 @@ LOOP = asyncio.new_event_loop()
 
 
 def ticket(lane: str | None) -> Ticket:
-    return Ticket(Call("e", PROGRAM, b"{}", 0.0, lane), LOOP.create_future(), 0.0)
+    return Ticket(Call("e", PROGRAM, b"{}", 0.0, lane), LOOP.create_future())
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5, 6])
 def test_the_limit(limit: int) -> None:
     """Of six calls of one session, as many as the limit wait; the rest are handed back."""
-    queue = FairQueue(limit)
-    shed = [queue.push(one) is one for one in [ticket("a") for _ in range(6)]]
+    queue = FairQueue()
+    shed = [queue.push(one, limit) is one for one in [ticket("a") for _ in range(6)]]
     assert shed == [False] * min(limit, 6) + [True] * (6 - min(limit, 6))
     assert len(queue) == min(limit, 6)
 
 
 def test_sessions_take_turns() -> None:
     """Round robin over sessions, first come first served within one."""
-    queue = FairQueue(10)
+    queue = FairQueue()
     tickets = [ticket(lane) for lane in ("a", "a", "a", "b", None, "b")]
     for one in tickets:
-        assert queue.push(one) is None
+        assert queue.push(one, 10) is None
     assert [queue.pop() for _ in range(6)] == [tickets[index] for index in (0, 3, 4, 1, 5, 2)]
     assert queue.pop() is None
 
 
 def test_the_newcomer_takes_the_place_of_who_floods() -> None:
     """A full queue sheds the longest lane's last, and never for a lane that would be as long."""
-    queue = FairQueue(4)
+    queue = FairQueue()
     flood = [ticket("flood") for _ in range(4)]
     for one in flood:
-        queue.push(one)
-    assert queue.push(ticket("modest")) is flood[3]
-    assert queue.push(ticket("modest")) is not None
+        queue.push(one, 4)
+    assert queue.push(ticket("modest"), 4) is flood[3]
+    assert queue.push(ticket("modest"), 4) is not None
     assert len(queue) == 4
 
 
@@ -55,13 +55,13 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = FairQueue(8)
+        self.queue = FairQueue()
         self.model: list[Ticket] = []
 
     @rule(target=waiting, lane=st.sampled_from(["a", "b", "c", None]))
     def push(self, lane: str | None) -> Ticket:
         one = ticket(lane)
-        shed = self.queue.push(one)
+        shed = self.queue.push(one, 8)
         self.model.append(one)
         if shed is not None:
             assert len(self.model) == 9
@@ -74,8 +74,16 @@ class QueueMachine(RuleBasedStateMachine):
         if one is None:
             assert not self.model
         else:
-            assert one == next(other for other in self.model if other.lane == one.lane)
+            assert one == next(other for other in self.model if other.call.session_id == one.call.session_id)
             self.model.remove(one)
+
+    @rule()
+    def pop_and_push_back(self) -> None:
+        one = self.queue.pop()
+        if one is not None:
+            self.queue.push_back(one)
+            assert self.queue.pop() is one
+            self.queue.push_back(one)
 
     @rule(one=consumes(waiting))
     def remove(self, one: Ticket) -> None:

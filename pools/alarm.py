@@ -1,0 +1,39 @@
+"""One timer for many deadlines, so that a call costs a comparison and no timer of its own."""
+
+import asyncio
+import math
+from collections.abc import Callable
+
+
+class Alarm:
+    """Rings at the earliest of the times that it was set to, or just after.
+
+    Nobody takes a time back: it may ring when what it was set for is long over, and the sweep finds nothing.
+    """
+
+    def __init__(self, sweep: Callable[[float], float]) -> None:
+        """`sweep` does what is due by a time of the event loop's clock, and tells when the next is due, or infinity."""
+        self._sweep = sweep
+        self._loop = asyncio.get_running_loop()
+        self._when = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, when: float) -> None:
+        """Something is due at `when`."""
+        if when < self._when:
+            self.cancel()
+            self._when = when
+            self._timer = self._loop.call_at(when, self._ring)
+
+    def cancel(self) -> None:
+        """It rings no more, unless it is set again."""
+        self._when = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring(self) -> None:
+        # The loop's clock counts whole milliseconds and may be a little short of the time that it rings for.
+        due = max(self._when, self._loop.time())
+        self._when, self._timer = math.inf, None
+        self.set(self._sweep(due))

@@ -1,0 +1,63 @@
+"""One timer for many deadlines."""
+
+import asyncio
+import math
+
+from pools.alarm import Alarm
+
+
+async def _rung(times: list[float]) -> list[float]:
+    """Sets an alarm to times from now; what was found due, in the order in which it was."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    due = {began + after: after for after in times}
+    found: list[float] = []
+    over = asyncio.Event()
+
+    def sweep(now: float) -> float:
+        found.extend(due.pop(when) for when in sorted(due) if when <= now)
+        if not due:
+            over.set()
+        return min(due, default=math.inf)
+
+    alarm = Alarm(sweep)
+    for when in list(due):
+        alarm.set(when)
+    async with asyncio.timeout(10):
+        await over.wait()
+    return found
+
+
+def test_everything_is_found_due_in_order() -> None:
+    """Whatever the order in which it was set."""
+    assert asyncio.run(_rung([0.02, 0.001, 0.03, 0.0, 0.01])) == [0.0, 0.001, 0.01, 0.02, 0.03]
+
+
+def test_a_time_that_is_over_rings_at_once() -> None:
+    """A deadline may have passed before anybody looks."""
+    assert asyncio.run(_rung([-1.0])) == [-1.0]
+
+
+def test_a_cancelled_alarm_is_silent_until_it_is_set_again() -> None:
+    """What it was set to before is forgotten."""
+
+    async def run() -> int:
+        rings = 0
+        rung = asyncio.Event()
+
+        def sweep(_: float) -> float:
+            nonlocal rings
+            rings += 1
+            rung.set()
+            return math.inf
+
+        loop = asyncio.get_running_loop()
+        alarm = Alarm(sweep)
+        alarm.set(loop.time())
+        alarm.cancel()
+        alarm.set(loop.time() + 0.01)
+        async with asyncio.timeout(10):
+            await rung.wait()
+        return rings
+
+    assert asyncio.run(run()) == 1
