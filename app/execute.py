@@ -17,11 +17,11 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from app import server_span
+from app.answers import Response, answer
 from app.auth import Authenticator
 from app.client_watch import ClientGone, ClientWatches
 from app.executions import prefers_async
 from app.http_metrics import HandlerMetrics
-from app.http_protocol import Response, answer
 from app.logs import current_call
 from app.parts import Parts
 from app.problems import Problem, problem_of
@@ -150,7 +150,7 @@ class ExecuteLane:
         if trace is not None:
             values = server_span.attributes(scope, execution_id, request.program)
             trace.answered(server_span.NAME, status, request.error, values)
-        await answer(scope, send, (status, answer_headers, body))
+        await answer(send, (status, answer_headers, body))
 
     async def _execute(self, request: _Request, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """The answer; None where it has been sent already, event by event."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import json
 import os
 import uuid
@@ -170,6 +171,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             v1_workers=settings.v1_pool_size,
             v2_workers=settings.v2_pool_size,
         )
+        # What is there now stays: no collection need look at it again, and there are many under load.
+        gc.collect()
+        gc.freeze()
         yield
         _log.info("stopping")
 

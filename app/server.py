@@ -11,7 +11,6 @@ import uvicorn
 from prometheus_client import disable_created_metrics
 
 from app.application import Application, create_app
-from app.http_protocol import HttpProtocol
 from app.parts import Parts
 from config.settings import Settings
 
@@ -35,7 +34,7 @@ class Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 loop="uvloop",
-                http=HttpProtocol,
+                http="httptools",
                 ws="none",
                 lifespan="on",
                 log_config=None,
