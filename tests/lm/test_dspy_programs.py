@@ -239,7 +239,7 @@ def test_the_lms_weather_is_an_lm_error(
     body = {"model": "openai/test", "api_base": endpoint.base(behaviour), "api_key": "sk-a-secret-of-mine"}
     lm_service.client.put(f"/sessions/{session}/lm", json=body)
     died = crashes(lm_service)
-    call = {"inputs": {"text": "x"}, "session_id": session, "timeout_s": 1.5}
+    call = {"inputs": {"text": "x"}, "session_id": session, "timeout_s": 2.5}
     answer = lm_service.execute(program, headers=on(version), **call)
     error = problem(answer, 502, "lm_error")
     assert error["category"] == "upstream"
