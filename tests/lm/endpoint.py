@@ -13,6 +13,8 @@ _FIELD = re.compile(r"\[\[ ## (\w+) ## \]\]`?(?: \(must be formatted as a valid 
 _VALUES = {"int": "7", "float": "2.5", "bool": "True", "list": '["a", "b"]', "dict": '{"a": 1}'}
 RETRY_AFTER_S = 7
 PROMPT_TOKENS, COMPLETION_TOKENS = 11, 5
+FAILS = ("refuses", "forbids", "limits", "fails", "babbles", "garbles", "empty")
+"""What an endpoint does that says nothing of use, and at once."""
 PIECE = 4
 """A streamed text comes in so many characters at a time: amid headers and words."""
 _ABOUT = {"id": "one", "created": 1, "model": "test"}
@@ -24,10 +26,11 @@ _USAGE = {
 
 
 class Endpoint:
-    """Behaviours are `answers`, `slow`, `drips`, `refuses`, `limits`, `fails`, `breaks`, `babbles`, `garbles`, `empty`.
+    """Behaviours are `answers`, `waits`, `slow`, `drips`, `breaks`, and those of `FAILS`.
 
-    It answers a text with its own name and the key it was called with, so that a test sees which LM has answered. Asked
-    for a stream, `breaks` breaks off amid its text, and `waits` goes on there when it is `released`.
+    It answers a text with its own name and the key it was called with, so that a test sees which LM has answered. Where
+    it fails it says the key, too, as some endpoints do, so that a test sees that it goes no further. To who wants a
+    stream, `breaks` breaks off amid its text, and `waits` goes on there when it is `released`.
     """
 
     def __init__(self, url: str) -> None:
@@ -67,11 +70,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _fitting(self, name: str, body: dict[str, Any]) -> str:
         wanted = body["messages"][-1]["content"].rpartition("Respond with the corresponding output fields")[2]
-        key = self.headers["authorization"].removeprefix("Bearer ")
-        fields = [
-            f"[[ ## {field} ## ]]\n{_VALUES.get(kind, f'{name} {key}')}" for field, kind in _FIELD.findall(wanted)
-        ]
+        text = f"{name} {self._key()}"
+        fields = [f"[[ ## {field} ## ]]\n{_VALUES.get(kind, text)}" for field, kind in _FIELD.findall(wanted)]
         return "\n\n".join([*fields, "[[ ## completed ## ]]"])
+
+    def _key(self) -> str:
+        return self.headers["authorization"].removeprefix("Bearer ")
 
     def _slow(self, name: str, body: dict[str, Any]) -> None:
         self.server.endpoint.closing.wait(60)
@@ -90,13 +94,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _refuses(self, name: str, body: dict[str, Any]) -> None:
-        self._send(401, {"error": {"message": f"no such key: {self.headers['authorization']}", "code": "invalid"}})
+        self._send(401, {"error": {"message": f"no such key: {self._key()}", "code": "invalid"}})
+
+    def _forbids(self, name: str, body: dict[str, Any]) -> None:
+        self._send(403, {"error": {"message": f"not with the key {self._key()}"}})
 
     def _limits(self, name: str, body: dict[str, Any]) -> None:
-        self._send(429, {"error": {"message": "too many"}}, {"retry-after": str(RETRY_AFTER_S)})
+        self._send(429, {"error": {"message": f"too many with {self._key()}"}}, {"retry-after": str(RETRY_AFTER_S)})
 
     def _fails(self, name: str, body: dict[str, Any]) -> None:
-        self._send(500, {"error": {"message": "broken"}})
+        self._send(500, {"error": {"message": f"broken by {self._key()}"}})
 
     def _breaks(self, name: str, body: dict[str, Any]) -> None:
         if body.get("stream"):
@@ -111,10 +118,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _babbles(self, name: str, body: dict[str, Any]) -> None:
-        self._say("colourless green ideas sleep furiously", body)
+        self._say(f"colourless green ideas sleep furiously {self._key()}", body)
 
     def _garbles(self, name: str, body: dict[str, Any]) -> None:
-        self._send(200, "<html>no JSON</html>")
+        self._send(200, f"<html>no JSON {self._key()}</html>")
 
     def _empty(self, name: str, body: dict[str, Any]) -> None:
         self._say(None, body)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.lm.conftest import EVERYONES_KEY, create, field, on
-from tests.lm.endpoint import COMPLETION_TOKENS, PIECE, PROMPT_TOKENS, Endpoint
+from tests.lm.endpoint import COMPLETION_TOKENS, FAILS, PIECE, PROMPT_TOKENS, Endpoint
 from tests.service.test_errors import crashes, problem
 from tests.service.test_faults import exits
 from tests.service.test_streaming import EVENTS, parse
@@ -104,7 +104,7 @@ def test_an_lm_that_breaks_off_ends_the_stream_with_one_error(
     assert crashes(lm_service) == died
 
 
-@pytest.mark.parametrize("behaviour", ["refuses", "limits", "fails", "babbles", "garbles", "empty"])
+@pytest.mark.parametrize("behaviour", FAILS)
 def test_an_lm_that_says_nothing_of_use_is_an_ordinary_error(
     lm_service: Service, endpoint: Endpoint, version: str, behaviour: str
 ) -> None:
