@@ -49,6 +49,7 @@ class Endpoint:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes, of which the second would wait for an answer
     server: "_Server"
 
     def do_POST(self) -> None:
