@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 
 from pools.dspy_streaming import OutputEvents, run_streamed
+from pools.dspy_tools import is_at_a_tool
 from pools.errors import InvalidOutputs, LMError
 from pools.lm import LMRun, LMSettings, LMUsage
 
@@ -91,11 +92,13 @@ async def _ask_streamed(
 def _no_longer_than(seconds: float) -> Iterator[None]:
     """Raises _OutOfTime in the block after `seconds`, and again until it is heard.
 
-    A timeout of the connection would not do: an endpoint that sends a byte now and then never runs into it.
+    A timeout of the connection would not do: an endpoint that sends a byte now and then never runs into it. A tool is
+    not the LM, and not interrupted: one that runs at the deadline ends as any program does.
     """
 
     def ring(*_: object) -> None:
-        raise _OutOfTime
+        if not is_at_a_tool():
+            raise _OutOfTime
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds, _ALARM_INTERVAL_S)
@@ -108,7 +111,7 @@ def _no_longer_than(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def failures_of(settings: LMSettings) -> Iterator[None]:
-    """Whatever goes wrong in the block is the LM's: a program of these types has no code of its own."""
+    """Whatever goes wrong in the block is the LM's: the programs have no code of their own, their tools never raise."""
     try:
         yield
     except _OutOfTime:
