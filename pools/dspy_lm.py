@@ -5,7 +5,7 @@ import signal
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_origin
 
 import dspy
 
@@ -40,6 +40,22 @@ class _SchemaLM(dspy.LM):  # type: ignore[misc]
         return {*super().supported_params, "response_format"}
 
 
+class _SchemaAdapter(dspy.JSONAdapter):  # type: ignore[misc]
+    """Shows no form to be filled in, but where DSPy has no schema for it: a small model would copy it."""
+
+    def format_field_structure(self, signature: type[dspy.Signature]) -> str:
+        if _has_objects(signature):
+            return str(super().format_field_structure(signature))
+        return "Answer with a JSON object of the output fields."
+
+    def user_message_output_requirements(self, signature: type[dspy.Signature]) -> str | None:
+        return super().user_message_output_requirements(signature) if _has_objects(signature) else None
+
+
+def _has_objects(signature: type[dspy.Signature]) -> bool:
+    return any(get_origin(one.annotation) is dict for one in signature.output_fields.values())
+
+
 _lms: OrderedDict[LMSettings, dspy.LM] = OrderedDict()
 """The LMs with their connections, the one used last at the end."""
 
@@ -68,7 +84,7 @@ def ask(module: dspy.Module, lm: LMRun, arguments: dict[str, Any], events: Outpu
 
     Raises whatever DSPy does: see `failures_of`.
     """
-    adapter = dspy.JSONAdapter() if lm.settings.decodes_schema else dspy.ChatAdapter()
+    adapter = _SchemaAdapter() if lm.settings.decodes_schema else dspy.ChatAdapter()
     with dspy.context(lm=_lm_of(lm.settings), adapter=adapter, disable_history=True, trace=None):
         if events is not None:
             return asyncio.run(_ask_streamed(module, lm, arguments, events))
