@@ -1,6 +1,7 @@
 """The LM that comes with a call, as DSPy has it: asked within its time, its failures told apart, its tokens counted."""
 
 import asyncio
+import logging
 import signal
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,8 @@ MAX_LMS = 32
 MAX_DETAIL_LENGTH = 2000
 """Of what an LM or its endpoint said; the rest tells nobody more."""
 _ALARM_INTERVAL_S = 0.1
+
+logging.getLogger("LiteLLM").setLevel(logging.WARNING)  # it says at each call that it is called
 
 # An answer is the LM's, never a memory's: what one session was told is nothing for another.
 dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
@@ -48,8 +51,10 @@ class _SchemaAdapter(dspy.JSONAdapter):  # type: ignore[misc]
             return str(super().format_field_structure(signature))
         return "Answer with a JSON object of the output fields."
 
-    def user_message_output_requirements(self, signature: type[dspy.Signature]) -> str | None:
-        return super().user_message_output_requirements(signature) if _has_objects(signature) else None
+    def user_message_output_requirements(self, signature: type[dspy.Signature]) -> str:
+        if _has_objects(signature):
+            return str(super().user_message_output_requirements(signature))
+        return f"Respond with: {', '.join(signature.output_fields)}"
 
 
 def _has_objects(signature: type[dspy.Signature]) -> bool:

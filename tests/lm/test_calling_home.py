@@ -38,4 +38,5 @@ def test_only_the_lm_is_called(start_service: StartService, endpoint: Endpoint, 
             answer = service.execute(program, on("v2") | headers, inputs={"text": "x"}, session_id=session)
             assert answer.status_code == 200, answer.text
             assert '"topic":"one k"' in answer.text
+    assert "LiteLLM" not in service.log()  # nor is the log filled at each call
     assert set(notes.read_text().split()) == {"127.0.0.1"}
