@@ -6,6 +6,7 @@ import signal
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any, get_origin
 
 import dspy
@@ -61,6 +62,8 @@ def _has_objects(signature: type[dspy.Signature]) -> bool:
     return any(get_origin(one.annotation) is dict for one in signature.output_fields.values())
 
 
+_runner = asyncio.Runner()
+"""One event loop for all streams: it begins with the first, in the worker, and keeps the connections of LMs."""
 _lms: OrderedDict[LMSettings, dspy.LM] = OrderedDict()
 """The LMs with their connections, the one used last at the end."""
 
@@ -92,7 +95,7 @@ def ask(module: dspy.Module, lm: LMRun, arguments: dict[str, Any], events: Outpu
     adapter = _SchemaAdapter() if lm.settings.decodes_schema else dspy.ChatAdapter()
     with dspy.context(lm=_lm_of(lm.settings), adapter=adapter, disable_history=True, trace=None):
         if events is not None:
-            return asyncio.run(_ask_streamed(module, lm, arguments, events))
+            return _runner.run(_ask_streamed(module, lm, arguments, events), context=copy_context())
         with _no_longer_than(lm.budget_s):
             return module(**arguments)
 
