@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import secrets
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -81,8 +80,7 @@ def is_execute(scope: Scope) -> bool:
     return path.startswith(_PREFIX) and path.endswith(_SUFFIX) and len(path) > len(_PREFIX) + len(_SUFFIX)
 
 
-@dataclass(slots=True)
-class _Request:
+class _Request(msgspec.Struct, eq=False):
     """What is known of one request so far; an error at any point finds here what its answer needs."""
 
     execution_id: str
@@ -167,8 +165,9 @@ class ExecuteLane:
         session_id = envelope.session_id
         request.route = self._parts.router.route(session_id, _canary_key(request.headers), forced, request.trace)
         program_id = scope["path"][len(_PREFIX) : -len(_SUFFIX)]
-        request.program = program = await self._parts.programs.find(program_id, session_id)
-
+        programs = self._parts.programs
+        program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
+        request.program = program
         lm = self._parts.lms.of_call(session_id) if program.program_type != "python" else None
         timeout_s = min(envelope.timeout_s or self._execution_timeout_s, self._execution_timeout_s)
         request.call = call = Call(
@@ -181,7 +180,7 @@ class ExecuteLane:
             trace=request.trace,
             lm=lm,
         )
-        self._parts.programs.used(program, time.time())
+        programs.used(program, time.time())
         operation = _operation(request.headers)
         if operation == "stream":
             return await self._stream(request, call, receive, send)

@@ -198,10 +198,14 @@ def test_a_long_run_is_cancelled(traced_service: Service, collector: Collector, 
     assert not is_error(trace.one(SERVER))
 
 
-def test_a_full_queue_is_in_the_trace(start_service: StartService, collector: Collector) -> None:
+def test_a_full_queue_is_in_the_trace(start_service: StartService, collector: Collector, tmp_path: Path) -> None:
     """A call that was shed waited for nothing: its queue is the error, and there is no run."""
     service = start_service(**traced(collector, POOL_VERSION="v1", QUEUE_LIMIT=0))
     program = service.create("echo", ECHO)
+    holder = service.create("hold", {"directory": "string", "name": "string"})
+    held = {"directory": str(tmp_path), "name": "here"}
+    assert service.execute(holder, {"prefer": "respond-async"}, inputs=held).status_code == 202
+    wait_until(lambda: any(tmp_path.glob("here.*")), "the coordinator has a call")
     answer, trace_id = sampled_execute(service, program, inputs={"nonce": "a"})
     assert answer.json()["code"] == "pool_overloaded"
     trace = collector.whole_trace(trace_id, 3)
