@@ -84,6 +84,8 @@ async def execute_program(
     x_pool_version: Annotated[str | None, Header(description="`v1` or `v2`: forces the version (admin)")] = None,
     x_canary_key: Annotated[str | None, Header(description="What the split goes by where there is no session")] = None,
     traceparent: Annotated[str | None, Header(description="W3C trace context; it reaches the worker")] = None,
+    tracestate: Annotated[str | None, Header(description="As W3C has it; it reaches the worker")] = None,
+    baggage: Annotated[str | None, Header(description="As W3C has it; it reaches the worker")] = None,
     prefer: Annotated[str | None, Header(description="`respond-async`: answer 202 and let it run")] = None,
 ) -> ExecuteView:
     """Runs a program once, on the version that the rollout decides.

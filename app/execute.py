@@ -33,7 +33,7 @@ from pools.errors import ExecutionError
 from pools.line_budget import LineBudget
 from pools.lm import LMUsage
 from pools.programs import Program
-from pools.trace_context import trace_id_of
+from pools.trace_context import Carried, trace_id_of
 from routing.router import Route
 from routing.versions import Version
 
@@ -91,6 +91,8 @@ class _Request(msgspec.Struct, eq=False):
     """Where the call is sampled."""
     traceparent: str | None = None
     """What came in, where it is not sampled."""
+    carried: Carried | None = None
+    """What came in beside it."""
     received: int = 0
     route: Route | None = None
     program: Program | None = None
@@ -125,16 +127,15 @@ class ExecuteLane:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         execution_id = f"{self._id_prefix}-{next(self._id_count):08x}"
         headers = dict(scope["headers"])
-        trace, traceparent = self._parts.tracing.begin(headers.get(b"traceparent"))
-        request = _Request(execution_id, headers, time.perf_counter(), trace, traceparent)
+        trace, traceparent, carried = self._parts.tracing.begin(headers)
+        request = _Request(execution_id, headers, time.perf_counter(), trace, traceparent, carried)
         current_call.set(request)
         try:
             response = await self._execute(request, scope, receive, send)
             if response is None:
                 if trace is not None:
-                    trace.answered(
-                        server_span.NAME, 200, None, server_span.attributes(scope, execution_id, request.program)
-                    )
+                    values = server_span.attributes(scope, execution_id, request.program)
+                    trace.answered(server_span.NAME, 200, server_span.fault(request.error), values)
                 return
             status, answer_headers, body = response
         except ClientGone:
@@ -147,7 +148,7 @@ class ExecuteLane:
         self._metrics.answered(status, time.perf_counter() - request.began, request.received, len(body))
         if trace is not None:
             values = server_span.attributes(scope, execution_id, request.program)
-            trace.answered(server_span.NAME, status, request.error, values)
+            trace.answered(server_span.NAME, status, request.error if status >= 500 else None, values)
         await answer(send, (status, answer_headers, body))
 
     async def _execute(self, request: _Request, scope: Scope, receive: Receive, send: Send) -> Response | None:
@@ -177,6 +178,7 @@ class ExecuteLane:
             deadline=self._loop.time() + timeout_s,
             session_id=session_id,
             traceparent=request.traceparent,
+            carried=request.carried,
             trace=request.trace,
             lm=lm,
         )

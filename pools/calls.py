@@ -8,7 +8,7 @@ import msgspec
 from pools.events import EventSink
 from pools.lm import LMSettings, LMUsage
 from pools.programs import Program
-from pools.trace_context import trace_id_of
+from pools.trace_context import Carried, trace_id_of
 
 
 class RunObserver(Protocol):
@@ -41,6 +41,8 @@ class Call(msgspec.Struct, eq=False):
     session_id: str | None = None
     traceparent: str | None = None
     """Of a call that is not sampled: it goes to the worker as it is."""
+    carried: Carried | None = None
+    """What came beside it, or beside that of a sampled call."""
     trace: RunObserver | None = None
     """Of a sampled call."""
     events: EventSink | None = None

@@ -51,17 +51,17 @@ class Worker:
     def _execute(self, request: Run) -> Reply:
         if request.program is not None:
             self._remember(request.program)
-        return self._run(request) if request.traceparent is None else self._run_traced(request, request.traceparent)
+        if request.traceparent is None and request.carried is None:
+            return self._run(request)
+        with trace_context.within(request.traceparent, request.carried):
+            return self._record(request) if request.record else self._run(request)
 
-    def _run_traced(self, request: Run, traceparent: str) -> Reply:
-        if not request.record:
-            with trace_context.within(traceparent):
-                return self._run(request)
+    def _record(self, request: Run) -> Reply:
         if self._tracer is None:
             from pools.program_trace import ProgramTracer  # noqa: PLC0415  # its SDK is of no use to most workers
 
             self._tracer = ProgramTracer()
-        with self._tracer.record(traceparent, self._programs[request.key].id) as recording:
+        with self._tracer.record(self._programs[request.key].id) as recording:
             reply = self._run(request)
             reply.spans = recording.end(reply)
             return reply
