@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from config.lm import ApiBase, ApiKey
+
 MIB = 1024 * 1024
 
 
@@ -85,8 +87,8 @@ class Settings(BaseSettings):
 
     lm_model: str = Field("none", min_length=1, max_length=256)
     """What DSPy's `LM` takes; `local` is the small model that the service runs itself, `none` is no LM."""
-    lm_api_base: str | None = None
-    lm_api_key: SecretStr | None = None
+    lm_api_base: ApiBase | None = None
+    lm_api_key: ApiKey | None = None
 
     database_url: SecretStr = SecretStr("sqlite+aiosqlite:///./poolshift.db")
     api_keys_file: Path | None = None
@@ -193,5 +195,5 @@ def _line(problem: ErrorDetails) -> str:
     if not problem["loc"]:
         return message
     name = str(problem["loc"][0]).upper()
-    value = "" if name in ("DATABASE_URL", "LM_API_KEY") else f"={problem['input']!r}"
+    value = "" if name in ("DATABASE_URL", "LM_API_BASE", "LM_API_KEY") else f"={problem['input']!r}"
     return f"{name}{value}: {message}"

@@ -71,7 +71,7 @@ class Worker:
             self._emit(request, data, kind)
 
         self._current.enter(request.id, self._programs[request.key].id, request.traceparent)
-        lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s)
+        lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s, request.stream)
         started = time.perf_counter_ns()
         try:
             loaded = self._load(request.key)

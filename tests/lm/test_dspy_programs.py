@@ -1,7 +1,6 @@
 """DSPy programs, built from their signature and run on the LM that their session has."""
 
 import concurrent.futures
-import json
 import os
 import signal
 from typing import Any
@@ -222,6 +221,7 @@ def _lines(service: Service, start: str) -> list[str]:
         ("slow", "in time"),
         ("drips", "in time"),
         ("refuses", "no such key"),
+        ("forbids", "not with the key"),
         ("limits", "too many"),
         ("fails", "broken"),
         ("breaks", ""),
@@ -239,7 +239,7 @@ def test_the_lms_weather_is_an_lm_error(
     body = {"model": "openai/test", "api_base": endpoint.base(behaviour), "api_key": "sk-a-secret-of-mine"}
     lm_service.client.put(f"/sessions/{session}/lm", json=body)
     died = crashes(lm_service)
-    call = {"inputs": {"text": "x"}, "session_id": session, "timeout_s": 1.5}
+    call = {"inputs": {"text": "x"}, "session_id": session, "timeout_s": 2.5}
     answer = lm_service.execute(program, headers=on(version), **call)
     error = problem(answer, 502, "lm_error")
     assert error["category"] == "upstream"
@@ -326,24 +326,6 @@ def test_settings_are_kept_over_a_restart_and_end_with_the_session(
         service.close()
 
 
-def test_keys_are_never_shown_again(lm_service: Service, endpoint: Endpoint, version: str) -> None:
-    """In no answer, metric or log line, not even where the endpoint repeats them."""
-    secret = f"sk-very-secret-{version}"
-    program = create(lm_service, TEXT, TOPIC)
-    session = f"secret-{version}"
-    body = {"model": "openai/test", "api_base": endpoint.base("refuses"), "api_key": secret}
-    answers = [lm_service.client.put(f"/sessions/{session}/lm", json=body)]
-    answers.append(lm_service.execute(program, inputs={"text": "x"}, session_id=session, headers=on(version)))
-    paths = (f"/sessions/{session}/lm", "/lm", "/sessions", f"/sessions/{session}", "/metrics", "/pools")
-    answers += [lm_service.client.get(path) for path in paths]
-    answers.append(lm_service.client.put(f"/sessions/{session}/lm", json={**body, "temperature": "hot"}))
-    answers.append(lm_service.client.put(f"/sessions/{session}/lm", json={**body, "api_key": [secret]}))
-    for answer in answers:
-        assert secret not in answer.text
-    assert secret not in lm_service.log()
-    assert EVERYONES_KEY not in json.dumps(lm_service.client.get("/lm").json())
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -354,6 +336,8 @@ def test_keys_are_never_shown_again(lm_service: Service, endpoint: Endpoint, ver
         {"api_base": "http://x/v1?key=1"},
         {"temperature": -1},
         {"max_tokens": 0},
+        {"api_key": "sk-\n"},
+        {"api_key": "sk-ü"},
         {"surprise": 1},
     ],
 )

@@ -4,12 +4,16 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import StartService
 from tests.lm.conftest import create, field, on
+from tests.lm.test_streaming import texts
+from tests.service.test_streaming import EVENTS, parse
 from tests.support.service import ROOT, Service, is_alive
 from tests.support.waiting import wait_until
 
+MESSAGE = {"message": "I was charged twice this month. Please refund me today!"}
 TICKET = [field("text", description="A message from a customer")]
 SORTED = [
     field("summary", description="What it is about, in a few words"),
@@ -45,14 +49,32 @@ def test_a_chain_of_thought_reasons_first(local_service: Service, version: str) 
     assert all(isinstance(value, str) and value for value in answer.json()["outputs"].values())
 
 
+def example(service: Service, name: str) -> dict[str, Any]:
+    """A program of `examples/`, created as docs/lm.md says."""
+    body: dict[str, Any] = json.loads((ROOT / "examples" / name).read_text())
+    assert service.client.post("/programs", json=body).status_code == 201
+    return body
+
+
 def test_the_example_runs_as_it_is(local_service: Service) -> None:
-    """`examples/support_ticket.json`, as docs/lm.md says to create and run it."""
-    body = json.loads((ROOT / "examples/support_ticket.json").read_text())
-    assert local_service.client.post("/programs", json=body).status_code == 201
-    inputs = {"message": "I was charged twice this month. Please refund me today!"}
-    answer = local_service.execute(body["id"], inputs=inputs)
+    """`examples/support_ticket.json`."""
+    body = example(local_service, "support_ticket.json")
+    answer = local_service.execute(body["id"], inputs=MESSAGE)
     assert answer.status_code == 200, answer.text
     assert answer.json()["outputs"].keys() == {output["name"] for output in body["signature"]["outputs"]}
+
+
+def test_the_streaming_example_streams(local_service: Service, version: str) -> None:
+    """`examples/reply_draft.json`: the model's tokens as they come add up to the outputs."""
+    program = "reply-draft"
+    if local_service.client.get(f"/programs/{program}").status_code == 404:
+        example(local_service, "reply_draft.json")
+    answer = local_service.execute(program, EVENTS | on(version), inputs=MESSAGE)
+    *events, (last, result) = parse(answer.text)
+    assert last == "result", result
+    assert texts(events) == result["outputs"]
+    assert len(events) > 10
+    assert result["usage"]["completion_tokens"] >= len(events)
 
 
 def test_the_model_comes_back_and_goes_with_the_service(start_service: StartService) -> None:
