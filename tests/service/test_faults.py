@@ -287,17 +287,6 @@ def test_a_session_ends_and_frees_what_it_holds(start_service: StartService, ver
     problem(service.execute(program, inputs={"nonce": "a"}, session_id="short"), 404, "program_not_found")
 
 
-def test_calls_that_fail_keep_a_session_alive(start_service: StartService, version: str) -> None:
-    """It is in use, whatever comes of it."""
-    service = start_service(POOL_VERSION=version)
-    program = service.create("fail", {"message": "string"}, session_id="mine")
-    before = service.client.get("/sessions/mine").json()
-    problem(service.execute(program, inputs={"message": "no"}, session_id="mine"), 500, "program_error")
-    after = service.client.get("/sessions/mine").json()
-    assert after["last_seen_at"] > before["last_seen_at"]
-    assert (after["execution_count"], after["pool_version"]) == (1, version)
-
-
 def test_a_session_prefers_the_worker_that_served_it(start_service: StartService, version: str) -> None:
     """Without contention a session stays on one worker."""
     service = start_service(POOL_VERSION=version, V1_POOL_SIZE=4, V2_POOL_SIZE=4)
