@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.conftest import StartService
 from tests.lm.conftest import create, field, on
-from tests.lm.test_streaming import texts
+from tests.lm.test_lm_streaming import texts
 from tests.service.test_streaming import EVENTS, parse
 from tests.support.service import ROOT, Service, is_alive
 from tests.support.waiting import wait_until
