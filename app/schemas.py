@@ -34,6 +34,8 @@ MAX_KEY = 2**63 - 1
 """Of a row in the database; a cursor over it would be the database's error."""
 MAX_REVISION = 2**31 - 1
 
+FieldName = Annotated[str, Field(min_length=1, max_length=128, pattern=r'^[^"\\\x00-\x1f]*$')]
+"""It is a key of the JSON that goes in and out, as it stands there."""
 Identifier = Annotated[str, Field(pattern=ID_PATTERN, max_length=MAX_ID_LENGTH, examples=["invoices-42"])]
 ProgramTypeName = Literal["predict", "chain_of_thought", "python"]
 FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "object"]
@@ -57,7 +59,7 @@ class Out(BaseModel):
 class InputField(In):
     """An input. It is required unless it has a default, or says that it is not."""
 
-    name: str = Field(min_length=1, max_length=128)
+    name: FieldName
     type: FieldTypeName
     description: str | None = Field(None, max_length=4096)
     required: bool | None = None
@@ -83,7 +85,7 @@ class InputField(In):
 class OutputField(In):
     """An output."""
 
-    name: str = Field(min_length=1, max_length=128)
+    name: FieldName
     type: FieldTypeName
     description: str | None = Field(None, max_length=4096)
     required: bool = True

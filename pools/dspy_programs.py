@@ -74,7 +74,8 @@ class DSPyProgram:
         instructions = "\n\n".join(filter(None, (signature.description, program.instructions)))
         built = dspy.make_signature(fields, instructions or None)
         self._module = dspy.ChainOfThought(built) if thinks else dspy.Predict(built)
-        self._outputs |= {one.name: _REASONING for one in shown}
+        in_prompt = self._outputs | {one.name: _REASONING for one in shown}
+        self._outputs = {one.name: in_prompt[one.name] for one in signature.outputs}
         self._texts = {one.name: self._outputs[one.name] for one in signature.outputs if one.type == "string"}
         if program.state is not None:
             self._restore(program.state)
