@@ -52,8 +52,9 @@ notices: $(INSTALLED) ## Writes the licences of all that the service runs on to 
 	VIRTUAL_ENV=$(SHIP)/runtime $(BIN)/uv pip sync --quiet --require-hashes requirements/base.txt $(EXTRAS:%=requirements/%.txt)
 	$(BIN)/python deploy/notices.py $(SHIP)/runtime > $(DIST)/THIRD-PARTY-NOTICES-$(VERSION)
 
-ship-tools: $(SHIP_INSTALLED) ## Installs what test-ship needs, Debian's packages too (as root)
+ship-tools: ## Installs what test-ship needs, Debian's packages too (as root)
 	bash tests/ship/tools.sh debian
+	$(MAKE) $(SHIP_INSTALLED)
 
 test-ship: $(INSTALLED) $(SHIP_INSTALLED) ## Builds and runs image and chart for real (make ship-tools first)
 	bash tests/ship/tools.sh check
