@@ -15,6 +15,10 @@ BUILD_FLAGS ?=
 EXTRAS ?=
 IMAGE ?= poolshift:$(VERSION)$(subst $(eval) ,,$(EXTRAS:%=-%))
 
+# Of the commit that is built: as flags, since Podman and Buildah take a LABEL of build arguments from their cache.
+OCI := org.opencontainers.image
+LABELS = version=$(VERSION) revision=$(REVISION) created=$(CREATED)
+
 DIST := dist
 # Helm, hadolint, trivy and the others that test-ship works with, of the versions that their locks name.
 SHIP := .cache/ship
@@ -25,8 +29,7 @@ SAVE ?= $(call first,docker podman) save
 .PHONY: image chart chart-files sbom notices ship-tools test-ship ship-snapshots
 
 image: ## Builds the image poolshift:VERSION; EXTRAS names optional groups to have in it
-	$(BUILDER) build $(BUILD_FLAGS) --tag $(IMAGE) --build-arg EXTRAS="$(EXTRAS)" \
-		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) .
+	$(BUILDER) build $(BUILD_FLAGS) --tag $(IMAGE) --build-arg EXTRAS="$(EXTRAS)" $(LABELS:%=--label $(OCI).%) .
 
 # A chart has nothing from outside of its folder: dashboards and rules are copied in, and are no files of the repository.
 chart-files:
