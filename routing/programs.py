@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, Protocol
 
 from pools.programs import Program, ProgramType, Signature
 from routing.errors import ProgramNotFound
+
+MAX_BATCH = 500
+"""So many counts are written at once: calls go on between two batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +126,12 @@ class Programs:
     async def flush(self) -> None:
         """Brings the counts into the store; what fails is kept for the next time."""
         uses, self._uses = self._uses, {}
-        if not uses:
-            return
         try:
-            await self._store.add_uses(uses)
+            while uses:
+                batch = dict(islice(uses.items(), MAX_BATCH))
+                await self._store.add_uses(batch)
+                for key in batch:
+                    del uses[key]
         except BaseException:
             for key, use in uses.items():
                 newer = self._uses.get(key)
