@@ -125,7 +125,7 @@ class Programs:
 
     async def flush(self) -> None:
         """Brings the counts into the store; what fails is kept for the next time."""
-        uses, self._uses = self._uses, {}
+        uses, self._uses = dict(sorted(self._uses.items())), {}  # neighbours in the store go together
         try:
             while uses:
                 batch = dict(islice(uses.items(), MAX_BATCH))
