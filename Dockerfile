@@ -56,12 +56,7 @@ ENTRYPOINT ["dumb-init", "--single-child", "--"]
 CMD ["poolshift", "serve"]
 # Healthy is: can serve. A container whose pools have had no live worker for half a minute is one to replace.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 CMD ["healthcheck"]
-ARG VERSION=unknown
-ARG REVISION=unknown
-ARG CREATED=unknown
+# `make image` adds version, revision and time.
 LABEL org.opencontainers.image.title="Poolshift" \
     org.opencontainers.image.description="Programs on pools of Python workers, moved from one engine to the next without risk." \
-    org.opencontainers.image.licenses="Apache-2.0" \
-    org.opencontainers.image.version="${VERSION}" \
-    org.opencontainers.image.revision="${REVISION}" \
-    org.opencontainers.image.created="${CREATED}"
+    org.opencontainers.image.licenses="Apache-2.0"

@@ -15,6 +15,10 @@ BUILD_FLAGS ?=
 EXTRAS ?=
 IMAGE ?= poolshift:$(VERSION)$(subst $(eval) ,,$(EXTRAS:%=-%))
 
+# Of the commit that is built: as flags, since Podman and Buildah take a LABEL of build arguments from their cache.
+OCI := org.opencontainers.image
+LABELS = version=$(VERSION) revision=$(REVISION) created=$(CREATED)
+
 DIST := dist
 # Helm, hadolint, trivy and the others that test-ship works with, of the versions that their locks name.
 SHIP := .cache/ship
@@ -25,8 +29,7 @@ SAVE ?= $(call first,docker podman) save
 .PHONY: image chart chart-files sbom notices ship-tools test-ship ship-snapshots
 
 image: ## Builds the image poolshift:VERSION; EXTRAS names optional groups to have in it
-	$(BUILDER) build $(BUILD_FLAGS) --tag $(IMAGE) --build-arg EXTRAS="$(EXTRAS)" \
-		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) .
+	$(BUILDER) build $(BUILD_FLAGS) --tag $(IMAGE) --build-arg EXTRAS="$(EXTRAS)" $(LABELS:%=--label $(OCI).%) .
 
 # A chart has nothing from outside of its folder: dashboards and rules are copied in, and are no files of the repository.
 chart-files:
@@ -52,8 +55,9 @@ notices: $(INSTALLED) ## Writes the licences of all that the service runs on to 
 	VIRTUAL_ENV=$(SHIP)/runtime $(BIN)/uv pip sync --quiet --require-hashes requirements/base.txt $(EXTRAS:%=requirements/%.txt)
 	$(BIN)/python deploy/notices.py $(SHIP)/runtime > $(DIST)/THIRD-PARTY-NOTICES-$(VERSION)
 
-ship-tools: $(SHIP_INSTALLED) ## Installs what test-ship needs, Debian's packages too (as root)
+ship-tools: ## Installs what test-ship needs, Debian's packages too (as root)
 	bash tests/ship/tools.sh debian
+	$(MAKE) $(SHIP_INSTALLED)
 
 test-ship: $(INSTALLED) $(SHIP_INSTALLED) ## Builds and runs image and chart for real (make ship-tools first)
 	bash tests/ship/tools.sh check

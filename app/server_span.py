@@ -4,6 +4,7 @@ from opentelemetry.semconv.attributes import http_attributes, server_attributes,
 from opentelemetry.util.types import AttributeValue
 from starlette.types import Scope
 
+from app.problems import KINDS
 from pools import span_names
 from pools.programs import Program
 
@@ -28,3 +29,8 @@ def attributes(scope: Scope, execution_id: str, program: Program | None) -> dict
     if program is not None:
         values[span_names.PROGRAM_ID] = program.id
     return values
+
+
+def fault(code: str | None) -> str | None:
+    """The code of an error, but for a 4xx, which is no error of a server's span."""
+    return code if code is not None and KINDS[code].status >= 500 else None

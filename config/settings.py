@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from config.lm import ApiBase, ApiKey
 
 MIB = 1024 * 1024
+DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 
 
 class InvalidSettings(Exception):
@@ -35,6 +36,13 @@ def _module_names(value: str) -> str:
 
 def _lower_case(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _known_database(url: SecretStr) -> SecretStr:
+    scheme, separator, _ = url.get_secret_value().partition("://")
+    if not separator or scheme not in DATABASE_DRIVERS:
+        raise ValueError(f"must begin with {' or '.join(f'{driver}://' for driver in DATABASE_DRIVERS)}")
+    return url
 
 
 CanaryPercent = Annotated[Decimal, Field(ge=0, le=100), AfterValidator(_whole_basis_points)]
@@ -90,7 +98,9 @@ class Settings(BaseSettings):
     lm_api_base: ApiBase | None = None
     lm_api_key: ApiKey | None = None
 
-    database_url: SecretStr = SecretStr("sqlite+aiosqlite:///./poolshift.db")
+    database_url: Annotated[SecretStr, AfterValidator(_known_database)] = SecretStr(
+        "sqlite+aiosqlite:///./poolshift.db"
+    )
     api_keys_file: Path | None = None
     allow_anonymous: bool = False
     log_format: Literal["console", "json"] = "console"

@@ -1,7 +1,6 @@
 """One call of a program: what goes into a pool and what comes out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -9,7 +8,7 @@ import msgspec
 from pools.events import EventSink
 from pools.lm import LMSettings, LMUsage
 from pools.programs import Program
-from pools.trace_context import trace_id_of
+from pools.trace_context import Carried, trace_id_of
 
 
 class RunObserver(Protocol):
@@ -28,8 +27,7 @@ class RunObserver(Protocol):
         """The run is over; `spans` are what the worker recorded (`pools.recorded_spans`), each as JSON."""
 
 
-@dataclass(slots=True, eq=False)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """A program to run once.
 
     `deadline` is a time of the event loop's clock, in seconds; it covers the wait in the queue and the run. `inputs`
@@ -43,6 +41,8 @@ class Call:
     session_id: str | None = None
     traceparent: str | None = None
     """Of a call that is not sampled: it goes to the worker as it is."""
+    carried: Carried | None = None
+    """What came beside it, or beside that of a sampled call."""
     trace: RunObserver | None = None
     """Of a sampled call."""
     events: EventSink | None = None
@@ -67,8 +67,7 @@ class Call:
         return {"program_id": self.program.id, "execution_id": self.execution_id, "trace_id": trace_id}
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """A call that ended well. `run_s` is the time in the program, in seconds, as its worker measured it."""
 
     outputs: msgspec.Raw

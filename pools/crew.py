@@ -202,7 +202,12 @@ class Crew:
         self._observer.worker_exited(self.version, end.cause)
         if end.cause.is_failure:
             _log.warning(
-                "worker died", pool_version=self.version, pid=worker.process.pid, cause=end.cause, exit=end.description
+                "worker died",
+                pool_version=self.version,
+                pid=worker.process.pid,
+                cause=end.cause,
+                exit=end.description,
+                **worker.process.log_ids(),
             )
         is_short_lived = worker.executions == 0 and time.time() - worker.process.started_at < SHORT_LIFE_S
         self.state.gone(worker)

@@ -8,6 +8,7 @@ import msgspec
 from pools.events import EventKind
 from pools.lm import LMSettings, LMUsage
 from pools.programs import Program
+from pools.trace_context import Carried
 
 
 class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
@@ -21,6 +22,7 @@ class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
     inputs: msgspec.Raw
     program: Program | None = None
     traceparent: str | None = None
+    carried: Carried | None = None
     record: bool = False
     stream: bool = False
     lm: LMSettings | None = None

@@ -89,6 +89,7 @@ class WorkerProcess:
             inputs=call.inputs if isinstance(call.inputs, msgspec.Raw) else msgspec.Raw(call.inputs),
             program=None if program.key in self._told else program,
             traceparent=call.traceparent if call.trace is None else call.trace.run_begins(self.pid),
+            carried=call.carried,
             record=call.trace is not None,
             stream=call.events is not None,
             lm=call.lm,
@@ -144,6 +145,10 @@ class WorkerProcess:
             listener(self.exited.result())
         else:
             self._when_ended = listener
+
+    def log_ids(self) -> dict[str, str | None]:
+        """What a log line about it says of the call that it is at, if any."""
+        return self.call.log_ids() if self.call is not None else {"execution_id": None}
 
     # --- what the spawner tells
 
@@ -291,8 +296,7 @@ class WorkerProcess:
         return self.call.log_ids()
 
     def _log_left_out(self, count: int) -> None:
-        ids = self.call.log_ids() if self.call is not None else {"execution_id": None}
-        _log.warning("lines of a worker left out of the log", count=count, pid=self.pid, **ids)
+        _log.warning("lines of a worker left out of the log", count=count, pid=self.pid, **self.log_ids())
 
 
 def _error_of(failed: Failed) -> ExecutionError:
@@ -318,6 +322,5 @@ def _failure_of(end: Exit) -> ExecutionError:
         case ExitCause.SHUTDOWN:
             return PoolClosed("the service stopped before the program ended", started=True)
         case _:
-            return WorkerCrashed(
-                f"the worker died while it ran the program: {end.description}", exit_cause=end.description
-            )
+            detail = f"the worker died while it ran the program: {end.description}"
+            return WorkerCrashed(detail, exit_cause=end.description, is_ours=end.is_ours)

@@ -19,7 +19,6 @@ from opentelemetry.util.types import AttributeValue
 from pools import span_names
 from pools.messages import Failed, Reply
 from pools.recorded_spans import MAX_BYTES, MAX_SPANS, Attributes, RecordedEvent, RecordedSpan, encode_span
-from pools.trace_context import extract
 
 _LIMITS = SpanLimits(max_span_attributes=64, max_events=16, max_span_attribute_length=4096, max_links=0)
 
@@ -66,13 +65,12 @@ class ProgramTracer:
         self._tracer = provider.get_tracer("poolshift")
 
     @contextmanager
-    def record(self, traceparent: str, program_id: str) -> Iterator["Recording"]:
-        """The scope of one execution."""
+    def record(self, program_id: str) -> Iterator["Recording"]:
+        """The scope of one execution, under the span that is the current one."""
         self._kept.spans, self._kept.dropped = [], 0
-        parent = extract(traceparent)
         attributes: dict[str, AttributeValue] = {span_names.PROGRAM_ID: program_id, span_names.PROCESS_PID: os.getpid()}
         with self._tracer.start_as_current_span(
-            span_names.PROGRAM, parent, attributes=attributes, record_exception=False, end_on_exit=False
+            span_names.PROGRAM, attributes=attributes, record_exception=False, end_on_exit=False
         ) as span:
             yield Recording(span, self._kept)
 

@@ -37,6 +37,7 @@ class Worker:
         self._allowed_modules = allowed_modules
         self._programs: dict[str, Program] = {}
         self._loaded: dict[str, LoadedProgram] = {}
+        self._compiled: dict[bytes, LoadedProgram] = {}
         self._current = CurrentExecution()
         self._tracer: ProgramTracer | None = None
 
@@ -51,17 +52,17 @@ class Worker:
     def _execute(self, request: Run) -> Reply:
         if request.program is not None:
             self._remember(request.program)
-        return self._run(request) if request.traceparent is None else self._run_traced(request, request.traceparent)
+        if request.traceparent is None and request.carried is None:
+            return self._run(request)
+        with trace_context.within(request.traceparent, request.carried):
+            return self._record(request) if request.record else self._run(request)
 
-    def _run_traced(self, request: Run, traceparent: str) -> Reply:
-        if not request.record:
-            with trace_context.within(traceparent):
-                return self._run(request)
+    def _record(self, request: Run) -> Reply:
         if self._tracer is None:
             from pools.program_trace import ProgramTracer  # noqa: PLC0415  # its SDK is of no use to most workers
 
             self._tracer = ProgramTracer()
-        with self._tracer.record(traceparent, self._programs[request.key].id) as recording:
+        with self._tracer.record(self._programs[request.key].id) as recording:
             reply = self._run(request)
             reply.spans = recording.end(reply)
             return reply
@@ -101,8 +102,18 @@ class Worker:
     def _load(self, key: str) -> LoadedProgram:
         loaded = self._loaded.get(key)
         if loaded is None:
-            loaded = self._loaded[key] = load(self._programs[key], self._allowed_modules)
+            loaded = self._loaded[key] = self._compile(self._programs[key])
         return loaded
+
+    def _compile(self, program: Program) -> LoadedProgram:
+        """Programs that differ by name alone, such as every session's own copy of one, share what is compiled."""
+        definition = _encoder.encode(msgspec.structs.replace(program, key="", id=""))
+        compiled = self._compiled.get(definition)
+        if compiled is None:
+            if len(self._compiled) >= MAX_LOADED_PROGRAMS:
+                self._compiled.clear()
+            compiled = self._compiled[definition] = load(program, self._allowed_modules)
+        return compiled
 
     def _failed(self, execution_id: str, run_us: int, error: BaseException, lm: LMRun | None) -> Failed:
         known = error if isinstance(error, ExecutionError) else describe(error)

@@ -10,7 +10,16 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.semconv.attributes import http_attributes
 from opentelemetry.semconv.schemas import Schemas
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, format_span_id, format_trace_id
+from opentelemetry.trace import (
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    format_span_id,
+    format_trace_id,
+)
 from opentelemetry.util.types import AttributeValue
 
 from pools import span_names
@@ -38,8 +47,11 @@ class CallTrace:
     def __init__(self, export: SpanExport, trace_id: int, parent: Parent | None) -> None:
         self._export = export
         self._parent: SpanContext | None = None
+        self._state: TraceState | None = None
         if parent is not None:
-            self._parent = SpanContext(trace_id, parent.span_id, is_remote=True, trace_flags=TraceFlags(parent.flags))
+            self._state = TraceState.from_header([parent.tracestate]) if parent.tracestate is not None else None
+            flags = TraceFlags(parent.flags)
+            self._parent = SpanContext(trace_id, parent.span_id, is_remote=True, trace_flags=flags)
         self._context = self._new_context(trace_id)
         self._began = time.time_ns()
         self._queued_at = 0
@@ -101,9 +113,9 @@ class CallTrace:
     # --- what the endpoint tells
 
     def answered(self, name: str, status: int, error: str | None, attributes: dict[str, AttributeValue]) -> None:
-        """The call has its answer; `error` is its code where it is one."""
+        """The call has its answer; `error` is the code of what went wrong, where that was not the client's doing."""
         attributes[http_attributes.HTTP_RESPONSE_STATUS_CODE] = status
-        self._end(name, error if status >= 500 else None, attributes)  # a 4xx is no error of a server's span
+        self._end(name, error, attributes)
 
     def abandoned(self, name: str, attributes: dict[str, AttributeValue]) -> None:
         """The client went away before."""
@@ -158,8 +170,8 @@ class CallTrace:
         self._export.offer(
             ReadableSpan(
                 span.name,
-                SpanContext(trace_id, int(span.span_id, 16), is_remote=False, trace_flags=_SAMPLED),
-                SpanContext(trace_id, int(span.parent_id, 16), is_remote=False, trace_flags=_SAMPLED),
+                self._span_context(trace_id, int(span.span_id, 16)),
+                self._span_context(trace_id, int(span.parent_id, 16)),
                 self._export.resource,
                 span.attributes,
                 [Event(event.name, event.attributes, event.at) for event in span.events],
@@ -172,7 +184,10 @@ class CallTrace:
         )
 
     def _new_context(self, trace_id: int) -> SpanContext:
-        return SpanContext(trace_id, random.getrandbits(64) or 1, is_remote=False, trace_flags=_SAMPLED)
+        return self._span_context(trace_id, random.getrandbits(64) or 1)
+
+    def _span_context(self, trace_id: int, span_id: int) -> SpanContext:
+        return SpanContext(trace_id, span_id, is_remote=False, trace_flags=_SAMPLED, trace_state=self._state)
 
 
 def _code(error: Exception | None) -> str | None:

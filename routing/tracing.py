@@ -11,14 +11,18 @@ Whether a call is sampled is decided at its head, from a flag and a number, befo
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from pools.trace_context import Carried
 
 if TYPE_CHECKING:
     from routing.call_trace import CallTrace  # with OpenTelemetry's SDK, of no use to a service that exports nothing
 
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_MAX_CARRIED_BYTES = 8192
+"""Of each header: what W3C wants handed on of baggage; longer ones are left out."""
 _LOW_64_BITS = 2**64 - 1
 _SAMPLED_FLAG = 1
 CANCELLED = "cancelled"
@@ -44,16 +48,21 @@ class Parent(NamedTuple):
 
     span_id: int
     flags: int
+    tracestate: str | None
 
 
 class Head(NamedTuple):
-    """What is decided at the head of a call: its trace where it is sampled, else the traceparent to hand on."""
+    """What is decided at the head of a call: its trace where it is sampled, else the traceparent to hand on.
 
-    trace: "CallTrace | None"
-    traceparent: str | None
+    Either way `carried` goes to the worker.
+    """
+
+    trace: "CallTrace | None" = None
+    traceparent: str | None = None
+    carried: Carried | None = None
 
 
-_NOTHING = Head(None, None)
+_NOTHING = Head()
 
 
 class Tracing:
@@ -66,24 +75,37 @@ class Tracing:
         # As OpenTelemetry's TraceIdRatioBased has it, so that all services agree on a trace.
         self._bound = round(sampling.ratio * 2**64)
 
-    def begin(self, traceparent: bytes | None) -> Head:
-        """Decides on a call that came in with `traceparent`; one that is malformed counts as none."""
+    def begin(self, headers: Mapping[bytes, bytes]) -> Head:
+        """Decides on a call that came in with `headers`; a `traceparent` that is malformed counts as none."""
+        traceparent = headers.get(b"traceparent")
         if traceparent is not None:
             found = _TRACEPARENT.fullmatch(traceparent)
             if found is not None and (found[1] != b"00" or found[5] is None):
-                return self._continue(traceparent, found)
+                return self._continue(headers, found)
+        nothing = _NOTHING if b"baggage" not in headers else Head(carried=_carried(None, _text(headers, b"baggage")))
         if self._new_trace is None:
-            return _NOTHING
+            return nothing
         trace_id = random.getrandbits(128) or 1
         if trace_id & _LOW_64_BITS >= self._bound:
-            return _NOTHING
-        return Head(self._new_trace(trace_id, None), None)
+            return nothing
+        return nothing._replace(trace=self._new_trace(trace_id, None))
 
-    def _continue(self, traceparent: bytes, found: re.Match[bytes]) -> Head:
+    def _continue(self, headers: Mapping[bytes, bytes], found: re.Match[bytes]) -> Head:
+        tracestate = _text(headers, b"tracestate")
+        carried = _carried(tracestate, _text(headers, b"baggage"))
         if self._new_trace is None:
-            return Head(None, traceparent.decode())
+            return Head(None, found[0].decode(), carried)
         trace_id, parent_id, flags = int(found[2], 16), int(found[3], 16), int(found[4], 16)
         is_within_ratio = trace_id & _LOW_64_BITS < self._bound
         if flags & _SAMPLED_FLAG if self._honours_parent else is_within_ratio:
-            return Head(self._new_trace(trace_id, Parent(parent_id, flags)), None)
-        return Head(None, f"00-{found[2].decode()}-{found[3].decode()}-00")
+            return Head(self._new_trace(trace_id, Parent(parent_id, flags, tracestate)), None, carried)
+        return Head(None, f"00-{found[2].decode()}-{found[3].decode()}-00", carried)
+
+
+def _carried(tracestate: str | None, baggage: str | None) -> Carried | None:
+    return None if tracestate is None and baggage is None else Carried(tracestate, baggage)
+
+
+def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = headers.get(name)
+    return value.decode("latin-1") if value is not None and len(value) <= _MAX_CARRIED_BYTES else None

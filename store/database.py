@@ -12,7 +12,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -33,7 +33,11 @@ class Database:
     """SQLite or PostgreSQL, by its SQLAlchemy URL."""
 
     def __init__(self, url: str) -> None:
-        self.url = make_url(url)
+        """Raises StoreUnavailable where `url` is none."""
+        try:
+            self.url = make_url(url)
+        except (ArgumentError, ValueError):
+            raise StoreUnavailable("cannot open the database: DATABASE_URL is no URL") from None
         # Parameters are hidden: an error, whose traceback may be logged, would have them, with the keys of LMs.
         if self.is_shared:
             # A connection that died while it lay in the pool is noticed before it is used.

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import StartService
 from tests.lm.conftest import SMALL, create, field, on
-from tests.lm.test_text_streams import texts
+from tests.lm.test_lm_streaming import texts
 from tests.service.test_streaming import EVENTS, parse
 from tests.support.pages import blocks, section
 from tests.support.service import ROOT, Service, is_alive

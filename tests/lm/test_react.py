@@ -7,7 +7,7 @@ import pytest
 
 from tests.lm.conftest import create, field, on
 from tests.lm.endpoint import COMPLETION_TOKENS, Endpoint
-from tests.lm.test_text_streams import on_an_lm, texts
+from tests.lm.test_lm_streaming import on_an_lm, texts
 from tests.service.test_errors import crashes, problem
 from tests.service.test_streaming import EVENTS, parse
 from tests.support.service import Service

@@ -54,6 +54,16 @@ def test_a_failed_call_logs_one_line_of_the_services(traced_service: Service, ve
     assert "what went wrong" in raised["traceback"]
 
 
+@pytest.mark.parametrize("flags", ["00", "01"])
+def test_a_dead_worker_is_logged_with_the_call_it_died_under(traced_service: Service, flags: str) -> None:
+    """From the line one finds the program, the answer and the trace."""
+    program = traced_service.create("exits_hard", {"code": "integer"})
+    answer, trace_id = execute_in_a_trace(traced_service, program, flags, inputs={"code": 3})
+    ids = {"execution_id": answer.headers["x-execution-id"], "program_id": program, "trace_id": trace_id}
+    (line,) = log_lines(traced_service, event="worker died", **ids)
+    assert (line["cause"], line["exit"]) == ("crash", "exit code 3")
+
+
 def test_the_clients_faults_and_good_calls_log_nothing(traced_service: Service) -> None:
     """At a thousand calls a second a line for each would be most of the cost."""
     program = traced_service.create("echo", {"nonce": "string"})

@@ -184,6 +184,33 @@ def test_streams_and_long_runs_are_traced(
     assert attributes(trace.one("run"))["error.type"] == "program_error"
 
 
+@pytest.mark.parametrize(
+    ("function", "inputs", "code"),
+    [
+        ("steps_then_fail", {"count": 2}, "program_error"),
+        ("steps_then_crash", {"directory": "", "count": 2}, "worker_crashed"),
+    ],
+)
+def test_a_stream_that_ends_in_an_error(
+    traced_service: Service, collector: Collector, tmp_path: Path, function: str, inputs: dict[str, Any], code: str
+) -> None:
+    """Its status was 200 before anyone knew; its span is an error all the same."""
+    if "directory" in inputs:
+        inputs = inputs | {"directory": str(tmp_path)}
+    kinds = {"directory": "string", "count": "integer"}
+    program = traced_service.create(function, {name: kinds[name] for name in inputs}, "integer")
+    trace_id, span_id = new_ids()
+    headers = {"traceparent": f"00-{trace_id}-{span_id}-01", "accept": "text/event-stream"}
+    answer = traced_service.execute(program, headers, inputs=inputs)
+    assert answer.status_code == 200
+    assert f'"code":"{code}"' in answer.text
+    trace = collector.whole_trace(trace_id, 5 if code == "program_error" else 4)
+    server = trace.one(SERVER)
+    assert is_error(server)
+    assert attributes(server)["error.type"] == code
+    assert attributes(server)["http.response.status_code"] == 200
+
+
 def test_a_long_run_is_cancelled(traced_service: Service, collector: Collector, tmp_path: Path) -> None:
     """Its answer was fine; its run was not."""
     program = traced_service.create("hold", {"directory": "string", "name": "string"})
@@ -198,10 +225,14 @@ def test_a_long_run_is_cancelled(traced_service: Service, collector: Collector, 
     assert not is_error(trace.one(SERVER))
 
 
-def test_a_full_queue_is_in_the_trace(start_service: StartService, collector: Collector) -> None:
+def test_a_full_queue_is_in_the_trace(start_service: StartService, collector: Collector, tmp_path: Path) -> None:
     """A call that was shed waited for nothing: its queue is the error, and there is no run."""
     service = start_service(**traced(collector, POOL_VERSION="v1", QUEUE_LIMIT=0))
     program = service.create("echo", ECHO)
+    holder = service.create("hold", {"directory": "string", "name": "string"})
+    held = {"directory": str(tmp_path), "name": "here"}
+    assert service.execute(holder, {"prefer": "respond-async"}, inputs=held).status_code == 202
+    wait_until(lambda: any(tmp_path.glob("here.*")), "the coordinator has a call")
     answer, trace_id = sampled_execute(service, program, inputs={"nonce": "a"})
     assert answer.json()["code"] == "pool_overloaded"
     trace = collector.whole_trace(trace_id, 3)

@@ -1,13 +1,12 @@
 """Fixtures for the tests that build, render and run what is shipped. `make test-ship` has what they need."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.ship.containers import BASE, PYTHON, build_base, build_flags, podman
+from tests.ship.containers import build_base, built_image
 from tests.ship.tools import BIN, Chart, run
 from tests.support.service import ROOT
 
@@ -33,9 +32,15 @@ def helm(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def chart(package: Path, helm: Path) -> Chart:
+def either_chart(package: Path, helm: Path) -> Chart:
     """The released chart under each Helm."""
     return Chart(package, helm)
+
+
+@pytest.fixture
+def chart(package: Path) -> Chart:
+    """The released chart under the newer Helm: of what both render the same, once is enough."""
+    return Chart(package, BIN / "helm4")
 
 
 @pytest.fixture
@@ -57,11 +62,20 @@ def values(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The image, built by `make image` on Debian's own packages."""
+def base(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Debian's own packages, in place of the image that the Dockerfile builds on."""
     build_base(tmp_path_factory.mktemp("base"))
-    name = f"localhost/poolshift-test:{os.getpid()}"
-    flags = f"{build_flags()} --format docker --build-arg PYTHON_IMAGE={PYTHON} --build-arg RUNTIME_IMAGE={BASE}"
-    run("make", "image", "BUILDER=buildah", f"BUILD_FLAGS={flags}", f"IMAGE={name}", cwd=ROOT)
-    yield name
-    podman("rmi", "--force", name)
+
+
+@pytest.fixture(scope="session")
+def image(base: None) -> Iterator[str]:
+    """The image, as `make image` builds it."""
+    with built_image() as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def lm_image(base: None) -> Iterator[str]:
+    """The image with DSPy, the local model's server and its weights."""
+    with built_image("lm local-model") as name:
+        yield name

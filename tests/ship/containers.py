@@ -1,6 +1,7 @@
 """Images and containers without an engine's daemon, an image registry or a network of their own."""
 
 import json
+import os
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -35,16 +36,28 @@ def build_flags() -> str:
 
 
 def build_base(directory: Path) -> None:
-    """A Debian with Python and one with pip beside it; the first is made once on a machine."""
+    """A Debian with Python and one with venv beside it; the first is made once on a machine."""
     if podman("image", "exists", BASE, check=False).returncode != 0:
-        root = directory / "root"
-        run("debootstrap", "--variant=minbase", "--include=ca-certificates,python3", "trixie", root)
-        left_out = ["./proc", "./sys", "./dev", "./var/lib/apt/lists", "./var/cache/apt"]
         archive = directory / "root.tar"
-        run("tar", "-C", root, *(f"--exclude={path}" for path in left_out), "-cf", archive, ".")
+        run(
+            *("mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates,python3"),
+            *("--skip=output/dev", "trixie", archive),
+        )
         podman("import", "--quiet", archive, BASE)
     build = ["buildah", "build", *build_flags().split(), "--target", "python", "--build-arg", f"DEBIAN={BASE}"]
     run(*build, "--tag", PYTHON, ROOT / "tests/ship/base")
+
+
+@contextmanager
+def built_image(extras: str = "") -> Iterator[str]:
+    """What `make image` builds, with these optional groups in it, for as long as the block lasts."""
+    name = f"localhost/poolshift-test:{os.getpid()}{extras.replace(' ', '-')}"
+    flags = f"{build_flags()} --format docker --build-arg PYTHON_IMAGE={PYTHON} --build-arg RUNTIME_IMAGE={BASE}"
+    run("make", "image", "BUILDER=buildah", f"BUILD_FLAGS={flags}", f"IMAGE={name}", f"EXTRAS={extras}", cwd=ROOT)
+    try:
+        yield name
+    finally:
+        podman("rmi", "--force", name)
 
 
 class Container:

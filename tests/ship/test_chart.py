@@ -30,9 +30,9 @@ def _environment(resources: list[Resource]) -> dict[str, str]:
     }
 
 
-def test_lints(chart: Chart, values: Path) -> None:
+def test_lints(either_chart: Chart, values: Path) -> None:
     """Helm has nothing to say against it, warnings neither."""
-    run(chart.helm, "lint", "--strict", chart.path, "-f", values)
+    run(either_chart.helm, "lint", "--strict", either_chart.path, "-f", values)
 
 
 def test_every_manifest_is_valid(chart: Chart, values: Path, tmp_path: Path) -> None:
@@ -242,14 +242,14 @@ def test_a_checkout_without_dashboards_says_so(package: Path, tmp_path: Path) ->
         ("preStopSleepSeconds=0", "preStopSleepSeconds"),
     ],
 )
-def test_nonsense_is_refused(chart: Chart, nonsense: str, reason: str) -> None:
+def test_nonsense_is_refused(either_chart: Chart, nonsense: str, reason: str) -> None:
     """A wrong value does not get as far as the cluster, and the message names it."""
-    assert reason in chart.refuses(*ANONYMOUS, "--set", nonsense)
+    assert reason in either_chart.refuses(*ANONYMOUS, "--set", nonsense)
 
 
 @pytest.mark.parametrize("percent", ["0", "0.01", "0.07", "33.33", "99.99", "100"])
-def test_a_percentage_can_be_set_in_every_way(chart: Chart, percent: str) -> None:
+def test_a_percentage_can_be_set_in_every_way(either_chart: Chart, percent: str) -> None:
     """On the command line, where Helm takes a fraction for a string, and as the number that a file has."""
     for option in ("--set", "--set-json"):
-        resources = chart.render(*ANONYMOUS, option, f"canary.percent={percent}")
+        resources = either_chart.render(*ANONYMOUS, option, f"canary.percent={percent}")
         assert _environment(resources)["CANARY_PERCENT"] == percent

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 
 # command → Debian's package; prometheus brings promtool
 declare -A packages=(
-  [buildah]=buildah [podman]=podman [runc]=runc [debootstrap]=debootstrap [catatonit]=catatonit
+  [buildah]=buildah [podman]=podman [runc]=runc [mmdebstrap]=mmdebstrap [catatonit]=catatonit
   [promtool]=prometheus [prometheus]=prometheus [node]=nodejs [npm]=npm
 )
 

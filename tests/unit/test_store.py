@@ -12,6 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from routing.errors import StaleRevision, StoreUnavailable
+from routing.rollout import RolloutFlag, open_flag
 from routing.rollout_model import Change, Source
 from store.database import Database
 from store.rollout_log import SqlRolloutLog
@@ -85,3 +86,14 @@ async def test_of_two_writers_one_wins_and_the_other_is_told(database: Database)
     assert all(error.current == won[0] for error in lost)
     assert [rollout.revision for rollout in await log.history(limit=10)] == [2, 1]
     assert await log.latest() == won[0]
+
+
+async def test_what_all_replicas_hear_from_one_source_is_one_change(database: Database) -> None:
+    """They read the same file at the same moment: the history has it once, and all are at the same revision."""
+    log = SqlRolloutLog(database)
+    replicas: list[RolloutFlag] = [await open_flag(log, None) for _ in range(5)]
+    for basis_points in (2000, 3000):
+        await asyncio.gather(*(replica.hear(Change(basis_points, Source.FILE, "file")) for replica in replicas))
+    heard = [rollout.canary_basis_points for rollout in await log.history(limit=100) if rollout.source is Source.FILE]
+    assert heard == [3000, 2000]
+    assert {replica.current.revision for replica in replicas} == {3}
