@@ -15,6 +15,7 @@ import dspy
 import msgspec
 import pydantic
 
+from pools import lm_spans
 from pools.errors import InvalidOutputs, LMError, LMNotConfigured
 from pools.lm import LMRun, LMSettings, LMUsage
 from pools.loading import Emit, EntrypointError
@@ -198,7 +199,8 @@ def _lm_of(settings: LMSettings) -> dspy.LM:
 
 def _predict(module: dspy.Module, settings: LMSettings, arguments: dict[str, Any]) -> dspy.Prediction:
     adapter = dspy.JSONAdapter() if settings.decodes_schema else dspy.ChatAdapter()
-    with dspy.context(lm=_lm_of(settings), adapter=adapter, disable_history=True, trace=None):
+    heard = lm_spans.callbacks()
+    with dspy.context(lm=_lm_of(settings), adapter=adapter, disable_history=True, trace=None, callbacks=heard):
         return module(**arguments)
 
 
