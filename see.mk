@@ -17,9 +17,9 @@ prometheus: ## Installs Prometheus and Alertmanager from Debian where they are m
 
 test: $(SCHEMA)
 
-# Without npm, or without a network, the test that needs it is skipped and says so.
+# With Node of the ship tools, or the machine's. Without npm, or a network, the test that needs it is skipped and says so.
 $(SCHEMA): $(wildcard $(SCHEMA_SOURCE)/*)
-	@mkdir -p $(@D) && cp -r $(SCHEMA_SOURCE)/. $(@D) && cd $(@D) && \
+	@export PATH="$(CURDIR)/$(SHIP)/bin:$$PATH" && mkdir -p $(@D) && cp -r $(SCHEMA_SOURCE)/. $(@D) && cd $(@D) && \
 	npm ci --ignore-scripts --no-audit --no-fund --silent && \
 	npx --no-install ts-json-schema-generator --tsconfig tsconfig.json --path grafana.ts --type Checked \
 		--expose none --jsDoc none --out $(@F) || echo "$@ could not be made: it takes npm and a network"

@@ -9,6 +9,9 @@ from prometheus_fastapi_instrumentator.metrics import Info
 
 from routing.tallies import Count, Counter, Distribution, Histogram, Summary, Total
 
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+OTHER_METHODS = "other"
+"""HTTP has dozens more, and a client may send any of them to any path."""
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -35,8 +38,9 @@ class HttpMetrics:
     def instrument(self, info: Info) -> None:
         """Counts one request (called by the instrumentator's middleware)."""
         sent = info.response.headers.get("content-length") if info.response is not None else None
-        self._requests.of(info.method, info.modified_status, info.modified_handler).inc()
-        self._duration.of(info.method, info.modified_handler).observe(info.modified_duration)
+        method = info.method if info.method in _METHODS else OTHER_METHODS
+        self._requests.of(method, info.modified_status, info.modified_handler).inc()
+        self._duration.of(method, info.modified_handler).observe(info.modified_duration)
         self._request_size.of(info.modified_handler).observe(int(info.request.headers.get("content-length", 0)))
         self._response_size.of(info.modified_handler).observe(int(sent or 0))
 

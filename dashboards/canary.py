@@ -39,8 +39,8 @@ def _now(built: dashboard.Dashboard) -> None:
     built.with_row(row("Now")).with_panel(
         number(
             "Canary",
-            "What the rollout sends to V2; several values mean that replicas disagree.",
-            [(f"max({selector('poolshift_canary_percent')})", "newest")],
+            "What the rollout sends to V2: the highest of the replicas. «Canary percentage» below shows each.",
+            [(f"max({selector('poolshift_canary_percent')})", "highest")],
             unit="percent",
         )
     ).with_panel(
@@ -67,11 +67,12 @@ def _now(built: dashboard.Dashboard) -> None:
     ).with_panel(
         number(
             "Surely worse by",
-            "The lower end of the 95 % interval of that difference: above zero V2 is worse, and hardly by chance.",
-            [(fault_difference_bound("-"), "lower end")],
+            "The lower end of the 95 % interval of that difference, 0 where it is below: above zero V2 is worse, and"
+            " hardly by chance.",
+            [(f"clamp_min({fault_difference_bound('-')}, 0)", "lower end")],
             unit="percentunit",
             decimals=2,
-            warn_at=0.0,
+            warn_at=0.00005,  # what is shown as 0.01 %
             alarm_at=0.01,
         )
     ).with_panel(

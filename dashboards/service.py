@@ -14,7 +14,7 @@ SERVER_ERRORS = 'status="5xx"'
 def build() -> dashboard.Dashboard:
     """The dashboard *Service*."""
     built = new_dashboard("service", "Poolshift / Service", "HTTP by endpoint, and the replicas' own processes.")
-    for part in (_now, _http, _process):
+    for part in (_now, _http, _process, _beside):
         part(built)
     return built
 
@@ -129,5 +129,30 @@ def _process(built: dashboard.Dashboard) -> None:
             "Connections count. At 1 no more are accepted.",
             [(f"{selector('process_open_fds')} / {selector('process_max_fds')}", "{{instance}}")],
             unit="percentunit",
+        )
+    )
+
+
+def _beside(built: dashboard.Dashboard) -> None:
+    built.with_row(row("Language models and traces")).with_panel(
+        lines(
+            "Tokens",
+            "What DSPy programs use, those of failed calls too: the cost of a version, by model.",
+            [
+                (
+                    rate("poolshift_lm_tokens_total", by="pool_version, model, kind"),
+                    "{{pool_version}} {{model}} {{kind}}",
+                )
+            ],
+            unit="ops",
+            width=12,
+        )
+    ).with_panel(
+        lines(
+            "Spans by what became of them",
+            "failed: the collector did not take them; dropped: the export's queue was full. Calls are none the slower.",
+            [(rate("poolshift_trace_spans_total", by="outcome"), "{{outcome}}")],
+            unit="ops",
+            width=12,
         )
     )

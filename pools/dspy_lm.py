@@ -11,6 +11,7 @@ from typing import Any, get_origin
 
 import dspy
 
+from pools import lm_spans
 from pools.dspy_streaming import OutputEvents, run_streamed
 from pools.dspy_tools import is_at_a_tool
 from pools.errors import InvalidOutputs, LMError
@@ -93,7 +94,8 @@ def ask(module: dspy.Module, lm: LMRun, arguments: dict[str, Any], events: Outpu
     Raises whatever DSPy does: see `failures_of`.
     """
     adapter = _SchemaAdapter() if lm.settings.decodes_schema else dspy.ChatAdapter()
-    with dspy.context(lm=_lm_of(lm.settings), adapter=adapter, disable_history=True, trace=None):
+    heard = lm_spans.callbacks()
+    with dspy.context(lm=_lm_of(lm.settings), adapter=adapter, disable_history=True, trace=None, callbacks=heard):
         if events is not None:
             return _runner.run(_ask_streamed(module, lm, arguments, events), context=copy_context())
         with _no_longer_than(lm.budget_s):

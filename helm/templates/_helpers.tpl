@@ -90,6 +90,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and $v.persistence.enabled (include "poolshift.isShared" .) -}}
 {{- fail "persistence: with PostgreSQL the pods keep nothing; persistence.enabled is for SQLite" -}}
 {{- end -}}
+{{- $monitor := $v.metrics.serviceMonitor -}}
+{{- if gt (include "poolshift.milliseconds" $monitor.scrapeTimeout | int) (include "poolshift.milliseconds" $monitor.interval | int) -}}
+{{- fail "metrics.serviceMonitor: scrapeTimeout is above interval, and the operator would not take it" -}}
+{{- end -}}
+{{- $own := list "HOST" "PORT" "ALLOW_ANONYMOUS" "API_KEYS_FILE" "CANARY_PERCENT" "ROLLOUT_FILE" "V1_POOL_SIZE" "V2_POOL_SIZE" "DATABASE_URL" "LM_MODEL" "LM_API_BASE" "LM_API_KEY" -}}
+{{- range $v.extraEnv -}}
+{{- if or (has .name $own) (hasKey $v.config .name) -}}
+{{- fail (printf "extraEnv: %s has a value of its own in this chart" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Of a duration as the schema allows it: 500ms, 15s, 1m. */}}
+{{- define "poolshift.milliseconds" -}}
+{{- $number := regexFind "^[0-9]+" . | int -}}
+{{- if hasSuffix "ms" . -}}{{ $number }}{{- else if hasSuffix "s" . -}}{{ mul $number 1000 }}{{- else -}}{{ mul $number 60000 }}{{- end -}}
 {{- end -}}
 
 {{- define "poolshift.databaseEnv" -}}

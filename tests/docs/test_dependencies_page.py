@@ -1,5 +1,6 @@
 """docs/dependencies.md: a row for each direct dependency, and the versions that are locked."""
 
+import json
 import re
 import tomllib
 from typing import Any
@@ -47,6 +48,44 @@ def test_every_direct_dependency_has_its_reason(heading: str, requirements: list
         assert row["what for"], name
         assert row["rather than"], name
         assert row["newest release"] in RELEASED, name
+
+
+@pytest.mark.parametrize(
+    ("heading", "locks"),
+    [("## In the image alone", ["image", "local-model"]), ("## Ship tools", ["ship", "ship-binaries"])],
+)
+def test_every_tool_of_a_lock_has_its_reason(heading: str, locks: list[str]) -> None:
+    """Those that are asked for, in the version that is locked, and no other."""
+    asked = {name for lock in locks for name in names((ROOT / f"requirements/{lock}.in").read_text().split())}
+    locked = {name: version for lock in locks for name, version in versions(f"{lock}.txt").items()}
+    text = section(PAGE, heading).partition("From npm")[0]
+    found = {codes(row["package"])[0]: row for row in table(text, "package")}
+    assert {name: row["locked"] for name, row in found.items()} == {name: locked[name] for name in asked}
+    for name, row in found.items():
+        assert row["what for"], name
+        assert row["newest release"] in RELEASED, name
+
+
+def test_every_package_from_npm_is_there() -> None:
+    """In its version, with its folder."""
+    text = section(PAGE, "## Ship tools").partition("From npm")[2].partition("From Debian")[0]
+    found = {(codes(row["folder"])[0], codes(row["package"])[0]): row["locked"] for row in table(text, "package")}
+    folders = [path.parent for path in (ROOT / "tests").glob("*/*/package.json")]
+    assert found == {
+        (str(folder.relative_to(ROOT)), name): version
+        for folder in folders
+        for name, version in json.loads((folder / "package.json").read_text())["dependencies"].items()
+    }
+
+
+def test_every_package_from_debian_is_there() -> None:
+    """What `make ship-tools` and `make prometheus` install."""
+    text = section(PAGE, "## Ship tools").partition("From Debian")[2]
+    found = {codes(row["package"])[0] for row in table(text, "package")}
+    tools = re.findall(r"\[\w+\]=([\w-]+)", (ROOT / "tests/ship/tools.sh").read_text())
+    seen = re.search(r"--no-install-recommends (.+)$", (ROOT / "see.mk").read_text(), re.MULTILINE)
+    assert seen is not None
+    assert found == {*tools, *seen[1].split()}
 
 
 def test_every_extra_is_named() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -58,6 +59,14 @@ def built_image(extras: str = "") -> Iterator[str]:
         yield name
     finally:
         podman("rmi", "--force", name)
+
+
+def assert_size_of_the_readme(image: str, groups: str) -> None:
+    """The size that README.md gives for an image with these groups is true, give or take a tenth."""
+    megabytes = int(podman("image", "inspect", "--format", "{{.Size}}", image).stdout) / 1e6
+    stated = re.search(rf"^\| `?{groups}`? \| (\d+) MB \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert stated is not None
+    assert abs(megabytes - int(stated[1])) < 0.1 * megabytes, f"{megabytes:.0f} MB"
 
 
 class Container:

@@ -1,20 +1,25 @@
 """compose.yaml: what of it can run without a registry of images, runs; the rest is checked by the tool it is for."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import yaml
 
 from tests.ship.conftest import DASHBOARDS
-from tests.ship.tools import BIN, run
+from tests.ship.tools import BIN, Chart, only, run
+from tests.support.pages import blocks, page
 from tests.support.service import ROOT, free_port, running_service
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.ship
+
+QUEUE_DEPTH = "poolshift_queue_depth"
 
 
 def test_compose_takes_it() -> None:
@@ -39,7 +44,9 @@ def test_prometheus_scrapes_the_service(tmp_path: Path) -> None:
     with running_service(tmp_path / "service") as service:
         (scrape,) = config["scrape_configs"]
         assert scrape["static_configs"] == [{"targets": ["poolshift:8000"]}]
-        scrape["static_configs"] = [{"targets": [f"127.0.0.1:{service.port}"]}]
+        # With the labels that the operator's ServiceMonitor gives to what it finds.
+        labels = {"namespace": "ns", "pod": "pod-0"}
+        scrape["static_configs"] = [{"targets": [f"127.0.0.1:{service.port}"], "labels": labels}]
         scrape["scrape_interval"] = "1s"
         file = tmp_path / "prometheus.yml"
         file.write_text(yaml.safe_dump(config))
@@ -58,6 +65,11 @@ def test_prometheus_scrapes_the_service(tmp_path: Path) -> None:
         try:
             wait_until(lambda: _query(port, 'up{job="poolshift"}') == "1", "Prometheus has found the service")
             assert _query(port, "sum(poolshift_pool_workers)") is not None
+            (rule,) = adapter_rules()
+            assert _query(port, rule["seriesQuery"]) == "0"
+            filled_in = {"Series": QUEUE_DEPTH, "LabelMatchers": 'namespace="ns",pod=~"pod-0|pod-1"', "GroupBy": "pod"}
+            asked = re.sub(r"<<\.(\w+)>>", lambda found: filled_in[found[1]], rule["metricsQuery"])
+            assert _query(port, asked) == "0"  # of both pools
             groups = httpx.get(f"http://127.0.0.1:{port}/api/v1/rules").json()["data"]["groups"]
             assert {Path(group["file"]).name for group in groups} == {
                 path.name for path in (DASHBOARDS / "rules").glob("*.yaml")
@@ -65,6 +77,24 @@ def test_prometheus_scrapes_the_service(tmp_path: Path) -> None:
         finally:
             prometheus.terminate()
             prometheus.wait(20)
+
+
+def test_the_autoscaler_asks_for_what_the_adapter_serves(chart: Chart) -> None:
+    """The rule of docs/deploy.md names the series that the HPA wants, which docs/metrics.md has as a gauge."""
+    metrics = only(chart.render("-f", ROOT / "helm/values-prod.yaml"), "HorizontalPodAutoscaler")["spec"]["metrics"]
+    (name,) = (metric["pods"]["metric"]["name"] for metric in metrics if metric["type"] == "Pods")
+    (rule,) = adapter_rules()
+    assert name == QUEUE_DEPTH
+    assert rule["seriesQuery"].startswith(f"{QUEUE_DEPTH}{{")
+    assert rule["resources"]["overrides"].keys() == {"namespace", "pod"}
+    assert f"| `{name}` | gauge |" in page("metrics.md")
+
+
+def adapter_rules() -> list[dict[str, Any]]:
+    """Of prometheus-adapter, as docs/deploy.md has them."""
+    (block,) = (block for block in blocks(page("deploy.md")) if "seriesQuery" in block.text)
+    rules: list[dict[str, Any]] = yaml.safe_load(block.text)["rules"]
+    return rules
 
 
 def _query(port: int, query: str) -> str | None:

