@@ -9,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 Response = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers with the body's length among them, body."""
+_CLOSE = (b"connection", b"close")
 
 
 async def answer(send: Send, response: Response) -> None:
@@ -29,18 +30,15 @@ async def _write(cycle: RequestResponseCycle, response: Response) -> None:
     if cycle.disconnected:
         return
     status, headers, body = response
-    parts = [STATUS_LINE[status]]
-    for name, value in (*cycle.default_headers, *headers):
-        if name == b"connection" and value == b"close":
-            cycle.keep_alive = False
-        else:
-            parts += (name, b": ", value, b"\r\n")
-    if not cycle.keep_alive:
-        parts.append(b"connection: close\r\n")
-    parts += (b"\r\n", body)
+    headers = [*cycle.default_headers, *headers]
+    if _CLOSE in headers:
+        cycle.keep_alive = False
+    elif not cycle.keep_alive:
+        headers.append(_CLOSE)
+    lines = map(b": ".join, headers)
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
-    cycle.transport.write(b"".join(parts))
+    cycle.transport.write(b"".join((STATUS_LINE[status], b"\r\n".join(lines), b"\r\n\r\n", body)))
     cycle.message_event.set()
     if not cycle.keep_alive:
         cycle.transport.close()

@@ -1,5 +1,6 @@
 """The application: FastAPI for every resource, and ahead of it the execute lane."""
 
+import sys
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header
@@ -7,7 +8,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app import documentation, executions, health, lms, pools, problems, programs, rollout, sessions
 from app.auth import Authenticator, Executor
@@ -19,6 +20,9 @@ from app.schemas import ExecuteBody, ExecuteView, ExecutionView, ProblemView
 from app.version import VERSION
 from config.api_keys import read_key_file
 from config.settings import Settings
+from pools.errors import SpawnFailed
+from routing.errors import StoreUnavailable
+from routing.rollout_provider import InvalidProvider
 
 _PROBLEM_SCHEMA = "#/components/schemas/Problem"
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -46,6 +50,8 @@ _OTHER_ANSWERS: dict[int | str, dict[str, Any]] = {
     },
 }
 
+_OPERATORS_ERRORS = (StoreUnavailable, InvalidProvider, SpawnFailed)
+
 
 class Application(FastAPI):
     """FastAPI with a lane beside it."""
@@ -57,6 +63,8 @@ class Application(FastAPI):
         else:
             if scope["type"] == "http":
                 receive = limit_body(receive, self.state.settings.max_body_bytes)
+            elif scope["type"] == "lifespan":
+                send = _in_one_line(send)
             await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
@@ -64,6 +72,18 @@ class Application(FastAPI):
         document = super().openapi()
         document["components"]["schemas"]["Problem"] = ProblemView.model_json_schema()
         return document
+
+
+def _in_one_line(send: Send) -> Send:
+    """A start that fails for what the operator can mend is told in a line, and not as a traceback."""
+
+    async def tell(message: Message) -> None:
+        error = sys.exception()
+        if message["type"] == "lifespan.startup.failed" and isinstance(error, _OPERATORS_ERRORS):
+            message = {**message, "message": str(error)}
+        await send(message)
+
+    return tell
 
 
 class _LaneRoute(APIRoute):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPBearer
 
 from app.problems import Problem
 from config.api_keys import KeyFile, Scope
@@ -71,11 +72,16 @@ def _allowed(request: Request, scope: Scope) -> Principal:
     return principal
 
 
-def _executor(request: Request) -> Principal:
+# What OpenAPI says of a key, which is read above: neither answers for itself, and either will do.
+_Bearer = Annotated[object, Depends(HTTPBearer(auto_error=False, description="An API key"))]
+_ApiKey = Annotated[object, Depends(APIKeyHeader(name="X-API-Key", auto_error=False, description="An API key"))]
+
+
+def _executor(request: Request, _: _Bearer, __: _ApiKey) -> Principal:
     return _allowed(request, Scope.EXECUTE)
 
 
-def _admin(request: Request) -> Principal:
+def _admin(request: Request, _: _Bearer, __: _ApiKey) -> Principal:
     return _allowed(request, Scope.ADMIN)
 
 

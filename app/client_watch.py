@@ -30,7 +30,9 @@ class ClientWatches:
 
     def of(self, receive: Receive) -> "ClientWatch":
         """A scope in which the current task is cancelled when the client goes away; it then raises ClientGone."""
-        watch = ClientWatch(receive, self._loop.time() + WATCH_AFTER_S)
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        watch = ClientWatch(receive, task, self._loop.time() + WATCH_AFTER_S)
         self._young.append(watch)
         self._alarm.set(watch.begins_at)
         return watch
@@ -47,9 +49,7 @@ class ClientWatch:
 
     __slots__ = ("_is_gone", "_receive", "_task", "_watching", "begins_at")
 
-    def __init__(self, receive: Receive, begins_at: float) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def __init__(self, receive: Receive, task: asyncio.Task[Any], begins_at: float) -> None:
         self.begins_at = begins_at
         self._receive: Receive | None = receive
         self._task: asyncio.Task[Any] | None = task

@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import secrets
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -81,8 +80,7 @@ def is_execute(scope: Scope) -> bool:
     return path.startswith(_PREFIX) and path.endswith(_SUFFIX) and len(path) > len(_PREFIX) + len(_SUFFIX)
 
 
-@dataclass(slots=True)
-class _Request:
+class _Request(msgspec.Struct, eq=False):
     """What is known of one request so far; an error at any point finds here what its answer needs."""
 
     execution_id: str
@@ -134,24 +132,19 @@ class ExecuteLane:
         current_call.set(request)
         try:
             response = await self._execute(request, scope, receive, send)
-            if response is None:
-                if trace is not None:
-                    values = server_span.attributes(scope, execution_id, request.program)
-                    trace.answered(server_span.NAME, 200, server_span.fault(request.error), values)
-                return
-            status, answer_headers, body = response
         except ClientGone:
-            if trace is not None:
-                trace.abandoned(server_span.NAME, server_span.attributes(scope, execution_id, request.program))
+            _end_trace(request, scope, None)
             return
         except Exception as error:
-            status, answer_headers, body = self._refuse(request, error)
+            response = self._refuse(request, error)
+        if response is None:
+            _end_trace(request, scope, 200)
+            return
         # Before the answer leaves, so that whoever has it finds it counted.
+        status, _, body = response
         self._metrics.answered(status, time.perf_counter() - request.began, request.received, len(body))
-        if trace is not None:
-            values = server_span.attributes(scope, execution_id, request.program)
-            trace.answered(server_span.NAME, status, request.error if status >= 500 else None, values)
-        await answer(send, (status, answer_headers, body))
+        _end_trace(request, scope, status)
+        await answer(send, response)
 
     async def _execute(self, request: _Request, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """The answer; None where it has been sent already, event by event."""
@@ -168,8 +161,9 @@ class ExecuteLane:
         session_id = envelope.session_id
         request.route = self._parts.router.route(session_id, _canary_key(request.headers), forced, request.trace)
         program_id = scope["path"][len(_PREFIX) : -len(_SUFFIX)]
-        request.program = program = await self._parts.programs.find(program_id, session_id)
-
+        programs = self._parts.programs
+        program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
+        request.program = program
         lm = self._parts.lms.of_call(session_id) if program.program_type != "python" else None
         timeout_s = min(envelope.timeout_s or self._execution_timeout_s, self._execution_timeout_s)
         request.call = call = Call(
@@ -183,16 +177,18 @@ class ExecuteLane:
             trace=request.trace,
             lm=lm,
         )
-        self._parts.programs.used(program, time.time())
+        programs.used(program, time.time())
         operation = _operation(request.headers)
         if operation == "stream":
             return await self._stream(request, call, receive, send)
         if operation == "async":
             return await self._start(request, call)
-        with self._clients.of(receive):
-            result = await self._parts.router.execute(request.route, call)
-        if session_id is not None:
-            self._parts.sessions.seen(session_id, request.route.decision.version)
+        try:
+            with self._clients.of(receive):
+                result = await self._parts.router.execute(request.route, call)
+        finally:
+            if session_id is not None:
+                self._parts.sessions.seen(session_id, request.route.decision.version)
         return self._answer(request, call, result)
 
     async def _stream(self, request: _Request, call: Call, receive: Receive, send: Send) -> Response | None:
@@ -224,10 +220,11 @@ class ExecuteLane:
 
     async def _run(self, request: _Request, call: Call, operation: str) -> Result:
         assert request.route is not None
-        result = await self._parts.router.execute(request.route, call, operation)
-        if call.session_id is not None:
-            self._parts.sessions.seen(call.session_id, request.route.decision.version)
-        return result
+        try:
+            return await self._parts.router.execute(request.route, call, operation)
+        finally:
+            if call.session_id is not None:
+                self._parts.sessions.seen(call.session_id, request.route.decision.version)
 
     async def _start(self, request: _Request, call: Call) -> Response:
         """Runs the call behind the answer, which says where to look for its end."""
@@ -312,6 +309,17 @@ class ExecuteLane:
             trace_id=request.trace_id,
             duration_ms=round((time.perf_counter() - request.began) * 1000, 3),
         )
+
+
+def _end_trace(request: _Request, scope: Scope, status: int | None) -> None:
+    """`status` is the answer's; None where nobody waited for it."""
+    if request.trace is None:
+        return
+    values = server_span.attributes(scope, request.execution_id, request.program)
+    if status is None:
+        request.trace.abandoned(server_span.NAME, values)
+    else:
+        request.trace.answered(server_span.NAME, status, server_span.fault(request.error), values)
 
 
 def _tell_left_out(count: int) -> None:

@@ -50,6 +50,7 @@ def configure_logs(log_format: LogFormat, level: LogLevel = "info") -> None:
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs what is stored, with the keys of LMs
 
 
 def _add_call(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

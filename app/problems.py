@@ -189,7 +189,13 @@ def _(error: HTTPException) -> Problem:
 def install(app: FastAPI) -> None:
     """Makes every error of the ordinary endpoints a problem response."""
 
-    async def answer(_: Request, error: Exception) -> Response:
+    async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, RequestValidationError):
+            # FastAPI finds that a body is no JSON before it asks who sends it.
+            try:
+                request.app.state.authenticator.principal(dict(request.scope["headers"]))
+            except Problem as problem:
+                error = problem
         return problem_of(error).response()
 
     foreseen = (kind for kind in problem_of.registry if issubclass(kind, Exception))

@@ -2,7 +2,6 @@
 
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from pydantic import (
@@ -11,11 +10,10 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    SecretStr,
-    field_validator,
     model_validator,
 )
 
+from config.lm import ApiBase, ApiKey
 from pools.lm import LMSettings
 from pools.programs import Field as FieldOf
 from pools.programs import Signature
@@ -36,6 +34,8 @@ MAX_KEY = 2**63 - 1
 """Of a row in the database; a cursor over it would be the database's error."""
 MAX_REVISION = 2**31 - 1
 
+FieldName = Annotated[str, Field(min_length=1, max_length=128, pattern=r'^[^"\\\x00-\x1f]*$')]
+"""It is a key of the JSON that goes in and out, as it stands there."""
 Identifier = Annotated[str, Field(pattern=ID_PATTERN, max_length=MAX_ID_LENGTH, examples=["invoices-42"])]
 ProgramTypeName = Literal["predict", "chain_of_thought", "python"]
 FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "object"]
@@ -59,7 +59,7 @@ class Out(BaseModel):
 class InputField(In):
     """An input. It is required unless it has a default, or says that it is not."""
 
-    name: str = Field(min_length=1, max_length=128)
+    name: FieldName
     type: FieldTypeName
     description: str | None = Field(None, max_length=4096)
     required: bool | None = None
@@ -85,7 +85,7 @@ class InputField(In):
 class OutputField(In):
     """An output."""
 
-    name: str = Field(min_length=1, max_length=128)
+    name: FieldName
     type: FieldTypeName
     description: str | None = Field(None, max_length=4096)
     required: bool = True
@@ -154,21 +154,10 @@ class LMBody(In):
     """An LM. `local` is the small model of the service itself, where it runs one; `none` is no LM."""
 
     model: str = Field(min_length=1, max_length=256, pattern=r"^[^\s\x00-\x1f]+$", examples=["openai/gpt-5-mini"])
-    api_base: str | None = Field(None, max_length=2048, examples=["http://127.0.0.1:11434/v1"])
-    api_key: SecretStr | None = Field(None, min_length=1, max_length=8192)
+    api_base: ApiBase | None = Field(None, max_length=2048, examples=["http://127.0.0.1:11434/v1"])
+    api_key: ApiKey | None = Field(None, min_length=1, max_length=8192)
     temperature: float | None = Field(None, ge=0, le=2)
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
-
-    @field_validator("api_base")
-    @classmethod
-    def _is_a_plain_url(cls, value: str | None) -> str | None:
-        if value is not None:
-            url = urlsplit(value)
-            if url.scheme not in ("http", "https") or not url.hostname:
-                raise ValueError("must be an http or https URL")
-            if url.username is not None or url.password is not None or url.query or url.fragment:
-                raise ValueError("must have no credentials, query or fragment: api_key is the place for a secret")
-        return value
 
     def settings(self) -> LMSettings:
         """The same as the pools have it."""

@@ -11,7 +11,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from config.lm import ApiBase, ApiKey
+
 MIB = 1024 * 1024
+DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 
 
 class InvalidSettings(Exception):
@@ -33,6 +36,13 @@ def _module_names(value: str) -> str:
 
 def _lower_case(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _known_database(url: SecretStr) -> SecretStr:
+    scheme, separator, _ = url.get_secret_value().partition("://")
+    if not separator or scheme not in DATABASE_DRIVERS:
+        raise ValueError(f"must begin with {' or '.join(f'{driver}://' for driver in DATABASE_DRIVERS)}")
+    return url
 
 
 CanaryPercent = Annotated[Decimal, Field(ge=0, le=100), AfterValidator(_whole_basis_points)]
@@ -85,10 +95,12 @@ class Settings(BaseSettings):
 
     lm_model: str = Field("none", min_length=1, max_length=256)
     """What DSPy's `LM` takes; `local` is the small model that the service runs itself, `none` is no LM."""
-    lm_api_base: str | None = None
-    lm_api_key: SecretStr | None = None
+    lm_api_base: ApiBase | None = None
+    lm_api_key: ApiKey | None = None
 
-    database_url: SecretStr = SecretStr("sqlite+aiosqlite:///./poolshift.db")
+    database_url: Annotated[SecretStr, AfterValidator(_known_database)] = SecretStr(
+        "sqlite+aiosqlite:///./poolshift.db"
+    )
     api_keys_file: Path | None = None
     allow_anonymous: bool = False
     log_format: Literal["console", "json"] = "console"
@@ -193,5 +205,5 @@ def _line(problem: ErrorDetails) -> str:
     if not problem["loc"]:
         return message
     name = str(problem["loc"][0]).upper()
-    value = "" if name in ("DATABASE_URL", "LM_API_KEY") else f"={problem['input']!r}"
+    value = "" if name in ("DATABASE_URL", "LM_API_BASE", "LM_API_KEY") else f"={problem['input']!r}"
     return f"{name}{value}: {message}"

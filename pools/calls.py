@@ -1,7 +1,6 @@
 """One call of a program: what goes into a pool and what comes out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -28,8 +27,7 @@ class RunObserver(Protocol):
         """The run is over; `spans` are what the worker recorded (`pools.recorded_spans`), each as JSON."""
 
 
-@dataclass(slots=True, eq=False)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """A program to run once.
 
     `deadline` is a time of the event loop's clock, in seconds; it covers the wait in the queue and the run. `inputs`
@@ -69,8 +67,7 @@ class Call:
         return {"program_id": self.program.id, "execution_id": self.execution_id, "trace_id": trace_id}
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """A call that ended well. `run_s` is the time in the program, in seconds, as its worker measured it."""
 
     outputs: msgspec.Raw

@@ -5,31 +5,20 @@ Imported only where such a program is loaded, or ahead of all workers in the zyg
 
 import keyword
 import re
-import signal
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, Final
 
 import dspy
 import msgspec
 import pydantic
 
-from pools import lm_spans
-from pools.errors import InvalidOutputs, LMError, LMNotConfigured
-from pools.lm import LMRun, LMSettings, LMUsage
+from pools.dspy_lm import ask, failures_of, total
+from pools.dspy_streaming import OutputEvents
+from pools.errors import LMNotConfigured
+from pools.lm import LMRun
 from pools.loading import Emit, EntrypointError
 from pools.programs import Field, FieldType, Program
 from pools.validation import Validator
-
-MAX_LMS = 32
-"""A worker keeps the connections of so many LMs."""
-MAX_DETAIL_LENGTH = 2000
-"""Of what an LM or its endpoint said; the rest tells nobody more."""
-_ALARM_INTERVAL_S = 0.1
-
-# An answer is the LM's, never a memory's: what one session was told is nothing for another.
-dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
 
 _TYPES: Final[dict[FieldType, Any]] = {
     "string": str,
@@ -60,10 +49,6 @@ class _SavedChainOfThought(msgspec.Struct):
     predict: _SavedPredict
 
 
-class _OutOfTime(BaseException):
-    """The LM took too long; none of the libraries underneath may take it for a failure to be retried."""
-
-
 class DSPyProgram:
     """A program with its DSPy module built."""
 
@@ -89,7 +74,9 @@ class DSPyProgram:
         instructions = "\n\n".join(filter(None, (signature.description, program.instructions)))
         built = dspy.make_signature(fields, instructions or None)
         self._module = dspy.ChainOfThought(built) if thinks else dspy.Predict(built)
-        self._outputs |= {one.name: _REASONING for one in shown}
+        in_prompt = self._outputs | {one.name: _REASONING for one in shown}
+        self._outputs = {one.name: in_prompt[one.name] for one in signature.outputs}
+        self._texts = {one.name: self._outputs[one.name] for one in signature.outputs if one.type == "string"}
         if program.state is not None:
             self._restore(program.state)
 
@@ -105,13 +92,17 @@ class DSPyProgram:
             raise LMNotConfigured("neither the session nor the service has an LM", started=False)
         arguments = self._checked_inputs.inputs(inputs)
         named = {self._inputs[name]: value for name, value in arguments.items()}
-        with _failures_of(lm.settings), dspy.track_usage() as tracker:
+        events = OutputEvents(self._texts, emit, as_json=lm.settings.decodes_schema) if lm.streams else None
+        with failures_of(lm.settings), dspy.track_usage() as tracker:
             try:
-                with _no_longer_than(lm.budget_s):
-                    prediction = _predict(self._module, lm.settings, named)
+                prediction = ask(self._module, lm, named, events)
             finally:
-                lm.usage = _total(tracker.usage_data.values())
-            return self._checked_outputs.outputs({name: prediction.get(safe) for name, safe in self._outputs.items()})
+                lm.usage = total(tracker.usage_data.values())
+            outputs = {name: prediction.get(safe) for name, safe in self._outputs.items()}
+            checked = self._checked_outputs.outputs(outputs)
+            if events is not None:
+                events.finish(outputs)
+            return checked
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Takes over instructions, descriptions and demonstrations, and nothing else.
@@ -160,103 +151,3 @@ def _safe_names(fields: Iterable[Field], taken: set[str]) -> dict[str, str]:
 def _annotation(field: Field) -> Any:
     kind = _TYPES[field.type]
     return kind if field.required else kind | None
-
-
-class _SchemaLM(dspy.LM):  # type: ignore[misc]
-    """An LM whose endpoint decodes under a JSON schema, whatever DSPy's catalogue knows of its model."""
-
-    @property
-    def supports_response_schema(self) -> bool:
-        return True
-
-    @property
-    def supported_params(self) -> set[str]:
-        return {*super().supported_params, "response_format"}
-
-
-_lms: OrderedDict[LMSettings, dspy.LM] = OrderedDict()
-"""The LMs with their connections, the one used last at the end."""
-
-
-def _lm_of(settings: LMSettings) -> dspy.LM:
-    lm = _lms.pop(settings, None)
-    if lm is None:
-        # No retries: a worker that waits for an LM's better days is missing elsewhere, and the caller knows better.
-        lm = (_SchemaLM if settings.decodes_schema else dspy.LM)(
-            settings.model,
-            api_base=settings.api_base,
-            api_key=settings.api_key,
-            temperature=settings.temperature,
-            max_tokens=settings.max_tokens,
-            cache=False,
-            num_retries=0,
-        )
-    _lms[settings] = lm
-    if len(_lms) > MAX_LMS:
-        _lms.popitem(last=False)[1].close()
-    return lm
-
-
-def _predict(module: dspy.Module, settings: LMSettings, arguments: dict[str, Any]) -> dspy.Prediction:
-    adapter = dspy.JSONAdapter() if settings.decodes_schema else dspy.ChatAdapter()
-    heard = lm_spans.callbacks()
-    with dspy.context(lm=_lm_of(settings), adapter=adapter, disable_history=True, trace=None, callbacks=heard):
-        return module(**arguments)
-
-
-@contextmanager
-def _no_longer_than(seconds: float) -> Iterator[None]:
-    """Raises _OutOfTime in the block after `seconds`, and again until it is heard.
-
-    A timeout of the connection would not do: an endpoint that sends a byte now and then never runs into it.
-    """
-
-    def ring(*_: object) -> None:
-        raise _OutOfTime
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, _ALARM_INTERVAL_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextmanager
-def _failures_of(settings: LMSettings) -> Iterator[None]:
-    """Whatever goes wrong in the block is the LM's: a program of these types has no code of its own."""
-    try:
-        yield
-    except _OutOfTime:
-        lm = _lms.pop(settings, None)  # its connection is amid an answer
-        if lm is not None:
-            lm.close()
-        raise LMError("the LM did not answer in time") from None
-    except dspy.AdapterParseError as error:
-        raise LMError(_detail("the LM's answer does not fit the signature", error.lm_response, settings)) from None
-    except InvalidOutputs as error:
-        raise LMError(_detail("the LM's answer does not fit the signature", error.detail, settings)) from None
-    except dspy.LMError as error:
-        raise LMError(
-            _detail(type(error).__name__.removeprefix("LM"), error.message, settings), retry_after_s=error.retry_after
-        ) from None
-    except Exception as error:
-        raise LMError(_detail(type(error).__name__, str(error), settings)) from error
-
-
-def _detail(what: str, said: object, settings: LMSettings) -> str:
-    """What a caller is told. Some endpoints repeat the key that they refuse; it goes no further."""
-    text = f"{what}: {said}"
-    if settings.api_key:
-        text = text.replace(settings.api_key, "…")
-    return text if len(text) <= MAX_DETAIL_LENGTH else f"{text[:MAX_DETAIL_LENGTH]}…"
-
-
-def _total(entries_of_models: Iterable[list[dict[str, Any]]]) -> LMUsage:
-    """The tokens of all calls of the LM; what an endpoint does not tell counts as none."""
-    entries = [entry for entries in entries_of_models for entry in entries]
-    return LMUsage(
-        sum(entry.get("prompt_tokens") or 0 for entry in entries),
-        sum(entry.get("completion_tokens") or 0 for entry in entries),
-    )

@@ -171,8 +171,11 @@ class Engine(abc.ABC):
         try:
             self._admit(ticket)
             result = await ticket.answer
-        except WorkerCrashed:
-            self._quarantine.killed(key)
+        except WorkerCrashed as error:
+            if error.is_ours:
+                self._quarantine.undecided(key, call.execution_id)
+            else:
+                self._quarantine.killed(key)
             raise
         except ExecutionError as error:
             if error.started and not isinstance(error, (ExecutionTimeout, PoolClosed)):

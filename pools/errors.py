@@ -109,14 +109,15 @@ class ExecutionTimeout(ExecutionError):
 
 
 class WorkerCrashed(ExecutionError):
-    """The worker died under this call; `exit_cause` says how."""
+    """The worker died under this call; `exit_cause` says how, `is_ours` that the program did not do it."""
 
     code = "worker_crashed"
     category = "communication"
 
-    def __init__(self, detail: str, *, exit_cause: str) -> None:
+    def __init__(self, detail: str, *, exit_cause: str, is_ours: bool = False) -> None:
         super().__init__(detail)
         self.exit_cause = exit_cause
+        self.is_ours = is_ours
 
 
 class ProgramQuarantined(ExecutionError):

@@ -25,11 +25,15 @@ class ExitCause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """A worker's end; `description` is for people: `exit code 3`, `signal SIGSEGV`. `cpu_s` is the time it had used."""
+    """A worker's end; `description` is for people: `exit code 3`, `signal SIGSEGV`. `cpu_s` is the time it had used.
+
+    `is_ours` tells that the program in it has surely nothing to do with it.
+    """
 
     cause: ExitCause
     description: str
     cpu_s: float = 0.0
+    is_ours: bool = False
 
 
 def describe_exit(

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass
+
+import msgspec
 
 from pools.calls import Call, Result
 from pools.state import Worker
 
 
-@dataclass(slots=True, eq=False)
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """A call on its way to a worker and back; `answer` is resolved by the engine, one way or the other."""
 
     call: Call

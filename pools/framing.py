@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """A longer frame is garbage or a mistake; neither end reads or writes one."""
@@ -33,17 +33,18 @@ class FrameDecoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """The payloads that `data` completes.
+    def feed(self, data: bytes) -> Iterable[bytes]:
+        """The payloads that `data` completes. They are to be gone through before more is fed.
 
         Raises:
             FrameError: a length is over `MAX_FRAME_BYTES`.
         """
         if not self._buffer and len(data) >= 4 and _LENGTH.unpack_from(data)[0] == len(data) - 4:
-            # The usual case: one whole frame in one read.
-            yield data[4:]
-            return
+            return (data[4:],)  # the usual case: one whole frame in one read
         self._buffer += data
+        return self._completed()
+
+    def _completed(self) -> Iterator[bytes]:
         while len(self._buffer) >= 4:
             (length,) = _LENGTH.unpack_from(self._buffer)
             if length > MAX_FRAME_BYTES:

@@ -10,7 +10,7 @@ NONE = "none"
 """The model of this name is no model."""
 LOCAL_MODEL_NAME = "SmolLM2-135M-Instruct"
 
-_MARGIN = 0.1
+_MARGIN = 0.25
 _MAX_MARGIN_S = 1.0
 
 
@@ -42,10 +42,14 @@ class LMUsage(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class LMRun:
-    """The LM of one execution, in its worker: what it may take, and what it took."""
+    """The LM of one execution, in its worker: what it may take, and what it took.
+
+    `streams` says that somebody listens to what it writes.
+    """
 
     settings: LMSettings
     budget_s: float
+    streams: bool
     usage: LMUsage | None = None
 
 

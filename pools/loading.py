@@ -12,12 +12,18 @@ from typing import Any, Protocol
 import msgspec
 
 from pools.errors import ProgramError
+from pools.events import EventKind
 from pools.lm import LMRun
 from pools.programs import Program
 from pools.validation import Validator
 
-Emit = Callable[[Any], None]
-"""Takes what a program yields on its way: any JSON value."""
+
+class Emit(Protocol):
+    """Takes what a program has to say on its way."""
+
+    def __call__(self, data: Any, kind: EventKind = "progress") -> None:
+        """`data` is any JSON value."""
+        ...
 
 
 DSPY_PROGRAMS = "pools.dspy_programs"

@@ -322,6 +322,5 @@ def _failure_of(end: Exit) -> ExecutionError:
         case ExitCause.SHUTDOWN:
             return PoolClosed("the service stopped before the program ended", started=True)
         case _:
-            return WorkerCrashed(
-                f"the worker died while it ran the program: {end.description}", exit_cause=end.description
-            )
+            detail = f"the worker died while it ran the program: {end.description}"
+            return WorkerCrashed(detail, exit_cause=end.description, is_ours=end.is_ours)

@@ -194,4 +194,4 @@ class Spawner:
             if worker.pid:
                 with suppress(ProcessLookupError):
                     os.killpg(worker.pid, signal.SIGKILL)  # what it started, now that nobody else can
-            self._ended(generation, Exit(cause, "killed with the zygote"))
+            self._ended(generation, Exit(cause, "killed with the zygote", is_ours=True))

@@ -37,6 +37,7 @@ class Worker:
         self._allowed_modules = allowed_modules
         self._programs: dict[str, Program] = {}
         self._loaded: dict[str, LoadedProgram] = {}
+        self._compiled: dict[bytes, LoadedProgram] = {}
         self._current = CurrentExecution()
         self._tracer: ProgramTracer | None = None
 
@@ -71,7 +72,7 @@ class Worker:
             self._emit(request, data, kind)
 
         self._current.enter(request.id, self._programs[request.key].id, request.traceparent)
-        lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s)
+        lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s, request.stream)
         started = time.perf_counter_ns()
         try:
             loaded = self._load(request.key)
@@ -101,8 +102,18 @@ class Worker:
     def _load(self, key: str) -> LoadedProgram:
         loaded = self._loaded.get(key)
         if loaded is None:
-            loaded = self._loaded[key] = load(self._programs[key], self._allowed_modules)
+            loaded = self._loaded[key] = self._compile(self._programs[key])
         return loaded
+
+    def _compile(self, program: Program) -> LoadedProgram:
+        """Programs that differ by name alone, such as every session's own copy of one, share what is compiled."""
+        definition = _encoder.encode(msgspec.structs.replace(program, key="", id=""))
+        compiled = self._compiled.get(definition)
+        if compiled is None:
+            if len(self._compiled) >= MAX_LOADED_PROGRAMS:
+                self._compiled.clear()
+            compiled = self._compiled[definition] = load(program, self._allowed_modules)
+        return compiled
 
     def _failed(self, execution_id: str, run_us: int, error: BaseException, lm: LMRun | None) -> Failed:
         known = error if isinstance(error, ExecutionError) else describe(error)

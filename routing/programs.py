@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, Protocol
 
 from pools.programs import Program, ProgramType, Signature
 from routing.errors import ProgramNotFound
+
+MAX_BATCH = 500
+"""So many counts are written at once: calls go on between two batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,31 +94,25 @@ class Programs:
             self._remember(stored)
 
     def resolve(self, program_id: str, session_id: str | None) -> Program | None:
-        """The program that a call means: the session's own first, then the global one."""
+        """The program that a call means, if it is in memory: the session's own first, then the global one."""
         if session_id is not None:
             own = self._of_sessions.get(session_id)
             if own is not None and (program := own.get(program_id)) is not None:
                 return program
         return self._global.get(program_id)
 
-    async def find(self, program_id: str, session_id: str | None) -> Program:
-        """The program that a call means.
-
-        Where other replicas write to the store too, one that is not known here is looked up there.
+    async def seek(self, program_id: str, session_id: str | None) -> Program:
+        """The program that a call means and that is not in memory: another replica may have written it just now.
 
         Raises:
             ProgramNotFound: there is none.
             StoreUnavailable: it could not be looked up.
         """
-        program = self.resolve(program_id, session_id)
-        if program is None and self._is_shared:
-            stored = await self._look_up(program_id, session_id)
-            if stored is not None:
-                self._remember(stored)
-                return stored.program
-        if program is None:
+        stored = await self._look_up(program_id, session_id) if self._is_shared else None
+        if stored is None:
             raise ProgramNotFound(program_id)
-        return program
+        self._remember(stored)
+        return stored.program
 
     def used(self, program: Program, now: float) -> None:
         """Counts an execution at `now`, in seconds since the epoch."""
@@ -127,11 +125,13 @@ class Programs:
 
     async def flush(self) -> None:
         """Brings the counts into the store; what fails is kept for the next time."""
-        uses, self._uses = self._uses, {}
-        if not uses:
-            return
+        uses, self._uses = dict(sorted(self._uses.items())), {}  # neighbours in the store go together
         try:
-            await self._store.add_uses(uses)
+            while uses:
+                batch = dict(islice(uses.items(), MAX_BATCH))
+                await self._store.add_uses(batch)
+                for key in batch:
+                    del uses[key]
         except BaseException:
             for key, use in uses.items():
                 newer = self._uses.get(key)

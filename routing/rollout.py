@@ -111,12 +111,17 @@ class RolloutFlag:
         Raises:
             StoreUnavailable: it could not be remembered, and is not in force.
         """
-        said, says = await self._log.last_seen(change.source), str(change.canary_basis_points)
-        if said == says:
-            return
-        if said is not None or self.current.canary_basis_points != change.canary_basis_points:
-            await self.change(change)
-        await self._log.saw(change.source, says)
+        says = str(change.canary_basis_points)
+        while (said := await self._log.last_seen(change.source)) != says:
+            newest = self.current
+            is_in_force = newest.canary_basis_points == change.canary_basis_points
+            # What another replica has just heard from the same source is no second change.
+            if not is_in_force or (said is not None and newest.source != change.source):
+                try:
+                    await self.change(change, expected=newest.revision)
+                except StaleRevision:
+                    continue
+            await self._log.saw(change.source, says)
 
     async def settle(self) -> None:
         """Remembers a rollback that could not be remembered when it was called for.

@@ -5,17 +5,16 @@ from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
-import structlog
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from routing.complaint import Complaint
 from routing.errors import StoreUnavailable
 from routing.rollout import RolloutFlag
 from routing.rollout_model import Change, Source, to_basis_points
 
 SETTLE_S = 1.0
 """How long a file that does not end with a line break must stay as it is: it may be half-written."""
-_log = structlog.stdlib.get_logger("poolshift.rollout")
 
 
 class InvalidRolloutFile(Exception):
@@ -45,7 +44,7 @@ class RolloutFile:
         """`name` stands in the history as the author."""
         self._flag = flag
         self._name = name
-        self._complaint: str | None = None
+        self._complaint = Complaint("rollout file ignored; the last good value stays", file=name)
 
     async def follow(self, contents: AsyncIterator[bytes | None]) -> None:
         """Hears what the file holds, for as long as it is told."""
@@ -53,7 +52,7 @@ class RolloutFile:
         unsettled: tuple[bytes, float] | None = None
         async for content in contents:
             if content is None:
-                self._complain("it cannot be read")
+                self._complaint.make("it cannot be read")
                 continue
             if content == heard:
                 continue
@@ -71,19 +70,13 @@ class RolloutFile:
         try:
             await self._flag.hear(parse(content, self._name))
         except InvalidRolloutFile as error:
-            self._complain(str(error))
+            self._complaint.make(str(error))
         except StoreUnavailable as error:
-            self._complain(str(error))
+            self._complaint.make(str(error))
             return False
         else:
-            self._complaint = None
+            self._complaint.settle()
         return True
-
-    def _complain(self, complaint: str) -> None:
-        """Says once what is wrong; the last good value stays in force."""
-        if complaint != self._complaint:
-            self._complaint = complaint
-            _log.warning("rollout file ignored; the last good value stays", file=self._name, reason=complaint)
 
 
 class _UniqueKeys(yaml.SafeLoader):

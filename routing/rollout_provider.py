@@ -7,15 +7,13 @@ import asyncio
 import importlib
 from typing import Any
 
-import structlog
-
+from routing.complaint import Complaint
 from routing.errors import StoreUnavailable
 from routing.rollout import RolloutFlag
 from routing.rollout_model import Change, Source, to_basis_points
 
 LOOK_AGAIN_S = 5.0
 """A provider that sends no events is asked this often."""
-_log = structlog.stdlib.get_logger("poolshift.rollout")
 
 
 class InvalidProvider(Exception):
@@ -43,7 +41,7 @@ class RolloutProvider:
         self._flag = flag
         self._flag_key = flag_key
         self._changed = asyncio.Event()
-        self._complaint: str | None = None
+        self._complaint = Complaint("rollout flag ignored; the last good value stays", flag=flag_key)
 
     async def follow(self) -> None:
         """Brings the flag's value into force, now and whenever it changes."""
@@ -73,17 +71,12 @@ class RolloutProvider:
     async def _hear(self) -> None:
         details = await asyncio.to_thread(self._api.get_client().get_float_details, self._flag_key, -1.0)
         if details.error_code is not None:
-            self._complain(f"{details.error_code}: {details.error_message}")
+            self._complaint.make(f"{details.error_code}: {details.error_message}")
             return
         try:
             points = to_basis_points(details.value)
             await self._flag.hear(Change(points, Source.FLAG, self._flag_key, f"variant {details.variant}"))
         except (ValueError, ArithmeticError, StoreUnavailable) as error:
-            self._complain(str(error))
+            self._complaint.make(str(error))
         else:
-            self._complaint = None
-
-    def _complain(self, complaint: str) -> None:
-        if complaint != self._complaint:
-            self._complaint = complaint
-            _log.warning("rollout flag ignored; the last good value stays", flag=self._flag_key, reason=complaint)
+            self._complaint.settle()

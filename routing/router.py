@@ -4,8 +4,9 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pools.calls import Call, Result
 from pools.errors import ExecutionError, Withdrawn
@@ -26,8 +27,7 @@ _PINNED = {version: Decision(version, Reason.PINNED) for version in Version}
 _SPLIT = {version: Decision(version, Reason.SPLIT) for version in Version}
 
 
-@dataclass(slots=True, eq=False)
-class Route:
+class Route(msgspec.Struct, eq=False):
     """Where one call goes. Kept for as long as the call waits, since a change of the rollout may send it elsewhere."""
 
     bucket: int
@@ -83,7 +83,14 @@ class Router:
         began = time.perf_counter()
         self._routes[call] = route
         try:
-            result = await self._dispatch(route, call)
+            result = None
+            while result is None:
+                if route.trace is not None:
+                    route.trace.queue_begins()
+                try:
+                    result = await self._pools[route.decision.version].execute(call)
+                except Withdrawn:
+                    self._route_anew(route)
         except ExecutionError as error:
             self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
             self._record_tokens(route, call, error.usage)
@@ -116,17 +123,11 @@ class Router:
         if call.lm is not None and usage is not None:
             self._recorder.lm_used(route.decision.version, call.lm.model, usage)
 
-    async def _dispatch(self, route: Route, call: Call) -> Result:
-        while True:
-            if route.trace is not None:
-                route.trace.queue_begins()
-            try:
-                return await self._pools[route.decision.version].execute(call)
-            except Withdrawn:
-                route.decision = self._decide(route.bucket, route.forced)
-                self._recorder.decided(route.decision)
-                if route.trace is not None:
-                    route.trace.routed(route.decision, self._flag.current.revision, time.time_ns())
+    def _route_anew(self, route: Route) -> None:
+        route.decision = self._decide(route.bucket, route.forced)
+        self._recorder.decided(route.decision)
+        if route.trace is not None:
+            route.trace.routed(route.decision, self._flag.current.revision, time.time_ns())
 
     def _decide(self, number: int, forced: Version | None) -> Decision:
         if self._pin is not None:

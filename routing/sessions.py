@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Protocol
 
 from routing.errors import SessionNotFound
-from routing.programs import Programs
+from routing.programs import MAX_BATCH, Programs
 from routing.versions import Version
 
 
@@ -94,11 +95,13 @@ class Sessions:
 
     async def flush(self) -> None:
         """Brings what sessions did into the store; what fails is kept for the next time."""
-        uses, self._uses = self._uses, {}
-        if not uses:
-            return
+        uses, self._uses = dict(sorted(self._uses.items())), {}  # neighbours in the store go together
         try:
-            await self._store.add_uses(uses)
+            while uses:
+                batch = dict(islice(uses.items(), MAX_BATCH))
+                await self._store.add_uses(batch)
+                for key in batch:
+                    del uses[key]
         except BaseException:
             for session_id, use in uses.items():
                 newer = self._uses.get(session_id)

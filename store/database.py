@@ -1,17 +1,18 @@
 """The one way to the database: connections, transactions, migrations."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, event, insert, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -32,13 +33,20 @@ class Database:
     """SQLite or PostgreSQL, by its SQLAlchemy URL."""
 
     def __init__(self, url: str) -> None:
-        self.url = make_url(url)
+        """Raises StoreUnavailable where `url` is none."""
+        try:
+            self.url = make_url(url)
+        except (ArgumentError, ValueError):
+            raise StoreUnavailable("cannot open the database: DATABASE_URL is no URL") from None
+        # Parameters are hidden: an error, whose traceback may be logged, would have them, with the keys of LMs.
         if self.is_shared:
             # A connection that died while it lay in the pool is noticed before it is used.
             connect_args = {"timeout": TRANSACTION_TIMEOUT_S}
-            self._engine = create_async_engine(self.url, pool_pre_ping=True, connect_args=connect_args)
+            self._engine = create_async_engine(
+                self.url, pool_pre_ping=True, connect_args=connect_args, hide_parameters=True
+            )
         else:
-            self._engine = create_async_engine(self.url)
+            self._engine = create_async_engine(self.url, hide_parameters=True)
             event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
 
     @property
@@ -74,6 +82,8 @@ class Database:
             StoreUnavailable: the database does not answer.
         """
         try:
+            if not self.is_shared:
+                _create_sqlite(self.url)
             async with self._engine.begin() as connection:
                 if self.is_shared:
                     await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
@@ -101,6 +111,16 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _create_sqlite(url: URL) -> None:
+    """Makes the file, which has the keys of LMs, its owner's alone; SQLite's files beside it get the same mode.
+
+    One that is there already keeps its mode: somebody may read it on purpose.
+    """
+    if url.database and url.database != ":memory:" and not url.query:
+        with suppress(FileExistsError):
+            os.close(os.open(url.database, os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

@@ -193,7 +193,7 @@ def test_who_is_refused_has_changed_nothing(service: Service, caller: str) -> No
     assert service.client.get(program, headers=admin).json()["execution_count"] == 0
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"canary_percent": "no"}'])
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"canary_percent": "no"}', b"{"])
 def test_who_is_not_known_learns_nothing_of_the_bodys_faults(service: Service, body: bytes) -> None:
     """Without a key a body that does not fit is unauthorized, not malformed (FastAPI parses JSON before it asks)."""
     sent = {"content-type": "application/json"}

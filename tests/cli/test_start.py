@@ -56,12 +56,33 @@ def test_serve_imports_nothing_of_the_other_commands(poolshift: Poolshift, tmp_p
         ({"PORT": "eighty"}, "PORT='eighty': "),
         ({"HOST": "0.0.0.0"}, "HOST=0.0.0.0 can be reached from outside"),
         ({"API_KEYS_FILE": "no-such-file"}, "no-such-file: No such file or directory"),
+        ({"DATABASE_URL": "sqlite:///a.db"}, "DATABASE_URL: must begin with sqlite+aiosqlite:// or "),
     ],
     ids=str,
 )
 def test_serve_with_wrong_settings(poolshift: Poolshift, environment: dict[str, str], complaint: str) -> None:
     """One line that names the setting."""
     assert poolshift.fails(2, "serve", **environment).startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    ("environment", "complaint"),
+    [
+        ({"DATABASE_URL": "postgresql+asyncpg://u:secret@127.0.0.1:1/x"}, "cannot open the database: "),
+        ({"DATABASE_URL": "postgresql+asyncpg://u:secret@127.0.0.1:port/x"}, "DATABASE_URL is no URL"),
+        ({"DATABASE_URL": "sqlite+aiosqlite:////no/such/directory/x.db"}, "'/no/such/directory/x.db'"),
+        ({"ROLLOUT_FLAG": "a", "ROLLOUT_FLAG_PROVIDER": "no:such"}, "No module named 'no'"),
+    ],
+    ids=str,
+)
+def test_serve_without_what_it_needs(poolshift: Poolshift, environment: dict[str, str], complaint: str) -> None:
+    """One line says what could not be had, and not where in the code."""
+    ended = poolshift("serve", LM_MODEL="none", PORT=str(free_port()), **environment)
+    assert ended.returncode == 3
+    errors = [line for line in ended.stderr.splitlines() if "[error" in line]
+    assert complaint in errors[0]
+    assert "Traceback" not in ended.stderr
+    assert "secret" not in ended.stderr
 
 
 def test_version(poolshift: Poolshift) -> None:

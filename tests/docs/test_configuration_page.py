@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from config.worker_environment import worker_environment
 from tests.conftest import StartService
 from tests.support.pages import codes, page, section, table
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 PAGE = page("configuration.md")
 ROWS = {codes(row["setting"])[0]: row for row in table(section(PAGE, "## Settings"), "setting")}
@@ -80,12 +82,16 @@ def test_the_exit_code_of_a_wrong_value(start_service: StartService, tmp_path: A
         service.close()
 
 
-def test_a_queue_of_zero(start_service: StartService, version: str) -> None:
-    """V2 takes what an idle worker can take; V1, all of whose calls pass through its queue, takes nothing."""
-    service = start_service(POOL_VERSION=version, QUEUE_LIMIT=0)
+def test_a_queue_of_zero(start_service: StartService, version: str, tmp_path: Path) -> None:
+    """Either version takes what can begin at once, and sheds what would have to wait."""
+    service = start_service(POOL_VERSION=version, QUEUE_LIMIT=0, V1_POOL_SIZE=1, V2_POOL_SIZE=1)
     program = service.create("echo", {"nonce": "string"})
-    answer = service.execute(program, inputs={"nonce": "a"})
-    assert answer.status_code == {"v1": 503, "v2": 200}[version]
+    holder = service.create("hold", {"directory": "string", "name": "string"})
+    assert service.execute(program, inputs={"nonce": "a"}).status_code == 200
+    held = {"directory": str(tmp_path), "name": "here"}
+    assert service.execute(holder, {"prefer": "respond-async"}, inputs=held).status_code == 202
+    wait_until(lambda: any(tmp_path.glob("here.*")), "the worker is busy")
+    assert service.execute(program, inputs={"nonce": "a"}).json()["code"] == "pool_overloaded"
 
 
 def test_what_a_worker_does_not_see() -> None:

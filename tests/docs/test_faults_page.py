@@ -124,6 +124,7 @@ def test_every_fault_test_of_the_suite_has_a_row() -> None:
     """But for those that are about what goes well."""
     about_what_goes_well = {
         "test_the_settings_cap_the_deadline",
+        "test_a_killed_zygote_is_no_fault_of_the_programs",
         "test_ten_megabytes_of_outputs",
         "test_workers_are_measured_on_themselves",
         "test_a_session_ends_and_frees_what_it_holds",

@@ -3,7 +3,6 @@
 import json
 import re
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,18 +13,31 @@ _FIELD = re.compile(r"\[\[ ## (\w+) ## \]\]`?(?: \(must be formatted as a valid 
 _VALUES = {"int": "7", "float": "2.5", "bool": "True", "list": '["a", "b"]', "dict": '{"a": 1}'}
 RETRY_AFTER_S = 7
 PROMPT_TOKENS, COMPLETION_TOKENS = 11, 5
+FAILS = ("refuses", "forbids", "limits", "fails", "babbles", "garbles", "empty")
+"""What an endpoint does that says nothing of use, and at once."""
+PIECE = 4
+"""A streamed text comes in so many characters at a time: amid headers and words."""
+_ABOUT = {"id": "one", "created": 1, "model": "test"}
+_USAGE = {
+    "prompt_tokens": PROMPT_TOKENS,
+    "completion_tokens": COMPLETION_TOKENS,
+    "total_tokens": PROMPT_TOKENS + COMPLETION_TOKENS,
+}
 
 
 class Endpoint:
-    """Behaviours are `answers`, `slow`, `drips`, `refuses`, `limits`, `fails`, `breaks`, `babbles`, `garbles`, `empty`.
+    """Behaviours are `answers`, `waits`, `slow`, `drips`, `breaks`, and those of `FAILS`.
 
-    It answers a text with its own name and the key it was called with, so that a test sees which LM has answered.
+    It answers a text with its own name and the key it was called with, so that a test sees which LM has answered. Where
+    it fails it says the key, too, as some endpoints do, so that a test sees that it goes no further. To who wants a
+    stream, `breaks` breaks off amid its text, and `waits` goes on there when it is `released`.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.requests: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.closing = threading.Event()
+        self.released: dict[str, threading.Event] = defaultdict(threading.Event)
 
     def base(self, behaviour: str, name: str = "one") -> str:
         return f"{self.url}/{behaviour}/{name}/v1"
@@ -46,12 +58,24 @@ class _Handler(BaseHTTPRequestHandler):
         getattr(self, f"_{behaviour}")(name, body)
 
     def _answers(self, name: str, body: dict[str, Any]) -> None:
+        self._say(self._fitting(name, body), body)
+
+    def _waits(self, name: str, body: dict[str, Any]) -> None:
+        text = self._fitting(name, body)
+        self._begin_stream()
+        self._stream(text[: len(text) // 2])
+        self.server.endpoint.released[name].wait(60)
+        self._stream(text[len(text) // 2 :])
+        self._end_stream()
+
+    def _fitting(self, name: str, body: dict[str, Any]) -> str:
         wanted = body["messages"][-1]["content"].rpartition("Respond with the corresponding output fields")[2]
-        key = self.headers["authorization"].removeprefix("Bearer ")
-        fields = [
-            f"[[ ## {field} ## ]]\n{_VALUES.get(kind, f'{name} {key}')}" for field, kind in _FIELD.findall(wanted)
-        ]
-        self._say("\n\n".join(fields))
+        text = f"{name} {self._key()}"
+        fields = [f"[[ ## {field} ## ]]\n{_VALUES.get(kind, text)}" for field, kind in _FIELD.findall(wanted)]
+        return "\n\n".join([*fields, "[[ ## completed ## ]]"])
+
+    def _key(self) -> str:
+        return self.headers["authorization"].removeprefix("Bearer ")
 
     def _slow(self, name: str, body: dict[str, Any]) -> None:
         self.server.endpoint.closing.wait(60)
@@ -70,48 +94,71 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _refuses(self, name: str, body: dict[str, Any]) -> None:
-        self._send(401, {"error": {"message": f"no such key: {self.headers['authorization']}", "code": "invalid"}})
+        self._send(401, {"error": {"message": f"no such key: {self._key()}", "code": "invalid"}})
+
+    def _forbids(self, name: str, body: dict[str, Any]) -> None:
+        self._send(403, {"error": {"message": f"not with the key {self._key()}"}})
 
     def _limits(self, name: str, body: dict[str, Any]) -> None:
-        self._send(429, {"error": {"message": "too many"}}, {"retry-after": str(RETRY_AFTER_S)})
+        self._send(429, {"error": {"message": f"too many with {self._key()}"}}, {"retry-after": str(RETRY_AFTER_S)})
 
     def _fails(self, name: str, body: dict[str, Any]) -> None:
-        self._send(500, {"error": {"message": "broken"}})
+        self._send(500, {"error": {"message": f"broken by {self._key()}"}})
 
     def _breaks(self, name: str, body: dict[str, Any]) -> None:
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", "1000")
-        self.end_headers()
-        self.wfile.write(b'{"choices": [')
+        if body.get("stream"):
+            self._begin_stream()
+            self._stream(self._fitting(name, body)[:-30])
+        else:
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", "1000")
+            self.end_headers()
+            self.wfile.write(b'{"choices": [')
         self.close_connection = True
 
     def _babbles(self, name: str, body: dict[str, Any]) -> None:
-        self._say("colourless green ideas sleep furiously")
+        self._say(f"colourless green ideas sleep furiously {self._key()}", body)
 
     def _garbles(self, name: str, body: dict[str, Any]) -> None:
-        self._send(200, "<html>no JSON</html>")
+        self._send(200, f"<html>no JSON {self._key()}</html>")
 
     def _empty(self, name: str, body: dict[str, Any]) -> None:
-        self._say(None)
+        self._say(None, body)
 
-    def _say(self, content: str | None) -> None:
+    def _say(self, content: str | None, body: dict[str, Any]) -> None:
+        if body.get("stream"):
+            self._begin_stream()
+            self._stream(content or "")
+            self._end_stream()
+            return
         message = {"role": "assistant", "content": content, "refusal": None if content else "I would rather not"}
-        self._send(
-            200,
-            {
-                "id": "one",
-                "object": "chat.completion",
-                "created": int(time.time()),
-                "model": "test",
-                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                "usage": {
-                    "prompt_tokens": PROMPT_TOKENS,
-                    "completion_tokens": COMPLETION_TOKENS,
-                    "total_tokens": PROMPT_TOKENS + COMPLETION_TOKENS,
-                },
-            },
-        )
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        self._send(200, {**_ABOUT, "object": "chat.completion", "choices": [choice], "usage": _USAGE})
+
+    def _begin_stream(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+
+    def _stream(self, text: str) -> None:
+        for at in range(0, len(text), PIECE):
+            self._event([{"index": 0, "finish_reason": None, "delta": {"content": text[at : at + PIECE]}}])
+
+    def _end_stream(self) -> None:
+        self._event([{"index": 0, "finish_reason": "stop", "delta": {}}])
+        self._event([], usage=_USAGE)
+        self._chunk(b"data: [DONE]\n\n")
+        self._chunk(b"")
+
+    def _event(self, choices: list[Any], **more: Any) -> None:
+        event = {**_ABOUT, "object": "chat.completion.chunk", "choices": choices, **more}
+        self._chunk(b"data: " + json.dumps(event).encode() + b"\n\n")
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
 
     def _send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         data = body.encode() if isinstance(body, str) else json.dumps(body).encode()

@@ -3,10 +3,16 @@
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import StartService
 from tests.lm.conftest import create, field, on
+from tests.lm.test_lm_streaming import texts
+from tests.service.test_streaming import EVENTS, parse
+from tests.support.pages import blocks, section
 from tests.support.service import ROOT, Service, is_alive
 from tests.support.waiting import wait_until
 
@@ -45,14 +51,60 @@ def test_a_chain_of_thought_reasons_first(local_service: Service, version: str) 
     assert all(isinstance(value, str) and value for value in answer.json()["outputs"].values())
 
 
-def test_the_example_runs_as_it_is(local_service: Service) -> None:
-    """`examples/support_ticket.json`, as docs/lm.md says to create and run it."""
-    body = json.loads((ROOT / "examples/support_ticket.json").read_text())
-    assert local_service.client.post("/programs", json=body).status_code == 201
-    inputs = {"message": "I was charged twice this month. Please refund me today!"}
-    answer = local_service.execute(body["id"], inputs=inputs)
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["outputs"].keys() == {output["name"] for output in body["signature"]["outputs"]}
+def run_as_written(service: Service, text: str) -> list[str]:
+    """What each command in the shell blocks of a page's part prints, run as it stands there."""
+    commands = [line for block in blocks(text) if block.info == "sh" for line in unfolded(block.text)]
+    return [
+        subprocess.run(
+            ["bash", "-c", command.replace("localhost:8000", f"127.0.0.1:{service.port}")],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        ).stdout
+        for command in commands
+    ]
+
+
+def unfolded(text: str) -> list[str]:
+    """A shell block's commands, each in one line."""
+    return text.replace("\\\n", "").splitlines()
+
+
+@pytest.mark.parametrize(
+    ("path", "heading"),
+    [
+        ("README.md", "### A program on a language model"),
+        ("docs/lm.md", "## The first one, without a key"),
+        ("docs/lm.md", "## While it writes"),
+    ],
+)
+def test_a_newcomers_commands_do_what_the_pages_say(local_service: Service, path: str, heading: str) -> None:
+    """Word for word: each program of `examples/` is there (it may have been before), and each call is answered."""
+    printed = run_as_written(local_service, section((ROOT / path).read_text(), heading))
+    for created, answered in zip(printed[::2], printed[1::2], strict=True):
+        program = json.loads(created)
+        assert program.get("code") == "program_exists" or program["program_type"] == "predict", created
+        if answered.startswith("event:"):
+            *events, (last, result) = parse(answered)
+            assert last == "result"
+            assert texts(events) == result["outputs"]
+            assert len(events) > 10
+        else:
+            assert json.loads(answered)["outputs"].keys() == {"summary", "urgent", "priority"}
+
+
+def test_a_chain_of_thought_is_streamed(local_service: Service, version: str) -> None:
+    """Each text under its name, in the signature's order; an event is a token, or some of them."""
+    program = create(local_service, TICKET, [field("reasoning"), field("answer")], "chain_of_thought")
+    inputs = {"text": "What is the capital of France?"}
+    answer = local_service.execute(program, EVENTS | on(version), inputs=inputs)
+    *events, (last, result) = parse(answer.text)
+    assert last == "result", result
+    assert texts(events) == result["outputs"]
+    assert list(result["outputs"]) == ["reasoning", "answer"]
+    assert 2 <= len(events) <= result["usage"]["completion_tokens"]
 
 
 def test_the_model_comes_back_and_goes_with_the_service(start_service: StartService) -> None:

@@ -48,6 +48,18 @@ def test_an_lms_call_is_under_its_program(service: Service, collector: Collector
     assert all(secret not in told for secret in ("confidential", "sk-secret", answer.json()["outputs"]["answer"]))
 
 
+def test_a_streamed_call_of_an_lm_has_one_as_well(service: Service, collector: Collector) -> None:
+    """One span, from the request to the last token."""
+    program = create(service, [field("question")], [field("answer")])
+    trace_id, span_id = new_ids()
+    headers = {"traceparent": f"00-{trace_id}-{span_id}-01", "accept": "text/event-stream"}
+    answer = service.execute(program, headers, inputs={"question": "q"})
+    assert "event: result" in answer.text
+    trace = collector.whole_trace(trace_id, 6)
+    assert trace.tree() == {**TREE, CHAT: "program"}
+    assert attributes(trace.one(CHAT))["gen_ai.usage.output_tokens"] == COMPLETION_TOKENS
+
+
 @pytest.mark.parametrize("behaviour", ["fails", "slow"])
 def test_an_lm_that_fails(service: Service, collector: Collector, endpoint: Endpoint, behaviour: str) -> None:
     """The span of its call is the error; so are those above."""

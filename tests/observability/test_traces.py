@@ -4,7 +4,6 @@ import json
 import re
 import secrets
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -230,13 +229,11 @@ def test_a_full_queue_is_in_the_trace(start_service: StartService, collector: Co
     """A call that was shed waited for nothing: its queue is the error, and there is no run."""
     service = start_service(**traced(collector, POOL_VERSION="v1", QUEUE_LIMIT=0))
     program = service.create("echo", ECHO)
-    holds = service.create("hold", {"directory": "string", "name": "string"})
-    with ThreadPoolExecutor() as executor:
-        held = executor.submit(service.execute, holds, inputs={"directory": str(tmp_path), "name": "held"})
-        wait_until(lambda: any(tmp_path.glob("held.*")), "V1's one worker is busy")
-        answer, trace_id = sampled_execute(service, program, inputs={"nonce": "a"})
-        (tmp_path / "go").touch()
-        assert held.result().status_code == 200
+    holder = service.create("hold", {"directory": "string", "name": "string"})
+    held = {"directory": str(tmp_path), "name": "here"}
+    assert service.execute(holder, {"prefer": "respond-async"}, inputs=held).status_code == 202
+    wait_until(lambda: any(tmp_path.glob("here.*")), "the coordinator has a call")
+    answer, trace_id = sampled_execute(service, program, inputs={"nonce": "a"})
     assert answer.json()["code"] == "pool_overloaded"
     trace = collector.whole_trace(trace_id, 3)
     assert trace.tree() == {SERVER: None, "route": SERVER, "queue": SERVER}

@@ -180,6 +180,10 @@ def test_a_program_that_raises(shared_service: Service) -> None:
         ({"idempotent": "yes"}, "idempotent"),
         ({"signature": {"inputs": [], "outputs": []}}, "outputs"),
         ({"signature": {"inputs": [{"name": "text", "type": "text"}], "outputs": []}}, "type"),
+        *(
+            ({"signature": {"inputs": [], "outputs": [{"name": name, "type": "array"}]}}, "signature.outputs.0.name")
+            for name in ('"', "\\", "a\n", "\x00", "", "x" * 129)
+        ),
         (
             {"signature": {"inputs": [{"name": "txt", "type": "string"}], "outputs": [{"name": "k", "type": "array"}]}},
             "does not take the signature's inputs",

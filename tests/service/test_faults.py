@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pools.quarantine import DEATHS_IN_A_ROW
 from tests.conftest import StartService
 from tests.service.test_errors import problem
 from tests.support.service import Service, is_alive
@@ -398,6 +399,25 @@ def test_a_killed_zygote_is_replaced(start_service: StartService, version: str) 
     wait_until(lambda: not any(is_alive(pid) for pid in pids), "the old workers are gone")
     wait_until(lambda: whole(service, version), "there are new workers")
     assert service.execute(program).json()["outputs"]["result"]["ppid"] != who["ppid"]
+
+
+def test_a_killed_zygote_is_no_fault_of_the_programs(start_service: StartService, version: str, tmp_path: Path) -> None:
+    """Calls that die with it die by the service's misfortune: however many they are, their program serves on."""
+    size = DEATHS_IN_A_ROW + 1
+    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=size, V2_POOL_SIZE=size)
+    zygote = service.execute(service.create("whoami", {}, "object")).json()["outputs"]["result"]["ppid"]
+    program = service.create("hold", {"directory": "string", "name": "string"})
+    inputs = {"directory": str(tmp_path), "name": "held"}
+    running = 1 if version == "v1" else size
+    with concurrent.futures.ThreadPoolExecutor(running) as callers:
+        calls = [callers.submit(service.execute, program, inputs=inputs) for _ in range(running)]
+        wait_until(lambda: len(list(tmp_path.glob("held.*"))) == running, "all run")
+        os.kill(zygote, signal.SIGKILL)
+        for call in calls:
+            problem(call.result(), 502, "worker_crashed")
+    (tmp_path / "go").touch()
+    wait_until(lambda: whole(service, version), "there are new workers")
+    assert service.execute(program, inputs=inputs).status_code == 200
 
 
 def test_a_stopped_worker_is_not_waited_for(start_service: StartService, version: str) -> None:

@@ -63,6 +63,25 @@ def test_a_wrong_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, nam
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LM_API_KEY", "sk-secret\n"),
+        ("LM_API_KEY", "sk secret"),
+        ("LM_API_KEY", "sk-sécret"),
+        ("LM_API_BASE", "http://me:secret@127.0.0.1/v1"),
+        ("LM_API_BASE", "http://127.0.0.1/v1?key=secret"),
+        ("LM_API_BASE", "127.0.0.1/secret"),
+    ],
+)
+def test_what_may_be_a_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A key that cannot go into a header, an address with a password: the variable is named, its value is not."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings, match=f"^{name}: must ") as refused:
+        load_settings()
+    assert "cret" not in str(refused.value).removesuffix("a secret")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_it_runs_open_on_loopback(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     """Only this machine can reach it there."""

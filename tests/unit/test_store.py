@@ -1,15 +1,18 @@
 """The store: migrations that make what the tables say, and a rollout's history that two writers cannot fork."""
 
 import asyncio
+import stat
+import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
-from routing.errors import StaleRevision
+from routing.errors import StaleRevision, StoreUnavailable
+from routing.rollout import RolloutFlag, open_flag
 from routing.rollout_model import Change, Source
 from store.database import Database
 from store.rollout_log import SqlRolloutLog
@@ -36,6 +39,33 @@ async def test_the_migrations_make_what_the_tables_say(database: Database) -> No
         assert await connection.run_sync(differences) == []
 
 
+async def test_an_error_does_not_show_what_was_to_be_stored(database: Database) -> None:
+    """Not even the cause that a traceback has: it may be an LM's key."""
+    values = {"key": "sk-" + "secret"}
+    with pytest.raises(StoreUnavailable) as failed:
+        async with database.transaction() as connection:
+            await connection.execute(text("INSERT INTO nowhere VALUES (:key)"), values)
+    assert "nowhere" in str(failed.value.__cause__)
+    assert "sk-secret" not in "".join(traceback.format_exception(failed.value))
+
+
+async def test_the_file_is_its_owners_alone(database: Database, tmp_path: Path) -> None:
+    """It has the keys of LMs; and so have the write-ahead log and its index, which are there while it is open."""
+    modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("test.db", "test.db-wal", "test.db-shm")}
+    assert set(modes.values()) == {0o600}
+
+
+async def test_a_file_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    """Its operator may have a reason."""
+    path = tmp_path / "test.db"
+    path.touch()
+    path.chmod(0o640)
+    database = Database(f"sqlite+aiosqlite:///{path}")
+    await database.migrate()
+    await database.aclose()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
 async def test_migrating_twice_changes_nothing(database: Database) -> None:
     """Every start does it."""
     await database.migrate()
@@ -56,3 +86,14 @@ async def test_of_two_writers_one_wins_and_the_other_is_told(database: Database)
     assert all(error.current == won[0] for error in lost)
     assert [rollout.revision for rollout in await log.history(limit=10)] == [2, 1]
     assert await log.latest() == won[0]
+
+
+async def test_what_all_replicas_hear_from_one_source_is_one_change(database: Database) -> None:
+    """They read the same file at the same moment: the history has it once, and all are at the same revision."""
+    log = SqlRolloutLog(database)
+    replicas: list[RolloutFlag] = [await open_flag(log, None) for _ in range(5)]
+    for basis_points in (2000, 3000):
+        await asyncio.gather(*(replica.hear(Change(basis_points, Source.FILE, "file")) for replica in replicas))
+    heard = [rollout.canary_basis_points for rollout in await log.history(limit=100) if rollout.source is Source.FILE]
+    assert heard == [3000, 2000]
+    assert {replica.current.revision for replica in replicas} == {3}

@@ -1,0 +1,41 @@
+"""Nobody is told that this runs: no price list, no telemetry, no version check; only the LM is called."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartService
+from tests.lm.conftest import create, field, on
+from tests.lm.endpoint import Endpoint
+from tests.service.test_streaming import EVENTS
+from tests.support.service import ROOT
+
+# Every Python process of the service runs this at its start: it notes whom anything looks up or connects to.
+_NOTES = """
+import os, sys
+
+def note(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.connect", "socket.sendto"):
+        where = arguments[0] if event.startswith("socket.get") else arguments[1]
+        with_host = where[0] if isinstance(where, tuple) else where
+        notes = os.open({path!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(notes, f"{{with_host}}\\n".encode())
+        os.close(notes)
+
+sys.addaudithook(note)
+"""
+
+
+@pytest.mark.parametrize("model", ["openai/test", "mistral/test"])  # by DSPy itself, and by way of LiteLLM
+def test_only_the_lm_is_called(start_service: StartService, endpoint: Endpoint, tmp_path: Path, model: str) -> None:
+    """At the start, at a call, at a streamed one."""
+    notes = tmp_path / "notes"
+    (tmp_path / "sitecustomize.py").write_text(_NOTES.format(path=str(notes)))
+    settings = {"LM_MODEL": model, "LM_API_BASE": endpoint.base("answers"), "LM_API_KEY": "k"}
+    service = start_service(PYTHONPATH=f"{tmp_path}:{ROOT}", V1_POOL_SIZE=1, V2_POOL_SIZE=1, **settings)
+    program = create(service, [field("text")], [field("topic")])
+    for headers in ({}, EVENTS):
+        answer = service.execute(program, on("v2") | headers, inputs={"text": "x"})
+        assert answer.status_code == 200, answer.text
+        assert "one k" in answer.text.replace('"}', "")
+    assert set(notes.read_text().split()) == {"127.0.0.1"}
