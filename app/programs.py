@@ -10,7 +10,6 @@ from app.parts import Running
 from app.problems import Problem
 from app.schemas import MAX_KEY, Identifier, Page, ProgramBody, ProgramView, program_view
 from pools.loading import EntrypointError
-from pools.programs import Program
 from routing.programs import NewProgram
 
 router = APIRouter(prefix="/programs", tags=["programs"])
@@ -31,6 +30,7 @@ async def create_program(body: ProgramBody, parts: Running, _: Executor, respons
         instructions=body.instructions,
         idempotent=body.idempotent,
         state=body.state,
+        tools=tuple(body.tools),
     )
     await _try(new, parts)
     stored = await parts.programs.add(new)
@@ -68,9 +68,8 @@ async def delete_program(program_id: str, parts: Running, _: Executor, session_i
 
 
 async def _try(new: NewProgram, parts: Running) -> None:
-    trial = Program("", new.id, new.program_type, new.signature, new.entrypoint, new.instructions, state=new.state)
     try:
-        await parts.spawner.check(trial)
+        await parts.spawner.check(new.definition())
     except EntrypointError as error:
         errors = [{"at": f"body.{error.at}", "message": str(error)}]
         raise Problem("invalid_request", f"body.{error.at}: {error}", extensions={"errors": errors}) from None

@@ -29,6 +29,7 @@ from routing.versions import Version
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~:-]*$"
 MAX_ID_LENGTH = 128
 MAX_FIELDS = 64
+MAX_TOOLS = 32
 MAX_STATE_BYTES = 512 * 1024
 MAX_KEY = 2**63 - 1
 """Of a row in the database; a cursor over it would be the database's error."""
@@ -36,8 +37,16 @@ MAX_REVISION = 2**31 - 1
 
 FieldName = Annotated[str, Field(min_length=1, max_length=128, pattern=r'^[^"\\\x00-\x1f]*$')]
 """It is a key of the JSON that goes in and out, as it stands there."""
+Entrypoint = Annotated[
+    str,
+    Field(
+        max_length=256,
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
+        examples=["examples.text:keywords"],
+    ),
+]
 Identifier = Annotated[str, Field(pattern=ID_PATTERN, max_length=MAX_ID_LENGTH, examples=["invoices-42"])]
-ProgramTypeName = Literal["predict", "chain_of_thought", "python"]
+ProgramTypeName = Literal["predict", "chain_of_thought", "react", "python"]
 FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "object"]
 
 
@@ -120,19 +129,23 @@ class ProgramBody(In):
     id: Identifier | None = None
     program_type: ProgramTypeName
     signature: SignatureBody
-    entrypoint: str | None = Field(
-        None,
-        max_length=256,
-        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
-        examples=["examples.text:keywords"],
-        description="`module:function`, for programs of type `python`",
-    )
+    entrypoint: Entrypoint | None = Field(None, description="`module:function`, for programs of type `python`")
     instructions: str | None = Field(None, max_length=65536)
     idempotent: bool = Field(False, description="It may be run again where its worker died")
     state: dict[str, JsonValue] | None = Field(
         None, description="What DSPy's `save` wrote as JSON of an optimized program, for the types that are DSPy's"
     )
+    tools: list[Entrypoint] = Field([], max_length=MAX_TOOLS, description="What the LM of a `react` program may call")
     session_id: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _tools_go_with_react(self) -> Self:
+        if (self.program_type == "react") != bool(self.tools):
+            raise ValueError("tools are for programs of type 'react', and needed there")
+        names = [one.partition(":")[2] for one in self.tools]
+        if len({*names, "finish"}) <= len(names):
+            raise ValueError("two tools have the same name, or one is called 'finish', which DSPy takes for itself")
+        return self
 
     @model_validator(mode="after")
     def _entrypoint_goes_with_python(self) -> Self:
@@ -208,6 +221,7 @@ class ProgramView(Out):
     instructions: str | None
     idempotent: bool
     has_state: bool
+    tools: list[str]
     created_at: datetime
     execution_count: int
     last_executed_at: datetime | None
@@ -396,6 +410,7 @@ def program_view(stored: StoredProgram) -> ProgramView:
         instructions=program.instructions,
         idempotent=program.idempotent,
         has_state=program.state is not None,
+        tools=list(program.tools),
         created_at=stored.created_at,
         execution_count=stored.execution_count,
         last_executed_at=stored.last_executed_at,

@@ -1,16 +1,19 @@
 """The LM that comes with a call, as DSPy has it: asked within its time, its failures told apart, its tokens counted."""
 
 import asyncio
+import logging
 import signal
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from contextvars import copy_context
+from typing import Any, get_origin
 
 import dspy
 
 from pools import lm_spans
 from pools.dspy_streaming import OutputEvents, run_streamed
+from pools.dspy_tools import is_at_a_tool
 from pools.errors import InvalidOutputs, LMError
 from pools.lm import LMRun, LMSettings, LMUsage
 
@@ -19,6 +22,8 @@ MAX_LMS = 32
 MAX_DETAIL_LENGTH = 2000
 """Of what an LM or its endpoint said; the rest tells nobody more."""
 _ALARM_INTERVAL_S = 0.1
+
+logging.getLogger("LiteLLM").setLevel(logging.WARNING)  # it says at each call that it is called
 
 # An answer is the LM's, never a memory's: what one session was told is nothing for another.
 dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
@@ -40,6 +45,26 @@ class _SchemaLM(dspy.LM):  # type: ignore[misc]
         return {*super().supported_params, "response_format"}
 
 
+class _SchemaAdapter(dspy.JSONAdapter):  # type: ignore[misc]
+    """Shows no form to be filled in, but where DSPy has no schema for it: a small model would copy it."""
+
+    def format_field_structure(self, signature: type[dspy.Signature]) -> str:
+        if _has_objects(signature):
+            return str(super().format_field_structure(signature))
+        return "Answer with a JSON object of the output fields."
+
+    def user_message_output_requirements(self, signature: type[dspy.Signature]) -> str:
+        if _has_objects(signature):
+            return str(super().user_message_output_requirements(signature))
+        return f"Respond with: {', '.join(signature.output_fields)}"
+
+
+def _has_objects(signature: type[dspy.Signature]) -> bool:
+    return any(get_origin(one.annotation) is dict for one in signature.output_fields.values())
+
+
+_runner = asyncio.Runner()
+"""One event loop for all streams: it begins with the first, in the worker, and keeps the connections of LMs."""
 _lms: OrderedDict[LMSettings, dspy.LM] = OrderedDict()
 """The LMs with their connections, the one used last at the end."""
 
@@ -68,11 +93,11 @@ def ask(module: dspy.Module, lm: LMRun, arguments: dict[str, Any], events: Outpu
 
     Raises whatever DSPy does: see `failures_of`.
     """
-    adapter = dspy.JSONAdapter() if lm.settings.decodes_schema else dspy.ChatAdapter()
+    adapter = _SchemaAdapter() if lm.settings.decodes_schema else dspy.ChatAdapter()
     heard = lm_spans.callbacks()
     with dspy.context(lm=_lm_of(lm.settings), adapter=adapter, disable_history=True, trace=None, callbacks=heard):
         if events is not None:
-            return asyncio.run(_ask_streamed(module, lm, arguments, events))
+            return _runner.run(_ask_streamed(module, lm, arguments, events), context=copy_context())
         with _no_longer_than(lm.budget_s):
             return module(**arguments)
 
@@ -93,11 +118,13 @@ async def _ask_streamed(
 def _no_longer_than(seconds: float) -> Iterator[None]:
     """Raises _OutOfTime in the block after `seconds`, and again until it is heard.
 
-    A timeout of the connection would not do: an endpoint that sends a byte now and then never runs into it.
+    A timeout of the connection would not do: an endpoint that sends a byte now and then never runs into it. A tool is
+    not the LM, and not interrupted: one that runs at the deadline ends as any program does.
     """
 
     def ring(*_: object) -> None:
-        raise _OutOfTime
+        if not is_at_a_tool():
+            raise _OutOfTime
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds, _ALARM_INTERVAL_S)
@@ -110,7 +137,7 @@ def _no_longer_than(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def failures_of(settings: LMSettings) -> Iterator[None]:
-    """Whatever goes wrong in the block is the LM's: a program of these types has no code of its own."""
+    """Whatever goes wrong in the block is the LM's: the programs have no code of their own, their tools never raise."""
     try:
         yield
     except _OutOfTime:

@@ -1,6 +1,6 @@
-"""Programs of the types `predict` and `chain_of_thought`: a DSPy module on the LM that comes with the call.
+"""Programs of the types that are DSPy's: a module, built from the signature, on the LM that comes with the call.
 
-Imported only where such a program is loaded, or ahead of all workers in the zygote: DSPy takes seconds to import.
+Imported only where such a program is loaded, or ahead of all workers in the zygote: DSPy takes its time to import.
 """
 
 import keyword
@@ -14,6 +14,7 @@ import pydantic
 
 from pools.dspy_lm import ask, failures_of, total
 from pools.dspy_streaming import OutputEvents
+from pools.dspy_tools import tool
 from pools.errors import LMNotConfigured
 from pools.lm import LMRun
 from pools.loading import Emit, EntrypointError
@@ -30,7 +31,9 @@ _TYPES: Final[dict[FieldType, Any]] = {
 }
 # Names that DSPy takes for itself when a module is called.
 _TAKEN = frozenset({"self", "signature", "demos", "config", "lm", "prediction", "new_signature"})
+# ... and those that it adds to a signature.
 _REASONING = "reasoning"
+_OF_REACT = frozenset({"trajectory", "next_thought", "next_tool_name", "next_tool_args", "max_iters"})
 
 
 class _SavedSignature(msgspec.Struct):
@@ -45,24 +48,20 @@ class _SavedPredict(msgspec.Struct):
     demos: list[dict[str, Any]] = []
 
 
-class _SavedChainOfThought(msgspec.Struct):
-    predict: _SavedPredict
-
-
 class DSPyProgram:
     """A program with its DSPy module built."""
 
-    def __init__(self, program: Program) -> None:
-        """Raises EntrypointError where the program's state does not fit it."""
+    def __init__(self, program: Program, allowed_modules: tuple[str, ...]) -> None:
+        """Raises EntrypointError where a tool is none, or the program's state does not fit it."""
         signature = program.signature
         self._checked_inputs = Validator(signature.inputs)
         self._checked_outputs = Validator(signature.outputs)
         reserved = set(_TAKEN)
-        thinks = program.program_type == "chain_of_thought"
-        # An output of this name is the reasoning that a chain of thought has anyway.
+        thinks = program.program_type != "predict"
+        # An output of this name is the reasoning that a chain of thought, or the end of a react, has anyway.
         shown = [one for one in signature.outputs if thinks and one.name == _REASONING and one.type == "string"]
         if thinks:
-            reserved.add(_REASONING)
+            reserved |= {_REASONING, *_OF_REACT}
         self._inputs = _safe_names(signature.inputs, reserved)
         self._outputs = _safe_names([one for one in signature.outputs if one not in shown], reserved)
         fields: dict[str, Any] = {}
@@ -73,7 +72,7 @@ class DSPyProgram:
                 fields[self._outputs[one.name]] = _annotation(one), dspy.OutputField(desc=one.description or one.name)
         instructions = "\n\n".join(filter(None, (signature.description, program.instructions)))
         built = dspy.make_signature(fields, instructions or None)
-        self._module = dspy.ChainOfThought(built) if thinks else dspy.Predict(built)
+        self._module = _module(program, built, allowed_modules)
         in_prompt = self._outputs | {one.name: _REASONING for one in shown}
         self._outputs = {one.name: in_prompt[one.name] for one in signature.outputs}
         self._texts = {one.name: self._outputs[one.name] for one in signature.outputs if one.type == "string"}
@@ -109,16 +108,14 @@ class DSPyProgram:
 
         A saved LM or configuration could send the session's key to an address that the state names.
         """
-        predictors = self._module.predictors()
-        try:
-            if isinstance(self._module, dspy.Predict):
-                saved = [msgspec.convert(state, _SavedPredict)]
-            else:
-                saved = [msgspec.convert(state, _SavedChainOfThought).predict]
-        except msgspec.ValidationError as error:
-            raise EntrypointError(f"not what DSPy saves of such a program: {error}", at="state") from None
+        # A module's state has those of its predictors by their names; a predictor's own is flat.
+        by_name = {"self": state} if isinstance(self._module, dspy.Predict) else state
         names = self._inputs | self._outputs
-        for predictor, one in zip(predictors, saved, strict=True):
+        for name, predictor in self._module.named_predictors():
+            try:
+                one = msgspec.convert(by_name.get(name), _SavedPredict)
+            except msgspec.ValidationError as error:
+                raise EntrypointError(f"not what DSPy saves of such a program: {error}", at="state") from None
             if len(one.signature.fields) != len(predictor.signature.fields):
                 raise EntrypointError("the saved signature has other fields than the program's", at="state")
             demos = [{names.get(name, name): value for name, value in demo.items()} for demo in one.demos]
@@ -128,6 +125,16 @@ class DSPyProgram:
                 )
             except (KeyError, ValueError, TypeError) as error:
                 raise EntrypointError(f"not what DSPy saves of such a program: {error!r}", at="state") from None
+
+
+def _module(program: Program, signature: type[dspy.Signature], allowed_modules: tuple[str, ...]) -> dspy.Module:
+    match program.program_type:
+        case "react":
+            return dspy.ReAct(signature, tools=[tool(one, allowed_modules) for one in program.tools])
+        case "chain_of_thought":
+            return dspy.ChainOfThought(signature)
+        case _:
+            return dspy.Predict(signature)
 
 
 def _safe_names(fields: Iterable[Field], taken: set[str]) -> dict[str, str]:

@@ -44,13 +44,13 @@ class OutputEvents:
 
 
 async def run_streamed(module: dspy.Module, arguments: dict[str, Any], events: OutputEvents) -> dspy.Prediction:
-    """Runs a module whose LM tells `events` what it writes."""
-    prediction = None
+    """Runs a module whose LM tells `events` what it writes of the outputs, which are the last predictor's."""
+    prediction, last = None, id(module.predictors()[-1])
     async with aclosing(dspy.streamify(module, is_async_program=True)(**arguments)) as values:
         async for value in values:
             if isinstance(value, dspy.Prediction):
                 prediction = value
-            else:
+            elif getattr(value, "predict_id", None) == last:  # DSPy's remarks on tools have none
                 events.take(_written(value))
     return prediction
 

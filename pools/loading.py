@@ -69,7 +69,7 @@ def load(program: Program, allowed_modules: tuple[str, ...]) -> LoadedProgram:
             f"{program.program_type!r} needs DSPy, which is not installed: pip install 'poolshift[lm]'",
             at="program_type",
         ) from None
-    loaded: LoadedProgram = dspy_programs.DSPyProgram(program)
+    loaded: LoadedProgram = dspy_programs.DSPyProgram(program, allowed_modules)
     return loaded
 
 

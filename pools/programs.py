@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 FieldType = Literal["string", "integer", "number", "boolean", "array", "object"]
-ProgramType = Literal["predict", "chain_of_thought", "python"]
+ProgramType = Literal["predict", "chain_of_thought", "react", "python"]
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,3 +43,5 @@ class Program(msgspec.Struct, frozen=True, omit_defaults=True):
     idempotent: bool = False
     state: dict[str, Any] | None = None
     """What DSPy saved of an optimized program, for the types that are DSPy's."""
+    tools: tuple[str, ...] = ()
+    """Functions, as entrypoints name them, that the LM of a `react` program may call."""

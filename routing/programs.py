@@ -25,6 +25,21 @@ class NewProgram:
     instructions: str | None
     idempotent: bool
     state: dict[str, Any] | None = None
+    tools: tuple[str, ...] = ()
+
+    def definition(self) -> Program:
+        """The same as a worker needs it, without a key."""
+        return Program(
+            "",
+            self.id,
+            self.program_type,
+            self.signature,
+            self.entrypoint,
+            self.instructions,
+            self.idempotent,
+            self.state,
+            self.tools,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,7 @@ class SqlProgramStore:
 
     async def add(self, new: NewProgram) -> StoredProgram:
         # The key is the row's own, so the definition in it has none yet.
-        definition = Program(
-            "", new.id, new.program_type, new.signature, new.entrypoint, new.instructions, new.idempotent, new.state
-        )
+        definition = new.definition()
         values = {
             "session_id": new.session_id or GLOBAL,
             "id": new.id,

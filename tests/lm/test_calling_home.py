@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import StartService
-from tests.lm.conftest import create, field, on
+from tests.lm.conftest import SMALL, create, field, on
 from tests.lm.endpoint import Endpoint
 from tests.service.test_streaming import EVENTS
 from tests.support.service import ROOT
@@ -26,16 +24,19 @@ sys.addaudithook(note)
 """
 
 
-@pytest.mark.parametrize("model", ["openai/test", "mistral/test"])  # by DSPy itself, and by way of LiteLLM
-def test_only_the_lm_is_called(start_service: StartService, endpoint: Endpoint, tmp_path: Path, model: str) -> None:
-    """At the start, at a call, at a streamed one."""
+def test_only_the_lm_is_called(start_service: StartService, endpoint: Endpoint, tmp_path: Path) -> None:
+    """At the start, at a call, at a streamed one; where DSPy speaks to the LM itself, and where it does by LiteLLM."""
     notes = tmp_path / "notes"
     (tmp_path / "sitecustomize.py").write_text(_NOTES.format(path=str(notes)))
-    settings = {"LM_MODEL": model, "LM_API_BASE": endpoint.base("answers"), "LM_API_KEY": "k"}
-    service = start_service(PYTHONPATH=f"{tmp_path}:{ROOT}", V1_POOL_SIZE=1, V2_POOL_SIZE=1, **settings)
+    lm = {"LM_MODEL": "openai/test", "LM_API_BASE": endpoint.base("answers"), "LM_API_KEY": "k"}
+    service = start_service(PYTHONPATH=f"{tmp_path}:{ROOT}", **SMALL, **lm)
+    body = {"model": "mistral/test", "api_base": endpoint.base("answers"), "api_key": "k"}
+    assert service.client.put("/sessions/by-litellm/lm", json=body).status_code == 200
     program = create(service, [field("text")], [field("topic")])
-    for headers in ({}, EVENTS):
-        answer = service.execute(program, on("v2") | headers, inputs={"text": "x"})
-        assert answer.status_code == 200, answer.text
-        assert "one k" in answer.text.replace('"}', "")
+    for session in (None, "by-litellm"):
+        for headers in ({}, EVENTS):
+            answer = service.execute(program, on("v2") | headers, inputs={"text": "x"}, session_id=session)
+            assert answer.status_code == 200, answer.text
+            assert '"topic":"one k"' in answer.text
+    assert "LiteLLM" not in service.log()  # nor is the log filled at each call
     assert set(notes.read_text().split()) == {"127.0.0.1"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartService
-from tests.lm.conftest import EVERYONES_KEY, create, field, on
+from tests.lm.conftest import EVERYONES_KEY, SMALL, create, field, on
 from tests.lm.endpoint import COMPLETION_TOKENS, PROMPT_TOKENS, Endpoint
 from tests.service.test_errors import crashes, problem
 from tests.support.service import Service
@@ -139,10 +139,7 @@ def test_inputs_are_checked_as_any_programs(lm_service: Service, version: str) -
 
 
 def test_two_sessions_on_two_lms(lm_service: Service, endpoint: Endpoint, version: str) -> None:
-    """A thousand calls in turns, over V2's four workers, mixed with python programs: no answer from the wrong LM.
-
-    V1 runs one at a time, whatever its workers, and so gets fewer.
-    """
+    """A thousand calls in turns, over four workers, mixed with python programs: no answer from the wrong LM."""
     program = create(lm_service, TEXT, TOPIC)
     echo = lm_service.create("echo", {"nonce": "string"})
     names = [f"{version}-a", f"{version}-b"]
@@ -160,9 +157,7 @@ def test_two_sessions_on_two_lms(lm_service: Service, endpoint: Endpoint, versio
 
     before = {worker["pid"]: worker["executions"] for worker in lm_service.pool(version)["workers"]}
     with concurrent.futures.ThreadPoolExecutor(8) as executor:
-        assert [
-            outcome for outcome in executor.map(call, range(1000 if version == "v2" else 200)) if outcome is not True
-        ] == []
+        assert [outcome for outcome in executor.map(call, range(1000)) if outcome is not True] == []
     after = {worker["pid"]: worker["executions"] for worker in lm_service.pool(version)["workers"]}
     assert before.keys() == after.keys()
     if version == "v2":
@@ -297,7 +292,7 @@ def test_settings_are_kept_over_a_restart_and_end_with_the_session(
     start_service: StartService, endpoint: Endpoint
 ) -> None:
     """Everyone's and a session's; the environment counts again once it says something else."""
-    service = start_service()
+    service = start_service(LM_MODEL="openai/first", **SMALL)
     for path, name in (("/lm", "all"), ("/sessions/s/lm", "mine")):
         body = {"model": "openai/test", "api_base": endpoint.base("answers", name), "api_key": f"sk-{name}-0123456789"}
         assert service.client.put(path, json=body).json()["has_api_key"] is True
@@ -312,7 +307,7 @@ def test_settings_are_kept_over_a_restart_and_end_with_the_session(
     assert service.client.delete("/sessions/s").status_code == 204
     assert service.client.get("/sessions/s/lm").json()["set_for"] == "everyone"
     service.stop()
-    service = Service(service.directory, LM_MODEL="openai/other", PORT=service.port)
+    service = Service(service.directory, LM_MODEL="openai/other", PORT=service.port, **SMALL)
     try:
         service.start()
         shown = service.client.get("/lm").json()

@@ -117,7 +117,7 @@ def test_an_lm_that_says_nothing_of_use_is_an_ordinary_error(
     assert "sk-a-secret" not in answer.text
 
 
-@pytest.mark.parametrize("behaviour", ["slow", "drips", "waits"])
+@pytest.mark.parametrize("behaviour", ["slow", "waits"])
 def test_a_slow_lm_ends_the_stream_in_time(
     lm_service: Service, endpoint: Endpoint, version: str, behaviour: str
 ) -> None:

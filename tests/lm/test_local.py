@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartService
-from tests.lm.conftest import create, field, on
+from tests.lm.conftest import SMALL, create, field, on
 from tests.lm.test_lm_streaming import texts
 from tests.service.test_streaming import EVENTS, parse
 from tests.support.pages import blocks, section
@@ -109,7 +109,7 @@ def test_a_chain_of_thought_is_streamed(local_service: Service, version: str) ->
 
 def test_the_model_comes_back_and_goes_with_the_service(start_service: StartService) -> None:
     """One that is killed is started again, elsewhere; none outlives a service that is killed."""
-    service = start_service(LM_MODEL="local")
+    service = start_service(LM_MODEL="local", **SMALL)
     program = create(service, TICKET, [field("answer", "boolean")])
     [pid] = _model_pids(service)
     os.kill(pid, signal.SIGKILL)

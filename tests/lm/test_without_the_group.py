@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartService
-from tests.lm.conftest import field
+from tests.lm.conftest import SMALL, field
 from tests.service.test_errors import problem
 from tests.support.service import POOLSHIFT, ROOT, Service
 
@@ -20,7 +20,7 @@ def without_dspy(tmp_path: Path) -> str:
 
 def test_creating_a_dspy_program_names_what_to_install(start_service: StartService, without_dspy: str) -> None:
     """A python program runs as ever."""
-    service = start_service(PYTHONPATH=without_dspy)
+    service = start_service(PYTHONPATH=without_dspy, **SMALL)
     signature = {"inputs": [field("text")], "outputs": [field("topic")]}
     answer = service.client.post("/programs", json={"program_type": "predict", "signature": signature})
     detail = problem(answer, 422, "invalid_request")["detail"]
