@@ -36,7 +36,9 @@ def test_compose_takes_it() -> None:
 
 
 def test_prometheus_scrapes_the_service(tmp_path: Path) -> None:
-    """A real Prometheus takes the configuration and the rules, and finds a real service."""
+    """A real Prometheus takes Compose's flags, the configuration and the rules, and finds a real service."""
+    command = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["prometheus"]["command"]
+    flags = [flag for flag in command if not flag.startswith(("--config.file=", "--storage.tsdb.path="))]
     config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
     shutil.copytree(DASHBOARDS / "rules", tmp_path / "rules")
     (tmp_path / "service").mkdir()
@@ -55,6 +57,7 @@ def test_prometheus_scrapes_the_service(tmp_path: Path) -> None:
             prometheus = subprocess.Popen(
                 [
                     "prometheus",
+                    *flags,
                     f"--config.file={file}",
                     f"--storage.tsdb.path={tmp_path / 'data'}",
                     f"--web.listen-address=127.0.0.1:{port}",
