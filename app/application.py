@@ -1,6 +1,7 @@
 """The application: FastAPI for every resource, and ahead of it the execute lane."""
 
 import sys
+from collections.abc import Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header
@@ -56,16 +57,16 @@ _OPERATORS_ERRORS = (StoreUnavailable, InvalidProvider, SpawnFailed)
 class Application(FastAPI):
     """FastAPI with a lane beside it."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """The coroutine of whoever serves the request: this one adds none of its own."""
         if is_execute(scope):
             lane: ExecuteLane = self.state.lane
-            await lane(scope, receive, send)
-        else:
-            if scope["type"] == "http":
-                receive = limit_body(receive, self.state.settings.max_body_bytes)
-            elif scope["type"] == "lifespan":
-                send = _in_one_line(send)
-            await super().__call__(scope, receive, send)
+            return lane(scope, receive, send)
+        if scope["type"] == "http":
+            receive = limit_body(receive, self.state.settings.max_body_bytes)
+        elif scope["type"] == "lifespan":
+            send = _in_one_line(send)
+        return super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, with the problem that every error is."""

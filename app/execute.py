@@ -152,14 +152,16 @@ class ExecuteLane:
         if not principal.may(api_keys.Scope.EXECUTE):
             raise Problem("forbidden", "this needs the scope execute")
         envelope = _read(await self._body(request, receive))
-        forced = _forced_version(request.headers)
+        headers = request.headers
+        forced = _forced_version(headers) if b"x-pool-version" in headers else None
         if forced is not None:
             if not principal.may(api_keys.Scope.ADMIN):
                 raise Problem("forbidden", "forcing a version needs the scope admin")
             if forced not in self._parts.pools:
                 raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")
         session_id = envelope.session_id
-        request.route = self._parts.router.route(session_id, _canary_key(request.headers), forced, request.trace)
+        canary_key = _canary_key(headers) if b"x-canary-key" in headers else None
+        request.route = self._parts.router.route(session_id, canary_key, forced, request.trace)
         program_id = scope["path"][len(_PREFIX) : -len(_SUFFIX)]
         programs = self._parts.programs
         program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
@@ -178,7 +180,7 @@ class ExecuteLane:
             lm=lm,
         )
         programs.used(program, time.time())
-        operation = _operation(request.headers)
+        operation = _operation(headers)
         if operation == "stream":
             return await self._stream(request, call, receive, send)
         if operation == "async":
@@ -344,10 +346,8 @@ def _operation(headers: dict[bytes, bytes]) -> Literal["execute", "stream", "asy
     return "async" if prefer is not None and prefers_async(prefer) else "execute"
 
 
-def _forced_version(headers: dict[bytes, bytes]) -> Version | None:
-    value = _text(headers.get(b"x-pool-version"))
-    if value is None:
-        return None
+def _forced_version(headers: dict[bytes, bytes]) -> Version:
+    value = headers[b"x-pool-version"].decode("latin-1")
     try:
         return Version(value.lower())
     except ValueError:
@@ -356,11 +356,7 @@ def _forced_version(headers: dict[bytes, bytes]) -> Version | None:
 
 def _canary_key(headers: dict[bytes, bytes]) -> str | None:
     value = headers.get(b"x-canary-key")
-    return _text(value[:_MAX_CANARY_KEY_LENGTH]) if value else None
-
-
-def _text(value: bytes | None) -> str | None:
-    return value.decode("latin-1") if value is not None else None
+    return value[:_MAX_CANARY_KEY_LENGTH].decode("latin-1") if value else None
 
 
 def _headers(request: _Request, version: Version, queued_s: float, run_s: float) -> list[tuple[bytes, bytes]]:

@@ -35,6 +35,7 @@ class Server(uvicorn.Server):
                 port=settings.port,
                 loop="uvloop",
                 http="httptools",
+                interface="asgi3",
                 ws="none",
                 lifespan="on",
                 log_config=None,

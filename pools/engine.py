@@ -202,9 +202,10 @@ class Engine(abc.ABC):
         if not self._queue and self._can_begin():
             self._begin(ticket)
             return
-        ahead_s = self._wait_s(self._queue.ahead_of(call.session_id))
-        if now + ahead_s > call.deadline:
-            raise self._overloaded(f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows")
+        if now + len(self._queue) * self._service_time_s > call.deadline:  # too long for one worker: for all of them?
+            ahead_s = self._wait_s(self._queue.ahead_of(call.session_id))
+            if now + ahead_s > call.deadline:
+                raise self._overloaded(f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows")
         ticket.since = time.perf_counter()
         shed = self._queue.push(ticket, self._options.queue_limit)
         if shed is ticket:

@@ -92,10 +92,7 @@ class Router:
                 except Withdrawn:
                     self._route_anew(route)
         except ExecutionError as error:
-            self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
-            self._record_tokens(route, call, error.usage)
-            if route.trace is not None:
-                route.trace.failed(error.code)
+            self._failed(route, call, operation, began, error)
             raise
         except asyncio.CancelledError:
             if route.trace is not None:
@@ -106,9 +103,18 @@ class Router:
             if route.decision.version is Version.V2 and route.decision.reason is Reason.SPLIT:
                 self._last_canary_dispatch = max(self._last_canary_dispatch, call.dispatched_at)
         seconds = time.perf_counter() - began
-        self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, _trace_id(route))
-        self._record_tokens(route, call, result.usage)
+        trace_id = None if route.trace is None else route.trace.trace_id
+        self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, trace_id)
+        if result.usage is not None:
+            self._record_tokens(route, call, result.usage)
         return result
+
+    def _failed(self, route: Route, call: Call, operation: str, began: float, error: ExecutionError) -> None:
+        self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
+        if error.usage is not None:
+            self._record_tokens(route, call, error.usage)
+        if route.trace is not None:
+            route.trace.failed(error.code)
 
     def record_failure(
         self, route: Route, code: str, category: str, operation: str, began: float, queued_s: float = 0.0
@@ -116,11 +122,12 @@ class Router:
         """A routed call failed, in its pool or before it got there; `began` is by `time.perf_counter`."""
         version = route.decision.version
         seconds = time.perf_counter() - began
-        self._recorder.answered(version, operation, code, seconds, queued_s, _trace_id(route))
+        trace_id = None if route.trace is None else route.trace.trace_id
+        self._recorder.answered(version, operation, code, seconds, queued_s, trace_id)
         self._recorder.failed(version, code, category)
 
-    def _record_tokens(self, route: Route, call: Call, usage: LMUsage | None) -> None:
-        if call.lm is not None and usage is not None:
+    def _record_tokens(self, route: Route, call: Call, usage: LMUsage) -> None:
+        if call.lm is not None:
             self._recorder.lm_used(route.decision.version, call.lm.model, usage)
 
     def _route_anew(self, route: Route) -> None:
@@ -166,7 +173,3 @@ class Router:
     def _is_astray(self, call: Call, version: Version) -> bool:
         route = self._routes.get(call)
         return route is not None and self._decide(route.bucket, route.forced).version is not version
-
-
-def _trace_id(route: Route) -> str | None:
-    return route.trace.trace_id if route.trace is not None else None
