@@ -3,14 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import Any, Protocol
 
 from pools.programs import Program, ProgramType, Signature
+from routing.batches import write_in_batches
 from routing.errors import ProgramNotFound
-
-MAX_BATCH = 500
-"""So many counts are written at once: calls go on between two batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +137,9 @@ class Programs:
 
     async def flush(self) -> None:
         """Brings the counts into the store; what fails is kept for the next time."""
-        uses, self._uses = dict(sorted(self._uses.items())), {}  # neighbours in the store go together
+        uses, self._uses = self._uses, {}
         try:
-            while uses:
-                batch = dict(islice(uses.items(), MAX_BATCH))
-                await self._store.add_uses(batch)
-                for key in batch:
-                    del uses[key]
+            await write_in_batches(uses, self._store.add_uses)
         except BaseException:
             for key, use in uses.items():
                 newer = self._uses.get(key)

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import Protocol
 
+from routing.batches import write_in_batches
 from routing.errors import SessionNotFound
-from routing.programs import MAX_BATCH, Programs
+from routing.programs import Programs
 from routing.versions import Version
 
 
@@ -95,13 +95,9 @@ class Sessions:
 
     async def flush(self) -> None:
         """Brings what sessions did into the store; what fails is kept for the next time."""
-        uses, self._uses = dict(sorted(self._uses.items())), {}  # neighbours in the store go together
+        uses, self._uses = self._uses, {}
         try:
-            while uses:
-                batch = dict(islice(uses.items(), MAX_BATCH))
-                await self._store.add_uses(batch)
-                for key in batch:
-                    del uses[key]
+            await write_in_batches(uses, self._store.add_uses)
         except BaseException:
             for session_id, use in uses.items():
                 newer = self._uses.get(session_id)
