@@ -1,0 +1,90 @@
+"""Starts that are refused: the service that runs, its database and its calls are as they were before."""
+
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.listening import CannotListen, PortTaken, listen
+from tests.conftest import StartService
+from tests.service.test_async_executions import HOLD, end_of, running, show
+from tests.service.test_async_executions import start as start_long_run
+from tests.support.service import Service
+
+
+def refused(directory: Path, **settings: Any) -> tuple[int, str]:
+    """The exit code and the log of a start that comes to nothing."""
+    directory.mkdir(exist_ok=True)
+    service = Service(directory, **settings)
+    try:
+        service.start(wait=False)
+        assert service.process is not None
+        return service.process.wait(20), service.log()
+    finally:
+        service.close()
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_taken_port_ends_the_start_before_anything_is_touched(start_service: StartService, tmp_path: Path) -> None:
+    """On the database of a service that runs: its rollout, its history and its long run are as they were."""
+    database = f"sqlite+aiosqlite:///{tmp_path / 'test.db'}"
+    service = start_service(DATABASE_URL=database, CANARY_PERCENT=10)
+    place = start_long_run(service, service.create("hold", HOLD), {"directory": str(tmp_path), "name": "a"})
+    running(tmp_path, "a")
+    history = service.client.get("/rollout/history").json()
+
+    exit_code, log = refused(tmp_path / "second", PORT=service.port, DATABASE_URL=database, CANARY_PERCENT=50)
+    assert exit_code == 4
+    assert log == f"poolshift: HOST=127.0.0.1 PORT={service.port}: cannot listen there: Address already in use\n"
+
+    assert service.client.get("/rollout/history").json() == history
+    assert show(service, place)["status"] == "running"
+    (tmp_path / "go").touch()
+    assert end_of(service, place)["status"] == "succeeded"
+
+
+def test_a_taken_port_leaves_no_database_behind(taken_port: int, tmp_path: Path) -> None:
+    """Not even an empty file."""
+    exit_code, _ = refused(tmp_path / "service", PORT=taken_port)
+    assert exit_code == 4
+    assert [path.name for path in (tmp_path / "service").iterdir()] == ["service.log"]
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a..b"])
+def test_an_address_that_is_not_ours(tmp_path: Path, host: str) -> None:
+    """It is the environment's mistake: exit code 2, and one line that names the setting."""
+    exit_code, log = refused(tmp_path / "service", HOST=host, ALLOW_ANONYMOUS="true")
+    assert exit_code == 2
+    assert log.startswith(f"poolshift: HOST={host}")
+    assert log.count("\n") == 1
+
+
+def test_localhost_is_every_address_that_it_names() -> None:
+    """On one port, also where any free one will do; a second one that listens there is told that it is taken."""
+    sockets = listen("localhost", 0)
+    try:
+        port = sockets[0].getsockname()[1]
+        assert {sock.getsockname()[1] for sock in sockets} == {port}
+        socket.create_connection(("127.0.0.1", port)).close()
+        with pytest.raises(PortTaken):
+            listen("127.0.0.1", port)
+    finally:
+        for sock in sockets:
+            sock.close()
+    with pytest.raises(CannotListen):
+        listen("192.0.2.1", port)
+
+
+def test_the_log_says_where_it_listens(start_service: StartService) -> None:
+    """Once; a sigterm still ends it in order."""
+    service = start_service(LOG_FORMAT="json")
+    assert service.log().count(f'"urls": ["{service.url}"]') == 1
+    assert service.stop(signal.SIGTERM) == 0
