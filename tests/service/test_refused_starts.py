@@ -1,7 +1,9 @@
 """Starts that are refused: the service that runs, its database and its calls are as they were before."""
 
+import os
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,15 @@ from app.listening import CannotListen, PortTaken, listen
 from tests.conftest import StartService
 from tests.service.test_async_executions import HOLD, end_of, running, show
 from tests.service.test_async_executions import start as start_long_run
-from tests.support.service import Service
+from tests.service.test_errors import problem
+from tests.support.service import POOLSHIFT, ROOT, Service, is_alive
+from tests.support.waiting import wait_until
+
+PROGRAM = {
+    "program_type": "python",
+    "entrypoint": "tests.support.programs:echo",
+    "signature": {"inputs": [{"name": "nonce", "type": "string"}], "outputs": [{"name": "result", "type": "string"}]},
+}
 
 
 def refused(directory: Path, **settings: Any) -> tuple[int, str]:
@@ -88,3 +98,49 @@ def test_the_log_says_where_it_listens(start_service: StartService) -> None:
     service = start_service(LOG_FORMAT="json")
     assert service.log().count(f'"urls": ["{service.url}"]') == 1
     assert service.stop(signal.SIGTERM) == 0
+
+
+def test_a_sqlite_file_has_one_service(start_service: StartService, tmp_path: Path) -> None:
+    """A second one, and a migration, are refused in a line; when the first is killed, the next has it at once."""
+    database = f"sqlite+aiosqlite:///{tmp_path / 'test.db'}"
+    service = start_service(DATABASE_URL=database, CANARY_PERCENT=10)
+    history = service.client.get("/rollout/history").json()
+    pids = service.worker_pids()
+
+    exit_code, log = refused(tmp_path / "second", DATABASE_URL=database, CANARY_PERCENT=50)
+    assert exit_code == 3
+    complaint = f"cannot open the database: another process serves {tmp_path / 'test.db'}"
+    (line,) = [line for line in log.splitlines() if complaint in line]
+    assert "[error" in line
+    assert "Traceback" not in log
+    migration = subprocess.run(
+        [*POOLSHIFT, "migrate"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": database},
+        capture_output=True,
+        check=False,
+    )
+    assert (migration.returncode, migration.stderr.decode()) == (3, f"poolshift: {complaint}\n")
+    assert service.client.get("/rollout/history").json() == history
+
+    assert service.stop(signal.SIGKILL) == -signal.SIGKILL
+    third = start_service(DATABASE_URL=database)
+    assert third.client.get("/rollout/history").json() == history
+    wait_until(lambda: not any(is_alive(pid) for pid in pids), "the killed one has left no worker")
+
+
+def test_a_deleted_database_is_told(start_service: StartService) -> None:
+    """What would be lost is not acknowledged; known programs run on, and a rollback is in force."""
+    service = start_service(CANARY_PERCENT=100)
+    program = service.create("echo", {"nonce": "string"})
+    for file in service.directory.glob("poolshift.db*"):
+        file.unlink()
+    refusal = problem(service.client.patch("/rollout", json={"canary_percent": 50}), 503, "store_unavailable")
+    assert "poolshift.db is gone" in refusal["detail"]
+    problem(service.client.post("/programs", json={**PROGRAM, "id": "lost"}), 503, "store_unavailable")
+    wait_until(lambda: "what is to be written is kept in memory" in service.log(), "the log says so")
+    assert "poolshift.db is gone" in service.log()
+    assert service.execute(program, inputs={"nonce": "a"}).headers["x-pool-version"] == "v2"
+    problem(service.client.post("/rollout/rollback"), 503, "store_unavailable")
+    assert service.execute(program, inputs={"nonce": "a"}).headers["x-pool-version"] == "v1"
+    assert not (service.directory / "poolshift.db").exists()
