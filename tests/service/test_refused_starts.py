@@ -129,18 +129,30 @@ def test_a_sqlite_file_has_one_service(start_service: StartService, tmp_path: Pa
     wait_until(lambda: not any(is_alive(pid) for pid in pids), "the killed one has left no worker")
 
 
-def test_a_deleted_database_is_told(start_service: StartService) -> None:
-    """What would be lost is not acknowledged; known programs run on, and a rollback is in force."""
-    service = start_service(CANARY_PERCENT=100)
+def test_a_deleted_database_is_told(start_service: StartService, tmp_path: Path) -> None:
+    """What would be lost is not acknowledged; programs run on; a rollback is in force, and written once it can be."""
+    service = start_service(CANARY_PERCENT=100, LOG_FORMAT="json")
     program = service.create("echo", {"nonce": "string"})
-    for file in service.directory.glob("poolshift.db*"):
-        file.unlink()
+    files = list(service.directory.glob("poolshift.db*"))
+    for file in files:
+        file.rename(tmp_path / file.name)
     refusal = problem(service.client.patch("/rollout", json={"canary_percent": 50}), 503, "store_unavailable")
     assert "poolshift.db is gone" in refusal["detail"]
     problem(service.client.post("/programs", json={**PROGRAM, "id": "lost"}), 503, "store_unavailable")
     wait_until(lambda: "what is to be written is kept in memory" in service.log(), "the log says so")
     assert "poolshift.db is gone" in service.log()
     assert service.execute(program, inputs={"nonce": "a"}).headers["x-pool-version"] == "v2"
-    problem(service.client.post("/rollout/rollback"), 503, "store_unavailable")
+
+    unwritten = problem(service.client.post("/rollout/rollback"), 503, "store_unavailable")
+    assert unwritten["detail"].startswith("the rollback is in force on this replica, and will be written")
     assert service.execute(program, inputs={"nonce": "a"}).headers["x-pool-version"] == "v1"
+    rollout = service.client.get("/rollout")
+    assert (rollout.json()["canary_percent"], rollout.json()["revision"], "etag" in rollout.headers) == (0, 1, False)
     assert not (service.directory / "poolshift.db").exists()
+
+    for file in files:
+        (tmp_path / file.name).rename(file)
+    wait_until(lambda: service.client.get("/rollout").headers.get("etag") == '"2"', "the rollback is written")
+    history = service.client.get("/rollout/history").json()["items"]
+    assert [(item["revision"], item["source"]) for item in history] == [(2, "rollback"), (1, "environment")]
+    assert service.log().count('"event": "rollout changed"') == 1
