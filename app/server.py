@@ -68,6 +68,9 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _stop_requested(self, number: signal.Signals) -> None:
+        if not self.started:  # nothing has been accepted yet: it stops as soon as it has started
+            self.should_exit = True
+            return
         if self._drain is not None:
             self._drain.cancel()
             return

@@ -93,6 +93,36 @@ def test_localhost_is_every_address_that_it_names() -> None:
         listen("192.0.2.1", port)
 
 
+def test_who_connects_while_it_starts_is_answered(tmp_path: Path) -> None:
+    """The port is there before the service is; the first answer comes when it is ready."""
+    service = Service(tmp_path)
+    try:
+        service.start(wait=False)
+        wait_until(lambda: is_listening(service.port), "the port is taken")
+        assert service.client.get("/readyz").status_code == 200
+    finally:
+        service.close()
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.2", 0))  # a socket that happened to get the port itself would be connected to itself
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_signal_amid_the_start_ends_it_in_order(tmp_path: Path) -> None:
+    """Exit code 0, and nothing that looks like a fault."""
+    service = Service(tmp_path)
+    try:
+        service.start(wait=False)
+        wait_until(lambda: "Waiting for application startup" in service.log(), "it is starting")
+        assert service.stop() == 0
+        assert "Traceback" not in service.log()
+        assert "[error" not in service.log()
+    finally:
+        service.close()
+
+
 def test_the_log_says_where_it_listens(start_service: StartService) -> None:
     """Once; a sigterm still ends it in order."""
     service = start_service(LOG_FORMAT="json")
