@@ -1,4 +1,4 @@
-"""Starts that are refused: the service that runs, its database and its calls are as they were before."""
+"""Starts: a refused one leaves the service that runs, its database and its calls as they were before."""
 
 import os
 import signal
