@@ -15,7 +15,9 @@ import structlog
 from fastapi import FastAPI
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 
+from app.auth import Authenticator
 from app.execute import ExecuteLane
+from app.following import keep_following
 from app.http_metrics import HttpMetrics
 from app.key_file import follow_key_file
 from app.parts import Parts
@@ -162,10 +164,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
             stack.push_async_callback(follower.aclose)
             follower.start(_handlers(programs, sessions, lms, flag, log), reload)
-        _follow_sources(settings, flag, tasks)
-        if settings.api_keys_file is not None:
-            keys = contents(settings.api_keys_file)
-            tasks.start(follow_key_file(settings.api_keys_file, keys, app.state.authenticator))
+        _follow_sources(settings, flag, app.state.authenticator, tasks)
         _log.info(
             "started",
             canary_percent=flag.current.canary_percent,
@@ -228,13 +227,16 @@ def _handlers(programs: Programs, sessions: Sessions, lms: LMs, flag: RolloutFla
     return {"rollout": rollout, "program": program, "session_ended": session_ended, "lm": lm}
 
 
-def _follow_sources(settings: Settings, flag: RolloutFlag, tasks: TaskOwner) -> None:
-    """Hears what the rollout's sources beside the API say, from now on."""
-    if settings.rollout_file is not None:
-        file = RolloutFile(flag, settings.rollout_file.name)
-        tasks.start(file.follow(contents(settings.rollout_file)))
+def _follow_sources(settings: Settings, flag: RolloutFlag, authenticator: Authenticator, tasks: TaskOwner) -> None:
+    """Hears what the sources of the rollout and of the keys say, beside the API, from now on."""
+    if (path := settings.rollout_file) is not None:
+        file = RolloutFile(flag, path.name)
+        tasks.start(keep_following("ROLLOUT_FILE", lambda: file.follow(contents(path))))
     if settings.rollout_flag is not None:
-        tasks.start(RolloutProvider(flag, settings.rollout_flag, settings.rollout_flag_provider).follow())
+        provider = RolloutProvider(flag, settings.rollout_flag, settings.rollout_flag_provider)
+        tasks.start(keep_following("ROLLOUT_FLAG", provider.follow))
+    if (keys := settings.api_keys_file) is not None:
+        tasks.start(keep_following("API_KEYS_FILE", lambda: follow_key_file(keys, contents(keys), authenticator)))
 
 
 def _configured_lm(settings: Settings) -> LMSettings:

@@ -25,9 +25,10 @@ router = APIRouter(prefix="/rollout", tags=["rollout"])
 
 @router.get("")
 async def show_rollout(parts: Running, _: Executor, response: Response) -> RolloutView:
-    """The flag as it is in force here; its revision is the ETag."""
+    """The flag as it is in force here; its revision is the ETag, which a rollback has as soon as it is written."""
     current = parts.flag.current
-    response.headers["etag"] = f'"{current.revision}"'
+    if parts.flag.is_written:
+        response.headers["etag"] = f'"{current.revision}"'
     return rollout_view(current, parts.pin)
 
 
@@ -41,12 +42,17 @@ async def change_rollout(
 ) -> RolloutView:
     """Changes the percentage, from the next call on. With `If-Match`, only if nobody else has meanwhile.
 
-    Without a percentage nothing changes.
+    A reason alone is a revision too, of the percentage that is in force; a body with neither changes nothing.
     """
-    rollout = parts.flag.current
+    if body.canary_percent is None and body.reason is None:
+        return await show_rollout(parts, admin, response)
+    current, expected = parts.flag.current, _revision(if_match)
     if body.canary_percent is not None:
-        change = Change(to_basis_points(body.canary_percent), Source.API, admin.name, body.reason)
-        rollout = await parts.flag.change(change, expected=_revision(if_match))
+        points = to_basis_points(body.canary_percent)
+    else:  # the reason is for this percentage, and no other one
+        points, expected = current.canary_basis_points, current.revision if expected is None else expected
+    change = Change(points, Source.API, admin.name, body.reason)
+    rollout = await parts.flag.change(change, expected=expected)
     response.headers["etag"] = f'"{rollout.revision}"'
     return rollout_view(rollout, parts.pin)
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import socket
 import time
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import structlog
 import uvicorn
 from prometheus_client import disable_created_metrics
 
+from app import listening
 from app.application import Application, create_app
 from app.parts import Parts
 from config.settings import Settings
@@ -31,8 +33,6 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                host=settings.host,
-                port=settings.port,
                 loop="uvloop",
                 http="httptools",
                 interface="asgi3",
@@ -42,13 +42,18 @@ class Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,  # nothing here goes by the client's address
                 server_header=False,
-                backlog=4096,
+                backlog=listening.BACKLOG,
                 timeout_graceful_shutdown=5,
             )
         )
         self._app = app
         self._drain_timeout_s = settings.drain_timeout_s
         self._drain: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which does not say where it listens on sockets that are handed to it."""
+        await super().startup(sockets)
+        _log.info("listening", urls=[listening.url(sock) for sock in sockets or ()])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -64,6 +69,9 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _stop_requested(self, number: signal.Signals) -> None:
+        if not self.started:  # nothing has been accepted yet: it stops as soon as it has started
+            self.should_exit = True
+            return
         if self._drain is not None:
             self._drain.cancel()
             return
@@ -98,8 +106,9 @@ def serve(settings: Settings) -> bool:
 
     Raises:
         InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.
+        CannotListen: the port is taken, or there is no such address. Nothing has been touched then.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nothing here looks at
     server = Server(create_app(settings), settings)
-    server.run()
+    server.run(listening.listen(settings.host, settings.port))
     return server.started

@@ -5,7 +5,7 @@ from typing import Any
 
 
 class ExitCode(IntEnum):
-    """What the exit code of every command but `serve` says (docs/cli.md)."""
+    """What the exit code of a command says (docs/cli.md)."""
 
     DONE = 0
     REFUSED = 1
@@ -15,7 +15,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 3
     """No answer, or not one of Poolshift's."""
     CONFLICT = 4
-    """Someone else was there first: a stale revision, a name that is taken."""
+    """Someone else was there first: a stale revision, a name or a port that is taken."""
     NOT_ALLOWED = 5
     """No key, a wrong one, or one without the scope."""
 

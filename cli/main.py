@@ -57,6 +57,7 @@ def poolshift(
 def serve() -> None:
     """Runs the service; the environment has its settings (docs/configuration.md)."""
     # Imported here, since the other commands do without the server and are quicker for it.
+    from app.listening import CannotListen, PortTaken  # noqa: PLC0415
     from app.logs import configure_logs  # noqa: PLC0415
     from app.server import serve as serve_app  # noqa: PLC0415
     from config.api_keys import InvalidKeyFile  # noqa: PLC0415
@@ -66,7 +67,9 @@ def serve() -> None:
         settings = load_settings()
         configure_logs(settings.log_format, settings.log_level)
         started = serve_app(settings)
-    except (InvalidSettings, InvalidKeyFile) as error:
+    except PortTaken as error:
+        raise CommandFailed(ExitCode.CONFLICT, str(error)) from None
+    except (InvalidSettings, InvalidKeyFile, CannotListen) as error:
         raise CommandFailed(ExitCode.USAGE, str(error)) from None
     if not started:
         raise typer.Exit(1)

@@ -5,9 +5,9 @@ import secrets
 from enum import StrEnum
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+
+from config import mounted_file
 
 KEY_PREFIX = "psk_"
 
@@ -47,14 +47,19 @@ class InvalidKeyFile(Exception):
 def read_key_file(path: Path) -> KeyFile:
     """Raises InvalidKeyFile; its message is one line and shows nothing of what the file holds."""
     try:
-        return KeyFile.model_validate(yaml.safe_load(path.read_text()))
+        return parse_key_file(mounted_file.read(path), path)
     except OSError as error:
         raise InvalidKeyFile(f"{path}: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError):
-        raise InvalidKeyFile(f"{path}: this is neither YAML nor JSON") from None
+
+
+def parse_key_file(content: bytes, path: Path) -> KeyFile:
+    """The same of what has been read already; `path` is for the message."""
+    try:
+        return KeyFile.model_validate(mounted_file.parse(content))
+    except mounted_file.InvalidDocument as error:
+        raise InvalidKeyFile(f"{path}: {error}") from None
     except ValidationError as error:
-        found = error.errors(include_input=False, include_url=False, include_context=False)
-        raise InvalidKeyFile(f"{path}: {'; '.join(_line(problem) for problem in found)}") from None
+        raise InvalidKeyFile(f"{path}: {mounted_file.problems(error)}") from None
 
 
 def new_key() -> str:
@@ -65,8 +70,3 @@ def new_key() -> str:
 def hash_key(key: str) -> str:
     """What the file keeps of a key."""
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def _line(problem: ErrorDetails) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    return f"{place}: {problem['msg']}" if place else problem["msg"]

@@ -1,9 +1,12 @@
 """Follows a mounted file: written in place, moved over, or swapped by a symlink as Kubernetes does it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from watchfiles import awatch
+
+from config import mounted_file
 
 LOOK_AGAIN_MS = 1000
 """Where no event arrives (some network file systems send none), it is looked at this often."""
@@ -11,12 +14,12 @@ SETTLED_MS = 50
 """Events that follow each other so closely are one."""
 
 
-async def contents(path: Path) -> AsyncIterator[bytes | None]:
-    """What `path` holds, now and after each time that it may have changed; None where it cannot be read.
+async def contents(path: Path) -> AsyncIterator[bytes | OSError]:
+    """What `path` holds, now and after each time that it may have changed; or why it cannot be read.
 
     The same contents may come more than once: the caller compares.
     """
-    yield read(path)
+    yield await _read(path)
     while True:
         try:
             # The folder, not the file: the file may be another one by now.
@@ -29,14 +32,13 @@ async def contents(path: Path) -> AsyncIterator[bytes | None]:
                 recursive=False,
                 watch_filter=None,
             ):
-                yield read(path)
-        except FileNotFoundError:
-            yield None  # the folder is gone; `awatch` has waited before it said so
+                yield await _read(path)
+        except FileNotFoundError as error:
+            yield error  # the folder is gone; `awatch` has waited before it said so
 
 
-def read(path: Path) -> bytes | None:
-    """What `path` holds; None where it cannot be read."""
+async def _read(path: Path) -> bytes | OSError:
     try:
-        return path.read_bytes()
-    except OSError:
-        return None
+        return await asyncio.to_thread(mounted_file.read, path)
+    except OSError as error:
+        return error

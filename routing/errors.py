@@ -29,3 +29,11 @@ class StaleRevision(Exception):
 
 class StoreUnavailable(Exception):
     """What must be remembered cannot be: the database does not answer."""
+
+
+class RollbackUnwritten(StoreUnavailable):
+    """A rollback is in force on this replica, but the database did not answer."""
+
+    def __init__(self, why: str) -> None:
+        where = "in force on this replica, and will be written, for the others too, as soon as possible"
+        super().__init__(f"the rollback is {where}: {why}")

@@ -1,5 +1,6 @@
 """The rollout flag while the service runs: read from memory on each call, changed by one door, remembered in a log."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -7,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from routing.errors import StaleRevision
+from routing.errors import RollbackUnwritten, StaleRevision, StoreUnavailable
 from routing.rollout_model import Change, Rollout, Source
 
 _log = structlog.stdlib.get_logger("poolshift.rollout")
@@ -47,14 +48,22 @@ class RolloutFlag:
 
     def __init__(self, log: RolloutLog, current: Rollout) -> None:
         self.current = current
+        """What is in force; of a rollback that is not written yet, `revision` is the one that it was called at."""
         self.threshold = current.threshold
         """The first bucket that is not V2's; each call reads it."""
         self._log = log
-        self._held: Change | None = None
+        self._newest = current  # of the log
+        self._unwritten: Change | None = None  # a rollback, in force here alone
+        self._writing = asyncio.Lock()
         self._listeners: list[Callable[[Rollout], None]] = []
 
+    @property
+    def is_written(self) -> bool:
+        """Whether what is in force is a revision of the log, as it is but for the moments after a rollback."""
+        return self._unwritten is None
+
     def listen(self, listener: Callable[[Rollout], None]) -> None:
-        """Calls `listener` with each new revision, right after it has come into force."""
+        """Calls `listener` with what has just come into force, and again when a rollback has got its revision."""
         self._listeners.append(listener)
 
     async def change(self, change: Change, *, expected: int | None = None) -> Rollout:
@@ -67,28 +76,19 @@ class RolloutFlag:
             StaleRevision: the flag is not at `expected`, here or on another replica.
             StoreUnavailable: it could not be remembered, and is not in force.
         """
-        held = self._held
-        while True:
-            after = self.current.revision if expected is None else expected
-            try:
-                rollout = await self._log.append(change, after=after)
-            except StaleRevision as stale:
-                self.follow(stale.current)
-                if expected is not None:
-                    raise
-            else:
-                if self._held is held:
-                    self._held = None
-                self.follow(rollout)
-                return rollout
+        await self.settle()
+        async with self._writing:
+            rollout = await self._append(change, expected)
+            self.follow(rollout)
+            return rollout
 
     async def rollback(self, by: str, reason: str | None) -> Rollout:
         """All traffic to V1, in force here before it is remembered: from now on the split sends nothing to V2.
 
         Raises:
-            StoreUnavailable: it is in force here, but not remembered yet, and so nowhere else; `settle` tries again.
+            RollbackUnwritten: it is in force here, but not remembered yet, and so nowhere else; `settle` tries again.
         """
-        self._held = Change(0, Source.ROLLBACK, by, reason)
+        self._unwritten = Change(0, Source.ROLLBACK, by, reason)
         self._come_into_force(
             replace(
                 self.current,
@@ -100,7 +100,11 @@ class RolloutFlag:
                 updated_at=datetime.now(UTC),
             )
         )
-        return await self.change(self._held)
+        try:
+            return await self.settle() or self.current
+        except StoreUnavailable as error:
+            _log.warning("rollback in force, but not written yet", by=by, reason=reason, error=str(error))
+            raise RollbackUnwritten(str(error)) from error
 
     async def hear(self, change: Change) -> None:
         """Takes what a source that only ever states its wish (environment, file, provider) states now.
@@ -123,39 +127,53 @@ class RolloutFlag:
                     continue
             await self._log.saw(change.source, says)
 
-    async def settle(self) -> None:
-        """Remembers a rollback that could not be remembered when it was called for.
+    async def settle(self) -> Rollout | None:
+        """Remembers a rollback that is not remembered yet; its revision, or None where there is none to remember.
 
         Raises:
-            StoreUnavailable: still not.
+            StoreUnavailable: it cannot be.
         """
-        if self._held is not None:
-            await self.change(self._held)
+        async with self._writing:
+            if (change := self._unwritten) is None:
+                return None
+            rollout = await self._append(change, None)
+            if self._unwritten is change:  # and not another one, which was called for meanwhile
+                self._unwritten = None
+            self.follow(rollout)
+            return rollout
 
     def follow(self, rollout: Rollout) -> None:
-        """A revision of the log comes into force here, unless a newer one already has, or a rollback is held."""
-        if rollout.revision <= self.current.revision:
-            return
-        if self._held is not None:
-            self.current = replace(self.current, revision=rollout.revision)
-        else:
-            self._come_into_force(rollout)
+        """The log's newest revision comes into force, unless an unwritten rollback is: that will be newer still."""
+        if rollout.revision > self._newest.revision:
+            self._newest = rollout
+        newest = self._newest
+        if self._unwritten is None and newest.revision > self.current.revision:
+            self._come_into_force(newest)
+            _log.info(
+                "rollout changed",
+                revision=newest.revision,
+                canary_percent=newest.canary_percent,
+                source=newest.source,
+                by=newest.updated_by,
+                reason=newest.reason,
+            )
 
     async def history(self, *, limit: int, before: int | None = None) -> Sequence[Rollout]:
         """Revisions, newest first, older than `before`."""
         return await self._log.history(limit=limit, before=before)
 
+    async def _append(self, change: Change, expected: int | None) -> Rollout:
+        while True:
+            try:
+                return await self._log.append(change, after=self._newest.revision if expected is None else expected)
+            except StaleRevision as stale:
+                self.follow(stale.current)
+                if expected is not None:
+                    raise
+
     def _come_into_force(self, rollout: Rollout) -> None:
         self.current = rollout
         self.threshold = rollout.threshold
-        _log.info(
-            "rollout changed",
-            revision=rollout.revision,
-            canary_percent=rollout.canary_percent,
-            source=rollout.source,
-            by=rollout.updated_by,
-            reason=rollout.reason,
-        )
         for listener in self._listeners:
             listener(rollout)
 

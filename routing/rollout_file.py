@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
-from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from config import mounted_file
 from routing.complaint import Complaint
 from routing.errors import StoreUnavailable
 from routing.rollout import RolloutFlag
@@ -31,10 +30,12 @@ class _FileBody(BaseModel):
 def parse(content: bytes, by: str) -> Change:
     """The change that a file asks for. Raises InvalidRolloutFile."""
     try:
-        body = _FileBody.model_validate(yaml.load(content, Loader=_UniqueKeys))  # noqa: S506 (a SafeLoader)
+        body = _FileBody.model_validate(mounted_file.parse(content))
         return Change(to_basis_points(Decimal(str(body.canary_percent))), Source.FILE, by, body.reason)
-    except (yaml.YAMLError, ValidationError, ValueError, ArithmeticError, RecursionError) as error:
-        raise InvalidRolloutFile(" ".join(str(error).split())) from None
+    except ValidationError as error:
+        raise InvalidRolloutFile(mounted_file.problems(error)) from None
+    except (mounted_file.InvalidDocument, ValueError, ArithmeticError) as error:
+        raise InvalidRolloutFile(str(error)) from None
 
 
 class RolloutFile:
@@ -46,13 +47,13 @@ class RolloutFile:
         self._name = name
         self._complaint = Complaint("rollout file ignored; the last good value stays", file=name)
 
-    async def follow(self, contents: AsyncIterator[bytes | None]) -> None:
+    async def follow(self, contents: AsyncIterator[bytes | OSError]) -> None:
         """Hears what the file holds, for as long as it is told."""
         heard: bytes | None = None
         unsettled: tuple[bytes, float] | None = None
         async for content in contents:
-            if content is None:
-                self._complaint.make("it cannot be read")
+            if isinstance(content, OSError):
+                self._complaint.make(f"it cannot be read: {content.strerror}")
                 continue
             if content == heard:
                 continue
@@ -68,7 +69,7 @@ class RolloutFile:
     async def _hear(self, content: bytes) -> bool:
         """Whether this content needs no second hearing."""
         try:
-            await self._flag.hear(parse(content, self._name))
+            await self._flag.hear(await asyncio.to_thread(parse, content, self._name))
         except InvalidRolloutFile as error:
             self._complaint.make(str(error))
         except StoreUnavailable as error:
@@ -77,13 +78,3 @@ class RolloutFile:
         else:
             self._complaint.settle()
         return True
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, and not the later one's victory."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        mapping = super().construct_mapping(node, deep=deep)
-        if len(mapping) != len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
-        return mapping

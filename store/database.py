@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from routing.errors import StoreUnavailable
+from store.sqlite_file import SqliteFile
 from store.tables import changes
 
 TRANSACTION_TIMEOUT_S = 5.0
@@ -38,6 +39,7 @@ class Database:
             self.url = make_url(url)
         except (ArgumentError, ValueError):
             raise StoreUnavailable("cannot open the database: DATABASE_URL is no URL") from None
+        self._file: SqliteFile | None = None
         # Parameters are hidden: an error, whose traceback may be logged, would have them, with the keys of LMs.
         if self.is_shared:
             # A connection that died while it lay in the pool is noticed before it is used.
@@ -65,25 +67,29 @@ class Database:
 
         Raises:
             IntegrityError: what was written contradicts what is there.
-            StoreUnavailable: the database does not answer, or not in time.
+            StoreUnavailable: the database does not answer, or not in time; the file of one in SQLite is gone.
         """
         try:
-            async with asyncio.timeout(TRANSACTION_TIMEOUT_S), self._engine.begin() as connection:
-                yield connection
+            async with asyncio.timeout(TRANSACTION_TIMEOUT_S):
+                if self._file is not None:
+                    await asyncio.to_thread(self._file.check)
+                async with self._engine.begin() as connection:
+                    yield connection
         except IntegrityError:
             raise
         except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"the database does not answer: {type(error).__name__}") from error
 
     async def migrate(self) -> None:
-        """Brings the schema up to date; several replicas may do so at once.
+        """Brings the schema up to date; several replicas may do so at once. A SQLite file is ours from then on.
 
         Raises:
-            StoreUnavailable: the database does not answer.
+            StoreUnavailable: the database does not answer, or another process has its file.
         """
         try:
             if not self.is_shared:
                 _create_sqlite(self.url)
+                await self._claim_file()
             async with self._engine.begin() as connection:
                 if self.is_shared:
                     await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
@@ -102,8 +108,21 @@ class Database:
             await connection.execute(text(f"SELECT pg_notify('{CHANNEL}', '')"))
 
     async def aclose(self) -> None:
-        """Closes all connections."""
+        """Closes all connections; a SQLite file is free for another process."""
         await self._engine.dispose()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    async def _claim_file(self) -> None:
+        if self._file is not None:
+            return
+        async with self._engine.connect() as connection:  # SQLite knows which file a URL means, and whether it is one
+            path = (
+                await connection.execute(text("SELECT file FROM pragma_database_list WHERE name = 'main'"))
+            ).scalar()
+        if path:
+            self._file = SqliteFile.claim(Path(path))
 
 
 def _upgrade(connection: Connection) -> None:

@@ -134,7 +134,16 @@ def test_changes_at_once_are_all_kept(poolshift: Poolshift, path: Path) -> None:
     assert set(stored.values()) == {hash_key(key) for key in keys}
 
 
-@pytest.mark.parametrize("content", ["keys: [", "keys: 1", "keys:\n- {name: a, hash: psk_secret, scopes: [admin]}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "keys: [",
+        "keys: 1",
+        "keys: !!bool foo",
+        "keys: [2026-02-30]",
+        "keys:\n- {name: a, hash: psk_secret, scopes: [admin]}",
+    ],
+)
 def test_a_file_that_holds_something_else_is_left_alone(poolshift: Poolshift, path: Path, content: str) -> None:
     """No key is added to what is not understood, and nothing that is in there is shown."""
     path.write_text(content)

@@ -65,6 +65,14 @@ def test_serve_with_wrong_settings(poolshift: Poolshift, environment: dict[str, 
     assert poolshift.fails(2, "serve", **environment).startswith(complaint)
 
 
+@pytest.mark.parametrize("content", ["keys: !!bool foo", "keys:\n- name: 2026-02-30", "[" * 5000])
+def test_serve_with_a_key_file_that_makes_no_sense(poolshift: Poolshift, tmp_path: Path, content: str) -> None:
+    """One line that names the file."""
+    path = tmp_path / "keys.yaml"
+    path.write_text(content)
+    assert poolshift.fails(2, "serve", API_KEYS_FILE=str(path)) == f"{path}: this is neither YAML nor JSON"
+
+
 @pytest.mark.parametrize(
     ("environment", "complaint"),
     [

@@ -127,6 +127,7 @@ def test_without_the_database_executions_go_on(replicas: list[Service], postgres
         assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
         rolled_back = replicas[0].client.post("/rollout/rollback")
         assert (rolled_back.status_code, rolled_back.json()["code"]) == (503, "store_unavailable")
+        assert "in force on this replica" in rolled_back.json()["detail"]
         assert replicas[0].execute(program, inputs={"nonce": "a"}).headers["x-pool-version"] == "v1"
         assert replicas[1].execute(program, inputs={"nonce": "a"}).headers["x-pool-version"] == "v2"
         assert all(replica.client.get("/readyz").status_code == 200 for replica in replicas)

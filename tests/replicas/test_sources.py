@@ -1,19 +1,24 @@
 """The rollout's sources: a mounted file, an OpenFeature provider; and what a rollback can do to running calls."""
 
 import concurrent.futures
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from config.api_keys import hash_key, new_key
 from routing.rollout_file import InvalidRolloutFile, parse
 from tests.conftest import StartService
 from tests.service.test_errors import problem
 from tests.support.service import Service
 from tests.support.waiting import wait_until
+from tests.support.yaml_like import DOCUMENTS
 
 
 def percent(service: Service) -> float:
@@ -27,6 +32,35 @@ def write(path: Path, content: str | bytes) -> None:
     temporary = path.with_suffix(".new")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     temporary.replace(path)
+
+
+class Files:
+    """A service that follows a rollout file and a key file, and what they say last."""
+
+    def __init__(self, directory: Path) -> None:
+        self.rollout = directory / "rollout.yaml"
+        self.keys = directory / "keys.yaml"
+        self.next_percent = 1
+        self.last_key = self.write("first")
+        self.service = Service(directory, ROLLOUT_FILE=self.rollout, API_KEYS_FILE=self.keys)
+
+    def write(self, name: str) -> str:
+        """Another percentage, and a key that alone is valid; the key."""
+        key = new_key()
+        entry = {"name": name, "hash": hash_key(key), "scopes": ["admin"]}
+        write(self.keys, json.dumps({"keys": [entry]}) + "\n")
+        write(self.rollout, f"canary_percent: {self.next_percent}\n")
+        return key
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    files = Files(tmp_path_factory.mktemp("files"))
+    try:
+        files.service.start()
+        yield files
+    finally:
+        files.service.close()
 
 
 def test_a_file_moves_traffic(start_service: StartService, tmp_path: Path) -> None:
@@ -84,11 +118,58 @@ def test_the_newest_change_wins(start_service: StartService, tmp_path: Path) -> 
     wait_until(lambda: percent(service) == 6, "a new value")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"canary_percent: !!bool foo\n",
+        b"canary_percent: 1:30\n",
+        b"canary_percent: 010\n",
+        b"canary_percent: 0x10\n",
+        b"canary_percent: 5\nreason: 2026-02-30\n",
+        b"[" * 5000 + b"\n",
+        b"canary_percent: &a [*a]\n",
+        b"\n" * (2 * 1024 * 1024),
+        None,
+    ],
+    ids=lambda odd: repr(odd and odd[:30]),
+)
+def test_no_file_ends_the_following(files: Files, odd: bytes | None) -> None:
+    """A content that makes YAML stumble, too large a file, a pipe (None): it is said, and the next one is obeyed."""
+    for path, ignored in ((files.rollout, "rollout file ignored"), (files.keys, "API keys file ignored")):
+        before = files.service.log().count(ignored)
+        if odd is None:
+            os.mkfifo(path.with_suffix(".pipe"))
+            path.with_suffix(".pipe").replace(path)
+        else:
+            write(path, odd)
+        wait_until(lambda ignored=ignored, before=before: files.service.log().count(ignored) > before, "it is said")  # type: ignore[misc]
+    files.next_percent += 1
+    name = f"operator-{files.next_percent}"
+    key = files.write(name)
+    headers = {"X-API-Key": key}
+    wait_until(lambda: files.service.client.get("/rollout", headers=headers).status_code == 200, "the new key is valid")
+    wait_until(
+        lambda: files.service.client.get("/rollout", headers=headers).json()["canary_percent"] == files.next_percent,
+        "the new percentage is in force",
+    )
+    assert files.service.client.get("/rollout", headers={"X-API-Key": files.last_key}).status_code == 401
+    files.last_key = key
+    assert "no longer followed" not in files.service.log()
+
+
 @given(st.binary(max_size=200))
 def test_a_fuzzed_file_moves_no_traffic(content: bytes) -> None:
     """Random bytes are no rollout."""
     with pytest.raises(InvalidRolloutFile):
         parse(content, "file")
+
+
+@given(DOCUMENTS)
+@example(b"canary_percent: !!bool foo")
+def test_no_bytes_make_another_error(content: bytes) -> None:
+    """A change, or InvalidRolloutFile: anything else would end the following."""
+    with contextlib.suppress(InvalidRolloutFile):
+        assert 0 <= parse(content, "file").canary_basis_points <= 10_000
 
 
 @given(
@@ -161,8 +242,6 @@ def test_without_v1_there_is_no_way_back(start_service: StartService) -> None:
 
 def test_keys_are_reread(start_service: StartService, tmp_path: Path) -> None:
     """An added key counts without a restart, a revoked one no longer; a broken file keeps the last good."""
-    from config.api_keys import hash_key, new_key
-
     path = tmp_path / "keys.json"
     keys = {name: new_key() for name in ("alice", "bob")}
 

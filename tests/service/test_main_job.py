@@ -217,6 +217,21 @@ def test_a_stale_change_is_refused(start_service: StartService) -> None:
     assert service.client.patch("/rollout", json={"canary_percent": 2}, headers=fresh).status_code == 200
 
 
+def test_a_reason_alone_is_remembered(start_service: StartService) -> None:
+    """As a revision of the same percentage, so that no note is dropped; a body without anything changes nothing."""
+    service = start_service(CANARY_PERCENT=7)
+    noted = service.client.patch("/rollout", json={"reason": "over the weekend"})
+    assert noted.status_code == 200
+    said = noted.json()
+    assert (said["revision"], said["canary_percent"], said["reason"]) == (2, 7, "over the weekend")
+    stale = service.client.patch("/rollout", json={"reason": "too late"}, headers={"If-Match": '"1"'})
+    assert (stale.status_code, stale.json()["code"]) == (412, "stale_revision")
+    nothing = service.client.patch("/rollout", json={})
+    assert (nothing.status_code, nothing.json(), nothing.headers["etag"]) == (200, said, '"2"')
+    reasons = [item["reason"] for item in service.client.get("/rollout/history").json()["items"]]
+    assert reasons == ["over the weekend", "CANARY_PERCENT at the first start"]
+
+
 @pytest.mark.parametrize("percent", ["-1", "100.01", "0.001", '"10"', "true", "[]", "1e400", "NaN", "-0.01"])
 def test_a_percentage_that_makes_no_sense_is_refused(shared_service: Service, percent: str) -> None:
     """What is no multiple of 0.01 from 0 to 100 gets 422 and changes nothing."""

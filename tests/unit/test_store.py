@@ -21,6 +21,10 @@ from store.tables import metadata
 pytestmark = pytest.mark.anyio
 
 
+def files(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     database = Database(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}")
@@ -64,6 +68,51 @@ async def test_a_file_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
     await database.migrate()
     await database.aclose()
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("form", ["{path}", "file:{path}?uri=true", "file:{link}?uri=true&mode=rwc"])
+async def test_a_file_is_one_databases_at_a_time(database: Database, tmp_path: Path, form: str) -> None:
+    """However it is named; the second is told so, and has it as soon as the first has let go of it."""
+    link = tmp_path / "link.db"
+    link.symlink_to("test.db")
+    second = Database("sqlite+aiosqlite:///" + form.format(path=tmp_path / "test.db", link=link))
+    try:
+        with pytest.raises(StoreUnavailable, match=f"another process serves {tmp_path / 'test.db'}$"):
+            await second.migrate()
+        assert await SqlRolloutLog(database).append(Change(0, Source.DEFAULT, "start"), after=0)
+        await database.aclose()
+        await second.migrate()
+        assert await SqlRolloutLog(second).latest() is not None
+    finally:
+        await second.aclose()
+
+
+@pytest.mark.parametrize("form", ["", "/", "/:memory:", "/file::memory:?uri=true"])
+async def test_a_database_in_memory_is_nobody_elses(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of one name are two, and no file is left behind."""
+    monkeypatch.chdir(tmp_path)
+    databases = [Database(f"sqlite+aiosqlite://{form}") for _ in range(2)]
+    for one in databases:
+        await one.migrate()
+        assert await SqlRolloutLog(one).latest() is None
+    for one in databases:
+        await one.aclose()
+    assert not files(tmp_path)
+
+
+@pytest.mark.parametrize("replacement", [None, b""])
+async def test_a_file_that_goes_away_is_noticed(database: Database, tmp_path: Path, replacement: bytes | None) -> None:
+    """Nothing is acknowledged that would be lost; where the file is put back, all goes on."""
+    log = SqlRolloutLog(database)
+    await log.append(Change(0, Source.DEFAULT, "start"), after=0)
+    path, elsewhere = tmp_path / "test.db", tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    if replacement is not None:
+        path.write_bytes(replacement)
+    with pytest.raises(StoreUnavailable, match="is gone or another file"):
+        await log.append(Change(1, Source.API, "a"), after=1)
+    elsewhere.replace(path)
+    assert (await log.append(Change(2, Source.API, "a"), after=1)).revision == 2
 
 
 async def test_migrating_twice_changes_nothing(database: Database) -> None:

@@ -1,0 +1,106 @@
+"""Reads a file that an operator mounts, and the YAML or JSON in it: whatever it is, the service goes on."""
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+MAX_BYTES = 1024 * 1024
+_PROBLEMS_TOLD = 3
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?")
+_NEITHER = "this is neither YAML nor JSON"
+
+
+class InvalidDocument(Exception):
+    """The content is neither YAML nor JSON, or has in it what is not taken; the message shows nothing of it."""
+
+
+def read(path: Path) -> bytes:
+    """What a regular file holds. It may be long in coming (a network's file system): nothing for an event loop.
+
+    Raises:
+        OSError: it cannot be read, is no regular file (a pipe may never end), or is over `MAX_BYTES`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # or the open of a pipe would wait for its writer
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "this is no regular file", str(path))
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"this is over {MAX_BYTES} bytes", str(path))
+    return content
+
+
+def parse(content: bytes) -> Any:
+    """The document in it. Numbers are decimal ones, keys stand once, and nothing is an alias of something else.
+
+    A large one takes seconds: nothing for an event loop.
+
+    Raises:
+        InvalidDocument: it is none.
+    """
+    try:
+        return yaml.load(content, Loader=_PlainLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        problem = error.problem if isinstance(error, _Refusal) else _NEITHER
+        place = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
+        raise InvalidDocument(f"{place}{problem}") from None
+    # PyYAML lets through whatever its constructors run into: a KeyError for `!!bool foo`, a ValueError for the 30th of
+    # February, a RecursionError for a thousand brackets.
+    except Exception:
+        raise InvalidDocument(_NEITHER) from None
+
+
+def problems(error: ValidationError) -> str:
+    """What is wrong with a document, in one line and without what stands in it."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    told = [_line(problem) for problem in found[:_PROBLEMS_TOLD]]
+    more = len(found) - len(told)
+    return "; ".join([*told, f"and {more} more"] if more else told)
+
+
+def _line(problem: ErrorDetails) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    return f"{place}: {problem['msg']}" if place else problem["msg"]
+
+
+class _Refusal(yaml.MarkedYAMLError):
+    """YAML, but not taken here."""
+
+    def __init__(self, problem: str, mark: Any) -> None:
+        super().__init__(problem=problem, problem_mark=mark)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without what surprises in YAML 1.1, and without what makes a small file large."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise _Refusal("an alias is not taken", self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        mapping = super().construct_mapping(node, deep=deep)
+        if len(mapping) != len(node.value):
+            raise _Refusal("a key stands twice", node.start_mark)
+        return mapping
+
+    def construct_number(self, node: yaml.ScalarNode) -> float:
+        """`010` would be 8, `0x10` 16 and `1:30` 90."""
+        number = self.construct_scalar(node)
+        if not isinstance(number, str) or not _DECIMAL.fullmatch(number):
+            raise _Refusal("only a plain decimal number is taken", node.start_mark)
+        return float(number) if "." in number else int(number)
+
+
+for _tag in ("int", "float"):
+    _PlainLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _PlainLoader.construct_number)

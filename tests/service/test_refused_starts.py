@@ -1,0 +1,188 @@
+"""Starts: a refused one leaves the service that runs, its database and its calls as they were before."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.listening import CannotListen, PortTaken, listen
+from tests.conftest import StartService
+from tests.service.test_async_executions import HOLD, end_of, running, show
+from tests.service.test_async_executions import start as start_long_run
+from tests.service.test_errors import problem
+from tests.support.service import POOLSHIFT, ROOT, Service, is_alive
+from tests.support.waiting import wait_until
+
+PROGRAM = {
+    "program_type": "python",
+    "entrypoint": "tests.support.programs:echo",
+    "signature": {"inputs": [{"name": "nonce", "type": "string"}], "outputs": [{"name": "result", "type": "string"}]},
+}
+
+
+def refused(directory: Path, **settings: Any) -> tuple[int, str]:
+    """The exit code and the log of a start that comes to nothing."""
+    directory.mkdir(exist_ok=True)
+    service = Service(directory, **settings)
+    try:
+        service.start(wait=False)
+        assert service.process is not None
+        return service.process.wait(20), service.log()
+    finally:
+        service.close()
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_taken_port_ends_the_start_before_anything_is_touched(start_service: StartService, tmp_path: Path) -> None:
+    """On the database of a service that runs: its rollout, its history and its long run are as they were."""
+    database = f"sqlite+aiosqlite:///{tmp_path / 'test.db'}"
+    service = start_service(DATABASE_URL=database, CANARY_PERCENT=10)
+    place = start_long_run(service, service.create("hold", HOLD), {"directory": str(tmp_path), "name": "a"})
+    running(tmp_path, "a")
+    history = service.client.get("/rollout/history").json()
+
+    exit_code, log = refused(tmp_path / "second", PORT=service.port, DATABASE_URL=database, CANARY_PERCENT=50)
+    assert exit_code == 4
+    assert log == f"poolshift: HOST=127.0.0.1 PORT={service.port}: cannot listen there: Address already in use\n"
+
+    assert service.client.get("/rollout/history").json() == history
+    assert show(service, place)["status"] == "running"
+    (tmp_path / "go").touch()
+    assert end_of(service, place)["status"] == "succeeded"
+
+
+def test_a_taken_port_leaves_no_database_behind(taken_port: int, tmp_path: Path) -> None:
+    """Not even an empty file."""
+    exit_code, _ = refused(tmp_path / "service", PORT=taken_port)
+    assert exit_code == 4
+    assert [path.name for path in (tmp_path / "service").iterdir()] == ["service.log"]
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a..b"])
+def test_an_address_that_is_not_ours(tmp_path: Path, host: str) -> None:
+    """It is the environment's mistake: exit code 2, and one line that names the setting."""
+    exit_code, log = refused(tmp_path / "service", HOST=host, ALLOW_ANONYMOUS="true")
+    assert exit_code == 2
+    assert log.startswith(f"poolshift: HOST={host}")
+    assert log.count("\n") == 1
+
+
+def test_localhost_is_every_address_that_it_names() -> None:
+    """On one port, also where any free one will do; a second one that listens there is told that it is taken."""
+    sockets = listen("localhost", 0)
+    try:
+        port = sockets[0].getsockname()[1]
+        assert {sock.getsockname()[1] for sock in sockets} == {port}
+        socket.create_connection(("127.0.0.1", port)).close()
+        with pytest.raises(PortTaken):
+            listen("127.0.0.1", port)
+    finally:
+        for sock in sockets:
+            sock.close()
+    with pytest.raises(CannotListen):
+        listen("192.0.2.1", port)
+
+
+def test_who_connects_while_it_starts_is_answered(tmp_path: Path) -> None:
+    """The port is there before the service is; the first answer comes when it is ready."""
+    service = Service(tmp_path)
+    try:
+        service.start(wait=False)
+        wait_until(lambda: is_listening(service.port), "the port is taken")
+        assert service.client.get("/readyz").status_code == 200
+    finally:
+        service.close()
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.2", 0))  # a socket that happened to get the port itself would be connected to itself
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_signal_amid_the_start_ends_it_in_order(tmp_path: Path) -> None:
+    """Exit code 0, and nothing that looks like a fault."""
+    service = Service(tmp_path)
+    try:
+        service.start(wait=False)
+        wait_until(lambda: "Waiting for application startup" in service.log(), "it is starting")
+        assert service.stop() == 0
+        assert "Traceback" not in service.log()
+        assert "[error" not in service.log()
+    finally:
+        service.close()
+
+
+def test_the_log_says_where_it_listens(start_service: StartService) -> None:
+    """Once; a sigterm still ends it in order."""
+    service = start_service(LOG_FORMAT="json")
+    assert service.log().count(f'"urls": ["{service.url}"]') == 1
+    assert service.stop(signal.SIGTERM) == 0
+
+
+def test_a_sqlite_file_has_one_service(start_service: StartService, tmp_path: Path) -> None:
+    """A second one, and a migration, are refused in a line; when the first is killed, the next has it at once."""
+    database = f"sqlite+aiosqlite:///{tmp_path / 'test.db'}"
+    service = start_service(DATABASE_URL=database, CANARY_PERCENT=10)
+    history = service.client.get("/rollout/history").json()
+    pids = service.worker_pids()
+
+    exit_code, log = refused(tmp_path / "second", DATABASE_URL=database, CANARY_PERCENT=50)
+    assert exit_code == 3
+    complaint = f"cannot open the database: another process serves {tmp_path / 'test.db'}"
+    (line,) = [line for line in log.splitlines() if complaint in line]
+    assert "[error" in line
+    assert "Traceback" not in log
+    migration = subprocess.run(
+        [*POOLSHIFT, "migrate"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": database},
+        capture_output=True,
+        check=False,
+    )
+    assert (migration.returncode, migration.stderr.decode()) == (3, f"poolshift: {complaint}\n")
+    assert service.client.get("/rollout/history").json() == history
+
+    assert service.stop(signal.SIGKILL) == -signal.SIGKILL
+    third = start_service(DATABASE_URL=database)
+    assert third.client.get("/rollout/history").json() == history
+    wait_until(lambda: not any(is_alive(pid) for pid in pids), "the killed one has left no worker")
+
+
+def test_a_deleted_database_is_told(start_service: StartService, tmp_path: Path) -> None:
+    """What would be lost is not acknowledged; programs run on; a rollback is in force, and written once it can be."""
+    service = start_service(CANARY_PERCENT=100, LOG_FORMAT="json")
+    program = service.create("echo", {"nonce": "string"})
+    files = list(service.directory.glob("poolshift.db*"))
+    for file in files:
+        file.rename(tmp_path / file.name)
+    refusal = problem(service.client.patch("/rollout", json={"canary_percent": 50}), 503, "store_unavailable")
+    assert "poolshift.db is gone" in refusal["detail"]
+    problem(service.client.post("/programs", json={**PROGRAM, "id": "lost"}), 503, "store_unavailable")
+    wait_until(lambda: "what is to be written is kept in memory" in service.log(), "the log says so")
+    assert "poolshift.db is gone" in service.log()
+    assert service.execute(program, inputs={"nonce": "a"}).headers["x-pool-version"] == "v2"
+
+    unwritten = problem(service.client.post("/rollout/rollback"), 503, "store_unavailable")
+    assert unwritten["detail"].startswith("the rollback is in force on this replica, and will be written")
+    assert service.execute(program, inputs={"nonce": "a"}).headers["x-pool-version"] == "v1"
+    rollout = service.client.get("/rollout")
+    assert (rollout.json()["canary_percent"], rollout.json()["revision"], "etag" in rollout.headers) == (0, 1, False)
+    assert not (service.directory / "poolshift.db").exists()
+
+    for file in files:
+        (tmp_path / file.name).rename(file)
+    wait_until(lambda: service.client.get("/rollout").headers.get("etag") == '"2"', "the rollback is written")
+    history = service.client.get("/rollout/history").json()["items"]
+    assert [(item["revision"], item["source"]) for item in history] == [(2, "rollback"), (1, "environment")]
+    assert service.log().count('"event": "rollout changed"') == 1

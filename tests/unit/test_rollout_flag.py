@@ -1,0 +1,154 @@
+"""The flag on a real database that can be taken away from it: what is in force, what is written, and in which order."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from routing.errors import RollbackUnwritten, StaleRevision, StoreUnavailable
+from routing.rollout import RolloutFlag, open_flag
+from routing.rollout_model import Change, Rollout, Source
+from store.database import Database
+from store.rollout_log import SqlRolloutLog
+
+pytestmark = pytest.mark.anyio
+
+HALF = Change(5000, Source.API, "alice", "half")
+FULL = Change(10_000, Source.API, "bob", "full")
+
+
+class Disk:
+    """Where the database is: it can be away."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._elsewhere = path.with_name("elsewhere")
+
+    def take_away(self) -> None:
+        self.path.rename(self._elsewhere)
+
+    def put_back(self) -> None:
+        self._elsewhere.rename(self.path)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    return Disk(tmp_path / "test.db")
+
+
+@pytest.fixture
+async def log(disk: Disk) -> AsyncIterator[SqlRolloutLog]:
+    database = Database(f"sqlite+aiosqlite:///{disk.path}")
+    await database.migrate()
+    yield SqlRolloutLog(database)
+    await database.aclose()
+
+
+@pytest.fixture
+async def flag(log: SqlRolloutLog) -> RolloutFlag:
+    """At 50 %, revision 2."""
+    flag = await open_flag(log, None)
+    await flag.change(HALF)
+    return flag
+
+
+async def written(log: SqlRolloutLog) -> list[tuple[int, str, int]]:
+    """The history, the oldest first: revision, source, percentage in basis points."""
+    revisions = reversed(await log.history(limit=100))
+    return [(one.revision, str(one.source), one.canary_basis_points) for one in revisions]
+
+
+FIRST = [(1, "default", 0), (2, "api", 5000)]
+
+
+async def test_a_rollback_is_one_change(flag: RolloutFlag, log: SqlRolloutLog) -> None:
+    """One line in the log, with the revision that it has; also where the bookkeeping looks after it at that moment."""
+    with structlog.testing.capture_logs() as logged:
+        rollout, *_ = await asyncio.gather(flag.rollback("alice", "enough"), flag.settle(), flag.settle())
+    assert (rollout.revision, rollout.canary_basis_points) == (3, 0)
+    assert flag.current is rollout
+    assert await written(log) == [*FIRST, (3, "rollback", 0)]
+    assert [(line["event"], line["revision"]) for line in logged] == [("rollout changed", 3)]
+
+
+async def test_a_rollback_that_cannot_be_written_yet(flag: RolloutFlag, log: SqlRolloutLog, disk: Disk) -> None:
+    """It is in force, has no revision of its own, and gets one later; its one line in the log has that revision."""
+    heard: list[Rollout] = []
+    flag.listen(heard.append)
+    disk.take_away()
+    with structlog.testing.capture_logs() as logged:
+        with pytest.raises(RollbackUnwritten, match="the rollback is in force on this replica"):
+            await flag.rollback("alice", "enough")
+        assert (flag.threshold, flag.current.revision, flag.is_written) == (0, 2, False)
+        with pytest.raises(StoreUnavailable):
+            await flag.settle()
+        disk.put_back()
+        await flag.settle()
+    assert (flag.current.revision, flag.current.source, flag.is_written) == (3, Source.ROLLBACK, True)
+    assert await written(log) == [*FIRST, (3, "rollback", 0)]
+    assert [(one.canary_basis_points, one.revision) for one in heard] == [(0, 2), (0, 3)]
+    events = [(line["event"], line.get("revision")) for line in logged]
+    assert events == [("rollback in force, but not written yet", None), ("rollout changed", 3)]
+
+
+async def test_no_change_is_meant_for_an_unwritten_rollback(flag: RolloutFlag, log: SqlRolloutLog, disk: Disk) -> None:
+    """Whoever has seen revision 2 has not seen the rollback: it is written first, and their change is stale."""
+    disk.take_away()
+    with pytest.raises(RollbackUnwritten):
+        await flag.rollback("alice", "enough")
+    disk.put_back()
+    with pytest.raises(StaleRevision) as stale:
+        await flag.change(FULL, expected=2)
+    assert stale.value.current.revision == 3
+    assert await written(log) == [*FIRST, (3, "rollback", 0)]
+    await flag.change(FULL, expected=3)
+    assert (flag.current.revision, flag.current.canary_basis_points) == (4, 10_000)
+
+
+async def test_a_change_from_elsewhere_does_not_undo_it(flag: RolloutFlag, log: SqlRolloutLog, disk: Disk) -> None:
+    """While it is unwritten nothing else comes into force; then it is the newest."""
+    elsewhere = await open_flag(log, None)
+    disk.take_away()
+    with pytest.raises(RollbackUnwritten):
+        await flag.rollback("alice", "enough")
+    disk.put_back()
+    flag.follow(await elsewhere.change(FULL))
+    assert (flag.threshold, flag.is_written) == (0, False)
+    await flag.settle()
+    assert await written(log) == [*FIRST, (3, "api", 10_000), (4, "rollback", 0)]
+    assert (flag.current.revision, flag.current.canary_basis_points) == (4, 0)
+
+
+@pytest.mark.parametrize("is_overtaken", [False, True])
+async def test_the_newest_is_in_force_after_a_rollback(log: SqlRolloutLog, *, is_overtaken: bool) -> None:
+    """Also where this replica hears of its own rollback, or of a change that followed it, before its write returns."""
+
+    class Overheard(SqlRolloutLog):
+        async def append(self, change: Change, *, after: int) -> Rollout:
+            rollout = await super().append(change, after=after)
+            if change.source is Source.ROLLBACK:
+                replica.follow(rollout)
+                if is_overtaken:
+                    replica.follow(await super().append(FULL, after=rollout.revision))
+            return rollout
+
+    replica = await open_flag(Overheard(log._database), 5000)
+    await replica.rollback("alice", "enough")
+    newest = await log.latest()
+    assert newest is not None
+    assert (replica.current, replica.threshold, replica.is_written) == (newest, newest.threshold, True)
+    assert newest.revision == (3 if is_overtaken else 2)
+
+
+async def test_a_stale_change_has_the_newest_followed(flag: RolloutFlag, log: SqlRolloutLog) -> None:
+    """What it is told of is the log's truth, and so in force here from then on."""
+    newest = await (await open_flag(log, None)).change(FULL)
+    with pytest.raises(StaleRevision):
+        await flag.change(HALF, expected=2)
+    assert flag.current == newest
+    for unheard_of in (0, 99):
+        with pytest.raises(StaleRevision):
+            await flag.change(HALF, expected=unheard_of)
+    assert flag.current == newest
