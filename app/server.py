@@ -90,7 +90,8 @@ class Server(uvicorn.Server):
             pool.refuse()
         try:
             async with asyncio.timeout(self._drain_timeout_s):
-                await asyncio.gather(*(pool.drain() for pool in pools))
+                while not all(pool.is_drained for pool in pools):  # a change of the rollout still moves calls over
+                    await asyncio.gather(*(pool.drain() for pool in pools))
         except TimeoutError:
             _log.warning("drain timed out; what still runs is ended", timeout_s=self._drain_timeout_s)
         await asyncio.gather(*(pool.aclose() for pool in pools))

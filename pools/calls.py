@@ -49,6 +49,8 @@ class Call(msgspec.Struct, eq=False):
     """Who listens to what the program says on its way; without it the worker sends none of it."""
     lm: LMSettings | None = None
     """What a DSPy program runs on."""
+    is_accepted: bool = False
+    """Whether a pool has taken it on: from then on it is answered, whatever is refused meanwhile. The pool says so."""
     dispatched_at: float = 0.0
     """When it was given to a worker, by `time.perf_counter`; 0 while it was not. The pool fills it in."""
     queued_s: float = 0.0

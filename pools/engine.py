@@ -99,8 +99,9 @@ class Engine(abc.ABC):
 
     async def execute(self, call: Call) -> Result:
         if self._refuses:
-            raise PoolClosed
+            self._let_in(call)
         self._quarantine.admit(call.program.key, call.execution_id)
+        call.is_accepted = True
         self._calls += 1
         try:
             return await self._attempt(call)
@@ -150,6 +151,16 @@ class Engine(abc.ABC):
         self._refuses = True
         if self._calls:
             self._drained.clear()
+
+    def _let_in(self, call: Call) -> None:
+        """Raises PoolClosed, but for a call that was accepted before and comes over from another pool."""
+        if not call.is_accepted or self._state.is_closing:
+            raise PoolClosed
+        self._drained.clear()
+
+    @property
+    def is_drained(self) -> bool:
+        return not self._calls
 
     async def drain(self) -> None:
         await self._drained.wait()

@@ -91,7 +91,12 @@ class Pool(Protocol):
         ...
 
     def refuse(self) -> None:
-        """From now on new calls raise PoolClosed; those that were accepted go on."""
+        """From now on new calls raise PoolClosed; those that were accepted, here or by another pool, go on."""
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether no call is queued or running."""
+        ...
 
     async def drain(self) -> None:
         """Waits until no call is queued or running."""

@@ -346,6 +346,26 @@ def test_sigterm_finishes_what_was_accepted(start_service: StartService, version
     assert not any(is_alive(pid) for pid in pids)
 
 
+def test_a_rollback_amid_a_drain_loses_nothing(start_service: StartService, tmp_path: Path) -> None:
+    """What waits for V2 was accepted: it moves over and is served, and the drain waits for it there."""
+    service = start_service(CANARY_PERCENT=100, V1_POOL_SIZE=1, V2_POOL_SIZE=1, CHECKOUT_TIMEOUT_S=20)
+    hold = service.create("hold", {"directory": "string", "name": "string"})
+    with concurrent.futures.ThreadPoolExecutor(16) as callers:
+        inputs = {"directory": str(tmp_path), "name": "a"}
+        calls = [callers.submit(service.execute, hold, inputs=inputs) for _ in range(4)]
+        wait_until(lambda: service.pool("v2")["queue_depth"] == 3, "one call runs and three wait")
+        assert service.process is not None
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: service.client.get("/readyz").status_code == 503, "it is unready")
+        assert service.client.post("/rollout/rollback").status_code == 200
+        wait_until(lambda: busy(service, "v1") == 1, "V1 has got one of them")
+        (tmp_path / "go").touch()
+        answers = [call.result() for call in calls]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert sorted(answer.headers["x-pool-version"] for answer in answers) == ["v1"] * 3 + ["v2"]
+    assert service.process.wait(10) == 0
+
+
 def test_a_drain_ends_at_its_timeout(start_service: StartService, version: str, tmp_path: Path) -> None:
     """What does not end in time is answered `pool_closed`, and the exit code is 0 all the same."""
     service = start_service(POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, DRAIN_TIMEOUT_S=0.5)
