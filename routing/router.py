@@ -49,6 +49,7 @@ class Router:
         self._salt = salt
         self._only = next(iter(pools)) if len(pools) == 1 else None
         self._routes: dict[Call, Route] = {}
+        self._has_canary = flag.threshold > 0
         self._rolled_back_at: float | None = None
         self._last_canary_dispatch = 0.0
         flag.listen(self._reroute)
@@ -165,7 +166,9 @@ class Router:
 
     def _reroute(self, rollout: Rollout) -> None:
         """Calls that wait in a queue which the new rollout would not have sent them to move over: none is lost."""
-        if rollout.canary_basis_points == 0:
+        has_fallen = rollout.canary_basis_points == 0 and self._has_canary
+        self._has_canary = rollout.canary_basis_points > 0
+        if has_fallen:
             self._rolled_back_at = time.perf_counter()
         for version, pool in self._pools.items():
             pool.withdraw(lambda call, version=version: self._is_astray(call, version))  # type: ignore[misc]
