@@ -14,6 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from pools.line_budget import LineBudget
+from pools.sendable import sendable
 from pools.trace_context import trace_id_of
 
 RECORD_SEPARATOR = b"\x1e"
@@ -24,6 +25,7 @@ MAX_LINES_PER_S = 100
 MAX_BYTES_PER_S = 64 * 1024
 """What one worker gets into the log; the rest is read and counted."""
 
+_MAX_NAME_LENGTH = 256
 _READ_BYTES = 64 * 1024
 _SPENT_PAUSE_S = 0.01
 """A worker that has spent this is read so much more slowly: whoever prints without end holds up itself alone."""
@@ -57,7 +59,7 @@ class CurrentExecution:
 
     def write(self, text: str, source: str, level: int) -> None:
         """Sends one record to the parent; a record that finds the pipe's other end gone is dropped."""
-        text = text[: MAX_LINE_BYTES // 4]
+        text = sendable(text, MAX_LINE_BYTES // 4)
         record = Record(text, source, level, self.execution_id, self.program_id, self.trace_id)
         try:
             os.write(2, RECORD_SEPARATOR + _encoder.encode(record) + b"\n")
@@ -98,7 +100,10 @@ class _RecordHandler(logging.Handler):
         self._current = current
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._current.write(self.format(record), record.name, record.levelno)
+        try:
+            self._current.write(self.format(record), sendable(record.name, _MAX_NAME_LENGTH), record.levelno)
+        except Exception:
+            self.handleError(record)  # as every handler does: a record with a fault is no error of the program's
 
 
 def tell_parent(current: CurrentExecution) -> None:
@@ -129,6 +134,10 @@ class OutputReader:
         if self._fd >= 0:
             self._release()
         self._budget.tell()
+
+    def admits(self, size: int) -> bool:
+        """Whether another line about this worker, of `size` characters, may be logged; one that may not is counted."""
+        return self._budget.admits(size)
 
     def _readable(self) -> None:
         try:
@@ -165,6 +174,6 @@ def _parse(line: bytes) -> Record:
     if line.startswith(RECORD_SEPARATOR):
         try:
             return msgspec.json.decode(line[1:], type=Record)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # a program wrote the separator itself: its line is taken as it is
     return Record(line[:MAX_LINE_BYTES].decode(errors="replace"), "output")
