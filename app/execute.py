@@ -24,7 +24,7 @@ from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.parts import Parts
 from app.problems import Problem, problem_of
-from app.schemas import ID_PATTERN, MAX_ID_LENGTH, execution_view
+from app.schemas import ID_PATTERN_OF_RE, MAX_ID_LENGTH, execution_view
 from app.streaming import EventBuffer, EventStream, asks_for_events
 from config import api_keys
 from config.settings import Settings
@@ -45,7 +45,7 @@ _MAX_CANARY_KEY_LENGTH = 256
 _MAX_FAILURE_LINES = 50
 """A second. A service that sheds thousands of calls says how many, not each."""
 
-_Identifier = Annotated[str, msgspec.Meta(pattern=ID_PATTERN, max_length=MAX_ID_LENGTH)]
+_Identifier = Annotated[str, msgspec.Meta(pattern=ID_PATTERN_OF_RE, max_length=MAX_ID_LENGTH)]
 
 
 class Envelope(msgspec.Struct, forbid_unknown_fields=True):

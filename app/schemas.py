@@ -26,7 +26,11 @@ from routing.rollout_model import Rollout, Source, to_basis_points
 from routing.sessions import StoredSession
 from routing.versions import Version
 
-ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~:-]*$"
+_ID = "[A-Za-z0-9][A-Za-z0-9._~:-]*"
+ID_PATTERN = f"^{_ID}$"
+"""As pydantic, which has Rust's regular expressions, and the OpenAPI document need it."""
+ID_PATTERN_OF_RE = rf"\A{_ID}\Z"
+"""The same for Python's `re`, in which `$` would let a newline follow."""
 MAX_ID_LENGTH = 128
 MAX_FIELDS = 64
 MAX_TOOLS = 32

@@ -51,6 +51,8 @@ def crashes(service: Service) -> int:
         (b'{"session_id": "a"}', "inputs"),
         (b'{"inputs": {}, "session_id": "a/b"}', "session_id"),
         (b'{"inputs": {}, "session_id": ""}', "session_id"),
+        (b'{"inputs": {}, "session_id": "a\\n"}', "session_id"),
+        (b'{"inputs": {}, "session_id": "a\\nb"}', "session_id"),
         (b'{"inputs": {}, "session_id": 1}', "session_id"),
         (b'{"inputs": {}, "timeout_s": 0}', "timeout_s"),
         (b'{"inputs": {}, "timeout_s": "1"}', "timeout_s"),
@@ -176,6 +178,7 @@ def test_a_program_that_raises(shared_service: Service) -> None:
         ({"id": ""}, "id"),
         ({"id": "x" * 129}, "id"),
         ({"session_id": "a\u0000b"}, "session_id"),
+        ({"session_id": "a\n"}, "session_id"),
         ({"surprise": 1}, "surprise"),
         ({"idempotent": "yes"}, "idempotent"),
         ({"signature": {"inputs": [], "outputs": []}}, "outputs"),
@@ -283,6 +286,9 @@ def test_too_large_a_body(start_service: StartService) -> None:
         ("GET", "/programs?limit=0", 422, "invalid_request"),
         ("GET", "/programs?cursor=x", 422, "invalid_request"),
         ("GET", "/pools/v3", 422, "invalid_request"),
+        ("GET", "/sessions/a%0A", 422, "invalid_request"),
+        ("DELETE", "/sessions/a%0A", 422, "invalid_request"),
+        ("GET", "/sessions/a%20b", 422, "invalid_request"),
     ],
 )
 def test_what_is_not_there(shared_service: Service, method: str, path: str, status: int, code: str) -> None:
