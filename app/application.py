@@ -62,7 +62,7 @@ class Application(FastAPI):
             await lane(scope, receive, send)
         else:
             if scope["type"] == "http":
-                receive = limit_body(receive, self.state.settings.max_body_bytes)
+                receive = limit_body(scope, receive, self.state.settings.max_body_bytes)
             elif scope["type"] == "lifespan":
                 send = _in_one_line(send)
             await super().__call__(scope, receive, send)

@@ -1,5 +1,6 @@
 """What comes in and goes out as JSON, checked at the border."""
 
+import json
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
@@ -57,6 +58,14 @@ FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "obje
 Item = TypeVar("Item")
 
 
+def _check_finite(value: JsonValue, what: str) -> None:
+    """Raises ValueError for what Python reads as JSON and nobody can write: NaN, and what is too large for a float."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError(f"{what} has a number in it that is not finite") from None
+
+
 class In(BaseModel):
     """A body: unknown fields are refused, and so is `"10"` or `true` for a number."""
 
@@ -87,6 +96,7 @@ class InputField(In):
                 msgspec.convert(self.default, type_of(self.type), strict=True)
             except msgspec.ValidationError as error:
                 raise ValueError(f"the default does not fit the type: {error}") from None
+            _check_finite(self.default, "the default")
         return self
 
     @property
@@ -162,6 +172,7 @@ class ProgramBody(In):
         if self.state is not None:
             if self.program_type == "python":
                 raise ValueError("a state is for programs of DSPy's types")
+            _check_finite(self.state, "the state")
             if len(msgspec.json.encode(self.state)) > MAX_STATE_BYTES:
                 raise ValueError(f"the state is over {MAX_STATE_BYTES} bytes")
         return self

@@ -13,6 +13,7 @@ from prometheus_client import disable_created_metrics
 from app.application import Application, create_app
 from app.parts import Parts
 from config.settings import Settings
+from pools.linux import open_many_files
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -98,6 +99,7 @@ def serve(settings: Settings) -> bool:
     Raises:
         InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.
     """
+    open_many_files()
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nothing here looks at
     server = Server(create_app(settings), settings)
     server.run()
