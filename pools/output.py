@@ -5,17 +5,22 @@ written past Python (by C code, or by a dying interpreter) and is taken as it is
 """
 
 import asyncio
+import codecs
 import io
 import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pools.line_budget import LineBudget
 from pools.sendable import sendable
 from pools.trace_context import trace_id_of
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 RECORD_SEPARATOR = b"\x1e"
 MAX_LINE_BYTES = 16 * 1024
@@ -70,10 +75,19 @@ class CurrentExecution:
 class _PrintStream(io.TextIOBase):
     """Stands in for `sys.stdout` and `sys.stderr`: whole lines become records."""
 
-    def __init__(self, current: CurrentExecution, source: str) -> None:
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, current: CurrentExecution, source: str, fd: int) -> None:
         self._current = current
         self._source = source
+        self._fd = fd
         self._pending = ""
+        self.buffer = _PrintBytes(self)
+
+    def fileno(self) -> int:
+        """What is written there arrives too, as if it were written past Python."""
+        return self._fd
 
     def writable(self) -> bool:
         return True
@@ -92,6 +106,25 @@ class _PrintStream(io.TextIOBase):
             self._pending = ""
 
 
+class _PrintBytes(io.BufferedIOBase):
+    """Stands in for `sys.stdout.buffer`: its bytes go the way of the text."""
+
+    def __init__(self, stream: _PrintStream) -> None:
+        self._stream = stream
+        self._decode = codecs.getincrementaldecoder(stream.encoding)(stream.errors).decode
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: "ReadableBuffer") -> int:
+        written = bytes(data)
+        self._stream.write(self._decode(written))
+        return len(written)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
 class _RecordHandler(logging.Handler):
     """Hands on what programs log with `logging`."""
 
@@ -108,8 +141,8 @@ class _RecordHandler(logging.Handler):
 
 def tell_parent(current: CurrentExecution) -> None:
     """Sends what this process prints and logs from now on to its parent (the child's side)."""
-    sys.stdout = _PrintStream(current, "stdout")
-    sys.stderr = _PrintStream(current, "stderr")
+    sys.stdout = _PrintStream(current, "stdout", 1)
+    sys.stderr = _PrintStream(current, "stderr", 2)
     logging.basicConfig(handlers=[_RecordHandler(current)], format="%(message)s", level=logging.INFO, force=True)
 
 

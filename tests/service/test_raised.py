@@ -101,6 +101,16 @@ def test_half_a_character_as_progress(shared_service: Service, headers: dict[str
     assert crashes(shared_service) == before
 
 
+def test_bytes_are_printed_like_text(shared_service: Service) -> None:
+    """By way of `sys.stdout.buffer`, and of its file descriptor."""
+    answer = shared_service.execute(
+        shared_service.create("prints_bytes", {"nonce": "string"}, "object"), inputs={"nonce": "bytes"}
+    )
+    assert answer.json()["outputs"] == {"result": {"encoding": "utf-8"}}, answer.text
+    for line in ("bytes ä in two", r"bytes no text \xff", "bytes by a child"):
+        wait_until(lambda line=line: line in shared_service.log(), f"{line!r} is in the log")  # type: ignore[misc]
+
+
 def test_odd_log_records(shared_service: Service) -> None:
     """Own levels, and records with a fault, stop neither the program nor what is logged after them."""
     answer = shared_service.execute(shared_service.create("logs_oddly", {}))

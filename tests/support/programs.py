@@ -150,6 +150,17 @@ def says_surrogates(way: str) -> Any:
     return "said"
 
 
+def prints_bytes(nonce: str) -> dict[str, str | None]:
+    """Writes as programs do that have bytes, or that hand their output to another process; how it is encoded."""
+    line = f"{nonce} ä in two\n".encode()
+    sys.stdout.buffer.write(line[: len(nonce) + 2])  # half of the ä
+    sys.stdout.buffer.write(line[len(nonce) + 2 :])
+    sys.stderr.buffer.write(f"{nonce} no text ".encode() + b"\xff")
+    sys.stderr.buffer.flush()
+    subprocess.run(["echo", f"{nonce} by a child"], stdout=sys.stdout, check=True)
+    return {"encoding": sys.stdout.encoding}
+
+
 def yields_surrogates() -> Generator[str, None, str]:
     yield "\ud800"
     return "yielded"
