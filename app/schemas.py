@@ -58,12 +58,16 @@ FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "obje
 Item = TypeVar("Item")
 
 
-def _check_finite(value: JsonValue, what: str) -> None:
-    """Raises ValueError for what Python reads as JSON and nobody can write: NaN, and what is too large for a float."""
+def _check_writable(value: JsonValue, what: str) -> None:
+    """Raises ValueError for what Python reads as JSON and nobody can write: NaN, infinities, half a surrogate pair."""
     try:
-        json.dumps(value, allow_nan=False)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} has half a surrogate pair in it, which is no text") from None
     except ValueError:
         raise ValueError(f"{what} has a number in it that is not finite") from None
+    except RecursionError:
+        raise ValueError(f"{what} is nested too deeply") from None
 
 
 class In(BaseModel):
@@ -92,11 +96,11 @@ class InputField(In):
         if self.default is not None:
             if self.required:
                 raise ValueError("an input with a default is not required")
+            _check_writable(self.default, "the default")
             try:
                 msgspec.convert(self.default, type_of(self.type), strict=True)
             except msgspec.ValidationError as error:
                 raise ValueError(f"the default does not fit the type: {error}") from None
-            _check_finite(self.default, "the default")
         return self
 
     @property
@@ -172,7 +176,7 @@ class ProgramBody(In):
         if self.state is not None:
             if self.program_type == "python":
                 raise ValueError("a state is for programs of DSPy's types")
-            _check_finite(self.state, "the state")
+            _check_writable(self.state, "the state")
             if len(msgspec.json.encode(self.state)) > MAX_STATE_BYTES:
                 raise ValueError(f"the state is over {MAX_STATE_BYTES} bytes")
         return self

@@ -228,14 +228,24 @@ def test_a_program_that_makes_no_sense(shared_service: Service, change: dict[str
     assert crashes(shared_service) == before
 
 
-@pytest.mark.parametrize("number", ["NaN", "1e999", "-Infinity"])
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("NaN", "not finite"),
+        ("1e999", "not finite"),
+        ("-Infinity", "not finite"),
+        (r'"\ud800"', "surrogate"),
+        (r'{"\udfff": 1}', "surrogate"),
+        ("[" * 700 + "]" * 700, ""),
+    ],
+)
 @pytest.mark.parametrize("place", ["default", "state"])
-def test_a_number_that_is_none(shared_service: Service, place: str, number: str) -> None:
-    """It would be stored as null: it is refused, however deep it is."""
+def test_json_that_cannot_be_written(shared_service: Service, place: str, value: str, says: str) -> None:
+    """Some would be stored as null, some not at all: it is refused, however deep it is."""
     typed = '"program_type": "python", "entrypoint": "examples.text:keywords"'
-    given, more = f', "default": [[{number}]]', ""
+    given, more = f', "default": [[{value}]]', ""
     if place == "state":
-        typed, given, more = '"program_type": "predict"', "", f', "state": {{"demos": [{number}]}}'
+        typed, given, more = '"program_type": "predict"', "", f', "state": {{"demos": [{value}]}}'
     content = (
         f'{{{typed}{more}, "signature": {{"inputs": [{{"name": "text", "type": "array"{given}}}],'
         ' "outputs": [{"name": "k", "type": "array"}]}}'
@@ -243,7 +253,7 @@ def test_a_number_that_is_none(shared_service: Service, place: str, number: str)
     answer = shared_service.client.post(
         "/programs", content=content.encode(), headers={"content-type": "application/json"}
     )
-    assert "not finite" in problem(answer, 422, "invalid_request")["detail"]
+    assert says in problem(answer, 422, "invalid_request")["detail"]
 
 
 def test_an_id_is_unique_in_its_session(shared_service: Service, version: str) -> None:
