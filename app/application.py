@@ -63,7 +63,7 @@ class Application(FastAPI):
             lane: ExecuteLane = self.state.lane
             return lane(scope, receive, send)
         if scope["type"] == "http":
-            receive = limit_body(receive, self.state.settings.max_body_bytes)
+            receive = limit_body(scope, receive, self.state.settings.max_body_bytes)
         elif scope["type"] == "lifespan":
             send = _in_one_line(send)
         return super().__call__(scope, receive, send)

@@ -24,7 +24,7 @@ from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.parts import Parts
 from app.problems import Problem, problem_of
-from app.schemas import ID_PATTERN, MAX_ID_LENGTH, execution_view
+from app.schemas import ID_PATTERN_OF_RE, MAX_ID_LENGTH, execution_view
 from app.streaming import EventBuffer, EventStream, asks_for_events
 from config import api_keys
 from config.settings import Settings
@@ -45,7 +45,7 @@ _MAX_CANARY_KEY_LENGTH = 256
 _MAX_FAILURE_LINES = 50
 """A second. A service that sheds thousands of calls says how many, not each."""
 
-_Identifier = Annotated[str, msgspec.Meta(pattern=ID_PATTERN, max_length=MAX_ID_LENGTH)]
+_Identifier = Annotated[str, msgspec.Meta(pattern=ID_PATTERN_OF_RE, max_length=MAX_ID_LENGTH)]
 
 
 class Envelope(msgspec.Struct, forbid_unknown_fields=True):
@@ -252,17 +252,18 @@ class ExecuteLane:
 
     async def _body(self, request: _Request, receive: Receive) -> bytes:
         body = b""
-        while True:
+        size = int(request.headers.get(b"content-length", 0))  # uvicorn has seen that it is a number
+        more_body = True
+        while size <= self._max_body_bytes:
+            if not more_body:
+                return body
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            chunk: bytes = message["body"]
-            body = body + chunk if body else chunk
-            request.received = len(body)
-            if len(body) > self._max_body_bytes:
-                raise Problem("payload_too_large", f"the body is over {self._max_body_bytes} bytes (MAX_BODY_BYTES)")
-            if not message.get("more_body", False):
-                return body
+            body = body + message["body"] if body else message["body"]
+            size = request.received = len(body)
+            more_body = message.get("more_body", False)
+        raise Problem("payload_too_large", f"the body is over {self._max_body_bytes} bytes (MAX_BODY_BYTES)")
 
     def _answer(self, request: _Request, call: Call, result: Result) -> Response:
         assert request.route is not None

@@ -1,17 +1,15 @@
 """`/lm` and `/sessions/{id}/lm`: which LM DSPy programs run on. Keys go in and never come out."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 
 from app.auth import Admin, Executor
 from app.parts import Parts, Running
 from app.problems import Problem
-from app.schemas import Identifier, LMBody, LMView, lm_view
+from app.schemas import LMBody, LMView, lm_view
+from app.sessions import SessionId
 from pools.lm import LOCAL
 
 router = APIRouter(tags=["lm"])
-SessionId = Annotated[Identifier, Path()]
 
 
 @router.get("/lm")

@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from pools.line_budget import LineBudget
+
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -22,8 +24,14 @@ class CallInLog(Protocol):
     def trace_id(self) -> str | None: ...
 
 
+_MAX_WARNINGS_PER_S = 5
+"""Of uvicorn: it has one for each request that is no HTTP, and asks nobody for a key before."""
+
 current_call: ContextVar[CallInLog] = ContextVar("current_call")
 """Set at the head of each call: cheaper than binding its ids, which most calls would never log."""
+
+
+_log = structlog.stdlib.get_logger("poolshift.http")
 
 
 def configure_logs(log_format: LogFormat, level: LogLevel = "info") -> None:
@@ -49,8 +57,31 @@ def configure_logs(log_format: LogFormat, level: LogLevel = "info") -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.getLogger("uvicorn.error").addFilter(_WarningBudget())
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs what is stored, with the keys of LMs
+
+
+class _WarningBudget(logging.Filter):
+    """Lets through so many warnings a second; the others are counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._budget: LineBudget | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        if self._budget is None:
+            try:
+                self._budget = LineBudget(lines=_MAX_WARNINGS_PER_S, size=1024 * 1024, tell=_tell_left_out)
+            except RuntimeError:
+                return True  # no event loop, and so no server either
+        return self._budget.admits(len(record.msg))
+
+
+def _tell_left_out(count: int) -> None:
+    _log.warning("requests were malformed, without a line for each", count=count)
 
 
 def _add_call(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

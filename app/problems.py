@@ -109,7 +109,10 @@ class Problem(Exception):
 
     def response(self) -> Response:
         """The answer of an ordinary endpoint."""
-        return Response(self.body(), self.kind.status, self.headers())
+        headers = self.headers()
+        if self.code == "payload_too_large":
+            headers["connection"] = "close"  # the rest of the body is not worth reading
+        return Response(self.body(), self.kind.status, headers)
 
 
 @singledispatch
@@ -196,11 +199,26 @@ def install(app: FastAPI) -> None:
                 request.app.state.authenticator.principal(dict(request.scope["headers"]))
             except Problem as problem:
                 error = problem
+            else:
+                error = _unread(request, error) or error
         return problem_of(error).response()
 
     foreseen = (kind for kind in problem_of.registry if issubclass(kind, Exception))
     for kind in (*foreseen, Exception):  # what only `Exception` covers, Starlette logs and raises again
         app.add_exception_handler(kind, answer)
+
+
+def _unread(request: Request, error: RequestValidationError) -> Problem | None:
+    """Why a body was not read as JSON, where that is what is wrong with the request.
+
+    A browser sends other content types across sites without asking, so these are refused rather than tried.
+    """
+    if not isinstance(error.body, bytes):
+        return None
+    given = request.headers.get("content-type")
+    found = "is missing" if not given else f"is {given!r}"
+    message = f"the header content-type {found}; it must be application/json"
+    return Problem("invalid_request", message, extensions={"errors": [{"at": "content-type", "message": message}]})
 
 
 def _place(location: tuple[int | str, ...]) -> str:

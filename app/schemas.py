@@ -1,5 +1,6 @@
 """What comes in and goes out as JSON, checked at the border."""
 
+import json
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
@@ -26,7 +27,11 @@ from routing.rollout_model import Rollout, Source, to_basis_points
 from routing.sessions import StoredSession
 from routing.versions import Version
 
-ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~:-]*$"
+_ID = "[A-Za-z0-9][A-Za-z0-9._~:-]*"
+ID_PATTERN = f"^{_ID}$"
+"""As pydantic, which has Rust's regular expressions, and the OpenAPI document need it."""
+ID_PATTERN_OF_RE = rf"\A{_ID}\Z"
+"""The same for Python's `re`, in which `$` would let a newline follow."""
 MAX_ID_LENGTH = 128
 MAX_FIELDS = 64
 MAX_TOOLS = 32
@@ -51,6 +56,18 @@ FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "obje
 
 
 Item = TypeVar("Item")
+
+
+def _check_writable(value: JsonValue, what: str) -> None:
+    """Raises ValueError for what Python reads as JSON and nobody can write: NaN, infinities, half a surrogate pair."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} has half a surrogate pair in it, which is no text") from None
+    except ValueError:
+        raise ValueError(f"{what} has a number in it that is not finite") from None
+    except RecursionError:
+        raise ValueError(f"{what} is nested too deeply") from None
 
 
 class In(BaseModel):
@@ -79,6 +96,7 @@ class InputField(In):
         if self.default is not None:
             if self.required:
                 raise ValueError("an input with a default is not required")
+            _check_writable(self.default, "the default")
             try:
                 msgspec.convert(self.default, type_of(self.type), strict=True)
             except msgspec.ValidationError as error:
@@ -158,6 +176,7 @@ class ProgramBody(In):
         if self.state is not None:
             if self.program_type == "python":
                 raise ValueError("a state is for programs of DSPy's types")
+            _check_writable(self.state, "the state")
             if len(msgspec.json.encode(self.state)) > MAX_STATE_BYTES:
                 raise ValueError(f"the state is over {MAX_STATE_BYTES} bytes")
         return self

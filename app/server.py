@@ -15,6 +15,7 @@ from app import listening
 from app.application import Application, create_app
 from app.parts import Parts
 from config.settings import Settings
+from pools.linux import open_many_files
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -109,6 +110,7 @@ def serve(settings: Settings) -> bool:
         InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.
         CannotListen: the port is taken, or there is no such address. Nothing has been touched then.
     """
+    open_many_files()
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nothing here looks at
     server = Server(create_app(settings), settings)
     server.run(listening.listen(settings.host, settings.port))

@@ -2,13 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 
 from app.auth import Executor
 from app.parts import Running
-from app.schemas import Page, SessionView, session_view
+from app.schemas import Identifier, Page, SessionView, session_view
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
+SessionId = Annotated[Identifier, Path()]
 
 
 @router.get("")
@@ -25,12 +26,12 @@ async def list_sessions(
 
 
 @router.get("/{session_id}")
-async def show_session(session_id: str, parts: Running, _: Executor) -> SessionView:
+async def show_session(session_id: SessionId, parts: Running, _: Executor) -> SessionView:
     """A session and what it holds."""
     return session_view(await parts.sessions.show(session_id), parts.sessions.ttl_s)
 
 
 @router.delete("/{session_id}", status_code=204)
-async def end_session(session_id: str, parts: Running, _: Executor) -> None:
+async def end_session(session_id: SessionId, parts: Running, _: Executor) -> None:
     """Ends a session and frees what it holds; its calls that run go on, its long runs end."""
     await parts.sessions.end(session_id)

@@ -7,7 +7,8 @@ from typing import Any
 
 import dspy
 
-from pools.loading import EntrypointError, describe, find_entrypoint
+from pools.loading import EntrypointError, find_entrypoint
+from pools.raised import describe
 
 _log = logging.getLogger("poolshift.tools")
 _at_a_tool = False

@@ -2,12 +2,17 @@
 
 import ctypes
 import os
+import resource
 import signal
 from pathlib import Path
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+
+MAX_OPEN_FILES = 2**20
+"""No process here needs more, and some kernels close what a worker inherits one by one, up to this number."""
+_open_files_at_start = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 # Loaded once, before the first fork: a child calls through it without allocating.
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -52,6 +57,18 @@ def never_preempt() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError:
         pass  # a sandbox may forbid it: then it costs a little more
+
+
+def open_many_files() -> None:
+    """This process may have as many files open as its hard limit allows: each connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(most, _open_files_at_start), hard))
+
+
+def open_files_at_start() -> int:
+    """The soft limit that this process was started with: workers keep to it, as code that uses select(2) must."""
+    return _open_files_at_start
 
 
 def oom_kills() -> int:

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pools.errors import ProgramError
 from pools.events import EventKind
 from pools.lm import LMRun
 from pools.programs import Program
+from pools.raised import describe
 from pools.validation import Validator
 
 
@@ -125,7 +125,7 @@ def find_entrypoint(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callab
     except ModuleNotFoundError as error:
         raise EntrypointError(f"cannot import {module_name!r}: {error}") from None
     except Exception as error:
-        raise EntrypointError(f"{module_name!r} fails on import: {type(error).__name__}: {error}") from error
+        raise EntrypointError(f"{module_name!r} fails on import: {describe(error).detail}") from error
     function = getattr(module, function_name, None)
     if not inspect.isfunction(function):
         raise EntrypointError(f"{module_name!r} has no function {function_name!r}")
@@ -151,9 +151,3 @@ def check(program: Program, allowed_modules: tuple[str, ...]) -> None:
         accepted.bind(**{field.name: None for field in inputs if field.required or field.default is not None})
     except TypeError as error:
         raise EntrypointError(f"{program.entrypoint} does not take the signature's inputs: {error}") from None
-
-
-def describe(error: BaseException) -> ProgramError:
-    """What a caller is told of an exception that a program raised: its type and message, not its traceback."""
-    message = str(error)
-    return ProgramError(f"{type(error).__name__}: {message}" if message else type(error).__name__)

@@ -47,6 +47,9 @@ def _parameters(api_key: str) -> xllamacpp.CommonParams:
     parameters.ui = False
     parameters.endpoint_slots = False  # it would show one session's prompt to another
     parameters.endpoint_props = False
+    # What is kept of the prompt before shifts the next one's sums in their last digits, and with them what a small
+    # model says: the same call would be answered well at one time and with nonsense at another.
+    parameters.cache_prompt = False
     parameters.cache_ram_mib = 0  # nothing of a prompt is kept when its slot is given to the next
     parameters.fit_params = False
     parameters.verbosity = 1

@@ -5,16 +5,22 @@ written past Python (by C code, or by a dying interpreter) and is taken as it is
 """
 
 import asyncio
+import codecs
 import io
 import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pools.line_budget import LineBudget
+from pools.sendable import sendable
 from pools.trace_context import trace_id_of
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 RECORD_SEPARATOR = b"\x1e"
 MAX_LINE_BYTES = 16 * 1024
@@ -24,6 +30,7 @@ MAX_LINES_PER_S = 100
 MAX_BYTES_PER_S = 64 * 1024
 """What one worker gets into the log; the rest is read and counted."""
 
+_MAX_NAME_LENGTH = 256
 _READ_BYTES = 64 * 1024
 _SPENT_PAUSE_S = 0.01
 """A worker that has spent this is read so much more slowly: whoever prints without end holds up itself alone."""
@@ -57,7 +64,7 @@ class CurrentExecution:
 
     def write(self, text: str, source: str, level: int) -> None:
         """Sends one record to the parent; a record that finds the pipe's other end gone is dropped."""
-        text = text[: MAX_LINE_BYTES // 4]
+        text = sendable(text, MAX_LINE_BYTES // 4)
         record = Record(text, source, level, self.execution_id, self.program_id, self.trace_id)
         try:
             os.write(2, RECORD_SEPARATOR + _encoder.encode(record) + b"\n")
@@ -68,10 +75,19 @@ class CurrentExecution:
 class _PrintStream(io.TextIOBase):
     """Stands in for `sys.stdout` and `sys.stderr`: whole lines become records."""
 
-    def __init__(self, current: CurrentExecution, source: str) -> None:
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, current: CurrentExecution, source: str, fd: int) -> None:
         self._current = current
         self._source = source
+        self._fd = fd
         self._pending = ""
+        self.buffer = _PrintBytes(self)
+
+    def fileno(self) -> int:
+        """What is written there arrives too, as if it were written past Python."""
+        return self._fd
 
     def writable(self) -> bool:
         return True
@@ -90,6 +106,25 @@ class _PrintStream(io.TextIOBase):
             self._pending = ""
 
 
+class _PrintBytes(io.BufferedIOBase):
+    """Stands in for `sys.stdout.buffer`: its bytes go the way of the text."""
+
+    def __init__(self, stream: _PrintStream) -> None:
+        self._stream = stream
+        self._decode = codecs.getincrementaldecoder(stream.encoding)(stream.errors).decode
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: "ReadableBuffer") -> int:
+        written = bytes(data)
+        self._stream.write(self._decode(written))
+        return len(written)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
 class _RecordHandler(logging.Handler):
     """Hands on what programs log with `logging`."""
 
@@ -98,13 +133,16 @@ class _RecordHandler(logging.Handler):
         self._current = current
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._current.write(self.format(record), record.name, record.levelno)
+        try:
+            self._current.write(self.format(record), sendable(record.name, _MAX_NAME_LENGTH), record.levelno)
+        except Exception:
+            self.handleError(record)  # as every handler does: a record with a fault is no error of the program's
 
 
 def tell_parent(current: CurrentExecution) -> None:
     """Sends what this process prints and logs from now on to its parent (the child's side)."""
-    sys.stdout = _PrintStream(current, "stdout")
-    sys.stderr = _PrintStream(current, "stderr")
+    sys.stdout = _PrintStream(current, "stdout", 1)
+    sys.stderr = _PrintStream(current, "stderr", 2)
     logging.basicConfig(handlers=[_RecordHandler(current)], format="%(message)s", level=logging.INFO, force=True)
 
 
@@ -129,6 +167,10 @@ class OutputReader:
         if self._fd >= 0:
             self._release()
         self._budget.tell()
+
+    def admits(self, size: int) -> bool:
+        """Whether another line about this worker, of `size` characters, may be logged; one that may not is counted."""
+        return self._budget.admits(size)
 
     def _readable(self) -> None:
         try:
@@ -165,6 +207,6 @@ def _parse(line: bytes) -> Record:
     if line.startswith(RECORD_SEPARATOR):
         try:
             return msgspec.json.decode(line[1:], type=Record)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # a program wrote the separator itself: its line is taken as it is
     return Record(line[:MAX_LINE_BYTES].decode(errors="replace"), "output")

@@ -1,6 +1,7 @@
 """A worker process as the service sees it: one execution at a time, from the request to the one right reply."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -235,11 +236,12 @@ class WorkerProcess:
         error = _error_of(failed)
         error.run_s = failed.run_us / 1e6
         error.usage = failed.usage
-        if failed.traceback is not None and self.call is not None:
+        traceback = failed.traceback
+        if traceback is not None and self.call is not None and self._output.admits(len(traceback)):
             _log.warning(
                 "program raised",
                 pid=self.pid,
-                traceback=failed.traceback,
+                traceback=traceback,
                 **self.call.log_ids(),
             )
         return error
@@ -278,7 +280,7 @@ class WorkerProcess:
 
     def _log_record(self, record: Record) -> None:
         _log.log(
-            record.level,
+            min(max(record.level // 10 * 10, logging.DEBUG), logging.CRITICAL),  # a program may have levels of its own
             record.text,
             source=record.source,
             pid=self.pid,

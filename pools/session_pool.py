@@ -5,17 +5,18 @@ This is what V2 replaces, kept as it was in what it promises and in what it cost
 """
 
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
-import msgspec
-
-from pools.engine import Engine, PoolOptions
-from pools.events import EventKind, EventSink, EventSource
+from pools.engine import PoolOptions
+from pools.events import EventSink
 from pools.fair_queue import Ticket
+from pools.held_stream import HeldStream, StreamingEngine
 from pools.protocol import PoolObserver
 from pools.spawner import Spawner
 
 
-class SessionPool(Engine):
+class SessionPool(StreamingEngine):
     """A mailbox, the queue, and a coordinator that talks to one worker at a time for everyone."""
 
     def __init__(self, version: str, options: PoolOptions, spawner: Spawner, observer: PoolObserver) -> None:
@@ -33,14 +34,15 @@ class SessionPool(Engine):
 
     def _engage(self, ticket: Ticket) -> None:
         self._attends_to = ticket
-        if ticket.call.events is not None:
-            ticket.call.events = _Turn(ticket, ticket.call.events, self)
+        super()._engage(ticket)
+
+    def _hold(self, ticket: Ticket, sink: EventSink) -> HeldStream:
+        return _Turn(ticket, sink, self, self._is_short_of_workers, partial(self._end_held, ticket))
 
     def _release(self, ticket: Ticket) -> None:
         if self._attends_to is ticket:
             self._attends_to = None
-        if isinstance(ticket.call.events, _Turn):
-            ticket.call.events = ticket.call.events.end()
+        super()._release(ticket)
 
     def _serve_queue(self) -> None:
         while self._resumed and self._attends_to is None:
@@ -62,51 +64,26 @@ class SessionPool(Engine):
         self._serve_queue()
 
 
-class _Turn:
-    """The coordinator's attention to one stream: lost while its client takes no events, so that nobody waits for that.
+class _Turn(HeldStream):
+    """The coordinator's attention to one stream: lost while its client takes no events: nobody waits for that."""
 
-    To the worker it is the sink, to the real sink the source.
-    """
-
-    def __init__(self, ticket: Ticket, sink: EventSink, coordinator: SessionPool) -> None:
+    def __init__(
+        self,
+        ticket: Ticket,
+        sink: EventSink,
+        coordinator: SessionPool,
+        is_wanted: Callable[[], bool],
+        end: Callable[[], None],
+    ) -> None:
+        super().__init__(sink, is_wanted, end)
         self.ticket = ticket
-        self.is_over = False
-        self._sink = sink
         self._coordinator = coordinator
-        self._source: EventSource | None = None
-
-    # --- towards the worker
-
-    @property
-    def has_taken(self) -> bool:
-        return self._sink.has_taken
-
-    def began(self, source: EventSource) -> None:
-        self._source = source
-        self._sink.began(self)
-
-    def put(self, kind: EventKind, data: msgspec.Raw) -> None:
-        self._sink.put(kind, data)
-
-    # --- towards the real sink
 
     def pause(self) -> None:
-        assert self._source is not None
-        self._source.pause()
+        super().pause()
         self._coordinator.let_go(self)
 
     def resume(self) -> None:
+        self.taken()
         if not self.is_over:
             self._coordinator.come_back(self)
-
-    # --- towards the coordinator
-
-    def go_on(self) -> None:
-        """Lets the stream go on."""
-        assert self._source is not None
-        self._source.resume()
-
-    def end(self) -> EventSink:
-        """The stream is over; who listened to it."""
-        self.is_over = True
-        return self._sink

@@ -2,8 +2,8 @@
 
 import os
 import socket
+import sys
 import time
-import traceback
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,10 +13,12 @@ from pools.errors import ExecutionError
 from pools.events import MAX_EVENT_BYTES, EventKind
 from pools.framing import FrameError, frame, read_frames
 from pools.lm import LMRun
-from pools.loading import EntrypointError, LoadedProgram, check, describe, load
+from pools.loading import EntrypointError, LoadedProgram, check, load
 from pools.messages import Check, Done, Failed, Progress, Ready, Reply, Request, Run
 from pools.output import CurrentExecution, tell_parent
 from pools.programs import Program
+from pools.raised import MAX_MESSAGE_LENGTH, describe, traceback_of
+from pools.sendable import sendable
 
 if TYPE_CHECKING:
     from pools.program_trace import ProgramTracer
@@ -40,10 +42,12 @@ class Worker:
         self._compiled: dict[bytes, LoadedProgram] = {}
         self._current = CurrentExecution()
         self._tracer: ProgramTracer | None = None
+        self._is_fork = False
 
     def serve(self) -> None:
         """Says that it is ready, then answers until the parent closes the socket."""
         tell_parent(self._current)
+        os.register_at_fork(after_in_child=self._forked)
         self._send(Ready(gen=self._generation, pid=os.getpid()))
         for payload in read_frames(self._socket):
             request = _request_decoder.decode(payload)
@@ -90,7 +94,8 @@ class Worker:
         try:
             check(request.program, self._allowed_modules)
         except EntrypointError as error:
-            return Failed(request.id, self._generation, 0, code="invalid_request", detail=str(error), field=error.at)
+            detail = sendable(str(error), MAX_MESSAGE_LENGTH)
+            return Failed(request.id, self._generation, 0, code="invalid_request", detail=detail, field=error.at)
         return Done(request.id, self._generation, 0)
 
     def _remember(self, program: Program) -> None:
@@ -117,14 +122,15 @@ class Worker:
 
     def _failed(self, execution_id: str, run_us: int, error: BaseException, lm: LMRun | None) -> Failed:
         known = error if isinstance(error, ExecutionError) else describe(error)
+        field: str | None = getattr(known, "field", None)
         return Failed(
             id=execution_id,
             gen=self._generation,
             run_us=run_us,
             code=known.code,
-            detail=known.detail,
-            field=getattr(known, "field", None),
-            traceback=None if known is error else "".join(traceback.format_exception(error)),
+            detail=sendable(known.detail, MAX_MESSAGE_LENGTH),  # it may have a field's name in it, or what an LM said
+            field=None if field is None else sendable(field, MAX_MESSAGE_LENGTH),
+            traceback=None if known is error else traceback_of(error),
             retry_after_s=known.retry_after_s,
             usage=lm.usage if lm else None,
         )
@@ -136,7 +142,13 @@ class Worker:
         if request.stream:
             self._send(Progress(request.id, self._generation, msgspec.Raw(encoded), kind))
 
+    def _forked(self) -> None:
+        """This is a process that a program has forked: it has the worker's socket too, and nothing to say on it."""
+        self._is_fork = True
+
     def _send(self, reply: Reply) -> None:
+        if self._is_fork:
+            sys.exit(isinstance(reply, Failed))
         try:
             data = frame(_encoder.encode(reply))
         except FrameError as error:

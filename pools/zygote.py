@@ -3,10 +3,10 @@
 It stays single-threaded, runs no program, and does three things: fork a worker on request, reap it and say how it
 ended, and kill everything when the service is gone. The parent's side is `pools.spawner`.
 
-    python -P -m pools.zygote FD ALLOWED_MODULES PRELOAD
+    python -P -m pools.zygote FD ALLOWED_MODULES PRELOAD OPEN_FILES
 
-FD is its end of a SOCK_SEQPACKET pair. A request is a generation with two file descriptors: the worker's socket and the
-pipe for its output.
+FD is its end of a SOCK_SEQPACKET pair, OPEN_FILES how many files a worker may have open. A request is a generation with
+two file descriptors: the worker's socket and the pipe for its output.
 """
 
 import gc
@@ -61,9 +61,10 @@ _encode = msgspec.json.encode
 class Zygote:
     """Forks workers and accounts for every one of them."""
 
-    def __init__(self, control: socket.socket, allowed_modules: tuple[str, ...]) -> None:
+    def __init__(self, control: socket.socket, allowed_modules: tuple[str, ...], open_files: int) -> None:
         self._control = control
         self._allowed_modules = allowed_modules
+        self._open_files = open_files
         self._generations: dict[int, int] = {}
         self._wakeup_read, self._wakeup_write = socket.socketpair()
 
@@ -125,6 +126,9 @@ class Zygote:
             sock = socket.socket(fileno=os.dup2(channel, 3, inheritable=False))
             os.closerange(4, os.sysconf("SC_OPEN_MAX"))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (self._open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+            )
             gc.enable()
             Worker(sock, generation, self._allowed_modules).serve()
             status = 0
@@ -194,7 +198,7 @@ def _exit_status(request: SystemExit) -> int:
 
 def main() -> None:
     """The zygote's whole life."""
-    fd, allowed_modules, preload = sys.argv[1:]
+    fd, allowed_modules, preload, open_files = sys.argv[1:]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # it ends with the service, when the control socket closes
     linux.adopt_orphans()
@@ -208,7 +212,7 @@ def main() -> None:
     gc.freeze()
     control = socket.socket(fileno=int(fd))
     control.set_inheritable(False)
-    Zygote(control, tuple(allowed_modules.split(","))).serve()
+    Zygote(control, tuple(allowed_modules.split(",")), int(open_files)).serve()
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ from typing import Protocol
 import structlog
 
 from pools.calls import Call, Result
-from pools.errors import InvalidOutputs, PoolClosed, PoolOverloaded
+from pools.errors import InvalidOutputs, PoolClosed, PoolOverloaded, ProgramError
 from pools.tasks import TaskOwner
 from routing.errors import ExecutionNotFound, StoreUnavailable
 from routing.router import Route
 from routing.versions import Version
 
 MAX_RESULT_BYTES = 1024 * 1024
-"""Of a larger result only the error is kept that it was too large."""
+"""Of a larger result or problem only the error is kept that it was too large."""
 STALE_AFTER_S = 30.0
 """A replica that has not said for so long that it is at an execution has died."""
 CLOSE_TIMEOUT_S = 10.0
@@ -282,12 +282,14 @@ async def _judged(
     run: Callable[[], Awaitable[Result]], answer: Callable[[Result], bytes], refuse: Callable[[Exception], bytes]
 ) -> tuple[ExecutionStatus, bytes]:
     try:
-        body = answer(await run())
+        status, body = ExecutionStatus.SUCCEEDED, answer(await run())
     except PoolClosed as error:
-        return ExecutionStatus.INTERRUPTED, refuse(error)
+        status, body = ExecutionStatus.INTERRUPTED, refuse(error)
     except Exception as error:
-        return ExecutionStatus.FAILED, refuse(error)
-    if len(body) > MAX_RESULT_BYTES:
-        detail = f"a result of {len(body)} bytes is over the limit of {MAX_RESULT_BYTES} for a long run"
-        return ExecutionStatus.FAILED, refuse(InvalidOutputs(detail))
-    return ExecutionStatus.SUCCEEDED, body
+        status, body = ExecutionStatus.FAILED, refuse(error)
+    if len(body) <= MAX_RESULT_BYTES:
+        return status, body
+    limit = f"of {len(body)} bytes is over the limit of {MAX_RESULT_BYTES} for a long run"
+    if status is ExecutionStatus.SUCCEEDED:
+        return ExecutionStatus.FAILED, refuse(InvalidOutputs(f"a result {limit}"))
+    return status, refuse(ProgramError(f"an error {limit}"))

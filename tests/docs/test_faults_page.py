@@ -131,6 +131,7 @@ def test_every_fault_test_of_the_suite_has_a_row() -> None:
         "test_a_session_prefers_the_worker_that_served_it",
         "test_a_rollback_amid_a_session",
         "test_a_worker_inherits_nothing_that_it_does_not_need",
+        "test_only_the_service_may_open_more_files",
         "test_what_programs_print_is_logged",
     }
     there = set(re.findall(r"^def (test_\w+)", FILES["test_faults.py"].read_text(), re.MULTILINE))

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,26 @@ def test_a_program_that_prints_without_end(traced_service: Service, version: str
     assert logged(traced_service) + left_out(traced_service) == printed
     assert left_out(traced_service) > logged(traced_service)
     assert traced_service.log_path.stat().st_size - before < 2**20
+
+
+def test_requests_that_are_no_http_do_not_fill_the_log(start_service: StartService) -> None:
+    """Anyone can send them, without a key: a few have their line, the others are counted."""
+    service = start_service(LOG_FORMAT="json")
+    sent, told = 0, "requests were malformed, without a line for each"
+
+    def lines() -> int:
+        return len(log_lines(service, event="Invalid HTTP request received."))
+
+    def left_out() -> int:
+        return sum(line["count"] for line in log_lines(service, event=told))
+
+    while not left_out():
+        for _ in range(100):
+            with socket.create_connection(("127.0.0.1", service.port), timeout=20) as sock:
+                sock.sendall(b"NOT HTTP\r\n\r\n")
+                assert sock.recv(4096).startswith(b"HTTP/1.1 400")
+            sent += 1
+    wait_until(lambda: lines() + left_out() == sent, "each has its line or is counted")
 
 
 _POST = """

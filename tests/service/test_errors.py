@@ -1,5 +1,6 @@
 """Errors: each the same from both engines, each saying where, none reaching a worker as a crash."""
 
+import socket
 from typing import Any
 
 import httpx
@@ -51,6 +52,8 @@ def crashes(service: Service) -> int:
         (b'{"session_id": "a"}', "inputs"),
         (b'{"inputs": {}, "session_id": "a/b"}', "session_id"),
         (b'{"inputs": {}, "session_id": ""}', "session_id"),
+        (b'{"inputs": {}, "session_id": "a\\n"}', "session_id"),
+        (b'{"inputs": {}, "session_id": "a\\nb"}', "session_id"),
         (b'{"inputs": {}, "session_id": 1}', "session_id"),
         (b'{"inputs": {}, "timeout_s": 0}', "timeout_s"),
         (b'{"inputs": {}, "timeout_s": "1"}', "timeout_s"),
@@ -176,6 +179,7 @@ def test_a_program_that_raises(shared_service: Service) -> None:
         ({"id": ""}, "id"),
         ({"id": "x" * 129}, "id"),
         ({"session_id": "a\u0000b"}, "session_id"),
+        ({"session_id": "a\n"}, "session_id"),
         ({"surprise": 1}, "surprise"),
         ({"idempotent": "yes"}, "idempotent"),
         ({"signature": {"inputs": [], "outputs": []}}, "outputs"),
@@ -224,6 +228,34 @@ def test_a_program_that_makes_no_sense(shared_service: Service, change: dict[str
     assert crashes(shared_service) == before
 
 
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("NaN", "not finite"),
+        ("1e999", "not finite"),
+        ("-Infinity", "not finite"),
+        (r'"\ud800"', "surrogate"),
+        (r'{"\udfff": 1}', "surrogate"),
+        ("[" * 700 + "]" * 700, ""),
+    ],
+)
+@pytest.mark.parametrize("place", ["default", "state"])
+def test_json_that_cannot_be_written(shared_service: Service, place: str, value: str, says: str) -> None:
+    """Some would be stored as null, some not at all: it is refused, however deep it is."""
+    typed = '"program_type": "python", "entrypoint": "examples.text:keywords"'
+    given, more = f', "default": [[{value}]]', ""
+    if place == "state":
+        typed, given, more = '"program_type": "predict"', "", f', "state": {{"demos": [{value}]}}'
+    content = (
+        f'{{{typed}{more}, "signature": {{"inputs": [{{"name": "text", "type": "array"{given}}}],'
+        ' "outputs": [{"name": "k", "type": "array"}]}}'
+    )
+    answer = shared_service.client.post(
+        "/programs", content=content.encode(), headers={"content-type": "application/json"}
+    )
+    assert says in problem(answer, 422, "invalid_request")["detail"]
+
+
 def test_an_id_is_unique_in_its_session(shared_service: Service, version: str) -> None:
     """The same id may be used in another session, and a session's own program comes before the global one."""
     name = f"shared-name-{version}"
@@ -246,6 +278,41 @@ def test_an_id_is_unique_in_its_session(shared_service: Service, version: str) -
     assert shared_service.execute(name, session_id="own").status_code == 200
     assert shared_service.client.get(f"/programs/{name}").json()["session_id"] is None
     assert shared_service.client.get(f"/programs/{name}", params={"session_id": "own"}).json()["session_id"] == "own"
+
+
+@pytest.mark.parametrize(("content_type", "says"), [(None, "is missing"), ("text/plain", "is 'text/plain'")])
+def test_a_body_of_another_content_type(shared_service: Service, content_type: str | None, says: str) -> None:
+    """Where JSON is not announced, that is what the answer says, and not what is wrong with the text."""
+    headers = {} if content_type is None else {"content-type": content_type}
+    for method, path in (("PATCH", "/rollout"), ("POST", "/programs"), ("PUT", "/lm")):
+        answer = shared_service.client.request(method, path, content=b'{"model": "none"}', headers=headers)
+        body = problem(answer, 422, "invalid_request")
+        assert body["detail"] == f"the header content-type {says}; it must be application/json"
+        assert body["errors"][0]["at"] == "content-type"
+
+
+def test_what_is_no_http_gets_no_problem(shared_service: Service) -> None:
+    """Nobody knows what such a client understands: it gets plain text, and the connection ends."""
+    with socket.create_connection(("127.0.0.1", shared_service.port), timeout=20) as sock:
+        sock.sendall(b"NOT HTTP\r\n\r\n")
+        answer = b"".join(iter(lambda: sock.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: text/plain" in answer
+    assert answer.endswith(b"Invalid HTTP request received.")
+
+
+def test_an_announced_body_is_refused_before_it_comes(start_service: StartService) -> None:
+    """Nobody has to send what is not going to be read."""
+    service = start_service(MAX_BODY_BYTES=2048)
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as sock:
+        sock.sendall(
+            b"POST /programs HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
+            b"content-length: 60000000\r\n\r\n"
+        )
+        answer = b"".join(iter(lambda: sock.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer
+    assert b"payload_too_large" in answer
 
 
 def test_too_large_a_body(start_service: StartService) -> None:
@@ -283,6 +350,9 @@ def test_too_large_a_body(start_service: StartService) -> None:
         ("GET", "/programs?limit=0", 422, "invalid_request"),
         ("GET", "/programs?cursor=x", 422, "invalid_request"),
         ("GET", "/pools/v3", 422, "invalid_request"),
+        ("GET", "/sessions/a%0A", 422, "invalid_request"),
+        ("DELETE", "/sessions/a%0A", 422, "invalid_request"),
+        ("GET", "/sessions/a%20b", 422, "invalid_request"),
     ],
 )
 def test_what_is_not_there(shared_service: Service, method: str, path: str, status: int, code: str) -> None:

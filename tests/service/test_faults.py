@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import resource
 import signal
 import socket
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pools.linux import MAX_OPEN_FILES
 from pools.quarantine import DEATHS_IN_A_ROW
 from tests.conftest import StartService
 from tests.service.test_errors import problem
@@ -398,6 +400,22 @@ def test_a_worker_inherits_nothing_that_it_does_not_need(start_service: StartSer
     files = service.execute(program).json()["outputs"]["result"]
     assert sum("socket:" in name for name in files) == 1
     assert not [name for name in files if ".db" in name or "eventpoll" in name]
+
+
+def test_only_the_service_may_open_more_files(start_service: StartService) -> None:
+    """Connections are its own: it takes its hard limit, and a worker has what the service was started with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    started_with = min(soft, hard, 512)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (started_with, hard))
+    try:
+        service = start_service()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert service.process is not None
+    most = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    assert resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE) == (most, hard)
+    for pid in service.worker_pids():
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (started_with, hard)
 
 
 @pytest.mark.parametrize("escape", [False, True])

@@ -204,6 +204,25 @@ def test_slow_clients_do_not_wait_for_each_other(shared_service: Service, tmp_pa
         assert len(client.read()) == 201
 
 
+def test_streams_that_nobody_reads_give_their_workers_back(
+    start_service: StartService, version: str, tmp_path: Path
+) -> None:
+    """They hold every worker until others wait: then one is ended for each of those, and its client is told."""
+    service = start_service(POOL_VERSION=version, CHECKOUT_TIMEOUT_S=25)
+    echo = service.create("echo", ECHO)
+    many = service.create("many_steps", MANY, "integer")
+    paths = [tmp_path / f"written-{number}" for number in range(2)]
+    clients = [RawClient(service, many, {"path": str(path), "count": 400, "size": 100_000}) for path in paths]
+    wait_until(lambda: all(path.exists() for path in paths), "both have begun")
+    assert service.execute(echo, inputs={"nonce": "a"}).json()["outputs"] == {"result": "a"}
+    wait_until(lambda: exits(service, version, "cancelled") == 1, "one of them was ended for that")
+    wait_until(lambda: busy(service, version) == 1, "the other goes on")
+    ends = sorted(client.read()[-1][0] for client in clients)
+    assert ends == ["error", "result"]
+    assert service.metric("poolshift_errors_total", pool_version=version, code="execution_timeout") == 1
+    wait_until(lambda: whole(service, version), "all workers are free")
+
+
 def test_the_deadline_ends_a_stream_that_nobody_reads(shared_service: Service, version: str, tmp_path: Path) -> None:
     """The worker is free again, and the client, when it reads at last, is told."""
     many = shared_service.create("many_steps", MANY, "integer")

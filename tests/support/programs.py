@@ -107,6 +107,101 @@ def fail(message: str) -> str:
     raise ValueError(message)
 
 
+def fail_at_length(size: int) -> str:
+    raise ValueError("z" * size)
+
+
+def fail_unsendably() -> str:
+    raise ValueError("\ud800 x")
+
+
+class _Untellable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no message")
+
+
+def fail_untellably() -> str:
+    raise _Untellable
+
+
+def fail_deeply(depth: int) -> str:
+    """Raises with a traceback of `depth` frames whose lines take turns, so that none is left out for a repetition."""
+    return fail_deeply(depth - 1) if depth % 2 else str(_fail_deeper(depth))
+
+
+def _fail_deeper(depth: int) -> str:
+    if depth <= 0:
+        raise ValueError("the bottom")
+    return fail_deeply(depth - 1)
+
+
+def says_surrogates(way: str) -> Any:
+    """Says half a character, which has no JSON, in one way or another."""
+    match way:
+        case "returns":
+            return "\ud800"
+        case "returns inside":
+            return {"inner": ["\udfff"]}
+        case "prints":
+            print("printed \ud800")
+            print("printed \ud800", file=sys.stderr)
+        case "logs":
+            logging.getLogger("surrogate \ud800").warning("logged \ud800")
+    return "said"
+
+
+def prints_bytes(nonce: str) -> dict[str, str | None]:
+    """Writes as programs do that have bytes, or that hand their output to another process; how it is encoded."""
+    line = f"{nonce} ä in two\n".encode()
+    sys.stdout.buffer.write(line[: len(nonce) + 2])  # half of the ä
+    sys.stdout.buffer.write(line[len(nonce) + 2 :])
+    sys.stderr.buffer.write(f"{nonce} no text ".encode() + b"\xff")
+    sys.stderr.buffer.flush()
+    subprocess.run(["echo", f"{nonce} by a child"], stdout=sys.stdout, check=True)
+    return {"encoding": sys.stdout.encoding}
+
+
+def yields_surrogates() -> Generator[str, None, str]:
+    yield "\ud800"
+    return "yielded"
+
+
+def logs_oddly() -> str:
+    """A level of its own, a record that cannot be formatted, and a line that looks like a record and is none."""
+    logging.getLogger("odd").log(25, "a level between")
+    logging.getLogger("odd").warning("%d", "no number")
+    os.write(2, b'\x1e{"text":"\xff","source":"odd"}\n')
+    logging.getLogger("odd").warning("and on")
+    return "logged"
+
+
+def forks() -> str:
+    """Its child returns as well, as if it were the program."""
+    child = os.fork()
+    if child == 0:
+        return "child"
+    _, status = os.waitpid(child, 0)
+    return f"parent, whose child ended with {os.waitstatus_to_exitcode(status)}"
+
+
+def forks_and_fails() -> str:
+    child = os.fork()
+    if child == 0:
+        raise ValueError("the child's own")
+    _, status = os.waitpid(child, 0)
+    return f"parent, whose child ended with {os.waitstatus_to_exitcode(status)}"
+
+
+def forks_and_yields() -> Generator[str, None, str]:
+    child = os.fork()
+    if child == 0:
+        yield "child"
+    else:
+        os.waitpid(child, 0)
+        yield "parent"
+    return "child" if child == 0 else "parent"
+
+
 def wrong_output() -> int:
     return "not a number"  # type: ignore[return-value]
 

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from pools.calls import Call, Result
-from pools.errors import PoolClosed, PoolOverloaded
+from pools.errors import PoolClosed, PoolOverloaded, ProgramError
 from pools.programs import Program, Signature
 from routing.errors import ExecutionNotFound
-from routing.executions import STALE_AFTER_S, Execution, Executions, ExecutionStatus
+from routing.executions import MAX_RESULT_BYTES, STALE_AFTER_S, Execution, Executions, ExecutionStatus
 from routing.router import Route
 from routing.versions import Decision, Reason, Version
 from store.database import Database
@@ -83,6 +83,21 @@ async def test_only_so_many_at_once(replicas: tuple[Executions, Executions]) -> 
     one.refuse()
     with pytest.raises(PoolClosed):
         await start(one, "f")
+
+
+async def test_too_large_a_problem_is_not_kept(replicas: tuple[Executions, Executions]) -> None:
+    """It is told that it was; a result has its test on a service."""
+    one, _ = replicas
+
+    async def fail() -> Result:
+        raise ProgramError("z" * (MAX_RESULT_BYTES + 1))
+
+    await start(one, "a", fail)
+    ended = await over(one, "a")
+    assert ended.status is ExecutionStatus.FAILED
+    assert ended.body is not None
+    assert ended.body.startswith(b"an error of")
+    assert b"over the limit" in ended.body
 
 
 async def test_a_replica_cancels_what_another_runs(replicas: tuple[Executions, Executions]) -> None:

@@ -1,0 +1,113 @@
+"""Streams whose listeners are slow: each holds its worker up, but not for long while others wait for one."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from pools.engine import Engine
+from pools.errors import ExecutionTimeout
+from pools.events import EventKind, EventSink, EventSource
+from pools.fair_queue import Ticket
+from pools.state import WorkerState
+
+HOLD_LIMIT_S = 3.0
+"""A stream may hold its worker up for so long at a stretch while calls wait for a worker; while none does, for ever."""
+_LOOK_EVERY_S = 0.5
+
+
+class HeldStream:
+    """Stands between the worker and the listener of one call: to the one it is the sink, to the other the source."""
+
+    def __init__(self, sink: EventSink, is_wanted: Callable[[], bool], end: Callable[[], None]) -> None:
+        """`is_wanted` says whether others wait for the worker; `end` is called where it has been held up too long."""
+        self.is_over = False
+        self._sink = sink
+        self._is_wanted = is_wanted
+        self._end = end
+        self._source: EventSource | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- towards the worker
+
+    @property
+    def has_taken(self) -> bool:
+        return self._sink.has_taken
+
+    def began(self, source: EventSource) -> None:
+        self._source = source
+        self._sink.began(self)
+
+    def put(self, kind: EventKind, data: msgspec.Raw) -> None:
+        self._sink.put(kind, data)
+
+    # --- towards the listener
+
+    def pause(self) -> None:
+        assert self._source is not None
+        self._source.pause()
+        if not self.is_over:
+            self._look_in(HOLD_LIMIT_S)
+
+    def resume(self) -> None:
+        self.taken()
+        if not self.is_over:
+            self.go_on()
+
+    # --- towards the engine
+
+    def go_on(self) -> None:
+        """Lets the worker send again."""
+        assert self._source is not None
+        self._source.resume()
+
+    def close(self) -> EventSink:
+        """The call has run; who listened to it."""
+        self.is_over = True
+        self.taken()
+        return self._sink
+
+    # --- how long it is held up
+
+    def taken(self) -> None:
+        """The listener holds it up no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        if self._is_wanted():
+            self._end()
+        else:
+            self._look_in(_LOOK_EVERY_S)
+
+
+class StreamingEngine(Engine):
+    """An engine that takes a worker back from a stream that nobody reads, once others need it."""
+
+    def _hold(self, ticket: Ticket, sink: EventSink) -> HeldStream:
+        """What stands between the worker and `sink`."""
+        return HeldStream(sink, self._is_short_of_workers, partial(self._end_held, ticket))
+
+    def _engage(self, ticket: Ticket) -> None:
+        if ticket.call.events is not None:
+            ticket.call.events = self._hold(ticket, ticket.call.events)
+
+    def _release(self, ticket: Ticket) -> None:
+        if isinstance(ticket.call.events, HeldStream):
+            ticket.call.events = ticket.call.events.close()
+
+    def _is_short_of_workers(self) -> bool:
+        """Whether calls wait that the workers which are idle, or about to be replaced, will not serve."""
+        counts = self._state.counts()
+        coming = counts[WorkerState.STARTING] + counts[WorkerState.STOPPING]
+        return not counts[WorkerState.IDLE] and len(self._queue) > coming
+
+    def _end_held(self, ticket: Ticket) -> None:
+        detail = f"its client read nothing for {HOLD_LIMIT_S:g} s or more, and other calls waited for its worker"
+        self._resolve(ticket, ExecutionTimeout(detail))
+        self._abandon(ticket)
