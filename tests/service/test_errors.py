@@ -301,14 +301,12 @@ def test_what_is_no_http_gets_no_problem(shared_service: Service) -> None:
     assert answer.endswith(b"Invalid HTTP request received.")
 
 
-def test_an_announced_body_is_refused_before_it_comes(start_service: StartService) -> None:
+@pytest.mark.parametrize("path", ["/programs", "/programs/any/execute"])
+def test_an_announced_body_is_refused_before_it_comes(shared_service: Service, path: str) -> None:
     """Nobody has to send what is not going to be read."""
-    service = start_service(MAX_BODY_BYTES=2048)
-    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as sock:
-        sock.sendall(
-            b"POST /programs HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
-            b"content-length: 60000000\r\n\r\n"
-        )
+    with socket.create_connection(("127.0.0.1", shared_service.port), timeout=20) as sock:
+        head = f"POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
+        sock.sendall(f"{head}content-length: 60000000\r\n\r\n".encode())
         answer = b"".join(iter(lambda: sock.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in answer
