@@ -113,6 +113,7 @@ class ExecuteLane:
 
     def __init__(self, parts: Parts, authenticator: Authenticator, settings: Settings, metrics: HandlerMetrics) -> None:
         self._parts = parts
+        self._router = parts.router
         self._authenticator = authenticator
         self._max_body_bytes = settings.max_body_bytes
         self._execution_timeout_s = settings.execution_timeout_s
@@ -161,7 +162,7 @@ class ExecuteLane:
                 raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")
         session_id = envelope.session_id
         canary_key = _canary_key(headers) if b"x-canary-key" in headers else None
-        request.route = self._parts.router.route(session_id, canary_key, forced, request.trace)
+        request.route = self._router.route(session_id, canary_key, forced, request.trace)
         program_id = scope["path"][len(_PREFIX) : -len(_SUFFIX)]
         programs = self._parts.programs
         program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
@@ -187,7 +188,7 @@ class ExecuteLane:
             return await self._start(request, call)
         try:
             with self._clients.of(receive):
-                result = await self._parts.router.execute(request.route, call)
+                result = await self._router.execute(request.route, call)
         finally:
             if session_id is not None:
                 self._parts.sessions.seen(session_id, request.route.decision.version)
@@ -223,7 +224,7 @@ class ExecuteLane:
     async def _run(self, request: _Request, call: Call, operation: str) -> Result:
         assert request.route is not None
         try:
-            return await self._parts.router.execute(request.route, call, operation)
+            return await self._router.execute(request.route, call, operation)
         finally:
             if call.session_id is not None:
                 self._parts.sessions.seen(call.session_id, request.route.decision.version)
@@ -283,10 +284,10 @@ class ExecuteLane:
             problem.retry_safe = True
         if request.route is None:
             # It failed before its session was known: it still counts for a version, as chance would have it.
-            request.route = self._parts.router.route(None, _canary_key(request.headers))
+            request.route = self._router.route(None, _canary_key(request.headers))
         version = request.route.decision.version
         if request.call is None:
-            self._parts.router.record_failure(
+            self._router.record_failure(
                 request.route, problem.code, problem.kind.category, _operation(request.headers), request.began
             )
         if problem.kind.status >= 500 and self._failure_lines.admits(0):

@@ -48,17 +48,6 @@ def prefer_as_oom_victim() -> None:
         pass  # some containers mount /proc read-only: then the kernel's own choice stands
 
 
-def never_preempt() -> None:
-    """This process, when it wakes up, waits for its turn (sched(7), SCHED_BATCH).
-
-    Otherwise a worker that gets a call pushes the service off its core, and the service has to come back for the next.
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    except OSError:
-        pass  # a sandbox may forbid it: then it costs a little more
-
-
 def open_many_files() -> None:
     """This process may have as many files open as its hard limit allows: each connection is one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

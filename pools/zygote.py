@@ -117,7 +117,6 @@ class Zygote:
             if os.getppid() != parent:
                 os._exit(status)  # the zygote died before the kernel knew that this one is to follow
             linux.prefer_as_oom_victim()
-            linux.never_preempt()
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)

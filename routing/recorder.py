@@ -114,10 +114,13 @@ class Recorder:
         self._lm_models: set[str] = set()
         for outcome in get_args(SpanOutcome):
             self._spans.labels(outcome)
+        # What every call counts is looked up once.
+        self._calls: dict[tuple[str, str], tuple[tallies.Count, tallies.Distribution]] = {}
+        self._waits = {version: self._queue_wait.of(version) for version in Version}
+        self._decided = {
+            version: {reason: self._decisions.of(version, reason) for reason in Reason} for version in Version
+        }
         for version in Version:
-            self._queue_wait.of(version)
-            for reason in Reason:
-                self._decisions.of(version, reason)
             for code, category in errors.items():
                 self._errors.labels(version, code, category)
             self._starts.labels(version)
@@ -129,7 +132,7 @@ class Recorder:
 
     def decided(self, decision: Decision) -> None:
         """A call was routed."""
-        self._decisions.of(decision.version, decision.reason).inc()
+        self._decided[decision.version][decision.reason].inc()
 
     def answered(
         self,
@@ -144,9 +147,14 @@ class Recorder:
 
         `trace_id` is there where the call is sampled: it is the exemplar, which OpenMetrics shows.
         """
-        self._requests.of(version, operation, outcome).inc()
-        self._duration.of(version, operation).observe(seconds, trace_id)
-        self._queue_wait.of(version).observe(queued_s)
+        calls = self._calls.get((version, operation))
+        if calls is None:
+            calls = self._requests.of(version, operation, OK), self._duration.of(version, operation)
+            self._calls[version, operation] = calls
+        went_well, duration = calls
+        (went_well if outcome == OK else self._requests.of(version, operation, outcome)).inc()
+        duration.observe(seconds, trace_id)
+        self._waits[version].observe(queued_s)
 
     def failed(self, version: Version, code: str, category: str) -> None:
         """A call's answer is an error."""
