@@ -74,10 +74,10 @@ class Arena:
                 one.prepare(servers[one.name], workload)
             yield servers
 
-    def compare(self, contenders: Sequence[Contender], workload: Workload) -> Loads:
+    def compare(self, contenders: Sequence[Contender], workload: Workload, rounds: int | None = None) -> Loads:
         """Each contender's peak in each round, with the plan's workers and connections."""
         with self.running(contenders, workload, self.plan.workers) as servers:
-            return self.compare_running(servers, workload, self.plan.connections)
+            return self.compare_running(servers, workload, self.plan.connections, rounds=rounds)
 
     def compare_running(
         self, servers: Mapping[str, Server], workload: Workload, connections: int, *, rounds: int | None = None
