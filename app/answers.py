@@ -13,20 +13,18 @@ _CLOSE = (b"connection", b"close")
 
 
 async def answer(send: Send, response: Response) -> None:
-    """Answers a POST: in one write where `send` is uvicorn's own. The headers must be well-formed."""
+    """Answers a POST: in one write, where uvicorn serves and the client reads. The headers must be well-formed."""
     cycle = getattr(send, "__self__", None)
-    if isinstance(cycle, RequestResponseCycle):
-        await _write(cycle, response)
+    if isinstance(cycle, RequestResponseCycle) and not cycle.flow.write_paused:
+        _write(cycle, response)
         return
     status, headers, body = response
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-async def _write(cycle: RequestResponseCycle, response: Response) -> None:
+def _write(cycle: RequestResponseCycle, response: Response) -> None:
     """What `RequestResponseCycle.send` does with both messages."""
-    if cycle.flow.write_paused and not cycle.disconnected:
-        await cycle.flow.drain()
     if cycle.disconnected:
         return
     status, headers, body = response

@@ -40,6 +40,7 @@ from routing.versions import Version
 if TYPE_CHECKING:
     from routing.call_trace import CallTrace
 
+_JSON = (b"content-type", b"application/json")
 _PREFIX, _SUFFIX = "/programs/", "/execute"
 _MAX_CANARY_KEY_LENGTH = 256
 _MAX_FAILURE_LINES = 50
@@ -244,7 +245,7 @@ class ExecuteLane:
         body = execution_view(execution).model_dump_json().encode()
         headers = _headers(request, request.route.decision.version, 0.0, 0.0)
         headers += [
-            (b"content-type", b"application/json"),
+            _JSON,
             (b"content-length", b"%d" % len(body)),
             (b"location", b"/executions/" + call.execution_id.encode()),
             (b"preference-applied", b"respond-async"),
@@ -272,8 +273,7 @@ class ExecuteLane:
         duration_ms = round((time.perf_counter() - request.began) * 1000, 3)
         body = _encode(Answer(call.execution_id, call.program.id, version, result.outputs, duration_ms, result.usage))
         headers = _headers(request, version, call.queued_s, result.run_s)
-        headers.append((b"content-type", b"application/json"))
-        headers.append((b"content-length", b"%d" % len(body)))
+        headers += (_JSON, (b"content-length", b"%d" % len(body)))
         return 200, headers, body
 
     def _refuse(self, request: _Request, error: Exception) -> Response:
