@@ -5,7 +5,6 @@ import functools
 import gc
 import json
 import os
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -59,7 +58,6 @@ from store.session_store import SqlSessionStore
 if TYPE_CHECKING:
     from routing.span_export import SpanExport
 
-_SWITCH_INTERVAL_S = 0.0005
 _log = structlog.stdlib.get_logger("poolshift")
 
 
@@ -175,8 +173,6 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # What is there now stays: no collection need look at it again, and there are many under load.
         gc.collect()
         gc.freeze()
-        # The threads (spans' export, SQLite) give way to the event loop after so long, where Python's default is 5 ms.
-        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         yield
         _log.info("stopping")
 
