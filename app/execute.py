@@ -162,8 +162,7 @@ class ExecuteLane:
             if forced not in self._parts.pools:
                 raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")
         session_id = envelope.session_id
-        canary_key = _canary_key(headers) if b"x-canary-key" in headers else None
-        request.route = self._router.route(session_id, canary_key, forced, request.trace)
+        request.route = self._router.route(session_id, _canary_key(headers), forced, request.trace)
         program_id = scope["path"][len(_PREFIX) : -len(_SUFFIX)]
         programs = self._parts.programs
         program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
@@ -187,12 +186,8 @@ class ExecuteLane:
             return await self._stream(request, call, receive, send)
         if operation == "async":
             return await self._start(request, call)
-        try:
-            with self._clients.of(receive):
-                result = await self._router.execute(request.route, call)
-        finally:
-            if session_id is not None:
-                self._parts.sessions.seen(session_id, request.route.decision.version)
+        with self._clients.of(receive):
+            result = await self._run(request, call, operation)
         return self._answer(request, call, result)
 
     async def _stream(self, request: _Request, call: Call, receive: Receive, send: Send) -> Response | None:
@@ -298,8 +293,6 @@ class ExecuteLane:
         headers = _headers(request, version, queued_s, run_s)
         headers += [(name.encode(), value.encode()) for name, value in problem.headers().items()]
         headers.append((b"content-length", b"%d" % len(body)))
-        if problem.code == "payload_too_large":
-            headers.append((b"connection", b"close"))  # the rest of the body is not worth reading
         return problem.kind.status, headers, body
 
     def _log_failure(self, request: _Request, problem: Problem, version: Version) -> None:

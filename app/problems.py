@@ -105,14 +105,13 @@ class Problem(Exception):
             headers["retry-after"] = str(math.ceil(self.retry_after_s))
         if self.kind.status == http.HTTPStatus.UNAUTHORIZED:
             headers["www-authenticate"] = "Bearer"
+        if self.code == "payload_too_large":
+            headers["connection"] = "close"  # the rest of the body is not worth reading
         return headers
 
     def response(self) -> Response:
         """The answer of an ordinary endpoint."""
-        headers = self.headers()
-        if self.code == "payload_too_large":
-            headers["connection"] = "close"  # the rest of the body is not worth reading
-        return Response(self.body(), self.kind.status, headers)
+        return Response(self.body(), self.kind.status, self.headers())
 
 
 @singledispatch

@@ -48,8 +48,17 @@ class Server(uvicorn.Server):
             )
         )
         self._app = app
+        self._host, self._port = settings.host, settings.port
         self._drain_timeout_s = settings.drain_timeout_s
         self._drain: asyncio.Task[None] | None = None
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves until it is told to stop, where the settings say unless `sockets` listen already.
+
+        Raises:
+            CannotListen: the port is taken, or there is no such address. Nothing has been touched then.
+        """
+        super().run(sockets or listening.listen(self._host, self._port))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, which does not say where it listens on sockets that are handed to it."""
@@ -108,10 +117,10 @@ def serve(settings: Settings) -> bool:
 
     Raises:
         InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.
-        CannotListen: the port is taken, or there is no such address. Nothing has been touched then.
+        CannotListen: see `Server.run`.
     """
     open_many_files()
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nothing here looks at
     server = Server(create_app(settings), settings)
-    server.run(listening.listen(settings.host, settings.port))
+    server.run()
     return server.started

@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry
 from app import lifespan
 from app.application import create_app
 from app.http_metrics import HandlerMetrics, HttpMetrics
-from app.listening import listen
 from app.logs import configure_logs
 from app.server import Server
 from config.settings import load_settings
@@ -60,7 +59,7 @@ def main() -> None:
     app = create_app(settings)
     app.state.http_metrics = SilentHttpMetrics(CollectorRegistry())
     vars(lifespan)["Recorder"] = SilentRecorder  # the one place that makes a recorder takes this one
-    Server(app, settings).run(listen(settings.host, settings.port))
+    Server(app, settings).run()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from config.lm import ApiBase, ApiKey
 
 MIB = 1024 * 1024
-DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
+_DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 
 
 class InvalidSettings(Exception):
@@ -40,8 +40,8 @@ def _lower_case(value: object) -> object:
 
 def _known_database(url: SecretStr) -> SecretStr:
     scheme, separator, _ = url.get_secret_value().partition("://")
-    if not separator or scheme not in DATABASE_DRIVERS:
-        raise ValueError(f"must begin with {' or '.join(f'{driver}://' for driver in DATABASE_DRIVERS)}")
+    if not separator or scheme not in _DATABASE_DRIVERS:
+        raise ValueError(f"must begin with {' or '.join(f'{driver}://' for driver in _DATABASE_DRIVERS)}")
     return url
 
 

@@ -100,14 +100,7 @@ class Crew:
 
     def withdraw(self, which: Callable[[Call], bool]) -> int:
         """Takes the running calls that `which` names from their workers, which are killed; how many these were."""
-        withdrawn = [
-            worker
-            for worker in self.state.workers
-            if worker.state is WorkerState.BUSY
-            and worker.process
-            and worker.process.call
-            and which(worker.process.call)
-        ]
+        withdrawn = [worker for worker, call in self._running_calls() if which(call)]
         for worker in withdrawn:
             assert worker.process is not None
             self.kill(worker, ExitCause.CANCELLED)
@@ -135,13 +128,19 @@ class Crew:
     def _overrun(self, now: float) -> float:
         """Workers whose call has passed its deadline are killed; when the next one will have."""
         next_one = math.inf
-        for worker in [worker for worker in self.state.workers if worker.state is WorkerState.BUSY]:
-            call = worker.process.call if worker.process is not None else None
-            if call is not None and call.deadline <= now:
+        for worker, call in self._running_calls():
+            if call.deadline <= now:
                 self.kill(worker, ExitCause.TIMEOUT)
-            elif call is not None:
+            else:
                 next_one = min(next_one, call.deadline)
         return next_one
+
+    def _running_calls(self) -> list[tuple[Worker, Call]]:
+        return [
+            (worker, worker.process.call)
+            for worker in self.state.workers
+            if worker.state is WorkerState.BUSY and worker.process is not None and worker.process.call is not None
+        ]
 
     # --- keeping them alive
 

@@ -16,6 +16,7 @@ from pools.dspy_streaming import OutputEvents, run_streamed
 from pools.dspy_tools import is_at_a_tool
 from pools.errors import InvalidOutputs, LMError
 from pools.lm import LMRun, LMSettings, LMUsage
+from pools.sendable import sendable
 
 MAX_LMS = 32
 """A worker keeps the connections of so many LMs."""
@@ -162,7 +163,7 @@ def _detail(what: str, said: object, settings: LMSettings) -> str:
     text = f"{what}: {said}"
     if settings.api_key:
         text = text.replace(settings.api_key, "…")
-    return text if len(text) <= MAX_DETAIL_LENGTH else f"{text[:MAX_DETAIL_LENGTH]}…"
+    return sendable(text, MAX_DETAIL_LENGTH)
 
 
 def total(entries_of_models: Iterable[list[dict[str, Any]]]) -> LMUsage:

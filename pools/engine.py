@@ -86,10 +86,12 @@ class Engine(abc.ABC):
     def _concurrency(self) -> int:
         """How many calls run at once, at most."""
 
-    def _engage(self, ticket: Ticket) -> None:  # noqa: B027  # an engine may have nothing to do with it
+    @abc.abstractmethod
+    def _engage(self, ticket: Ticket) -> None:
         """The call is about to go to a worker."""
 
-    def _release(self, ticket: Ticket) -> None:  # noqa: B027
+    @abc.abstractmethod
+    def _release(self, ticket: Ticket) -> None:
         """The call has run, or its worker turned out to be dead."""
 
     # --- the protocol
@@ -274,9 +276,7 @@ class Engine(abc.ABC):
 
     def _serve_queue(self) -> None:
         """Whoever can be served now is served."""
-        while self._queue and self._can_begin():
-            ticket = self._queue.pop()
-            assert ticket is not None
+        while self._can_begin() and (ticket := self._queue.pop()) is not None:
             if not ticket.answer.done():
                 ticket.call.queued_s += time.perf_counter() - ticket.since
                 self._begin(ticket)

@@ -12,7 +12,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 MAX_OPEN_FILES = 2**20
 """No process here needs more, and some kernels close what a worker inherits one by one, up to this number."""
-_open_files_at_start = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+OPEN_FILES_AT_START = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+"""The soft limit that this process was started with: workers keep to it, as code that uses select(2) must."""
 
 # Loaded once, before the first fork: a child calls through it without allocating.
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -52,12 +53,7 @@ def open_many_files() -> None:
     """This process may have as many files open as its hard limit allows: each connection is one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(most, _open_files_at_start), hard))
-
-
-def open_files_at_start() -> int:
-    """The soft limit that this process was started with: workers keep to it, as code that uses select(2) must."""
-    return _open_files_at_start
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(most, OPEN_FILES_AT_START), hard))
 
 
 def oom_kills() -> int:

@@ -127,7 +127,7 @@ class Spawner:
                 str(theirs.fileno()),
                 ",".join(self._allowed_modules),
                 ",".join(self._preload),
-                str(linux.open_files_at_start()),
+                str(linux.OPEN_FILES_AT_START),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 env=self._environment,

@@ -35,6 +35,11 @@ class Route(msgspec.Struct, eq=False):
     decision: Decision
     trace: "CallTrace | None" = None
 
+    @property
+    def trace_id(self) -> str | None:
+        """The trace's, where the call is sampled."""
+        return None if self.trace is None else self.trace.trace_id
+
 
 class Router:
     """Knows the pools by version and nothing of what is inside them."""
@@ -104,16 +109,13 @@ class Router:
             if route.decision.version is Version.V2 and route.decision.reason is Reason.SPLIT:
                 self._last_canary_dispatch = max(self._last_canary_dispatch, call.dispatched_at)
         seconds = time.perf_counter() - began
-        trace_id = None if route.trace is None else route.trace.trace_id
-        self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, trace_id)
-        if result.usage is not None:
-            self._record_tokens(route, call, result.usage)
+        self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, route.trace_id)
+        self._record_tokens(route, call, result.usage)
         return result
 
     def _failed(self, route: Route, call: Call, operation: str, began: float, error: ExecutionError) -> None:
         self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
-        if error.usage is not None:
-            self._record_tokens(route, call, error.usage)
+        self._record_tokens(route, call, error.usage)
         if route.trace is not None:
             route.trace.failed(error.code)
 
@@ -123,12 +125,11 @@ class Router:
         """A routed call failed, in its pool or before it got there; `began` is by `time.perf_counter`."""
         version = route.decision.version
         seconds = time.perf_counter() - began
-        trace_id = None if route.trace is None else route.trace.trace_id
-        self._recorder.answered(version, operation, code, seconds, queued_s, trace_id)
+        self._recorder.answered(version, operation, code, seconds, queued_s, route.trace_id)
         self._recorder.failed(version, code, category)
 
-    def _record_tokens(self, route: Route, call: Call, usage: LMUsage) -> None:
-        if call.lm is not None:
+    def _record_tokens(self, route: Route, call: Call, usage: LMUsage | None) -> None:
+        if call.lm is not None and usage is not None:
             self._recorder.lm_used(route.decision.version, call.lm.model, usage)
 
     def _route_anew(self, route: Route) -> None:

@@ -9,7 +9,7 @@ import math
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -21,6 +21,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+_Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
 
 class Count:
@@ -34,6 +36,10 @@ class Count:
     def inc(self) -> None:
         """One more."""
         self.value += 1
+
+    def numbers(self) -> tuple[int]:
+        """What a family takes of it."""
+        return (self.value,)
 
 
 class Total:
@@ -49,6 +55,10 @@ class Total:
         """One more value."""
         self.count += 1
         self.sum += value
+
+    def numbers(self) -> tuple[int, float]:
+        """What a family takes of it."""
+        return self.count, self.sum
 
 
 class Distribution:
@@ -71,9 +81,13 @@ class Distribution:
         if trace_id is not None:
             self.exemplars[bucket] = Exemplar({"trace_id": trace_id}, value, time.time())
 
-    def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+    def numbers(self) -> tuple[list[_Bucket], float]:
+        """What a family takes of it."""
+        return self._buckets(), self.sum
+
+    def _buckets(self) -> list[_Bucket]:
         """As Prometheus has them: each counts what is in those below it as well."""
-        buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        buckets: list[_Bucket] = []
         cumulated = 0
         for index, count in enumerate(self.counts):
             cumulated += count
@@ -90,6 +104,9 @@ _Series = TypeVar("_Series", Count, Total, Distribution)
 class _Family(Collector, Generic[_Series]):
     """A metric; its series come to be as somebody asks for them, and stay."""
 
+    _family: ClassVar[Any]
+    """What prometheus_client calls such a metric at a scrape."""
+
     def __init__(self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
         self._name = name
         self._documentation = documentation
@@ -104,48 +121,42 @@ class _Family(Collector, Generic[_Series]):
             series = self._series[values] = self._new()
         return series
 
-    def _new(self) -> _Series:
-        raise NotImplementedError
-
     def describe(self) -> Iterable[Metric]:
         """What the registry holds against other metrics' names."""
-        yield self._family(())
+        yield self._family(self._name, self._documentation, labels=self._labels)
 
     def collect(self) -> Iterable[Metric]:
-        yield self._family(list(self._series.items()))
+        family = self._family(self._name, self._documentation, labels=self._labels)
+        for values, one in list(self._series.items()):
+            family.add_metric(values, *one.numbers())
+        yield family
 
-    def _family(self, series: Iterable[tuple[tuple[str, ...], _Series]]) -> Metric:
+    def _new(self) -> _Series:
         raise NotImplementedError
 
 
 class Counter(_Family[Count]):
     """Only ever goes up."""
 
+    _family = CounterMetricFamily
+
     def _new(self) -> Count:
         return Count()
-
-    def _family(self, series: Iterable[tuple[tuple[str, ...], Count]]) -> Metric:
-        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
-        for values, one in series:
-            family.add_metric(values, one.value)
-        return family
 
 
 class Summary(_Family[Total]):
     """How many, and how much in all."""
 
+    _family = SummaryMetricFamily
+
     def _new(self) -> Total:
         return Total()
-
-    def _family(self, series: Iterable[tuple[tuple[str, ...], Total]]) -> Metric:
-        family = SummaryMetricFamily(self._name, self._documentation, labels=self._labels)
-        for values, one in series:
-            family.add_metric(values, one.count, one.sum)
-        return family
 
 
 class Histogram(_Family[Distribution]):
     """How many were at most so large."""
+
+    _family = HistogramMetricFamily
 
     def __init__(
         self,
@@ -161,9 +172,3 @@ class Histogram(_Family[Distribution]):
 
     def _new(self) -> Distribution:
         return Distribution(self._bounds)
-
-    def _family(self, series: Iterable[tuple[tuple[str, ...], Distribution]]) -> Metric:
-        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
-        for values, one in series:
-            family.add_metric(values, one.buckets(), one.sum)
-        return family

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from tests.ship.tools import run
-from tests.support.service import ROOT, free_port
+from tests.support.service import ROOT, free_port, says_ready
 from tests.support.waiting import wait_until
 
 BASE = "localhost/poolshift-debian:trixie"
@@ -98,10 +98,7 @@ class Container:
     def _is_ready(self) -> bool:
         if self.state()["Status"] == "exited":
             raise AssertionError(f"it ended:\n{self.log()}")
-        try:
-            return self.client.get("/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
+        return says_ready(self.client)
 
     def state(self) -> dict[str, Any]:
         """As podman has it."""

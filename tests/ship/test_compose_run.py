@@ -12,7 +12,7 @@ import yaml
 
 from tests.ship.containers import BASE, build_flags, podman
 from tests.ship.tools import BIN, run
-from tests.support.service import ROOT, free_port
+from tests.support.service import ROOT, free_port, says_ready
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.ship
@@ -94,13 +94,7 @@ class Compose:
             finally:
                 starting.kill()
         assert starting.returncode == 0, said
-        wait_until(self._is_ready, "the service is ready")
-
-    def _is_ready(self) -> bool:
-        try:
-            return self.client.get("/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
+        wait_until(lambda: says_ready(self.client), "the service is ready")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import yaml
 from config.api_keys import hash_key, new_key
 from tests.ship.containers import podman
 from tests.ship.tools import BIN, Chart, Resource, containers, of_kind, only
-from tests.support.service import free_port
+from tests.support.service import free_port, says_ready
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.ship
@@ -69,17 +69,10 @@ def service(resources: list[Resource], port: int, tmp_path_factory: pytest.TempP
     try:
         _play(file, [each for kind in kinds for each in of_kind(resources, kind)])
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": KEY}, timeout=30) as client:
-            wait_until(lambda: _is_ready(client), "the pod is ready")
+            wait_until(lambda: says_ready(client), "the pod is ready")
             yield client
     finally:
         podman("kube", "down", "--force", file, check=False)
-
-
-def _is_ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_the_rendered_pod_answers(service: httpx.Client) -> None:

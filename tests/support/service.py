@@ -66,10 +66,7 @@ class Service:
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"the service ended with {self.process.returncode}:\n{self.log()}")
-        try:
-            return self.client.get("/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
+        return says_ready(self.client)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 20) -> int:
         """Ends it and returns its exit code."""
@@ -145,6 +142,14 @@ def running_service(directory: Path, **settings: Any) -> Iterator[Service]:
         yield service
     finally:
         service.close()
+
+
+def says_ready(client: httpx.Client) -> bool:
+    """Whether a service answers there, and says that it can serve."""
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def is_alive(pid: int) -> bool:
