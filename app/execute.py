@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import structlog
@@ -34,11 +34,9 @@ from pools.line_budget import LineBudget
 from pools.lm import LMUsage
 from pools.programs import Program
 from pools.trace_context import Carried, trace_id_of
+from routing.call_trace import CallTrace
 from routing.router import Route
 from routing.versions import Version
-
-if TYPE_CHECKING:
-    from routing.call_trace import CallTrace
 
 _JSON = (b"content-type", b"application/json")
 _PREFIX, _SUFFIX = "/programs/", "/execute"
@@ -88,7 +86,7 @@ class _Request(msgspec.Struct, eq=False):
     headers: dict[bytes, bytes]
     began: float
     """By `time.perf_counter`: the event loop's own clock counts whole milliseconds."""
-    trace: "CallTrace | None" = None
+    trace: CallTrace | None = None
     """Where the call is sampled."""
     traceparent: str | None = None
     """What came in, where it is not sampled."""

@@ -8,7 +8,6 @@ import os
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
@@ -34,6 +33,7 @@ from pools.registry import ENGINES
 from pools.spawner import Spawner
 from pools.tasks import TaskOwner
 from routing.bookkeeping import Bookkeeping
+from routing.call_trace import CallTrace
 from routing.executions import Executions
 from routing.lms import LMs
 from routing.pool_figures import PoolFigures
@@ -45,6 +45,8 @@ from routing.rollout_model import to_basis_points
 from routing.rollout_provider import RolloutProvider
 from routing.router import Router
 from routing.sessions import Sessions
+from routing.span_export import SpanExport
+from routing.spans import Export
 from routing.tracing import Sampling, Tracing
 from routing.versions import Version
 from store.database import Database
@@ -54,9 +56,6 @@ from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
 from store.rollout_log import SqlRolloutLog
 from store.session_store import SqlSessionStore
-
-if TYPE_CHECKING:
-    from routing.span_export import SpanExport
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -177,30 +176,21 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _log.info("stopping")
 
 
-def _open_export(settings: Settings, recorder: Recorder) -> "SpanExport":
-    # Imported here: OpenTelemetry's SDK and its exporter are of no use to a service that exports nothing.
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415
-
-    from routing.span_export import SpanExport  # noqa: PLC0415
-
-    own = Resource({SERVICE_NAME: "poolshift", SERVICE_VERSION: VERSION, SERVICE_INSTANCE_ID: str(uuid.uuid4())})
-    return SpanExport(
-        Resource.create().merge(own).merge(OTELResourceDetector().detect()),  # the environment has the last word
-        recorder.spans,
+def _open_export(settings: Settings, recorder: Recorder) -> SpanExport:
+    who = {SERVICE_NAME: "poolshift", SERVICE_VERSION: VERSION, SERVICE_INSTANCE_ID: str(uuid.uuid4())}
+    how = Export(
         endpoint=settings.traces_endpoint,
+        resource=who,
         max_queue_size=settings.otel_bsp_max_queue_size,
         max_batch_size=settings.otel_bsp_max_export_batch_size,
         interval_ms=settings.otel_bsp_schedule_delay,
     )
+    return SpanExport(how, recorder.spans)
 
 
-def _open_tracing(settings: Settings, export: "SpanExport | None") -> Tracing:
+def _open_tracing(settings: Settings, export: SpanExport | None) -> Tracing:
     sampling = Sampling.named(settings.otel_traces_sampler, settings.otel_traces_sampler_arg)
-    if export is None:
-        return Tracing(sampling, None)
-    from routing.call_trace import CallTrace  # noqa: PLC0415  # as above
-
-    return Tracing(sampling, functools.partial(CallTrace, export))
+    return Tracing(sampling, None if export is None else functools.partial(CallTrace, export))
 
 
 def _handlers(programs: Programs, sessions: Sessions, lms: LMs, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:

@@ -1,7 +1,6 @@
 """The span of an execute call, by HTTP's semantic conventions, without headers and without the client's address."""
 
 from opentelemetry.semconv.attributes import http_attributes, server_attributes, url_attributes
-from opentelemetry.util.types import AttributeValue
 from starlette.types import Scope
 
 from app.problems import KINDS
@@ -12,9 +11,9 @@ HANDLER = "/programs/{program_id}/execute"
 NAME = f"POST {HANDLER}"
 
 
-def attributes(scope: Scope, execution_id: str, program: Program | None) -> dict[str, AttributeValue]:
+def attributes(scope: Scope, execution_id: str, program: Program | None) -> dict[str, str | int]:
     """What is known of a call whatever became of it; `program` None where it was not found."""
-    values: dict[str, AttributeValue] = {
+    values: dict[str, str | int] = {
         http_attributes.HTTP_REQUEST_METHOD: scope["method"],
         http_attributes.HTTP_ROUTE: HANDLER,
         url_attributes.URL_PATH: scope["path"],

@@ -16,6 +16,7 @@ from pools.exits import Exit, ExitCause
 from pools.measuring import Usage, measure
 from pools.process import WorkerProcess
 from pools.protocol import PoolObserver, WorkerSnapshot
+from pools.restarts import restart_delay_s
 from pools.spawner import Spawner
 from pools.state import PoolState, Worker, WorkerState
 from pools.tasks import TaskOwner
@@ -38,11 +39,6 @@ class RecycleLimits:
     executions: int | None = None
     rss_bytes: int | None = None
     age_s: float | None = None
-
-
-def restart_delay_s(failures_in_a_row: int) -> float:
-    """How long to wait before the next start: nothing after a success, then 0.1 s, doubling, at most 10 s."""
-    return 0.0 if failures_in_a_row == 0 else min(0.1 * 2.0 ** (failures_in_a_row - 1), 10.0)
 
 
 class Crew:

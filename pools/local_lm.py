@@ -10,8 +10,8 @@ from contextlib import suppress
 import msgspec
 import structlog
 
-from pools.crew import restart_delay_s
 from pools.lm import LOCAL_MODEL_NAME, LMSettings
+from pools.restarts import restart_delay_s
 from pools.tasks import TaskOwner
 
 START_TIMEOUT_S = 60.0

@@ -2,64 +2,51 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import structlog
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.semconv.attributes import http_attributes
-from opentelemetry.semconv.schemas import Schemas
-from opentelemetry.trace import (
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    TraceState,
-    format_span_id,
-    format_trace_id,
-)
-from opentelemetry.util.types import AttributeValue
 
 from pools import span_names
 from pools.errors import ExecutionError
-from pools.recorded_spans import decode_span
+from pools.recorded_spans import MAX_BYTES
 from routing.span_export import SpanExport
-from routing.tracing import CANCELLED, Parent
+from routing.spans import CallSpan, WorkerSpan
 from routing.versions import Decision
 
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_UNSET, _ERROR = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
-_SCOPE = InstrumentationScope("poolshift", schema_url=Schemas.V1_44_0.value)
-_KINDS = {kind.value: kind for kind in SpanKind}
-_STATUS_CODES = {code.value: code for code in StatusCode}
+CANCELLED = "cancelled"
+"""The error of a call that nobody waits for any more."""
 
 _log = structlog.stdlib.get_logger("poolshift.tracing")
+
+
+class Parent(NamedTuple):
+    """The caller's span."""
+
+    span_id: str
+    tracestate: str | None
 
 
 class CallTrace:
     """The trace of one sampled call. Each span goes to the export as it ends; a run may end after the answer has gone.
 
-    It is the pools' `RunObserver`.
+    It is the pools' `RunObserver`. Ids are hexadecimal, as W3C's trace context has them.
     """
 
-    def __init__(self, export: SpanExport, trace_id: int, parent: Parent | None) -> None:
+    def __init__(self, export: SpanExport, trace_id: str, parent: Parent | None) -> None:
+        self.trace_id = trace_id
         self._export = export
-        self._parent: SpanContext | None = None
-        self._state: TraceState | None = None
-        if parent is not None:
-            self._state = TraceState.from_header([parent.tracestate]) if parent.tracestate is not None else None
-            flags = TraceFlags(parent.flags)
-            self._parent = SpanContext(trace_id, parent.span_id, is_remote=True, trace_flags=flags)
-        self._context = self._new_context(trace_id)
+        self._parent_id = None if parent is None else parent.span_id
+        self._tracestate = None if parent is None else parent.tracestate
+        self._span_id = _new_span_id()
         self._began = time.time_ns()
         self._queued_at = 0
         self._last_run_ended = 0
-        self._run: tuple[SpanContext, int, int] | None = None
+        self._run: tuple[str, int, int] | None = None
         self._is_cancelled = False
-        self._attributes: dict[str, AttributeValue] = {}
-        self.trace_id = format_trace_id(trace_id)
+        self._attributes: dict[str, str | int] = {}
 
     # --- what the router tells
 
@@ -67,7 +54,7 @@ class CallTrace:
         """A version was decided on, by a rollout of `revision`; the decision began at `began`."""
         if self._queued_at:
             self._end_queue(time.time_ns(), None)
-        version: dict[str, AttributeValue] = {
+        version: dict[str, str | int] = {
             span_names.POOL_VERSION: decision.version.value,
             span_names.ROLLOUT_REVISION: revision,
         }
@@ -91,41 +78,40 @@ class CallTrace:
     def run_begins(self, worker_pid: int) -> str:
         # Run again by the pool, since its worker died, the call has waited from then on.
         self._queued_at = self._queued_at or self._last_run_ended
-        context = self._new_context(self._context.trace_id)
-        self._run = context, time.time_ns(), worker_pid
-        return f"00-{self.trace_id}-{format_span_id(context.span_id)}-01"
+        span_id = _new_span_id()
+        self._run = span_id, time.time_ns(), worker_pid
+        return f"00-{self.trace_id}-{span_id}-01"
 
     def run_ended(self, error: Exception | None, spans: Sequence[msgspec.Raw]) -> None:
         if self._run is None:
             return
-        (context, began, pid), self._run = self._run, None
+        (span_id, began, pid), self._run = self._run, None
         self._end_queue(began, None)
         for span in spans:
             self._emit_recorded(span)
         now = time.time_ns()
-        attributes = {
+        attributes: dict[str, str | int] = {
             span_names.POOL_VERSION: self._attributes[span_names.POOL_VERSION],
             span_names.PROCESS_PID: pid,
         }
-        self._emit(span_names.RUN, began, now, attributes, CANCELLED if self._is_cancelled else _code(error), context)
+        self._emit(span_names.RUN, began, now, attributes, CANCELLED if self._is_cancelled else _code(error), span_id)
         self._last_run_ended = now
 
     # --- what the endpoint tells
 
-    def answered(self, name: str, status: int, error: str | None, attributes: dict[str, AttributeValue]) -> None:
+    def answered(self, name: str, status: int, error: str | None, attributes: dict[str, str | int]) -> None:
         """The call has its answer; `error` is the code of what went wrong, where that was not the client's doing."""
         attributes[http_attributes.HTTP_RESPONSE_STATUS_CODE] = status
         self._end(name, error, attributes)
 
-    def abandoned(self, name: str, attributes: dict[str, AttributeValue]) -> None:
+    def abandoned(self, name: str, attributes: dict[str, str | int]) -> None:
         """The client went away before."""
         self._end(name, CANCELLED, attributes)
 
     # --- spans
 
-    def _end(self, name: str, error: str | None, attributes: dict[str, AttributeValue]) -> None:
-        attributes |= self._attributes
-        self._emit(name, self._began, time.time_ns(), attributes, error, self._context, SpanKind.SERVER)
+    def _end(self, name: str, error: str | None, attributes: Mapping[str, str | int]) -> None:
+        self._emit(name, self._began, time.time_ns(), {**attributes, **self._attributes}, error, self._span_id)
 
     def _end_queue(self, at: int, error: str | None) -> None:
         version = {span_names.POOL_VERSION: self._attributes[span_names.POOL_VERSION]}
@@ -137,57 +123,38 @@ class CallTrace:
         name: str,
         began: int,
         ended: int,
-        attributes: dict[str, AttributeValue],
+        attributes: dict[str, str | int],
         error: str | None = None,
-        context: SpanContext | None = None,
-        kind: SpanKind = SpanKind.INTERNAL,
+        span_id: str | None = None,
     ) -> None:
         if error is not None:
             attributes[span_names.ERROR_TYPE] = error
+        is_server = span_id is self._span_id
         self._export.offer(
-            ReadableSpan(
-                name,
-                context or self._new_context(self._context.trace_id),
-                self._parent if context is self._context else self._context,
-                self._export.resource,
-                attributes,
-                kind=kind,
-                status=_UNSET if error is None else _ERROR,
-                start_time=began,
-                end_time=max(began, ended),
-                instrumentation_scope=_SCOPE,
+            CallSpan(
+                trace_id=self.trace_id,
+                span_id=span_id or _new_span_id(),
+                parent_id=self._parent_id if is_server else self._span_id,
+                name=name,
+                began=began,
+                ended=max(began, ended),
+                attributes=attributes,
+                tracestate=self._tracestate,
+                is_error=error is not None,
+                is_server=is_server,
             )
         )
 
-    def _emit_recorded(self, encoded: msgspec.Raw) -> None:
-        """A span of the worker's: in this trace, whatever the worker says."""
-        try:
-            span = decode_span(encoded)
-        except msgspec.MsgspecError as error:
-            _log.warning("a worker's span makes no sense", reason=str(error), trace_id=self.trace_id)
+    def _emit_recorded(self, recorded: msgspec.Raw) -> None:
+        """A span of the worker's, unread."""
+        if memoryview(recorded).nbytes > MAX_BYTES:
+            _log.warning("a worker's span is too big", trace_id=self.trace_id)
             return
-        trace_id = self._context.trace_id
-        self._export.offer(
-            ReadableSpan(
-                span.name,
-                self._span_context(trace_id, int(span.span_id, 16)),
-                self._span_context(trace_id, int(span.parent_id, 16)),
-                self._export.resource,
-                span.attributes,
-                [Event(event.name, event.attributes, event.at) for event in span.events],
-                kind=_KINDS[span.kind],
-                status=Status(_STATUS_CODES[span.status], span.description),
-                start_time=span.began,
-                end_time=span.ended,
-                instrumentation_scope=_SCOPE,
-            )
-        )
+        self._export.offer(WorkerSpan(self.trace_id, recorded, self._tracestate))
 
-    def _new_context(self, trace_id: int) -> SpanContext:
-        return self._span_context(trace_id, random.getrandbits(64) or 1)
 
-    def _span_context(self, trace_id: int, span_id: int) -> SpanContext:
-        return SpanContext(trace_id, span_id, is_remote=False, trace_flags=_SAMPLED, trace_state=self._state)
+def _new_span_id() -> str:
+    return f"{random.getrandbits(64) or 1:016x}"
 
 
 def _code(error: Exception | None) -> str | None:

@@ -5,7 +5,7 @@ The names are the contract's; `docs/metrics.md` says what each is good for.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -13,6 +13,7 @@ from pools.exits import ExitCause
 from pools.lm import LMUsage
 from routing import tallies
 from routing.rollout_model import Rollout
+from routing.spans import SpanOutcome
 from routing.versions import Decision, Reason, Version
 
 _DURATION_BUCKETS = (
@@ -20,7 +21,6 @@ _DURATION_BUCKETS = (
 )  # fmt: skip
 _START_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 OK = "ok"
-SpanOutcome = Literal["exported", "failed", "dropped"]
 MAX_LM_MODELS = 20
 """Models have a label of their own up to so many: sessions name what they like."""
 OTHER_MODELS = "other"
@@ -161,7 +161,7 @@ class Recorder:
         self._errors.labels(version, code, category).inc()
 
     def spans(self, outcome: SpanOutcome, count: int) -> None:
-        """What became of `count` spans (from any thread)."""
+        """What became of `count` spans."""
         self._spans.labels(outcome).inc(count)
 
     def lm_used(self, version: Version, model: str, usage: LMUsage) -> None:

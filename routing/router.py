@@ -4,7 +4,6 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,15 +11,12 @@ from pools.calls import Call, Result
 from pools.errors import ExecutionError, Withdrawn
 from pools.lm import LMUsage
 from pools.protocol import Pool
+from routing.call_trace import CANCELLED, CallTrace
 from routing.recorder import OK, Recorder
 from routing.rollout import RolloutFlag
 from routing.rollout_model import Rollout
 from routing.split import bucket
-from routing.tracing import CANCELLED
 from routing.versions import Decision, Reason, Version
-
-if TYPE_CHECKING:
-    from routing.call_trace import CallTrace
 
 _FORCED = {version: Decision(version, Reason.FORCED) for version in Version}
 _PINNED = {version: Decision(version, Reason.PINNED) for version in Version}
@@ -33,7 +29,7 @@ class Route(msgspec.Struct, eq=False):
     bucket: int
     forced: Version | None
     decision: Decision
-    trace: "CallTrace | None" = None
+    trace: CallTrace | None = None
 
     @property
     def trace_id(self) -> str | None:
@@ -64,7 +60,7 @@ class Router:
         session_id: str | None,
         canary_key: str | None = None,
         forced: Version | None = None,
-        trace: "CallTrace | None" = None,
+        trace: CallTrace | None = None,
     ) -> Route:
         """Decides the version of a call.
 

@@ -1,94 +1,143 @@
-"""Hands finished spans to an OTLP collector, behind the calls: one that is down or slow costs spans, not time."""
+"""Hands finished spans to the process that exports them: a collector that is down or slow costs spans, not time."""
 
 import asyncio
-import threading
-from collections.abc import Callable, Sequence
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 
+import msgspec
 import structlog
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from routing.recorder import SpanOutcome
+from pools.channel import Channel
+from pools.framing import frame
+from pools.restarts import restart_delay_s
+from pools.tasks import TaskOwner
+from routing.spans import Export, FromExporter, Last, Outcome, Span, SpanOutcome
 
-FLUSH_TIMEOUT_S = 2.0
-"""The end of the service waits so long for what is still queued."""
+HAND_OVER_S = 0.05
+"""Spans wait so long for others, to be handed over in one piece."""
+END_TIMEOUT_S = 3.0
+"""A little more than the exporter takes at most for what it has (`routing.span_exporter.FLUSH_TIMEOUT_S`)."""
 
 CountSpans = Callable[[SpanOutcome, int], None]
 
+_decoder: msgspec.json.Decoder[FromExporter] = msgspec.json.Decoder(FromExporter)
+_encode = msgspec.json.Encoder().encode
 _log = structlog.stdlib.get_logger("poolshift.tracing")
 
 
-class _CountingExporter(SpanExporter):
-    """Counts what the exporter underneath took and what it lost. It runs in the processor's thread."""
-
-    def __init__(self, exporter: SpanExporter, count: CountSpans) -> None:
-        self.taken = 0
-        self._exporter = exporter
-        self._count = count
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self.taken += len(spans)
-        result = self._exporter.export(spans)
-        self._count("exported" if result is SpanExportResult.SUCCESS else "failed", len(spans))
-        return result
-
-    def shutdown(self) -> None:
-        self._exporter.shutdown()
-
-
 class SpanExport:
-    """A bounded queue and a thread that empties it. What finds the queue full is dropped and counted."""
+    """The exporter (`routing.span_exporter`) and the spans on their way to it; one that dies is replaced.
 
-    def __init__(
-        self,
-        resource: Resource,
-        count: CountSpans,
-        *,
-        endpoint: str | None = None,
-        max_queue_size: int = 2048,
-        max_batch_size: int = 512,
-        interval_ms: float = 5000,
-    ) -> None:
-        """`endpoint` None is what OpenTelemetry's variables say; timeout, headers and TLS are always as they say."""
-        self.resource = resource
+    No more than the queue's size are on their way at once, from here until the exporter has said what became of them.
+    What comes on top is dropped and counted.
+    """
+
+    def __init__(self, how: Export, count: CountSpans) -> None:
+        self._how = how
         self._count = count
-        self._max_queue_size = max_queue_size
-        self._offered = 0
-        self._exporter = _CountingExporter(OTLPSpanExporter(endpoint=endpoint), count)
-        self._processor = BatchSpanProcessor(
-            self._exporter,
-            max_queue_size=max_queue_size,
-            max_export_batch_size=max_batch_size,
-            schedule_delay_millis=interval_ms,
-        )
+        self._waiting: list[Span] = []
+        self._handed_over = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._channel: Channel | None = None
+        self._is_closing = False
+        self._tasks = TaskOwner("export of spans", is_detached=True)
+        self._loop = asyncio.get_running_loop()
+        self._exporter = self._tasks.start(self._keep_exporter())
 
-    def offer(self, span: ReadableSpan) -> None:
+    def offer(self, span: Span) -> None:
         """Queues a span that has ended. Never blocks."""
-        # Counted here, since the processor drops in silence; each of the two numbers has one thread that writes it.
-        if self._offered - self._exporter.taken >= self._max_queue_size:
+        if len(self._waiting) + self._handed_over >= self._how.max_queue_size:
             self._count("dropped", 1)
             return
-        self._offered += 1
-        self._processor.on_end(span)
+        self._waiting.append(span)
+        if self._timer is None:
+            self._timer = self._loop.call_later(HAND_OVER_S, self._hand_over)
+        elif len(self._waiting) >= self._how.max_batch_size:
+            self._hand_over()
 
     async def aclose(self) -> None:
-        """Flushes for at most `FLUSH_TIMEOUT_S`."""
-        loop = asyncio.get_running_loop()
-        flushed = asyncio.Event()
+        """Has everything exported; gives up on what the collector does not take in `END_TIMEOUT_S`."""
+        self._is_closing = True
+        self._hand_over()
+        if self._channel is not None:
+            self._channel.send(frame(_encode(Last())))
+            await asyncio.wait([self._exporter], timeout=END_TIMEOUT_S)
+        lost = len(self._waiting) + self._handed_over
+        if lost:
+            _log.warning("the collector did not take the last spans", count=lost)
+        await self._tasks.aclose()
 
-        def flush() -> None:
-            self._processor.shutdown()  # type: ignore[no-untyped-call]
+    def _hand_over(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._channel is not None and self._waiting:
+            self._handed_over += len(self._waiting)
+            self._channel.send(b"".join(frame(_encode(span)) for span in self._waiting))
+            self._waiting.clear()
+
+    # --- the exporter
+
+    async def _keep_exporter(self) -> None:
+        failures = 0
+        while not self._is_closing:
+            began = self._loop.time()
             try:
-                loop.call_soon_threadsafe(flushed.set)
-            except RuntimeError:
-                pass  # nobody waits any more: the loop is closed
+                how_it_ended = await self._run_exporter()
+            except OSError as error:
+                how_it_ended = str(error)
+            self._lose_what_it_had()
+            if self._is_closing:
+                return
+            failures = failures + 1 if self._loop.time() - began < 60 else 1
+            _log.error("the exporter of spans ended; another is started", reason=how_it_ended)
+            await asyncio.sleep(restart_delay_s(failures))
 
-        # A daemon, so that a collector which hangs does not keep the process either.
-        threading.Thread(target=flush, name="flush-spans", daemon=True).start()
-        try:
-            async with asyncio.timeout(FLUSH_TIMEOUT_S):
-                await flushed.wait()
-        except TimeoutError:
-            _log.warning("the collector did not take the last spans", timeout_s=FLUSH_TIMEOUT_S)
+    async def _run_exporter(self) -> str:
+        """Runs one until it ends; returns how it did."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            exporter = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                "routing.span_exporter",
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            theirs.close()
+            self._channel = Channel(ours, self._take, lambda _: _kill(exporter))
+            try:
+                self._channel.send(frame(_encode(self._how)))
+                self._hand_over()
+                return f"exit status {await exporter.wait()}"
+            finally:
+                if self._channel is not None:
+                    self._channel.drain()
+                    self._channel.close()
+                    self._channel = None
+                _kill(exporter)
+                await exporter.wait()
+
+    def _take(self, payload: bytes) -> None:
+        message = _decoder.decode(payload)
+        if isinstance(message, Outcome):
+            self._handed_over -= message.count
+            self._count(message.outcome, message.count)
+        else:
+            structlog.stdlib.get_logger(message.logger).log(message.level, message.text)
+
+    def _lose_what_it_had(self) -> None:
+        if self._handed_over:
+            self._count("failed", self._handed_over)
+            self._handed_over = 0
+
+
+def _kill(exporter: asyncio.subprocess.Process) -> None:
+    if exporter.returncode is None:
+        with suppress(ProcessLookupError):
+            exporter.kill()

@@ -13,20 +13,16 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pools.trace_context import Carried
-
-if TYPE_CHECKING:
-    from routing.call_trace import CallTrace  # with OpenTelemetry's SDK, of no use to a service that exports nothing
+from routing.call_trace import CallTrace, Parent
 
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _MAX_CARRIED_BYTES = 8192
 """Of each header: what W3C wants handed on of baggage; longer ones are left out."""
 _LOW_64_BITS = 2**64 - 1
 _SAMPLED_FLAG = 1
-CANCELLED = "cancelled"
-"""The error of a call that nobody waits for any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +39,13 @@ class Sampling:
         return cls({"always_on": 1.0, "always_off": 0.0}.get(root, ratio), honours_parent=root != sampler)
 
 
-class Parent(NamedTuple):
-    """The caller's span."""
-
-    span_id: int
-    flags: int
-    tracestate: str | None
-
-
 class Head(NamedTuple):
     """What is decided at the head of a call: its trace where it is sampled, else the traceparent to hand on.
 
     Either way `carried` goes to the worker.
     """
 
-    trace: "CallTrace | None" = None
+    trace: CallTrace | None = None
     traceparent: str | None = None
     carried: Carried | None = None
 
@@ -68,7 +56,7 @@ _NOTHING = Head()
 class Tracing:
     """Begins the traces of calls. Without an export it only sees that a traceparent is one."""
 
-    def __init__(self, sampling: Sampling, new_trace: "Callable[[int, Parent | None], CallTrace] | None") -> None:
+    def __init__(self, sampling: Sampling, new_trace: Callable[[str, Parent | None], CallTrace] | None) -> None:
         """`new_trace` takes the trace's id and the caller's span; None where nothing is exported."""
         self._new_trace = new_trace
         self._honours_parent = sampling.honours_parent
@@ -88,18 +76,18 @@ class Tracing:
         trace_id = random.getrandbits(128) or 1
         if trace_id & _LOW_64_BITS >= self._bound:
             return nothing
-        return nothing._replace(trace=self._new_trace(trace_id, None))
+        return nothing._replace(trace=self._new_trace(f"{trace_id:032x}", None))
 
     def _continue(self, headers: Mapping[bytes, bytes], found: re.Match[bytes]) -> Head:
         tracestate = _text(headers, b"tracestate")
         carried = _carried(tracestate, _text(headers, b"baggage"))
         if self._new_trace is None:
             return Head(None, found[0].decode(), carried)
-        trace_id, parent_id, flags = int(found[2], 16), int(found[3], 16), int(found[4], 16)
-        is_within_ratio = trace_id & _LOW_64_BITS < self._bound
-        if flags & _SAMPLED_FLAG if self._honours_parent else is_within_ratio:
-            return Head(self._new_trace(trace_id, Parent(parent_id, flags, tracestate)), None, carried)
-        return Head(None, f"00-{found[2].decode()}-{found[3].decode()}-00", carried)
+        trace_id, parent_id = found[2].decode(), found[3].decode()
+        is_flagged = int(found[4], 16) & _SAMPLED_FLAG
+        if is_flagged if self._honours_parent else int(trace_id, 16) & _LOW_64_BITS < self._bound:
+            return Head(self._new_trace(trace_id, Parent(parent_id, tracestate)), None, carried)
+        return Head(None, f"00-{trace_id}-{parent_id}-00", carried)
 
 
 def _carried(tracestate: str | None, baggage: str | None) -> Carried | None:

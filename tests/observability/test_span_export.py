@@ -1,0 +1,104 @@
+"""The process that exports spans: no call is the worse for what becomes of it, and no span is lost uncounted."""
+
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from pools.framing import frame
+from routing.spans import CallSpan, Export
+from tests.conftest import StartService
+from tests.observability.collector import attributes, running_collector
+from tests.observability.conftest import log_lines, traced
+from tests.observability.test_traces import ECHO, sampled_execute
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+SPANS = "poolshift_trace_spans_total"
+
+
+def exporters(service: Service) -> list[psutil.Process]:
+    """As many as the service runs, which is one or, between two, none."""
+    assert service.process is not None
+    children = psutil.Process(service.process.pid).children()
+    return [child for child in children if "routing.span_exporter" in child.cmdline()]
+
+
+def test_the_exporter_is_killed(start_service: StartService) -> None:
+    """What it had is counted as failed, and another exports what comes later."""
+    with running_collector("hangs") as collector:
+        service = start_service(**traced(collector))
+        program = service.create("echo", ECHO)
+        assert sampled_execute(service, program, inputs={"nonce": "a"})[0].status_code == 200
+        wait_until(lambda: collector.requests > 0, "spans are on their way")
+        (exporter,) = exporters(service)
+        exporter.kill()
+        wait_until(lambda: service.metric(SPANS, outcome="failed") > 0, "their loss is noticed")
+        collector.behaviour = "takes"
+        answer, trace_id = sampled_execute(service, program, inputs={"nonce": "b"})
+        assert answer.status_code == 200
+        collector.whole_trace(trace_id, 5)
+        wait_until(lambda: service.metric(SPANS) == 10, "each span of both calls is counted once")
+        assert "the exporter of spans ended; another is started" in service.log()
+        assert service.stop() == 0
+
+
+def test_it_cannot_export(start_service: StartService, tmp_path: Path) -> None:
+    """Whom to trust is not there: the service's log says so in its own format, the spans are counted."""
+    with running_collector() as collector:
+        endpoint = collector.endpoint.replace("http", "https")
+        nowhere = tmp_path / "ca.pem"
+        service = start_service(
+            **traced(
+                collector,
+                OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
+                OTEL_EXPORTER_OTLP_CERTIFICATE=nowhere,
+                LOG_FORMAT="json",
+            )
+        )
+        program = service.create("echo", ECHO)
+        assert sampled_execute(service, program, inputs={"nonce": "a"})[0].status_code == 200
+        wait_until(lambda: service.metric(SPANS, outcome="failed") == 5, "all are lost")
+        assert any(str(nowhere) in line["event"] for line in log_lines(service, level="error"))
+        assert service.stop() == 0
+
+
+def test_the_service_is_killed(start_service: StartService) -> None:
+    """The exporter ends as well, whatever the collector does."""
+    with running_collector("hangs") as collector:
+        service = start_service(**traced(collector))
+        program = service.create("echo", ECHO)
+        sampled_execute(service, program, inputs={"nonce": "a"})
+        wait_until(lambda: collector.requests > 0, "spans are on their way")
+        (exporter,) = exporters(service)
+        assert service.stop(signal.SIGKILL) == -signal.SIGKILL
+        wait_until(lambda: not exporter.is_running(), "it has ended")
+
+
+def test_the_other_end_is_closed() -> None:
+    """It exports what it has been handed by then, however long it would have waited for more."""
+    trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
+    now = time.time_ns()
+    how = Export(None, {"service.name": "a"}, max_queue_size=16, max_batch_size=8, interval_ms=3_600_000)
+    span = CallSpan(trace_id, span_id, None, "route", now, now, {"pool.version": "v2"}, tracestate="a=b")
+    ours, theirs = socket.socketpair()
+    with running_collector() as collector, ours, theirs:
+        exporter = subprocess.Popen(
+            [sys.executable, "-m", "routing.span_exporter", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint},
+        )
+        theirs.close()
+        ours.sendall(b"".join(frame(msgspec.json.encode(message)) for message in (how, span)))
+        ours.close()
+        assert exporter.wait(30) == 0
+        one = collector.whole_trace(trace_id, 1).one("route")
+        assert attributes(one) == {"pool.version": "v2"}
+        assert one.trace_state == "a=b"
+        assert collector.resource["service.name"] == "a"
