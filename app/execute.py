@@ -39,7 +39,11 @@ from routing.router import Route
 from routing.versions import Version
 
 _JSON = (b"content-type", b"application/json")
+_VERSION_HEADERS = {version: (b"x-pool-version", version.encode()) for version in Version}
 _PREFIX, _SUFFIX = "/programs/", "/execute"
+_SHORTEST_PATH = len(_PREFIX) + 1 + len(_SUFFIX)
+_PROGRAM_ID = slice(len(_PREFIX), -len(_SUFFIX))
+"""Of a path."""
 _MAX_CANARY_KEY_LENGTH = 256
 _MAX_FAILURE_LINES = 50
 """A second. A service that sheds thousands of calls says how many, not each."""
@@ -76,7 +80,7 @@ def is_execute(scope: Scope) -> bool:
     if scope["type"] != "http" or scope["method"] != "POST":
         return False
     path: str = scope["path"]
-    return path.startswith(_PREFIX) and path.endswith(_SUFFIX) and len(path) > len(_PREFIX) + len(_SUFFIX)
+    return path.endswith(_SUFFIX) and path.startswith(_PREFIX) and len(path) >= _SHORTEST_PATH
 
 
 class _Request(msgspec.Struct, eq=False):
@@ -161,7 +165,7 @@ class ExecuteLane:
                 raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")
         session_id = envelope.session_id
         request.route = self._router.route(session_id, _canary_key(headers), forced, request.trace)
-        program_id = scope["path"][len(_PREFIX) : -len(_SUFFIX)]
+        program_id = scope["path"][_PROGRAM_ID]
         programs = self._parts.programs
         program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
         request.program = program
@@ -354,7 +358,7 @@ def _canary_key(headers: dict[bytes, bytes]) -> str | None:
 
 def _headers(request: _Request, version: Version, queued_s: float, run_s: float) -> list[tuple[bytes, bytes]]:
     return [
-        (b"x-pool-version", version.encode()),
+        _VERSION_HEADERS[version],
         (b"x-execution-id", request.execution_id.encode()),
         (b"server-timing", b"queue;dur=%.3f, run;dur=%.3f" % (queued_s * 1000, run_s * 1000)),
     ]

@@ -1,6 +1,7 @@
 """The load generators, both in C: wrk for as much as a server can take, h2load for a constant rate and for a count."""
 
 import json
+import math
 import resource
 import shutil
 import statistics
@@ -13,8 +14,11 @@ from pathlib import Path
 from bench.servers import Server
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
-_GOLDEN = 0.381966
-"""Steps of this share of a circle never come close to where they have been: so the connections take turns."""
+_STAGGER_MS = 5
+"""Between the openings of two connections; h2load takes whole milliseconds."""
+_RATE_STEP = 1000 // _STAGGER_MS
+_MIN_INTERVAL_S = 0.011
+"""Of one connection's requests. h2load's clock for them ticks every 10 ms: what falls due sooner comes in bursts."""
 
 
 class MissingTool(Exception):
@@ -81,21 +85,23 @@ def _wrk(server: Server, rest: Sequence[str], *, connections: int, seconds: floa
     )
 
 
-def at_rate(server: Server, body: Path, *, rate: float, connections: int, seconds: float) -> Load:
-    """`rate` requests per second, evenly spaced, whatever the server makes of them.
+def at_rate(server: Server, body: Path, *, rate: float, seconds: float) -> Load:
+    """About `rate` requests per second (see `even_rate`), whatever the server makes of them.
 
-    h2load has a clock per connection and would start all of them at once, as bursts of `connections` requests. So they
-    are opened one after another, and what is sent before the last is open or after the first is done does not count.
+    They come as evenly as h2load can: it looks at its clock every millisecond, and sends what has fallen due in it.
+    Each connection has intervals of its own; all would begin together, in one burst, so they are opened one after
+    another, and what is sent before the last is open or after the first is done does not count.
     """
+    even = even_rate(rate)
+    connections = _connections(even)
     log = server.directory / "h2load.tsv"
     log.unlink(missing_ok=True)
-    interval_s = connections / rate
-    period_ms = _stagger_ms(interval_s)
-    opening_s = connections * period_ms / 1000
+    interval_s = connections / even
+    opening_s = connections * _STAGGER_MS / 1000
     per_connection = round((opening_s + seconds) / interval_s)
     command = [
         *_h2load(body, connections, count=per_connection * connections),
-        *("-r", "1", f"--rate-period={period_ms}ms", f"--rps={1 / interval_s:.3f}", f"--log-file={log}"),
+        *("-r", "1", f"--rate-period={_STAGGER_MS}ms", f"--rps={1 / interval_s!r}", f"--log-file={log}"),
         server.url(server.path),
     ]
     usage = _Usage(server)
@@ -117,10 +123,20 @@ def at_rate(server: Server, body: Path, *, rate: float, connections: int, second
     )
 
 
-def _stagger_ms(interval_s: float) -> int:
-    """The whole milliseconds between two connections that spread them best over the interval of one."""
-    interval_ms = interval_s * 1000
-    return min(range(1, 26), key=lambda ms: abs(ms / interval_ms % 1 - _GOLDEN))
+def even_rate(rate: float) -> int:
+    """The nearest rate, in requests per second, at which the same number falls due between any two openings."""
+    return max(1, round(rate / _RATE_STEP)) * _RATE_STEP
+
+
+def _connections(rate: int) -> int:
+    """As few as the clocks allow for, and no divisor in common with what falls due between two openings.
+
+    So no two connections have the same moment; with a divisor in common they would share fewer, in bursts.
+    """
+    connections = math.ceil(rate * _MIN_INTERVAL_S)
+    while math.gcd(connections, rate // _RATE_STEP) > 1:
+        connections += 1
+    return connections
 
 
 def count(server: Server, body: Path, *, requests: int, connections: int, deadline_s: float) -> int:

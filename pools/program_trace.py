@@ -4,21 +4,23 @@ Imported at the first sampled call only; where the service exports traces, by th
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from opentelemetry import trace
+from opentelemetry import context, trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
-from opentelemetry.util.types import AttributeValue
 
-from pools import span_names
+from pools import span_names, trace_context
 from pools.messages import Failed, Reply
 from pools.recorded_spans import MAX_BYTES, MAX_SPANS, Attributes, RecordedEvent, RecordedSpan, encode_span
+from pools.trace_context import Carried
 
 _LIMITS = SpanLimits(max_span_attributes=64, max_events=16, max_span_attribute_length=4096, max_links=0)
 
@@ -26,8 +28,13 @@ _LIMITS = SpanLimits(max_span_attributes=64, max_events=16, max_span_attribute_l
 class _Ids(IdGenerator):
     """Ids that neither depend on a program's `random.seed` nor change what `random` gives it."""
 
+    def __init__(self) -> None:
+        self.next_span_id: int | None = None
+        """What the next span gets, where its id is known before it is made."""
+
     def generate_span_id(self) -> int:
-        return int.from_bytes(os.urandom(8)) or 1
+        span_id, self.next_span_id = self.next_span_id, None
+        return span_id or int.from_bytes(os.urandom(8)) or 1
 
     def generate_trace_id(self) -> int:
         return int.from_bytes(os.urandom(16)) or 1
@@ -52,12 +59,13 @@ class ProgramTracer:
 
     def __init__(self) -> None:
         self._kept = _Kept()
+        self._ids = _Ids()
         provider = TracerProvider(
             # Nothing is recorded but under a sampled call.
             sampler=ParentBased(ALWAYS_OFF),
             resource=Resource.get_empty(),
             shutdown_on_exit=False,
-            id_generator=_Ids(),
+            id_generator=self._ids,
             span_limits=_LIMITS,
         )
         provider.add_span_processor(self._kept)
@@ -65,50 +73,142 @@ class ProgramTracer:
         self._tracer = provider.get_tracer("poolshift")
 
     @contextmanager
-    def record(self, program_id: str) -> Iterator["Recording"]:
-        """The scope of one execution, under the span that is the current one."""
+    def record(self, program_id: str, traceparent: str, carried: Carried | None) -> Iterator["Recording"]:
+        """The scope of one execution, under the span that `traceparent` names, with what is carried beside it."""
         self._kept.spans, self._kept.dropped = [], 0
-        attributes: dict[str, AttributeValue] = {span_names.PROGRAM_ID: program_id, span_names.PROCESS_PID: os.getpid()}
-        with self._tracer.start_as_current_span(
-            span_names.PROGRAM, attributes=attributes, record_exception=False, end_on_exit=False
-        ) as span:
+        above = trace_context.context_of(traceparent, carried)
+        span = _ProgramSpan(program_id, above, self._ids.generate_span_id(), self._start)
+        token = context.attach(trace.set_span_in_context(span, above))
+        try:
             yield Recording(span, self._kept)
+        finally:
+            context.detach(token)
+
+    def _start(self, span: "_ProgramSpan") -> trace.Span:
+        """OpenTelemetry's own span for `span`."""
+        self._ids.next_span_id = span.get_span_context().span_id
+        return self._tracer.start_span(
+            span_names.PROGRAM, span.above, attributes=dict(span.attributes), start_time=span.began
+        )
+
+
+class _ProgramSpan(trace.Span):
+    """The span `program`; OpenTelemetry's own for it is made at the first touch by the program, since few touch it.
+
+    Making one takes several times as long as all else that is recorded of a call.
+    """
+
+    def __init__(
+        self, program_id: str, above: Context, span_id: int, start: Callable[["_ProgramSpan"], trace.Span]
+    ) -> None:
+        self.above = above
+        self.parent = trace.get_current_span(above).get_span_context()
+        self.attributes: dict[str, str | int] = {span_names.PROGRAM_ID: program_id, span_names.PROCESS_PID: os.getpid()}
+        self.began = time.time_ns()
+        self.own: trace.Span | None = None
+        self._start = start
+        parent = self.parent
+        self._context = trace.SpanContext(
+            parent.trace_id, span_id, is_remote=False, trace_flags=parent.trace_flags, trace_state=parent.trace_state
+        )
+
+    def get_span_context(self) -> trace.SpanContext:
+        return self._context
+
+    def is_recording(self) -> bool:
+        return self.own is None or self.own.is_recording()
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self._made().set_attribute(key, value)
+
+    def set_attributes(self, attributes: Any) -> None:
+        self._made().set_attributes(attributes)
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        self._made().add_event(name, attributes, timestamp)
+
+    def add_link(self, context: trace.SpanContext, attributes: Any = None) -> None:
+        self._made().add_link(context, attributes)
+
+    def update_name(self, name: str) -> None:
+        self._made().update_name(name)
+
+    def set_status(self, status: Any, description: str | None = None) -> None:
+        self._made().set_status(status, description)
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Any = None,
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: FBT001, FBT002  # as OpenTelemetry has it
+    ) -> None:
+        self._made().record_exception(exception, attributes, timestamp, escaped)
+
+    def end(self, end_time: int | None = None) -> None:
+        self._made().end(end_time)
+
+    def _made(self) -> trace.Span:
+        if self.own is None:
+            self.own = self._start(self)
+        return self.own
 
 
 class Recording:
     """One sampled execution."""
 
-    def __init__(self, span: trace.Span, kept: _Kept) -> None:
+    def __init__(self, span: _ProgramSpan, kept: _Kept) -> None:
         self._span = span
         self._kept = kept
 
     def end(self, reply: Reply) -> list[msgspec.Raw]:
         """The spans of the execution that `reply` answers, each as JSON."""
+        span = self._span
+        span_context = span.get_span_context()
         recorded, self._kept.spans = self._kept.spans, []
-        context = self._span.get_span_context()
         # A thread that an earlier execution left behind may have ended a span of its own meanwhile.
-        own = [span for span in recorded if span.context is not None and span.context.trace_id == context.trace_id]
-        encoded, dropped = _encode(own)
+        own = [one for one in recorded if one.context is not None and one.context.trace_id == span_context.trace_id]
+        encoded, dropped = _encode(map(_recorded, own))
+        end: dict[str, str | int] = {}
         if dropped + self._kept.dropped:
-            self._span.set_attribute(span_names.PROGRAM_DROPPED_SPANS, dropped + self._kept.dropped)
+            end[span_names.PROGRAM_DROPPED_SPANS] = dropped + self._kept.dropped
         if isinstance(reply, Failed):
-            self._span.set_attribute(span_names.ERROR_TYPE, reply.code)
-            self._span.set_status(trace.StatusCode.ERROR)  # the message may tell of inputs: it is not for traces
-        self._span.end()
-        root, _ = _encode([span for span in self._kept.spans if span.context == context])
-        return [msgspec.Raw(span) for span in root + encoded]
+            end[span_names.ERROR_TYPE] = reply.code
+        root, _ = _encode([self._untouched(end)] if span.own is None else self._touched(span.own, end))
+        return [msgspec.Raw(one) for one in root + encoded]
+
+    def _untouched(self, end: dict[str, str | int]) -> RecordedSpan:
+        span = self._span
+        return RecordedSpan(
+            name=span_names.PROGRAM,
+            span_id=trace.format_span_id(span.get_span_context().span_id),
+            parent_id=trace.format_span_id(span.parent.span_id),
+            began=span.began,
+            ended=time.time_ns(),
+            status=(trace.StatusCode.ERROR if span_names.ERROR_TYPE in end else trace.StatusCode.UNSET).value,
+            attributes={**span.attributes, **end},
+        )
+
+    def _touched(self, own: trace.Span, end: dict[str, str | int]) -> list[RecordedSpan]:
+        own.set_attributes(end)
+        if span_names.ERROR_TYPE in end:
+            own.set_status(trace.StatusCode.ERROR)  # the message may tell of inputs: it is not for traces
+        own.end()
+        return [_recorded(one) for one in self._kept.spans if one.context == own.get_span_context()]
 
 
-def _encode(spans: Sequence[ReadableSpan]) -> tuple[list[bytes], int]:
+def _encode(spans: Iterable[RecordedSpan]) -> tuple[list[bytes], int]:
     """As many as there is room for, and how many are left out."""
     encoded: list[bytes] = []
-    size = 0
+    size = left_out = 0
     for span in spans:
-        one = encode_span(_recorded(span))
+        one = encode_span(span)
         if one is not None and size + len(one) <= MAX_BYTES:
             encoded.append(one)
             size += len(one)
-    return encoded, len(spans) - len(encoded)
+        else:
+            left_out += 1
+    return encoded, left_out
 
 
 def _recorded(span: ReadableSpan) -> RecordedSpan:

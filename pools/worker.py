@@ -56,17 +56,19 @@ class Worker:
     def _execute(self, request: Run) -> Reply:
         if request.program is not None:
             self._remember(request.program)
+        if request.traceparent is not None and request.record:
+            return self._record(request, request.traceparent)
         if request.traceparent is None and request.carried is None:
             return self._run(request)
         with trace_context.within(request.traceparent, request.carried):
-            return self._record(request) if request.record else self._run(request)
+            return self._run(request)
 
-    def _record(self, request: Run) -> Reply:
+    def _record(self, request: Run, traceparent: str) -> Reply:
         if self._tracer is None:
             from pools.program_trace import ProgramTracer  # noqa: PLC0415  # its SDK is of no use to most workers
 
             self._tracer = ProgramTracer()
-        with self._tracer.record(self._programs[request.key].id) as recording:
+        with self._tracer.record(self._programs[request.key].id, traceparent, request.carried) as recording:
             reply = self._run(request)
             reply.spans = recording.end(reply)
             return reply

@@ -13,9 +13,9 @@ from pools.channel import Channel
 from pools.framing import frame
 from pools.restarts import restart_delay_s
 from pools.tasks import TaskOwner
-from routing.spans import Export, FromExporter, Last, Outcome, Span, SpanOutcome
+from routing.spans import MAX_SPANS_AT_ONCE, Export, FromExporter, Last, Outcome, Span, SpanOutcome, Spans, ToExporter
 
-HAND_OVER_S = 0.05
+HAND_OVER_S = 0.2
 """Spans wait so long for others, to be handed over in one piece."""
 END_TIMEOUT_S = 3.0
 """A little more than the exporter takes at most for what it has (`routing.span_exporter.FLUSH_TIMEOUT_S`)."""
@@ -62,7 +62,7 @@ class SpanExport:
         self._is_closing = True
         self._hand_over()
         if self._channel is not None:
-            self._channel.send(frame(_encode(Last())))
+            self._tell(self._channel, Last())
             await asyncio.wait([self._exporter], timeout=END_TIMEOUT_S)
         lost = len(self._waiting) + self._handed_over
         if lost:
@@ -75,8 +75,12 @@ class SpanExport:
             self._timer = None
         if self._channel is not None and self._waiting:
             self._handed_over += len(self._waiting)
-            self._channel.send(b"".join(frame(_encode(span)) for span in self._waiting))
+            for first in range(0, len(self._waiting), MAX_SPANS_AT_ONCE):
+                self._tell(self._channel, Spans(self._waiting[first : first + MAX_SPANS_AT_ONCE]))
             self._waiting.clear()
+
+    def _tell(self, channel: Channel, message: ToExporter) -> None:
+        channel.send(frame(_encode(message)))
 
     # --- the exporter
 
@@ -112,7 +116,7 @@ class SpanExport:
             theirs.close()
             self._channel = Channel(ours, self._take, lambda _: _kill(exporter))
             try:
-                self._channel.send(frame(_encode(self._how)))
+                self._tell(self._channel, self._how)
                 self._hand_over()
                 return f"exit status {await exporter.wait()}"
             finally:

@@ -26,11 +26,24 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from pools.framing import frame, read_frames
 from pools.recorded_spans import decode_span
-from routing.spans import CallSpan, Export, FromExporter, Last, Line, Outcome, SpanOutcome, ToExporter, WorkerSpan
+from routing.spans import (
+    CallSpan,
+    Export,
+    FromExporter,
+    Last,
+    Line,
+    Outcome,
+    SpanOutcome,
+    Spans,
+    ToExporter,
+    WorkerSpan,
+)
 
 FLUSH_TIMEOUT_S = 2.0
 """The end of the service waits so long for what is still queued."""
 
+_NICENESS = 10
+"""Calls come first."""
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _SCOPE = InstrumentationScope("poolshift", schema_url=Schemas.V1_44_0.value)
 _KINDS = {kind.value: kind for kind in SpanKind}
@@ -168,6 +181,7 @@ def _state(tracestate: str | None) -> TraceState | None:
 
 def main() -> None:
     """Exports until there is no more."""
+    os.nice(_NICENESS)
     sock = socket.socket(fileno=int(sys.argv[1]))
     service = _Service(sock)
     logging.basicConfig(handlers=[_LinesToService(service)], level=logging.INFO)
@@ -177,8 +191,9 @@ def main() -> None:
         return  # the service is gone already
     export = _Export(how, service)
     for message in messages:
-        if isinstance(message, CallSpan | WorkerSpan):
-            export.take(message)
+        if isinstance(message, Spans):
+            for span in message.spans:
+                export.take(span)
         elif isinstance(message, Last):
             break
     # A collector that hangs keeps nobody.

@@ -23,7 +23,7 @@ class Export(msgspec.Struct, tag="export"):
     interval_ms: float
 
 
-class CallSpan(msgspec.Struct, tag="call", omit_defaults=True):
+class CallSpan(msgspec.Struct, tag="call", array_like=True):
     """A span of the service's own."""
 
     trace_id: str
@@ -39,7 +39,7 @@ class CallSpan(msgspec.Struct, tag="call", omit_defaults=True):
     """It is the server's, and its parent, if any, the caller's."""
 
 
-class WorkerSpan(msgspec.Struct, tag="worker", omit_defaults=True):
+class WorkerSpan(msgspec.Struct, tag="worker", array_like=True):
     """What a worker has recorded, as it came: a `pools.recorded_spans.RecordedSpan`, or nonsense."""
 
     trace_id: str
@@ -47,12 +47,22 @@ class WorkerSpan(msgspec.Struct, tag="worker", omit_defaults=True):
     tracestate: str | None = None
 
 
+Span = CallSpan | WorkerSpan
+MAX_SPANS_AT_ONCE = 128
+"""In a message, which is a frame: worker's spans may be big (`pools.recorded_spans.MAX_BYTES`)."""
+
+
+class Spans(msgspec.Struct, tag="spans"):
+    """Some that have ended, up to `MAX_SPANS_AT_ONCE`."""
+
+    spans: list[Span]
+
+
 class Last(msgspec.Struct, tag="last"):
     """Nothing follows: what waits is to be exported now."""
 
 
-Span = CallSpan | WorkerSpan
-ToExporter = Export | Span | Last
+ToExporter = Export | Spans | Last
 
 
 class Outcome(msgspec.Struct, tag="outcome"):

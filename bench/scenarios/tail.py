@@ -19,17 +19,15 @@ def run(arena: Arena) -> Outcome:
             name: load.peak(server, body, connections=plan.connections, seconds=plan.seconds).rps
             for name, server in servers.items()
         }
-        rate = min(peaks.values()) / 2
+        rate = load.even_rate(min(peaks.values()) / 2)
         arena.say(f"  at {rate:,.0f}/s")
         loads = arena.alternate(
             servers,
-            lambda server, seconds: load.at_rate(
-                server, body, rate=rate, connections=plan.connections, seconds=seconds
-            ),
+            lambda server, seconds: load.at_rate(server, body, rate=rate, seconds=seconds),
         )
     return Outcome(
         scenario="tail",
-        conditions=f"trivial program, {plan.workers} workers, {rate:,.0f} requests per second, evenly spaced",
+        conditions=f"trivial program, {plan.workers} workers, {rate:,} requests per second",
         loads=loads,
         reference=V2,
         figures=[Figure(f"peak of {name} just before", peak, "/s") for name, peak in peaks.items()],

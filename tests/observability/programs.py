@@ -32,6 +32,22 @@ def records(count: int) -> int:
     return count
 
 
+def speaks_of_itself(fails: bool) -> str:
+    """Says more of the span that it runs in, before and after there is one within it."""
+    span = trace.get_current_span()
+    with trace.get_tracer(__name__).start_as_current_span("first"):
+        pass
+    span.set_attribute("one", 1)
+    span.set_attributes({"two": 2})
+    span.add_event("happened", {"number": 3})
+    span.record_exception(ValueError("recorded"))
+    with trace.get_tracer(__name__).start_as_current_span("second"):
+        pass
+    if fails:
+        raise ValueError("as asked")
+    return trace.format_span_id(span.get_span_context().span_id)
+
+
 def records_nonsense() -> str:
     """A span that no other process could read, and one that any could."""
     tracer = trace.get_tracer(__name__)

@@ -12,7 +12,7 @@ import msgspec
 import psutil
 
 from pools.framing import frame
-from routing.spans import CallSpan, Export
+from routing.spans import CallSpan, Export, Spans
 from tests.conftest import StartService
 from tests.observability.collector import attributes, running_collector
 from tests.observability.conftest import log_lines, traced
@@ -95,7 +95,7 @@ def test_the_other_end_is_closed() -> None:
             env={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint},
         )
         theirs.close()
-        ours.sendall(b"".join(frame(msgspec.json.encode(message)) for message in (how, span)))
+        ours.sendall(b"".join(frame(msgspec.json.encode(message)) for message in (how, Spans([span]))))
         ours.close()
         assert exporter.wait(30) == 0
         one = collector.whole_trace(trace_id, 1).one("route")

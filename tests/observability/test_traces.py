@@ -256,6 +256,23 @@ def test_what_a_program_records_is_in_the_trace(traced_service: Service, collect
     assert attributes(event)["number"] == 1
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_program_says_more_of_its_span(traced_service: Service, collector: Collector, fails: bool) -> None:
+    """It is one span with all of it, in its place, whether what is within it began before or after."""
+    program = traced_service.create(f"{PROGRAMS}:speaks_of_itself", {"fails": "boolean"})
+    answer, trace_id = sampled_execute(traced_service, program, inputs={"fails": fails})
+    trace = collector.whole_trace(trace_id, 7)
+    assert trace.tree() == {**TREE, "first": "program", "second": "program"}
+    assert_nested(trace)
+    span = trace.one("program")
+    assert {"one": 1, "two": 2, "program.id": program}.items() <= attributes(span).items()
+    assert [event.name for event in span.events] == ["happened", "exception"]
+    assert is_error(span) is fails
+    assert attributes(span).get("error.type") == ("program_error" if fails else None)
+    if not fails:
+        assert answer.json()["outputs"]["result"] == span.span_id.hex()
+
+
 def test_what_a_program_records_is_bounded(traced_service: Service, collector: Collector) -> None:
     """A thousand spans of one execution: a part arrives, the program's own among them, which tells of the rest."""
     program = traced_service.create(f"{PROGRAMS}:records", {"count": "integer"}, "integer")
