@@ -1,6 +1,7 @@
 """What is done behind the calls: counts go to the store, idle sessions end, long runs are kept and forgotten."""
 
 import asyncio
+import time
 
 import structlog
 
@@ -13,6 +14,13 @@ from routing.sessions import Sessions
 
 FLUSH_INTERVAL_S = 1.0
 """A service that is killed forgets the counts of so long, and nothing else."""
+_REST = 20
+"""After counts have been written they rest so many times as long as that took, and so take a twentieth of the time.
+
+That is longer than `FLUSH_INTERVAL_S` only where tens of thousands of programs and sessions are in use at once, or the
+database is slow; a service that is killed then forgets the counts of up to `_LONGEST_REST_S` and a flush.
+"""
+_LONGEST_REST_S = 10.0
 _log = structlog.stdlib.get_logger("poolshift.store")
 
 
@@ -25,6 +33,8 @@ class Bookkeeping:
         self._sessions = sessions
         self._executions = executions
         self._tasks = TaskOwner("bookkeeping")
+        self._longest_rest_s = min(_LONGEST_REST_S, sessions.ttl_s / 4)
+        self._rests_until = 0.0
 
     def start(self) -> None:
         """Begins, until it is closed."""
@@ -44,10 +54,19 @@ class Bookkeeping:
     async def _flush(self, *, is_last: bool = False) -> None:
         try:
             await self._flag.settle()
-            await self._programs.flush()
-            await self._sessions.flush()
-            if not is_last:
-                await self._sessions.end_idle()
-                await self._executions.keep()
+            if is_last:
+                await self._programs.flush()
+                await self._sessions.flush()
+                return
+            await self._executions.keep()
+            if time.monotonic() >= self._rests_until:
+                await self._write_counts()
         except StoreUnavailable as error:
             _log.warning("what is to be written is kept in memory", reason=str(error))
+
+    async def _write_counts(self) -> None:
+        began = time.monotonic()
+        await self._programs.flush()
+        await self._sessions.end_idle()  # which writes what is counted of them before
+        now = time.monotonic()
+        self._rests_until = now + min(_REST * (now - began), self._longest_rest_s)

@@ -1,0 +1,64 @@
+"""The work behind the calls: it goes on whatever the store takes for the counts."""
+
+import asyncio
+import time
+from typing import Any, cast
+
+import pytest
+
+from routing import bookkeeping
+from routing.bookkeeping import Bookkeeping
+from tests.support.waiting import DEADLINE_S
+
+pytestmark = pytest.mark.usefixtures("short_interval")
+TAKES_S = 0.01
+
+
+@pytest.fixture
+def short_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bookkeeping, "FLUSH_INTERVAL_S", TAKES_S / 10)
+
+
+class Store:
+    """What the bookkeeping works on; writing counts takes a while."""
+
+    ttl_s = 3600.0
+
+    def __init__(self) -> None:
+        self.writes: list[tuple[float, float]] = []
+        self.other_work = 0
+        self.third_write = asyncio.Event()
+
+    async def flush(self) -> None:
+        began = time.monotonic()
+        await asyncio.sleep(TAKES_S)  # the slow store itself
+        self.writes.append((began, time.monotonic()))
+        if len(self.writes) == 3:
+            self.third_write.set()
+
+    async def end_idle(self) -> None:
+        pass
+
+    async def keep(self) -> None:
+        self.other_work += 1
+
+    async def settle(self) -> None:
+        pass
+
+
+def test_counts_take_a_small_part_of_the_time() -> None:
+    """After each write they rest many times as long as it took; what else is to be done goes on meanwhile."""
+
+    async def scenario() -> Store:
+        store = cast("Any", Store())
+        work = Bookkeeping(store, store, store, store)
+        work.start()
+        async with asyncio.timeout(DEADLINE_S):
+            await store.third_write.wait()
+        await work.aclose()
+        return cast("Store", store)
+
+    store = asyncio.run(scenario())
+    for (began, ended), (begins_again, _) in zip(store.writes[:2], store.writes[1:3], strict=True):
+        assert begins_again - ended >= 20 * (ended - began)
+    assert store.other_work > len(store.writes)
