@@ -93,7 +93,7 @@ def at_rate(server: Server, body: Path, *, rate: float, seconds: float) -> Load:
     another, and what is sent before the last is open or after the first is done does not count.
     """
     even = even_rate(rate)
-    connections = _connections(even)
+    connections = connections_for(even)
     log = server.directory / "h2load.tsv"
     log.unlink(missing_ok=True)
     interval_s = connections / even
@@ -128,7 +128,7 @@ def even_rate(rate: float) -> int:
     return max(1, round(rate / _RATE_STEP)) * _RATE_STEP
 
 
-def _connections(rate: int) -> int:
+def connections_for(rate: int) -> int:
     """As few as the clocks allow for, and no divisor in common with what falls due between two openings.
 
     So no two connections have the same moment; with a divisor in common they would share fewer, in bursts.

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from bench import load
 from bench.load import Load
 from bench.outcome import at_least, at_most, ratio
 from cli.main import app
@@ -49,6 +51,18 @@ def test_an_unknown_scenario_is_refused() -> None:
 def test_failed_answers_are_no_throughput() -> None:
     """A contender gains nothing by refusing quickly."""
     assert _load(1000, failed=400).rps == 300
+
+
+@pytest.mark.parametrize("rate", [1.0, 199.0, 3_333.3, 7_095.0, 8_000.0, 25_000.0])
+def test_a_constant_rate_has_no_bursts(rate: float) -> None:
+    """Opened 5 ms apart, the connections' moments are spread evenly over the interval of one: all are as far apart."""
+    even = load.even_rate(rate)
+    assert abs(even - rate) <= max(100, 200 - rate)
+    connections = load.connections_for(even)
+    # In units of the whole interval, exactly: 5 ms are even × 5 ÷ 1000 requests, of `connections` in an interval.
+    moments = {Fraction(number * even * 5, 1000 * connections) % 1 for number in range(connections)}
+    assert moments == {Fraction(number, connections) for number in range(connections)}
+    assert connections / even >= 0.01
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
