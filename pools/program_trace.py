@@ -4,9 +4,11 @@ Imported at the first sampled call only; where the service exports traces, by th
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -22,6 +24,7 @@ from pools.messages import Failed, Reply
 from pools.recorded_spans import MAX_BYTES, MAX_SPANS, Attributes, RecordedEvent, RecordedSpan, encode_span
 from pools.trace_context import Carried
 
+Given = dict[str, str | int]
 _LIMITS = SpanLimits(max_span_attributes=64, max_events=16, max_span_attribute_length=4096, max_links=0)
 
 
@@ -29,11 +32,11 @@ class _Ids(IdGenerator):
     """Ids that neither depend on a program's `random.seed` nor change what `random` gives it."""
 
     def __init__(self) -> None:
-        self.next_span_id: int | None = None
-        """What the next span gets, where its id is known before it is made."""
+        self.known = threading.local()
+        """Its `span_id`, if any, is what the next span of this thread gets."""
 
     def generate_span_id(self) -> int:
-        span_id, self.next_span_id = self.next_span_id, None
+        span_id: int | None = self.known.__dict__.pop("span_id", None)
         return span_id or int.from_bytes(os.urandom(8)) or 1
 
     def generate_trace_id(self) -> int:
@@ -84,12 +87,10 @@ class ProgramTracer:
         finally:
             context.detach(token)
 
-    def _start(self, span: "_ProgramSpan") -> trace.Span:
-        """OpenTelemetry's own span for `span`."""
-        self._ids.next_span_id = span.get_span_context().span_id
-        return self._tracer.start_span(
-            span_names.PROGRAM, span.above, attributes=dict(span.attributes), start_time=span.began
-        )
+    def _start(self, span_id: int, above: Context, attributes: Given, began: int) -> trace.Span:
+        """OpenTelemetry's own span with this id."""
+        self._ids.known.span_id = span_id
+        return self._tracer.start_span(span_names.PROGRAM, above, attributes=attributes, start_time=began)
 
 
 class _ProgramSpan(trace.Span):
@@ -99,42 +100,46 @@ class _ProgramSpan(trace.Span):
     """
 
     def __init__(
-        self, program_id: str, above: Context, span_id: int, start: Callable[["_ProgramSpan"], trace.Span]
+        self, program_id: str, above: Context, span_id: int, start: Callable[[int, Context, Given, int], trace.Span]
     ) -> None:
-        self.above = above
-        self.parent = trace.get_current_span(above).get_span_context()
-        self.attributes: dict[str, str | int] = {span_names.PROGRAM_ID: program_id, span_names.PROCESS_PID: os.getpid()}
-        self.began = time.time_ns()
-        self.own: trace.Span | None = None
+        self._above = above
+        self._given: Given = {span_names.PROGRAM_ID: program_id, span_names.PROCESS_PID: os.getpid()}
+        self._began = time.time_ns()
         self._start = start
-        parent = self.parent
-        self._context = trace.SpanContext(
-            parent.trace_id, span_id, is_remote=False, trace_flags=parent.trace_flags, trace_state=parent.trace_state
+        self._own: trace.Span | None = None
+        self._lock = threading.Lock()
+        self._parent = trace.get_current_span(above).get_span_context()
+        self._span_context = trace.SpanContext(
+            self._parent.trace_id,
+            span_id,
+            is_remote=False,
+            trace_flags=self._parent.trace_flags,
+            trace_state=self._parent.trace_state,
         )
 
     def get_span_context(self) -> trace.SpanContext:
-        return self._context
+        return self._span_context
 
     def is_recording(self) -> bool:
-        return self.own is None or self.own.is_recording()
+        return self._own is None or self._own.is_recording()
 
     def set_attribute(self, key: str, value: Any) -> None:
-        self._made().set_attribute(key, value)
+        self._touched().set_attribute(key, value)
 
     def set_attributes(self, attributes: Any) -> None:
-        self._made().set_attributes(attributes)
+        self._touched().set_attributes(attributes)
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
-        self._made().add_event(name, attributes, timestamp)
+        self._touched().add_event(name, attributes, timestamp)
 
     def add_link(self, context: trace.SpanContext, attributes: Any = None) -> None:
-        self._made().add_link(context, attributes)
+        self._touched().add_link(context, attributes)
 
     def update_name(self, name: str) -> None:
-        self._made().update_name(name)
+        self._touched().update_name(name)
 
     def set_status(self, status: Any, description: str | None = None) -> None:
-        self._made().set_status(status, description)
+        self._touched().set_status(status, description)
 
     def record_exception(
         self,
@@ -143,15 +148,52 @@ class _ProgramSpan(trace.Span):
         timestamp: int | None = None,
         escaped: bool = False,  # noqa: FBT001, FBT002  # as OpenTelemetry has it
     ) -> None:
-        self._made().record_exception(exception, attributes, timestamp, escaped)
+        self._touched().record_exception(exception, attributes, timestamp, escaped)
 
     def end(self, end_time: int | None = None) -> None:
-        self._made().end(end_time)
+        self._touched().end(end_time)
 
-    def _made(self) -> trace.Span:
-        if self.own is None:
-            self.own = self._start(self)
-        return self.own
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._touched().__exit__(kind, error, traceback)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the SDK's spans have beyond the API's, such as `name` and `attributes`."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._touched(), name)
+
+    def over(self, end: Given) -> RecordedSpan | None:
+        """The execution is over, with these attributes; None where OpenTelemetry's own span tells of it."""
+        with self._lock:
+            own = self._own
+            if own is None:
+                self._own = trace.NonRecordingSpan(self._span_context)  # for who touches it from now on
+                return self._untouched(end)
+        if end:
+            own.set_attributes(end)
+        if span_names.ERROR_TYPE in end:
+            own.set_status(trace.StatusCode.ERROR)  # the message may tell of inputs: it is not for traces
+        own.end()
+        return None
+
+    def _untouched(self, end: Given) -> RecordedSpan:
+        return RecordedSpan(
+            name=span_names.PROGRAM,
+            span_id=trace.format_span_id(self._span_context.span_id),
+            parent_id=trace.format_span_id(self._parent.span_id),
+            began=self._began,
+            ended=time.time_ns(),
+            status=(trace.StatusCode.ERROR if span_names.ERROR_TYPE in end else trace.StatusCode.UNSET).value,
+            attributes={**self._given, **end},
+        )
+
+    def _touched(self) -> trace.Span:
+        with self._lock:
+            if self._own is None:
+                self._own = self._start(self._span_context.span_id, self._above, dict(self._given), self._began)
+            return self._own
 
 
 class Recording:
@@ -163,38 +205,20 @@ class Recording:
 
     def end(self, reply: Reply) -> list[msgspec.Raw]:
         """The spans of the execution that `reply` answers, each as JSON."""
-        span = self._span
-        span_context = span.get_span_context()
+        here = self._span.get_span_context()
         recorded, self._kept.spans = self._kept.spans, []
         # A thread that an earlier execution left behind may have ended a span of its own meanwhile.
-        own = [one for one in recorded if one.context is not None and one.context.trace_id == span_context.trace_id]
+        own = [span for span in recorded if span.context is not None and span.context.trace_id == here.trace_id]
         encoded, dropped = _encode(map(_recorded, own))
-        end: dict[str, str | int] = {}
+        end: Given = {}
         if dropped + self._kept.dropped:
             end[span_names.PROGRAM_DROPPED_SPANS] = dropped + self._kept.dropped
         if isinstance(reply, Failed):
             end[span_names.ERROR_TYPE] = reply.code
-        root, _ = _encode([self._untouched(end)] if span.own is None else self._touched(span.own, end))
-        return [msgspec.Raw(one) for one in root + encoded]
-
-    def _untouched(self, end: dict[str, str | int]) -> RecordedSpan:
-        span = self._span
-        return RecordedSpan(
-            name=span_names.PROGRAM,
-            span_id=trace.format_span_id(span.get_span_context().span_id),
-            parent_id=trace.format_span_id(span.parent.span_id),
-            began=span.began,
-            ended=time.time_ns(),
-            status=(trace.StatusCode.ERROR if span_names.ERROR_TYPE in end else trace.StatusCode.UNSET).value,
-            attributes={**span.attributes, **end},
-        )
-
-    def _touched(self, own: trace.Span, end: dict[str, str | int]) -> list[RecordedSpan]:
-        own.set_attributes(end)
-        if span_names.ERROR_TYPE in end:
-            own.set_status(trace.StatusCode.ERROR)  # the message may tell of inputs: it is not for traces
-        own.end()
-        return [_recorded(one) for one in self._kept.spans if one.context == own.get_span_context()]
+        untouched = self._span.over(end)
+        kept = [_recorded(span) for span in self._kept.spans if span.context == here]
+        root, _ = _encode(kept if untouched is None else [untouched])
+        return [msgspec.Raw(span) for span in root + encoded]
 
 
 def _encode(spans: Iterable[RecordedSpan]) -> tuple[list[bytes], int]:

@@ -15,7 +15,7 @@ from routing.sessions import Sessions
 FLUSH_INTERVAL_S = 1.0
 """A service that is killed forgets the counts of so long, and nothing else."""
 _REST = 20
-"""After counts have been written they rest so many times as long as that took, and so take a twentieth of the time.
+"""After counts have been written they rest so many times as long as that took, at most for `_LONGEST_REST_S`.
 
 That is longer than `FLUSH_INTERVAL_S` only where tens of thousands of programs and sessions are in use at once, or the
 database is slow; a service that is killed then forgets the counts of up to `_LONGEST_REST_S` and a flush.

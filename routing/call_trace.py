@@ -149,6 +149,7 @@ class CallTrace:
         """A span of the worker's, unread."""
         if memoryview(recorded).nbytes > MAX_BYTES:
             _log.warning("a worker's span is too big", trace_id=self.trace_id)
+            self._export.lost(1)
             return
         self._export.offer(WorkerSpan(self.trace_id, recorded, self._tracestate))
 

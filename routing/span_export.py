@@ -39,6 +39,7 @@ class SpanExport:
         self._count = count
         self._waiting: list[Span] = []
         self._handed_over = 0
+        self._exported = 0
         self._timer: asyncio.TimerHandle | None = None
         self._channel: Channel | None = None
         self._is_closing = False
@@ -57,15 +58,19 @@ class SpanExport:
         elif len(self._waiting) >= self._how.max_batch_size:
             self._hand_over()
 
+    def lost(self, count: int) -> None:
+        """Counts spans that cannot be exported."""
+        self._count("failed", count)
+
     async def aclose(self) -> None:
         """Has everything exported; gives up on what the collector does not take in `END_TIMEOUT_S`."""
         self._is_closing = True
+        left = len(self._waiting) + self._handed_over + self._exported
         self._hand_over()
         if self._channel is not None:
             self._tell(self._channel, Last())
             await asyncio.wait([self._exporter], timeout=END_TIMEOUT_S)
-        lost = len(self._waiting) + self._handed_over
-        if lost:
+        if lost := left - self._exported:  # nobody asks for the counts any more
             _log.warning("the collector did not take the last spans", count=lost)
         await self._tasks.aclose()
 
@@ -74,10 +79,10 @@ class SpanExport:
             self._timer.cancel()
             self._timer = None
         if self._channel is not None and self._waiting:
-            self._handed_over += len(self._waiting)
-            for first in range(0, len(self._waiting), MAX_SPANS_AT_ONCE):
-                self._tell(self._channel, Spans(self._waiting[first : first + MAX_SPANS_AT_ONCE]))
-            self._waiting.clear()
+            spans, self._waiting = self._waiting, []
+            self._handed_over += len(spans)
+            for first in range(0, len(spans), MAX_SPANS_AT_ONCE):
+                self._tell(self._channel, Spans(spans[first : first + MAX_SPANS_AT_ONCE]))
 
     def _tell(self, channel: Channel, message: ToExporter) -> None:
         channel.send(frame(_encode(message)))
@@ -131,6 +136,7 @@ class SpanExport:
         message = _decoder.decode(payload)
         if isinstance(message, Outcome):
             self._handed_over -= message.count
+            self._exported += message.count if message.outcome == "exported" else 0
             self._count(message.outcome, message.count)
         else:
             structlog.stdlib.get_logger(message.logger).log(message.level, message.text)

@@ -10,6 +10,7 @@ FD is its end of a stream socket; `routing.spans` has the messages, `routing.spa
 
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -146,7 +147,7 @@ class _Export:
             return
         try:
             self._processor.on_end(self._of_worker(span))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             _log.warning("a worker's span makes no sense: %s (trace %s)", error, span.trace_id)
             self._service.count("failed", 1)
 
@@ -201,10 +202,12 @@ def _state(tracestate: str | None) -> TraceState | None:
 
 def main() -> None:
     """Exports until there is no more."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # the service says when to end; others may signal all of its processes
     os.nice(_NICENESS)
     sock = socket.socket(fileno=int(sys.argv[1]))
     service = _Service(sock)
-    logging.basicConfig(handlers=[_LinesToService(service)], level=logging.INFO)
+    logging.basicConfig(handlers=[_LinesToService(service)], level=logging.INFO, format="%(message)s")
     messages = map(_decoder.decode, read_frames(sock))
     how = next(messages, None)
     if not isinstance(how, Export):

@@ -2,11 +2,14 @@
 
 import logging
 import random
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from opentelemetry import propagate, trace
+
+from pools import program_trace
 
 
 def looks_at_its_trace() -> dict[str, Any]:
@@ -46,6 +49,51 @@ def speaks_of_itself(fails: bool) -> str:
     if fails:
         raise ValueError("as asked")
     return trace.format_span_id(span.get_span_context().span_id)
+
+
+def raises_within_its_span() -> str:
+    """Enters the span that it runs in, as the SDK lets one, and leaves it with an exception."""
+    span: Any = trace.get_current_span()
+    assert span.name == "program"
+    with span:
+        raise ValueError("as asked")
+
+
+_spans: list[trace.Span] = []
+
+
+def keeps_its_span() -> bool:
+    """Touches the span of the call before, if there was one; whether that still records."""
+    before = list(_spans)
+    _spans[:] = [trace.get_current_span()]
+    for span in before:
+        span.set_attribute("late", 1)
+        span.end()
+    return any(span.is_recording() for span in before)
+
+
+def touches_its_span_at_once(threads: int) -> int:
+    """As many threads set an attribute each, at the same time, and record a span."""
+    span, tracer = trace.get_current_span(), trace.get_tracer(__name__)
+    barrier = threading.Barrier(threads)
+
+    def touch(number: int) -> None:
+        barrier.wait()
+        span.set_attribute(f"thread {number}", number)
+        tracer.start_span(f"thread {number}", trace.set_span_in_context(span)).end()
+
+    running = [threading.Thread(target=touch, args=(number,)) for number in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return threads
+
+
+def breaks_its_recording() -> str:
+    """Makes its worker send what no JSON is, as a program can that means harm."""
+    vars(program_trace)["encode_span"] = lambda _: b'{"name":"\xff\xfe"}'
+    return "broken"
 
 
 def records_nonsense() -> str:

@@ -15,7 +15,7 @@ from pools.framing import frame
 from routing.spans import CallSpan, Export, Spans
 from tests.conftest import StartService
 from tests.observability.collector import attributes, running_collector
-from tests.observability.conftest import log_lines, traced
+from tests.observability.conftest import PROGRAMS, log_lines, traced
 from tests.observability.test_traces import ECHO, sampled_execute
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -67,6 +67,32 @@ def test_it_cannot_export(start_service: StartService, tmp_path: Path) -> None:
         wait_until(lambda: service.metric(SPANS, outcome="failed") == 5, "all are lost")
         assert any(str(nowhere) in line["event"] for line in log_lines(service, level="error"))
         assert service.stop() == 0
+
+
+def test_a_worker_sends_nonsense(start_service: StartService) -> None:
+    """Spans that are none are counted as failed; the exporter and all other spans are none the worse."""
+    with running_collector() as collector:
+        service = start_service(**traced(collector, POOL_VERSION="v2", V2_POOL_SIZE=1))
+        program = service.create(f"{PROGRAMS}:breaks_its_recording", {})
+        (exporter,) = exporters(service)
+        trace_ids = [sampled_execute(service, program)[1] for _ in range(2)]
+        for trace_id in trace_ids:
+            collector.whole_trace(trace_id, 4)
+        wait_until(lambda: service.metric(SPANS, outcome="failed") == 2, "what the worker sent is counted")
+        assert [one.pid for one in exporters(service)] == [exporter.pid]
+
+
+def test_every_process_is_told_to_end(start_service: StartService) -> None:
+    """As systemd does it: the exporter waits for the service, and all spans arrive."""
+    with running_collector() as collector:
+        service = start_service(**traced(collector, OTEL_BSP_SCHEDULE_DELAY=3_600_000))
+        program = service.create("echo", ECHO)
+        _, trace_id = sampled_execute(service, program, inputs={"nonce": "a"})
+        (exporter,) = exporters(service)
+        wait_until(lambda: exporter.num_threads() > 1, "it is up")
+        exporter.terminate()
+        assert service.stop() == 0
+        collector.whole_trace(trace_id, 5)
 
 
 def test_the_service_is_killed(start_service: StartService) -> None:

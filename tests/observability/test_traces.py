@@ -273,6 +273,35 @@ def test_a_program_says_more_of_its_span(traced_service: Service, collector: Col
         assert answer.json()["outputs"]["result"] == span.span_id.hex()
 
 
+def test_a_program_raises_within_its_span(traced_service: Service, collector: Collector) -> None:
+    """It may enter the span as one of the SDK's: the exception is recorded there."""
+    program = traced_service.create(f"{PROGRAMS}:raises_within_its_span", {})
+    _, trace_id = sampled_execute(traced_service, program)
+    span = collector.whole_trace(trace_id, 5).one("program")
+    assert is_error(span)
+    assert [event.name for event in span.events] == ["exception"]
+
+
+def test_a_program_keeps_its_span(start_service: StartService, collector: Collector) -> None:
+    """After the call it is over: what is said to it then is nobody's, and exported once it stays."""
+    service = start_service(**traced(collector, POOL_VERSION="v2", V2_POOL_SIZE=1))
+    program = service.create(f"{PROGRAMS}:keeps_its_span", {}, "boolean")
+    first, second = (sampled_execute(service, program) for _ in range(2))
+    assert [answer.json()["outputs"]["result"] for answer, _ in (first, second)] == [False, False]
+    for _, trace_id in (first, second):
+        assert "late" not in attributes(collector.whole_trace(trace_id, 5).one("program"))
+
+
+def test_threads_of_a_program_touch_its_span(traced_service: Service, collector: Collector) -> None:
+    """They touch one and the same, and no span of theirs has its id."""
+    program = traced_service.create(f"{PROGRAMS}:touches_its_span_at_once", {"threads": "integer"}, "integer")
+    _, trace_id = sampled_execute(traced_service, program, inputs={"threads": 8})
+    trace = collector.whole_trace(trace_id, 5 + 8)
+    assert {f"thread {number}" for number in range(8)} <= attributes(trace.one("program")).keys()
+    assert trace.tree() == {**TREE, **{f"thread {number}": "program" for number in range(8)}}
+    assert len({span.span_id for span in trace.spans}) == 5 + 8
+
+
 def test_what_a_program_records_is_bounded(traced_service: Service, collector: Collector) -> None:
     """A thousand spans of one execution: a part arrives, the program's own among them, which tells of the rest."""
     program = traced_service.create(f"{PROGRAMS}:records", {"count": "integer"}, "integer")
@@ -403,6 +432,7 @@ def test_a_collector_that_hangs_costs_spans_and_no_call(start_service: StartServ
         assert service.metric("poolshift_trace_spans_total", outcome="dropped") >= 200 - 8 - 16
         assert service.metric("poolshift_trace_spans_total", outcome="exported") == 0
         assert service.stop(timeout_s=15) == 0
+        assert "the collector did not take the last spans" in service.log()
 
 
 def test_a_collector_that_is_not_there(start_service: StartService) -> None:
