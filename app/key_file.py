@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 
 from app.auth import Authenticator
-from config.api_keys import InvalidKeyFile, KeyFile, parse_key_file
+from config.api_keys import InvalidKeyFile, parse_key_file
 
 _log = structlog.stdlib.get_logger("poolshift.http")
 
@@ -21,15 +21,9 @@ async def follow_key_file(path: Path, contents: AsyncIterator[bytes | OSError], 
             continue
         heard = says
         try:
-            keys = await asyncio.to_thread(_keys, content, path)
+            keys = await asyncio.to_thread(parse_key_file, content, path)
         except InvalidKeyFile as error:
             _log.warning("API keys file ignored; the last good keys stay", reason=str(error))
         else:
             authenticator.replace(keys)
             _log.info("API keys read", names=[key.name for key in keys.keys])
-
-
-def _keys(content: bytes | OSError, path: Path) -> KeyFile:
-    if isinstance(content, OSError):
-        raise InvalidKeyFile(f"{path}: {content.strerror}")
-    return parse_key_file(content, path)

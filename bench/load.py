@@ -85,18 +85,17 @@ def _wrk(server: Server, rest: Sequence[str], *, connections: int, seconds: floa
     )
 
 
-def at_rate(server: Server, body: Path, *, rate: float, seconds: float) -> Load:
-    """About `rate` requests per second (see `even_rate`), whatever the server makes of them.
+def at_rate(server: Server, body: Path, *, rate: int, seconds: float) -> Load:
+    """`rate` requests per second, one that `even_rate` gives, whatever the server makes of them.
 
     They come as evenly as h2load can: it looks at its clock every millisecond, and sends what has fallen due in it.
     Each connection has intervals of its own; all would begin together, in one burst, so they are opened one after
     another, and what is sent before the last is open or after the first is done does not count.
     """
-    even = even_rate(rate)
-    connections = connections_for(even)
+    connections = connections_for(rate)
     log = server.directory / "h2load.tsv"
     log.unlink(missing_ok=True)
-    interval_s = connections / even
+    interval_s = connections / rate
     opening_s = connections * _STAGGER_MS / 1000
     per_connection = round((opening_s + seconds) / interval_s)
     command = [

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+FEW_ROUNDS = 2
+"""Enough where the contenders differ by far more than the rounds do."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -23,6 +26,11 @@ class Plan:
     first_port: int = 8310
     budget_s: int = 270
     """No scenario begins later; the last takes some ten seconds."""
+
+    @property
+    def few_rounds(self) -> int:
+        """`FEW_ROUNDS`, or fewer where there are not as many."""
+        return min(self.rounds, FEW_ROUNDS)
 
 
 QUICK = Plan(

@@ -46,14 +46,13 @@ class InvalidKeyFile(Exception):
 
 def read_key_file(path: Path) -> KeyFile:
     """Raises InvalidKeyFile; its message is one line and shows nothing of what the file holds."""
-    try:
-        return parse_key_file(mounted_file.read(path), path)
-    except OSError as error:
-        raise InvalidKeyFile(f"{path}: {error.strerror}") from None
+    return parse_key_file(mounted_file.look(path), path)
 
 
-def parse_key_file(content: bytes, path: Path) -> KeyFile:
-    """The same of what has been read already; `path` is for the message."""
+def parse_key_file(content: bytes | OSError, path: Path) -> KeyFile:
+    """The same of what a look at the file has found; `path` is for the message."""
+    if isinstance(content, OSError):
+        raise InvalidKeyFile(f"{path}: {content.strerror}")
     try:
         return KeyFile.model_validate(mounted_file.parse(content))
     except mounted_file.InvalidDocument as error:

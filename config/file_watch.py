@@ -19,7 +19,7 @@ async def contents(path: Path) -> AsyncIterator[bytes | OSError]:
 
     The same contents may come more than once: the caller compares.
     """
-    yield await _read(path)
+    yield await asyncio.to_thread(mounted_file.look, path)
     while True:
         try:
             # The folder, not the file: the file may be another one by now.
@@ -32,13 +32,6 @@ async def contents(path: Path) -> AsyncIterator[bytes | OSError]:
                 recursive=False,
                 watch_filter=None,
             ):
-                yield await _read(path)
+                yield await asyncio.to_thread(mounted_file.look, path)
         except FileNotFoundError as error:
             yield error  # the folder is gone; `awatch` has waited before it said so
-
-
-async def _read(path: Path) -> bytes | OSError:
-    try:
-        return await asyncio.to_thread(mounted_file.read, path)
-    except OSError as error:
-        return error

@@ -40,6 +40,14 @@ def read(path: Path) -> bytes:
     return content
 
 
+def look(path: Path) -> bytes | OSError:
+    """The same, or why it cannot be read."""
+    try:
+        return read(path)
+    except OSError as error:
+        return error
+
+
 def parse(content: bytes) -> Any:
     """The document in it. Numbers are decimal ones, keys stand once, and nothing is an alias of something else.
 

@@ -4,8 +4,13 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """A longer frame is garbage or a mistake; neither end reads or writes one."""
+
+MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises where the JSON from another process is none, or not what it should be."""
 
 _LENGTH = struct.Struct(">I")
 READ_BYTES = 64 * 1024

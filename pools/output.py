@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pools.framing import MALFORMED
 from pools.line_budget import LineBudget
 from pools.sendable import sendable
 from pools.trace_context import trace_id_of
@@ -207,6 +208,6 @@ def _parse(line: bytes) -> Record:
     if line.startswith(RECORD_SEPARATOR):
         try:
             return msgspec.json.decode(line[1:], type=Record)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except MALFORMED:
             pass  # a program wrote the separator itself: its line is taken as it is
     return Record(line[:MAX_LINE_BYTES].decode(errors="replace"), "output")

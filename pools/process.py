@@ -1,7 +1,6 @@
 """A worker process as the service sees it: one execution at a time, from the request to the one right reply."""
 
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -29,9 +28,10 @@ from pools.errors import (
 )
 from pools.events import Valve
 from pools.exits import Exit, ExitCause
-from pools.framing import FrameError, frame
+from pools.framing import MALFORMED, FrameError, frame
 from pools.lm import lm_budget_s
 from pools.loading import EntrypointError
+from pools.log_levels import named_level
 from pools.messages import Check, Done, Failed, Progress, Ready, Reply, Run
 from pools.output import OutputReader, Record
 from pools.programs import Program
@@ -191,7 +191,7 @@ class WorkerProcess:
             return  # too late, whatever it is
         try:
             reply = _reply_decoder.decode(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except MALFORMED as error:
             self._violated(f"not a reply: {error}")
             return
         if reply.gen != self.generation:
@@ -280,7 +280,7 @@ class WorkerProcess:
 
     def _log_record(self, record: Record) -> None:
         _log.log(
-            min(max(record.level // 10 * 10, logging.DEBUG), logging.CRITICAL),  # a program may have levels of its own
+            named_level(record.level),
             record.text,
             source=record.source,
             pid=self.pid,

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
-from opentelemetry import context, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
@@ -24,7 +24,7 @@ from pools.messages import Failed, Reply
 from pools.recorded_spans import MAX_BYTES, MAX_SPANS, Attributes, RecordedEvent, RecordedSpan, encode_span
 from pools.trace_context import Carried
 
-Given = dict[str, str | int]
+_Given = dict[str, str | int]
 _LIMITS = SpanLimits(max_span_attributes=64, max_events=16, max_span_attribute_length=4096, max_links=0)
 
 
@@ -81,13 +81,10 @@ class ProgramTracer:
         self._kept.spans, self._kept.dropped = [], 0
         above = trace_context.context_of(traceparent, carried)
         span = _ProgramSpan(program_id, above, self._ids.generate_span_id(), self._start)
-        token = context.attach(trace.set_span_in_context(span, above))
-        try:
+        with trace_context.within(trace.set_span_in_context(span, above)):
             yield Recording(span, self._kept)
-        finally:
-            context.detach(token)
 
-    def _start(self, span_id: int, above: Context, attributes: Given, began: int) -> trace.Span:
+    def _start(self, span_id: int, above: Context, attributes: _Given, began: int) -> trace.Span:
         """OpenTelemetry's own span with this id."""
         self._ids.known.span_id = span_id
         return self._tracer.start_span(span_names.PROGRAM, above, attributes=attributes, start_time=began)
@@ -100,10 +97,10 @@ class _ProgramSpan(trace.Span):
     """
 
     def __init__(
-        self, program_id: str, above: Context, span_id: int, start: Callable[[int, Context, Given, int], trace.Span]
+        self, program_id: str, above: Context, span_id: int, start: Callable[[int, Context, _Given, int], trace.Span]
     ) -> None:
         self._above = above
-        self._given: Given = {span_names.PROGRAM_ID: program_id, span_names.PROCESS_PID: os.getpid()}
+        self._given: _Given = {span_names.PROGRAM_ID: program_id, span_names.PROCESS_PID: os.getpid()}
         self._began = time.time_ns()
         self._start = start
         self._own: trace.Span | None = None
@@ -164,7 +161,7 @@ class _ProgramSpan(trace.Span):
             raise AttributeError(name)
         return getattr(self._touched(), name)
 
-    def over(self, end: Given) -> RecordedSpan | None:
+    def over(self, end: _Given) -> RecordedSpan | None:
         """The execution is over, with these attributes; None where OpenTelemetry's own span tells of it."""
         with self._lock:
             own = self._own
@@ -178,7 +175,7 @@ class _ProgramSpan(trace.Span):
         own.end()
         return None
 
-    def _untouched(self, end: Given) -> RecordedSpan:
+    def _untouched(self, end: _Given) -> RecordedSpan:
         return RecordedSpan(
             name=span_names.PROGRAM,
             span_id=trace.format_span_id(self._span_context.span_id),
@@ -192,7 +189,7 @@ class _ProgramSpan(trace.Span):
     def _touched(self) -> trace.Span:
         with self._lock:
             if self._own is None:
-                self._own = self._start(self._span_context.span_id, self._above, dict(self._given), self._began)
+                self._own = self._start(self._span_context.span_id, self._above, self._given, self._began)
             return self._own
 
 
@@ -210,7 +207,7 @@ class Recording:
         # A thread that an earlier execution left behind may have ended a span of its own meanwhile.
         own = [span for span in recorded if span.context is not None and span.context.trace_id == here.trace_id]
         encoded, dropped = _encode(map(_recorded, own))
-        end: Given = {}
+        end: _Given = {}
         if dropped + self._kept.dropped:
             end[span_names.PROGRAM_DROPPED_SPANS] = dropped + self._kept.dropped
         if isinstance(reply, Failed):

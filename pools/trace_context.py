@@ -25,9 +25,9 @@ class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 @contextmanager
-def within(traceparent: str | None, carried: Carried | None) -> Iterator[None]:
-    """A scope in which the current span is the remote one that `traceparent` names, with what is carried beside it."""
-    token = context.attach(context_of(traceparent, carried))
+def within(current: Context) -> Iterator[None]:
+    """A scope in which `current` is the current context."""
+    token = context.attach(current)
     try:
         yield
     finally:
@@ -35,7 +35,10 @@ def within(traceparent: str | None, carried: Carried | None) -> Iterator[None]:
 
 
 def context_of(traceparent: str | None, carried: Carried | None) -> Context:
-    """What `within` makes the current context; `traceparent` is well-formed, since the service has seen to it."""
+    """A context whose span is the remote one that `traceparent` names, with what is carried beside it.
+
+    `traceparent` is well-formed, since the service has seen to it.
+    """
     if carried is None:  # the propagators take several times as long to find that nothing is carried
         return Context() if traceparent is None else trace.set_span_in_context(_caller(traceparent), Context())
     headers = {"traceparent": traceparent, "tracestate": carried.tracestate, "baggage": carried.baggage}

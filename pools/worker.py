@@ -60,7 +60,7 @@ class Worker:
             return self._record(request, request.traceparent)
         if request.traceparent is None and request.carried is None:
             return self._run(request)
-        with trace_context.within(request.traceparent, request.carried):
+        with trace_context.within(trace_context.context_of(request.traceparent, request.carried)):
             return self._run(request)
 
     def _record(self, request: Run, traceparent: str) -> Reply:

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -43,26 +45,20 @@ class Bookkeeping:
     async def aclose(self) -> None:
         """Flushes a last time."""
         await self._tasks.aclose()
-        await self._flush(is_last=True)
+        with _kept_in_memory():
+            await self._flag.settle()
+            await self._programs.flush()
+            await self._sessions.flush()
 
     async def _run(self) -> None:
         interval_s = min(FLUSH_INTERVAL_S, self._sessions.ttl_s / 2, self._executions.ttl_s / 2)
         while True:
             await asyncio.sleep(interval_s)
-            await self._flush()
-
-    async def _flush(self, *, is_last: bool = False) -> None:
-        try:
-            await self._flag.settle()
-            if is_last:
-                await self._programs.flush()
-                await self._sessions.flush()
-                return
-            await self._executions.keep()
-            if time.monotonic() >= self._rests_until:
-                await self._write_counts()
-        except StoreUnavailable as error:
-            _log.warning("what is to be written is kept in memory", reason=str(error))
+            with _kept_in_memory():
+                await self._flag.settle()
+                await self._executions.keep()
+                if time.monotonic() >= self._rests_until:
+                    await self._write_counts()
 
     async def _write_counts(self) -> None:
         began = time.monotonic()
@@ -70,3 +66,12 @@ class Bookkeeping:
         await self._sessions.end_idle()  # which writes what is counted of them before
         now = time.monotonic()
         self._rests_until = now + min(_REST * (now - began), self._longest_rest_s)
+
+
+@contextmanager
+def _kept_in_memory() -> Iterator[None]:
+    """A scope in which the store may be down: what could not be written is written the next time."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        _log.warning("what is to be written is kept in memory", reason=str(error))

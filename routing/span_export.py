@@ -11,14 +11,28 @@ import structlog
 
 from pools.channel import Channel
 from pools.framing import frame
+from pools.log_levels import named_level
 from pools.restarts import restart_delay_s
 from pools.tasks import TaskOwner
-from routing.spans import MAX_SPANS_AT_ONCE, Export, FromExporter, Last, Outcome, Span, SpanOutcome, Spans, ToExporter
+from routing.spans import (
+    FLUSH_TIMEOUT_S,
+    MAX_SPANS_AT_ONCE,
+    Export,
+    FromExporter,
+    Last,
+    Outcome,
+    Span,
+    SpanOutcome,
+    Spans,
+    ToExporter,
+)
 
 HAND_OVER_S = 0.2
 """Spans wait so long for others, to be handed over in one piece."""
-END_TIMEOUT_S = 3.0
-"""A little more than the exporter takes at most for what it has (`routing.span_exporter.FLUSH_TIMEOUT_S`)."""
+END_TIMEOUT_S = FLUSH_TIMEOUT_S + 1.0
+"""The end of the service waits so long for the exporter's: one that hangs is killed."""
+_LONG_LIFE_S = 60.0
+"""An exporter that lived so long worked: the failures in a row begin anew."""
 
 CountSpans = Callable[[SpanOutcome, int], None]
 
@@ -97,10 +111,11 @@ class SpanExport:
                 how_it_ended = await self._run_exporter()
             except OSError as error:
                 how_it_ended = str(error)
-            self._lose_what_it_had()
+            self.lost(self._handed_over)  # what it had
+            self._handed_over = 0
             if self._is_closing:
                 return
-            failures = failures + 1 if self._loop.time() - began < 60 else 1
+            failures = failures + 1 if self._loop.time() - began < _LONG_LIFE_S else 1
             _log.error("the exporter of spans ended; another is started", reason=how_it_ended)
             await asyncio.sleep(restart_delay_s(failures))
 
@@ -119,16 +134,15 @@ class SpanExport:
                 start_new_session=True,
             )
             theirs.close()
-            self._channel = Channel(ours, self._take, lambda _: _kill(exporter))
+            channel = self._channel = Channel(ours, self._take, lambda _: _kill(exporter))
             try:
-                self._tell(self._channel, self._how)
+                self._tell(channel, self._how)
                 self._hand_over()
                 return f"exit status {await exporter.wait()}"
             finally:
-                if self._channel is not None:
-                    self._channel.drain()
-                    self._channel.close()
-                    self._channel = None
+                channel.drain()
+                channel.close()
+                self._channel = None
                 _kill(exporter)
                 await exporter.wait()
 
@@ -139,15 +153,9 @@ class SpanExport:
             self._exported += message.count if message.outcome == "exported" else 0
             self._count(message.outcome, message.count)
         else:
-            structlog.stdlib.get_logger(message.logger).log(message.level, message.text)
-
-    def _lose_what_it_had(self) -> None:
-        if self._handed_over:
-            self._count("failed", self._handed_over)
-            self._handed_over = 0
+            structlog.stdlib.get_logger(message.logger).log(named_level(message.level), message.text)
 
 
 def _kill(exporter: asyncio.subprocess.Process) -> None:
-    if exporter.returncode is None:
-        with suppress(ProcessLookupError):
-            exporter.kill()
+    with suppress(ProcessLookupError):
+        exporter.kill()

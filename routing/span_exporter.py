@@ -1,7 +1,7 @@
 """Exports spans to an OTLP collector, in a process of its own: what OpenTelemetry takes for that is no call's time.
 
 It ends when it is told that no span follows, or when the service is gone, in either case after it has exported what it
-has; it takes at most `FLUSH_TIMEOUT_S` for that.
+has; it takes at most `routing.spans.FLUSH_TIMEOUT_S` for that.
 
     python -P -m routing.span_exporter FD
 
@@ -26,25 +26,24 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from pools.framing import frame, read_frames
+from pools.framing import MALFORMED, frame, read_frames
 from pools.recorded_spans import decode_span
 from routing.spans import (
+    FLUSH_TIMEOUT_S,
     CallSpan,
     Export,
     FromExporter,
     Last,
     Line,
     Outcome,
+    Span,
     SpanOutcome,
     Spans,
     ToExporter,
     WorkerSpan,
 )
 
-FLUSH_TIMEOUT_S = 2.0
-"""The end of the service waits so long for what is still queued."""
-
-_Span = TypeVar("_Span")
+_Item = TypeVar("_Item")
 _NICENESS = 10
 """Calls come first."""
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
@@ -85,11 +84,10 @@ class _LinesToService(logging.Handler):
         self._service = service
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = min(record.levelno // 10 * 10, logging.CRITICAL)  # a library may have levels of its own
-        self._service.tell(Line(record.name, level, self.format(record)))
+        self._service.tell(Line(record.name, record.levelno, self.format(record)))
 
 
-def _one_by_one(spans: Iterable[_Span]) -> Iterator[_Span]:
+def _one_by_one(spans: Iterable[_Item]) -> Iterator[_Item]:
     """Lets whoever waits for the core have it between two spans.
 
     Where Linux preempts lazily, as it does by default from 6.12 on, niceness alone does not: a process that makes no
@@ -140,14 +138,14 @@ class _Export:
             schedule_delay_millis=how.interval_ms,
         )
 
-    def take(self, span: CallSpan | WorkerSpan) -> None:
+    def take(self, span: Span) -> None:
         """Queues it."""
         if isinstance(span, CallSpan):
             self._processor.on_end(self._of_call(span))
             return
         try:
             self._processor.on_end(self._of_worker(span))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except MALFORMED as error:
             _log.warning("a worker's span makes no sense: %s (trace %s)", error, span.trace_id)
             self._service.count("failed", 1)
 

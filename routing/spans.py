@@ -12,6 +12,10 @@ SpanOutcome = Literal["exported", "failed", "dropped"]
 """What becomes of a span: `failed` where the collector did not take it, `dropped` where too many waited already."""
 
 
+FLUSH_TIMEOUT_S = 2.0
+"""The exporter takes at most so long for what it still has, once nothing follows."""
+
+
 class Export(msgspec.Struct, tag="export"):
     """The first message: how to export. Where, with which headers, TLS and timeout, is in the environment."""
 
@@ -77,7 +81,7 @@ class Line(msgspec.Struct, tag="line"):
 
     logger: str
     level: int
-    """One of those that `logging` has a name for."""
+    """Any; libraries have levels of their own."""
     text: str
 
 

@@ -3,12 +3,11 @@
 from bench.arena import V1, V2, Arena
 from bench.load import Load
 from bench.outcome import Goal, Outcome, at_least, median, ratio
+from bench.plan import FEW_ROUNDS
 from bench.programs import BLOCK_S
 from bench.workloads import BLOCKING
 
 CONNECTIONS_PER_WORKER = 2
-MOST_ROUNDS = 2
-"""Sleeping workers leave the cores idle, so the rounds differ by a percent or two."""
 _FULL_SHARE_OF = 16
 """The size for which the share of the ideal is a goal."""
 
@@ -31,15 +30,14 @@ def run(arena: Arena) -> Outcome:
         loads=loads,
         reference=f"{V2}, {arena.plan.pool_sizes[0]} workers",
         goals=goals,
-        notes=[f"At most {MOST_ROUNDS} rounds. The ideal is 50/s for each worker: {', '.join(_ideals(arena))}."],
+        notes=[f"At most {FEW_ROUNDS} rounds. The ideal is 50/s for each worker: {', '.join(_ideals(arena))}."],
     )
 
 
 def _compare(arena: Arena, workers: int) -> tuple[list[Load], list[Load]]:
-    rounds = min(arena.plan.rounds, MOST_ROUNDS)
     arena.say(f"  {workers} workers")
     with arena.running([arena.v1(), arena.v2()], BLOCKING, workers) as servers:
-        loads = arena.compare_running(servers, BLOCKING, CONNECTIONS_PER_WORKER * workers, rounds=rounds)
+        loads = arena.compare_running(servers, BLOCKING, CONNECTIONS_PER_WORKER * workers, rounds=arena.plan.few_rounds)
     return list(loads[V1]), list(loads[V2])
 
 

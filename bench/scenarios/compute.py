@@ -4,17 +4,15 @@ import os
 
 from bench.arena import V2, Arena
 from bench.outcome import Outcome
+from bench.plan import FEW_ROUNDS
 from bench.programs import COMPUTE_S
 from bench.workloads import COMPUTING
-
-MOST_ROUNDS = 2
-"""The contenders differ by more than the rounds do."""
 
 
 def run(arena: Arena) -> Outcome:
     """V2 and every peer."""
     plan = arena.plan
-    loads = arena.compare([arena.v2(), *arena.peers()], COMPUTING, rounds=min(plan.rounds, MOST_ROUNDS))
+    loads = arena.compare([arena.v2(), *arena.peers()], COMPUTING, rounds=plan.few_rounds)
     cores = len(os.sched_getaffinity(0))
     return Outcome(
         scenario="compute",
@@ -22,6 +20,6 @@ def run(arena: Arena) -> Outcome:
         loads=loads,
         reference=V2,
         notes=[
-            f"At most {MOST_ROUNDS} rounds. {cores} cores that did nothing else would do {cores / COMPUTE_S:,.0f}/s."
+            f"At most {FEW_ROUNDS} rounds. {cores} cores that did nothing else would do {cores / COMPUTE_S:,.0f}/s."
         ],
     )

@@ -2,20 +2,18 @@
 
 from bench.arena import V2, Arena
 from bench.outcome import Outcome
+from bench.plan import FEW_ROUNDS
 from bench.workloads import PAYLOAD
-
-MOST_ROUNDS = 2
-"""The contenders differ by more than the rounds do."""
 
 
 def run(arena: Arena) -> Outcome:
     """V2 and every peer."""
     plan = arena.plan
-    loads = arena.compare([arena.v2(), *arena.peers()], PAYLOAD, rounds=min(plan.rounds, MOST_ROUNDS))
+    loads = arena.compare([arena.v2(), *arena.peers()], PAYLOAD, rounds=plan.few_rounds)
     return Outcome(
         scenario="payload",
         conditions=f"100 kB in, 100 kB out, {plan.workers} workers, {plan.connections} connections",
         loads=loads,
         reference=V2,
-        notes=[f"At most {MOST_ROUNDS} rounds."],
+        notes=[f"At most {FEW_ROUNDS} rounds."],
     )
