@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 import structlog
@@ -19,23 +19,19 @@ from app import server_span
 from app.answers import Response, answer
 from app.auth import Authenticator
 from app.client_watch import ClientGone, ClientWatches
+from app.envelopes import Answer, Envelope, Request
 from app.executions import prefers_async
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.parts import Parts
 from app.problems import Problem, problem_of
-from app.schemas import ID_PATTERN_OF_RE, MAX_ID_LENGTH, execution_view
+from app.schemas import execution_view
 from app.streaming import EventBuffer, EventStream, asks_for_events
 from config import api_keys
 from config.settings import Settings
 from pools.calls import Call, Result
 from pools.errors import ExecutionError
 from pools.line_budget import LineBudget
-from pools.lm import LMUsage
-from pools.programs import Program
-from pools.trace_context import Carried, trace_id_of
-from routing.call_trace import CallTrace
-from routing.router import Route
 from routing.versions import Version
 
 _JSON = (b"content-type", b"application/json")
@@ -48,28 +44,6 @@ _MAX_CANARY_KEY_LENGTH = 256
 _MAX_FAILURE_LINES = 50
 """A second. A service that sheds thousands of calls says how many, not each."""
 
-_Identifier = Annotated[str, msgspec.Meta(pattern=ID_PATTERN_OF_RE, max_length=MAX_ID_LENGTH)]
-
-
-class Envelope(msgspec.Struct, forbid_unknown_fields=True):
-    """A request's body. `inputs` stay as they came."""
-
-    inputs: msgspec.Raw
-    session_id: _Identifier | None = None
-    timeout_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
-
-
-class Answer(msgspec.Struct, omit_defaults=True):
-    """The body of an answer that went well."""
-
-    execution_id: str
-    program_id: str
-    pool_version: str
-    outputs: msgspec.Raw
-    duration_ms: float
-    usage: LMUsage | None = None
-
-
 _log = structlog.stdlib.get_logger("poolshift.http")
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
 _encode = msgspec.json.Encoder().encode
@@ -81,34 +55,6 @@ def is_execute(scope: Scope) -> bool:
         return False
     path: str = scope["path"]
     return path.endswith(_SUFFIX) and path.startswith(_PREFIX) and len(path) >= _SHORTEST_PATH
-
-
-class _Request(msgspec.Struct, eq=False):
-    """What is known of one request so far; an error at any point finds here what its answer needs."""
-
-    execution_id: str
-    headers: dict[bytes, bytes]
-    began: float
-    """By `time.perf_counter`: the event loop's own clock counts whole milliseconds."""
-    trace: CallTrace | None = None
-    """Where the call is sampled."""
-    traceparent: str | None = None
-    """What came in, where it is not sampled."""
-    carried: Carried | None = None
-    """What came in beside it."""
-    received: int = 0
-    route: Route | None = None
-    program: Program | None = None
-    call: Call | None = None
-    error: str | None = None
-    """The code of the answer, where it is one."""
-
-    @property
-    def trace_id(self) -> str | None:
-        """The trace that its log lines belong to."""
-        if self.trace is not None:
-            return self.trace.trace_id
-        return trace_id_of(self.traceparent)
 
 
 class ExecuteLane:
@@ -132,7 +78,7 @@ class ExecuteLane:
         execution_id = f"{self._id_prefix}-{next(self._id_count):08x}"
         headers = dict(scope["headers"])
         trace, traceparent, carried = self._parts.tracing.begin(headers)
-        request = _Request(execution_id, headers, time.perf_counter(), trace, traceparent, carried)
+        request = Request(execution_id, headers, time.perf_counter(), trace, traceparent, carried)
         current_call.set(request)
         try:
             response = await self._execute(request, scope, receive, send)
@@ -150,7 +96,7 @@ class ExecuteLane:
         _end_trace(request, scope, status)
         await answer(send, response)
 
-    async def _execute(self, request: _Request, scope: Scope, receive: Receive, send: Send) -> Response | None:
+    async def _execute(self, request: Request, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """The answer; None where it has been sent already, event by event."""
         principal = self._authenticator.principal(request.headers)
         if not principal.may(api_keys.Scope.EXECUTE):
@@ -192,7 +138,7 @@ class ExecuteLane:
             result = await self._run(request, call, operation)
         return self._answer(request, call, result)
 
-    async def _stream(self, request: _Request, call: Call, receive: Receive, send: Send) -> Response | None:
+    async def _stream(self, request: Request, call: Call, receive: Receive, send: Send) -> Response | None:
         """Answers with events; with an ordinary answer where the call fails before there is one."""
         assert request.route is not None
         version = request.route.decision.version
@@ -212,14 +158,14 @@ class ExecuteLane:
             self._metrics.answered(200, seconds, request.received, stream.bytes_sent)
         return response
 
-    async def _outcome(self, request: _Request, call: Call, operation: str) -> Response:
+    async def _outcome(self, request: Request, call: Call, operation: str) -> Response:
         """The ordinary answer, good or bad."""
         try:
             return self._answer(request, call, await self._run(request, call, operation))
         except Exception as error:
             return self._refuse(request, error)
 
-    async def _run(self, request: _Request, call: Call, operation: str) -> Result:
+    async def _run(self, request: Request, call: Call, operation: str) -> Result:
         assert request.route is not None
         try:
             return await self._router.execute(request.route, call, operation)
@@ -227,7 +173,7 @@ class ExecuteLane:
             if call.session_id is not None:
                 self._parts.sessions.seen(call.session_id, request.route.decision.version)
 
-    async def _start(self, request: _Request, call: Call) -> Response:
+    async def _start(self, request: Request, call: Call) -> Response:
         """Runs the call behind the answer, which says where to look for its end."""
         assert request.route is not None
         if call.session_id is not None:
@@ -249,7 +195,7 @@ class ExecuteLane:
         ]
         return 202, headers, body
 
-    async def _body(self, request: _Request, receive: Receive) -> bytes:
+    async def _body(self, request: Request, receive: Receive) -> bytes:
         body = b""
         size = int(request.headers.get(b"content-length", 0))  # uvicorn has seen that it is a number
         more_body = True
@@ -264,7 +210,7 @@ class ExecuteLane:
             more_body = message.get("more_body", False)
         raise Problem("payload_too_large", f"the body is over {self._max_body_bytes} bytes (MAX_BODY_BYTES)")
 
-    def _answer(self, request: _Request, call: Call, result: Result) -> Response:
+    def _answer(self, request: Request, call: Call, result: Result) -> Response:
         assert request.route is not None
         version = request.route.decision.version
         duration_ms = round((time.perf_counter() - request.began) * 1000, 3)
@@ -273,7 +219,7 @@ class ExecuteLane:
         headers += (_JSON, (b"content-length", b"%d" % len(body)))
         return 200, headers, body
 
-    def _refuse(self, request: _Request, error: Exception) -> Response:
+    def _refuse(self, request: Request, error: Exception) -> Response:
         """The answer to a call that failed, at whatever point."""
         problem = problem_of(error)
         request.error = problem.code
@@ -297,7 +243,7 @@ class ExecuteLane:
         headers.append((b"content-length", b"%d" % len(body)))
         return problem.kind.status, headers, body
 
-    def _log_failure(self, request: _Request, problem: Problem, version: Version) -> None:
+    def _log_failure(self, request: Request, problem: Problem, version: Version) -> None:
         _log.warning(
             "call failed",
             code=problem.code,
@@ -310,7 +256,7 @@ class ExecuteLane:
         )
 
 
-def _end_trace(request: _Request, scope: Scope, status: int | None) -> None:
+def _end_trace(request: Request, scope: Scope, status: int | None) -> None:
     """`status` is the answer's; None where nobody waited for it."""
     if request.trace is None:
         return
@@ -356,7 +302,7 @@ def _canary_key(headers: dict[bytes, bytes]) -> str | None:
     return value[:_MAX_CANARY_KEY_LENGTH].decode("latin-1") if value else None
 
 
-def _headers(request: _Request, version: Version, queued_s: float, run_s: float) -> list[tuple[bytes, bytes]]:
+def _headers(request: Request, version: Version, queued_s: float, run_s: float) -> list[tuple[bytes, bytes]]:
     return [
         _VERSION_HEADERS[version],
         (b"x-execution-id", request.execution_id.encode()),

@@ -34,11 +34,12 @@ from pools.errors import (
     WorkerLost,
 )
 from pools.exits import ExitCause
-from pools.fair_queue import FairQueue, Ticket
+from pools.fair_queue import FairQueue
 from pools.protocol import PoolObserver, PoolSnapshot
 from pools.quarantine import Quarantine
 from pools.spawner import Spawner
 from pools.state import PoolState, Worker, WorkerState
+from pools.ticket import Ticket
 
 _SERVICE_TIME_WEIGHT = 0.1
 """Of the newest call in the moving average of service times."""

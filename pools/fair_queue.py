@@ -1,25 +1,8 @@
 """Who waits for a worker: bounded, and fair between sessions."""
 
-import asyncio
 from collections import OrderedDict
 
-import msgspec
-
-from pools.calls import Call, Result
-from pools.state import Worker
-
-
-class Ticket(msgspec.Struct, eq=False):
-    """A call on its way to a worker and back; `answer` is resolved by the engine, one way or the other."""
-
-    call: Call
-    answer: asyncio.Future[Result]
-    since: float = 0.0
-    """When its wait in the queue began, by `time.perf_counter`."""
-    give_up_at: float = 0.0
-    """When its wait in the queue ends at the latest, by the event loop's clock."""
-    worker: Worker | None = None
-    """Where it runs."""
+from pools.ticket import Ticket
 
 
 class FairQueue:

@@ -13,7 +13,7 @@ from pools.calls import Call, Result
 from pools.errors import InvalidOutputs, PoolClosed, PoolOverloaded, ProgramError
 from pools.tasks import TaskOwner
 from routing.errors import ExecutionNotFound, StoreUnavailable
-from routing.router import Route
+from routing.route import Route
 from routing.versions import Version
 
 MAX_RESULT_BYTES = 1024 * 1024

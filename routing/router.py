@@ -5,8 +5,6 @@ import random
 import time
 from collections.abc import Mapping
 
-import msgspec
-
 from pools.calls import Call, Result
 from pools.errors import ExecutionError, Withdrawn
 from pools.lm import LMUsage
@@ -15,26 +13,13 @@ from routing.call_trace import CANCELLED, CallTrace
 from routing.recorder import OK, Recorder
 from routing.rollout import RolloutFlag
 from routing.rollout_model import Rollout
+from routing.route import Route
 from routing.split import bucket
 from routing.versions import Decision, Reason, Version
 
 _FORCED = {version: Decision(version, Reason.FORCED) for version in Version}
 _PINNED = {version: Decision(version, Reason.PINNED) for version in Version}
 _SPLIT = {version: Decision(version, Reason.SPLIT) for version in Version}
-
-
-class Route(msgspec.Struct, eq=False):
-    """Where one call goes. Kept for as long as the call waits, since a change of the rollout may send it elsewhere."""
-
-    bucket: int
-    forced: Version | None
-    decision: Decision
-    trace: CallTrace | None = None
-
-    @property
-    def trace_id(self) -> str | None:
-        """The trace's, where the call is sampled."""
-        return None if self.trace is None else self.trace.trace_id
 
 
 class Router:

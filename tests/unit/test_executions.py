@@ -14,7 +14,7 @@ from pools.errors import PoolClosed, PoolOverloaded, ProgramError
 from pools.programs import Program, Signature
 from routing.errors import ExecutionNotFound
 from routing.executions import MAX_RESULT_BYTES, STALE_AFTER_S, Execution, Executions, ExecutionStatus
-from routing.router import Route
+from routing.route import Route
 from routing.versions import Decision, Reason, Version
 from store.database import Database
 from store.execution_store import SqlExecutionStore

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from pools.calls import Call
-from pools.fair_queue import FairQueue, Ticket
+from pools.fair_queue import FairQueue
 from pools.programs import Program, Signature
+from pools.ticket import Ticket
 
 PROGRAM = Program("1", "p", "python", Signature((), ()))
 LOOP = asyncio.new_event_loop()
