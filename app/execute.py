@@ -16,10 +16,10 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from app import server_span
-from app.answers import Response, answer
 from app.auth import Authenticator
 from app.client_watch import ClientGone, ClientWatches
 from app.envelopes import Answer, Envelope, Request
+from app.exchange import Response, answer
 from app.executions import prefers_async
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call

@@ -13,6 +13,7 @@ from prometheus_client import disable_created_metrics
 
 from app import listening
 from app.application import Application, create_app
+from app.lane_protocol import LaneProtocol
 from app.parts import Parts
 from config.settings import Settings
 from pools.linux import open_many_files
@@ -35,7 +36,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http="httptools",
+                http=LaneProtocol,  # type: ignore[arg-type]  # no subclass of asyncio.Protocol, but one
                 interface="asgi3",
                 ws="none",
                 lifespan="on",

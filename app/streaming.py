@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 from starlette.types import Send
 
-from app.answers import Response
+from app.exchange import Response
 from pools.events import EventKind, EventSource
 
 CONTENT_TYPE = b"text/event-stream"

@@ -11,7 +11,7 @@ import msgspec
 import psutil
 import pytest
 
-from app.answers import Response
+from app.exchange import Response
 from app.streaming import MAX_EVENTS, EventBuffer, EventStream, asks_for_events
 from tests.conftest import StartService
 from tests.service.test_errors import problem

@@ -1,0 +1,409 @@
+"""The service's end of a connection: the same bytes come back as from uvicorn's own, however they went in."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from app.call_reader import MAX_BYTES
+from app.exchange import answer
+from app.lane_protocol import LaneProtocol
+
+Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
+
+
+class Wire(asyncio.Transport):
+    """A transport without a socket: what it was told, and what it has still to tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_paused = False
+        self.is_closed = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return {"sockname": ("127.0.0.1", 8000), "peername": ("127.0.0.1", 50000)}.get(name, default)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.is_closed, "written to after its end"
+        self.written += data
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Connection:
+    """A protocol between a wire and an application."""
+
+    def __init__(self, kind: type[Any], app: Handler, keep_alive_s: float = 60) -> None:
+        config = Config(app, http="httptools", ws="none", lifespan="off", interface="asgi3", log_config=None)
+        config.timeout_keep_alive = keep_alive_s  # type: ignore[assignment]  # uvicorn hands it to call_later
+        config.load()
+        self.state = ServerState()
+        self.wire = Wire()
+        self.protocol = kind(config=config, server_state=self.state, app_state={})
+        self.protocol.connection_made(self.wire)
+        self._unread: deque[bytes] = deque()
+
+    def receive(self, *pieces: bytes) -> None:
+        """The client has sent so many pieces; those that the protocol does not want yet wait."""
+        self._unread += pieces
+        while self._unread and not self.wire.is_paused and not self.wire.is_closed:
+            self.protocol.data_received(self._unread.popleft())
+
+    def cycle_of_uvicorn(self) -> Any:
+        """The last request that uvicorn has read."""
+        return self.protocol._uvicorn and self.protocol._uvicorn.cycle
+
+    async def settle(self) -> bytes:
+        """Returns what has been written when nothing more happens by itself, which takes fewer turns of the loop."""
+        for _ in range(50):
+            await asyncio.sleep(0)
+            self.receive()
+        return self.wire.written
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Returns when `condition` holds."""
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0)
+                self.receive()
+
+
+async def tells(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with what it was asked, after a few turns of the event loop; at once where the path says `early`."""
+    body, more = b"", scope["path"] != "/early"
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body += message["body"]
+        more = message["more_body"]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    seen = {
+        **{key: scope[key] for key in ("method", "path", "http_version", "scheme", "root_path", "server", "client")},
+        "raw_path": scope["raw_path"].decode(),
+        "query": scope["query_string"].decode(),
+        "headers": [[name.decode(), value.decode()] for name, value in scope["headers"]],
+        "body": body.decode(),
+    }
+    content = json.dumps(seen).encode()
+    await answer(send, (200, [(b"content-length", b"%d" % len(content))], content))
+
+
+def call(
+    body: bytes = b"{}", target: bytes = b"/programs/a/execute", more: bytes = b"", version: bytes = b"1.1"
+) -> bytes:
+    """An execute call as it goes over the wire."""
+    head = b"POST %s HTTP/%s\r\nHost: here\r\nContent-Length: %d\r\n%s\r\n" % (target, version, len(body), more)
+    return head + body
+
+
+CHUNKED_HEAD = b"POST /programs/a/execute HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+GET = b"GET /pools?x=1 HTTP/1.1\r\nHost: here\r\nAccept: */*\r\n\r\n"
+REQUESTS = {
+    "call": call(),
+    "empty": call(b""),
+    "large": call(b"x" * (MAX_BYTES - 200)),
+    "too large to be read here": call(b"x" * MAX_BYTES),
+    "other headers": call(more=b"Content-Type: application/json\r\nX-Canary-Key: K\r\nCookie:  a=b \r\n"),
+    "chunked": CHUNKED_HEAD + b"2\r\n{}\r\n1\r\n \r\n0\r\n\r\n",
+    "asks first": call(more=b"Expect: 100-continue\r\n"),
+    "wants events": call(more=b"Accept: text/event-stream\r\n"),
+    "escaped": call(target=b"/programs/%61/execute"),
+    "query": call(target=b"/programs/a/execute?b=c"),
+    "another path": call(target=b"/programs"),
+    "another method": b"PUT" + call()[4:],
+    "get": GET,
+    "old, but stays": call(more=b"Connection: keep-alive\r\n", version=b"1.0"),
+    "upgrade": b"GET / HTTP/1.1\r\nHost: here\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+}
+LAST_REQUESTS = {
+    "closes": call(more=b"Connection: close\r\n"),
+    "old": call(version=b"1.0"),
+    "no length": b"POST /programs/a/execute HTTP/1.1\r\nHost: here\r\n\r\n",
+    "two lengths": call(more=b"Content-Length: 3\r\n"),
+    "bad length": call(more=b"").replace(b"Content-Length: 2", b"Content-Length: +2"),
+    "length and chunks": call(more=b"Transfer-Encoding: chunked\r\n"),
+    "space in target": call(target=b"/programs/a b/execute"),
+    "bytes in target": call(target="/programs/ä/execute".encode()),
+    "no http": b"\x16\x03\x01 hello\r\n\r\n",
+    "half a head": b"POST /programs/a/execute HTTP/1.1\r\nHost",
+    "half a body": call(b"1234")[:-2],
+}
+
+
+async def _exchanged(kind: type[Any], pieces: list[bytes], *, at_once: bool) -> tuple[bytes, bool]:
+    connection = Connection(kind, tells)
+    for piece in pieces:
+        connection.receive(piece)
+        if not at_once:
+            await connection.settle()
+    return await connection.settle(), connection.wire.is_closed
+
+
+def _same(pieces: list[bytes], *, at_once: bool) -> bytes:
+    """What comes back for these pieces, which is the same from both."""
+    ours = asyncio.run(_exchanged(LaneProtocol, pieces, at_once=at_once))
+    assert ours == asyncio.run(_exchanged(HttpToolsProtocol, pieces, at_once=at_once))
+    return ours[0]
+
+
+@pytest.mark.parametrize("name", [*REQUESTS, *LAST_REQUESTS])
+def test_each_request_is_answered_as_uvicorn_does(name: str) -> None:
+    """Alone, and between two others."""
+    request = (REQUESTS | LAST_REQUESTS)[name]
+    _same([request], at_once=False)
+    _same([call(), request, call()], at_once=False)
+
+
+@given(
+    names=st.lists(st.sampled_from([name for name in REQUESTS if name != "upgrade"]), min_size=1, max_size=5),
+    last=st.sampled_from([None, *LAST_REQUESTS]),
+    cuts=st.lists(st.integers(0, 1000), max_size=12),
+    at_once=st.booleans(),
+)
+def test_no_cut_makes_a_difference(names: list[str], last: str | None, cuts: list[int], *, at_once: bool) -> None:
+    """Requests that follow one another, waiting for answers or not, in pieces of any size."""
+    stream = b"".join(REQUESTS[name] for name in names)
+    if last is not None and not at_once:  # uvicorn answers what is wrong before what came before it
+        stream += LAST_REQUESTS[last]
+    places = sorted({cut * len(stream) // 1000 for cut in cuts} | {0, len(stream)})
+    pieces = [stream[begin:end] for begin, end in itertools.pairwise(places)]
+    _same(pieces, at_once=at_once)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [GET + GET[:-2] + b"X: ", call(b"")],
+        [GET + GET[:-2] + b"X", call(b"")],
+        [b"PUT /early HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % len(call()), call(), call()],
+        [GET[:-2] + b"X: ", call(b""), call()],
+    ],
+)
+def test_what_only_looks_like_a_call_is_none(pieces: list[bytes]) -> None:
+    """Since it comes amid another request: nobody smuggles a call past whoever looks at requests before us."""
+    _same(pieces, at_once=False)
+
+
+def test_a_plain_call_never_reaches_uvicorn() -> None:
+    """Whole or in pieces; and neither does the one after a request that does."""
+
+    async def run() -> None:
+        connection = Connection(LaneProtocol, tells)
+        connection.receive(call())
+        await connection.settle()
+        head, body = call(b"0123456789")[:-10], b"0123456789"
+        connection.receive(head, body[:3], body[3:])
+        await connection.settle()
+        assert connection.cycle_of_uvicorn() is None
+        connection.receive(GET)
+        await connection.settle()
+        served = connection.cycle_of_uvicorn()
+        assert served is not None
+        connection.receive(call())
+        assert (await connection.settle()).count(b"200 OK") == 4
+        assert connection.cycle_of_uvicorn() is served
+
+    asyncio.run(run())
+
+
+def test_calls_that_come_early_wait_and_nothing_more_is_read() -> None:
+    """The client is not let fill the memory with calls while one is answered."""
+
+    async def run() -> None:
+        go = asyncio.Event()
+        order: list[bytes] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            body = (await receive())["body"]
+            await go.wait()
+            order.append(body)
+            await answer(send, (200, [(b"content-length", b"1")], body))
+
+        connection = Connection(LaneProtocol, app)
+        connection.receive(call(b"1"), call(b"2"), call(b"3"), GET)
+        assert connection.wire.is_paused
+        assert len(connection.state.tasks) == 1
+        go.set()
+        await connection.until(lambda: len(order) == 4)
+        assert order == [b"1", b"2", b"3", b""]
+        assert (await connection.settle()).count(b"200 OK") == 4
+
+    asyncio.run(run())
+
+
+def test_a_client_that_does_not_read_gets_no_more_answers() -> None:
+    """What it asks for meanwhile waits, and is answered once it reads again."""
+
+    async def run() -> None:
+        connection = Connection(LaneProtocol, tells)
+        connection.receive(call(b"1"))
+        await connection.settle()
+        connection.protocol.pause_writing()
+        connection.receive(call(b"2"), call(b"3"))
+        assert not connection.state.tasks
+        assert connection.wire.is_paused
+        assert (await connection.settle()).count(b"200 OK") == 1
+        connection.protocol.resume_writing()
+        connection.receive()
+        assert (await connection.settle()).count(b"200 OK") == 3
+
+    asyncio.run(run())
+
+
+def test_whoever_waits_for_the_client_to_go_is_told() -> None:
+    """Once it has gone, and once it has its answer; no answer is written to nobody."""
+
+    async def run() -> None:
+        told: list[Message] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            told.append(await receive())
+            await answer(send, (200, [(b"content-length", b"0")], b""))
+            told.append(await receive())
+
+        connection = Connection(LaneProtocol, app)
+        connection.receive(call())
+        await connection.until(lambda: bool(connection.protocol._exchange._over))
+        assert told == []
+        connection.protocol.connection_lost(None)
+        assert await connection.settle() == b""
+        assert told == [{"type": "http.disconnect"}] * 2
+        assert not connection.state.connections
+
+    asyncio.run(run())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("how", ["wrong", "silent", "half", "cancelled"])
+def test_an_application_that_does_not_answer_leaves_no_client_waiting(how: str) -> None:
+    """500, and the connection ends, whether it raised, said nothing, stopped halfway or was cancelled."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if how == "wrong":
+            raise ValueError("wrong")
+        if how == "half":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+        if how == "cancelled":
+            await asyncio.Event().wait()
+
+    async def run() -> None:
+        connection = Connection(LaneProtocol, app)
+        connection.receive(call())
+        (task,) = connection.state.tasks
+        await asyncio.sleep(0)
+        if how == "cancelled":
+            task.cancel()
+        assert (await connection.settle()).startswith(b"HTTP/1.1 500 ")
+        assert b"connection: close" in connection.wire.written
+        assert connection.wire.is_closed
+        with contextlib.suppress(ValueError, asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+
+
+def test_an_answer_by_asgi_leaves_in_one_piece() -> None:
+    """As whatever wraps `send` would give it; one in several pieces is refused."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        with pytest.raises(RuntimeError, match="one piece"):
+            await send({"type": "http.response.body", "body": b"o", "more_body": True})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def run() -> bytes:
+        connection = Connection(LaneProtocol, app)
+        connection.receive(call())
+        return await connection.settle()
+
+    assert asyncio.run(run()) == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+@pytest.mark.parametrize("before", [[], [call()], [GET], [GET, call()]])
+@pytest.mark.parametrize("when", ["unused", "amid a call", "amid a body", "amid a request"])
+def test_a_server_that_ends_answers_what_has_begun(when: str, before: list[bytes]) -> None:
+    """And closes the connection with it, at once where nothing has begun."""
+
+    async def run() -> None:
+        connection = Connection(LaneProtocol, tells)
+        head, body = call(b"{}")[:-2], b"{}"
+        for request in before:
+            connection.receive(request)
+            await connection.settle()
+        connection.receive(*{"unused": [], "amid a call": [call()], "amid a body": [head]}.get(when, [GET]))
+        for one in list(connection.state.connections):  # as uvicorn does
+            one.shutdown()
+        if when == "unused":
+            assert connection.wire.is_closed
+            return
+        assert not connection.wire.is_closed
+        if when == "amid a body":
+            connection.receive(body)
+        assert b"connection: close" in await connection.settle()
+        assert connection.wire.is_closed
+
+    asyncio.run(run())
+
+
+def test_an_unused_connection_is_closed() -> None:
+    """So long after its last answer, whichever way that went; not while a call is on its way."""
+
+    async def run(*requests: bytes) -> None:
+        connection = Connection(LaneProtocol, tells, keep_alive_s=0.05)
+        for request in requests:
+            connection.receive(request)
+            await connection.settle()
+        answered_at = asyncio.get_running_loop().time()
+        await connection.until(connection.wire.is_closing)
+        assert asyncio.get_running_loop().time() - answered_at >= 0.049
+        assert connection.wire.written.count(b"200 OK") == len(requests)
+
+    for requests in ((call(),), (call(), call()), (call(), GET), (GET, call()), (call(), GET, call(), call())):
+        asyncio.run(run(*requests))
+
+
+@pytest.mark.parametrize("before", [[call()], [GET], [call(), GET], [GET, call()]])
+@pytest.mark.parametrize("request_", [call(b"{}"), b"PUT" + call(b"{}")[4:]])
+def test_a_request_that_is_on_its_way_is_waited_for(before: list[bytes], request_: bytes) -> None:
+    """However long the rest of it takes, the connection is not one that nobody uses."""
+
+    async def run() -> None:
+        connection = Connection(LaneProtocol, tells, keep_alive_s=0.01)
+        for request in before:
+            connection.receive(request)
+            await connection.settle()
+        connection.receive(request_[:-2])
+        is_later = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.05, is_later.set)
+        await is_later.wait()
+        assert not connection.wire.is_closed
+        connection.receive(request_[-2:])
+        assert (await connection.settle()).count(b"200 OK") == len(before) + 1
+        await connection.until(connection.wire.is_closing)
+
+    asyncio.run(run())
