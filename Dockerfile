@@ -1,28 +1,36 @@
 # The service, in a virtual environment that is built in the first stage and copied into the last.
 #   make image                      the service alone
 #   make image EXTRAS="lm flags"    with optional groups, each a lock in requirements/
-# Every Python package comes from a lock with hashes, as a wheel: nothing is compiled and no setup.py runs.
+# Every Python package comes from a lock with hashes, as a wheel. What is compiled is the service's own hot path (docs/adr/0007).
 ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim-trixie
 # What the service runs on may have less than what it is built on (no pip): the same Python at the same path is enough.
 ARG RUNTIME_IMAGE=${PYTHON_IMAGE}
 
 FROM ${PYTHON_IMAGE} AS build
+# The compiler stays in this stage, in the one version that Debian keeps.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
 COPY requirements/ requirements/
 RUN python3 -m venv /opt/build \
     && /opt/build/bin/pip install --require-hashes -r requirements/build.txt
 # Nothing but what the locks name: they are complete.
-ARG EXTRAS=
 RUN python3 -m venv --without-pip /opt/poolshift \
-    && for lock in base image ${EXTRAS}; do set -- "$@" -r "requirements/${lock}.txt"; done \
-    && /opt/build/bin/pip --python /opt/poolshift/bin/python install --no-deps --require-hashes "$@"
+    && /opt/build/bin/pip --python /opt/poolshift/bin/python install --no-deps --require-hashes \
+        -r requirements/base.txt -r requirements/image.txt
 COPY . .
-RUN /opt/build/bin/pip --python /opt/build/bin/python wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+RUN HATCH_BUILD_HOOK_ENABLE_CUSTOM=true \
+        /opt/build/bin/pip --python /opt/build/bin/python wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
     && /opt/build/bin/pip --python /opt/poolshift/bin/python install --no-deps /tmp/wheel/*.whl \
-    && install -D -m 0644 LICENSE /opt/poolshift/share/licenses/LICENSE \
-    && python3 deploy/notices.py /opt/poolshift > /opt/poolshift/share/licenses/THIRD-PARTY-NOTICES \
     && install -m 0755 deploy/healthcheck.py /opt/poolshift/bin/healthcheck
+ARG EXTRAS=
+RUN for lock in ${EXTRAS}; do \
+        /opt/build/bin/pip --python /opt/poolshift/bin/python install --no-deps --require-hashes -r "requirements/${lock}.txt" \
+            || exit 1; \
+    done \
+    && install -D -m 0644 LICENSE /opt/poolshift/share/licenses/LICENSE \
+    && python3 deploy/notices.py /opt/poolshift > /opt/poolshift/share/licenses/THIRD-PARTY-NOTICES
 
 # hadolint ignore=DL3006  the default is tagged; whoever gives another image tags that
 FROM ${RUNTIME_IMAGE}

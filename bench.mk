@@ -1,4 +1,4 @@
-# `make bench`: Poolshift against itself and its peers, in an environment of its own, so that the developers' stays small.
+# `make bench`: Poolshift, compiled as in its image, against itself and its peers, in an environment of its own.
 # Its load generators are Debian's packages wrk and nghttp2-client (h2load).
 
 BENCH_VENV := .venv-bench
@@ -10,9 +10,9 @@ BENCH_INSTALLED := $(BENCH_VENV)/.installed
 bench: $(BENCH_INSTALLED) ## Measures against peers, under 5 minutes; ARGS="--help" tells what else it can do
 	$(BENCH_BIN)/poolshift bench $(ARGS)
 
-$(BENCH_INSTALLED): pyproject.toml requirements/bootstrap.txt requirements/bench.txt
+$(BENCH_INSTALLED): $(WHEEL) requirements/bootstrap.txt requirements/bench.txt
 	$(PYTHON) -m venv --clear $(BENCH_VENV)
 	$(BENCH_BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	VIRTUAL_ENV=$(BENCH_VENV) $(BENCH_BIN)/uv pip sync --quiet --require-hashes requirements/bench.txt
-	VIRTUAL_ENV=$(BENCH_VENV) $(BENCH_BIN)/uv pip install --quiet --no-deps -e .
+	VIRTUAL_ENV=$(BENCH_VENV) $(BENCH_BIN)/uv pip install --quiet --no-deps $(<D)/*.whl
 	touch $@

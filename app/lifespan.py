@@ -20,7 +20,7 @@ from app.http_metrics import HttpMetrics
 from app.key_file import follow_key_file
 from app.parts import Parts
 from app.problems import KINDS
-from app.version import VERSION
+from app.version import IS_COMPILED, VERSION
 from config.file_watch import contents
 from config.settings import Settings
 from config.worker_environment import worker_environment
@@ -164,6 +164,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _follow_sources(settings, flag, app.state.authenticator, tasks)
         _log.info(
             "started",
+            version=VERSION,
+            compiled=IS_COMPILED,
             canary_percent=flag.current.canary_percent,
             pool_version=pin,
             v1_workers=settings.v1_pool_size,

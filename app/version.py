@@ -1,5 +1,9 @@
-"""The version of this service, as its package says."""
+"""The version of this service, as its package says, and which of its forms this is."""
 
 from importlib.metadata import version
 
+from routing import router
+
 VERSION = version("poolshift")
+IS_COMPILED = not str(router.__file__).endswith(".py")
+"""Whether what every call goes through is compiled, as it is in the image (docs/adr/0007)."""

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from app.version import IS_COMPILED
+
 _PACKAGES = (
     "poolshift", "mosec", "litserve", "fastapi", "pydantic", "uvicorn", "uvloop", "httptools", "msgspec", "mmh3",
     "prometheus-client",
@@ -29,6 +31,8 @@ class Machine:
     system: str
     python: str
     commit: str | None
+    compiled: bool
+    """Whether Poolshift ran compiled, as it does in its image."""
     began_at: str
     load_average: tuple[float, float, float]
     """When the run began: at a core's worth or more, somebody else was using the machine."""
@@ -44,6 +48,7 @@ def this_machine() -> Machine:
         system=f"{_distribution()}, {platform.system()} {platform.release()}",
         python=platform.python_version(),
         commit=_commit(),
+        compiled=IS_COMPILED,
         began_at=datetime.now(UTC).isoformat(timespec="seconds"),
         load_average=os.getloadavg(),
         versions=_versions(),

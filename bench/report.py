@@ -48,7 +48,8 @@ def _lines(machine: Machine, plan: Plan, outcomes: Sequence[Outcome], missing: S
 
 def _about(machine: Machine, plan: Plan, missing: Sequence[str]) -> Iterator[str]:
     yield f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib:g} GiB; {machine.system};"
-    yield f"Python {machine.python}; {machine.began_at}; commit {machine.commit or 'unknown'}."
+    form = "compiled as in its image" if machine.compiled else "not compiled, as in the developers' environment"
+    yield f"Python {machine.python}; {machine.began_at}; commit {machine.commit or 'unknown'}, {form}."
     loads = " ".join(f"{value:.2f}" for value in machine.load_average)
     yield f"Load average when it began: {loads}. Nothing is pinned to cores; generator and servers share them."
     yield f"Versions: {', '.join(f'{name} {version}' for name, version in machine.versions.items())}."

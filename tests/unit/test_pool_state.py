@@ -1,7 +1,10 @@
 """The pool's transitions, tried in every order: never more processes than allowed, no worker lost or taken twice."""
 
+import asyncio
+import functools
+import os
+import socket
 from collections.abc import Iterator
-from typing import cast
 
 import pytest
 from hypothesis import strategies as st
@@ -11,9 +14,18 @@ from pools.process import WorkerProcess
 from pools.state import PoolState, Worker, WorkerState
 
 
+@functools.cache
 def a_process() -> WorkerProcess:
-    """The state only carries a process and never looks at it."""
-    return cast("WorkerProcess", object())
+    """One that nobody is behind: the state only carries it and never looks at it."""
+
+    async def made() -> WorkerProcess:
+        ours, theirs = socket.socketpair()
+        output, end = os.pipe()
+        theirs.close()
+        os.close(end)
+        return WorkerProcess(0, ours, output)
+
+    return asyncio.run(made())
 
 
 def filled(size: int, spare: int = 1) -> PoolState:
