@@ -68,6 +68,16 @@ def test_serves_a_program(image: str) -> None:
         assert not written.strip()
 
 
+def test_its_hot_path_is_compiled(image: str) -> None:
+    """It says so when it starts, and the modules are there in C, without what made them."""
+    with container(image) as running:
+        lines = running.log().splitlines()
+        started = json.loads(next(line for line in lines if '"started"' in line))
+        assert started["compiled"] is True
+        names = running.exec("find", "/opt/poolshift/lib", "-name", "*.so", "-path", "*/pools/*").stdout
+        assert "/pools/engine." in names
+
+
 def test_has_no_build_tools(image: str) -> None:
     """No compiler, no installer of packages for Python, and nothing that the user it runs as could change."""
     with container(image) as running:
