@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import get_args
 
+from mypy_extensions import mypyc_attr
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pools.exits import ExitCause
@@ -26,6 +27,7 @@ MAX_LM_MODELS = 20
 OTHER_MODELS = "other"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # the bench has silent ones
 class Recorder:
     """Counts what the router and the pools do. What each call counts is a tally (`routing.tallies`)."""
 
