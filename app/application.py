@@ -57,11 +57,13 @@ _OPERATORS_ERRORS = (StoreUnavailable, InvalidProvider, SpawnFailed)
 class Application(FastAPI):
     """FastAPI with a lane beside it."""
 
+    lane: ExecuteLane
+    """There is one from the start of the lifespan on."""
+
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """The coroutine of whoever serves the request: this one adds none of its own."""
         if is_execute(scope):
-            lane: ExecuteLane = self.state.lane
-            return lane(scope, receive, send)
+            return self.lane(scope, receive, send)
         if scope["type"] == "http":
             receive = limit_body(scope, receive, self.state.settings.max_body_bytes)
         elif scope["type"] == "lifespan":
@@ -92,8 +94,8 @@ class _LaneRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "POST":
-            lane: ExecuteLane = scope["app"].state.lane
-            await lane(scope, receive, send)
+            app: Application = scope["app"]
+            await app.lane(scope, receive, send)
         else:
             await super().handle(scope, receive, send)
 

@@ -3,13 +3,15 @@
 llhttp parses their heads, as it does for uvicorn. What is not plainly one execute call is left to uvicorn as it came.
 """
 
+import re
+from typing import Final
+
 import httptools
 
-_HEAD_END = b"\r\n\r\n"
-_BEGINNING, _TARGET_END = b"POST /programs/", b"/execute"
-_ODD_IN_TARGET = (b"%", b"?", b"#")
-_ODD_HEADERS = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
-MAX_BYTES = 256 * 1024
+_HEAD_END: Final = b"\r\n\r\n"
+_REQUEST_LINE: Final = re.compile(rb"POST (/programs/[^\x00-\x20%?#\x7f-\xff]{1,256}/execute) HTTP/1\.1\r\n")
+_ODD_HEADERS: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
+MAX_BYTES: Final = 256 * 1024
 """Of a call that is read here. It is also what uvloop reads at once."""
 
 
@@ -29,6 +31,8 @@ class CallReader:
         self._missing = 0
         self._body_bytes = -1
         self._is_plain = True
+        self._parser: httptools.HttpRequestParser | None = None
+        """Between two calls, or in one's body."""
 
     @property
     def is_waiting(self) -> bool:
@@ -48,7 +52,7 @@ class CallReader:
             return self._missing >= 0
         self._pieces.append(data)
         head_bytes = data.find(_HEAD_END) + len(_HEAD_END)
-        if head_bytes < len(_HEAD_END) or not data.startswith(_BEGINNING) or not self._is_call(data[:head_bytes]):
+        if head_bytes < len(_HEAD_END) or not self._is_call(data[:head_bytes]):
             return False
         self._head_bytes = head_bytes
         size = head_bytes + self._body_bytes
@@ -57,35 +61,35 @@ class CallReader:
 
     def body(self) -> bytes:
         """The body of the call, which is whole. The next may come."""
-        return self.release()[self._head_bytes :]
+        assert self._parser is not None
+        body = self._take_pieces()[self._head_bytes :]
+        self._parser.feed_data(body)
+        return body
 
     def release(self) -> bytes:
         """All that it holds."""
+        self._parser = None
+        return self._take_pieces()
+
+    def _take_pieces(self) -> bytes:
         pieces, self._pieces = self._pieces, []
         self._missing = 0
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _is_call(self, head: bytes) -> bool:
-        self.target, self.headers, self._body_bytes, self._is_plain = b"", [], -1, True
-        parser = httptools.HttpRequestParser(self)
+        line = _REQUEST_LINE.match(head)
+        if line is None:
+            return False
+        self.target = line[1]
+        self.headers, self._body_bytes, self._is_plain = [], -1, True
+        parser = self._parser = self._parser or httptools.HttpRequestParser(self)
         try:
             parser.feed_data(head)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             return False
-        return (
-            self._is_plain
-            and self._body_bytes >= 0
-            and self.target.endswith(_TARGET_END)
-            and not any(odd in self.target for odd in _ODD_IN_TARGET)
-            and parser.get_http_version() == "1.1"
-            and parser.should_keep_alive()
-        )
+        return self._is_plain and self._body_bytes >= 0 and parser.should_keep_alive()
 
     # --- what the parser tells
-
-    def on_url(self, url: bytes) -> None:
-        """The target, or a part of it."""
-        self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""

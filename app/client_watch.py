@@ -4,14 +4,14 @@ import asyncio
 import math
 from collections import deque
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from starlette.types import Receive
 
 from pools.alarm import Alarm
 from pools.tasks import TaskOwner
 
-WATCH_AFTER_S = 0.05
+WATCH_AFTER_S: Final = 0.05
 """A call that is answered sooner is not watched: that is what keeps the watch free for the usual one."""
 
 

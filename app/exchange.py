@@ -5,7 +5,7 @@ What uvicorn's `RequestResponseCycle` is to every other request, for a fraction 
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -13,9 +13,10 @@ from uvicorn.server import ServerState
 
 Response = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, well-formed headers with the body's length among them, body."""
-_CLOSE = (b"connection", b"close")
-_DISCONNECT: Message = {"type": "http.disconnect"}
-_NO_ANSWER: Response = 500, [(b"content-length", b"0"), _CLOSE], b""
+_TASK_NAME: Final = "execute"
+_CLOSE: Final = (b"connection", b"close")
+_DISCONNECT: Final[Message] = {"type": "http.disconnect"}
+_NO_ANSWER: Final[Response] = 500, [(b"content-length", b"0"), _CLOSE], b""
 
 
 class Exchange:
@@ -33,15 +34,20 @@ class Exchange:
         self._head: Message = {}
         self._is_over = False
         self._over: asyncio.Event | None = None
+        self._task: asyncio.Task[None] | None = None
 
-    async def run(self, app: ASGIApp) -> None:
-        """Has the application answer."""
+    def begin(self, app: ASGIApp, loop: asyncio.AbstractEventLoop) -> None:
+        """Has the application answer, in a task that the server waits for."""
+        # Not by `loop.create_task`, which would print a name of its own for each.
+        self._task = asyncio.Task(self._run(app), loop=loop, name=_TASK_NAME)
+        self._server.tasks.add(self._task)
+
+    async def _run(self, app: ASGIApp) -> None:
         try:
             await app(self._scope, self.receive, self.send)
         finally:
-            task = asyncio.current_task()
-            assert task is not None
-            self._server.tasks.discard(task)
+            assert self._task is not None
+            self._server.tasks.discard(self._task)
             self.answer(_NO_ANSWER)  # wrong or cancelled, it leaves no client waiting
 
     def client_gone(self) -> None:

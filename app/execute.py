@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 import structlog
@@ -18,13 +18,14 @@ from starlette.types import Receive, Scope, Send
 from app import server_span
 from app.auth import Authenticator
 from app.client_watch import ClientGone, ClientWatches
-from app.envelopes import Answer, Envelope, Request
+from app.envelopes import Answer, Envelope
 from app.exchange import Response, answer
 from app.executions import prefers_async
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.parts import Parts
 from app.problems import Problem, problem_of
+from app.request import Request
 from app.schemas import execution_view
 from app.streaming import EventBuffer, EventStream, asks_for_events
 from config import api_keys
@@ -34,19 +35,21 @@ from pools.errors import ExecutionError
 from pools.line_budget import LineBudget
 from routing.versions import Version
 
-_JSON = (b"content-type", b"application/json")
-_VERSION_HEADERS = {version: (b"x-pool-version", version.encode()) for version in Version}
-_PREFIX, _SUFFIX = "/programs/", "/execute"
-_SHORTEST_PATH = len(_PREFIX) + 1 + len(_SUFFIX)
-_PROGRAM_ID = slice(len(_PREFIX), -len(_SUFFIX))
+_JSON: Final = (b"content-type", b"application/json")
+_VERSION_HEADERS: Final = {version: (b"x-pool-version", version.encode()) for version in Version}
+_PREFIX: Final = "/programs/"
+_SUFFIX: Final = "/execute"
+_SHORTEST_PATH: Final = len(_PREFIX) + 1 + len(_SUFFIX)
+_PROGRAM_ID: Final = slice(len(_PREFIX), -len(_SUFFIX))
 """Of a path."""
 _MAX_CANARY_KEY_LENGTH = 256
 _MAX_FAILURE_LINES = 50
 """A second. A service that sheds thousands of calls says how many, not each."""
 
 _log = structlog.stdlib.get_logger("poolshift.http")
-_decode_envelope = msgspec.json.Decoder(Envelope).decode
-_encode = msgspec.json.Encoder().encode
+_EXECUTE: Final = api_keys.Scope.EXECUTE
+_decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def is_execute(scope: Scope) -> bool:
@@ -70,12 +73,12 @@ class ExecuteLane:
         self._clients = ClientWatches(parts.tasks)
         self._loop = asyncio.get_running_loop()
         # Unique without asking the kernel for randomness on each call: a random start of the service, then a count.
-        self._id_prefix = secrets.token_hex(6)
+        self._id_prefix = secrets.token_hex(6) + "-"
         self._id_count = itertools.count(1)
         self._failure_lines = LineBudget(lines=_MAX_FAILURE_LINES, size=1024 * 1024, tell=_tell_left_out)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        execution_id = f"{self._id_prefix}-{next(self._id_count):08x}"
+        execution_id = self._id_prefix + format(next(self._id_count), "08x")
         headers = dict(scope["headers"])
         trace, traceparent, carried = self._parts.tracing.begin(headers)
         request = Request(execution_id, headers, time.perf_counter(), trace, traceparent, carried)
@@ -99,7 +102,7 @@ class ExecuteLane:
     async def _execute(self, request: Request, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """The answer; None where it has been sent already, event by event."""
         principal = self._authenticator.principal(request.headers)
-        if not principal.may(api_keys.Scope.EXECUTE):
+        if not principal.may(_EXECUTE):
             raise Problem("forbidden", "this needs the scope execute")
         envelope = _read(await self._body(request, receive))
         headers = request.headers
@@ -213,7 +216,7 @@ class ExecuteLane:
     def _answer(self, request: Request, call: Call, result: Result) -> Response:
         assert request.route is not None
         version = request.route.decision.version
-        duration_ms = round((time.perf_counter() - request.began) * 1000, 3)
+        duration_ms = round((time.perf_counter() - request.began) * 1e6) / 1000
         body = _encode(Answer(call.execution_id, call.program.id, version, result.outputs, duration_ms, result.usage))
         headers = _headers(request, version, call.queued_s, result.run_s)
         headers += (_JSON, (b"content-length", b"%d" % len(body)))

@@ -40,12 +40,20 @@ class LaneProtocol:
         self._app_state = app_state
         self._app: ASGIApp = config.loaded_app
         self._keep_alive_s = float(config.timeout_keep_alive)
-        self._asgi = {"version": config.asgi_version, "spec_version": "2.3"}
         self._loop = _loop or asyncio.get_running_loop()
         self._reader = CallReader()
         self._transport: asyncio.Transport | None = None
-        self._local: tuple[str, int | None] | None = None
-        self._remote: tuple[str, int] | None = None
+        self._scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": config.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "query_string": b"",
+            "root_path": "",
+            "state": app_state,
+        }
+        """What all calls of the connection have in theirs."""
         self._uvicorn: HttpToolsProtocol | None = None
         """There is one once it has been needed."""
         self._exchange: Exchange | None = None
@@ -62,13 +70,14 @@ class LaneProtocol:
     def connection_made(self, transport: asyncio.Transport) -> None:
         """The client is there."""
         self._transport = transport
-        self._local, self._remote = get_local_addr(transport), get_remote_addr(transport)
+        self._scope["server"], self._scope["client"] = get_local_addr(transport), get_remote_addr(transport)
         self._server.connections.add(self)  # type: ignore[arg-type]  # it asks for `shutdown` alone
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client has gone."""
         self._server.connections.discard(self)
         self._stop_timer()
+        self._reader.release()
         if self._exchange is not None:
             self._exchange.client_gone()
         if self._uvicorn is not None:
@@ -138,23 +147,10 @@ class LaneProtocol:
     def _begin(self) -> None:
         """Has the call that was read answered."""
         target = self._reader.target
-        scope: dict[str, Any] = {
-            "type": "http",
-            "asgi": self._asgi,
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": target.decode(),
-            "raw_path": target,
-            "query_string": b"",
-            "root_path": "",
-            "headers": self._reader.headers,
-            "server": self._local,
-            "client": self._remote,
-            "state": self._app_state,
-        }
+        scope = self._scope.copy()
+        scope["path"], scope["raw_path"], scope["headers"] = target.decode(), target, self._reader.headers
         exchange = self._exchange = Exchange(scope, self._reader.body(), self._server, self._answer)
-        self._server.tasks.add(self._loop.create_task(exchange.run(self._app)))
+        exchange.begin(self._app, self._loop)
 
     def _answer(self, data: bytes, is_last: bool) -> None:  # noqa: FBT001  # called by position
         assert self._transport is not None

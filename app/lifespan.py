@@ -8,9 +8,9 @@ import os
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 import structlog
-from fastapi import FastAPI
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 
 from app.auth import Authenticator
@@ -57,11 +57,14 @@ from store.program_store import SqlProgramStore
 from store.rollout_log import SqlRolloutLog
 from store.session_store import SqlSessionStore
 
+if TYPE_CHECKING:
+    from app.application import Application
+
 _log = structlog.stdlib.get_logger("poolshift")
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: "Application") -> AsyncIterator[None]:
     """From an empty process to a service that can serve, and back. Each step is undone in reverse order."""
     settings: Settings = app.state.settings
     async with AsyncExitStack() as stack:
@@ -149,7 +152,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         http_metrics: HttpMetrics = app.state.http_metrics
         app.state.parts = parts
-        app.state.lane = ExecuteLane(
+        app.lane = ExecuteLane(
             parts, app.state.authenticator, settings, http_metrics.of("POST", "/programs/{program_id}/execute")
         )
         bookkeeping.start()

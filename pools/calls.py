@@ -27,36 +27,51 @@ class RunObserver(Protocol):
         """The run is over; `spans` are what the worker recorded (`pools.recorded_spans`), each as JSON."""
 
 
-class Call(msgspec.Struct, eq=False):
+class Call:
     """A program to run once.
 
     `deadline` is a time of the event loop's clock, in seconds; it covers the wait in the queue and the run. `inputs`
     are JSON, parsed by the worker. Calls of one session share a place in the queue and prefer one worker.
     """
 
-    execution_id: str
-    program: Program
-    inputs: bytes | msgspec.Raw
-    deadline: float
-    session_id: str | None = None
-    traceparent: str | None = None
-    """Of a call that is not sampled: it goes to the worker as it is."""
-    carried: Carried | None = None
-    """What came beside it, or beside that of a sampled call."""
-    trace: RunObserver | None = None
-    """Of a sampled call."""
-    events: EventSink | None = None
-    """Who listens to what the program says on its way; without it the worker sends none of it."""
-    lm: LMSettings | None = None
-    """What a DSPy program runs on."""
-    is_accepted: bool = False
-    """Whether a pool has taken it on: from then on it is answered, whatever is refused meanwhile. The pool says so."""
-    dispatched_at: float = 0.0
-    """When it was given to a worker, by `time.perf_counter`; 0 while it was not. The pool fills it in."""
-    queued_s: float = 0.0
-    """How long it waited for a worker, in seconds; the pool fills it in."""
-    held_s: float = 0.0
-    """How long its worker waited for `events` to take more, in seconds; the pool fills it in."""
+    def __init__(
+        self,
+        execution_id: str,
+        program: Program,
+        inputs: bytes | msgspec.Raw,
+        deadline: float,
+        session_id: str | None = None,
+        traceparent: str | None = None,
+        carried: Carried | None = None,
+        trace: RunObserver | None = None,
+        lm: LMSettings | None = None,
+    ) -> None:
+        """`traceparent` is that of a call that is not sampled, `trace` is there for one that is.
+
+        `carried` came beside either of them. A DSPy program runs on `lm`.
+        """
+        self.execution_id = execution_id
+        self.program = program
+        self.inputs = inputs
+        self.deadline = deadline
+        self.session_id = session_id
+        self.traceparent = traceparent
+        self.carried = carried
+        self.trace = trace
+        self.lm = lm
+        self.events: EventSink | None = None
+        """Who listens to what the program says on its way; without it the worker sends none of it."""
+        self.is_accepted = False
+        """Whether a pool has taken it on: from then on it is answered, whatever is refused meanwhile. The pool says."""
+        self.dispatched_at = 0.0
+        """When it was given to a worker, by `time.perf_counter`; 0 while it was not. The pool fills it in."""
+        self.queued_s = 0.0
+        """How long it waited for a worker, in seconds; the pool fills it in."""
+        self.held_s = 0.0
+        """How long its worker waited for `events` to take more, in seconds; the pool fills it in."""
+
+    def __repr__(self) -> str:
+        return f"<Call {self.execution_id} program={self.program.id!r} session={self.session_id!r} lm={self.lm!r}>"
 
     @property
     def is_repeatable(self) -> bool:
@@ -69,9 +84,10 @@ class Call(msgspec.Struct, eq=False):
         return {"program_id": self.program.id, "execution_id": self.execution_id, "trace_id": trace_id}
 
 
-class Result(msgspec.Struct, frozen=True):
+class Result:
     """A call that ended well. `run_s` is the time in the program, in seconds, as its worker measured it."""
 
-    outputs: msgspec.Raw
-    run_s: float
-    usage: LMUsage | None = None
+    def __init__(self, outputs: msgspec.Raw, run_s: float, usage: LMUsage | None = None) -> None:
+        self.outputs = outputs
+        self.run_s = run_s
+        self.usage = usage

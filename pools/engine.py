@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 from pools.alarm import Alarm
 from pools.calls import Call, Result
@@ -41,7 +42,7 @@ from pools.spawner import Spawner
 from pools.state import PoolState, Worker, WorkerState
 from pools.ticket import Ticket
 
-_SERVICE_TIME_WEIGHT = 0.1
+_SERVICE_TIME_WEIGHT: Final = 0.1
 """Of the newest call in the moving average of service times."""
 
 

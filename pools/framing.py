@@ -3,17 +3,18 @@
 import socket
 import struct
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 import msgspec
 
-MAX_FRAME_BYTES = 64 * 1024 * 1024
+MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 """A longer frame is garbage or a mistake; neither end reads or writes one."""
 
 MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises where the JSON from another process is none, or not what it should be."""
 
-_LENGTH = struct.Struct(">I")
-READ_BYTES = 64 * 1024
+_LENGTH: Final = struct.Struct(">I")
+READ_BYTES: Final = 64 * 1024
 """Of one read. For a larger buffer malloc asks the kernel each time, which costs several times what the read does."""
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 import structlog
@@ -42,8 +43,8 @@ KILL_GRACE_S = 0.2
 RETIRE_GRACE_S = 2.0
 """From the closed socket to SIGTERM: an idle worker exits by itself in less."""
 
-_encoder = msgspec.json.Encoder()
-_reply_decoder: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
+_encoder: Final = msgspec.json.Encoder()
+_reply_decoder: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
 _log = structlog.stdlib.get_logger("poolshift.worker")
 
 
@@ -203,11 +204,11 @@ class WorkerProcess:
             self._take_check(reply)
         elif self.call is None or reply.id != self.call.execution_id:
             self._violated(f"a reply to {reply.id!r}, which it is not at")
+        elif isinstance(reply, Done):
+            self._end_run(Result(reply.outputs, reply.run_us / 1e6, reply.usage), reply.spans)
         elif isinstance(reply, Progress):
             if self.call.events is not None:
                 self.call.events.put(reply.kind, reply.data)
-        elif isinstance(reply, Done):
-            self._end_run(Result(reply.outputs, reply.run_us / 1e6, reply.usage), reply.spans)
         else:
             self._end_run(self._error_of(reply), reply.spans)
 

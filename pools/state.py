@@ -13,6 +13,7 @@ and only `gone`, that is a confirmed death, frees its place.
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from pools.process import WorkerProcess
 
@@ -37,7 +38,7 @@ class Worker:
     """To be recycled: it serves on until its replacement is ready."""
 
 
-MAX_REMEMBERED_SESSIONS = 10_000
+MAX_REMEMBERED_SESSIONS: Final = 10_000
 """Of this many sessions a pool remembers which worker served them last; of older ones it forgets it."""
 
 

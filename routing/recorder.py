@@ -5,7 +5,7 @@ The names are the contract's; `docs/metrics.md` says what each is good for.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import get_args
+from typing import Final, get_args
 
 from mypy_extensions import mypyc_attr
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -21,7 +21,7 @@ _DURATION_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 _START_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-OK = "ok"
+OK: Final = "ok"
 MAX_LM_MODELS = 20
 """Models have a label of their own up to so many: sessions name what they like."""
 OTHER_MODELS = "other"

@@ -1,18 +1,17 @@
 """Where one call goes, as the router decided."""
 
-import msgspec
-
 from routing.call_trace import CallTrace
 from routing.versions import Decision, Version
 
 
-class Route(msgspec.Struct, eq=False):
+class Route:
     """Where one call goes. Kept for as long as the call waits, since a change of the rollout may send it elsewhere."""
 
-    bucket: int
-    forced: Version | None
-    decision: Decision
-    trace: CallTrace | None = None
+    def __init__(self, bucket: int, forced: Version | None, decision: Decision, trace: CallTrace | None = None) -> None:
+        self.bucket = bucket
+        self.forced = forced
+        self.decision = decision
+        self.trace = trace
 
     @property
     def trace_id(self) -> str | None:

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
+from typing import Final
 
 from pools.calls import Call, Result
 from pools.errors import ExecutionError, Withdrawn
@@ -17,9 +18,10 @@ from routing.route import Route
 from routing.split import bucket
 from routing.versions import Decision, Reason, Version
 
-_FORCED = {version: Decision(version, Reason.FORCED) for version in Version}
-_PINNED = {version: Decision(version, Reason.PINNED) for version in Version}
-_SPLIT = {version: Decision(version, Reason.SPLIT) for version in Version}
+_FORCED: Final = {version: Decision(version, Reason.FORCED) for version in Version}
+_PINNED: Final = {version: Decision(version, Reason.PINNED) for version in Version}
+_CANARY: Final = Decision(Version.V2, Reason.SPLIT)
+_BASELINE: Final = Decision(Version.V1, Reason.SPLIT)
 
 
 class Router:
@@ -87,7 +89,7 @@ class Router:
             raise
         finally:
             del self._routes[call]
-            if route.decision.version is Version.V2 and route.decision.reason is Reason.SPLIT:
+            if route.decision is _CANARY:
                 self._last_canary_dispatch = max(self._last_canary_dispatch, call.dispatched_at)
         seconds = time.perf_counter() - began
         self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, route.trace_id)
@@ -126,7 +128,7 @@ class Router:
             return _PINNED[self._only]
         if forced is not None:
             return _FORCED[forced]
-        return _SPLIT[Version.V2 if number < self._flag.threshold else Version.V1]
+        return _CANARY if number < self._flag.threshold else _BASELINE
 
     def replay_running(self) -> int:
         """Idempotent calls that run on V2 and would not be sent there any more run on V1 instead; how many these are.

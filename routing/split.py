@@ -4,6 +4,8 @@ The promise: raising the percentage moves no key back to V1. It holds because a 
 the buckets below a threshold that only the percentage sets. 0 % is no bucket, 100 % is every one.
 """
 
+from typing import Final
+
 import mmh3
 
 HASH_VERSION = 1
@@ -12,7 +14,7 @@ HASH_VERSION = 1
 Another hash gets another number, golden vectors of its own and an ADR, since it tears every session from its version.
 """
 
-BUCKETS = 2**32
+BUCKETS: Final = 2**32
 BASIS_POINTS = 10_000
 """The percentage is held in hundredths of a percent, so that every step is exact."""
 

@@ -13,15 +13,17 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pools.trace_context import Carried
 from routing.call_trace import CallTrace, Parent
 
-_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_TRACEPARENT: Final = re.compile(
+    rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+)
 _MAX_CARRIED_BYTES = 8192
 """Of each header: what W3C wants handed on of baggage; longer ones are left out."""
-_LOW_64_BITS = 2**64 - 1
+_LOW_64_BITS: Final = 2**64 - 1
 _SAMPLED_FLAG = 1
 
 
@@ -50,7 +52,7 @@ class Head(NamedTuple):
     carried: Carried | None = None
 
 
-_NOTHING = Head()
+_NOTHING: Final = Head()
 
 
 class Tracing:

@@ -1,0 +1,45 @@
+"""What the execute lane holds of one request."""
+
+from pools.calls import Call
+from pools.programs import Program
+from pools.trace_context import Carried, trace_id_of
+from routing.call_trace import CallTrace
+from routing.route import Route
+
+
+class Request:
+    """What is known of one request so far; an error at any point finds here what its answer needs."""
+
+    def __init__(
+        self,
+        execution_id: str,
+        headers: dict[bytes, bytes],
+        began: float,
+        trace: CallTrace | None,
+        traceparent: str | None,
+        carried: Carried | None,
+    ) -> None:
+        """`began` is by `time.perf_counter`: the event loop's own clock counts whole milliseconds.
+
+        `trace` is there where the call is sampled, else the `traceparent` that came in; `carried` came in beside it.
+        """
+        self.execution_id = execution_id
+        self.headers = headers
+        self.began = began
+        self.trace = trace
+        self.traceparent = traceparent
+        self.carried = carried
+        self.received = 0
+        """Bytes of the body."""
+        self.route: Route | None = None
+        self.program: Program | None = None
+        self.call: Call | None = None
+        self.error: str | None = None
+        """The code of the answer, where it is one."""
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace that its log lines belong to."""
+        if self.trace is not None:
+            return self.trace.trace_id
+        return trace_id_of(self.traceparent)
