@@ -6,13 +6,14 @@ Imported at the first sampled call only; where the service exports traces, by th
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextvars import Token
+from functools import cached_property
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import msgspec
-from opentelemetry import trace
+from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
@@ -75,14 +76,11 @@ class ProgramTracer:
         trace.set_tracer_provider(provider)
         self._tracer = provider.get_tracer("poolshift")
 
-    @contextmanager
-    def record(self, program_id: str, traceparent: str, carried: Carried | None) -> Iterator["Recording"]:
-        """The scope of one execution, under the span that `traceparent` names, with what is carried beside it."""
+    def record(self, program_id: str, traceparent: str, carried: Carried | None) -> "Recording":
+        """One execution, under the span that `traceparent` names, with what is carried beside it."""
         self._kept.spans, self._kept.dropped = [], 0
-        above = trace_context.context_of(traceparent, carried)
-        span = _ProgramSpan(program_id, above, self._ids.generate_span_id(), self._start)
-        with trace_context.within(trace.set_span_in_context(span, above)):
-            yield Recording(span, self._kept)
+        span = _ProgramSpan(program_id, traceparent, carried, self._ids.generate_span_id(), self._start)
+        return Recording(span, self._kept)
 
     def _start(self, span_id: int, above: Context, attributes: _Given, began: int) -> trace.Span:
         """OpenTelemetry's own span with this id."""
@@ -93,32 +91,52 @@ class ProgramTracer:
 class _ProgramSpan(trace.Span):
     """The span `program`; OpenTelemetry's own for it is made at the first touch by the program, since few touch it.
 
-    Making one takes several times as long as all else that is recorded of a call.
+    So is all that takes objects of OpenTelemetry's: a sampled call is rare, and code that is rarely run is slow.
     """
 
     def __init__(
-        self, program_id: str, above: Context, span_id: int, start: Callable[[int, Context, _Given, int], trace.Span]
+        self,
+        program_id: str,
+        traceparent: str,
+        carried: Carried | None,
+        span_id: int,
+        start: Callable[[int, Context, _Given, int], trace.Span],
     ) -> None:
-        self._above = above
-        self._given: _Given = {span_names.PROGRAM_ID: program_id, span_names.PROCESS_PID: os.getpid()}
+        self._program_id = program_id
+        self._traceparent = traceparent
+        self._carried = carried
+        self._span_id = span_id
         self._began = time.time_ns()
         self._start = start
         self._own: trace.Span | None = None
+        self._is_over = False
         self._lock = threading.Lock()
-        self._parent = trace.get_current_span(above).get_span_context()
-        self._span_context = trace.SpanContext(
-            self._parent.trace_id,
-            span_id,
+
+    @cached_property
+    def _above(self) -> Context:
+        """That of the caller's span."""
+        return trace_context.context_of(self._traceparent, self._carried)
+
+    @cached_property
+    def _span_context(self) -> trace.SpanContext:
+        parent = trace.get_current_span(self._above).get_span_context()
+        return trace.SpanContext(
+            parent.trace_id,
+            self._span_id,
             is_remote=False,
-            trace_flags=self._parent.trace_flags,
-            trace_state=self._parent.trace_state,
+            trace_flags=parent.trace_flags,
+            trace_state=parent.trace_state,
         )
+
+    def context(self) -> Context:
+        """The context in which this is the current span."""
+        return trace.set_span_in_context(self, Context() if self._carried is None else self._above)
 
     def get_span_context(self) -> trace.SpanContext:
         return self._span_context
 
     def is_recording(self) -> bool:
-        return self._own is None or self._own.is_recording()
+        return not self._is_over if self._own is None else self._own.is_recording()
 
     def set_attribute(self, key: str, value: Any) -> None:
         self._touched().set_attribute(key, value)
@@ -161,12 +179,20 @@ class _ProgramSpan(trace.Span):
             raise AttributeError(name)
         return getattr(self._touched(), name)
 
+    def is_own(self, span: ReadableSpan) -> bool:
+        """Whether that is OpenTelemetry's own for this one."""
+        return bool(span.context == self._span_context)
+
+    def has_trace_of(self, span: ReadableSpan) -> bool:
+        """Whether both are of one trace: a thread that an earlier execution left behind may have ended others."""
+        return span.context is not None and span.context.trace_id == self._span_context.trace_id
+
     def over(self, end: _Given) -> RecordedSpan | None:
         """The execution is over, with these attributes; None where OpenTelemetry's own span tells of it."""
         with self._lock:
             own = self._own
             if own is None:
-                self._own = trace.NonRecordingSpan(self._span_context)  # for who touches it from now on
+                self._is_over = True
                 return self._untouched(end)
         if end:
             own.set_attributes(end)
@@ -178,43 +204,58 @@ class _ProgramSpan(trace.Span):
     def _untouched(self, end: _Given) -> RecordedSpan:
         return RecordedSpan(
             name=span_names.PROGRAM,
-            span_id=trace.format_span_id(self._span_context.span_id),
-            parent_id=trace.format_span_id(self._parent.span_id),
+            span_id=trace.format_span_id(self._span_id),
+            parent_id=trace_context.span_id_of(self._traceparent),
             began=self._began,
             ended=time.time_ns(),
             status=(trace.StatusCode.ERROR if span_names.ERROR_TYPE in end else trace.StatusCode.UNSET).value,
-            attributes={**self._given, **end},
+            attributes={**self._given(), **end},
         )
 
     def _touched(self) -> trace.Span:
         with self._lock:
-            if self._own is None:
-                self._own = self._start(self._span_context.span_id, self._above, self._given, self._began)
+            if self._own is None and self._is_over:
+                self._own = trace.NonRecordingSpan(self._span_context)
+            elif self._own is None:
+                self._own = self._start(self._span_id, self._above, self._given(), self._began)
             return self._own
+
+    def _given(self) -> _Given:
+        return {span_names.PROGRAM_ID: self._program_id, span_names.PROCESS_PID: os.getpid()}
 
 
 class Recording:
-    """One sampled execution."""
+    """One sampled execution, which runs in its scope."""
 
     def __init__(self, span: _ProgramSpan, kept: _Kept) -> None:
         self._span = span
         self._kept = kept
+        self._scope: Token[Context] | None = None
+
+    def __enter__(self) -> Self:
+        self._scope = context.attach(self._span.context())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._scope is not None
+        context.detach(self._scope)
 
     def end(self, reply: Reply) -> list[msgspec.Raw]:
         """The spans of the execution that `reply` answers, each as JSON."""
-        here = self._span.get_span_context()
         recorded, self._kept.spans = self._kept.spans, []
-        # A thread that an earlier execution left behind may have ended a span of its own meanwhile.
-        own = [span for span in recorded if span.context is not None and span.context.trace_id == here.trace_id]
-        encoded, dropped = _encode(map(_recorded, own))
+        encoded, dropped = _encode(_recorded(span) for span in recorded if self._span.has_trace_of(span))
         end: _Given = {}
         if dropped + self._kept.dropped:
             end[span_names.PROGRAM_DROPPED_SPANS] = dropped + self._kept.dropped
         if isinstance(reply, Failed):
             end[span_names.ERROR_TYPE] = reply.code
         untouched = self._span.over(end)
-        kept = [_recorded(span) for span in self._kept.spans if span.context == here]
-        root, _ = _encode(kept if untouched is None else [untouched])
+        if untouched is not None:
+            root = [msgspec.json.encode(untouched)]
+        else:
+            root, _ = _encode(_recorded(span) for span in self._kept.spans if self._span.is_own(span))
         return [msgspec.Raw(span) for span in root + encoded]
 
 

@@ -53,6 +53,11 @@ def _caller(traceparent: str) -> trace.Span:
     )
 
 
+def span_id_of(traceparent: str) -> str:
+    """The id of the span that it names."""
+    return traceparent[36:52]
+
+
 def trace_id_of(traceparent: str | None) -> str | None:
     """The trace's id, as logs have it."""
     return traceparent[3:35] if traceparent is not None else None
