@@ -24,8 +24,8 @@ test: $(INSTALLED) ## Runs the tests; POOL_VERSION=v2 runs the service tests on 
 	$(BIN)/pytest $(ARGS)
 
 test-compiled: $(COMPILED)/.installed ## Runs the tests of what is compiled on the compiled wheel (needs a C compiler)
-	rm -rf $(COMPILED)/tree && mkdir -p $(COMPILED)/tree && cp -r tests pyproject.toml $(COMPILED)/tree
-	cd $(COMPILED)/tree && ../venv/bin/pytest $(or $(ARGS),tests/unit tests/service tests/chaos)
+	mkdir -p $(COMPILED)/tree && rm -rf $(COMPILED)/tree/tests && cp -r tests pyproject.toml $(COMPILED)/tree
+	cd $(COMPILED)/tree && ../venv/bin/pytest -o testpaths="tests/unit tests/service tests/chaos" $(ARGS)
 
 chaos: $(INSTALLED) ## Kills workers under load for CHAOS_SECONDS (120), and overloads the service
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-120} $(BIN)/pytest tests/chaos $(ARGS)
