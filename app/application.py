@@ -140,6 +140,7 @@ def create_app(settings: Settings) -> Application:
             "logs": False,
             "auto_configure": False,
         },  # `routing.tracing` does it
+        redirect_slashes=False,  # a redirect has no handler, and its path would be a label of the metrics
         openapi_url=None,  # `app.documentation` has what FastAPI would serve to everyone
     )
     app.state.settings = settings

@@ -31,6 +31,7 @@ class CallReader:
         self._missing = 0
         self._body_bytes = -1
         self._is_plain = True
+        self._stays = False
         self._parser: httptools.HttpRequestParser | None = None
         """Between two calls, or in one's body."""
 
@@ -81,13 +82,13 @@ class CallReader:
         if line is None:
             return False
         self.target = line[1]
-        self.headers, self._body_bytes, self._is_plain = [], -1, True
+        self.headers, self._body_bytes, self._is_plain, self._stays = [], -1, True, False
         parser = self._parser = self._parser or httptools.HttpRequestParser(self)
         try:
             parser.feed_data(head)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             return False
-        return self._is_plain and self._body_bytes >= 0 and parser.should_keep_alive()
+        return self._is_plain and self._body_bytes >= 0 and self._stays
 
     # --- what the parser tells
 
@@ -96,6 +97,11 @@ class CallReader:
         name = name.lower()
         if name == b"content-length":
             self._body_bytes = int(value)
-        elif name in _ODD_HEADERS or (name == b"accept" and b"event-stream" in value):
+        elif name in _ODD_HEADERS or (name == b"accept" and b"event-stream" in value.lower()):
             self._is_plain = False
         self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is over; where nothing follows it, so is what the parser knows of it."""
+        assert self._parser is not None
+        self._stays = self._parser.should_keep_alive()

@@ -4,29 +4,40 @@ What uvicorn's `RequestResponseCycle` is to every other request, for a fraction 
 """
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from typing import Any, Final
 
+import structlog
 from starlette.types import ASGIApp, Message, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
+
+from app.problems import CONTENT_TYPE, Problem
 
 Response = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, well-formed headers with the body's length among them, body."""
 _TASK_NAME: Final = "execute"
 _CLOSE: Final = (b"connection", b"close")
 _DISCONNECT: Final[Message] = {"type": "http.disconnect"}
-_NO_ANSWER: Final[Response] = 500, [(b"content-length", b"0"), _CLOSE], b""
+_FAILURE: Final = Problem("internal_error", "the service failed; its log says how", retry_safe=False).body()
+_NO_ANSWER: Final[Response] = (
+    500,
+    [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", b"%d" % len(_FAILURE)), _CLOSE],
+    _FAILURE,
+)
+_log = structlog.stdlib.get_logger("poolshift.http")
 
 
 class Exchange:
     """A request that has arrived, and whoever runs the application for it."""
 
     def __init__(
-        self, scope: dict[str, Any], body: bytes, server: ServerState, on_answer: Callable[[bytes, bool], None]
+        self, scope: dict[str, Any], body: bytes, server: ServerState, on_answer: Callable[[bytes], None]
     ) -> None:
-        """`on_answer` is called once, unless the client goes: with the answer's bytes, and whether it is the last."""
+        """`on_answer` is called once, unless the client goes, with the answer's bytes."""
         self.keep_alive = True
+        """Whether the connection is there for others after it."""
         self._scope = scope
         self._body: bytes | None = body
         self._server = server
@@ -39,16 +50,24 @@ class Exchange:
     def begin(self, app: ASGIApp, loop: asyncio.AbstractEventLoop) -> None:
         """Has the application answer, in a task that the server waits for."""
         # Not by `loop.create_task`, which would print a name of its own for each.
-        self._task = asyncio.Task(self._run(app), loop=loop, name=_TASK_NAME)
+        # In a context of its own, or else one that came early would have that of the call before it.
+        self._task = asyncio.Task(self._run(app), loop=loop, name=_TASK_NAME, context=contextvars.Context())
         self._server.tasks.add(self._task)
 
     async def _run(self, app: ASGIApp) -> None:
         try:
             await app(self._scope, self.receive, self.send)
+        except Exception:
+            _log.exception("unforeseen error")
         finally:
             assert self._task is not None
             self._server.tasks.discard(self._task)
             self.answer(_NO_ANSWER)  # wrong or cancelled, it leaves no client waiting
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer is written, or nobody is there for it."""
+        return self._is_over
 
     def client_gone(self) -> None:
         """Nobody is there to be answered."""
@@ -89,7 +108,7 @@ class Exchange:
             headers.append(_CLOSE)
         lines = [b": ".join(header) for header in headers]
         self._end()
-        self._on_answer(b"".join((STATUS_LINE[status], b"\r\n".join(lines), b"\r\n\r\n", body)), not self.keep_alive)
+        self._on_answer(b"".join((STATUS_LINE[status], b"\r\n".join(lines), b"\r\n\r\n", body)))
 
     def _end(self) -> None:
         self._is_over = True

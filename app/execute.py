@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import secrets
 import time
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
@@ -42,6 +43,7 @@ _SUFFIX: Final = "/execute"
 _SHORTEST_PATH: Final = len(_PREFIX) + 1 + len(_SUFFIX)
 _PROGRAM_ID: Final = slice(len(_PREFIX), -len(_SUFFIX))
 """Of a path."""
+_LISTS: Final = frozenset({b"accept", b"baggage", b"prefer", b"tracestate"})
 _MAX_CANARY_KEY_LENGTH = 256
 _MAX_FAILURE_LINES = 50
 """A second. A service that sheds thousands of calls says how many, not each."""
@@ -80,6 +82,8 @@ class ExecuteLane:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         execution_id = self._id_prefix + format(next(self._id_count), "08x")
         headers = dict(scope["headers"])
+        if len(headers) < len(scope["headers"]):
+            headers = _joined(scope["headers"])
         trace, traceparent, carried = self._parts.tracing.begin(headers)
         request = Request(execution_id, headers, time.perf_counter(), trace, traceparent, carried)
         current_call.set(request)
@@ -283,10 +287,18 @@ def _read(body: bytes) -> Envelope:
         raise Problem("invalid_request", f"body: {error or 'nested too deeply'}") from None
 
 
+def _joined(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers of which some come twice: of a list all lines count (RFC 9110, 5.3), of another the last."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in lines:
+        headers[name] = headers[name] + b", " + value if name in _LISTS and name in headers else value
+    return headers
+
+
 def _operation(headers: dict[bytes, bytes]) -> Literal["execute", "stream", "async"]:
     """How a call wants its answer, which is also what the metrics call it."""
     accept = headers.get(b"accept")
-    if accept is not None and b"event-stream" in accept and asks_for_events(accept):
+    if accept is not None and accept != b"*/*" and asks_for_events(accept):
         return "stream"
     prefer = headers.get(b"prefer")
     return "async" if prefer is not None and prefers_async(prefer) else "execute"

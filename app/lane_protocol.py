@@ -4,16 +4,20 @@ uvicorn's protocol takes a fifth of an execute call's time (docs/adr/0004), for 
 """
 
 import asyncio
-from typing import Any
+import contextvars
+from typing import Any, Final
 
 from starlette.types import ASGIApp
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from app.call_reader import CallReader
 from app.exchange import Exchange
+
+_MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of a request's head after its first piece: uvicorn would go on for ever, in ever more time for each byte."""
 
 
 class LaneProtocol:
@@ -22,10 +26,13 @@ class LaneProtocol:
     Between two requests a plain execute call becomes an `Exchange`. Whatever else arrives is handed to uvicorn's own
     protocol, with all that follows until it is answered:
 
-        uvicorn at a request?          ──► uvicorn
-        an exchange not answered yet?  ──► it waits, and nothing more is read
-        a call, or a part of one?      ──► an exchange, once it is whole
-        anything else                  ──► uvicorn
+        uvicorn at a request?            ──► uvicorn
+        an exchange that is not over?    ──► it waits, and nothing more is read
+        uvicorn's answers not yet read?  ──► uvicorn, which waits as it goes
+        a call, or a part of one?        ──► an exchange, once it is whole
+        anything else                    ──► uvicorn
+
+    An exchange is over when the client has been able to take its answer.
     """
 
     def __init__(
@@ -59,9 +66,13 @@ class LaneProtocol:
         self._exchange: Exchange | None = None
         """The call that is being answered."""
         self._early = b""
-        """What came before that was answered."""
+        """What came before that was over."""
         self._client_is_slow = False
         """It does not read its answers."""
+        self._is_ending = False
+        """No request is taken on but those that have begun to arrive."""
+        self._unfinished_head_bytes = 0
+        """Which uvicorn has."""
         self._answered_at = 0.0
         self._keep_alive_timer: asyncio.TimerHandle | None = None
 
@@ -89,11 +100,13 @@ class LaneProtocol:
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived."""
         if self._uvicorn is not None and not _is_between_requests(self._uvicorn):
-            self._uvicorn.data_received(data)
-        elif self._exchange is not None or self._client_is_slow:
+            self._feed(self._uvicorn, data)
+        elif self._exchange is not None:
             assert self._transport is not None
             self._early += data
             self._transport.pause_reading()
+        elif self._client_is_slow:
+            self._hand_over(data)
         else:
             self._take(data)
 
@@ -108,18 +121,21 @@ class LaneProtocol:
         self._client_is_slow = False
         if self._uvicorn is not None:
             self._uvicorn.resume_writing()
-        self._take_early()
+        if self._exchange is not None and self._exchange.is_over:
+            self._end_exchange(self._exchange)
 
     # --- what the server tells
 
     def shutdown(self) -> None:
         """Closes the connection, once what has begun to arrive on it is answered."""
         assert self._transport is not None
+        self._is_ending = True
         if self._exchange is not None:
-            self._exchange.keep_alive = False
+            if not self._early:
+                self._exchange.keep_alive = False
             return
         if self._reader.is_waiting:
-            self._hand_over()
+            self._hand_over(self._reader.release())
         if self._uvicorn is not None:
             self._uvicorn.shutdown()
         else:
@@ -130,19 +146,12 @@ class LaneProtocol:
     def _take(self, data: bytes) -> None:
         """What has arrived between two requests."""
         if not self._reader.take(data):
-            self._hand_over()
+            self._hand_over(self._reader.release())
             return
         if self._uvicorn is not None:
             self._uvicorn._unset_keepalive_if_required()
         if self._reader.is_whole:
             self._begin()
-
-    def _take_early(self) -> None:
-        if self._early and self._exchange is None and not self._client_is_slow:
-            assert self._transport is not None
-            data, self._early = self._early, b""
-            self._transport.resume_reading()
-            self._take(data)
 
     def _begin(self) -> None:
         """Has the call that was read answered."""
@@ -152,28 +161,58 @@ class LaneProtocol:
         exchange = self._exchange = Exchange(scope, self._reader.body(), self._server, self._answer)
         exchange.begin(self._app, self._loop)
 
-    def _answer(self, data: bytes, is_last: bool) -> None:  # noqa: FBT001  # called by position
+    def _answer(self, data: bytes) -> None:
         assert self._transport is not None
-        self._exchange = None
+        assert self._exchange is not None
         self._transport.write(data)
         self._server.total_requests += 1
-        if is_last:
+        if not self._client_is_slow:
+            self._end_exchange(self._exchange)
+
+    def _end_exchange(self, exchange: Exchange) -> None:
+        assert self._transport is not None
+        self._exchange = None
+        if not exchange.keep_alive:
             self._transport.close()
             return
         self._answered_at = self._loop.time()
-        if self._keep_alive_timer is None:
+        if self._early:
+            contextvars.Context().run(self._take_early)  # not in that of the call which is over
+        elif self._keep_alive_timer is None:
             self._keep_alive_timer = self._loop.call_later(self._keep_alive_s, self._close_if_unused)
-        self._take_early()
 
-    def _hand_over(self) -> None:
-        """Gives what has arrived to uvicorn."""
+    def _take_early(self) -> None:
+        assert self._transport is not None
+        data, self._early = self._early, b""
+        self._transport.resume_reading()
+        self._take(data)
+        if self._is_ending:
+            self.shutdown()
+
+    def _hand_over(self, data: bytes) -> None:
+        """Gives uvicorn what has arrived between two requests."""
         assert self._transport is not None
         self._stop_timer()  # from now on it has its own
         if self._uvicorn is None:
             self._uvicorn = HttpToolsProtocol(self._config, self._server, self._app_state, self._loop)
             self._uvicorn.connection_made(self._transport)
             self._server.connections.discard(self._uvicorn)  # it is not the connection
-        self._uvicorn.data_received(self._reader.release())
+            if self._client_is_slow:
+                self._uvicorn.pause_writing()
+        self._feed(self._uvicorn, data)
+
+    def _feed(self, uvicorn: HttpToolsProtocol, data: bytes) -> None:
+        assert self._transport is not None
+        if self._unfinished_head_bytes > _MAX_HEAD_BYTES:
+            return  # refused already
+        scope = uvicorn.scope
+        uvicorn.data_received(data)
+        is_one_head = _is_in_head(uvicorn) and uvicorn.scope is scope
+        self._unfinished_head_bytes = self._unfinished_head_bytes + len(data) if is_one_head else 0
+        if self._unfinished_head_bytes > _MAX_HEAD_BYTES and not self._transport.is_closing():
+            if uvicorn.cycle is None or uvicorn.cycle.response_complete:
+                self._transport.write(STATUS_LINE[431] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+            uvicorn.shutdown()  # once what came before is answered
 
     # --- keep-alive
 
@@ -199,3 +238,8 @@ def _is_between_requests(uvicorn: HttpToolsProtocol) -> bool:
     """Whether its last request is read and answered to the end, and it has seen nothing of the next."""
     cycle = uvicorn.cycle
     return cycle is not None and cycle.response_complete and not cycle.more_body and cycle.scope is uvicorn.scope
+
+
+def _is_in_head(uvicorn: HttpToolsProtocol) -> bool:
+    """Whether what it has seen last is the head of a request, and not all of that."""
+    return uvicorn.cycle is None or uvicorn.cycle.scope is not uvicorn.scope

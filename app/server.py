@@ -45,6 +45,7 @@ class Server(uvicorn.Server):
                 proxy_headers=False,  # nothing here goes by the client's address
                 server_header=False,
                 backlog=listening.BACKLOG,
+                reset_contextvars=True,  # a request that came early is begun by the one before it
                 timeout_graceful_shutdown=5,
             )
         )

@@ -19,7 +19,7 @@ from pools.trace_context import Carried
 from routing.call_trace import CallTrace, Parent
 
 _TRACEPARENT: Final = re.compile(
-    rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+    rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]*)?"
 )
 _MAX_CARRIED_BYTES = 8192
 """Of each header: what W3C wants handed on of baggage; longer ones are left out."""

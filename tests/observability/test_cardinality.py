@@ -46,6 +46,8 @@ def ask(service: Service, number: int) -> None:
     client.patch("/rollout", json={"canary_percent": number}, headers={"if-match": f'"{new}"'})
     for path in (f"/{new}", f"/programs/{new}", f"/executions/{new}", f"/pools/{new}", f"/sessions/{new}?{new}={new}"):
         client.get(path)
+        client.get(f"{path}/")
+        client.post(f"{path}/execute/")
         client.request(METHODS[number], path)
 
 

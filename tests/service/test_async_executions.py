@@ -73,6 +73,17 @@ def test_a_long_run_ends_with_what_a_call_would_have_got(shared_service: Service
     assert (failed["problem"]["code"], failed["problem"]["exit_cause"]) == ("worker_crashed", "exit code 3")
 
 
+def test_one_of_several_preferences_is_enough(shared_service: Service) -> None:
+    """In whichever line (RFC 9110, 5.3): a proxy may add one of its own."""
+    program = shared_service.create("echo", ECHO)
+    for lines in (["respond-async", "wait=5"], ["wait=5", "respond-async"]):
+        headers = [("Prefer", line) for line in lines]
+        answer = shared_service.client.post(
+            f"/programs/{program}/execute", json={"inputs": {"nonce": "a"}}, headers=headers
+        )
+        assert answer.status_code == 202, answer.text
+
+
 def test_what_is_refused_is_refused_at_once(shared_service: Service) -> None:
     """A wrong request is no execution; wrong inputs, which a worker finds, are a failed one."""
     echo = shared_service.create("echo", ECHO)

@@ -259,6 +259,7 @@ def test_a_silent_stream_begins_and_outlives_a_sigterm(
     ("accept", "expected"),
     [
         (b"text/event-stream", True),
+        (b"Text/Event-Stream", True),
         (b"application/json, text/event-stream", True),
         (b"text/event-stream;q=0.5, application/json;q=0.4", True),
         (b"text/event-stream; q=0.5, application/json", False),
