@@ -64,11 +64,6 @@ class Exchange:
             self._server.tasks.discard(self._task)
             self.answer(_NO_ANSWER)  # wrong or cancelled, it leaves no client waiting
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the answer is written, or nobody is there for it."""
-        return self._is_over
-
     def client_gone(self) -> None:
         """Nobody is there to be answered."""
         self._end()

@@ -26,13 +26,10 @@ class LaneProtocol:
     Between two requests a plain execute call becomes an `Exchange`. Whatever else arrives is handed to uvicorn's own
     protocol, with all that follows until it is answered:
 
-        uvicorn at a request?            ──► uvicorn
-        an exchange that is not over?    ──► it waits, and nothing more is read
-        uvicorn's answers not yet read?  ──► uvicorn, which waits as it goes
-        a call, or a part of one?        ──► an exchange, once it is whole
-        anything else                    ──► uvicorn
-
-    An exchange is over when the client has been able to take its answer.
+        uvicorn at a request?          ──► uvicorn
+        an exchange not answered yet?  ──► it waits, and nothing more is read
+        a call, or a part of one?      ──► an exchange, once it is whole
+        anything else                  ──► uvicorn
     """
 
     def __init__(
@@ -66,9 +63,11 @@ class LaneProtocol:
         self._exchange: Exchange | None = None
         """The call that is being answered."""
         self._early = b""
-        """What came before that was over."""
+        """What came before that was answered."""
         self._client_is_slow = False
         """It does not read its answers."""
+        self._held_back: bytes | None = None
+        """The answer that waits until it does."""
         self._is_ending = False
         """No request is taken on but those that have begun to arrive."""
         self._unfinished_head_bytes = 0
@@ -105,8 +104,6 @@ class LaneProtocol:
             assert self._transport is not None
             self._early += data
             self._transport.pause_reading()
-        elif self._client_is_slow:
-            self._hand_over(data)
         else:
             self._take(data)
 
@@ -121,8 +118,9 @@ class LaneProtocol:
         self._client_is_slow = False
         if self._uvicorn is not None:
             self._uvicorn.resume_writing()
-        if self._exchange is not None and self._exchange.is_over:
-            self._end_exchange(self._exchange)
+        if self._held_back is not None:
+            data, self._held_back = self._held_back, None
+            self._answer(data)
 
     # --- what the server tells
 
@@ -164,14 +162,12 @@ class LaneProtocol:
     def _answer(self, data: bytes) -> None:
         assert self._transport is not None
         assert self._exchange is not None
+        if self._client_is_slow:
+            self._held_back = data
+            return
+        exchange, self._exchange = self._exchange, None
         self._transport.write(data)
         self._server.total_requests += 1
-        if not self._client_is_slow:
-            self._end_exchange(self._exchange)
-
-    def _end_exchange(self, exchange: Exchange) -> None:
-        assert self._transport is not None
-        self._exchange = None
         if not exchange.keep_alive:
             self._transport.close()
             return

@@ -282,7 +282,7 @@ SLOW_PATHS = {"call": [call(b"1")], "get": [GET], "get and call": [GET, call(b"1
 @pytest.mark.parametrize("before", SLOW_PATHS.values(), ids=SLOW_PATHS)
 @pytest.mark.parametrize("when", ["as it is written", "later"])
 def test_what_a_client_sends_before_it_reads_is_answered_once_it_does(before: list[bytes], when: str) -> None:
-    """However long that takes, and in order; until then no answer comes on top of the one that it does not read."""
+    """However long that takes, and in order; until then no answer comes on top of the ones that it does not read."""
 
     async def run() -> None:
         connection = Connection(LaneProtocol, tells, keep_alive_s=0.01)
@@ -297,6 +297,8 @@ def test_what_a_client_sends_before_it_reads_is_answered_once_it_does(before: li
         if when == "later":
             connection.protocol.pause_writing()
         connection.receive(call(b"2"), call(b"3"))
+        await connection.settle()
+        assert connection.wire.is_paused
         await later(0.05)
         assert (await connection.settle()).count(b"200 OK") == len(before)
         assert not connection.wire.is_closed
@@ -318,12 +320,14 @@ def test_a_server_that_ends_answers_what_came_early() -> None:
             connection.wire.on_write = connection.protocol.pause_writing
             await connection.settle()
             connection.wire.on_write = None
-        connection.receive(call(b"2"))
+            connection.receive(call(b"2"))
+        connection.receive(call(b"3"))
         connection.protocol.shutdown()
         assert not connection.wire.is_closed
+        await connection.settle()
         if is_slow:
             connection.protocol.resume_writing()
-        assert (await connection.settle()).count(b"200 OK") == 2
+        assert (await connection.settle()).count(b"200 OK") == 2 + is_slow
         assert connection.wire.written.count(b"connection: close") == 1
         assert connection.wire.is_closed
 
