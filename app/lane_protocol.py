@@ -88,6 +88,7 @@ class LaneProtocol:
         self._server.connections.discard(self)
         self._stop_timer()
         self._reader.release()
+        self._held_back = None
         if self._exchange is not None:
             self._exchange.client_gone()
         if self._uvicorn is not None:
