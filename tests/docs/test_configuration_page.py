@@ -84,7 +84,7 @@ def test_the_exit_code_of_a_wrong_value(start_service: StartService, tmp_path: A
 
 def test_a_queue_of_zero(start_service: StartService, version: str, tmp_path: Path) -> None:
     """Either version takes what can begin at once, and sheds what would have to wait."""
-    service = start_service(POOL_VERSION=version, QUEUE_LIMIT=0, V1_POOL_SIZE=1, V2_POOL_SIZE=1)
+    service = start_service(POOL_VERSION=version, QUEUE_LIMIT=0, V1_POOL_SIZE=1, V2_POOL_SIZE=1, DRAIN_TIMEOUT_S=0.1)
     program = service.create("echo", {"nonce": "string"})
     holder = service.create("hold", {"directory": "string", "name": "string"})
     assert service.execute(program, inputs={"nonce": "a"}).status_code == 200

@@ -227,7 +227,7 @@ def test_a_long_run_is_cancelled(traced_service: Service, collector: Collector, 
 
 def test_a_full_queue_is_in_the_trace(start_service: StartService, collector: Collector, tmp_path: Path) -> None:
     """A call that was shed waited for nothing: its queue is the error, and there is no run."""
-    service = start_service(**traced(collector, POOL_VERSION="v1", QUEUE_LIMIT=0))
+    service = start_service(**traced(collector, POOL_VERSION="v1", QUEUE_LIMIT=0, DRAIN_TIMEOUT_S=0.1))
     program = service.create("echo", ECHO)
     holder = service.create("hold", {"directory": "string", "name": "string"})
     held = {"directory": str(tmp_path), "name": "here"}
