@@ -174,6 +174,7 @@ class ExecuteLane:
 
     async def _run(self, request: Request, call: Call, operation: str) -> Result:
         assert request.route is not None
+        request.is_counted = True
         try:
             return await self._router.execute(request.route, call, operation)
         finally:
@@ -236,7 +237,8 @@ class ExecuteLane:
             # It failed before its session was known: it still counts for a version, as chance would have it.
             request.route = self._router.route(None, _canary_key(request.headers))
         version = request.route.decision.version
-        if request.call is None:
+        if not request.is_counted:
+            request.is_counted = True
             self._router.record_failure(
                 request.route, problem.code, problem.kind.category, _operation(request.headers), request.began
             )
@@ -283,8 +285,10 @@ def _read(body: bytes) -> Envelope:
         return _decode_envelope(body)
     except msgspec.ValidationError as error:
         raise Problem("invalid_request", f"body: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem("invalid_request", f"body: {error or 'nested too deeply'}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Problem("invalid_request", f"body: {error}") from None
+    except RecursionError:
+        raise Problem("invalid_request", "body: it is nested too deeply") from None
 
 
 def _joined(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

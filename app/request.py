@@ -34,6 +34,8 @@ class Request:
         self.route: Route | None = None
         self.program: Program | None = None
         self.call: Call | None = None
+        self.is_counted = False
+        """By the router, which counts every call that is handed to it; one that fails before, the lane counts."""
         self.error: str | None = None
         """The code of the answer, where it is one."""
 

@@ -25,6 +25,10 @@ class MissingTool(Exception):
     """A load generator is not installed; the message says how to get it."""
 
 
+class GeneratorFailed(Exception):
+    """A load generator did not do what it was told, though the server is there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What one run of a generator saw."""
@@ -71,7 +75,7 @@ def _wrk(server: Server, rest: Sequence[str], *, connections: int, seconds: floa
     whole_seconds = max(1, round(seconds))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{whole_seconds}s", "--timeout", "30s", "-s", str(_SCRIPT), *rest]
     usage = _Usage(server)
-    printed = _run(command, whole_seconds)
+    printed = _run(server, command, whole_seconds)
     server_cpu_s, generator_cpu = usage.since()
     seen = json.loads(printed.splitlines()[-1])
     return Load(
@@ -104,7 +108,7 @@ def at_rate(server: Server, body: Path, *, rate: int, seconds: float) -> Load:
         server.url(server.path),
     ]
     usage = _Usage(server)
-    _run(command, 2 * opening_s + seconds)
+    _run(server, command, 2 * opening_s + seconds)
     server_cpu_s, generator_cpu = usage.since()
     rows = [tuple(map(int, line.split("\t")[:3])) for line in log.read_text().splitlines()]
     first = min(row[0] for row in rows)
@@ -140,7 +144,7 @@ def connections_for(rate: int) -> int:
 
 def count(server: Server, body: Path, *, requests: int, connections: int, deadline_s: float) -> int:
     """Exactly so many requests, as fast as they are answered; how many were not answered well."""
-    printed = _run([*_h2load(body, connections, count=requests), server.url(server.path)], deadline_s)
+    printed = _run(server, [*_h2load(body, connections, count=requests), server.url(server.path)], deadline_s)
     codes = next(line for line in printed.splitlines() if line.startswith("status codes:"))
     return requests - int(codes.split()[2])
 
@@ -152,8 +156,16 @@ def _h2load(body: Path, connections: int, *, count: int) -> list[str]:
     # fmt: on
 
 
-def _run(command: Sequence[str], seconds: float) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60).stdout  # noqa: S603
+def _run(server: Server, command: Sequence[str], seconds: float) -> str:
+    """What a generator prints. Raises ContenderFailed, GeneratorFailed."""
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60)  # noqa: S603
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        server.check_alive()
+        said = error.stderr if isinstance(error.stderr, str) else ""
+        raise GeneratorFailed(f"{command[0]} against {server.name}: {error}\n{said}".rstrip()) from None
+    server.check_alive()
+    return done.stdout
 
 
 class _Usage:

@@ -51,6 +51,8 @@ class Outcome:
     figures: Sequence[Figure] = ()
     goals: Sequence[Goal] = ()
     notes: Sequence[str] = ()
+    is_at_a_rate: bool = False
+    """All have had as many requests as each other: what tells them apart is how long an answer took."""
 
 
 def throughput(load: Load) -> float:

@@ -1,5 +1,6 @@
-"""The throughput of each scenario as bars, in one picture."""
+"""What tells the contenders of each scenario apart, as bars, in one picture."""
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from bench.contenders import PEERS
+from bench.load import Load
 from bench.machine import Machine
-from bench.outcome import Outcome, median, throughput
+from bench.outcome import Outcome, throughput
 
 _OURS, _PEER = "#2a6f97", "#b0b7bf"
 
@@ -24,20 +26,26 @@ def plot(machine: Machine, outcomes: Sequence[Outcome], path: Path) -> None:
     peers = {peer.name for peer in PEERS}
     for axis, outcome in zip(axes, shown, strict=True):
         names = list(outcome.loads)
-        values = [median(outcome.loads[name], throughput) for name in names]
-        low = [value - min(load.rps for load in outcome.loads[name]) for name, value in zip(names, values, strict=True)]
-        high = [
-            max(load.rps for load in outcome.loads[name]) - value for name, value in zip(names, values, strict=True)
-        ]
+        figure_of, unit = (
+            (_p99, "p99, ms (shorter is better)") if outcome.is_at_a_rate else (throughput, "calls per second")
+        )
+        rounds = [[figure_of(load) for load in outcome.loads[name]] for name in names]
+        values = [statistics.median(one) for one in rounds]
+        low = [value - min(one) for one, value in zip(rounds, values, strict=True)]
+        high = [max(one) - value for one, value in zip(rounds, values, strict=True)]
         colours = [_PEER if name in peers else _OURS for name in names]
         bars = axis.barh(names, values, color=colours, xerr=[low, high], ecolor="#444444", capsize=2)
-        axis.bar_label(bars, fmt="{:,.0f}", padding=6, fontsize=8)
+        axis.bar_label(bars, fmt="{:,.2f}" if outcome.is_at_a_rate else "{:,.0f}", padding=6, fontsize=8)
         axis.invert_yaxis()
         axis.margins(x=0.12)
         axis.set_title(f"{outcome.scenario}: {outcome.conditions}", loc="left", fontsize=8, wrap=True)
-        axis.set_xlabel("calls per second", fontsize=8)
+        axis.set_xlabel(unit, fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{machine.cpu}, {machine.cores} cores, {machine.began_at[:10]}", fontsize=9)
     with mpl.rc_context({"svg.hashsalt": "poolshift"}):
         figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _p99(load: Load) -> float:
+    return load.p99_ms

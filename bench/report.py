@@ -29,9 +29,10 @@ def as_markdown(machine: Machine, plan: Plan, outcomes: Sequence[Outcome], missi
     return "\n".join(_lines(machine, plan, outcomes, missing)) + "\n"
 
 
-def summary(outcomes: Sequence[Outcome]) -> str:
-    """The goals and where a peer is better."""
-    return "\n".join([*_goals([goal for one in outcomes for goal in one.goals]), *_where_peers_are_better(outcomes)])
+def summary(machine: Machine, outcomes: Sequence[Outcome], missing: Sequence[str]) -> str:
+    """The goals and where a peer is better, and what one has to know of both."""
+    goals = [goal for one in outcomes for goal in one.goals]
+    return "\n".join([*_goals(goals), *_where_peers_are_better(outcomes), "", *_caveats(machine, missing)])
 
 
 def _lines(machine: Machine, plan: Plan, outcomes: Sequence[Outcome], missing: Sequence[str]) -> Iterator[str]:
@@ -48,8 +49,7 @@ def _lines(machine: Machine, plan: Plan, outcomes: Sequence[Outcome], missing: S
 
 def _about(machine: Machine, plan: Plan, missing: Sequence[str]) -> Iterator[str]:
     yield f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib:g} GiB; {machine.system};"
-    form = "compiled as in its image" if machine.compiled else "not compiled, as in the developers' environment"
-    yield f"Python {machine.python}; {machine.began_at}; commit {machine.commit or 'unknown'}, {form}."
+    yield f"Python {machine.python}; {machine.began_at}; commit {machine.commit or 'unknown'}."
     loads = " ".join(f"{value:.2f}" for value in machine.load_average)
     yield f"Load average when it began: {loads}. Nothing is pinned to cores; generator and servers share them."
     yield f"Versions: {', '.join(f'{name} {version}' for name, version in machine.versions.items())}."
@@ -57,6 +57,13 @@ def _about(machine: Machine, plan: Plan, missing: Sequence[str]) -> Iterator[str
     yield f"Each figure is the median of {plan.rounds} rounds of {plan.seconds} s; contenders take turns in each round."
     yield "The spread is the biggest round less the smallest, as a share of the median. Ratios are medians of the"
     yield "rounds' own ratios. Processor time is that of all the server's processes, for one request."
+    yield from _caveats(machine, missing)
+
+
+def _caveats(machine: Machine, missing: Sequence[str]) -> Iterator[str]:
+    yield (
+        "Poolshift was compiled, as in its image." if machine.compiled else "Poolshift was not compiled; its image is."
+    )
     if missing:
         yield f"Left out: {'; '.join(missing)}."
 
@@ -78,7 +85,8 @@ def _where_peers_are_better(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield "## Where a peer is better"
     yield ""
     found = [line for outcome in outcomes for line in _better_peers(outcome)]
-    yield from found or ["Nowhere in this run."]
+    took_part = any(peer.name in outcome.loads for outcome in outcomes for peer in PEERS)
+    yield from found or ["Nowhere in this run." if took_part else "No peer took part."]
     yield ""
     yield f"Differences under {_EVEN:.0%} are left out."
 

@@ -12,20 +12,28 @@ from bench.load import require_tools
 from bench.machine import this_machine
 from bench.outcome import Figure, Outcome
 from bench.plan import Plan
-from bench.report import as_json, as_markdown
-from bench.scenarios import SCENARIOS
+from bench.report import as_json, as_markdown, summary
+from bench.scenarios import scenario
 from bench.servers import free_port
 
 
-def run(plan: Plan, scenarios: Sequence[str], output: Path, say: Callable[[str], None]) -> list[Outcome]:
+def run(plan: Plan, scenarios: Sequence[str], output: Path, say: Callable[[str], None]) -> str:
     """Runs `scenarios` and writes results.json, results.md and, where matplotlib is installed, results.svg to `output`.
+
+    Returns what they come to, in a few lines.
 
     Raises:
         MissingTool: a load generator is not installed.
-        ContenderFailed: a contender does not start or gives a wrong answer.
+        GeneratorFailed: one does not work.
+        ContenderFailed: a contender does not start, ends or gives a wrong answer.
+        OSError: `output` cannot be written to; found before anything is measured.
 
     """
     require_tools()
+    output.mkdir(parents=True, exist_ok=True)
+    plot_path = output / "results.svg"
+    plot_path.unlink(missing_ok=True)  # another run's, of other figures
+    (output / "results.md").write_text("This run is not over.\n")
     machine = this_machine()
     with (
         tempfile.TemporaryDirectory(prefix="poolshift-bench-") as directory,
@@ -40,16 +48,15 @@ def run(plan: Plan, scenarios: Sequence[str], output: Path, say: Callable[[str],
                 arena.missing.add(f"the scenario {name}, since the time was up (--budget)")
                 continue
             say(f"{name} ({elapsed_s:.0f} s so far)")
-            outcomes.append(SCENARIOS[name](arena))
+            outcomes.append(scenario(name)(arena))
     outcomes.append(_traces(collector))
-    output.mkdir(parents=True, exist_ok=True)
     (output / "results.json").write_text(as_json(machine, plan, outcomes))
     (output / "results.md").write_text(as_markdown(machine, plan, outcomes, sorted(arena.missing)))
     if find_spec("matplotlib") is not None:
         from bench.plot import plot  # noqa: PLC0415 - only the bench's own environment has it
 
-        plot(machine, outcomes, output / "results.svg")
-    return outcomes
+        plot(machine, outcomes, plot_path)
+    return summary(machine, outcomes, sorted(arena.missing))
 
 
 def _traces(collector: Collector) -> Outcome:

@@ -107,11 +107,19 @@ class Server:
                 self._give_up_after(deadline, error)
             time.sleep(0.02)
 
+    def check_alive(self) -> None:
+        """Raises ContenderFailed where it is not: its workers may serve on, but that is no contender any more."""
+        assert self._process is not None
+        if (status := self._process.poll()) is not None:
+            raise ContenderFailed(f"{self.name} ended amid the bench, with status {status}:\n{self._last_lines()}")
+
     def _give_up_after(self, deadline: float, reason: object) -> None:
         assert self._process is not None
         if self._process.poll() is not None or time.monotonic() > deadline:
-            tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-10:])
-            raise ContenderFailed(f"{self.name} does not start ({reason}):\n{tail}")
+            raise ContenderFailed(f"{self.name} does not start ({reason}):\n{self._last_lines()}")
+
+    def _last_lines(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-10:])
 
     @property
     def process(self) -> psutil.Process:

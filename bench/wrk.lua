@@ -1,5 +1,5 @@
--- Posts one body (a file's content) or, where the second argument is "lines", each line of the file in turn:
--- path TAB body. Says what it saw as one line of JSON.
+-- Posts one body (a file's content) or, where the second argument is "lines", each line of the file in turn, from
+-- anywhere on: path TAB body. Says what it saw as one line of JSON.
 
 local function read(name)
    local file = assert(io.open(name, "rb"))
@@ -20,6 +20,8 @@ function init(args)
    for path, body in content:gmatch("([^\t\n]+)\t([^\n]+)") do
       requests[#requests + 1] = wrk.format(nil, path, nil, body)
    end
+   math.randomseed(os.time())
+   next_one = math.random(#requests)
    function request()
       next_one = next_one % #requests + 1
       return requests[next_one]

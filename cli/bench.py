@@ -1,13 +1,15 @@
 """`poolshift bench`: V1 against V2, and both against peers."""
 
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 
-from bench.plan import QUICK, Plan
+from bench.plan import QUICK, SCENARIOS, Plan
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 _DEFAULTS = Plan()
@@ -16,40 +18,64 @@ _DEFAULTS = Plan()
 @app.command()
 def bench(
     scenario: Annotated[
-        list[str] | None, typer.Option(help="One of those in bench/scenarios; may be given again; all by default")
+        list[str] | None, typer.Option(help=f"One of {', '.join(SCENARIOS)}; may be given again; all by default")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1)] = _DEFAULTS.workers,
-    connections: Annotated[int, typer.Option(min=1)] = _DEFAULTS.connections,
-    rounds: Annotated[int, typer.Option(min=1)] = _DEFAULTS.rounds,
-    seconds: Annotated[int, typer.Option(min=1, help="Of a measurement")] = _DEFAULTS.seconds,
-    executions: Annotated[int, typer.Option(min=2, help="For the scenario memory")] = _DEFAULTS.executions,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Of each contender, but where a scenario has its own ({_DEFAULTS.workers})"),
+    ] = None,
+    connections: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Of the load generator, but where a scenario has its own ({_DEFAULTS.connections})"),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help=f"In which each contender has its turn ({_DEFAULTS.rounds})")
+    ] = None,
+    seconds: Annotated[int | None, typer.Option(min=1, help=f"Of a measurement ({_DEFAULTS.seconds})")] = None,
+    executions: Annotated[
+        int | None, typer.Option(min=2, help=f"For the scenario memory ({_DEFAULTS.executions:,})")
+    ] = None,
     budget: Annotated[int, typer.Option(min=1, help="No scenario begins after so many seconds")] = _DEFAULTS.budget_s,
     first_port: Annotated[
-        int, typer.Option(min=1024, max=65000, help="The servers take it and the next")
+        int, typer.Option(min=1024, max=65000, help="Each server takes the first from there on that is free")
     ] = _DEFAULTS.first_port,
     quick: Annotated[  # noqa: FBT002 - a flag of the command line
-        bool, typer.Option("--quick", help="Everything at its smallest, to see that it works; the figures say little")
+        bool, typer.Option("--quick", help="All else at its smallest, to see that it works; the figures say little")
     ] = False,
     output: Annotated[Path, typer.Option(help="The folder for the results")] = Path("bench/results/latest"),
 ) -> None:
     """Measures Poolshift and its peers, each as a real server on loopback, and writes JSON, Markdown and a plot."""
     # Here, so that a service that only serves does not load it.
-    from bench.load import MissingTool  # noqa: PLC0415
-    from bench.report import summary  # noqa: PLC0415
+    import httpx  # noqa: PLC0415
+
+    from bench.load import GeneratorFailed, MissingTool  # noqa: PLC0415
     from bench.run import run  # noqa: PLC0415
-    from bench.scenarios import SCENARIOS  # noqa: PLC0415
     from bench.servers import ContenderFailed  # noqa: PLC0415
 
-    chosen = scenario or list(SCENARIOS)
+    chosen = list(dict.fromkeys(scenario or SCENARIOS))
     for name in chosen:
         if name not in SCENARIOS:
             raise typer.BadParameter(f"{name!r} is none of {', '.join(SCENARIOS)}", param_hint="--scenario")
-    sizes = Plan(workers=workers, connections=connections, rounds=rounds, seconds=seconds, executions=executions)
-    plan = replace(QUICK if quick else sizes, first_port=first_port, budget_s=budget)
+    sizes = {
+        "workers": workers,
+        "connections": connections,
+        "rounds": rounds,
+        "seconds": seconds,
+        "executions": executions,
+    }
+    given: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
+    plan = replace(QUICK if quick else _DEFAULTS, first_port=first_port, budget_s=budget, **given)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
     try:
-        outcomes = run(plan, chosen, output, say=lambda line: print(line, file=sys.stderr))
-    except (MissingTool, ContenderFailed) as error:
+        said = run(plan, chosen, output, say=lambda line: print(line, file=sys.stderr))
+    except (MissingTool, GeneratorFailed, ContenderFailed, httpx.TransportError, OSError) as error:
         print(f"poolshift: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-    print(summary(outcomes))
+    print(said)
     print(f"{output}/results.md has the rest.", file=sys.stderr)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    """Ends it as Ctrl-C does: the servers with it."""
+    raise SystemExit(128 + number)

@@ -33,7 +33,7 @@ class CompileHook(BuildHookInterface[Any]):
         """
         if version == "editable":
             raise RuntimeError("an editable install runs its sources: build a wheel to have them compiled")
-        # Neither is there unless the hook is on.
+        # Neither is there unless the hook is on (`dependencies` in pyproject.toml).
         from mypyc.build import mypycify  # noqa: PLC0415
         from setuptools import Distribution  # noqa: PLC0415
 

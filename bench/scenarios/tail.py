@@ -32,6 +32,8 @@ def run(arena: Arena) -> Outcome:
         reference=V2,
         figures=[Figure(f"peak of {name} just before", peak, "/s") for name, peak in peaks.items()],
         goals=[at_most("p99 at half of the peak load, against mosec", 1, _against_mosec(loads))],
+        notes=["The rate is half of the peak of the slower one."],
+        is_at_a_rate=True,
     )
 
 

@@ -2,9 +2,13 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -12,6 +16,8 @@ from bench import load
 from bench.load import Load
 from bench.outcome import at_least, at_most, ratio
 from cli.main import app
+from tests.support.service import is_alive
+from tests.support.waiting import wait_until
 
 needs_generators = pytest.mark.skipif(
     shutil.which("wrk") is None or shutil.which("h2load") is None,
@@ -25,13 +31,13 @@ def _load(requests: int, failed: int = 0) -> Load:
 
 @needs_generators
 def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
-    """A peak, a constant rate, a count of requests and the micro-benchmark, all in one run."""
-    scenarios = ("overhead", "tail", "memory", "routing")
+    """A peak, requests that differ, a constant rate, a count of requests and the micro-benchmark, all in one run."""
+    scenarios = ("overhead", "scale", "tail", "memory", "routing")
     arguments = [part for name in scenarios for part in ("--scenario", name)]
     result = CliRunner().invoke(app, ["bench", "--quick", *arguments, "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
     outcomes = {one["scenario"]: one for one in json.loads((tmp_path / "results.json").read_text())["outcomes"]}
-    for name in ("overhead", "tail"):
+    for name in ("overhead", "scale", "tail"):
         for rounds in outcomes[name]["loads"].values():
             assert all(one["requests"] > 0 and one["failed"] == 0 for one in rounds)
     assert len(outcomes["overhead"]["loads"]) >= 4  # Poolshift in three ways, and what is installed beside it
@@ -40,6 +46,56 @@ def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
     report = (tmp_path / "results.md").read_text()
     assert "Where a peer is better" in report
     assert "throughput, everything on, against mosec" in report
+    assert "Left out" in report
+    assert "Left out" in result.output
+
+
+def start_bench(output: Path) -> subprocess.Popen[str]:
+    """The command as a process of its own, once it measures."""
+    poolshift = str(Path(sys.executable).with_name("poolshift"))
+    command = [poolshift, "bench", "--scenario", "tail", "--quick", "--rounds", "9", "--output", str(output)]
+    bench = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert bench.stderr is not None
+    while "round 1" not in (line := bench.stderr.readline()):
+        assert line, "it ended before it measured"
+    return bench
+
+
+def servers_of(bench: subprocess.Popen[str]) -> list[psutil.Process]:
+    return [one for one in psutil.Process(bench.pid).children() if "serve" in one.cmdline()]
+
+
+@needs_generators
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_who_ends_it_ends_its_servers(tmp_path: Path, number: signal.Signals) -> None:
+    """A closed terminal too: nothing is left that would disturb whoever measures next."""
+    bench = start_bench(tmp_path)
+    processes = psutil.Process(bench.pid).children(recursive=True)
+    bench.send_signal(number)
+    bench.communicate(timeout=30)
+    assert bench.returncode == 128 + number
+    wait_until(lambda: not any(is_alive(one.pid) for one in processes), "all that it started has ended")
+
+
+@needs_generators
+def test_a_contender_that_dies_is_named(tmp_path: Path) -> None:
+    """In the place of figures that its orphans might have got, or a traceback of the generator's."""
+    bench = start_bench(tmp_path)
+    servers_of(bench)[0].kill()
+    _, told = bench.communicate(timeout=60)
+    assert bench.returncode == 1
+    assert "ended amid the bench" in told
+    assert "Traceback" not in told
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_at_once(tmp_path: Path) -> None:
+    """In a line, before anything is measured."""
+    taken = tmp_path / "taken"
+    taken.touch()
+    result = CliRunner().invoke(app, ["bench", "--quick", "--scenario", "routing", "--output", str(taken)])
+    assert result.exit_code == 1
+    assert "poolshift: " in result.output
+    assert "Traceback" not in result.output
 
 
 def test_an_unknown_scenario_is_refused() -> None:

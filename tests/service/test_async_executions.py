@@ -95,6 +95,22 @@ def test_what_is_refused_is_refused_at_once(shared_service: Service) -> None:
     problem(shared_service.client.delete("/executions/nothing"), 404, "execution_not_found")
 
 
+def test_every_call_that_is_shed_is_counted(start_service: StartService, version: str, tmp_path: Path) -> None:
+    """Whether it is refused at once or, once accepted, by the pool: one runs, one waits, and all others are told of."""
+    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, QUEUE_LIMIT=1, DRAIN_TIMEOUT_S=0.1)
+    program = service.create("hold", HOLD)
+    calls = 8
+    start(service, program, {"directory": str(tmp_path), "name": "0"})
+    wait_until(lambda: any(tmp_path.glob("0.*")), "the first runs")
+    inputs = {"directory": str(tmp_path), "name": "1"}
+    answers = [service.execute(program, ASYNC, inputs=inputs).status_code for _ in range(calls)]
+    assert set(answers) == {202, 503}
+    labels = {"pool_version": version, "code": "pool_overloaded"}
+    wait_until(lambda: service.metric("poolshift_errors_total", **labels) == calls - 1, "all but one are shed")
+    labels = {"pool_version": version, "operation": "async", "outcome": "pool_overloaded"}
+    assert service.metric("poolshift_requests_total", **labels) == calls - 1
+
+
 def test_the_deadline_holds_for_long_runs_too(shared_service: Service) -> None:
     sleep = shared_service.create("sleep", {"seconds": "number"}, "number")
     failed = end_of(shared_service, start(shared_service, sleep, {"seconds": 60}, timeout_s=0.3))
