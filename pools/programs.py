@@ -18,7 +18,7 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     default: Any = None
 
 
-class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
+class Signature(msgspec.Struct, frozen=True, omit_defaults=True, weakref=True):
     """What goes in and what comes out."""
 
     inputs: tuple[Field, ...]

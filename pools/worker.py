@@ -30,6 +30,17 @@ _request_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _encoder = msgspec.json.Encoder()
 
 
+class _Definition:
+    """What programs that differ by name alone have in common, such as every session's own copy of one."""
+
+    __slots__ = ("loaded", "program")
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        """The first of them."""
+        self.loaded: LoadedProgram | None = None
+
+
 class Worker:
     """Answers each request with exactly one reply, on the socket that it alone owns."""
 
@@ -37,9 +48,9 @@ class Worker:
         self._socket = sock
         self._generation = generation
         self._allowed_modules = allowed_modules
-        self._programs: dict[str, Program] = {}
-        self._loaded: dict[str, LoadedProgram] = {}
-        self._compiled: dict[bytes, LoadedProgram] = {}
+        self._programs: dict[str, tuple[str, _Definition]] = {}
+        """By key: the id, and what it shares. A thousand programs in full would not fit into the processor's caches."""
+        self._definitions: dict[bytes, _Definition] = {}
         self._current = CurrentExecution()
         self._tracer: ProgramTracer | None = None
         self._is_fork = False
@@ -68,7 +79,7 @@ class Worker:
             from pools.program_trace import ProgramTracer  # noqa: PLC0415  # its SDK is of no use to most workers
 
             self._tracer = ProgramTracer()
-        with self._tracer.record(self._programs[request.key].id, traceparent, request.carried) as recording:
+        with self._tracer.record(self._programs[request.key][0], traceparent, request.carried) as recording:
             reply = self._run(request)
             reply.spans = recording.end(reply)
             return reply
@@ -77,11 +88,12 @@ class Worker:
         def emit(data: Any, kind: EventKind = "progress") -> None:
             self._emit(request, data, kind)
 
-        self._current.enter(request.id, self._programs[request.key].id, request.traceparent)
+        program_id, definition = self._programs[request.key]
+        self._current.enter(request.id, program_id, request.traceparent)
         lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s, request.stream)
         started = time.perf_counter_ns()
         try:
-            loaded = self._load(request.key)
+            loaded = definition.loaded or self._load(definition)
             outputs = loaded.run(request.inputs, emit, lm)
         except SystemExit:
             raise
@@ -103,24 +115,17 @@ class Worker:
     def _remember(self, program: Program) -> None:
         if len(self._programs) >= MAX_LOADED_PROGRAMS:
             self._programs.clear()
-            self._loaded.clear()
-        self._programs[program.key] = program
+        if len(self._definitions) >= MAX_LOADED_PROGRAMS:
+            self._definitions.clear()
+        encoded = _encoder.encode(msgspec.structs.replace(program, key="", id=""))
+        definition = self._definitions.get(encoded)
+        if definition is None:
+            definition = self._definitions[encoded] = _Definition(program)
+        self._programs[program.key] = program.id, definition
 
-    def _load(self, key: str) -> LoadedProgram:
-        loaded = self._loaded.get(key)
-        if loaded is None:
-            loaded = self._loaded[key] = self._compile(self._programs[key])
-        return loaded
-
-    def _compile(self, program: Program) -> LoadedProgram:
-        """Programs that differ by name alone, such as every session's own copy of one, share what is compiled."""
-        definition = _encoder.encode(msgspec.structs.replace(program, key="", id=""))
-        compiled = self._compiled.get(definition)
-        if compiled is None:
-            if len(self._compiled) >= MAX_LOADED_PROGRAMS:
-                self._compiled.clear()
-            compiled = self._compiled[definition] = load(program, self._allowed_modules)
-        return compiled
+    def _load(self, definition: _Definition) -> LoadedProgram:
+        definition.loaded = load(definition.program, self._allowed_modules)
+        return definition.loaded
 
     def _failed(self, execution_id: str, run_us: int, error: BaseException, lm: LMRun | None) -> Failed:
         known = error if isinstance(error, ExecutionError) else describe(error)

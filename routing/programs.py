@@ -1,9 +1,13 @@
 """The programs as calls see them: in memory, so that an execution reads no database; the store remembers them."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+import msgspec
 
 from pools.programs import Program, ProgramType, Signature
 from routing.batches import write_in_batches
@@ -96,6 +100,7 @@ class Programs:
         self._is_shared = is_shared
         self._global: dict[str, Program] = {}
         self._of_sessions: dict[str, dict[str, Program]] = {}
+        self._signatures: WeakValueDictionary[bytes, Signature] = WeakValueDictionary()
         self._uses: dict[str, ProgramUse] = {}
 
     async def load(self) -> None:
@@ -190,11 +195,18 @@ class Programs:
         return len(self._of_sessions.get(session_id, ()))
 
     def _remember(self, stored: StoredProgram) -> None:
-        program = stored.program
+        program = self._in_little_memory(stored.program)
         if stored.session_id is None:
             self._global[program.id] = program
         else:
             self._of_sessions.setdefault(stored.session_id, {})[program.id] = program
+
+    def _in_little_memory(self, program: Program) -> Program:
+        """The same, sharing what others have as well: a call of one of many finds that in the processor's caches."""
+        encoded = msgspec.json.encode(program.signature)
+        signature = self._signatures.setdefault(encoded, program.signature)
+        entrypoint = program.entrypoint and sys.intern(program.entrypoint)
+        return msgspec.structs.replace(program, signature=signature, entrypoint=entrypoint)
 
     def _forget(self, program_id: str, session_id: str | None) -> None:
         if session_id is None:
