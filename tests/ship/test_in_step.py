@@ -6,7 +6,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from hatchling.builders.wheel import WheelBuilder
 
 from config.settings import Settings
 from tests.support.service import ROOT
@@ -77,3 +79,11 @@ def test_what_compose_mounts_is_there() -> None:
         assert source.exists(), f"{source} for {target}"
     provider = yaml.safe_load((ROOT / "deploy/grafana/provisioning/dashboards/poolshift.yaml").read_text())
     assert Path(provider["providers"][0]["options"]["path"]) in from_here
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_a_build_asks_for_what_it_compiles_with(monkeypatch: pytest.MonkeyPatch, *, is_on: bool) -> None:
+    """`pip install .` fetches the compiler where the hook is on, and nothing where it is not."""
+    monkeypatch.setenv("HATCH_BUILD_HOOK_ENABLE_CUSTOM", str(is_on).lower())
+    wanted = {requirement.partition(">")[0] for requirement in WheelBuilder(str(ROOT)).config.dependencies}
+    assert wanted == ({"mypy", "setuptools"} if is_on else set())
