@@ -13,14 +13,14 @@ from starlette.types import ASGIApp, Message, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
-from app.problems import CONTENT_TYPE, Problem
+from app.problems import CONTENT_TYPE, internal_error
 
 Response = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, well-formed headers with the body's length among them, body."""
 _TASK_NAME: Final = "execute"
 _CLOSE: Final = (b"connection", b"close")
 _DISCONNECT: Final[Message] = {"type": "http.disconnect"}
-_FAILURE: Final = Problem("internal_error", "the service failed; its log says how", retry_safe=False).body()
+_FAILURE: Final = internal_error().body()
 _NO_ANSWER: Final[Response] = (
     500,
     [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", b"%d" % len(_FAILURE)), _CLOSE],

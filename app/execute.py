@@ -238,7 +238,6 @@ class ExecuteLane:
             request.route = self._router.route(None, _canary_key(request.headers))
         version = request.route.decision.version
         if not request.is_counted:
-            request.is_counted = True
             self._router.record_failure(
                 request.route, problem.code, problem.kind.category, _operation(request.headers), request.began
             )

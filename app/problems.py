@@ -121,6 +121,11 @@ def problem_of(error: Exception) -> Problem:
     `retry_safe` is true only where the program surely did not start; whoever knows that it is idempotent sets it too.
     """
     _log.error("unforeseen error", exc_info=error)
+    return internal_error()
+
+
+def internal_error() -> Problem:
+    """What is told where nobody foresaw how the service would fail; its log has the rest."""
     return Problem("internal_error", "the service failed; its log says how", retry_safe=False)
 
 

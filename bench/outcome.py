@@ -60,6 +60,11 @@ def throughput(load: Load) -> float:
     return load.rps
 
 
+def p99(load: Load) -> float:
+    """What one answer in a hundred took longer than, in milliseconds."""
+    return load.p99_ms
+
+
 def median(loads: Sequence[Load], figure: Callable[[Load], float]) -> float:
     """Of all rounds."""
     return statistics.median(figure(load) for load in loads)

@@ -8,9 +8,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from bench.contenders import PEERS
-from bench.load import Load
 from bench.machine import Machine
-from bench.outcome import Outcome, throughput
+from bench.outcome import Outcome, p99, throughput
 
 _OURS, _PEER = "#2a6f97", "#b0b7bf"
 
@@ -27,7 +26,7 @@ def plot(machine: Machine, outcomes: Sequence[Outcome], path: Path) -> None:
     for axis, outcome in zip(axes, shown, strict=True):
         names = list(outcome.loads)
         figure_of, unit = (
-            (_p99, "p99, ms (shorter is better)") if outcome.is_at_a_rate else (throughput, "calls per second")
+            (p99, "p99, ms (shorter is better)") if outcome.is_at_a_rate else (throughput, "calls per second")
         )
         rounds = [[figure_of(load) for load in outcome.loads[name]] for name in names]
         values = [statistics.median(one) for one in rounds]
@@ -45,7 +44,3 @@ def plot(machine: Machine, outcomes: Sequence[Outcome], path: Path) -> None:
     figure.suptitle(f"{machine.cpu}, {machine.cores} cores, {machine.began_at[:10]}", fontsize=9)
     with mpl.rc_context({"svg.hashsalt": "poolshift"}):
         figure.savefig(path, format="svg", metadata={"Date": None})
-
-
-def _p99(load: Load) -> float:
-    return load.p99_ms

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from bench.contenders import PEERS
 from bench.load import Load
 from bench.machine import Machine
-from bench.outcome import Goal, Loads, Outcome, median, ratio, spread, throughput
+from bench.outcome import Goal, Loads, Outcome, median, p99, ratio, spread, throughput
 from bench.plan import Plan
 
 _BUSY_GENERATOR = 0.9
@@ -110,10 +110,6 @@ def _p50(load: Load) -> float:
     return load.p50_ms
 
 
-def _p99(load: Load) -> float:
-    return load.p99_ms
-
-
 def _server_cpu(load: Load) -> float:
     return load.server_cpu_us
 
@@ -125,7 +121,7 @@ def _generator_cpu(load: Load) -> float:
 _COMPARED = (
     ("throughput", throughput, True),
     ("p50", _p50, False),
-    ("p99", _p99, False),
+    ("p99", p99, False),
     ("processor time", _server_cpu, False),
 )
 
@@ -154,7 +150,7 @@ def _table(loads: Loads, reference: str | None) -> Iterator[str]:
             f"{median(rounds, throughput):,.0f}",
             f"{spread(rounds, throughput):.0%}",
             f"{median(rounds, _p50):.2f}",
-            f"{median(rounds, _p99):.2f}",
+            f"{median(rounds, p99):.2f}",
             f"{median(rounds, _server_cpu):,.0f}",
             "–" if against is None else f"{against:.2f}",
             str(sum(load.failed for load in rounds)),

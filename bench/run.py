@@ -50,13 +50,14 @@ def run(plan: Plan, scenarios: Sequence[str], output: Path, say: Callable[[str],
             say(f"{name} ({elapsed_s:.0f} s so far)")
             outcomes.append(scenario(name)(arena))
     outcomes.append(_traces(collector))
+    missing = sorted(arena.missing)
     (output / "results.json").write_text(as_json(machine, plan, outcomes))
-    (output / "results.md").write_text(as_markdown(machine, plan, outcomes, sorted(arena.missing)))
+    (output / "results.md").write_text(as_markdown(machine, plan, outcomes, missing))
     if find_spec("matplotlib") is not None:
         from bench.plot import plot  # noqa: PLC0415 - only the bench's own environment has it
 
         plot(machine, outcomes, plot_path)
-    return summary(machine, outcomes, sorted(arena.missing))
+    return summary(machine, outcomes, missing)
 
 
 def _traces(collector: Collector) -> Outcome:

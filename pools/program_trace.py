@@ -7,13 +7,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextvars import Token
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
-from opentelemetry import context, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
@@ -225,22 +224,12 @@ class _ProgramSpan(trace.Span):
 
 
 class Recording:
-    """One sampled execution, which runs in its scope."""
+    """One sampled execution, which runs in its `context`."""
 
     def __init__(self, span: _ProgramSpan, kept: _Kept) -> None:
         self._span = span
         self._kept = kept
-        self._scope: Token[Context] | None = None
-
-    def __enter__(self) -> Self:
-        self._scope = context.attach(self._span.context())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._scope is not None
-        context.detach(self._scope)
+        self.context = span.context()
 
     def end(self, reply: Reply) -> list[msgspec.Raw]:
         """The spans of the execution that `reply` answers, each as JSON."""

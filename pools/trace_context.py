@@ -47,7 +47,7 @@ def context_of(traceparent: str | None, carried: Carried | None) -> Context:
 
 
 def _caller(traceparent: str) -> trace.Span:
-    trace_id, span_id, flags = int(traceparent[3:35], 16), int(traceparent[36:52], 16), int(traceparent[53:55], 16)
+    trace_id, span_id, flags = int(traceparent[3:35], 16), int(span_id_of(traceparent), 16), int(traceparent[53:55], 16)
     return trace.NonRecordingSpan(
         trace.SpanContext(trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(flags))
     )

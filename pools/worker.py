@@ -79,7 +79,8 @@ class Worker:
             from pools.program_trace import ProgramTracer  # noqa: PLC0415  # its SDK is of no use to most workers
 
             self._tracer = ProgramTracer()
-        with self._tracer.record(self._programs[request.key][0], traceparent, request.carried) as recording:
+        recording = self._tracer.record(self._programs[request.key][0], traceparent, request.carried)
+        with trace_context.within(recording.context):
             reply = self._run(request)
             reply.spans = recording.end(reply)
             return reply

@@ -3,8 +3,7 @@
 from bench import load
 from bench.arena import V2, Arena
 from bench.contenders import MOSEC
-from bench.load import Load
-from bench.outcome import Figure, Loads, Outcome, at_most, median, ratio
+from bench.outcome import Figure, Loads, Outcome, at_most, median, p99, ratio
 from bench.workloads import TRIVIAL
 
 
@@ -39,11 +38,7 @@ def run(arena: Arena) -> Outcome:
 
 def _against_mosec(loads: Loads) -> float | None:
     """The worse of the rounds' ratios' median and the medians' ratio: of so few percentiles, one alone may flatter."""
-    by_round = ratio(loads, V2, MOSEC.name, _p99)
+    by_round = ratio(loads, V2, MOSEC.name, p99)
     if by_round is None:
         return None
-    return max(by_round, median(loads[V2], _p99) / median(loads[MOSEC.name], _p99))
-
-
-def _p99(one: Load) -> float:
-    return one.p99_ms
+    return max(by_round, median(loads[V2], p99) / median(loads[MOSEC.name], p99))
