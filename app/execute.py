@@ -122,7 +122,7 @@ class ExecuteLane:
         programs = self._parts.programs
         program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
         request.program = program
-        lm = self._parts.lms.of_call(session_id) if program.program_type != "python" else None
+        lm = self._parts.lms.of_call(session_id) if program.definition.program_type != "python" else None
         timeout_s = min(envelope.timeout_s or self._execution_timeout_s, self._execution_timeout_s)
         request.call = call = Call(
             execution_id=request.execution_id,
@@ -231,7 +231,7 @@ class ExecuteLane:
         """The answer to a call that failed, at whatever point."""
         problem = problem_of(error)
         request.error = problem.code
-        if request.program is not None and request.program.idempotent:
+        if request.program is not None and request.program.definition.idempotent:
             problem.retry_safe = True
         if request.route is None:
             # It failed before its session was known: it still counts for a version, as chance would have it.

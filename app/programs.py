@@ -9,6 +9,7 @@ from app.auth import Executor
 from app.parts import Running
 from app.problems import Problem
 from app.schemas import MAX_KEY, Identifier, Page, ProgramBody, ProgramView, program_view
+from pools.definitions import Definition
 from pools.loading import EntrypointError
 from routing.programs import NewProgram
 
@@ -21,19 +22,9 @@ SessionQuery = Annotated[Identifier | None, Query(description="Its programs firs
 async def create_program(body: ProgramBody, parts: Running, _: Executor, response: Response) -> ProgramView:
     """Creates a program. It is loaded at once, in a process of its own, so that a mistake is told now."""
     program_id = body.id or f"prog-{secrets.token_hex(8)}"
-    new = NewProgram(
-        id=program_id,
-        session_id=body.session_id,
-        program_type=body.program_type,
-        signature=body.signature.signature(),
-        entrypoint=body.entrypoint,
-        instructions=body.instructions,
-        idempotent=body.idempotent,
-        state=body.state,
-        tools=tuple(body.tools),
-    )
-    await _try(new, parts)
-    stored = await parts.programs.add(new)
+    definition = body.definition()
+    await _try(definition, parts)
+    stored = await parts.programs.add(NewProgram(program_id, body.session_id, definition))
     if body.session_id is not None:
         parts.sessions.seen(body.session_id)
         await parts.sessions.flush()  # every replica is to know of it
@@ -67,9 +58,9 @@ async def delete_program(program_id: str, parts: Running, _: Executor, session_i
     await parts.programs.remove(program_id, session_id)
 
 
-async def _try(new: NewProgram, parts: Running) -> None:
+async def _try(definition: Definition, parts: Running) -> None:
     try:
-        await parts.spawner.check(new.definition())
+        await parts.spawner.check(definition)
     except EntrypointError as error:
         errors = [{"at": f"body.{error.at}", "message": str(error)}]
         raise Problem("invalid_request", f"body.{error.at}: {error}", extensions={"errors": errors}) from None

@@ -15,9 +15,9 @@ from pydantic import (
 )
 
 from config.lm import ApiBase, ApiKey
+from pools.definitions import Definition, Signature
+from pools.definitions import Field as FieldOf
 from pools.lm import LMSettings
-from pools.programs import Field as FieldOf
-from pools.programs import Signature
 from pools.protocol import PoolSnapshot
 from pools.validation import type_of
 from routing.executions import Execution, ExecutionStatus
@@ -180,6 +180,18 @@ class ProgramBody(In):
             if len(msgspec.json.encode(self.state)) > MAX_STATE_BYTES:
                 raise ValueError(f"the state is over {MAX_STATE_BYTES} bytes")
         return self
+
+    def definition(self) -> Definition:
+        """The same as the pools have it."""
+        return Definition(
+            self.program_type,
+            self.signature.signature(),
+            self.entrypoint,
+            self.instructions,
+            self.idempotent,
+            self.state,
+            tuple(self.tools),
+        )
 
 
 class LMBody(In):
@@ -419,17 +431,17 @@ class PoolView(Out):
 
 def program_view(stored: StoredProgram) -> ProgramView:
     """A program as it is shown."""
-    program = stored.program
+    definition = stored.program.definition
     return ProgramView(
-        id=program.id,
+        id=stored.program.id,
         session_id=stored.session_id,
-        program_type=program.program_type,
-        signature=SignatureView.model_validate(program.signature, from_attributes=True),
-        entrypoint=program.entrypoint,
-        instructions=program.instructions,
-        idempotent=program.idempotent,
-        has_state=program.state is not None,
-        tools=list(program.tools),
+        program_type=definition.program_type,
+        signature=SignatureView.model_validate(definition.signature, from_attributes=True),
+        entrypoint=definition.entrypoint,
+        instructions=definition.instructions,
+        idempotent=definition.idempotent,
+        has_state=definition.state is not None,
+        tools=list(definition.tools),
         created_at=stored.created_at,
         execution_count=stored.execution_count,
         last_executed_at=stored.last_executed_at,

@@ -76,7 +76,7 @@ class Call:
     @property
     def is_repeatable(self) -> bool:
         """Whether it may be run again from the start: nobody would hear the same events twice."""
-        return self.program.idempotent and (self.events is None or not self.events.has_taken)
+        return self.program.definition.idempotent and (self.events is None or not self.events.has_taken)
 
     def log_ids(self) -> dict[str, str | None]:
         """What a log line about it says."""

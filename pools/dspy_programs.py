@@ -12,13 +12,13 @@ import dspy
 import msgspec
 import pydantic
 
+from pools.definitions import Definition, Field, FieldType
 from pools.dspy_lm import ask, failures_of, total
 from pools.dspy_streaming import OutputEvents
 from pools.dspy_tools import tool
 from pools.errors import LMNotConfigured
 from pools.lm import LMRun
 from pools.loading import Emit, EntrypointError
-from pools.programs import Field, FieldType, Program
 from pools.validation import Validator
 
 _TYPES: Final[dict[FieldType, Any]] = {
@@ -51,13 +51,13 @@ class _SavedPredict(msgspec.Struct):
 class DSPyProgram:
     """A program with its DSPy module built."""
 
-    def __init__(self, program: Program, allowed_modules: tuple[str, ...]) -> None:
+    def __init__(self, definition: Definition, allowed_modules: tuple[str, ...]) -> None:
         """Raises EntrypointError where a tool is none, or the program's state does not fit it."""
-        signature = program.signature
+        signature = definition.signature
         self._checked_inputs = Validator(signature.inputs)
         self._checked_outputs = Validator(signature.outputs)
         reserved = set(_TAKEN)
-        thinks = program.program_type != "predict"
+        thinks = definition.program_type != "predict"
         # An output of this name is the reasoning that a chain of thought, or the end of a react, has anyway.
         shown = [one for one in signature.outputs if thinks and one.name == _REASONING and one.type == "string"]
         if thinks:
@@ -70,14 +70,14 @@ class DSPyProgram:
         for one in signature.outputs:
             if one not in shown:
                 fields[self._outputs[one.name]] = _annotation(one), dspy.OutputField(desc=one.description or one.name)
-        instructions = "\n\n".join(filter(None, (signature.description, program.instructions)))
+        instructions = "\n\n".join(filter(None, (signature.description, definition.instructions)))
         built = dspy.make_signature(fields, instructions or None)
-        self._module = _module(program, built, allowed_modules)
+        self._module = _module(definition, built, allowed_modules)
         in_prompt = self._outputs | {one.name: _REASONING for one in shown}
         self._outputs = {one.name: in_prompt[one.name] for one in signature.outputs}
         self._texts = {one.name: self._outputs[one.name] for one in signature.outputs if one.type == "string"}
-        if program.state is not None:
-            self._restore(program.state)
+        if definition.state is not None:
+            self._restore(definition.state)
 
     def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
         """The outputs as JSON, checked.
@@ -127,10 +127,10 @@ class DSPyProgram:
                 raise EntrypointError(f"not what DSPy saves of such a program: {error!r}", at="state") from None
 
 
-def _module(program: Program, signature: type[dspy.Signature], allowed_modules: tuple[str, ...]) -> dspy.Module:
-    match program.program_type:
+def _module(definition: Definition, signature: type[dspy.Signature], allowed_modules: tuple[str, ...]) -> dspy.Module:
+    match definition.program_type:
         case "react":
-            return dspy.ReAct(signature, tools=[tool(one, allowed_modules) for one in program.tools])
+            return dspy.ReAct(signature, tools=[tool(one, allowed_modules) for one in definition.tools])
         case "chain_of_thought":
             return dspy.ChainOfThought(signature)
         case _:

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pools.definitions import Definition
 from pools.events import EventKind
 from pools.lm import LMRun
-from pools.programs import Program
 from pools.raised import describe
 from pools.validation import Validator
 
@@ -55,10 +55,10 @@ class LoadedProgram(Protocol):
         ...
 
 
-def load(program: Program, allowed_modules: tuple[str, ...]) -> LoadedProgram:
+def load(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedProgram:
     """Raises EntrypointError."""
-    if program.program_type == "python":
-        return PythonProgram(program, allowed_modules)
+    if definition.program_type == "python":
+        return PythonProgram(definition, allowed_modules)
     try:
         # Here, since whoever never loads such a program is not to wait for DSPy.
         dspy_programs = importlib.import_module(DSPY_PROGRAMS)
@@ -66,21 +66,21 @@ def load(program: Program, allowed_modules: tuple[str, ...]) -> LoadedProgram:
         if error.name != "dspy":
             raise
         raise EntrypointError(
-            f"{program.program_type!r} needs DSPy, which is not installed: pip install 'poolshift[lm]'",
+            f"{definition.program_type!r} needs DSPy, which is not installed: pip install 'poolshift[lm]'",
             at="program_type",
         ) from None
-    loaded: LoadedProgram = dspy_programs.DSPyProgram(program, allowed_modules)
+    loaded: LoadedProgram = dspy_programs.DSPyProgram(definition, allowed_modules)
     return loaded
 
 
 class PythonProgram:
     """A program of the type `python`, with its function found and its validators compiled."""
 
-    def __init__(self, program: Program, allowed_modules: tuple[str, ...]) -> None:
+    def __init__(self, definition: Definition, allowed_modules: tuple[str, ...]) -> None:
         """Raises EntrypointError."""
-        self._inputs = Validator(program.signature.inputs)
-        self._outputs = Validator(program.signature.outputs)
-        self._function = find_entrypoint(program.entrypoint or "", allowed_modules)
+        self._inputs = Validator(definition.signature.inputs)
+        self._outputs = Validator(definition.signature.outputs)
+        self._function = find_entrypoint(definition.entrypoint or "", allowed_modules)
         self._is_async = inspect.iscoroutinefunction(self._function)
 
     def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
@@ -134,20 +134,20 @@ def find_entrypoint(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callab
     return function
 
 
-def check(program: Program, allowed_modules: tuple[str, ...]) -> None:
+def check(definition: Definition, allowed_modules: tuple[str, ...]) -> None:
     """Sees that the program can be loaded and that its function takes the signature's inputs, without running it.
 
     Raises:
         EntrypointError: says what is wrong.
     """
-    if program.program_type != "python":
-        load(program, allowed_modules)
+    if definition.program_type != "python":
+        load(definition, allowed_modules)
         return
-    function = find_entrypoint(program.entrypoint or "", allowed_modules)
+    function = find_entrypoint(definition.entrypoint or "", allowed_modules)
     accepted = inspect.signature(function)
-    inputs = program.signature.inputs
+    inputs = definition.signature.inputs
     try:
         accepted.bind(**{field.name: None for field in inputs})
         accepted.bind(**{field.name: None for field in inputs if field.required or field.default is not None})
     except TypeError as error:
-        raise EntrypointError(f"{program.entrypoint} does not take the signature's inputs: {error}") from None
+        raise EntrypointError(f"{definition.entrypoint} does not take the signature's inputs: {error}") from None

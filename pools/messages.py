@@ -5,22 +5,25 @@ A reply carries the execution's id and the worker's generation, so that a late o
 
 import msgspec
 
+from pools.definitions import Definition
 from pools.events import EventKind
 from pools.lm import LMSettings, LMUsage
-from pools.programs import Program
 from pools.trace_context import Carried
 
 
 class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
-    """Run a program once. `program` is there only where this worker has not been told of `key` before.
+    """Run a program once.
 
-    `record` asks for the spans of the program (`pools.recorded_spans`) in the reply: the call is sampled.
+    Its definition has a `number` between the two, and comes along with the first call that it is in. Number 0 begins
+    anew: the worker forgets all that it was told before. `record` asks for the spans of the program
+    (`pools.recorded_spans`) in the reply: the call is sampled.
     """
 
     id: str
-    key: str
+    program_id: str
+    number: int
     inputs: msgspec.Raw
-    program: Program | None = None
+    definition: Definition | None = None
     traceparent: str | None = None
     carried: Carried | None = None
     record: bool = False
@@ -33,7 +36,7 @@ class Check(msgspec.Struct, tag="check", tag_field="op"):
     """Load a program's entrypoint and see that it takes the signature's inputs, without running it."""
 
     id: str
-    program: Program
+    definition: Definition
 
 
 Request = Run | Check

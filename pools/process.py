@@ -13,6 +13,7 @@ import structlog
 
 from pools.calls import Call, Result
 from pools.channel import Channel
+from pools.definitions import Definition
 from pools.errors import (
     ExecutionError,
     ExecutionTimeout,
@@ -35,13 +36,13 @@ from pools.loading import EntrypointError
 from pools.log_levels import named_level
 from pools.messages import Check, Done, Failed, Progress, Ready, Reply, Run
 from pools.output import OutputReader, Record
-from pools.programs import Program
-from pools.worker import MAX_LOADED_PROGRAMS
 
 KILL_GRACE_S = 0.2
 """From SIGTERM to SIGKILL: time for a program that handles SIGTERM to put things right."""
 RETIRE_GRACE_S = 2.0
 """From the closed socket to SIGTERM: an idle worker exits by itself in less."""
+MAX_LOADED = 1000
+"""A worker keeps this many definitions loaded."""
 
 _encoder: Final = msgspec.json.Encoder()
 _reply_decoder: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
@@ -62,7 +63,8 @@ class WorkerProcess:
         self.fault: str | None = None
         self._pidfd = -1
         self._is_up = False
-        self._told: set[str] = set()
+        self._numbers: dict[Definition, int] = {}
+        """Of the definitions that it has been told."""
         self.call: Call | None = None
         self._valve: Valve | None = None
         self._on_end: Callable[[Result | Exception], None] | None = None
@@ -84,12 +86,17 @@ class WorkerProcess:
             InvalidInputs: the inputs are over the frame's limit; nothing was sent.
             WorkerLost: the worker is dead; nothing was sent.
         """
-        program = call.program
+        definition = call.program.definition
+        number = self._numbers.get(definition)
+        is_new = number is None
+        if number is None:
+            number = len(self._numbers) % MAX_LOADED
         request = Run(
             id=call.execution_id,
-            key=program.key,
+            program_id=call.program.id,
+            number=number,
             inputs=call.inputs if isinstance(call.inputs, msgspec.Raw) else msgspec.Raw(call.inputs),
-            program=None if program.key in self._told else program,
+            definition=definition if is_new else None,
             traceparent=call.traceparent if call.trace is None else call.trace.run_begins(self.pid),
             carried=call.carried,
             record=call.trace is not None,
@@ -103,20 +110,20 @@ class WorkerProcess:
             raise InvalidInputs(f"inputs: {error}") from None
         if not self._channel.send(data):
             raise WorkerLost
-        if request.program is not None:
-            if len(self._told) >= MAX_LOADED_PROGRAMS:
-                self._told.clear()
-            self._told.add(program.key)
+        if is_new:
+            if number == 0:
+                self._numbers.clear()
+            self._numbers[definition] = number
         self.call = call
         self._on_end = on_end
         if call.events is not None:
             self._valve = Valve(self._channel)
             call.events.began(self._valve)
 
-    def check(self, program: Program) -> asyncio.Future[None]:
-        """Asks whether `program` can be loaded; the future is None or EntrypointError or WorkerCrashed."""
+    def check(self, definition: Definition) -> asyncio.Future[None]:
+        """Asks whether `definition` can be loaded; the future is None or EntrypointError or WorkerCrashed."""
         self._check = self._loop.create_future()
-        self._channel.send(frame(_encoder.encode(Check(id="check", program=program))))
+        self._channel.send(frame(_encoder.encode(Check(id="check", definition=definition))))
         return self._check
 
     def withdraw(self) -> None:

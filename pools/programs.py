@@ -1,47 +1,15 @@
-"""What a program is to a pool: its signature and how to run it, the same on any worker of any version."""
+"""A program as a pool sees it."""
 
-from typing import Any, Literal
-
-import msgspec
-
-FieldType = Literal["string", "integer", "number", "boolean", "array", "object"]
-ProgramType = Literal["predict", "chain_of_thought", "react", "python"]
+from pools.definitions import Definition
 
 
-class Field(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One input or output. `default` stands in for an input that is absent or null; `required` is then false."""
+class Program:
+    """A definition under a name. `key` is unique: an id that is deleted and made anew gets another."""
 
-    name: str
-    type: FieldType
-    description: str | None = None
-    required: bool = True
-    default: Any = None
+    def __init__(self, key: str, program_id: str, definition: Definition) -> None:
+        self.key = key
+        self.id = program_id
+        self.definition = definition
 
-
-class Signature(msgspec.Struct, frozen=True, omit_defaults=True, weakref=True):
-    """What goes in and what comes out."""
-
-    inputs: tuple[Field, ...]
-    outputs: tuple[Field, ...]
-    name: str | None = None
-    description: str | None = None
-
-
-class Program(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A program as a worker needs it.
-
-    `key` is unique for this definition (an id that is deleted and made anew gets another), so a worker may keep what
-    it compiled for a key for as long as it lives.
-    """
-
-    key: str
-    id: str
-    program_type: ProgramType
-    signature: Signature
-    entrypoint: str | None = None
-    instructions: str | None = None
-    idempotent: bool = False
-    state: dict[str, Any] | None = None
-    """What DSPy saved of an optimized program, for the types that are DSPy's."""
-    tools: tuple[str, ...] = ()
-    """Functions, as entrypoints name them, that the LM of a `react` program may call."""
+    def __repr__(self) -> str:
+        return f"<Program {self.key} {self.id!r}>"

@@ -13,11 +13,11 @@ import msgspec
 import structlog
 
 from pools import linux
+from pools.definitions import Definition
 from pools.errors import SpawnFailed, WorkerCrashed
 from pools.exits import Exit, ExitCause, describe_exit
 from pools.loading import EntrypointError
 from pools.process import WorkerProcess
-from pools.programs import Program
 from pools.zygote import MAX_PACKET_BYTES, Exited, Fork, Forked, Notice, Preloaded
 
 START_TIMEOUT_S = 60.0
@@ -63,8 +63,8 @@ class Spawner:
             raise
         return worker
 
-    async def check(self, program: Program, timeout_s: float = 10.0) -> None:
-        """Has a worker of its own, which is in no pool, try whether `program` can be loaded.
+    async def check(self, definition: Definition, timeout_s: float = 10.0) -> None:
+        """Has a worker of its own, which is in no pool, try whether `definition` can be loaded.
 
         Raises:
             EntrypointError: it cannot, and why; a module that hangs or dies on import is also one.
@@ -73,11 +73,11 @@ class Spawner:
         worker = await self.spawn()
         try:
             async with asyncio.timeout(timeout_s):
-                await worker.check(program)
+                await worker.check(definition)
         except TimeoutError:
-            raise EntrypointError(f"{program.entrypoint} takes more than {timeout_s:g} s to import") from None
+            raise EntrypointError(f"{definition.entrypoint} takes more than {timeout_s:g} s to import") from None
         except WorkerCrashed as error:
-            raise EntrypointError(f"{program.entrypoint} ends the process on import ({error.exit_cause})") from None
+            raise EntrypointError(f"{definition.entrypoint} ends the process on import ({error.exit_cause})") from None
         finally:
             worker.kill(ExitCause.RECYCLED)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
+from pools.definitions import Field, FieldType
 from pools.errors import InvalidInputs, InvalidOutputs, MalformedInputs
-from pools.programs import Field, FieldType
 
 _TYPES: dict[FieldType, Any] = {
     "string": str,

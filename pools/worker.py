@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pools import trace_context
+from pools.definitions import Definition
 from pools.errors import ExecutionError
 from pools.events import MAX_EVENT_BYTES, EventKind
 from pools.framing import FrameError, frame, read_frames
@@ -16,29 +17,14 @@ from pools.lm import LMRun
 from pools.loading import EntrypointError, LoadedProgram, check, load
 from pools.messages import Check, Done, Failed, Progress, Ready, Reply, Request, Run
 from pools.output import CurrentExecution, tell_parent
-from pools.programs import Program
 from pools.raised import MAX_MESSAGE_LENGTH, describe, traceback_of
 from pools.sendable import sendable
 
 if TYPE_CHECKING:
     from pools.program_trace import ProgramTracer
 
-MAX_LOADED_PROGRAMS = 1000
-"""A worker keeps this many programs compiled; the parent (`pools.process`) forgets in step with it."""
-
 _request_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _encoder = msgspec.json.Encoder()
-
-
-class _Definition:
-    """What programs that differ by name alone have in common, such as every session's own copy of one."""
-
-    __slots__ = ("loaded", "program")
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        """The first of them."""
-        self.loaded: LoadedProgram | None = None
 
 
 class Worker:
@@ -48,9 +34,9 @@ class Worker:
         self._socket = sock
         self._generation = generation
         self._allowed_modules = allowed_modules
-        self._programs: dict[str, tuple[str, _Definition]] = {}
-        """By key: the id, and what it shares. A thousand programs in full would not fit into the processor's caches."""
-        self._definitions: dict[bytes, _Definition] = {}
+        self._definitions: dict[int, Definition] = {}
+        """By the numbers that the service gives them."""
+        self._loaded: dict[int, LoadedProgram] = {}
         self._current = CurrentExecution()
         self._tracer: ProgramTracer | None = None
         self._is_fork = False
@@ -65,8 +51,8 @@ class Worker:
             self._send(self._execute(request) if isinstance(request, Run) else self._check(request))
 
     def _execute(self, request: Run) -> Reply:
-        if request.program is not None:
-            self._remember(request.program)
+        if request.definition is not None:
+            self._remember(request.number, request.definition)
         if request.traceparent is not None and request.record:
             return self._record(request, request.traceparent)
         if request.traceparent is None and request.carried is None:
@@ -79,7 +65,7 @@ class Worker:
             from pools.program_trace import ProgramTracer  # noqa: PLC0415  # its SDK is of no use to most workers
 
             self._tracer = ProgramTracer()
-        recording = self._tracer.record(self._programs[request.key][0], traceparent, request.carried)
+        recording = self._tracer.record(request.program_id, traceparent, request.carried)
         with trace_context.within(recording.context):
             reply = self._run(request)
             reply.spans = recording.end(reply)
@@ -89,12 +75,11 @@ class Worker:
         def emit(data: Any, kind: EventKind = "progress") -> None:
             self._emit(request, data, kind)
 
-        program_id, definition = self._programs[request.key]
-        self._current.enter(request.id, program_id, request.traceparent)
+        self._current.enter(request.id, request.program_id, request.traceparent)
         lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s, request.stream)
         started = time.perf_counter_ns()
         try:
-            loaded = definition.loaded or self._load(definition)
+            loaded = self._loaded.get(request.number) or self._load(request.number)
             outputs = loaded.run(request.inputs, emit, lm)
         except SystemExit:
             raise
@@ -107,26 +92,21 @@ class Worker:
 
     def _check(self, request: Check) -> Reply:
         try:
-            check(request.program, self._allowed_modules)
+            check(request.definition, self._allowed_modules)
         except EntrypointError as error:
             detail = sendable(str(error), MAX_MESSAGE_LENGTH)
             return Failed(request.id, self._generation, 0, code="invalid_request", detail=detail, field=error.at)
         return Done(request.id, self._generation, 0)
 
-    def _remember(self, program: Program) -> None:
-        if len(self._programs) >= MAX_LOADED_PROGRAMS:
-            self._programs.clear()
-        if len(self._definitions) >= MAX_LOADED_PROGRAMS:
+    def _remember(self, number: int, definition: Definition) -> None:
+        if number == 0:
             self._definitions.clear()
-        encoded = _encoder.encode(msgspec.structs.replace(program, key="", id=""))
-        definition = self._definitions.get(encoded)
-        if definition is None:
-            definition = self._definitions[encoded] = _Definition(program)
-        self._programs[program.key] = program.id, definition
+            self._loaded.clear()
+        self._definitions[number] = definition
 
-    def _load(self, definition: _Definition) -> LoadedProgram:
-        definition.loaded = load(definition.program, self._allowed_modules)
-        return definition.loaded
+    def _load(self, number: int) -> LoadedProgram:
+        loaded = self._loaded[number] = load(self._definitions[number], self._allowed_modules)
+        return loaded
 
     def _failed(self, execution_id: str, run_us: int, error: BaseException, lm: LMRun | None) -> Failed:
         known = error if isinstance(error, ExecutionError) else describe(error)

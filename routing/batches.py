@@ -1,20 +1,63 @@
 """What is counted in memory goes to the store in batches, so that calls go on between two of them."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from itertools import islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 MAX_BATCH = 500
 _Use = TypeVar("_Use")
 
 
-async def write_in_batches(uses: dict[str, _Use], write: Callable[[Mapping[str, _Use]], Awaitable[None]]) -> None:
-    """Hands `uses` to `write`, neighbours in the store together, and takes out of them what has been written.
+class Used(Protocol[_Use]):
+    """A program or a session, with what the store does not know of its use yet."""
 
-    Raises whatever `write` does; what is left in `uses` then is not written.
+    key: str
+    """Its own in the store."""
+    is_unwritten: bool
+    """Whether there is any such use, and it is on the list of those to be written."""
+
+    def take_use(self) -> _Use:
+        """What is to be written; it counts from nothing again."""
+        ...
+
+    def give_back_use(self, use: _Use) -> None:
+        """It could not be written."""
+        ...
+
+
+async def write_in_batches(unwritten: list[Used[_Use]], write: Callable[[Mapping[str, _Use]], Awaitable[None]]) -> None:
+    """Takes all off the list and hands their uses to `write`, by key, neighbours in the store together.
+
+    Raises whatever `write` does; those that are still to be written are on the list again then.
     """
-    keys = iter(sorted(uses))
-    while batch := {key: uses[key] for key in islice(keys, MAX_BATCH)}:
-        await write(batch)
-        for key in batch:
-            del uses[key]
+    waiting = sorted(unwritten, key=_key, reverse=True)
+    unwritten.clear()
+    try:
+        while waiting:
+            batch = [one for one in waiting[: -MAX_BATCH - 1 : -1] if one.is_unwritten]
+            del waiting[-MAX_BATCH:]
+            if batch:
+                await _write(batch, write, unwritten)
+    finally:
+        unwritten += waiting
+
+
+async def _write(
+    batch: list[Used[_Use]], write: Callable[[Mapping[str, _Use]], Awaitable[None]], unwritten: list[Used[_Use]]
+) -> None:
+    uses = {}
+    for one in batch:
+        one.is_unwritten = False
+        uses[one.key] = one.take_use()
+    try:
+        await write(uses)
+    except BaseException:
+        for one in batch:
+            one.give_back_use(uses[one.key])
+            if not one.is_unwritten:  # else it has been used meanwhile, and is on the list
+                one.is_unwritten = True
+                unwritten.append(one)
+        raise
+
+
+def _key(one: Used[_Use]) -> str:
+    return one.key

@@ -1,16 +1,16 @@
 """The programs as calls see them: in memory, so that an execution reads no database; the store remembers them."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 import msgspec
 
-from pools.programs import Program, ProgramType, Signature
-from routing.batches import write_in_batches
+from pools.definitions import Definition
+from pools.programs import Program
+from routing.batches import Used, write_in_batches
 from routing.errors import ProgramNotFound
 
 
@@ -20,27 +20,7 @@ class NewProgram:
 
     id: str
     session_id: str | None
-    program_type: ProgramType
-    signature: Signature
-    entrypoint: str | None
-    instructions: str | None
-    idempotent: bool
-    state: dict[str, Any] | None = None
-    tools: tuple[str, ...] = ()
-
-    def definition(self) -> Program:
-        """The same as a worker needs it, without a key."""
-        return Program(
-            "",
-            self.id,
-            self.program_type,
-            self.signature,
-            self.entrypoint,
-            self.instructions,
-            self.idempotent,
-            self.state,
-            self.tools,
-        )
+    definition: Definition
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +34,36 @@ class StoredProgram:
     last_executed_at: datetime | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ProgramUse:
     """Executions that are counted in memory and not in the store yet."""
 
     count: int
     last_executed_at: float
     """In seconds since the epoch."""
+
+
+class CataloguedProgram(Program):
+    """A program in memory, and its use as `routing.batches` writes it: all that a call needs of it in one place."""
+
+    def __init__(self, key: str, program_id: str, definition: Definition) -> None:
+        super().__init__(key, program_id, definition)
+        self.is_unwritten = False
+        self._count = 0
+        self._last_executed_at = 0.0
+
+    def used(self, now: float) -> None:
+        """Counts an execution at `now`, in seconds since the epoch."""
+        self._count += 1
+        self._last_executed_at = now
+
+    def take_use(self) -> ProgramUse:
+        use = ProgramUse(self._count, self._last_executed_at)
+        self._count = 0
+        return use
+
+    def give_back_use(self, use: ProgramUse) -> None:
+        self._count += use.count
 
 
 class ProgramStore(Protocol):
@@ -98,10 +101,11 @@ class Programs:
         """`is_shared` tells that other replicas write to the store too."""
         self._store = store
         self._is_shared = is_shared
-        self._global: dict[str, Program] = {}
-        self._of_sessions: dict[str, dict[str, Program]] = {}
-        self._signatures: WeakValueDictionary[bytes, Signature] = WeakValueDictionary()
-        self._uses: dict[str, ProgramUse] = {}
+        self._global: dict[str, CataloguedProgram] = {}
+        self._of_sessions: dict[str, dict[str, CataloguedProgram]] = {}
+        self._definitions: WeakValueDictionary[bytes, Definition] = WeakValueDictionary()
+        """By what they say: programs that differ by name alone share one, which workers have loaded once."""
+        self._unwritten: list[Used[ProgramUse]] = []
 
     async def load(self) -> None:
         """Brings every program into memory."""
@@ -110,7 +114,7 @@ class Programs:
         for stored in await self._store.load():
             self._remember(stored)
 
-    def resolve(self, program_id: str, session_id: str | None) -> Program | None:
+    def resolve(self, program_id: str, session_id: str | None) -> CataloguedProgram | None:
         """The program that a call means, if it is in memory: the session's own first, then the global one."""
         if session_id is not None:
             own = self._of_sessions.get(session_id)
@@ -118,7 +122,7 @@ class Programs:
                 return program
         return self._global.get(program_id)
 
-    async def seek(self, program_id: str, session_id: str | None) -> Program:
+    async def seek(self, program_id: str, session_id: str | None) -> CataloguedProgram:
         """The program that a call means and that is not in memory: another replica may have written it just now.
 
         Raises:
@@ -128,29 +132,18 @@ class Programs:
         stored = await self._look_up(program_id, session_id) if self._is_shared else None
         if stored is None:
             raise ProgramNotFound(program_id)
-        self._remember(stored)
-        return stored.program
+        return self._remember(stored)
 
-    def used(self, program: Program, now: float) -> None:
+    def used(self, program: CataloguedProgram, now: float) -> None:
         """Counts an execution at `now`, in seconds since the epoch."""
-        use = self._uses.get(program.key)
-        if use is None:
-            self._uses[program.key] = ProgramUse(1, now)
-        else:
-            use.count += 1
-            use.last_executed_at = now
+        program.used(now)
+        if not program.is_unwritten:
+            program.is_unwritten = True
+            self._unwritten.append(program)
 
     async def flush(self) -> None:
         """Brings the counts into the store; what fails is kept for the next time."""
-        uses, self._uses = self._uses, {}
-        try:
-            await write_in_batches(uses, self._store.add_uses)
-        except BaseException:
-            for key, use in uses.items():
-                newer = self._uses.get(key)
-                count = use.count + (newer.count if newer else 0)
-                self._uses[key] = ProgramUse(count, newer.last_executed_at if newer else use.last_executed_at)
-            raise
+        await write_in_batches(self._unwritten, self._store.add_uses)
 
     async def add(self, new: NewProgram) -> StoredProgram:
         """Keeps `new`, in the store first. Raises ProgramExists, StoreUnavailable."""
@@ -194,19 +187,15 @@ class Programs:
         """How many programs a session holds."""
         return len(self._of_sessions.get(session_id, ()))
 
-    def _remember(self, stored: StoredProgram) -> None:
-        program = self._in_little_memory(stored.program)
+    def _remember(self, stored: StoredProgram) -> CataloguedProgram:
+        program = stored.program
+        encoded = msgspec.json.encode(program.definition)
+        known = CataloguedProgram(program.key, program.id, self._definitions.setdefault(encoded, program.definition))
         if stored.session_id is None:
-            self._global[program.id] = program
+            self._global[known.id] = known
         else:
-            self._of_sessions.setdefault(stored.session_id, {})[program.id] = program
-
-    def _in_little_memory(self, program: Program) -> Program:
-        """The same, sharing what others have as well: a call of one of many finds that in the processor's caches."""
-        encoded = msgspec.json.encode(program.signature)
-        signature = self._signatures.setdefault(encoded, program.signature)
-        entrypoint = program.entrypoint and sys.intern(program.entrypoint)
-        return msgspec.structs.replace(program, signature=signature, entrypoint=entrypoint)
+            self._of_sessions.setdefault(stored.session_id, {})[known.id] = known
+        return known
 
     def _forget(self, program_id: str, session_id: str | None) -> None:
         if session_id is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from routing.batches import write_in_batches
+from routing.batches import Used, write_in_batches
 from routing.errors import SessionNotFound
 from routing.programs import Programs
 from routing.versions import Version
@@ -25,14 +25,41 @@ class StoredSession:
     program_count: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SessionUse:
     """What a session did since it was last written to the store; times in seconds since the epoch."""
 
     first_seen_at: float
     last_seen_at: float
-    pool_version: Version | None = None
-    execution_count: int = 0
+    pool_version: Version | None
+    execution_count: int
+
+
+class _Session:
+    """A session in memory, and its use as `routing.batches` writes it."""
+
+    def __init__(self, session_id: str, now: float) -> None:
+        self.key = session_id
+        self.last_seen_at = now
+        self.version: Version | None = None
+        self.is_unwritten = False
+        self._first_seen_at = now
+        self._count = 0
+
+    def executed(self, version: Version) -> None:
+        """An execution is over."""
+        self.version = version
+        self._count += 1
+
+    def take_use(self) -> SessionUse:
+        # Without an execution here, another replica may know better which version served it last.
+        version = self.version if self._count else None
+        use = SessionUse(self._first_seen_at, self.last_seen_at, version, self._count)
+        self._count = 0
+        return use
+
+    def give_back_use(self, use: SessionUse) -> None:
+        self._count += use.execution_count
 
 
 class SessionStore(Protocol):
@@ -66,8 +93,8 @@ class Sessions:
         self._store = store
         self._programs = programs
         self.ttl_s = ttl_s
-        self._uses: dict[str, SessionUse] = {}
-        self._active: dict[str, tuple[float, Version | None]] = {}
+        self._sessions: dict[str, _Session] = {}
+        self._unwritten: list[Used[SessionUse]] = []
         self._listeners: list[Callable[[str], None]] = []
 
     def listen(self, listener: Callable[[str], None]) -> None:
@@ -77,36 +104,26 @@ class Sessions:
     def seen(self, session_id: str, version: Version | None = None) -> None:
         """A session is in use: by an execution on `version`, or otherwise. Its time to live starts anew."""
         now = time.time()
-        use = self._uses.get(session_id)
-        if use is None:
-            use = self._uses[session_id] = SessionUse(now, now)
-        use.last_seen_at = now
+        session = self._sessions.get(session_id)
+        if session is None:
+            session = self._sessions[session_id] = _Session(session_id, now)
+        session.last_seen_at = now
         if version is not None:
-            use.pool_version = version
-            use.execution_count += 1
-        self._active[session_id] = now, version or self._active.get(session_id, (now, None))[1]
+            session.executed(version)
+        if not session.is_unwritten:
+            session.is_unwritten = True
+            self._unwritten.append(session)
 
     def active(self) -> Mapping[Version, int]:
         """How many sessions that have not expired each version served last, on this replica."""
         oldest = time.time() - self.ttl_s
-        for session_id in [one for one, (seen, _) in self._active.items() if seen < oldest]:
-            del self._active[session_id]
-        return Counter(version for _, version in self._active.values() if version is not None)
+        for one in [one for one in self._sessions.values() if one.last_seen_at < oldest and not one.is_unwritten]:
+            del self._sessions[one.key]
+        return Counter(one.version for one in self._sessions.values() if one.version and one.last_seen_at >= oldest)
 
     async def flush(self) -> None:
         """Brings what sessions did into the store; what fails is kept for the next time."""
-        uses, self._uses = self._uses, {}
-        try:
-            await write_in_batches(uses, self._store.add_uses)
-        except BaseException:
-            for session_id, use in uses.items():
-                newer = self._uses.get(session_id)
-                if newer is not None:
-                    use.last_seen_at = newer.last_seen_at
-                    use.pool_version = newer.pool_version or use.pool_version
-                    use.execution_count += newer.execution_count
-                self._uses[session_id] = use
-            raise
+        await write_in_batches(self._unwritten, self._store.add_uses)
 
     async def show(self, session_id: str) -> StoredSession:
         """One session. Raises SessionNotFound, StoreUnavailable."""
@@ -136,8 +153,9 @@ class Sessions:
 
     def forget(self, session_id: str) -> None:
         """A session has ended, here or on another replica."""
-        self._uses.pop(session_id, None)
-        self._active.pop(session_id, None)
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            session.is_unwritten = False  # what it did is not to bring it back
         self._programs.forget_session(session_id)
         for listener in self._listeners:
             listener(session_id)

@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import Row, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from pools.definitions import Definition
 from pools.programs import Program
 from routing.errors import ProgramExists
 from routing.programs import NewProgram, ProgramUse, StoredProgram
@@ -28,12 +29,10 @@ class SqlProgramStore:
             return [_stored(row) for row in rows]
 
     async def add(self, new: NewProgram) -> StoredProgram:
-        # The key is the row's own, so the definition in it has none yet.
-        definition = new.definition()
         values = {
             "session_id": new.session_id or GLOBAL,
             "id": new.id,
-            "definition": msgspec.json.encode(definition).decode(),
+            "definition": msgspec.json.encode(new.definition).decode(),
             "created_at": datetime.now(UTC),
             "execution_count": 0,
         }
@@ -88,9 +87,8 @@ def reference(program_id: str, session_id: str | None) -> str:
 
 
 def _stored(row: Row[Any]) -> StoredProgram:
-    definition = msgspec.json.decode(row.definition, type=Program)
     return StoredProgram(
-        program=msgspec.structs.replace(definition, key=str(row.key)),
+        program=Program(str(row.key), row.id, msgspec.json.decode(row.definition, type=Definition)),
         session_id=row.session_id or None,
         created_at=row.created_at,
         execution_count=row.execution_count,

@@ -53,7 +53,7 @@ programs = Table(
     Column("execution_count", BigInteger, nullable=False, default=0),
     Column("last_executed_at", UtcDateTime),
     UniqueConstraint("session_id", "id"),
-    sqlite_autoincrement=True,  # a key is never used twice: workers keep what they compiled for it
+    sqlite_autoincrement=True,  # a key is never used twice: counts and quarantines are by it
 )
 
 sessions = Table(

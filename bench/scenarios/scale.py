@@ -15,7 +15,7 @@ from bench.load import Load
 from bench.outcome import Outcome, at_most, ratio
 from bench.servers import Server
 from bench.workloads import TRIVIAL
-from pools.programs import Field, Program, Signature
+from pools.definitions import Definition, Field, Signature
 from store.database import Database
 from store.tables import GLOBAL, programs
 
@@ -103,10 +103,10 @@ async def _fill(url: str, program_count: int) -> None:
 
 def _row(number: int) -> dict[str, object]:
     signature = Signature((Field("number", "integer"),), (Field("number", "integer"),))
-    definition = Program("", _program_id(number), "python", signature, TRIVIAL.entrypoint)
+    definition = Definition("python", signature, TRIVIAL.entrypoint)
     return {
         "session_id": GLOBAL,
-        "id": definition.id,
+        "id": _program_id(number),
         "definition": msgspec.json.encode(definition).decode(),
         "created_at": datetime.now(UTC),
         "execution_count": 0,

@@ -4,9 +4,29 @@ from collections.abc import Mapping
 
 import pytest
 
-from routing.batches import MAX_BATCH, write_in_batches
+from routing.batches import MAX_BATCH, Used, write_in_batches
 
 pytestmark = pytest.mark.anyio
+
+
+class Counter:
+    """The simplest thing that is used."""
+
+    def __init__(self, number: int) -> None:
+        self.key = f"{number:05}"
+        self.is_unwritten = True
+        self.count = 1
+
+    def take_use(self) -> int:
+        use, self.count = self.count, 0
+        return use
+
+    def give_back_use(self, use: int) -> None:
+        self.count += use
+
+
+def counters(count: int) -> list[Used[int]]:
+    return [Counter(number) for number in reversed(range(count))]
 
 
 @pytest.mark.parametrize("count", [0, 1, MAX_BATCH - 1, MAX_BATCH, MAX_BATCH + 1, 3 * MAX_BATCH])
@@ -17,24 +37,66 @@ async def test_all_is_written_in_order_and_in_bounds(count: int) -> None:
     async def write(batch: Mapping[str, int]) -> None:
         written.append(dict(batch))
 
-    uses = {f"{number:05}": number for number in reversed(range(count))}
-    await write_in_batches(uses, write)
-    assert [key for batch in written for key in batch] == [f"{number:05}" for number in range(count)]
+    unwritten = counters(count)
+    everything = list(unwritten)
+    await write_in_batches(unwritten, write)
+    assert [one for batch in written for one in batch.items()] == [(f"{number:05}", 1) for number in range(count)]
     assert all(0 < len(batch) <= MAX_BATCH for batch in written)
-    assert uses == {}
+    assert unwritten == []
+    assert not any(one.is_unwritten for one in everything)
 
 
 async def test_what_fails_is_left() -> None:
     """What was written before is not."""
-    written: list[str] = []
+    written: dict[str, int] = {}
 
     async def write(batch: Mapping[str, int]) -> None:
         if written:
             raise ConnectionError
+        written.update(batch)
+
+    unwritten = counters(2 * MAX_BATCH + 2)
+    with pytest.raises(ConnectionError):
+        await write_in_batches(unwritten, write)
+    assert len(written) == MAX_BATCH
+    assert all(one.is_unwritten for one in unwritten)
+    written.clear()
+    left = {one.key for one in unwritten}
+    assert left == {f"{number:05}" for number in range(MAX_BATCH, 2 * MAX_BATCH + 2)}
+
+
+async def test_what_is_used_while_it_is_written_is_written_the_next_time() -> None:
+    """Once, and with what was counted before where that could not be written."""
+    one = Counter(1)
+    unwritten: list[Used[int]] = [one]
+    written: list[dict[str, int]] = []
+
+    async def fail(batch: Mapping[str, int]) -> None:
+        one.count += 2
+        one.is_unwritten = True
+        unwritten.append(one)
+        raise ConnectionError
+
+    async def write(batch: Mapping[str, int]) -> None:
+        written.append(dict(batch))
+
+    with pytest.raises(ConnectionError):
+        await write_in_batches(unwritten, fail)
+    await write_in_batches(unwritten, write)
+    assert written == [{"00001": 3}]
+
+
+@pytest.mark.parametrize("ended", [1, MAX_BATCH + 1, 2 * MAX_BATCH])
+async def test_what_has_ended_is_not_written(ended: int) -> None:
+    """A session that is gone would be there again. A batch of nothing else is none."""
+    unwritten = counters(2 * MAX_BATCH)
+    for one in unwritten[-ended:]:
+        one.is_unwritten = False
+    written: list[str] = []
+
+    async def write(batch: Mapping[str, int]) -> None:
+        assert batch
         written.extend(batch)
 
-    uses = {f"{number:05}": number for number in range(MAX_BATCH + 2)}
-    with pytest.raises(ConnectionError):
-        await write_in_batches(uses, write)
-    assert len(written) == MAX_BATCH
-    assert list(uses) == [f"{number:05}" for number in (MAX_BATCH, MAX_BATCH + 1)]
+    await write_in_batches(unwritten, write)
+    assert written == [f"{number:05}" for number in range(ended, 2 * MAX_BATCH)]

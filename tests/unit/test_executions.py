@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from pools.calls import Call, Result
+from pools.definitions import Definition, Signature
 from pools.errors import PoolClosed, PoolOverloaded, ProgramError
-from pools.programs import Program, Signature
+from pools.programs import Program
 from routing.errors import ExecutionNotFound
 from routing.executions import MAX_RESULT_BYTES, STALE_AFTER_S, Execution, Executions, ExecutionStatus
 from routing.route import Route
@@ -21,7 +22,7 @@ from store.execution_store import SqlExecutionStore
 
 pytestmark = pytest.mark.anyio
 
-PROGRAM = Program("1", "a program", "python", Signature((), ()))
+PROGRAM = Program("1", "a program", Definition("python", Signature((), ())))
 RESULT = Result(msgspec.Raw(b"{}"), 0.0)
 
 

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from pools.calls import Call
+from pools.definitions import Definition, Signature
 from pools.fair_queue import FairQueue
-from pools.programs import Program, Signature
+from pools.programs import Program
 from pools.ticket import Ticket
 
-PROGRAM = Program("1", "p", "python", Signature((), ()))
+PROGRAM = Program("1", "p", Definition("python", Signature((), ())))
 LOOP = asyncio.new_event_loop()
 
 

@@ -1,17 +1,18 @@
 """LM settings as values: equal ones are one LM, and none shows its key."""
 
 from pools.calls import Call
+from pools.definitions import Definition, Signature
 from pools.lm import LMSettings, lm_budget_s
 from pools.messages import Run
-from pools.programs import Program, Signature
+from pools.programs import Program
 
 
 def test_no_repr_shows_a_key() -> None:
     """Of the settings or of anything that carries them."""
     settings = LMSettings("openai/x", "http://127.0.0.1/v1", "sk-secret")
-    program = Program("1", "p", "predict", Signature((), ()))
+    program = Program("1", "p", Definition("predict", Signature((), ())))
     call = Call("e", program, b"{}", 0.0, lm=settings)
-    run = Run("e", "1", call.inputs, lm=settings)  # type: ignore[arg-type]
+    run = Run("e", "p", 0, call.inputs, lm=settings)  # type: ignore[arg-type]
     assert "openai/x" in repr(call)
     for shown in (repr(settings), str(settings), repr(call), repr(run), f"{settings!r:>5}"):
         assert "sk-secret" not in shown
