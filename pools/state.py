@@ -38,8 +38,8 @@ class Worker:
     """To be recycled: it serves on until its replacement is ready."""
 
 
-MAX_REMEMBERED_SESSIONS: Final = 10_000
-"""Of this many sessions a pool remembers which worker served them last; of older ones it forgets it."""
+REMEMBERED_SESSIONS: Final = 10_000
+"""Of the last so many sessions, and of at most twice as many, a pool remembers which worker served them last."""
 
 
 class PoolState:
@@ -53,7 +53,10 @@ class PoolState:
         self.idle: OrderedDict[Worker, None] = OrderedDict()
         self.busy = 0
         self.is_closing = False
-        self._last_worker: OrderedDict[str, Worker] = OrderedDict()
+        # In two generations: a session that comes again costs one look into one dictionary, which a list by age would
+        # make a walk through cold memory.
+        self._last_worker: dict[str, Worker] = {}
+        self._last_worker_before: dict[str, Worker] = {}
 
     def __repr__(self) -> str:
         counts = " ".join(f"{state}={count}" for state, count in self.counts().items())
@@ -103,7 +106,7 @@ class PoolState:
         """An idle worker, now busy: the one that served the session last, else the one that was used last."""
         if not self.idle:
             return None
-        worker = self._last_worker.get(session_id) if session_id is not None else None
+        worker = self._last_worker_of(session_id) if session_id is not None else None
         if worker is not None and worker in self.idle:
             del self.idle[worker]
         else:
@@ -145,8 +148,12 @@ class PoolState:
             self.begin_stop(due)
         return due
 
+    def _last_worker_of(self, session_id: str) -> Worker | None:
+        return self._last_worker.get(session_id) or self._last_worker_before.get(session_id)
+
     def _remember(self, session_id: str, worker: Worker) -> None:
+        if self._last_worker.get(session_id) is worker:
+            return
+        if len(self._last_worker) >= REMEMBERED_SESSIONS:
+            self._last_worker_before, self._last_worker = self._last_worker, {}
         self._last_worker[session_id] = worker
-        self._last_worker.move_to_end(session_id)
-        if len(self._last_worker) > MAX_REMEMBERED_SESSIONS:
-            self._last_worker.popitem(last=False)

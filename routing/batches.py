@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
 
-MAX_BATCH = 500
+MAX_BATCH = 1000
 _Use = TypeVar("_Use")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -34,11 +34,10 @@ class StoredProgram:
     last_executed_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramUse:
+class ProgramUse(NamedTuple):
     """Executions that are counted in memory and not in the store yet."""
 
-    count: int
+    execution_count: int
     last_executed_at: float
     """In seconds since the epoch."""
 
@@ -63,7 +62,7 @@ class CataloguedProgram(Program):
         return use
 
     def give_back_use(self, use: ProgramUse) -> None:
-        self._count += use.count
+        self._count += use.execution_count
 
 
 class ProgramStore(Protocol):

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from routing.batches import Used, write_in_batches
 from routing.errors import SessionNotFound
@@ -25,8 +25,7 @@ class StoredSession:
     program_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class SessionUse:
+class SessionUse(NamedTuple):
     """What a session did since it was last written to the store; times in seconds since the epoch."""
 
     first_seen_at: float

@@ -28,6 +28,7 @@ CHANNEL = "poolshift"
 # Any numbers that no other user of the database takes.
 _MIGRATION_LOCK = 0x706F6F6C
 _CHANGES_LOCK = 0x706F6F6D
+_COUNTS_LOCK = 0x706F6F6E
 
 
 class Database:
@@ -106,6 +107,11 @@ class Database:
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_CHANGES_LOCK})"))
             await connection.execute(insert(changes).values(kind=kind, ref=ref, at=datetime.now(UTC)))
             await connection.execute(text(f"SELECT pg_notify('{CHANNEL}', '')"))
+
+    async def take_turns(self, connection: AsyncConnection) -> None:
+        """Waits until no other replica writes many rows: two that lock the same ones in two orders would deadlock."""
+        if self.is_shared:
+            await connection.execute(text(f"SELECT pg_advisory_xact_lock({_COUNTS_LOCK})"))
 
     async def aclose(self) -> None:
         """Closes all connections; a SQLite file is free for another process."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import BigInteger, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pools.definitions import Definition
@@ -14,7 +14,8 @@ from pools.programs import Program
 from routing.errors import ProgramExists
 from routing.programs import NewProgram, ProgramUse, StoredProgram
 from store.database import Database
-from store.tables import GLOBAL, programs
+from store.json_rows import json_rows, parameter
+from store.tables import GLOBAL, UtcDateTime, programs
 
 
 class SqlProgramStore:
@@ -22,6 +23,12 @@ class SqlProgramStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        rows = json_rows(database, key=BigInteger(), more=BigInteger(), at=UtcDateTime())
+        self._add_uses = (
+            update(programs)
+            .where(programs.c.key == rows.c.key)
+            .values(execution_count=programs.c.execution_count + rows.c.more, last_executed_at=rows.c.at)
+        )
 
     async def load(self) -> Sequence[StoredProgram]:
         async with self._database.transaction() as connection:
@@ -65,20 +72,10 @@ class SqlProgramStore:
         return removed is not None
 
     async def add_uses(self, uses: Mapping[str, ProgramUse]) -> None:
-        statement = (
-            update(programs)
-            .where(programs.c.key == bindparam("of_key"))
-            .values(
-                execution_count=programs.c.execution_count + bindparam("more"),
-                last_executed_at=bindparam("at"),
-            )
-        )
-        rows = [
-            {"of_key": int(key), "more": use.count, "at": datetime.fromtimestamp(use.last_executed_at, UTC)}
-            for key, use in sorted(uses.items())  # in one order everywhere, so that replicas cannot deadlock
-        ]
+        rows = parameter((int(key), *use) for key, use in uses.items())
         async with self._database.transaction() as connection:
-            await connection.execute(statement, rows)
+            await self._database.take_turns(connection)
+            await connection.execute(self._add_uses, rows)
 
 
 def reference(program_id: str, session_id: str | None) -> str:

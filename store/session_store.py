@@ -1,17 +1,18 @@
 """Sessions in the database."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, func, select
+from sqlalchemy import BigInteger, Row, Select, String, delete, func, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.sessions import SessionUse, StoredSession
 from routing.versions import Version
 from store.database import Database
-from store.tables import executions, lms, programs, sessions
+from store.json_rows import json_rows, parameter
+from store.tables import UtcDateTime, executions, lms, programs, sessions
 
 
 class SqlSessionStore:
@@ -19,10 +20,19 @@ class SqlSessionStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        rows = json_rows(
+            database,
+            id=String(),
+            created_at=UtcDateTime(),
+            last_seen_at=UtcDateTime(),
+            pool_version=String(),
+            execution_count=BigInteger(),
+        )
+        used = select(rows).where(true())  # SQLite takes ON CONFLICT for a join's without a WHERE before it
         # Both dialects have the same upsert, each under a name of its own.
-        insert = (postgresql if database.is_shared else sqlite).insert(sessions)
+        insert = (postgresql if database.is_shared else sqlite).insert(sessions).from_select(rows.c.keys(), used)
         new = insert.excluded
-        self._upsert = insert.on_conflict_do_update(
+        self._add_uses = insert.on_conflict_do_update(
             index_elements=[sessions.c.id],
             set_={
                 "last_seen_at": new.last_seen_at,
@@ -32,18 +42,10 @@ class SqlSessionStore:
         )
 
     async def add_uses(self, uses: Mapping[str, SessionUse]) -> None:
-        rows = [
-            {
-                "id": session_id,
-                "created_at": datetime.fromtimestamp(use.first_seen_at, UTC),
-                "last_seen_at": datetime.fromtimestamp(use.last_seen_at, UTC),
-                "pool_version": use.pool_version,
-                "execution_count": use.execution_count,
-            }
-            for session_id, use in sorted(uses.items())  # in one order everywhere, so that replicas cannot deadlock
-        ]
+        rows = parameter((session_id, *use) for session_id, use in uses.items())
         async with self._database.transaction() as connection:
-            await connection.execute(self._upsert, rows)
+            await self._database.take_turns(connection)
+            await connection.execute(self._add_uses, rows)
 
     async def find(self, session_id: str) -> StoredSession | None:
         async with self._database.transaction() as connection:

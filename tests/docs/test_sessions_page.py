@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.schemas import ID_PATTERN, MAX_ID_LENGTH
-from pools.state import MAX_REMEMBERED_SESSIONS
+from pools.state import REMEMBERED_SESSIONS
 from tests.conftest import StartService
 from tests.service.test_errors import problem
 from tests.support.pages import codes, links, page, table
@@ -29,7 +29,7 @@ def test_the_test_of_a_row_is_there(row: dict[str, str]) -> None:
 
 def test_the_numbers_of_the_page() -> None:
     """Are the code's."""
-    assert f"{MAX_REMEMBERED_SESSIONS:,}".replace(",", " ") in PAGE
+    assert f"{REMEMBERED_SESSIONS:,}".replace(",", " ") in PAGE
     (length, alphabet) = re.findall(r"up to (\d+) of `([^`]+)`", PAGE)[0]
     assert int(length) == MAX_ID_LENGTH
     for part in alphabet.split():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pools.process import WorkerProcess
-from pools.state import PoolState, Worker, WorkerState
+from pools.state import REMEMBERED_SESSIONS, PoolState, Worker, WorkerState
 
 
 @functools.cache
@@ -96,6 +96,24 @@ def test_a_session_gets_its_worker_again() -> None:
         break
     assert state.take("s") is not home
     state.give_back(home)
+
+
+@pytest.mark.parametrize(
+    ("others", "is_remembered"), [(1, True), (REMEMBERED_SESSIONS - 1, True), (2 * REMEMBERED_SESSIONS, False)]
+)
+def test_of_many_sessions_the_last_are_remembered(others: int, *, is_remembered: bool) -> None:
+    """As many as promised, and not all that there ever were."""
+    state = filled(2)
+    its_own = state.take("a")
+    other = state.take(None)
+    assert its_own is not None
+    assert other is not None
+    for number in range(others):
+        state.give_back(other)
+        assert state.take(f"session-{number}") is other
+    state.give_back(its_own)
+    state.give_back(other)  # so that it is the one who comes next
+    assert state.take("a") is (its_own if is_remembered else other)
 
 
 class PoolMachine(RuleBasedStateMachine):

@@ -1,0 +1,43 @@
+"""A table out of one parameter: a thousand rows are bound as one, and the database takes them apart by itself.
+
+Bound one by one, each row would cost the event loop several times what it costs the database.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from sqlalchemy import JSON, Float, Subquery, Text, bindparam, cast, func, literal_column, select
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.types import TypeEngine
+
+from store.database import Database
+from store.tables import UtcDateTime
+
+_PARAMETER = "rows"
+
+
+def json_rows(database: Database, **columns: TypeEngine[Any]) -> Subquery:
+    """The table that `parameter` gives a statement; for a `UtcDateTime` it has seconds since the epoch."""
+    rows = bindparam(_PARAMETER, type_=Text())
+    elements = func.json_array_elements(cast(rows, JSON)) if database.is_shared else func.json_each(rows)
+    row = elements.table_valued("value").c.value
+    values = [
+        _value(database, row.op("->>")(literal_column(str(index))), kind).label(name)
+        for index, (name, kind) in enumerate(columns.items())
+    ]
+    return select(*values).subquery("rows")
+
+
+def parameter(rows: Iterable[tuple[Any, ...]]) -> dict[str, str]:
+    """The rows for a statement with `json_rows`."""
+    return {_PARAMETER: msgspec.json.encode(list(rows)).decode()}
+
+
+def _value(database: Database, text: ColumnElement[Any], kind: TypeEngine[Any]) -> ColumnElement[Any]:
+    if not isinstance(kind, UtcDateTime):
+        return cast(text, kind)
+    if database.is_shared:
+        return func.to_timestamp(cast(text, Float))
+    # As SQLAlchemy writes it there, but that SQLite counts milliseconds.
+    return func.strftime("%Y-%m-%d %H:%M:%f000", text, "unixepoch")
