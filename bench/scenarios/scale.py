@@ -57,7 +57,10 @@ def run(arena: Arena) -> Outcome:
             at_most(f"processor time of a call at {much}, against few", 1.1, ratio(loads, MANY_SAME, FEW, _cost)),
             at_most("the same with calls to all of them", 1.1, ratio(loads, MANY_ALL, FEW, _cost)),
         ],
-        notes=["Calls to all of them begin anywhere, so that most are their worker's first of that program."],
+        notes=[
+            "The programs differ by name alone, as every session's own copy of one does: workers load one definition.",
+            "Calls to all of them begin anywhere, so that most are their worker's first of that program.",
+        ],
     )
 
 
