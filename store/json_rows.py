@@ -19,13 +19,11 @@ _PARAMETER = "rows"
 
 def json_rows(database: Database, **columns: TypeEngine[Any]) -> Subquery:
     """The table that `parameter` gives a statement; for a `UtcDateTime` it has seconds since the epoch."""
+    column = _of_postgresql if database.is_shared else _of_sqlite
     rows = bindparam(_PARAMETER, type_=Text())
     elements = func.json_array_elements(cast(rows, JSON)) if database.is_shared else func.json_each(rows)
     row = elements.table_valued("value").c.value
-    values = [
-        _value(database, row.op("->>")(literal_column(str(index))), kind).label(name)
-        for index, (name, kind) in enumerate(columns.items())
-    ]
+    values = [column(row, index, kind).label(name) for index, (name, kind) in enumerate(columns.items())]
     return select(*values).subquery("rows")
 
 
@@ -34,10 +32,12 @@ def parameter(rows: Iterable[tuple[Any, ...]]) -> dict[str, str]:
     return {_PARAMETER: msgspec.json.encode(list(rows)).decode()}
 
 
-def _value(database: Database, text: ColumnElement[Any], kind: TypeEngine[Any]) -> ColumnElement[Any]:
-    if not isinstance(kind, UtcDateTime):
-        return cast(text, kind)
-    if database.is_shared:
-        return func.to_timestamp(cast(text, Float))
-    # As SQLAlchemy writes it there, but that SQLite counts milliseconds.
-    return func.strftime("%Y-%m-%d %H:%M:%f000", text, "unixepoch")
+def _of_postgresql(row: ColumnElement[Any], index: int, kind: TypeEngine[Any]) -> ColumnElement[Any]:
+    text = row.op("->>")(literal_column(str(index)))
+    return func.to_timestamp(cast(text, Float)) if isinstance(kind, UtcDateTime) else cast(text, kind)
+
+
+def _of_sqlite(row: ColumnElement[Any], index: int, kind: TypeEngine[Any]) -> ColumnElement[Any]:
+    value = func.json_extract(row, literal_column(f"'$[{index}]'"))
+    # A time as SQLAlchemy writes it there, but that SQLite counts milliseconds.
+    return func.strftime("%Y-%m-%d %H:%M:%f000", value, "unixepoch") if isinstance(kind, UtcDateTime) else value

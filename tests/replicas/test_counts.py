@@ -1,0 +1,79 @@
+"""Counts from several replicas: all add up in the database, whoever writes them in whatever order."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from pools.definitions import Definition, Signature
+from routing.programs import NewProgram, ProgramUse
+from routing.sessions import SessionUse
+from routing.versions import Version
+from store.database import Database
+from store.program_store import SqlProgramStore
+from store.session_store import SqlSessionStore
+from tests.replicas.conftest import Postgres
+
+pytestmark = pytest.mark.anyio
+# With a fraction that SQLite, which counts milliseconds there, can hold too.
+FIRST_AT, LAST_AT = 1_790_000_000.25, 1_790_000_001.5
+DEFINITION = Definition("python", Signature((), ()), "examples.text:keywords")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def databases(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[list[Database]]:
+    """Those of two replicas; with SQLite there is one."""
+    if request.param == "sqlite":
+        url, count = f"sqlite+aiosqlite:///{tmp_path / 'test.db'}", 1
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        url, count = postgres.url, 2
+    databases = [Database(url) for _ in range(count)]
+    for one in databases:
+        await one.migrate()
+    yield databases
+    for one in databases:
+        await one.aclose()
+
+
+async def test_the_counts_of_programs_add_up(databases: list[Database]) -> None:
+    """Two replicas write the same hundreds again and again, each in an order of its own, and neither is refused."""
+    stores = [SqlProgramStore(one) for one in databases]
+    programs = [await stores[0].add(NewProgram(f"p-{number}", None, DEFINITION)) for number in range(300)]
+    uses = {one.program.key: ProgramUse(3, LAST_AT) for one in programs}
+    orders = [uses, dict(reversed(uses.items()))]
+    rounds = 10
+
+    async def write(store: SqlProgramStore, order: dict[str, ProgramUse]) -> None:
+        for _ in range(rounds):
+            await store.add_uses(order)
+
+    await asyncio.gather(*(write(store, order) for store, order in zip(stores, orders, strict=False)))
+    for one in await stores[0].load():
+        assert one.execution_count == 3 * rounds * len(stores)
+        assert one.last_executed_at == datetime.fromtimestamp(LAST_AT, UTC)
+        assert one.created_at > one.last_executed_at
+
+
+async def test_the_counts_of_sessions_add_up(databases: list[Database]) -> None:
+    """The first to write a session makes it; a use without an execution leaves the version that served it."""
+    stores = [SqlSessionStore(one) for one in databases]
+    ids = [f"s-{number} ünï☃\"'" for number in range(300)]
+    begun = {one: SessionUse(FIRST_AT, FIRST_AT, Version.V2, 3) for one in ids}
+    rounds = 10
+
+    async def write(store: SqlSessionStore, order: list[str]) -> None:
+        for _ in range(rounds):
+            await store.add_uses({one: begun[one] for one in order})
+
+    await asyncio.gather(*(write(store, order) for store, order in zip(stores, (ids, ids[::-1]), strict=False)))
+    await stores[-1].add_uses({one: SessionUse(LAST_AT, LAST_AT, None, 0) for one in ids})
+    seen = {one.id: one for one in await stores[0].page(limit=1000, after="")}
+    assert set(seen) == set(ids)
+    for one in seen.values():
+        assert one.execution_count == 3 * rounds * len(stores)
+        assert one.created_at == datetime.fromtimestamp(FIRST_AT, UTC)
+        assert one.last_seen_at == datetime.fromtimestamp(LAST_AT, UTC)
+        assert one.pool_version is Version.V2
