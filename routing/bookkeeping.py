@@ -23,6 +23,8 @@ That is longer than `FLUSH_INTERVAL_S` only where tens of thousands of programs 
 database is slow; a service that is killed then forgets the counts of up to `_LONGEST_REST_S` and a flush.
 """
 _LONGEST_REST_S = 10.0
+_SWEEP_INTERVAL_S = 10.0
+"""Between two looks for what is to end. Each holds up the calls for some milliseconds, and rarely finds anything."""
 _log = structlog.stdlib.get_logger("poolshift.store")
 
 
@@ -37,6 +39,8 @@ class Bookkeeping:
         self._tasks = TaskOwner("bookkeeping")
         self._longest_rest_s = min(_LONGEST_REST_S, sessions.ttl_s / 4)
         self._rests_until = 0.0
+        self._sweep_interval_s = min(_SWEEP_INTERVAL_S, sessions.ttl_s / 4, executions.ttl_s / 4)
+        self._next_sweep = 0.0
 
     def start(self) -> None:
         """Begins, until it is closed."""
@@ -51,7 +55,7 @@ class Bookkeeping:
             await self._sessions.flush()
 
     async def _run(self) -> None:
-        interval_s = min(FLUSH_INTERVAL_S, self._sessions.ttl_s / 2, self._executions.ttl_s / 2)
+        interval_s = min(FLUSH_INTERVAL_S, self._sweep_interval_s)
         while True:
             await asyncio.sleep(interval_s)
             with _kept_in_memory():
@@ -59,11 +63,18 @@ class Bookkeeping:
                 await self._executions.keep()
                 if time.monotonic() >= self._rests_until:
                     await self._write_counts()
+                if time.monotonic() >= self._next_sweep:
+                    await self._sweep()
+
+    async def _sweep(self) -> None:
+        await self._executions.sweep()
+        await self._sessions.end_idle()
+        self._next_sweep = time.monotonic() + self._sweep_interval_s
 
     async def _write_counts(self) -> None:
         began = time.monotonic()
         await self._programs.flush()
-        await self._sessions.end_idle()  # which writes what is counted of them before
+        await self._sessions.flush()
         now = time.monotonic()
         self._rests_until = now + min(_REST * (now - began), self._longest_rest_s)
 

@@ -254,9 +254,12 @@ class Executions:
     # --- all of them
 
     async def keep(self) -> None:
-        """What is to be done every second or so. Raises StoreUnavailable."""
+        """What is to be done every second or so for those that run here. Raises StoreUnavailable."""
         await self._save_the_ended()
         await self._say_that_they_live()
+
+    async def sweep(self) -> None:
+        """What is to be done now and then for all there are, here or elsewhere. Raises StoreUnavailable."""
         now = datetime.now(UTC)
         await self._store.interrupt(now - timedelta(seconds=STALE_AFTER_S))
         await self._store.forget(now - timedelta(seconds=self.ttl_s))

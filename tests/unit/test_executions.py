@@ -135,7 +135,7 @@ async def test_a_replica_that_falls_silent_has_died(
     await SqlExecutionStore(database).add(dead)
     await other.open(is_shared=True)
     assert not (await other.show("dead")).status.is_over
-    await other.keep()
+    await other.sweep()
     assert (await other.show("dead")).status is ExecutionStatus.INTERRUPTED
     assert not (await other.show("living")).status.is_over
 
