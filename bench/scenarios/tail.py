@@ -23,6 +23,7 @@ def run(arena: Arena) -> Outcome:
         loads = arena.alternate(
             servers,
             lambda server, seconds: load.at_rate(server, body, rate=rate, seconds=seconds),
+            rounds=2 * plan.rounds,  # what one call in a hundred takes scatters more than how many there are
         )
     return Outcome(
         scenario="tail",
