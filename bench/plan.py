@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-SCENARIOS = ("routing", "replacement", "overhead", "blocking", "compute", "payload", "mixed", "tail", "scale", "memory")
+SCENARIOS = tuple("routing replacement overhead blocking compute payload mixed tail light scale memory".split())
 """The first ones first: what the time does not suffice for is at the end."""
 FEW_ROUNDS = 2
 """Enough where the contenders differ by far more than the rounds do."""
