@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-SCENARIOS = tuple("routing replacement overhead blocking compute payload mixed tail light scale memory".split())
+SCENARIOS = tuple("routing replacement overhead blocking compute payload mixed tail scale memory light".split())
 """The first ones first: what the time does not suffice for is at the end."""
 FEW_ROUNDS = 2
 """Enough where the contenders differ by far more than the rounds do."""

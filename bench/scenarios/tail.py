@@ -33,7 +33,6 @@ def at_half_of_the_peak(arena: Arena, scenario: str, *, of: str) -> Outcome:
         loads = arena.alternate(
             servers,
             lambda server, seconds: load.at_rate(server, body, rate=rate, seconds=seconds),
-            rounds=2 * plan.rounds,  # what one call in a hundred takes scatters more than how many there are
         )
     return Outcome(
         scenario=scenario,
