@@ -42,7 +42,8 @@ KILL_GRACE_S = 0.2
 RETIRE_GRACE_S = 2.0
 """From the closed socket to SIGTERM: an idle worker exits by itself in less."""
 MAX_LOADED = 1000
-"""A worker keeps this many definitions loaded."""
+MAX_LOADED_BYTES = 16 * 1024 * 1024
+"""A worker keeps so many definitions loaded, of so many bytes of JSON together; then it forgets them all."""
 
 _encoder: Final = msgspec.json.Encoder()
 _reply_decoder: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
@@ -65,6 +66,7 @@ class WorkerProcess:
         self._is_up = False
         self._numbers: dict[Definition, int] = {}
         """Of the definitions that it has been told."""
+        self._told_bytes = 0
         self.call: Call | None = None
         self._valve: Valve | None = None
         self._on_end: Callable[[Result | Exception], None] | None = None
@@ -89,8 +91,11 @@ class WorkerProcess:
         definition = call.program.definition
         number = self._numbers.get(definition)
         is_new = number is None
+        size = 0
         if number is None:
-            number = len(self._numbers) % MAX_LOADED
+            size = len(_encoder.encode(definition))
+            is_full = len(self._numbers) >= MAX_LOADED or self._told_bytes + size > MAX_LOADED_BYTES
+            number = 0 if is_full else len(self._numbers)
         request = Run(
             id=call.execution_id,
             program_id=call.program.id,
@@ -113,7 +118,9 @@ class WorkerProcess:
         if is_new:
             if number == 0:
                 self._numbers.clear()
+                self._told_bytes = 0
             self._numbers[definition] = number
+            self._told_bytes += size
         self.call = call
         self._on_end = on_end
         if call.events is not None:

@@ -25,20 +25,29 @@ class Used(Protocol[_Use]):
 
 
 async def write_in_batches(unwritten: list[Used[_Use]], write: Callable[[Mapping[str, _Use]], Awaitable[None]]) -> None:
-    """Takes all off the list and hands their uses to `write`, by key, neighbours in the store together.
+    """Takes all off the list and hands their uses to `write`, by key, in the order of the keys: neighbours together.
 
     Raises whatever `write` does; those that are still to be written are on the list again then.
     """
     waiting = sorted(unwritten, key=_key, reverse=True)
     unwritten.clear()
     try:
-        while waiting:
-            batch = [one for one in waiting[: -MAX_BATCH - 1 : -1] if one.is_unwritten]
-            del waiting[-MAX_BATCH:]
-            if batch:
-                await _write(batch, write, unwritten)
+        while batch := _next_batch(waiting):
+            await _write(batch, write, unwritten)
     finally:
         unwritten += waiting
+
+
+def _next_batch(waiting: list[Used[_Use]]) -> list[Used[_Use]]:
+    """Takes the next ones off the end of `waiting`, no two of one key: what was read anew is there a second time."""
+    batch: dict[str, Used[_Use]] = {}
+    second = []
+    while waiting and len(batch) < MAX_BATCH:
+        one = waiting.pop()
+        if one.is_unwritten and batch.setdefault(one.key, one) is not one:
+            second.append(one)
+    waiting += second
+    return list(batch.values())
 
 
 async def _write(

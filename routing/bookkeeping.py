@@ -63,7 +63,7 @@ class Bookkeeping:
                 await self._executions.keep()
                 if time.monotonic() >= self._rests_until:
                     await self._write_counts()
-                if time.monotonic() >= self._next_sweep:
+                if time.monotonic() + interval_s > self._next_sweep:  # else the next round would be late
                     await self._sweep()
 
     async def _sweep(self) -> None:

@@ -143,7 +143,7 @@ class Executions:
     async def open(self, *, is_shared: bool) -> None:
         """What a run before this one left unfinished is interrupted.
 
-        Where other replicas share the store, what is running may be theirs: `keep` tells by their silence.
+        Where other replicas share the store, what is running may be theirs: `sweep` tells by their silence.
         """
         if not is_shared and (count := await self._store.interrupt(None)):
             _log.warning("executions were interrupted by the end of the last run", count=count)

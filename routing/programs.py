@@ -188,12 +188,12 @@ class Programs:
 
     def _remember(self, stored: StoredProgram) -> CataloguedProgram:
         program = stored.program
-        encoded = msgspec.json.encode(program.definition)
-        known = CataloguedProgram(program.key, program.id, self._definitions.setdefault(encoded, program.definition))
-        if stored.session_id is None:
-            self._global[known.id] = known
-        else:
-            self._of_sessions.setdefault(stored.session_id, {})[known.id] = known
+        of_its_own = self._global if stored.session_id is None else self._of_sessions.setdefault(stored.session_id, {})
+        known = of_its_own.get(program.id)
+        if known is None or known.key != program.key:
+            encoded = msgspec.json.encode(program.definition)
+            definition = self._definitions.setdefault(encoded, program.definition)
+            known = of_its_own[program.id] = CataloguedProgram(program.key, program.id, definition)
         return known
 
     def _forget(self, program_id: str, session_id: str | None) -> None:

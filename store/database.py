@@ -108,8 +108,8 @@ class Database:
             await connection.execute(insert(changes).values(kind=kind, ref=ref, at=datetime.now(UTC)))
             await connection.execute(text(f"SELECT pg_notify('{CHANNEL}', '')"))
 
-    async def take_turns(self, connection: AsyncConnection) -> None:
-        """Waits until no other replica writes many rows: two that lock the same ones in two orders would deadlock."""
+    async def lock_counts(self, connection: AsyncConnection) -> None:
+        """Waits until no other replica writes counts: two that lock the same rows in two orders would deadlock."""
         if self.is_shared:
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_COUNTS_LOCK})"))
 

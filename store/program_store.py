@@ -74,7 +74,7 @@ class SqlProgramStore:
     async def add_uses(self, uses: Mapping[str, ProgramUse]) -> None:
         rows = parameter((int(key), *use) for key, use in uses.items())
         async with self._database.transaction() as connection:
-            await self._database.take_turns(connection)
+            await self._database.lock_counts(connection)
             await connection.execute(self._add_uses, rows)
 
 

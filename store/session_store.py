@@ -44,7 +44,7 @@ class SqlSessionStore:
     async def add_uses(self, uses: Mapping[str, SessionUse]) -> None:
         rows = parameter((session_id, *use) for session_id, use in uses.items())
         async with self._database.transaction() as connection:
-            await self._database.take_turns(connection)
+            await self._database.lock_counts(connection)
             await connection.execute(self._add_uses, rows)
 
     async def find(self, session_id: str) -> StoredSession | None:

@@ -100,3 +100,25 @@ async def test_what_has_ended_is_not_written(ended: int) -> None:
 
     await write_in_batches(unwritten, write)
     assert written == [f"{number:05}" for number in range(ended, 2 * MAX_BATCH)]
+
+
+async def test_two_of_one_key_are_written_one_after_the_other() -> None:
+    """A program that was read anew from the store is in memory twice: what both counted is written."""
+    first, second, third = (Counter(1) for _ in range(3))
+    second.count = 5
+    unwritten: list[Used[int]] = [first, second, third, *counters(MAX_BATCH)]
+    written: list[dict[str, int]] = []
+
+    async def fail(batch: Mapping[str, int]) -> None:
+        raise ConnectionError
+
+    async def write(batch: Mapping[str, int]) -> None:
+        written.append(dict(batch))
+
+    with pytest.raises(ConnectionError):
+        await write_in_batches(unwritten, fail)
+    assert (first.count, second.count, third.count) == (1, 5, 1)
+    await write_in_batches(unwritten, write)
+    assert sorted(one["00001"] for one in written if "00001" in one) == [1, 1, 1, 5]
+    assert sum(count for batch in written for count in batch.values()) == MAX_BATCH + 7
+    assert unwritten == []
