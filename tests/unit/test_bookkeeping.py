@@ -50,22 +50,24 @@ class Store:
         pass
 
 
+async def until_the_third_write(others: Store) -> Store:
+    """The work on `others` and on the programs' store, which is returned."""
+    programs = Store()
+    work = Bookkeeping(*cast("Any", (programs, others, others, others)))
+    work.start()
+    async with asyncio.timeout(DEADLINE_S):
+        await programs.third_write.wait()
+    await work.aclose()
+    return programs
+
+
 def test_counts_take_a_small_part_of_the_time() -> None:
     """After each write they rest many times as long as it took; what else is to be done goes on meanwhile.
 
     What is to end is looked for at once, and not again that soon.
     """
-
-    async def scenario() -> tuple[Store, Store]:
-        programs, others = cast("Any", Store()), cast("Any", Store())
-        work = Bookkeeping(programs, others, others, others)
-        work.start()
-        async with asyncio.timeout(DEADLINE_S):
-            await programs.third_write.wait()
-        await work.aclose()
-        return programs, others
-
-    programs, others = asyncio.run(scenario())
+    others = Store()
+    programs = asyncio.run(until_the_third_write(others))
     for (began, ended), (begins_again, _) in zip(programs.writes[:2], programs.writes[1:3], strict=True):
         assert begins_again - ended >= 20 * (ended - began)
     assert others.other_work > len(programs.writes)
@@ -84,15 +86,7 @@ def test_what_lives_for_a_short_time_is_looked_for_in_every_round(monkeypatch: p
     monkeypatch.setattr(bookkeeping, "asyncio", SimpleNamespace(sleep=early))
     monkeypatch.setattr(bookkeeping, "time", SimpleNamespace(monotonic=lambda: now))
 
-    async def scenario() -> Store:
-        programs, others = cast("Any", Store()), cast("Any", Store(ttl_s=4 * bookkeeping.FLUSH_INTERVAL_S))
-        work = Bookkeeping(programs, others, others, others)
-        work.start()
-        async with asyncio.timeout(DEADLINE_S):
-            await programs.third_write.wait()
-        await work.aclose()
-        return cast("Store", others)
-
-    others = asyncio.run(scenario())
+    others = Store(ttl_s=4 * bookkeeping.FLUSH_INTERVAL_S)
+    asyncio.run(until_the_third_write(others))
     assert others.other_work == 3
     assert others.sweeps >= 2  # the third round is cut off
