@@ -11,19 +11,21 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.types import Message, Receive, Scope, Send
 
-from app import documentation, executions, health, lms, pools, problems, programs, rollout, sessions
+from app import documentation, problems
+from app.api import health, lms, pools, programs, rollout, sessions
+from app.api import jobs as executions
+from app.api.schemas import ExecuteBody, ExecuteView, ExecutionView, ProblemView
 from app.auth import Authenticator, Executor
 from app.body_limit import limit_body
-from app.execute import ExecuteLane, is_execute
+from app.execute.endpoint import ExecuteLane, is_execute
 from app.http_metrics import HttpMetrics
 from app.lifespan import lifespan
-from app.schemas import ExecuteBody, ExecuteView, ExecutionView, ProblemView
 from app.version import VERSION
 from config.api_keys import read_key_file
 from config.settings import Settings
 from pools.errors import SpawnFailed
 from routing.errors import StoreUnavailable
-from routing.rollout_provider import InvalidProvider
+from routing.rollout.provider import InvalidProvider
 
 _PROBLEM_SCHEMA = "#/components/schemas/Problem"
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -116,7 +118,7 @@ async def execute_program(
     With `Accept: text/event-stream` the answer is a stream: `progress` and `output` events as they come, then one
     `result` or `error`. With `Prefer: respond-async` it is 202, and `Location` says where to look for the result.
     """
-    raise NotImplementedError  # `app.execute` serves this; the signature is its documentation
+    raise NotImplementedError  # `app.execute.endpoint` serves this; the signature is its documentation
 
 
 def create_app(settings: Settings) -> Application:
@@ -139,7 +141,7 @@ def create_app(settings: Settings) -> Application:
             "metrics": False,
             "logs": False,
             "auto_configure": False,
-        },  # `routing.tracing` does it
+        },  # `routing.telemetry.tracing` does it
         redirect_slashes=False,  # a redirect has no handler, and its path would be a label of the metrics
         openapi_url=None,  # `app.documentation` has what FastAPI would serve to everyone
     )

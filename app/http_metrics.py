@@ -8,7 +8,7 @@ from mypy_extensions import mypyc_attr
 from prometheus_client import CollectorRegistry
 from prometheus_fastapi_instrumentator.metrics import Info
 
-from routing.tallies import Count, Counter, Distribution, Histogram, Summary, Total
+from routing.telemetry.tallies import Count, Counter, Distribution, Histogram, Summary, Total
 
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 OTHER_METHODS = "other"

@@ -6,48 +6,50 @@ import gc
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import structlog
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 
 from app.auth import Authenticator
-from app.execute import ExecuteLane
-from app.following import keep_following
+from app.execute.endpoint import ExecuteLane
 from app.http_metrics import HttpMetrics
 from app.key_file import follow_key_file
-from app.parts import Parts
+from app.local_lm import LocalLMServer
 from app.problems import KINDS
+from app.services import Parts
 from app.version import IS_COMPILED, VERSION
+from common.following import keep_following
+from common.tasks import TaskOwner
 from config.file_watch import contents
 from config.settings import Settings
 from config.worker_environment import worker_environment
-from pools.crew import RecycleLimits
-from pools.engine import PoolOptions
-from pools.lm import LOCAL, NONE, LMSettings
-from pools.loading import DSPY_PROGRAMS
-from pools.local_lm import LocalLMServer
-from pools.registry import ENGINES
-from pools.spawner import Spawner
-from pools.tasks import TaskOwner
-from routing.bookkeeping import Bookkeeping
-from routing.call_trace import CallTrace
-from routing.executions import Executions
-from routing.lms import LMs
-from routing.pool_figures import PoolFigures
-from routing.programs import Programs
-from routing.recorder import Recorder
-from routing.rollout import RolloutFlag, open_flag
-from routing.rollout_file import RolloutFile
-from routing.rollout_model import to_basis_points
-from routing.rollout_provider import RolloutProvider
+from pools.engine import Engine, PoolOptions
+from pools.process.spawner import Spawner
+from pools.session_pool import SessionPool
+from pools.session_pool_v2 import SessionPoolV2
+from pools.supervisor import RecycleLimits
+from poolshift.worker.lm import LOCAL, NONE, LMSettings
+from poolshift.worker.loading import DSPY_PROGRAMS
+from routing.catalog.bookkeeping import Bookkeeping
+from routing.catalog.jobs import Executions
+from routing.catalog.lms import LMs
+from routing.catalog.programs import Programs
+from routing.catalog.sessions import Sessions
+from routing.rollout.file import RolloutFile
+from routing.rollout.flag import RolloutFlag, open_flag
+from routing.rollout.model import to_basis_points
+from routing.rollout.provider import RolloutProvider
 from routing.router import Router
-from routing.sessions import Sessions
-from routing.span_export import SpanExport
-from routing.spans import Export
-from routing.tracing import Sampling, Tracing
+from routing.telemetry.call_trace import CallTrace
+from routing.telemetry.pool_figures import PoolFigures
+from routing.telemetry.recorder import Recorder
+from routing.telemetry.span_export import SpanExport
+from routing.telemetry.spans import Export
+from routing.telemetry.tracing import Sampling, Tracing
 from routing.versions import Version
 from store.database import Database
 from store.execution_store import SqlExecutionStore
@@ -59,6 +61,8 @@ from store.session_store import SqlSessionStore
 
 if TYPE_CHECKING:
     from app.application import Application
+
+_ENGINES: Mapping[Version, type[Engine]] = MappingProxyType({Version.V1: SessionPool, Version.V2: SessionPoolV2})
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -109,13 +113,13 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         tracing = _open_tracing(settings, export)
 
         # What runs programs.
-        preload = ["pools.program_trace"] if export is not None else []
+        preload = ["poolshift.worker.tracing.program"] if export is not None else []
         if settings.lm_model != NONE:
             preload.append(DSPY_PROGRAMS)
         spawner = Spawner(settings.allowed_modules, environment, preload)
         stack.push_async_callback(spawner.aclose)
         pools = {
-            version: ENGINES[version](version, _pool_options(settings, version), spawner, recorder)
+            version: _ENGINES[version](version, _pool_options(settings, version), spawner, recorder)
             for version in map(Version, settings.pools.split(","))
         }
         for pool in pools.values():

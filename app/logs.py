@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from pools.line_budget import LineBudget
+from common.log_budget import LineBudget
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]

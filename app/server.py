@@ -13,10 +13,10 @@ from prometheus_client import disable_created_metrics
 
 from app import listening
 from app.application import Application, create_app
-from app.lane_protocol import LaneProtocol
-from app.parts import Parts
+from app.execute.protocol import LaneProtocol
+from app.services import Parts
 from config.settings import Settings
-from pools.linux import open_many_files
+from poolshift.worker.linux import open_many_files
 
 _log = structlog.stdlib.get_logger("poolshift")
 

@@ -13,7 +13,7 @@ from app.http_metrics import HandlerMetrics, HttpMetrics
 from app.logs import configure_logs
 from app.server import Server
 from config.settings import load_settings
-from routing.recorder import Recorder
+from routing.telemetry.recorder import Recorder
 from routing.versions import Decision, Version
 
 

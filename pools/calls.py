@@ -6,9 +6,21 @@ from typing import Protocol
 import msgspec
 
 from pools.events import EventSink
-from pools.lm import LMSettings, LMUsage
-from pools.programs import Program
-from pools.trace_context import Carried, trace_id_of
+from poolshift.worker.definitions import Definition
+from poolshift.worker.lm import LMSettings, LMUsage
+from poolshift.worker.tracing.traceparent import Carried, trace_id_of
+
+
+class Program:
+    """A definition under a name. `key` is unique: an id that is deleted and made anew gets another."""
+
+    def __init__(self, key: str, program_id: str, definition: Definition) -> None:
+        self.key = key
+        self.id = program_id
+        self.definition = definition
+
+    def __repr__(self) -> str:
+        return f"<Program {self.key} {self.id!r}>"
 
 
 class RunObserver(Protocol):
@@ -24,7 +36,7 @@ class RunObserver(Protocol):
         ...
 
     def run_ended(self, error: Exception | None, spans: Sequence[msgspec.Raw]) -> None:
-        """The run is over; `spans` are what the worker recorded (`pools.recorded_spans`), each as JSON."""
+        """The run is over; `spans` are what the worker recorded, each as JSON (`poolshift.worker.tracing`)."""
 
 
 class Call:

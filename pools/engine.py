@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from pools.alarm import Alarm
+from common.timers import Alarm
 from pools.calls import Call, Result
-from pools.crew import Crew, RecycleLimits
 from pools.errors import (
     CheckoutTimeout,
     ExecutionError,
@@ -34,13 +33,13 @@ from pools.errors import (
     WorkerCrashed,
     WorkerLost,
 )
-from pools.exits import ExitCause
-from pools.fair_queue import FairQueue
+from pools.fair_queue import FairQueue, Ticket
+from pools.process.exits import ExitCause
+from pools.process.spawner import Spawner
 from pools.protocol import PoolObserver, PoolSnapshot
 from pools.quarantine import Quarantine
-from pools.spawner import Spawner
 from pools.state import PoolState, Worker, WorkerState
-from pools.ticket import Ticket
+from pools.supervisor import Crew, RecycleLimits
 
 _SERVICE_TIME_WEIGHT: Final = 0.1
 """Of the newest call in the moving average of service times."""

@@ -5,17 +5,12 @@ there; once that is full the worker blocks in its write, and with it the program
 """
 
 import time
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 
-from pools.channel import Channel
-
-EventKind = Literal["progress", "output"]
-"""`progress` is what a generator yields, `output` a piece of an output (of the text that an LM writes)."""
-
-MAX_EVENT_BYTES = 1024 * 1024
-"""A larger event is the program's error; so a sink that pauses in time has a bound in bytes."""
+from pools.process.channel import Channel
+from poolshift.worker.messages import EventKind
 
 
 class EventSource(Protocol):

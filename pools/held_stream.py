@@ -8,9 +8,10 @@ import msgspec
 
 from pools.engine import Engine
 from pools.errors import ExecutionTimeout
-from pools.events import EventKind, EventSink, EventSource
+from pools.events import EventSink, EventSource
+from pools.fair_queue import Ticket
 from pools.state import WorkerState
-from pools.ticket import Ticket
+from poolshift.worker.messages import EventKind
 
 HOLD_LIMIT_S = 3.0
 """A stream may hold its worker up for so long at a stretch while calls wait for a worker; while none does, for ever."""

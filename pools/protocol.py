@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pools.calls import Call, Result
-from pools.exits import ExitCause
+from pools.process.exits import ExitCause
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class PoolObserver(Protocol):
 
 
 class Pool(Protocol):
-    """Runs calls on workers. Every call gets exactly one answer: a result, or one of `pools.errors`."""
+    """Runs calls on workers. Every call gets exactly one answer: a result, or one of `poolshift.worker.errors`."""
 
     version: str
 
@@ -68,7 +68,7 @@ class Pool(Protocol):
         """Runs `call`. A cancelled call frees its place in the queue, or has its worker killed.
 
         Raises:
-            ExecutionError: one of `pools.errors`.
+            ExecutionError: one of `poolshift.worker.errors`.
             Withdrawn: it was taken back; it may be given to another pool.
         """
         ...

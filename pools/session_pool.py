@@ -10,10 +10,10 @@ from functools import partial
 
 from pools.engine import PoolOptions
 from pools.events import EventSink
+from pools.fair_queue import Ticket
 from pools.held_stream import HeldStream, StreamingEngine
+from pools.process.spawner import Spawner
 from pools.protocol import PoolObserver
-from pools.spawner import Spawner
-from pools.ticket import Ticket
 
 
 class SessionPool(StreamingEngine):

@@ -1,7 +1,7 @@
 """The whole mutable state of a pool, in one place and one printable line, and every transition it makes.
 
 All of it is synchronous: a transition changes the state and returns what is to be done; the I/O comes after, in the
-engines and in `pools.crew`. A worker goes
+engines and in `pools.supervisor`. A worker goes
 
     starting ──► idle ◄──► busy            taken and given back
         │          │         │
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from pools.process import WorkerProcess
+from pools.process.process import WorkerProcess
 
 
 class WorkerState(StrEnum):

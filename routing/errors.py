@@ -1,6 +1,6 @@
 """What can go wrong beside the execution itself."""
 
-from routing.rollout_model import Rollout
+from routing.rollout.model import Rollout
 
 
 class ProgramNotFound(Exception):

@@ -1,6 +1,6 @@
 """Where one call goes, as the router decided."""
 
-from routing.call_trace import CallTrace
+from routing.telemetry.call_trace import CallTrace
 from routing.versions import Decision, Version
 
 

@@ -8,14 +8,14 @@ from typing import Final
 
 from pools.calls import Call, Result
 from pools.errors import ExecutionError, Withdrawn
-from pools.lm import LMUsage
 from pools.protocol import Pool
-from routing.call_trace import CANCELLED, CallTrace
-from routing.recorder import OK, Recorder
-from routing.rollout import RolloutFlag
-from routing.rollout_model import Rollout
+from poolshift.worker.lm import LMUsage
+from routing.rollout.flag import RolloutFlag
+from routing.rollout.model import Rollout
 from routing.route import Route
 from routing.split import bucket
+from routing.telemetry.call_trace import CANCELLED, CallTrace
+from routing.telemetry.recorder import OK, Recorder
 from routing.versions import Decision, Reason, Version
 
 _FORCED: Final = {version: Decision(version, Reason.FORCED) for version in Version}
@@ -67,7 +67,7 @@ class Router:
         """Runs `call` where `route` says, or where the rollout sends it while it waits.
 
         Raises:
-            ExecutionError: one of `pools.errors`.
+            ExecutionError: one of `poolshift.worker.errors`.
         """
         began = time.perf_counter()
         self._routes[call] = route

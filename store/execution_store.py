@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row, delete, insert, null, select, update
 
-from routing.executions import Execution, ExecutionStatus
+from routing.catalog.jobs import Execution, ExecutionStatus
 from routing.versions import Version
 from store.database import Database
 from store.tables import GLOBAL, executions
@@ -16,7 +16,7 @@ _NOT_OVER = executions.c.ended_at.is_(None)
 
 
 class SqlExecutionStore:
-    """Implements `routing.executions.ExecutionStore`."""
+    """Implements `routing.catalog.jobs.ExecutionStore`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

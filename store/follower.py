@@ -10,7 +10,7 @@ from asyncpg.connection import connect
 from asyncpg.exceptions import InterfaceError, PostgresError
 from sqlalchemy import delete, func, select
 
-from pools.tasks import TaskOwner
+from common.tasks import TaskOwner
 from routing.errors import StoreUnavailable
 from store.database import CHANNEL, Database
 from store.tables import changes

@@ -6,14 +6,14 @@ from typing import Any
 
 from sqlalchemy import Row, delete, insert, select
 
-from pools.lm import LMSettings
-from routing.lms import StoredLM
+from poolshift.worker.lm import LMSettings
+from routing.catalog.lms import StoredLM
 from store.database import Database
 from store.tables import GLOBAL, lms
 
 
 class SqlLMStore:
-    """Implements `routing.lms.LMStore`."""
+    """Implements `routing.catalog.lms.LMStore`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

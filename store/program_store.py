@@ -9,17 +9,17 @@ import msgspec
 from sqlalchemy import BigInteger, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pools.definitions import Definition
-from pools.programs import Program
+from pools.calls import Program
+from poolshift.worker.definitions import Definition
+from routing.catalog.programs import NewProgram, ProgramUse, StoredProgram
 from routing.errors import ProgramExists
-from routing.programs import NewProgram, ProgramUse, StoredProgram
 from store.database import Database
 from store.json_rows import json_rows, parameter
 from store.tables import GLOBAL, UtcDateTime, programs
 
 
 class SqlProgramStore:
-    """Implements `routing.programs.ProgramStore`."""
+    """Implements `routing.catalog.programs.ProgramStore`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -8,13 +8,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.errors import StaleRevision
-from routing.rollout_model import Change, Rollout, Source
+from routing.rollout.model import Change, Rollout, Source
 from store.database import Database
 from store.tables import rollout_revisions, rollout_sources
 
 
 class SqlRolloutLog:
-    """Implements `routing.rollout.RolloutLog`."""
+    """Implements `routing.rollout.flag.RolloutLog`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

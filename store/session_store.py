@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Row, Select, String, delete, func, select, tr
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from routing.sessions import SessionUse, StoredSession
+from routing.catalog.sessions import SessionUse, StoredSession
 from routing.versions import Version
 from store.database import Database
 from store.json_rows import json_rows, parameter
@@ -16,7 +16,7 @@ from store.tables import UtcDateTime, executions, lms, programs, sessions
 
 
 class SqlSessionStore:
-    """Implements `routing.sessions.SessionStore`."""
+    """Implements `routing.catalog.sessions.SessionStore`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -76,6 +76,6 @@ def _preloaded(server: Server) -> str:
     """What the zygote was told to import."""
     for child in server.process.children():
         command = child.cmdline()
-        if "pools.zygote" in command:
+        if "poolshift.worker.zygote" in command:
             return command[-1]
     raise ContenderFailed("the service has no zygote")

@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 from bench.arena import Arena
 from bench.outcome import Figure, Outcome, at_most
 from bench.unobserved import SilentRecorder
-from routing.recorder import Recorder
-from routing.rollout import RolloutFlag, open_flag
+from routing.rollout.flag import RolloutFlag, open_flag
 from routing.router import Router
+from routing.telemetry.recorder import Recorder
 from store.database import Database
 from store.rollout_log import SqlRolloutLog
 

@@ -15,7 +15,7 @@ from bench.load import Load
 from bench.outcome import Outcome, at_most, ratio
 from bench.servers import Server
 from bench.workloads import TRIVIAL
-from pools.definitions import Definition, Field, Signature
+from poolshift.worker.definitions import Definition, Field, Signature
 from store.database import Database
 from store.tables import GLOBAL, programs
 

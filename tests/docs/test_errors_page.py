@@ -9,7 +9,7 @@ from app.problems import KINDS, Problem, problem_of
 from pools import errors
 from pools.errors import CheckoutTimeout, ExecutionError, PoolClosed, WorkerCrashed
 from routing.errors import ProgramExists, ProgramNotFound, SessionNotFound, StaleRevision, StoreUnavailable
-from routing.rollout_model import Rollout, Source
+from routing.rollout.model import Rollout, Source
 from tests.conftest import StartService
 from tests.support.pages import blocks, codes, page, section, table
 from tests.support.service import Service

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.problems import KINDS
-from pools.exits import ExitCause, describe_exit
+from pools.process.exits import ExitCause, describe_exit
 from tests.support.pages import codes, page, section, table
 from tests.support.service import ROOT, Service
 from tests.support.waiting import wait_until

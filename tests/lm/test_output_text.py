@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pools.output_text import ChatText, JSONText, OutputText
+from poolshift.worker.dspy.output_text import ChatText, JSONText, OutputText
 
 dspy = pytest.importorskip("dspy", reason="the optional group is not installed")
 SIGNATURE = dspy.Signature("question -> a, b")

@@ -9,7 +9,7 @@ from typing import Any
 
 from opentelemetry import propagate, trace
 
-from pools import program_trace
+from poolshift.worker.tracing import program as program_trace
 
 
 def looks_at_its_trace() -> dict[str, Any]:

@@ -5,8 +5,8 @@ import secrets
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from pools.lm import LMUsage
-from routing.recorder import MAX_LM_MODELS, OTHER_MODELS, Recorder
+from poolshift.worker.lm import LMUsage
+from routing.telemetry.recorder import MAX_LM_MODELS, OTHER_MODELS, Recorder
 from routing.versions import Version
 from tests.conftest import StartService
 from tests.support.service import Service

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from pools.framing import frame
-from routing.spans import CallSpan, Export, Spans
+from poolshift.worker.framing import frame
+from routing.telemetry.spans import CallSpan, Export, Spans
 from tests.conftest import StartService
 from tests.observability.collector import attributes, running_collector
 from tests.observability.conftest import PROGRAMS, log_lines, traced
@@ -27,7 +27,7 @@ def exporters(service: Service) -> list[psutil.Process]:
     """As many as the service runs, which is one or, between two, none."""
     assert service.process is not None
     children = psutil.Process(service.process.pid).children()
-    return [child for child in children if "routing.span_exporter" in child.cmdline()]
+    return [child for child in children if "routing.telemetry.span_exporter" in child.cmdline()]
 
 
 def test_the_exporter_is_killed(start_service: StartService) -> None:
@@ -116,7 +116,7 @@ def test_the_other_end_is_closed() -> None:
     ours, theirs = socket.socketpair()
     with running_collector() as collector, ours, theirs:
         exporter = subprocess.Popen(
-            [sys.executable, "-m", "routing.span_exporter", str(theirs.fileno())],
+            [sys.executable, "-m", "routing.telemetry.span_exporter", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint},
         )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pools.definitions import Definition, Signature
-from routing.programs import NewProgram, ProgramUse
-from routing.sessions import SessionUse
+from poolshift.worker.definitions import Definition, Signature
+from routing.catalog.programs import NewProgram, ProgramUse
+from routing.catalog.sessions import SessionUse
 from routing.versions import Version
 from store.database import Database
 from store.program_store import SqlProgramStore

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from config.api_keys import hash_key, new_key
-from routing.rollout_file import InvalidRolloutFile, parse
+from routing.rollout.file import InvalidRolloutFile, parse
 from tests.conftest import StartService
 from tests.service.test_errors import problem
 from tests.support.service import Service

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pools.linux import MAX_OPEN_FILES
 from pools.quarantine import DEATHS_IN_A_ROW
+from poolshift.worker.linux import MAX_OPEN_FILES
 from tests.conftest import StartService
 from tests.service.test_errors import problem
 from tests.support.service import Service, is_alive
@@ -487,7 +487,7 @@ def test_workers_that_cannot_start(start_service: StartService, tmp_path: Path) 
     """With every worker dying at its start the service is alive, says that it is not ready, and does not spin."""
     (tmp_path / "sitecustomize.py").write_text("")
     service = Service(tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    broken = "import sys, os\nif 'pools.zygote' in ' '.join(sys.orig_argv): os._exit(9)\n"
+    broken = "import sys, os\nif 'poolshift.worker.zygote' in ' '.join(sys.orig_argv): os._exit(9)\n"
     (tmp_path / "sitecustomize.py").write_text(broken)
     try:
         service.start(wait=False)

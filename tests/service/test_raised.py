@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pools.raised import MAX_MESSAGE_LENGTH, MAX_TRACEBACK_LENGTH
+from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, MAX_TRACEBACK_LENGTH
 from tests.conftest import StartService
 from tests.service.test_async_executions import end_of, start
 from tests.service.test_errors import crashes, problem

@@ -11,8 +11,8 @@ import msgspec
 import psutil
 import pytest
 
-from app.exchange import Response
-from app.streaming import MAX_EVENTS, EventBuffer, EventStream, asks_for_events
+from app.execute.exchange import Response
+from app.execute.streaming import MAX_EVENTS, EventBuffer, EventStream, asks_for_events
 from tests.conftest import StartService
 from tests.service.test_errors import problem
 from tests.service.test_faults import busy, exits, whole

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-_CHANNEL_FD = 3  # where a worker has its socket (pools/zygote.py)
+_CHANNEL_FD = 3  # where a worker has its socket (poolshift/worker/zygote.py)
 
 
 def echo(nonce: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 
-from pools.alarm import Alarm
+from common.timers import Alarm
 
 
 async def _rung(times: list[float]) -> list[float]:

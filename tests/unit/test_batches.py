@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from routing.batches import MAX_BATCH, Used, write_in_batches
+from routing.catalog.write_behind import MAX_BATCH, Used, write_in_batches
 
 pytestmark = pytest.mark.anyio
 

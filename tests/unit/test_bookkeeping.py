@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from routing import bookkeeping
-from routing.bookkeeping import Bookkeeping
+from routing.catalog import bookkeeping
+from routing.catalog.bookkeeping import Bookkeeping
 from tests.support.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.usefixtures("short_interval")

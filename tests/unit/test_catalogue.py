@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pools.definitions import Definition, Field, Signature
+from poolshift.worker.definitions import Definition, Field, Signature
+from routing.catalog.programs import NewProgram, Programs
 from routing.errors import ProgramNotFound
-from routing.programs import NewProgram, Programs
 from store.database import Database
 from store.program_store import SqlProgramStore
 

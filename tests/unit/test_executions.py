@@ -9,12 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from pools.calls import Call, Result
-from pools.definitions import Definition, Signature
+from pools.calls import Call, Program, Result
 from pools.errors import PoolClosed, PoolOverloaded, ProgramError
-from pools.programs import Program
+from poolshift.worker.definitions import Definition, Signature
+from routing.catalog.jobs import MAX_RESULT_BYTES, STALE_AFTER_S, Execution, Executions, ExecutionStatus
 from routing.errors import ExecutionNotFound
-from routing.executions import MAX_RESULT_BYTES, STALE_AFTER_S, Execution, Executions, ExecutionStatus
 from routing.route import Route
 from routing.versions import Decision, Reason, Version
 from store.database import Database

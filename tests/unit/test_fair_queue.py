@@ -6,11 +6,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from pools.calls import Call
-from pools.definitions import Definition, Signature
-from pools.fair_queue import FairQueue
-from pools.programs import Program
-from pools.ticket import Ticket
+from pools.calls import Call, Program
+from pools.fair_queue import FairQueue, Ticket
+from poolshift.worker.definitions import Definition, Signature
 
 PROGRAM = Program("1", "p", Definition("python", Signature((), ())))
 LOOP = asyncio.new_event_loop()

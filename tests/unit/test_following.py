@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import structlog
 
-from app.following import keep_following
+from common.following import keep_following
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pools.framing import MAX_FRAME_BYTES, FrameDecoder, FrameError, frame
+from poolshift.worker.framing import MAX_FRAME_BYTES, FrameDecoder, FrameError, frame
 
 
 @given(st.lists(st.binary(max_size=300)), st.lists(st.integers(1, 50)))

@@ -17,9 +17,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.call_reader import MAX_BYTES
-from app.exchange import answer
-from app.lane_protocol import LaneProtocol
+from app.execute.exchange import answer
+from app.execute.protocol import LaneProtocol
+from app.execute.reader import MAX_BYTES
 
 Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 CALL: ContextVar[str] = ContextVar("CALL")

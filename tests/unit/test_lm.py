@@ -1,10 +1,9 @@
 """LM settings as values: equal ones are one LM, and none shows its key."""
 
-from pools.calls import Call
-from pools.definitions import Definition, Signature
-from pools.lm import LMSettings, lm_budget_s
-from pools.messages import Run
-from pools.programs import Program
+from pools.calls import Call, Program
+from poolshift.worker.definitions import Definition, Signature
+from poolshift.worker.lm import LMSettings, lm_budget_s
+from poolshift.worker.messages import Run
 
 
 def test_no_repr_shows_a_key() -> None:

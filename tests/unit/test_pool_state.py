@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pools.process import WorkerProcess
+from pools.process.process import WorkerProcess
 from pools.state import REMEMBERED_SESSIONS, PoolState, Worker, WorkerState
 
 

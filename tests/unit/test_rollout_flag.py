@@ -8,8 +8,8 @@ import pytest
 import structlog
 
 from routing.errors import RollbackUnwritten, StaleRevision, StoreUnavailable
-from routing.rollout import RolloutFlag, open_flag
-from routing.rollout_model import Change, Rollout, Source
+from routing.rollout.flag import RolloutFlag, open_flag
+from routing.rollout.model import Change, Rollout, Source
 from store.database import Database
 from store.rollout_log import SqlRolloutLog
 

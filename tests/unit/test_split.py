@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.rollout_model import to_basis_points
+from routing.rollout.model import to_basis_points
 from routing.split import BASIS_POINTS, BUCKETS, bucket, is_canary, threshold
 
 keys = st.text(max_size=64)

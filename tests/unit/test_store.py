@@ -12,8 +12,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from routing.errors import StaleRevision, StoreUnavailable
-from routing.rollout import RolloutFlag, open_flag
-from routing.rollout_model import Change, Source
+from routing.rollout.flag import RolloutFlag, open_flag
+from routing.rollout.model import Change, Source
 from store.database import Database
 from store.rollout_log import SqlRolloutLog
 from store.tables import metadata

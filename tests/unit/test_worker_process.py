@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 import pytest
 
-from pools.calls import Call, Result
-from pools.definitions import Definition, Field, Signature
-from pools.exits import ExitCause
-from pools.process import MAX_LOADED, MAX_LOADED_BYTES, WorkerProcess
-from pools.programs import Program
-from pools.spawner import Spawner
+from pools.calls import Call, Program, Result
+from pools.process.exits import ExitCause
+from pools.process.process import MAX_LOADED, MAX_LOADED_BYTES, WorkerProcess
+from pools.process.spawner import Spawner
+from poolshift.worker.definitions import Definition, Field, Signature
 
 pytestmark = pytest.mark.anyio
 

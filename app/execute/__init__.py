@@ -1,0 +1,1 @@
+"""The hot lane: an execute call from its bytes to its answer."""

@@ -1,0 +1,32 @@
+"""What the execute lane reads and writes.
+
+Apart from the lane, which is compiled (docs/adr/0007): msgspec needs the classes of its structs as Python makes them.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from app.api.schemas import ID_PATTERN_OF_RE, MAX_ID_LENGTH
+from poolshift.worker.lm import LMUsage
+
+_Identifier = Annotated[str, msgspec.Meta(pattern=ID_PATTERN_OF_RE, max_length=MAX_ID_LENGTH)]
+
+
+class Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    """A request's body. `inputs` stay as they came."""
+
+    inputs: msgspec.Raw
+    session_id: _Identifier | None = None
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
+class Answer(msgspec.Struct, omit_defaults=True):
+    """The body of an answer that went well."""
+
+    execution_id: str
+    program_id: str
+    pool_version: str
+    outputs: msgspec.Raw
+    duration_ms: float
+    usage: LMUsage | None = None

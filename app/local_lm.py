@@ -1,0 +1,101 @@
+"""Keeps the small model's process (`app.local_lm_server`) alive and knows where it listens."""
+
+import asyncio
+import secrets
+import sys
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import Mapping
+from contextlib import suppress
+
+import msgspec
+import structlog
+
+from common.backoff import restart_delay_s
+from common.tasks import TaskOwner
+from poolshift.worker.lm import LOCAL_MODEL_NAME, LMSettings
+
+START_TIMEOUT_S = 60.0
+MAX_TOKENS = 512
+"""Unless the settings say otherwise, as for the temperature: a small model that is lost does not find its own end."""
+_log = structlog.stdlib.get_logger("poolshift.lm")
+
+
+class _Listening(msgspec.Struct):
+    url: str
+
+
+class LocalLMServer:
+    """The model's process: started, and started again where it dies, until it is closed."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = dict(environment)
+        self._endpoint: LMSettings | None = None
+        self._tasks = TaskOwner("local LM")
+        self._settled = asyncio.Event()
+
+    def endpoint(self) -> LMSettings | None:
+        """Where it can be reached; None while it is down."""
+        return self._endpoint
+
+    async def start(self) -> None:
+        """Returns when it is up for the first time, or could not be started."""
+        self._tasks.start(self._keep_running())
+        await self._settled.wait()
+
+    async def aclose(self) -> None:
+        """Ends it."""
+        await self._tasks.aclose()
+
+    async def _keep_running(self) -> None:
+        failures = 0
+        while True:
+            if await self._run_once():
+                failures = 0
+            failures += 1
+            _log.warning("the local model died and is started again", failures=failures)
+            await asyncio.sleep(restart_delay_s(failures))
+
+    async def _run_once(self) -> bool:
+        """Runs it until it dies; whether it had come up."""
+        key = secrets.token_urlsafe(32)  # other users of this machine can reach its port
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            "app.local_lm_server",
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=STDOUT,
+            env=self._environment | {"LOCAL_LM_API_KEY": key},
+            start_new_session=True,
+        )
+        try:
+            await self._follow(process, key)
+        finally:
+            was_up, self._endpoint = self._endpoint is not None, None
+            self._settled.set()
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        return was_up
+
+    async def _follow(self, process: Process, key: str) -> None:
+        """Reads what it says until it says no more."""
+        assert process.stdout is not None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(START_TIMEOUT_S) as starting:
+                async for line in process.stdout:
+                    if self._endpoint is None and line.startswith(b"{"):
+                        url = msgspec.json.decode(line, type=_Listening).url
+                        self._endpoint = LMSettings(
+                            f"openai/{LOCAL_MODEL_NAME}",
+                            url,
+                            key,
+                            temperature=0.0,
+                            max_tokens=MAX_TOKENS,
+                            decodes_schema=True,
+                        )
+                        starting.reschedule(None)
+                        self._settled.set()
+                    else:
+                        _log.info(line.decode(errors="replace").rstrip(), pid=process.pid)

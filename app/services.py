@@ -1,0 +1,50 @@
+"""The parts that a running service is made of; `app.lifespan` builds them and endpoints ask for them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from prometheus_client import CollectorRegistry
+
+from common.tasks import TaskOwner
+from pools.process.spawner import Spawner
+from pools.protocol import Pool
+from routing.catalog.jobs import Executions
+from routing.catalog.lms import LMs
+from routing.catalog.programs import Programs
+from routing.catalog.sessions import Sessions
+from routing.rollout.flag import RolloutFlag
+from routing.router import Router
+from routing.telemetry.pool_figures import PoolFigures
+from routing.telemetry.recorder import Recorder
+from routing.telemetry.tracing import Tracing
+from routing.versions import Version
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything an endpoint may need."""
+
+    programs: Programs
+    sessions: Sessions
+    executions: Executions
+    lms: LMs
+    flag: RolloutFlag
+    pin: Version | None
+    router: Router
+    recorder: Recorder
+    tracing: Tracing
+    pools: Mapping[Version, Pool]
+    spawner: Spawner
+    registry: CollectorRegistry
+    figures: PoolFigures
+    tasks: TaskOwner
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+Running = Annotated[Parts, Depends(_parts)]

@@ -1,0 +1,105 @@
+"""The service's end of one worker's socket, on the event loop."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from poolshift.worker.framing import READ_BYTES, FrameDecoder, FrameError
+
+
+class Channel:
+    """Sends frames without blocking and hands on each payload that arrives.
+
+    It talks to the socket itself, since a transport would cost every call another turn of the event loop.
+    """
+
+    def __init__(
+        self, sock: socket.socket, on_payload: Callable[[bytes], None], on_end: Callable[[str | None], None]
+    ) -> None:
+        """`on_end` is called once: with None when the worker closed its end, with the fault when it sent garbage."""
+        sock.setblocking(False)
+        self._socket = sock
+        self._on_payload = on_payload
+        self._on_end = on_end
+        self._decoder = FrameDecoder()
+        self._unsent = bytearray()
+        self._open = True
+        self._reading = False
+        self._loop = asyncio.get_running_loop()
+        self.resume_reading()
+
+    def send(self, data: bytes) -> bool:
+        """Sends `data` as soon as the worker takes it; False where it is gone and has surely not got any of it."""
+        if not self._open:
+            return False
+        sent = 0
+        if not self._unsent:
+            try:
+                sent = self._socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError:
+                return False  # the reader sees the same end
+        if sent < len(data):
+            if not self._unsent:
+                self._loop.add_writer(self._socket, self._writable)
+            self._unsent += memoryview(data)[sent:]
+        return True
+
+    def pause_reading(self) -> None:
+        """Leaves what the worker sends in the socket; once that is full, the worker waits."""
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._socket)
+
+    def resume_reading(self) -> None:
+        """Takes what the worker sends again."""
+        if self._open and not self._reading:
+            self._reading = True
+            self._loop.add_reader(self._socket, self._readable)
+
+    def drain(self) -> None:
+        """Takes what a worker that is dead had still sent."""
+        while self._open and self._readable():
+            pass
+
+    def close(self) -> None:
+        """Closes the socket; the worker, if it lives, sees the end of it and exits."""
+        if self._open:
+            self._open = False
+            self.pause_reading()
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+
+    def _readable(self) -> bool:
+        """Reads once; False where there was nothing to read."""
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._end(None)
+            return True
+        try:
+            for payload in self._decoder.feed(data):
+                self._on_payload(payload)
+        except FrameError as error:
+            self._end(str(error))
+        return True
+
+    def _writable(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            sent = len(self._unsent)
+        del self._unsent[:sent]
+        if not self._unsent:
+            self._loop.remove_writer(self._socket)
+
+    def _end(self, fault: str | None) -> None:
+        self.close()
+        self._on_end(fault)

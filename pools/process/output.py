@@ -1,0 +1,85 @@
+"""The service's end of a worker's output pipe: reads records and bounds what reaches the log."""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from common.log_budget import LineBudget
+from poolshift.worker.framing import MALFORMED
+from poolshift.worker.stdio import MAX_LINE_BYTES, RECORD_SEPARATOR, Record
+
+MAX_LINES_PER_S = 100
+MAX_BYTES_PER_S = 64 * 1024
+"""What one worker gets into the log; the rest is read and counted."""
+
+_READ_BYTES = 64 * 1024
+_SPENT_PAUSE_S = 0.01
+"""A worker that has spent this is read so much more slowly: whoever prints without end holds up itself alone."""
+
+
+class OutputReader:
+    """Reads one worker's pipe on the event loop and hands on each record (the parent's side)."""
+
+    def __init__(self, fd: int, take: Callable[[Record], None], left_out: Callable[[int], None]) -> None:
+        """`left_out` gets the number of records that were too many to be taken, at most once a second."""
+        self._fd = fd
+        self._take = take
+        self._pending = b""
+        self._budget = LineBudget(lines=MAX_LINES_PER_S, size=MAX_BYTES_PER_S, tell=left_out)
+        self._pause: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        os.set_blocking(fd, False)
+        self._loop.add_reader(fd, self._readable)
+
+    def close(self) -> None:
+        """Reads what is still there and lets go of the pipe."""
+        if self._fd >= 0:
+            self._readable()
+        if self._fd >= 0:
+            self._release()
+        self._budget.tell()
+
+    def admits(self, size: int) -> bool:
+        """Whether another line about this worker, of `size` characters, may be logged; one that may not is counted."""
+        return self._budget.admits(size)
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._fd, _READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self._release()
+            return
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        if len(self._pending) > MAX_LINE_BYTES:
+            lines, self._pending = [*lines, self._pending], b""
+        for line in lines:
+            if line and self._budget.admits(len(line)):
+                self._take(_parse(line))
+        if self._budget.is_spent and self._pause is None:
+            self._loop.remove_reader(self._fd)
+            self._pause = self._loop.call_later(_SPENT_PAUSE_S, self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._fd, self._readable)
+
+    def _release(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+
+
+def _parse(line: bytes) -> Record:
+    if line.startswith(RECORD_SEPARATOR):
+        try:
+            return msgspec.json.decode(line[1:], type=Record)
+        except MALFORMED:
+            pass  # a program wrote the separator itself: its line is taken as it is
+    return Record(line[:MAX_LINE_BYTES].decode(errors="replace"), "output")

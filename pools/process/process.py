@@ -1,0 +1,344 @@
+"""A worker process as the service sees it: one execution at a time, from the request to the one right reply."""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+import structlog
+
+from common.log_levels import named_level
+from pools.calls import Call, Result
+from pools.errors import (
+    ExecutionError,
+    ExecutionTimeout,
+    InvalidInputs,
+    InvalidOutputs,
+    LMError,
+    LMNotConfigured,
+    MalformedInputs,
+    PoolClosed,
+    ProgramError,
+    Withdrawn,
+    WorkerCrashed,
+    WorkerLost,
+)
+from pools.events import Valve
+from pools.process.channel import Channel
+from pools.process.exits import Exit, ExitCause
+from pools.process.output import OutputReader
+from poolshift.worker.definitions import Definition
+from poolshift.worker.framing import MALFORMED, FrameError, frame
+from poolshift.worker.lm import lm_budget_s
+from poolshift.worker.loading import EntrypointError
+from poolshift.worker.messages import Check, Done, Failed, Progress, Ready, Reply, Run
+from poolshift.worker.stdio import Record
+
+KILL_GRACE_S = 0.2
+"""From SIGTERM to SIGKILL: time for a program that handles SIGTERM to put things right."""
+RETIRE_GRACE_S = 2.0
+"""From the closed socket to SIGTERM: an idle worker exits by itself in less."""
+MAX_LOADED = 1000
+MAX_LOADED_BYTES = 16 * 1024 * 1024
+"""A worker keeps so many definitions loaded, of so many bytes of JSON together; then it forgets them all."""
+
+_encoder: Final = msgspec.json.Encoder()
+_reply_decoder: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
+_log = structlog.stdlib.get_logger("poolshift.worker")
+
+
+class WorkerProcess:
+    """One worker. `ready` is done when it can run, `exited` when it is dead and reaped."""
+
+    def __init__(self, generation: int, sock: socket.socket, output_fd: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.generation = generation
+        self.pid = 0
+        self.started_at = time.time()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self.exited: asyncio.Future[Exit] = self._loop.create_future()
+        self.ended_for: ExitCause | None = None
+        self.fault: str | None = None
+        self._pidfd = -1
+        self._is_up = False
+        self._numbers: dict[Definition, int] = {}
+        """Of the definitions that it has been told."""
+        self._told_bytes = 0
+        self.call: Call | None = None
+        self._valve: Valve | None = None
+        self._on_end: Callable[[Result | Exception], None] | None = None
+        self._when_ended: Callable[[Exit], None] | None = None
+        self._check: asyncio.Future[None] | None = None
+        self._kill_timer: asyncio.TimerHandle | None = None
+        self._output = OutputReader(output_fd, self._log_record, self._log_left_out)
+        self._channel = Channel(sock, self._take, self._channel_ended)
+
+    def __repr__(self) -> str:
+        return f"<WorkerProcess generation={self.generation} pid={self.pid} ended_for={self.ended_for}>"
+
+    # --- what it is asked
+
+    def run(self, call: Call, on_end: Callable[[Result | Exception], None]) -> None:
+        """Sends the call. The worker must be idle; `on_end` is called once, with the result or one of `pools.errors`.
+
+        Raises:
+            InvalidInputs: the inputs are over the frame's limit; nothing was sent.
+            WorkerLost: the worker is dead; nothing was sent.
+        """
+        definition = call.program.definition
+        number = self._numbers.get(definition)
+        is_new = number is None
+        size = 0
+        if number is None:
+            size = len(_encoder.encode(definition))
+            is_full = len(self._numbers) >= MAX_LOADED or self._told_bytes + size > MAX_LOADED_BYTES
+            number = 0 if is_full else len(self._numbers)
+        request = Run(
+            id=call.execution_id,
+            program_id=call.program.id,
+            number=number,
+            inputs=call.inputs if isinstance(call.inputs, msgspec.Raw) else msgspec.Raw(call.inputs),
+            definition=definition if is_new else None,
+            traceparent=call.traceparent if call.trace is None else call.trace.run_begins(self.pid),
+            carried=call.carried,
+            record=call.trace is not None,
+            stream=call.events is not None,
+            lm=call.lm,
+            lm_budget_s=0.0 if call.lm is None else lm_budget_s(call.deadline - self._loop.time()),
+        )
+        try:
+            data = frame(_encoder.encode(request))
+        except FrameError as error:
+            raise InvalidInputs(f"inputs: {error}") from None
+        if not self._channel.send(data):
+            raise WorkerLost
+        if is_new:
+            if number == 0:
+                self._numbers.clear()
+                self._told_bytes = 0
+            self._numbers[definition] = number
+            self._told_bytes += size
+        self.call = call
+        self._on_end = on_end
+        if call.events is not None:
+            self._valve = Valve(self._channel)
+            call.events.began(self._valve)
+
+    def check(self, definition: Definition) -> asyncio.Future[None]:
+        """Asks whether `definition` can be loaded; the future is None or EntrypointError or WorkerCrashed."""
+        self._check = self._loop.create_future()
+        self._channel.send(frame(_encoder.encode(Check(id="check", definition=definition))))
+        return self._check
+
+    def withdraw(self) -> None:
+        """Takes its call away, which raises Withdrawn; whatever it may still answer is dropped. It is to be killed."""
+        self._end_run(Withdrawn(), ())
+
+    # --- how it is ended
+
+    def kill(self, cause: ExitCause) -> None:
+        """Ends it whatever it does: SIGTERM, and SIGKILL after `KILL_GRACE_S`. `exited` tells when it is dead."""
+        if self.exited.done() or self.ended_for not in (None, ExitCause.RECYCLED, ExitCause.SHUTDOWN):
+            return
+        self.ended_for = self.ended_for or cause
+        self._signal(signal.SIGTERM)
+        self._arm(KILL_GRACE_S, lambda: self._signal(signal.SIGKILL))
+
+    def retire(self, cause: ExitCause) -> None:
+        """Lets an idle worker exit by itself, and kills it if it does not."""
+        if self.exited.done() or self.ended_for is not None:
+            return
+        self.ended_for = cause
+        self._channel.close()
+        self._arm(RETIRE_GRACE_S, lambda: self.kill(cause))
+
+    def when_ended(self, listener: Callable[[Exit], None]) -> None:
+        """Calls `listener` once it is dead and reaped, before its call is answered; at once if it is already."""
+        if self.exited.done():
+            listener(self.exited.result())
+        else:
+            self._when_ended = listener
+
+    def log_ids(self) -> dict[str, str | None]:
+        """What a log line about it says of the call that it is at, if any."""
+        return self.call.log_ids() if self.call is not None else {"execution_id": None}
+
+    # --- what the spawner tells
+
+    def forked(self, pid: int, pidfd: int) -> None:
+        """The process exists."""
+        self.pid, self._pidfd = pid, pidfd
+        if self.ended_for is not None:
+            self._signal(signal.SIGKILL)
+        self._become_ready()
+
+    def ended(self, end: Exit) -> None:
+        """The process is dead and reaped: whatever waits for it is told."""
+        if self.exited.done():
+            return
+        if self.ended_for is None:
+            self._channel.drain()
+        self._channel.close()
+        self._output.close()
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if not self.ready.done():
+            self.ready.set_exception(WorkerCrashed("the worker died at its start", exit_cause=end.description))
+            self.ready.exception()  # a caller that gave up on it is not to be missed
+        if self._check is not None and not self._check.done():
+            self._check.set_exception(WorkerCrashed(f"the worker died: {end.description}", exit_cause=end.description))
+        self.exited.set_result(end)
+        # The exit first: whoever is told of the answer finds the worker gone.
+        if self._when_ended is not None:
+            self._when_ended(end)
+        self._end_run(_failure_of(end), ())
+
+    # --- what it answers
+
+    def _take(self, payload: bytes) -> None:
+        if self.ended_for is not None:
+            return  # too late, whatever it is
+        try:
+            reply = _reply_decoder.decode(payload)
+        except MALFORMED as error:
+            self._violated(f"not a reply: {error}")
+            return
+        if reply.gen != self.generation:
+            self._violated(f"a reply of generation {reply.gen}")
+        elif isinstance(reply, Ready):
+            self._is_up = True
+            self._become_ready()
+        elif self._check is not None:
+            self._take_check(reply)
+        elif self.call is None or reply.id != self.call.execution_id:
+            self._violated(f"a reply to {reply.id!r}, which it is not at")
+        elif isinstance(reply, Done):
+            self._end_run(Result(reply.outputs, reply.run_us / 1e6, reply.usage), reply.spans)
+        elif isinstance(reply, Progress):
+            if self.call.events is not None:
+                self.call.events.put(reply.kind, reply.data)
+        else:
+            self._end_run(self._error_of(reply), reply.spans)
+
+    def _take_check(self, reply: Progress | Done | Failed) -> None:
+        check, self._check = self._check, None
+        if check is None or check.done():
+            return
+        if isinstance(reply, Failed):
+            check.set_exception(EntrypointError(reply.detail, at=reply.field or "entrypoint"))
+        else:
+            check.set_result(None)
+
+    def _end_run(self, outcome: Result | Exception, spans: Sequence[msgspec.Raw]) -> None:
+        call, on_end = self.call, self._on_end
+        if call is None or on_end is None:
+            return
+        if call.trace is not None:
+            call.trace.run_ended(None if isinstance(outcome, Result) else outcome, spans)
+        if self._valve is not None:
+            held_s, self._valve = self._valve.close(), None
+            call.held_s += held_s
+        self.call = self._on_end = None
+        on_end(outcome)
+
+    def _error_of(self, failed: Failed) -> ExecutionError:
+        error = _error_of(failed)
+        error.run_s = failed.run_us / 1e6
+        error.usage = failed.usage
+        traceback = failed.traceback
+        if traceback is not None and self.call is not None and self._output.admits(len(traceback)):
+            _log.warning(
+                "program raised",
+                pid=self.pid,
+                traceback=traceback,
+                **self.call.log_ids(),
+            )
+        return error
+
+    def _become_ready(self) -> None:
+        if self._is_up and self.pid and not self.ready.done():
+            self.ready.set_result(None)
+
+    def _violated(self, fault: str) -> None:
+        self.fault = fault
+        self.kill(ExitCause.CRASH)
+
+    def _channel_ended(self, fault: str | None) -> None:
+        # The exit's own report follows, if it died; a living worker without a socket is of no use.
+        self.fault = self.fault or fault
+        if self.ended_for is None:
+            self._arm(KILL_GRACE_S, self._orphaned)
+
+    def _orphaned(self) -> None:
+        self.fault = self.fault or "it closed its socket"
+        self.kill(ExitCause.CRASH)
+
+    # --- the process
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                pass  # dead already; the report is on its way
+
+    def _arm(self, delay_s: float, action: Callable[[], None]) -> None:
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        self._kill_timer = self._loop.call_later(delay_s, action)
+
+    def _log_record(self, record: Record) -> None:
+        _log.log(
+            named_level(record.level),
+            record.text,
+            source=record.source,
+            pid=self.pid,
+            **self._about(record),
+        )
+
+    def _about(self, record: Record) -> dict[str, str | None]:
+        """What a record belongs to. One without ids was written past Python: by what runs now, if anything does."""
+        if record.execution_id is not None or self.call is None:
+            return {
+                "program_id": record.program_id,
+                "execution_id": record.execution_id,
+                "trace_id": record.trace_id,
+            }
+        return self.call.log_ids()
+
+    def _log_left_out(self, count: int) -> None:
+        _log.warning("lines of a worker left out of the log", count=count, pid=self.pid, **self.log_ids())
+
+
+def _error_of(failed: Failed) -> ExecutionError:
+    match failed.code:
+        case InvalidInputs.code:
+            return InvalidInputs(failed.detail, field=failed.field)
+        case InvalidOutputs.code:
+            return InvalidOutputs(failed.detail, field=failed.field)
+        case MalformedInputs.code:
+            return MalformedInputs(failed.detail, started=False)
+        case LMNotConfigured.code:
+            return LMNotConfigured(failed.detail, started=False)
+        case LMError.code:
+            return LMError(failed.detail, retry_after_s=failed.retry_after_s)
+        case _:
+            return ProgramError(failed.detail)
+
+
+def _failure_of(end: Exit) -> ExecutionError:
+    match end.cause:
+        case ExitCause.TIMEOUT:
+            return ExecutionTimeout("the deadline passed while the program ran; its worker was killed")
+        case ExitCause.SHUTDOWN:
+            return PoolClosed("the service stopped before the program ended", started=True)
+        case _:
+            detail = f"the worker died while it ran the program: {end.description}"
+            return WorkerCrashed(detail, exit_cause=end.description, is_ours=end.is_ours)

@@ -1,0 +1,1 @@
+"""Everything of ours that a user's process imports."""

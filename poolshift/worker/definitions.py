@@ -1,0 +1,45 @@
+"""What a program does, under whatever name: its signature and how to run it, the same on any worker of any version."""
+
+from typing import Any, Literal
+
+import msgspec
+
+FieldType = Literal["string", "integer", "number", "boolean", "array", "object"]
+ProgramType = Literal["predict", "chain_of_thought", "react", "python"]
+
+
+class Field(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One input or output. `default` stands in for an input that is absent or null; `required` is then false."""
+
+    name: str
+    type: FieldType
+    description: str | None = None
+    required: bool = True
+    default: Any = None
+
+
+class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What goes in and what comes out."""
+
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+    name: str | None = None
+    description: str | None = None
+
+
+class Definition(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, weakref=True):
+    """All that a worker needs to load a program.
+
+    A definition is equal to itself alone. The catalogue of programs makes programs with the same definition share one,
+    so that everyone else tells definitions apart by identity.
+    """
+
+    program_type: ProgramType
+    signature: Signature
+    entrypoint: str | None = None
+    instructions: str | None = None
+    idempotent: bool = False
+    state: dict[str, Any] | None = None
+    """What DSPy saved of an optimized program, for the types that are DSPy's."""
+    tools: tuple[str, ...] = ()
+    """Functions, as entrypoints name them, that the LM of a `react` program may call."""

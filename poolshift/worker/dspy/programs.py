@@ -1,0 +1,160 @@
+"""Programs of the types that are DSPy's: a module, built from the signature, on the LM that comes with the call.
+
+Imported only where such a program is loaded, or ahead of all workers in the zygote: DSPy takes its time to import.
+"""
+
+import keyword
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+import dspy
+import msgspec
+import pydantic
+
+from poolshift.worker.definitions import Definition, Field, FieldType
+from poolshift.worker.dspy.client import ask, failures_of, total
+from poolshift.worker.dspy.streaming import OutputEvents
+from poolshift.worker.dspy.tools import tool
+from poolshift.worker.errors import LMNotConfigured
+from poolshift.worker.lm import LMRun
+from poolshift.worker.loading import Emit, EntrypointError
+from poolshift.worker.validation import Validator
+
+_TYPES: Final[dict[FieldType, Any]] = {
+    "string": str,
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+    "array": list[Any],
+    "object": dict[str, Any],
+}
+# Names that DSPy takes for itself when a module is called.
+_TAKEN = frozenset({"self", "signature", "demos", "config", "lm", "prediction", "new_signature"})
+# ... and those that it adds to a signature.
+_REASONING = "reasoning"
+_OF_REACT = frozenset({"trajectory", "next_thought", "next_tool_name", "next_tool_args", "max_iters"})
+
+
+class _SavedSignature(msgspec.Struct):
+    instructions: str
+    fields: list[dict[str, str]]
+
+
+class _SavedPredict(msgspec.Struct):
+    """What DSPy's `save` wrote of one predictor, but for its LM and for what only an optimizer needs."""
+
+    signature: _SavedSignature
+    demos: list[dict[str, Any]] = []
+
+
+class DSPyProgram:
+    """A program with its DSPy module built."""
+
+    def __init__(self, definition: Definition, allowed_modules: tuple[str, ...]) -> None:
+        """Raises EntrypointError where a tool is none, or the program's state does not fit it."""
+        signature = definition.signature
+        self._checked_inputs = Validator(signature.inputs)
+        self._checked_outputs = Validator(signature.outputs)
+        reserved = set(_TAKEN)
+        thinks = definition.program_type != "predict"
+        # An output of this name is the reasoning that a chain of thought, or the end of a react, has anyway.
+        shown = [one for one in signature.outputs if thinks and one.name == _REASONING and one.type == "string"]
+        if thinks:
+            reserved |= {_REASONING, *_OF_REACT}
+        self._inputs = _safe_names(signature.inputs, reserved)
+        self._outputs = _safe_names([one for one in signature.outputs if one not in shown], reserved)
+        fields: dict[str, Any] = {}
+        for one in signature.inputs:
+            fields[self._inputs[one.name]] = _annotation(one), dspy.InputField(desc=one.description or one.name)
+        for one in signature.outputs:
+            if one not in shown:
+                fields[self._outputs[one.name]] = _annotation(one), dspy.OutputField(desc=one.description or one.name)
+        instructions = "\n\n".join(filter(None, (signature.description, definition.instructions)))
+        built = dspy.make_signature(fields, instructions or None)
+        self._module = _module(definition, built, allowed_modules)
+        in_prompt = self._outputs | {one.name: _REASONING for one in shown}
+        self._outputs = {one.name: in_prompt[one.name] for one in signature.outputs}
+        self._texts = {one.name: self._outputs[one.name] for one in signature.outputs if one.type == "string"}
+        if definition.state is not None:
+            self._restore(definition.state)
+
+    def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
+        """The outputs as JSON, checked.
+
+        Raises:
+            InvalidInputs, MalformedInputs: as `Validator` says.
+            LMError: the LM failed, refused, was too slow, or gave an answer that does not fit the signature.
+            LMNotConfigured: there is none.
+        """
+        if lm is None:
+            raise LMNotConfigured("neither the session nor the service has an LM", started=False)
+        arguments = self._checked_inputs.inputs(inputs)
+        named = {self._inputs[name]: value for name, value in arguments.items()}
+        events = OutputEvents(self._texts, emit, as_json=lm.settings.decodes_schema) if lm.streams else None
+        with failures_of(lm.settings), dspy.track_usage() as tracker:
+            try:
+                prediction = ask(self._module, lm, named, events)
+            finally:
+                lm.usage = total(tracker.usage_data.values())
+            outputs = {name: prediction.get(safe) for name, safe in self._outputs.items()}
+            checked = self._checked_outputs.outputs(outputs)
+            if events is not None:
+                events.finish(outputs)
+            return checked
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Takes over instructions, descriptions and demonstrations, and nothing else.
+
+        A saved LM or configuration could send the session's key to an address that the state names.
+        """
+        # A module's state has those of its predictors by their names; a predictor's own is flat.
+        by_name = {"self": state} if isinstance(self._module, dspy.Predict) else state
+        names = self._inputs | self._outputs
+        for name, predictor in self._module.named_predictors():
+            try:
+                one = msgspec.convert(by_name.get(name), _SavedPredict)
+            except msgspec.ValidationError as error:
+                raise EntrypointError(f"not what DSPy saves of such a program: {error}", at="state") from None
+            if len(one.signature.fields) != len(predictor.signature.fields):
+                raise EntrypointError("the saved signature has other fields than the program's", at="state")
+            demos = [{names.get(name, name): value for name, value in demo.items()} for demo in one.demos]
+            try:
+                predictor.load_state(
+                    {"signature": msgspec.to_builtins(one.signature), "demos": demos, "lm": None, "fields": {}}
+                )
+            except (KeyError, ValueError, TypeError) as error:
+                raise EntrypointError(f"not what DSPy saves of such a program: {error!r}", at="state") from None
+
+
+def _module(definition: Definition, signature: type[dspy.Signature], allowed_modules: tuple[str, ...]) -> dspy.Module:
+    match definition.program_type:
+        case "react":
+            return dspy.ReAct(signature, tools=[tool(one, allowed_modules) for one in definition.tools])
+        case "chain_of_thought":
+            return dspy.ChainOfThought(signature)
+        case _:
+            return dspy.Predict(signature)
+
+
+def _safe_names(fields: Iterable[Field], taken: set[str]) -> dict[str, str]:
+    """For each field a name that DSPy and pydantic take, as near to its own as possible; adds them to `taken`."""
+    names = {}
+    for field in fields:
+        safe = re.sub(r"\W", "_", field.name, flags=re.ASCII)
+        if not safe[:1].isalpha() or keyword.iskeyword(safe) or hasattr(pydantic.BaseModel, safe):
+            safe = f"field_{safe}"
+        if hasattr(dspy.Signature, safe):
+            safe = f"field_{safe}"
+        unique, count = safe, 1
+        while unique in taken:
+            count += 1
+            unique = f"{safe}_{count}"
+        taken.add(unique)
+        names[field.name] = unique
+    return names
+
+
+def _annotation(field: Field) -> Any:
+    kind = _TYPES[field.type]
+    return kind if field.required else kind | None

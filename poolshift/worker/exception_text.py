@@ -1,0 +1,46 @@
+"""What is told of an exception that a program raised: short, and fit to be sent, whatever the exception is."""
+
+import traceback
+
+from poolshift.worker.errors import ProgramError
+
+MAX_MESSAGE_LENGTH = 4096
+"""In characters; of what the caller is told."""
+MAX_TRACEBACK_LENGTH = 16 * 1024
+"""In characters; of what the log is told. A longer one loses its middle: its end says what was raised."""
+
+
+def describe(error: BaseException) -> ProgramError:
+    """What a caller is told: the exception's type and message, not its traceback."""
+    message = _message(error)
+    name = type(error).__name__
+    return ProgramError(sendable(f"{name}: {message}" if message else name, MAX_MESSAGE_LENGTH))
+
+
+def traceback_of(error: BaseException) -> str:
+    """What the log is told."""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except BaseException:  # exceptions can have attributes that raise
+        text = f"{describe(error).detail} (its traceback cannot be told)"
+    if len(text) > MAX_TRACEBACK_LENGTH:
+        half = MAX_TRACEBACK_LENGTH // 2
+        text = f"{text[:half]}\n…\n{text[-half:]}"
+    return sendable(text, len(text))
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as failure:  # it is the program's code
+        return f"its message cannot be told: {type(failure).__name__} in __str__"
+
+
+def sendable(text: str, max_length: int) -> str:
+    r"""At most `max_length` characters of `text`, an ellipsis where there were more, and valid Unicode.
+
+    A lone surrogate, which has no JSON, becomes its escape (`\ud800`).
+    """
+    if len(text) > max_length:
+        text = text[:max_length] + "…"
+    return text.encode("utf-8", "backslashreplace").decode()

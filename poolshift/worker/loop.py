@@ -1,0 +1,158 @@
+"""The worker's own end: one child process that runs one execution at a time, until its socket closes."""
+
+import os
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from poolshift.worker.definitions import Definition
+from poolshift.worker.errors import ExecutionError
+from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, describe, sendable, traceback_of
+from poolshift.worker.framing import FrameError, frame, read_frames
+from poolshift.worker.lm import LMRun
+from poolshift.worker.loading import EntrypointError, LoadedProgram, check, load
+from poolshift.worker.messages import (
+    MAX_EVENT_BYTES,
+    Check,
+    Done,
+    EventKind,
+    Failed,
+    Progress,
+    Ready,
+    Reply,
+    Request,
+    Run,
+)
+from poolshift.worker.stdio import CurrentExecution, tell_parent
+from poolshift.worker.tracing import context as trace_context
+
+if TYPE_CHECKING:
+    from poolshift.worker.tracing.program import ProgramTracer
+
+_request_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_encoder = msgspec.json.Encoder()
+
+
+class Worker:
+    """Answers each request with exactly one reply, on the socket that it alone owns."""
+
+    def __init__(self, sock: socket.socket, generation: int, allowed_modules: tuple[str, ...]) -> None:
+        self._socket = sock
+        self._generation = generation
+        self._allowed_modules = allowed_modules
+        self._definitions: dict[int, Definition] = {}
+        """By the numbers that the service gives them."""
+        self._loaded: dict[int, LoadedProgram] = {}
+        self._current = CurrentExecution()
+        self._tracer: ProgramTracer | None = None
+        self._is_fork = False
+
+    def serve(self) -> None:
+        """Says that it is ready, then answers until the parent closes the socket."""
+        tell_parent(self._current)
+        os.register_at_fork(after_in_child=self._forked)
+        self._send(Ready(gen=self._generation, pid=os.getpid()))
+        for payload in read_frames(self._socket):
+            request = _request_decoder.decode(payload)
+            self._send(self._execute(request) if isinstance(request, Run) else self._check(request))
+
+    def _execute(self, request: Run) -> Reply:
+        if request.definition is not None:
+            self._remember(request.number, request.definition)
+        if request.traceparent is not None and request.record:
+            return self._record(request, request.traceparent)
+        if request.traceparent is None and request.carried is None:
+            return self._run(request)
+        with trace_context.within(trace_context.context_of(request.traceparent, request.carried)):
+            return self._run(request)
+
+    def _record(self, request: Run, traceparent: str) -> Reply:
+        if self._tracer is None:
+            from poolshift.worker.tracing.program import ProgramTracer  # noqa: PLC0415  # its SDK is of no use to most workers
+
+            self._tracer = ProgramTracer()
+        recording = self._tracer.record(request.program_id, traceparent, request.carried)
+        with trace_context.within(recording.context):
+            reply = self._run(request)
+            reply.spans = recording.end(reply)
+            return reply
+
+    def _run(self, request: Run) -> Done | Failed:
+        def emit(data: Any, kind: EventKind = "progress") -> None:
+            self._emit(request, data, kind)
+
+        self._current.enter(request.id, request.program_id, request.traceparent)
+        lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s, request.stream)
+        started = time.perf_counter_ns()
+        try:
+            loaded = self._loaded.get(request.number) or self._load(request.number)
+            outputs = loaded.run(request.inputs, emit, lm)
+        except SystemExit:
+            raise
+        except BaseException as error:  # whatever a program raises is its own failure, and the worker goes on
+            return self._failed(request.id, _microseconds_since(started), error, lm)
+        finally:
+            self._current.leave()
+        run_us = _microseconds_since(started)
+        return Done(request.id, self._generation, run_us, msgspec.Raw(outputs), usage=lm.usage if lm else None)
+
+    def _check(self, request: Check) -> Reply:
+        try:
+            check(request.definition, self._allowed_modules)
+        except EntrypointError as error:
+            detail = sendable(str(error), MAX_MESSAGE_LENGTH)
+            return Failed(request.id, self._generation, 0, code="invalid_request", detail=detail, field=error.at)
+        return Done(request.id, self._generation, 0)
+
+    def _remember(self, number: int, definition: Definition) -> None:
+        if number == 0:
+            self._definitions.clear()
+            self._loaded.clear()
+        self._definitions[number] = definition
+
+    def _load(self, number: int) -> LoadedProgram:
+        loaded = self._loaded[number] = load(self._definitions[number], self._allowed_modules)
+        return loaded
+
+    def _failed(self, execution_id: str, run_us: int, error: BaseException, lm: LMRun | None) -> Failed:
+        known = error if isinstance(error, ExecutionError) else describe(error)
+        field: str | None = getattr(known, "field", None)
+        return Failed(
+            id=execution_id,
+            gen=self._generation,
+            run_us=run_us,
+            code=known.code,
+            detail=sendable(known.detail, MAX_MESSAGE_LENGTH),  # it may have a field's name in it, or what an LM said
+            field=None if field is None else sendable(field, MAX_MESSAGE_LENGTH),
+            traceback=None if known is error else traceback_of(error),
+            retry_after_s=known.retry_after_s,
+            usage=lm.usage if lm else None,
+        )
+
+    def _emit(self, request: Run, data: Any, kind: EventKind) -> None:
+        encoded = _encoder.encode(data)  # what is no JSON value is the program's error, streamed or not
+        if len(encoded) > MAX_EVENT_BYTES:
+            raise ValueError(f"an event of {len(encoded)} bytes is over the limit of {MAX_EVENT_BYTES}")
+        if request.stream:
+            self._send(Progress(request.id, self._generation, msgspec.Raw(encoded), kind))
+
+    def _forked(self) -> None:
+        """This is a process that a program has forked: it has the worker's socket too, and nothing to say on it."""
+        self._is_fork = True
+
+    def _send(self, reply: Reply) -> None:
+        if self._is_fork:
+            sys.exit(isinstance(reply, Failed))
+        try:
+            data = frame(_encoder.encode(reply))
+        except FrameError as error:
+            assert not isinstance(reply, Ready)
+            data = frame(_encoder.encode(Failed(reply.id, self._generation, 0, "invalid_outputs", f"outputs: {error}")))
+        self._socket.sendall(data)
+
+
+def _microseconds_since(started_ns: int) -> int:
+    return (time.perf_counter_ns() - started_ns) // 1000

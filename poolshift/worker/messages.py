@@ -1,0 +1,94 @@
+"""Messages between a pool and a worker, both ways, each a frame of JSON on the wire (`poolshift.worker.framing`).
+
+A reply carries the execution's id and the worker's generation, so that a late or foreign reply is recognised.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from poolshift.worker.definitions import Definition
+from poolshift.worker.lm import LMSettings, LMUsage
+from poolshift.worker.tracing.traceparent import Carried
+
+EventKind = Literal["progress", "output"]
+"""`progress` is what a generator yields, `output` a piece of an output (of the text that an LM writes)."""
+
+MAX_EVENT_BYTES = 1024 * 1024
+"""A larger event is the program's error; so a sink that pauses in time has a bound in bytes."""
+
+
+class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
+    """Run a program once.
+
+    Its definition has a `number` between the two, and comes along with the first call that it is in. Number 0 begins
+    anew: the worker forgets all that it was told before. `record` asks for the spans of the program
+    (`poolshift.worker.tracing.recorded_spans`) in the reply: the call is sampled.
+    """
+
+    id: str
+    program_id: str
+    number: int
+    inputs: msgspec.Raw
+    definition: Definition | None = None
+    traceparent: str | None = None
+    carried: Carried | None = None
+    record: bool = False
+    stream: bool = False
+    lm: LMSettings | None = None
+    lm_budget_s: float = 0.0
+
+
+class Check(msgspec.Struct, tag="check", tag_field="op"):
+    """Load a program's entrypoint and see that it takes the signature's inputs, without running it."""
+
+    id: str
+    definition: Definition
+
+
+Request = Run | Check
+
+
+class Ready(msgspec.Struct, tag="ready", tag_field="op"):
+    """The worker's first message: it is up."""
+
+    gen: int
+    pid: int
+
+
+class Progress(msgspec.Struct, tag="progress", tag_field="op", omit_defaults=True):
+    """What a running program says on its way."""
+
+    id: str
+    gen: int
+    data: msgspec.Raw
+    kind: EventKind = "progress"
+
+
+class Done(msgspec.Struct, tag="done", tag_field="op", omit_defaults=True):
+    """The outputs, checked against the signature. `run_us` is the time in the program, in microseconds."""
+
+    id: str
+    gen: int
+    run_us: int
+    outputs: msgspec.Raw = msgspec.Raw(b"{}")
+    spans: list[msgspec.Raw] = []
+    usage: LMUsage | None = None
+
+
+class Failed(msgspec.Struct, tag="failed", tag_field="op", omit_defaults=True):
+    """The call failed in an orderly way: `code` is one of the taxonomy's; `traceback` is for the log alone."""
+
+    id: str
+    gen: int
+    run_us: int
+    code: str
+    detail: str
+    field: str | None = None
+    traceback: str | None = None
+    spans: list[msgspec.Raw] = []
+    retry_after_s: float | None = None
+    usage: LMUsage | None = None
+
+
+Reply = Ready | Progress | Done | Failed

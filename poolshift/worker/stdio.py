@@ -1,0 +1,136 @@
+"""What a worker prints and logs, on its way to the service's log: never on the socket that carries the replies.
+
+Both ends of one pipe. A line that starts with the record separator (RFC 7464) is a JSON `Record`; any other line was
+written past Python (by C code, or by a dying interpreter) and is taken as it is.
+"""
+
+import codecs
+import io
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from poolshift.worker.exception_text import sendable
+from poolshift.worker.tracing.traceparent import trace_id_of
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+RECORD_SEPARATOR = b"\x1e"
+MAX_LINE_BYTES = 16 * 1024
+"""A longer line is cut here, so that a program cannot fill the service's memory with one line."""
+
+_MAX_NAME_LENGTH = 256
+_encoder = msgspec.json.Encoder()
+
+
+class Record(msgspec.Struct, omit_defaults=True):
+    """One line with what it came from. `level` is a `logging` level; `source` a logger's name, `stdout` or `stderr`."""
+
+    text: str
+    source: str
+    level: int = logging.INFO
+    execution_id: str | None = None
+    program_id: str | None = None
+    trace_id: str | None = None
+
+
+class CurrentExecution:
+    """Which execution this worker is at, for whatever is printed meanwhile."""
+
+    def __init__(self) -> None:
+        self.execution_id: str | None = None
+        self.program_id: str | None = None
+        self.trace_id: str | None = None
+
+    def enter(self, execution_id: str, program_id: str, traceparent: str | None) -> None:
+        self.execution_id, self.program_id, self.trace_id = execution_id, program_id, trace_id_of(traceparent)
+
+    def leave(self) -> None:
+        self.execution_id = self.program_id = self.trace_id = None
+
+    def write(self, text: str, source: str, level: int) -> None:
+        """Sends one record to the parent; a record that finds the pipe's other end gone is dropped."""
+        text = sendable(text, MAX_LINE_BYTES // 4)
+        record = Record(text, source, level, self.execution_id, self.program_id, self.trace_id)
+        try:
+            os.write(2, RECORD_SEPARATOR + _encoder.encode(record) + b"\n")
+        except OSError:
+            pass
+
+
+class _PrintStream(io.TextIOBase):
+    """Stands in for `sys.stdout` and `sys.stderr`: whole lines become records."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, current: CurrentExecution, source: str, fd: int) -> None:
+        self._current = current
+        self._source = source
+        self._fd = fd
+        self._pending = ""
+        self.buffer = _PrintBytes(self)
+
+    def fileno(self) -> int:
+        """What is written there arrives too, as if it were written past Python."""
+        return self._fd
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._pending = (self._pending + text).split("\n")
+        if len(self._pending) > MAX_LINE_BYTES:
+            lines, self._pending = [*lines, self._pending], ""
+        for line in lines:
+            self._current.write(line, self._source, logging.INFO)
+        return len(text)
+
+    def flush(self) -> None:
+        if self._pending:
+            self._current.write(self._pending, self._source, logging.INFO)
+            self._pending = ""
+
+
+class _PrintBytes(io.BufferedIOBase):
+    """Stands in for `sys.stdout.buffer`: its bytes go the way of the text."""
+
+    def __init__(self, stream: _PrintStream) -> None:
+        self._stream = stream
+        self._decode = codecs.getincrementaldecoder(stream.encoding)(stream.errors).decode
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: "ReadableBuffer") -> int:
+        written = bytes(data)
+        self._stream.write(self._decode(written))
+        return len(written)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+class _RecordHandler(logging.Handler):
+    """Hands on what programs log with `logging`."""
+
+    def __init__(self, current: CurrentExecution) -> None:
+        super().__init__()
+        self._current = current
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._current.write(self.format(record), sendable(record.name, _MAX_NAME_LENGTH), record.levelno)
+        except Exception:
+            self.handleError(record)  # as every handler does: a record with a fault is no error of the program's
+
+
+def tell_parent(current: CurrentExecution) -> None:
+    """Sends what this process prints and logs from now on to its parent (the child's side)."""
+    sys.stdout = _PrintStream(current, "stdout", 1)
+    sys.stderr = _PrintStream(current, "stderr", 2)
+    logging.basicConfig(handlers=[_RecordHandler(current)], format="%(message)s", level=logging.INFO, force=True)

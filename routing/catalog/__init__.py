@@ -1,0 +1,1 @@
+"""Programs, sessions, jobs and LMs: in memory, written behind to the store."""

@@ -1,0 +1,130 @@
+"""Which LM a call runs on: its session's, else everyone's. In memory; the store remembers what the API has set."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from pools.errors import LMError, LMNotConfigured
+from poolshift.worker.lm import LOCAL, NONE, LMSettings
+
+LocalLM = Callable[[], LMSettings | None]
+"""Where the service's own model can be reached at the moment; None while it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLM:
+    """An LM that the API has set: a session's, or everyone's where `session_id` is None.
+
+    `overrides` names what the environment said when everyone's was set: once it says something else, that counts.
+    """
+
+    session_id: str | None
+    settings: LMSettings
+    overrides: str | None
+    updated_by: str
+    updated_at: datetime
+
+
+class LMStore(Protocol):
+    """Where LM settings are kept. Every method raises StoreUnavailable where the store does not answer."""
+
+    async def load(self) -> Sequence[StoredLM]:
+        """All of them."""
+        ...
+
+    async def find(self, session_id: str | None) -> StoredLM | None:
+        """A session's, or everyone's where `session_id` is None."""
+        ...
+
+    async def put(self, session_id: str | None, settings: LMSettings, overrides: str | None, by: str) -> StoredLM:
+        """Keeps `settings` in place of what was there."""
+        ...
+
+    async def remove(self, session_id: str) -> None:
+        """Forgets a session's."""
+        ...
+
+
+class LMs:
+    """All LM settings in force. A change is in force for the next call: each call takes its LM along."""
+
+    def __init__(self, store: LMStore, configured: LMSettings, local: LocalLM | None) -> None:
+        """`configured` is what the environment says; `local` is None where the service runs no model itself."""
+        self._store = store
+        self._configured = configured
+        self._overrides = hashlib.sha256(msgspec.json.encode(configured)).hexdigest()
+        self._local = local
+        self._everyones: StoredLM | None = None
+        self._of_sessions: dict[str, StoredLM] = {}
+
+    @property
+    def has_local(self) -> bool:
+        """Whether `local` is a model here."""
+        return self._local is not None
+
+    async def load(self) -> None:
+        """Brings everything that is stored into memory."""
+        stored = await self._store.load()
+        self._everyones = None
+        self._of_sessions.clear()
+        for one in stored:
+            self._remember(one)
+
+    async def refresh(self, session_id: str | None) -> None:
+        """Another replica has changed a session's, or everyone's."""
+        stored = await self._store.find(session_id)
+        if stored is not None:
+            self._remember(stored)
+        elif session_id is not None:
+            self.forget_session(session_id)
+
+    def of_call(self, session_id: str | None) -> LMSettings:
+        """What a call in this session runs on.
+
+        Raises:
+            LMNotConfigured: nobody has set one, or it was set to none.
+            LMError: the service's own model is not up at the moment.
+        """
+        settings = self.shown(session_id)[0]
+        if settings.model == NONE or (settings.model == LOCAL and self._local is None):
+            raise LMNotConfigured("neither the session nor the service has an LM", started=False)
+        if settings.model != LOCAL:
+            return settings
+        assert self._local is not None
+        endpoint = self._local()
+        if endpoint is None:
+            raise LMError("the local model is starting", started=False, retry_after_s=1.0)
+        return msgspec.structs.replace(
+            endpoint,
+            temperature=endpoint.temperature if settings.temperature is None else settings.temperature,
+            max_tokens=endpoint.max_tokens if settings.max_tokens is None else settings.max_tokens,
+        )
+
+    def shown(self, session_id: str | None) -> tuple[LMSettings, StoredLM | None]:
+        """What is in force for a session, or for everyone, and who has set it; None is the environment."""
+        stored = self._of_sessions.get(session_id) if session_id is not None else None
+        stored = stored or self._everyones
+        return (stored.settings, stored) if stored is not None else (self._configured, None)
+
+    async def put(self, session_id: str | None, settings: LMSettings, by: str) -> None:
+        """Sets a session's, or everyone's. Raises StoreUnavailable."""
+        self._remember(await self._store.put(session_id, settings, self._overrides if session_id is None else None, by))
+
+    async def remove(self, session_id: str) -> None:
+        """A session has everyone's again. Raises StoreUnavailable."""
+        await self._store.remove(session_id)
+        self.forget_session(session_id)
+
+    def forget_session(self, session_id: str) -> None:
+        """A session has ended, and its LM with it."""
+        self._of_sessions.pop(session_id, None)
+
+    def _remember(self, stored: StoredLM) -> None:
+        if stored.session_id is not None:
+            self._of_sessions[stored.session_id] = stored
+        else:
+            self._everyones = stored if stored.overrides == self._overrides else None

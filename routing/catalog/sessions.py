@@ -1,0 +1,160 @@
+"""The sessions: which version served one last, since when, and what it holds. In memory; the store remembers them."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from routing.catalog.programs import Programs
+from routing.catalog.write_behind import Used, write_in_batches
+from routing.errors import SessionNotFound
+from routing.versions import Version
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """A session as the store knows it; `pool_version` is the one that served it last, None before its first call."""
+
+    id: str
+    created_at: datetime
+    last_seen_at: datetime
+    pool_version: Version | None
+    execution_count: int
+    program_count: int
+
+
+class SessionUse(NamedTuple):
+    """What a session did since it was last written to the store; times in seconds since the epoch."""
+
+    first_seen_at: float
+    last_seen_at: float
+    pool_version: Version | None
+    execution_count: int
+
+
+class _Session:
+    """A session in memory, and its use as `routing.catalog.write_behind` writes it."""
+
+    def __init__(self, session_id: str, now: float) -> None:
+        self.key = session_id
+        self.last_seen_at = now
+        self.version: Version | None = None
+        self.is_unwritten = False
+        self._first_seen_at = now
+        self._count = 0
+
+    def executed(self, version: Version) -> None:
+        """An execution is over."""
+        self.version = version
+        self._count += 1
+
+    def take_use(self) -> SessionUse:
+        # Without an execution here, another replica may know better which version served it last.
+        version = self.version if self._count else None
+        use = SessionUse(self._first_seen_at, self.last_seen_at, version, self._count)
+        self._count = 0
+        return use
+
+    def give_back_use(self, use: SessionUse) -> None:
+        self._count += use.execution_count
+
+
+class SessionStore(Protocol):
+    """Where sessions are kept. Every method raises StoreUnavailable where the store does not answer."""
+
+    async def add_uses(self, uses: Mapping[str, SessionUse]) -> None:
+        """Creates or updates sessions, by id."""
+        ...
+
+    async def find(self, session_id: str) -> StoredSession | None:
+        """One session."""
+        ...
+
+    async def page(self, *, limit: int, after: str) -> Sequence[StoredSession]:
+        """Up to `limit` sessions by id, those after `after`."""
+        ...
+
+    async def end(self, session_id: str) -> bool:
+        """Forgets a session, its programs and its long runs; False where there was none."""
+        ...
+
+    async def end_idle(self, since: datetime) -> Sequence[str]:
+        """Forgets the sessions last seen before `since`, and what they hold; their ids."""
+        ...
+
+
+class Sessions:
+    """Who is in a session now, and what is to be written of it."""
+
+    def __init__(self, store: SessionStore, programs: Programs, *, ttl_s: float) -> None:
+        self._store = store
+        self._programs = programs
+        self.ttl_s = ttl_s
+        self._sessions: dict[str, _Session] = {}
+        self._unwritten: list[Used[SessionUse]] = []
+        self._listeners: list[Callable[[str], None]] = []
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Calls `listener` with the id of each session that has ended."""
+        self._listeners.append(listener)
+
+    def seen(self, session_id: str, version: Version | None = None) -> None:
+        """A session is in use: by an execution on `version`, or otherwise. Its time to live starts anew."""
+        now = time.time()
+        session = self._sessions.get(session_id)
+        if session is None:
+            session = self._sessions[session_id] = _Session(session_id, now)
+        session.last_seen_at = now
+        if version is not None:
+            session.executed(version)
+        if not session.is_unwritten:
+            session.is_unwritten = True
+            self._unwritten.append(session)
+
+    def active(self) -> Mapping[Version, int]:
+        """How many sessions that have not expired each version served last, on this replica."""
+        oldest = time.time() - self.ttl_s
+        for one in [one for one in self._sessions.values() if one.last_seen_at < oldest and not one.is_unwritten]:
+            del self._sessions[one.key]
+        return Counter(one.version for one in self._sessions.values() if one.version and one.last_seen_at >= oldest)
+
+    async def flush(self) -> None:
+        """Brings what sessions did into the store; what fails is kept for the next time."""
+        await write_in_batches(self._unwritten, self._store.add_uses)
+
+    async def show(self, session_id: str) -> StoredSession:
+        """One session. Raises SessionNotFound, StoreUnavailable."""
+        await self.flush()
+        session = await self._store.find(session_id)
+        if session is None:
+            raise SessionNotFound(session_id)
+        return session
+
+    async def page(self, *, limit: int, after: str) -> Sequence[StoredSession]:
+        """Up to `limit` sessions by id, those after `after`."""
+        await self.flush()
+        return await self._store.page(limit=limit, after=after)
+
+    async def end(self, session_id: str) -> None:
+        """Ends a session and frees what it holds. Raises SessionNotFound, StoreUnavailable."""
+        await self.flush()
+        if not await self._store.end(session_id):
+            raise SessionNotFound(session_id)
+        self.forget(session_id)
+
+    async def end_idle(self) -> None:
+        """Ends the sessions whose time to live is over."""
+        await self.flush()
+        for session_id in await self._store.end_idle(datetime.fromtimestamp(time.time() - self.ttl_s).astimezone()):
+            self.forget(session_id)
+
+    def forget(self, session_id: str) -> None:
+        """A session has ended, here or on another replica."""
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            session.is_unwritten = False  # what it did is not to bring it back
+        self._programs.forget_session(session_id)
+        for listener in self._listeners:
+            listener(session_id)

@@ -1,0 +1,1 @@
+"""The rollout flag and its sources."""

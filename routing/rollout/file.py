@@ -1,0 +1,80 @@
+"""`ROLLOUT_FILE`: the percentage from a mounted file (YAML or JSON). A file that makes no sense moves no traffic."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.log_once import Complaint
+from config import mounted_file
+from routing.errors import StoreUnavailable
+from routing.rollout.flag import RolloutFlag
+from routing.rollout.model import Change, Source, to_basis_points
+
+SETTLE_S = 1.0
+"""How long a file that does not end with a line break must stay as it is: it may be half-written."""
+
+
+class InvalidRolloutFile(Exception):
+    """What the file says is no rollout."""
+
+
+class _FileBody(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    canary_percent: float | int = Field(ge=0, le=100, allow_inf_nan=False)
+    reason: str | None = Field(None, max_length=1024)
+
+
+def parse(content: bytes, by: str) -> Change:
+    """The change that a file asks for. Raises InvalidRolloutFile."""
+    try:
+        body = _FileBody.model_validate(mounted_file.parse(content))
+        return Change(to_basis_points(Decimal(str(body.canary_percent))), Source.FILE, by, body.reason)
+    except ValidationError as error:
+        raise InvalidRolloutFile(mounted_file.problems(error)) from None
+    except (mounted_file.InvalidDocument, ValueError, ArithmeticError) as error:
+        raise InvalidRolloutFile(str(error)) from None
+
+
+class RolloutFile:
+    """Brings what the file says into force, each time that it says something new."""
+
+    def __init__(self, flag: RolloutFlag, name: str) -> None:
+        """`name` stands in the history as the author."""
+        self._flag = flag
+        self._name = name
+        self._complaint = Complaint("rollout file ignored; the last good value stays", file=name)
+
+    async def follow(self, contents: AsyncIterator[bytes | OSError]) -> None:
+        """Hears what the file holds, for as long as it is told."""
+        heard: bytes | None = None
+        unsettled: tuple[bytes, float] | None = None
+        async for content in contents:
+            if isinstance(content, OSError):
+                self._complaint.make(f"it cannot be read: {content.strerror}")
+                continue
+            if content == heard:
+                continue
+            now = asyncio.get_running_loop().time()
+            if not content.endswith(b"\n"):
+                if unsettled is None or unsettled[0] != content:
+                    unsettled = content, now
+                if now - unsettled[1] < SETTLE_S:
+                    continue
+            if await self._hear(content):
+                heard = content
+
+    async def _hear(self, content: bytes) -> bool:
+        """Whether this content needs no second hearing."""
+        try:
+            await self._flag.hear(await asyncio.to_thread(parse, content, self._name))
+        except InvalidRolloutFile as error:
+            self._complaint.make(str(error))
+        except StoreUnavailable as error:
+            self._complaint.make(str(error))
+            return False
+        else:
+            self._complaint.settle()
+        return True

@@ -1,0 +1,164 @@
+"""The spans of one sampled call, made by hand where its time goes (`routing.telemetry.tracing` shows the tree)."""
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import structlog
+from opentelemetry.semconv.attributes import http_attributes
+
+from pools.errors import ExecutionError
+from poolshift.worker.tracing import span_names
+from poolshift.worker.tracing.recorded_spans import MAX_BYTES
+from routing.telemetry.span_export import SpanExport
+from routing.telemetry.spans import CallSpan, WorkerSpan
+from routing.versions import Decision
+
+CANCELLED = "cancelled"
+"""The error of a call that nobody waits for any more."""
+
+_log = structlog.stdlib.get_logger("poolshift.tracing")
+
+
+class Parent(NamedTuple):
+    """The caller's span."""
+
+    span_id: str
+    tracestate: str | None
+
+
+class CallTrace:
+    """The trace of one sampled call. Each span goes to the export as it ends; a run may end after the answer has gone.
+
+    It is the pools' `RunObserver`. Ids are hexadecimal, as W3C's trace context has them.
+    """
+
+    def __init__(self, export: SpanExport, trace_id: str, parent: Parent | None) -> None:
+        self.trace_id = trace_id
+        self._export = export
+        self._parent_id = None if parent is None else parent.span_id
+        self._tracestate = None if parent is None else parent.tracestate
+        self._span_id = _new_span_id()
+        self._began = time.time_ns()
+        self._queued_at = 0
+        self._last_run_ended = 0
+        self._run: tuple[str, int, int] | None = None
+        self._is_cancelled = False
+        self._attributes: dict[str, str | int] = {}
+
+    # --- what the router tells
+
+    def routed(self, decision: Decision, revision: int, began: int) -> None:
+        """A version was decided on, by a rollout of `revision`; the decision began at `began`."""
+        if self._queued_at:
+            self._end_queue(time.time_ns(), None)
+        version: dict[str, str | int] = {
+            span_names.POOL_VERSION: decision.version.value,
+            span_names.ROLLOUT_REVISION: revision,
+        }
+        self._attributes |= version
+        self._emit(
+            span_names.ROUTE, began, time.time_ns(), version | {span_names.ROUTING_REASON: decision.reason.value}
+        )
+
+    def queue_begins(self) -> None:
+        """The call is in its pool."""
+        self._queued_at = time.time_ns()
+
+    def failed(self, code: str) -> None:
+        """The call failed in its pool, or was cancelled there; maybe before it ran."""
+        self._is_cancelled = code == CANCELLED
+        if self._queued_at and self._run is None:
+            self._end_queue(time.time_ns(), code)
+
+    # --- what the pool tells
+
+    def run_begins(self, worker_pid: int) -> str:
+        # Run again by the pool, since its worker died, the call has waited from then on.
+        self._queued_at = self._queued_at or self._last_run_ended
+        span_id = _new_span_id()
+        self._run = span_id, time.time_ns(), worker_pid
+        return f"00-{self.trace_id}-{span_id}-01"
+
+    def run_ended(self, error: Exception | None, spans: Sequence[msgspec.Raw]) -> None:
+        if self._run is None:
+            return
+        (span_id, began, pid), self._run = self._run, None
+        self._end_queue(began, None)
+        for span in spans:
+            self._emit_recorded(span)
+        now = time.time_ns()
+        attributes: dict[str, str | int] = {
+            span_names.POOL_VERSION: self._attributes[span_names.POOL_VERSION],
+            span_names.PROCESS_PID: pid,
+        }
+        self._emit(span_names.RUN, began, now, attributes, CANCELLED if self._is_cancelled else _code(error), span_id)
+        self._last_run_ended = now
+
+    # --- what the endpoint tells
+
+    def answered(self, name: str, status: int, error: str | None, attributes: dict[str, str | int]) -> None:
+        """The call has its answer; `error` is the code of what went wrong, where that was not the client's doing."""
+        attributes[http_attributes.HTTP_RESPONSE_STATUS_CODE] = status
+        self._end(name, error, attributes)
+
+    def abandoned(self, name: str, attributes: dict[str, str | int]) -> None:
+        """The client went away before."""
+        self._end(name, CANCELLED, attributes)
+
+    # --- spans
+
+    def _end(self, name: str, error: str | None, attributes: Mapping[str, str | int]) -> None:
+        self._emit(name, self._began, time.time_ns(), {**attributes, **self._attributes}, error, self._span_id)
+
+    def _end_queue(self, at: int, error: str | None) -> None:
+        version = {span_names.POOL_VERSION: self._attributes[span_names.POOL_VERSION]}
+        began, self._queued_at = self._queued_at, 0
+        self._emit(span_names.QUEUE, began, at, version, error)
+
+    def _emit(
+        self,
+        name: str,
+        began: int,
+        ended: int,
+        attributes: dict[str, str | int],
+        error: str | None = None,
+        span_id: str | None = None,
+    ) -> None:
+        if error is not None:
+            attributes[span_names.ERROR_TYPE] = error
+        is_server = span_id is self._span_id
+        self._export.offer(
+            CallSpan(
+                trace_id=self.trace_id,
+                span_id=span_id or _new_span_id(),
+                parent_id=self._parent_id if is_server else self._span_id,
+                name=name,
+                began=began,
+                ended=max(began, ended),
+                attributes=attributes,
+                tracestate=self._tracestate,
+                is_error=error is not None,
+                is_server=is_server,
+            )
+        )
+
+    def _emit_recorded(self, recorded: msgspec.Raw) -> None:
+        """A span of the worker's, unread."""
+        if memoryview(recorded).nbytes > MAX_BYTES:
+            _log.warning("a worker's span is too big", trace_id=self.trace_id)
+            self._export.lost(1)
+            return
+        self._export.offer(WorkerSpan(self.trace_id, recorded, self._tracestate))
+
+
+def _new_span_id() -> str:
+    return f"{random.getrandbits(64) or 1:016x}"
+
+
+def _code(error: Exception | None) -> str | None:
+    if error is None:
+        return None
+    return error.code if isinstance(error, ExecutionError) else type(error).__name__.lower()

@@ -1,0 +1,161 @@
+"""Hands finished spans to the process that exports them: a collector that is down or slow costs spans, not time."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+import structlog
+
+from common.backoff import restart_delay_s
+from common.log_levels import named_level
+from common.tasks import TaskOwner
+from pools.process.channel import Channel
+from poolshift.worker.framing import frame
+from routing.telemetry.spans import (
+    FLUSH_TIMEOUT_S,
+    MAX_SPANS_AT_ONCE,
+    Export,
+    FromExporter,
+    Last,
+    Outcome,
+    Span,
+    SpanOutcome,
+    Spans,
+    ToExporter,
+)
+
+HAND_OVER_S = 0.2
+"""Spans wait so long for others, to be handed over in one piece."""
+END_TIMEOUT_S = FLUSH_TIMEOUT_S + 1.0
+"""The end of the service waits so long for the exporter's: one that hangs is killed."""
+_LONG_LIFE_S = 60.0
+"""An exporter that lived so long worked: the failures in a row begin anew."""
+
+CountSpans = Callable[[SpanOutcome, int], None]
+
+_decoder: msgspec.json.Decoder[FromExporter] = msgspec.json.Decoder(FromExporter)
+_encode = msgspec.json.Encoder().encode
+_log = structlog.stdlib.get_logger("poolshift.tracing")
+
+
+class SpanExport:
+    """The exporter (`routing.telemetry.span_exporter`) and the spans on their way to it; one that dies is replaced.
+
+    No more than the queue's size are on their way at once, from here until the exporter has said what became of them.
+    What comes on top is dropped and counted.
+    """
+
+    def __init__(self, how: Export, count: CountSpans) -> None:
+        self._how = how
+        self._count = count
+        self._waiting: list[Span] = []
+        self._handed_over = 0
+        self._exported = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._channel: Channel | None = None
+        self._is_closing = False
+        self._tasks = TaskOwner("export of spans", is_detached=True)
+        self._loop = asyncio.get_running_loop()
+        self._exporter = self._tasks.start(self._keep_exporter())
+
+    def offer(self, span: Span) -> None:
+        """Queues a span that has ended. Never blocks."""
+        if len(self._waiting) + self._handed_over >= self._how.max_queue_size:
+            self._count("dropped", 1)
+            return
+        self._waiting.append(span)
+        if self._timer is None:
+            self._timer = self._loop.call_later(HAND_OVER_S, self._hand_over)
+        elif len(self._waiting) >= self._how.max_batch_size:
+            self._hand_over()
+
+    def lost(self, count: int) -> None:
+        """Counts spans that cannot be exported."""
+        self._count("failed", count)
+
+    async def aclose(self) -> None:
+        """Has everything exported; gives up on what the collector does not take in `END_TIMEOUT_S`."""
+        self._is_closing = True
+        left = len(self._waiting) + self._handed_over + self._exported
+        self._hand_over()
+        if self._channel is not None:
+            self._tell(self._channel, Last())
+            await asyncio.wait([self._exporter], timeout=END_TIMEOUT_S)
+        if lost := left - self._exported:  # nobody asks for the counts any more
+            _log.warning("the collector did not take the last spans", count=lost)
+        await self._tasks.aclose()
+
+    def _hand_over(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._channel is not None and self._waiting:
+            spans, self._waiting = self._waiting, []
+            self._handed_over += len(spans)
+            for first in range(0, len(spans), MAX_SPANS_AT_ONCE):
+                self._tell(self._channel, Spans(spans[first : first + MAX_SPANS_AT_ONCE]))
+
+    def _tell(self, channel: Channel, message: ToExporter) -> None:
+        channel.send(frame(_encode(message)))
+
+    # --- the exporter
+
+    async def _keep_exporter(self) -> None:
+        failures = 0
+        while not self._is_closing:
+            began = self._loop.time()
+            try:
+                how_it_ended = await self._run_exporter()
+            except OSError as error:
+                how_it_ended = str(error)
+            self.lost(self._handed_over)  # what it had
+            self._handed_over = 0
+            if self._is_closing:
+                return
+            failures = failures + 1 if self._loop.time() - began < _LONG_LIFE_S else 1
+            _log.error("the exporter of spans ended; another is started", reason=how_it_ended)
+            await asyncio.sleep(restart_delay_s(failures))
+
+    async def _run_exporter(self) -> str:
+        """Runs one until it ends; returns how it did."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            exporter = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                "routing.telemetry.span_exporter",
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            theirs.close()
+            channel = self._channel = Channel(ours, self._take, lambda _: _kill(exporter))
+            try:
+                self._tell(channel, self._how)
+                self._hand_over()
+                return f"exit status {await exporter.wait()}"
+            finally:
+                channel.drain()
+                channel.close()
+                self._channel = None
+                _kill(exporter)
+                await exporter.wait()
+
+    def _take(self, payload: bytes) -> None:
+        message = _decoder.decode(payload)
+        if isinstance(message, Outcome):
+            self._handed_over -= message.count
+            self._exported += message.count if message.outcome == "exported" else 0
+            self._count(message.outcome, message.count)
+        else:
+            structlog.stdlib.get_logger(message.logger).log(named_level(message.level), message.text)
+
+
+def _kill(exporter: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        exporter.kill()

@@ -1,0 +1,229 @@
+"""Exports spans to an OTLP collector, in a process of its own: what OpenTelemetry takes for that is no call's time.
+
+It ends when it is told that no span follows, or when the service is gone, in either case after it has exported what it
+has; it takes at most `routing.telemetry.spans.FLUSH_TIMEOUT_S` for that.
+
+    python -P -m routing.telemetry.span_exporter FD
+
+FD is its end of a stream socket. `routing.telemetry.spans` has the messages, `routing.telemetry.span_export` the
+service's side.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import msgspec
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.semconv.schemas import Schemas
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+
+from poolshift.worker.framing import MALFORMED, frame, read_frames
+from poolshift.worker.tracing.recorded_spans import decode_span
+from routing.telemetry.spans import (
+    FLUSH_TIMEOUT_S,
+    CallSpan,
+    Export,
+    FromExporter,
+    Last,
+    Line,
+    Outcome,
+    Span,
+    SpanOutcome,
+    Spans,
+    ToExporter,
+    WorkerSpan,
+)
+
+_Item = TypeVar("_Item")
+_NICENESS = 10
+"""Calls come first."""
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_SCOPE = InstrumentationScope("poolshift", schema_url=Schemas.V1_44_0.value)
+_KINDS = {kind.value: kind for kind in SpanKind}
+_STATUS_CODES = {code.value: code for code in StatusCode}
+
+_decoder: msgspec.json.Decoder[ToExporter] = msgspec.json.Decoder(ToExporter)
+_log = logging.getLogger("poolshift.tracing")
+
+
+class _Service:
+    """The other end of the socket. The processor's thread speaks to it as well."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._lock = threading.Lock()
+
+    def tell(self, message: FromExporter) -> None:
+        """Says something, or nothing where nobody hears it any more."""
+        data = frame(msgspec.json.encode(message))
+        try:
+            with self._lock:
+                self._socket.sendall(data)
+        except OSError:
+            pass
+
+    def count(self, outcome: SpanOutcome, count: int) -> None:
+        """Says what became of spans."""
+        self.tell(Outcome(outcome, count))
+
+
+class _LinesToService(logging.Handler):
+    """Has the service log what is logged here, in its own format."""
+
+    def __init__(self, service: _Service) -> None:
+        super().__init__()
+        self._service = service
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._service.tell(Line(record.name, record.levelno, self.format(record)))
+
+
+def _one_by_one(spans: Iterable[_Item]) -> Iterator[_Item]:
+    """Lets whoever waits for the core have it between two spans.
+
+    Where Linux preempts lazily, as it does by default from 6.12 on, niceness alone does not: a process that makes no
+    system call keeps its core until the next tick, for 1 to 10 ms, and encoding a batch takes as long.
+    """
+    for span in spans:
+        os.sched_yield()
+        yield span
+
+
+class _Batch(list[ReadableSpan]):
+    """What OpenTelemetry encodes in one go."""
+
+    def __iter__(self) -> Iterator[ReadableSpan]:
+        return _one_by_one(super().__iter__())
+
+
+class _CountingExporter(SpanExporter):
+    """Tells of what the exporter underneath took and what it lost. It runs in the processor's thread."""
+
+    def __init__(self, exporter: SpanExporter, service: _Service) -> None:
+        self._exporter = exporter
+        self._service = service
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = SpanExportResult.FAILURE
+        try:
+            result = self._exporter.export(_Batch(spans))
+        finally:
+            self._service.count("exported" if result is SpanExportResult.SUCCESS else "failed", len(spans))
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+
+class _Export:
+    """Makes OpenTelemetry's spans and queues them. The queue never overflows: the service counts what is on its way."""
+
+    def __init__(self, how: Export, service: _Service) -> None:
+        self._service = service
+        # The environment has the last word.
+        self._resource = Resource.create().merge(Resource(how.resource)).merge(OTELResourceDetector().detect())
+        self._processor = BatchSpanProcessor(
+            _CountingExporter(OTLPSpanExporter(endpoint=how.endpoint), service),
+            max_queue_size=how.max_queue_size,
+            max_export_batch_size=how.max_batch_size,
+            schedule_delay_millis=how.interval_ms,
+        )
+
+    def take(self, span: Span) -> None:
+        """Queues it."""
+        if isinstance(span, CallSpan):
+            self._processor.on_end(self._of_call(span))
+            return
+        try:
+            self._processor.on_end(self._of_worker(span))
+        except MALFORMED as error:
+            _log.warning("a worker's span makes no sense: %s (trace %s)", error, span.trace_id)
+            self._service.count("failed", 1)
+
+    def flush(self) -> None:
+        """Exports what is queued."""
+        self._processor.shutdown()  # type: ignore[no-untyped-call]
+
+    def _of_call(self, span: CallSpan) -> ReadableSpan:
+        state = _state(span.tracestate)
+        parent = None
+        if span.parent_id is not None:
+            parent = _context(span.trace_id, span.parent_id, state, is_remote=span.is_server)
+        return ReadableSpan(
+            span.name,
+            _context(span.trace_id, span.span_id, state),
+            parent,
+            self._resource,
+            span.attributes,
+            kind=SpanKind.SERVER if span.is_server else SpanKind.INTERNAL,
+            status=Status(StatusCode.ERROR if span.is_error else StatusCode.UNSET),
+            start_time=span.began,
+            end_time=span.ended,
+            instrumentation_scope=_SCOPE,
+        )
+
+    def _of_worker(self, message: WorkerSpan) -> ReadableSpan:
+        """In the trace of its call, whatever the worker says."""
+        span = decode_span(message.recorded)
+        state = _state(message.tracestate)
+        return ReadableSpan(
+            span.name,
+            _context(message.trace_id, span.span_id, state),
+            _context(message.trace_id, span.parent_id, state),
+            self._resource,
+            span.attributes,
+            [Event(event.name, event.attributes, event.at) for event in span.events],
+            kind=_KINDS[span.kind],
+            status=Status(_STATUS_CODES[span.status], span.description),
+            start_time=span.began,
+            end_time=span.ended,
+            instrumentation_scope=_SCOPE,
+        )
+
+
+def _context(trace_id: str, span_id: str, state: TraceState | None, *, is_remote: bool = False) -> SpanContext:
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote, trace_flags=_SAMPLED, trace_state=state)
+
+
+def _state(tracestate: str | None) -> TraceState | None:
+    return None if tracestate is None else TraceState.from_header([tracestate])
+
+
+def main() -> None:
+    """Exports until there is no more."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # the service says when to end; others may signal all of its processes
+    os.nice(_NICENESS)
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    service = _Service(sock)
+    logging.basicConfig(handlers=[_LinesToService(service)], level=logging.INFO, format="%(message)s")
+    messages = map(_decoder.decode, read_frames(sock))
+    how = next(messages, None)
+    if not isinstance(how, Export):
+        return  # the service is gone already
+    export = _Export(how, service)
+    for message in messages:
+        if isinstance(message, Spans):
+            for span in _one_by_one(message.spans):
+                export.take(span)
+        elif isinstance(message, Last):
+            break
+    # A collector that hangs keeps nobody.
+    end = threading.Timer(FLUSH_TIMEOUT_S, os._exit, [1])
+    end.daemon = True
+    end.start()
+    export.flush()
+
+
+if __name__ == "__main__":
+    main()

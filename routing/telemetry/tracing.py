@@ -1,0 +1,101 @@
+"""Traces, with spans made by hand where a call's time goes.
+
+    POST /programs/{program_id}/execute
+    ├── route      the version is decided; again where the rollout changes while the call waits
+    ├── queue      from there until a worker has it
+    └── run        in the pool: one worker, from the request on its socket to the reply
+        └── program    in the worker's process, and under it whatever the program records
+
+Whether a call is sampled is decided at its head, from a flag and a number, before anything is made for it.
+"""
+
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from poolshift.worker.tracing.traceparent import Carried
+from routing.telemetry.call_trace import CallTrace, Parent
+
+_TRACEPARENT: Final = re.compile(
+    rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]*)?"
+)
+_MAX_CARRIED_BYTES = 8192
+"""Of each header: what W3C wants handed on of baggage; longer ones are left out."""
+_LOW_64_BITS: Final = 2**64 - 1
+_SAMPLED_FLAG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """`ratio` of the traces that begin here; of those that come in, what their flag says where that is honoured."""
+
+    ratio: float
+    honours_parent: bool
+
+    @classmethod
+    def named(cls, sampler: str, ratio: float) -> "Sampling":
+        """As OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG say."""
+        root = sampler.removeprefix("parentbased_")
+        return cls({"always_on": 1.0, "always_off": 0.0}.get(root, ratio), honours_parent=root != sampler)
+
+
+class Head(NamedTuple):
+    """What is decided at the head of a call: its trace where it is sampled, else the traceparent to hand on.
+
+    Either way `carried` goes to the worker.
+    """
+
+    trace: CallTrace | None = None
+    traceparent: str | None = None
+    carried: Carried | None = None
+
+
+_NOTHING: Final = Head()
+
+
+class Tracing:
+    """Begins the traces of calls. Without an export it only sees that a traceparent is one."""
+
+    def __init__(self, sampling: Sampling, new_trace: Callable[[str, Parent | None], CallTrace] | None) -> None:
+        """`new_trace` takes the trace's id and the caller's span; None where nothing is exported."""
+        self._new_trace = new_trace
+        self._honours_parent = sampling.honours_parent
+        # As OpenTelemetry's TraceIdRatioBased has it, so that all services agree on a trace.
+        self._bound = round(sampling.ratio * 2**64)
+
+    def begin(self, headers: Mapping[bytes, bytes]) -> Head:
+        """Decides on a call that came in with `headers`; a `traceparent` that is malformed counts as none."""
+        traceparent = headers.get(b"traceparent")
+        if traceparent is not None:
+            found = _TRACEPARENT.fullmatch(traceparent)
+            if found is not None and (found[1] != b"00" or found[5] is None):
+                return self._continue(headers, found)
+        nothing = _NOTHING if b"baggage" not in headers else Head(carried=_carried(None, _text(headers, b"baggage")))
+        if self._new_trace is None:
+            return nothing
+        trace_id = random.getrandbits(128) or 1
+        if trace_id & _LOW_64_BITS >= self._bound:
+            return nothing
+        return nothing._replace(trace=self._new_trace(f"{trace_id:032x}", None))
+
+    def _continue(self, headers: Mapping[bytes, bytes], found: re.Match[bytes]) -> Head:
+        tracestate = _text(headers, b"tracestate")
+        carried = _carried(tracestate, _text(headers, b"baggage"))
+        if self._new_trace is None:
+            return Head(None, found[0].decode(), carried)
+        trace_id, parent_id = found[2].decode(), found[3].decode()
+        is_flagged = int(found[4], 16) & _SAMPLED_FLAG
+        if is_flagged if self._honours_parent else int(trace_id, 16) & _LOW_64_BITS < self._bound:
+            return Head(self._new_trace(trace_id, Parent(parent_id, tracestate)), None, carried)
+        return Head(None, f"00-{trace_id}-{parent_id}-00", carried)
+
+
+def _carried(tracestate: str | None, baggage: str | None) -> Carried | None:
+    return None if tracestate is None and baggage is None else Carried(tracestate, baggage)
+
+
+def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = headers.get(name)
+    return value.decode("latin-1") if value is not None and len(value) <= _MAX_CARRIED_BYTES else None
