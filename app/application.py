@@ -2,20 +2,17 @@
 
 import sys
 from collections.abc import Coroutine
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Header
-from fastapi.routing import APIRoute
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.types import Message, Receive, Scope, Send
 
 from app import documentation, problems
-from app.api import health, lms, pools, programs, rollout, sessions
-from app.api import jobs as executions
-from app.api.schemas import ExecuteBody, ExecuteView, ExecutionView, ProblemView
-from app.auth import Authenticator, Executor
+from app.api import executions, health, lms, pools, programs, rollout, sessions
+from app.auth import Authenticator
 from app.body_limit import limit_body
 from app.execute.endpoint import ExecuteLane, is_execute
 from app.http_metrics import HttpMetrics
@@ -31,26 +28,6 @@ _PROBLEM_SCHEMA = "#/components/schemas/Problem"
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": description, "content": {problems.CONTENT_TYPE: {"schema": {"$ref": _PROBLEM_SCHEMA}}}}
     for status, description in (("4XX", "The request's fault"), ("5XX", "Not the request's fault"))
-}
-
-_OTHER_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The outputs, or the stream of events that ends with them",
-        "content": {
-            "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'event: progress\ndata: {"done": 1}\n\nevent: result\ndata: {"execution_id": "…"}\n\n',
-            }
-        },
-    },
-    202: {
-        "model": ExecutionView,
-        "description": "It runs; its result will be at `Location`",
-        "headers": {
-            "Location": {"description": "`/executions/{id}`", "schema": {"type": "string"}},
-            "Preference-Applied": {"description": "`respond-async`", "schema": {"type": "string"}},
-        },
-    },
 }
 
 _OPERATORS_ERRORS = (StoreUnavailable, InvalidProvider, SpawnFailed)
@@ -75,7 +52,7 @@ class Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, with the problem that every error is."""
         document = super().openapi()
-        document["components"]["schemas"]["Problem"] = ProblemView.model_json_schema()
+        document["components"]["schemas"]["Problem"] = problems.ProblemView.model_json_schema()
         return document
 
 
@@ -89,36 +66,6 @@ def _in_one_line(send: Send) -> Send:
         await send(message)
 
     return tell
-
-
-class _LaneRoute(APIRoute):
-    """Documents the lane like any other endpoint; whatever gets this far goes to the lane as well."""
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "POST":
-            app: Application = scope["app"]
-            await app.lane(scope, receive, send)
-        else:
-            await super().handle(scope, receive, send)
-
-
-async def execute_program(
-    program_id: str,
-    body: ExecuteBody,
-    _: Executor,
-    x_pool_version: Annotated[str | None, Header(description="`v1` or `v2`: forces the version (admin)")] = None,
-    x_canary_key: Annotated[str | None, Header(description="What the split goes by where there is no session")] = None,
-    traceparent: Annotated[str | None, Header(description="W3C trace context; it reaches the worker")] = None,
-    tracestate: Annotated[str | None, Header(description="As W3C has it; it reaches the worker")] = None,
-    baggage: Annotated[str | None, Header(description="As W3C has it; it reaches the worker")] = None,
-    prefer: Annotated[str | None, Header(description="`respond-async`: answer 202 and let it run")] = None,
-) -> ExecuteView:
-    """Runs a program once, on the version that the rollout decides.
-
-    With `Accept: text/event-stream` the answer is a stream: `progress` and `output` events as they come, then one
-    `result` or `error`. With `Prefer: respond-async` it is 202, and `Location` says where to look for the result.
-    """
-    raise NotImplementedError  # `app.execute.endpoint` serves this; the signature is its documentation
 
 
 def create_app(settings: Settings) -> Application:
@@ -152,10 +99,8 @@ def create_app(settings: Settings) -> Application:
     app.state.is_draining = False
     problems.install(app)
     Instrumentator(registry=registry, excluded_handlers=["/metrics"]).add(http_metrics.instrument).instrument(app)
-    lane = APIRouter(tags=["programs"], route_class=_LaneRoute)
-    lane.add_api_route("/programs/{program_id}/execute", execute_program, methods=["POST"], responses=_OTHER_ANSWERS)
     for router in (
-        lane,
+        executions.execute_router,
         programs.router,
         executions.router,
         sessions.router,

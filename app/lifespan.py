@@ -1,4 +1,4 @@
-"""Builds the parts, hands them to each other, and takes them down in reverse: the one place that knows them all."""
+"""Builds the services, hands them to each other, and closes them in reverse: the one place that knows them all."""
 
 import asyncio
 import functools
@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,9 @@ from app.http_metrics import HttpMetrics
 from app.key_file import follow_key_file
 from app.local_lm import LocalLMServer
 from app.problems import KINDS
-from app.services import Parts
+from app.services import Services
 from app.version import IS_COMPILED, VERSION
-from common.following import keep_following
+from common.background import Background
 from common.tasks import TaskOwner
 from config.file_watch import contents
 from config.settings import Settings
@@ -35,7 +36,7 @@ from pools.supervisor import RecycleLimits
 from poolshift.worker.lm import LOCAL, NONE, LMSettings
 from poolshift.worker.loading import DSPY_PROGRAMS
 from routing.catalog.bookkeeping import Bookkeeping
-from routing.catalog.jobs import Executions
+from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
 from routing.catalog.sessions import Sessions
@@ -52,8 +53,8 @@ from routing.telemetry.spans import Export
 from routing.telemetry.tracing import Sampling, Tracing
 from routing.versions import Version
 from store.database import Database
-from store.execution_store import SqlExecutionStore
 from store.follower import Follower, Handlers
+from store.job_store import SqlJobStore
 from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
 from store.rollout_log import SqlRolloutLog
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
     from app.application import Application
 
 _ENGINES: Mapping[Version, type[Engine]] = MappingProxyType({Version.V1: SessionPool, Version.V2: SessionPoolV2})
-
 _log = structlog.stdlib.get_logger("poolshift")
 
 
@@ -71,113 +71,51 @@ _log = structlog.stdlib.get_logger("poolshift")
 async def lifespan(app: "Application") -> AsyncIterator[None]:
     """From an empty process to a service that can serve, and back. Each step is undone in reverse order."""
     settings: Settings = app.state.settings
+    environment = worker_environment(os.environ, settings.worker_env.split(","))
     async with AsyncExitStack() as stack:
-        tasks = TaskOwner("http")
-        stack.push_async_callback(tasks.aclose)
-
-        # What is remembered.
-        database = Database(settings.database_url.get_secret_value())
-        stack.push_async_callback(database.aclose)
-        await database.migrate()
-        follower = Follower(database) if database.is_shared else None
-        if follower is not None:
-            await follower.mark()
-        programs = Programs(SqlProgramStore(database), is_shared=database.is_shared)
-        await programs.load()
-        sessions = Sessions(SqlSessionStore(database), programs, ttl_s=settings.session_ttl_s)
-        at_once = settings.queue_limit + settings.v1_pool_size + settings.v2_pool_size
-        executions = Executions(SqlExecutionStore(database), limit=at_once, ttl_s=settings.execution_ttl_s)
-        await executions.open(is_shared=database.is_shared)
-        stack.push_async_callback(executions.aclose)
-        sessions.listen(executions.end_session)
-        environment = worker_environment(os.environ, settings.worker_env.split(","))
-        local_lm = LocalLMServer(environment) if settings.lm_model == LOCAL else None
-        lms = LMs(SqlLMStore(database), _configured_lm(settings), local_lm.endpoint if local_lm else None)
-        await lms.load()
-        sessions.listen(lms.forget_session)
-
-        # What decides.
         recorder = Recorder(app.state.registry, {code: kind.category for code, kind in KINDS.items()})
-        percent = settings.canary_percent
+        background, tasks = _open_background(recorder, stack)
+        database, follower = await _open_store(settings, background, stack)
+        local_lm = _open_local_lm(settings, environment, background, stack)
+        catalog = await _open_catalog(settings, database, local_lm, stack)
         log = SqlRolloutLog(database)
-        flag = await open_flag(log, None if percent is None else to_basis_points(percent))
-        recorder.rollout_changed(flag.current)
-        flag.listen(recorder.rollout_changed)
-        bookkeeping = Bookkeeping(programs, sessions, executions, flag)
+        flag = await _open_rollout(settings, log, recorder)
+        bookkeeping = Bookkeeping(catalog.programs, catalog.sessions, catalog.jobs, flag, background)
         stack.push_async_callback(bookkeeping.aclose)
-
-        # What is told of sampled calls.
-        export = _open_export(settings, recorder) if settings.exports_traces else None
-        if export is not None:
-            stack.push_async_callback(export.aclose)
-        tracing = _open_tracing(settings, export)
-
-        # What runs programs.
-        preload = ["poolshift.worker.tracing.program"] if export is not None else []
-        if settings.lm_model != NONE:
-            preload.append(DSPY_PROGRAMS)
-        spawner = Spawner(settings.allowed_modules, environment, preload)
-        stack.push_async_callback(spawner.aclose)
-        pools = {
-            version: _ENGINES[version](version, _pool_options(settings, version), spawner, recorder)
-            for version in map(Version, settings.pools.split(","))
-        }
-        for pool in pools.values():
-            stack.push_async_callback(pool.aclose)
-        starts = [pool.start() for pool in pools.values()]
-        if local_lm is not None:
-            stack.push_async_callback(local_lm.aclose)
-            starts.append(local_lm.start())
-        await asyncio.gather(*starts)
-
-        # What ties them together.
+        tracing = _open_tracing(settings, recorder, background, stack)
+        spawner, pools = _open_pools(settings, environment, recorder, background, stack)
+        await _start(pools, local_lm)
         pin = Version(settings.pool_version) if settings.pool_version else None
         router = Router(pools, flag, recorder, pin=pin, salt=settings.canary_salt)
         recorder.watch(
             staleness=lambda: follower.staleness_s if follower is not None else 0.0,
             rollback=lambda: router.rollback_seconds,
         )
-        figures = PoolFigures(app.state.registry)
-        parts = Parts(
-            programs,
-            sessions,
-            executions,
-            lms,
-            flag,
-            pin,
-            router,
-            recorder,
-            tracing,
-            pools,
-            spawner,
-            app.state.registry,
-            figures,
-            tasks,
+        app.state.services = services = Services(
+            programs=catalog.programs,
+            sessions=catalog.sessions,
+            jobs=catalog.jobs,
+            lms=catalog.lms,
+            flag=flag,
+            pin=pin,
+            router=router,
+            recorder=recorder,
+            tracing=tracing,
+            pools=pools,
+            spawner=spawner,
+            registry=app.state.registry,
+            figures=PoolFigures(app.state.registry),
+            tasks=tasks,
+            background=background,
         )
         http_metrics: HttpMetrics = app.state.http_metrics
-        app.state.parts = parts
-        app.lane = ExecuteLane(
-            parts, app.state.authenticator, settings, http_metrics.of("POST", "/programs/{program_id}/execute")
-        )
+        handler_metrics = http_metrics.of("POST", "/programs/{program_id}/execute")
+        app.lane = ExecuteLane(services, app.state.authenticator, settings, handler_metrics)
         bookkeeping.start()
         if follower is not None:
-
-            async def reload() -> None:
-                await programs.load()
-                await lms.load()
-
-            stack.push_async_callback(follower.aclose)
-            follower.start(_handlers(programs, sessions, lms, flag, log), reload)
-        _follow_sources(settings, flag, app.state.authenticator, tasks)
-        _log.info(
-            "started",
-            version=VERSION,
-            compiled=IS_COMPILED,
-            canary_percent=flag.current.canary_percent,
-            pool_version=pin,
-            v1_workers=settings.v1_pool_size,
-            v2_workers=settings.v2_pool_size,
-        )
+            _follow_replicas(follower, catalog, flag, log, stack)
+        _follow_sources(settings, flag, app.state.authenticator, background)
+        _log_start(settings, services)
         # What is there now stays: no collection need look at it again, and there are many under load.
         gc.collect()
         gc.freeze()
@@ -185,25 +123,140 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         _log.info("stopping")
 
 
-def _open_export(settings: Settings, recorder: Recorder) -> SpanExport:
-    who = {SERVICE_NAME: "poolshift", SERVICE_VERSION: VERSION, SERVICE_INSTANCE_ID: str(uuid.uuid4())}
-    how = Export(
-        endpoint=settings.traces_endpoint,
-        resource=who,
-        max_queue_size=settings.otel_bsp_max_queue_size,
-        max_batch_size=settings.otel_bsp_max_export_batch_size,
-        interval_ms=settings.otel_bsp_schedule_delay,
-    )
-    return SpanExport(how, recorder.spans)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Catalog:
+    """What is kept in memory and written behind."""
+
+    programs: Programs
+    sessions: Sessions
+    jobs: Jobs
+    lms: LMs
+
+    async def reload(self) -> None:
+        """Reads everything again, after this replica has missed changes of others."""
+        await self.programs.load()
+        await self.lms.load()
 
 
-def _open_tracing(settings: Settings, export: SpanExport | None) -> Tracing:
+def _open_background(recorder: Recorder, stack: AsyncExitStack) -> tuple[Background, TaskOwner]:
+    """The owners of tasks: of those that live as long as the service, and of those that belong to a request."""
+    background = Background(recorder.background_restarted)
+    tasks = TaskOwner("http")
+    stack.push_async_callback(tasks.aclose)
+    stack.push_async_callback(background.aclose)
+    return background, tasks
+
+
+async def _open_store(
+    settings: Settings, background: Background, stack: AsyncExitStack
+) -> tuple[Database, Follower | None]:
+    """The database, migrated, and the follower of its changes if other replicas share it."""
+    database = Database(settings.database_url.get_secret_value())
+    stack.push_async_callback(database.aclose)
+    await database.migrate()
+    if not database.is_shared:
+        return database, None
+    follower = Follower(database, background)
+    await follower.mark()
+    return database, follower
+
+
+def _open_local_lm(
+    settings: Settings, environment: Mapping[str, str], background: Background, stack: AsyncExitStack
+) -> LocalLMServer | None:
+    """The small model of this machine, if the settings ask for it."""
+    if settings.lm_model != LOCAL:
+        return None
+    local_lm = LocalLMServer(environment, background)
+    stack.push_async_callback(local_lm.aclose)
+    return local_lm
+
+
+async def _open_catalog(
+    settings: Settings, database: Database, local_lm: LocalLMServer | None, stack: AsyncExitStack
+) -> _Catalog:
+    """Programs, sessions, jobs and LMs, as the last run or the other replicas left them."""
+    programs = Programs(SqlProgramStore(database), is_shared=database.is_shared)
+    await programs.load()
+    sessions = Sessions(SqlSessionStore(database), programs, ttl_s=settings.session_ttl_s)
+    at_once = settings.queue_limit + settings.v1_pool_size + settings.v2_pool_size
+    jobs = Jobs(SqlJobStore(database), limit=at_once, ttl_s=settings.execution_ttl_s)
+    await jobs.open(is_shared=database.is_shared)
+    stack.push_async_callback(jobs.aclose)
+    lms = LMs(SqlLMStore(database), _configured_lm(settings), local_lm.endpoint if local_lm else None)
+    await lms.load()
+    sessions.listen(jobs.end_session)
+    sessions.listen(lms.forget_session)
+    return _Catalog(programs=programs, sessions=sessions, jobs=jobs, lms=lms)
+
+
+async def _open_rollout(settings: Settings, log: SqlRolloutLog, recorder: Recorder) -> RolloutFlag:
+    """The rollout flag, recorded from its first revision on."""
+    percent = settings.canary_percent
+    flag = await open_flag(log, None if percent is None else to_basis_points(percent))
+    recorder.rollout_changed(flag.current)
+    flag.listen(recorder.rollout_changed)
+    return flag
+
+
+def _open_tracing(settings: Settings, recorder: Recorder, background: Background, stack: AsyncExitStack) -> Tracing:
+    """Sampling, and the export of what is sampled if the settings name a collector."""
+    export = None
+    if settings.exports_traces:
+        who = {SERVICE_NAME: "poolshift", SERVICE_VERSION: VERSION, SERVICE_INSTANCE_ID: str(uuid.uuid4())}
+        how = Export(
+            endpoint=settings.traces_endpoint,
+            resource=who,
+            max_queue_size=settings.otel_bsp_max_queue_size,
+            max_batch_size=settings.otel_bsp_max_export_batch_size,
+            interval_ms=settings.otel_bsp_schedule_delay,
+        )
+        export = SpanExport(how, recorder.spans, background)
+        stack.push_async_callback(export.aclose)
     sampling = Sampling.named(settings.otel_traces_sampler, settings.otel_traces_sampler_arg)
     return Tracing(sampling, None if export is None else functools.partial(CallTrace, export))
 
 
-def _handlers(programs: Programs, sessions: Sessions, lms: LMs, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:
-    """What to do about what another replica has written."""
+def _open_pools(
+    settings: Settings,
+    environment: Mapping[str, str],
+    recorder: Recorder,
+    background: Background,
+    stack: AsyncExitStack,
+) -> tuple[Spawner, dict[Version, Engine]]:
+    """The spawner of worker processes and the pools, which are not started yet."""
+    preload = ["poolshift.worker.tracing.program"] if settings.exports_traces else []
+    if settings.lm_model != NONE:
+        preload.append(DSPY_PROGRAMS)
+    spawner = Spawner(settings.allowed_modules, environment, preload)
+    stack.push_async_callback(spawner.aclose)
+    pools = {
+        version: _ENGINES[version](version, _pool_options(settings, version), spawner, recorder, background)
+        for version in map(Version, settings.pools.split(","))
+    }
+    for pool in pools.values():
+        stack.push_async_callback(pool.aclose)
+    return spawner, pools
+
+
+async def _start(pools: Mapping[Version, Engine], local_lm: LocalLMServer | None) -> None:
+    """Starts all pools and the local model at once."""
+    starts = [pool.start() for pool in pools.values()]
+    if local_lm is not None:
+        starts.append(local_lm.start())
+    await asyncio.gather(*starts)
+
+
+def _follow_replicas(
+    follower: Follower, catalog: _Catalog, flag: RolloutFlag, log: SqlRolloutLog, stack: AsyncExitStack
+) -> None:
+    """Follows what other replicas write, from now on."""
+    stack.push_async_callback(follower.aclose)
+    follower.start(_handlers(catalog, flag, log), catalog.reload)
+
+
+def _handlers(catalog: _Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:
+    """The reactions to what another replica has written, by kind."""
 
     async def rollout(_: str) -> None:
         latest = await log.latest()
@@ -211,27 +264,41 @@ def _handlers(programs: Programs, sessions: Sessions, lms: LMs, flag: RolloutFla
             flag.follow(latest)
 
     async def program(ref: str) -> None:
-        await programs.refresh(*json.loads(ref))
+        await catalog.programs.refresh(*json.loads(ref))
 
     async def session_ended(ref: str) -> None:
-        sessions.forget(ref)
+        catalog.sessions.forget(ref)
 
     async def lm(ref: str) -> None:
-        await lms.refresh(ref or None)
+        await catalog.lms.refresh(ref or None)
 
     return {"rollout": rollout, "program": program, "session_ended": session_ended, "lm": lm}
 
 
-def _follow_sources(settings: Settings, flag: RolloutFlag, authenticator: Authenticator, tasks: TaskOwner) -> None:
-    """Hears what the sources of the rollout and of the keys say, beside the API, from now on."""
+def _follow_sources(
+    settings: Settings, flag: RolloutFlag, authenticator: Authenticator, background: Background
+) -> None:
+    """Applies what the sources of the rollout and of the keys say, beside the API, from now on."""
     if (path := settings.rollout_file) is not None:
         file = RolloutFile(flag, path.name)
-        tasks.start(keep_following("ROLLOUT_FILE", lambda: file.follow(contents(path))))
+        background.run("ROLLOUT_FILE", lambda: file.follow(contents(path)))
     if settings.rollout_flag is not None:
         provider = RolloutProvider(flag, settings.rollout_flag, settings.rollout_flag_provider)
-        tasks.start(keep_following("ROLLOUT_FLAG", provider.follow))
+        background.run("ROLLOUT_FLAG", provider.follow)
     if (keys := settings.api_keys_file) is not None:
-        tasks.start(keep_following("API_KEYS_FILE", lambda: follow_key_file(keys, contents(keys), authenticator)))
+        background.run("API_KEYS_FILE", lambda: follow_key_file(keys, contents(keys), authenticator))
+
+
+def _log_start(settings: Settings, services: Services) -> None:
+    _log.info(
+        "started",
+        version=VERSION,
+        compiled=IS_COMPILED,
+        canary_percent=services.flag.current.canary_percent,
+        pool_version=services.pin,
+        v1_workers=settings.v1_pool_size,
+        v2_workers=settings.v2_pool_size,
+    )
 
 
 def _configured_lm(settings: Settings) -> LMSettings:

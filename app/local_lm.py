@@ -10,8 +10,8 @@ from contextlib import suppress
 import msgspec
 import structlog
 
-from common.backoff import restart_delay_s
-from common.tasks import TaskOwner
+from common.background import Background
+from common.backoff import backoff_s
 from poolshift.worker.lm import LOCAL_MODEL_NAME, LMSettings
 
 START_TIMEOUT_S = 60.0
@@ -27,10 +27,11 @@ class _Listening(msgspec.Struct):
 class LocalLMServer:
     """The model's process: started, and started again where it dies, until it is closed."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], background: Background) -> None:
         self._environment = dict(environment)
         self._endpoint: LMSettings | None = None
-        self._tasks = TaskOwner("local LM")
+        self._background = background
+        self._task: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
 
     def endpoint(self) -> LMSettings | None:
@@ -39,12 +40,13 @@ class LocalLMServer:
 
     async def start(self) -> None:
         """Returns when it is up for the first time, or could not be started."""
-        self._tasks.start(self._keep_running())
+        self._task = self._background.run("local_lm", self._keep_running)
         await self._settled.wait()
 
     async def aclose(self) -> None:
         """Ends it."""
-        await self._tasks.aclose()
+        if self._task is not None:
+            await self._background.stop(self._task)
 
     async def _keep_running(self) -> None:
         failures = 0
@@ -53,7 +55,7 @@ class LocalLMServer:
                 failures = 0
             failures += 1
             _log.warning("the local model died and is started again", failures=failures)
-            await asyncio.sleep(restart_delay_s(failures))
+            await asyncio.sleep(backoff_s(failures))
 
     async def _run_once(self) -> bool:
         """Runs it until it dies; whether it had come up."""

@@ -5,23 +5,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from pools.errors import Category, ExecutionError, InvalidInputs, InvalidOutputs, SpawnFailed, WorkerCrashed
 from routing.errors import (
-    ExecutionNotFound,
+    JobNotFound,
     ProgramExists,
     ProgramNotFound,
     SessionNotFound,
     StaleRevision,
     StoreUnavailable,
 )
+from routing.versions import Version
 
 CONTENT_TYPE = "application/problem+json"
 _log = structlog.stdlib.get_logger("poolshift.http")
@@ -162,7 +164,7 @@ def _(error: SessionNotFound) -> Problem:
 
 
 @problem_of.register
-def _(error: ExecutionNotFound) -> Problem:
+def _(error: JobNotFound) -> Problem:
     return Problem("execution_not_found", f"no execution {error.args[0]!r} is kept")
 
 
@@ -227,3 +229,19 @@ def _unread(request: Request, error: RequestValidationError) -> Problem | None:
 
 def _place(location: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in location)
+
+
+class ProblemView(BaseModel):
+    """An error (RFC 9457)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    category: Literal["request", "session", "program", "upstream", "resource", "timeout", "communication"]
+    pool_version: Version | None
+    execution_id: str | None
+    retry_safe: bool

@@ -14,7 +14,7 @@ from prometheus_client import disable_created_metrics
 from app import listening
 from app.application import Application, create_app
 from app.execute.protocol import LaneProtocol
-from app.services import Parts
+from app.services import Services
 from config.settings import Settings
 from poolshift.worker.linux import open_many_files
 
@@ -93,11 +93,11 @@ class Server(uvicorn.Server):
         self._drain.add_done_callback(self._drained)
 
     async def _drain_pools(self) -> None:
-        parts: Parts = self._app.state.parts
-        pools = parts.pools.values()
+        services: Services = self._app.state.services
+        pools = services.pools.values()
         end = time.monotonic() + self._drain_timeout_s
-        parts.recorder.draining(lambda: end - time.monotonic())
-        parts.executions.refuse()
+        services.recorder.draining(lambda: end - time.monotonic())
+        services.jobs.refuse()
         for pool in pools:
             pool.refuse()
         try:

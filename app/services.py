@@ -1,4 +1,4 @@
-"""The parts that a running service is made of; `app.lifespan` builds them and endpoints ask for them."""
+"""The services that a running Poolshift consists of; `app.lifespan` builds them and endpoints ask for them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,10 +7,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 
+from common.background import Background
 from common.tasks import TaskOwner
 from pools.process.spawner import Spawner
 from pools.protocol import Pool
-from routing.catalog.jobs import Executions
+from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
 from routing.catalog.sessions import Sessions
@@ -22,13 +23,13 @@ from routing.telemetry.tracing import Tracing
 from routing.versions import Version
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Everything an endpoint may need."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything that an endpoint may need."""
 
     programs: Programs
     sessions: Sessions
-    executions: Executions
+    jobs: Jobs
     lms: LMs
     flag: RolloutFlag
     pin: Version | None
@@ -40,11 +41,12 @@ class Parts:
     registry: CollectorRegistry
     figures: PoolFigures
     tasks: TaskOwner
+    background: Background
 
 
-def _parts(request: Request) -> Parts:
-    parts: Parts = request.app.state.parts
-    return parts
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
 
 
-Running = Annotated[Parts, Depends(_parts)]
+Running = Annotated[Services, Depends(_services)]

@@ -1,12 +1,12 @@
-"""A source of the rollout that makes no sense says so once, and not at each look."""
+"""Logs a problem that lasts once, and not each time that it is noticed."""
 
 import structlog
 
 _log = structlog.stdlib.get_logger("poolshift.rollout")
 
 
-class Complaint:
-    """What is wrong with one source; the last good value stays in force meanwhile."""
+class LogOnce:
+    """The one problem that a source has at the moment."""
 
     def __init__(self, event: str, **about: str) -> None:
         """`event` and `about` are the log line's, beside the reason."""
@@ -14,12 +14,12 @@ class Complaint:
         self._about = about
         self._reason: str | None = None
 
-    def make(self, reason: str) -> None:
-        """Something is wrong: a line in the log, unless it was wrong in the same way before."""
+    def warn(self, reason: str) -> None:
+        """Logs `reason`, unless the problem was the same before."""
         if reason != self._reason:
             self._reason = reason
             _log.warning(self._event, **self._about, reason=reason)
 
-    def settle(self) -> None:
-        """All is well: the next complaint is a new one."""
+    def clear(self) -> None:
+        """Ends the problem: the next one is logged even if it has the same reason."""
         self._reason = None

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 
 
-class Alarm:
+class DeadlineTimer:
     """Rings at the earliest of the times that it was set to, or just after.
 
     Nobody takes a time back: it may ring when what it was set for is long over, and the sweep finds nothing.

@@ -79,7 +79,7 @@ class Call:
         """When it was given to a worker, by `time.perf_counter`; 0 while it was not. The pool fills it in."""
         self.queued_s = 0.0
         """How long it waited for a worker, in seconds; the pool fills it in."""
-        self.held_s = 0.0
+        self.backpressure_s = 0.0
         """How long its worker waited for `events` to take more, in seconds; the pool fills it in."""
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 """What both engines share: admission, the queue and its deadlines, the one retry, drain.
 
-An engine adds when a call may go to a worker. A call costs one wake-up: when its reply arrives, the worker is given
+An engine adds when a call may go to a slot. A call costs one wake-up: when its reply arrives, the worker is given
 the next in the queue at once, and only then is whoever waits for the reply woken.
 
 One call, from the top:
@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from common.timers import Alarm
+from common.background import Background
+from common.timers import DeadlineTimer
+from pools.backpressure import HOLD_LIMIT_S, Backpressure
 from pools.calls import Call, Result
 from pools.errors import (
     CheckoutTimeout,
@@ -33,13 +35,14 @@ from pools.errors import (
     WorkerCrashed,
     WorkerLost,
 )
-from pools.fair_queue import FairQueue, Ticket
+from pools.events import EventSink
+from pools.fair_queue import FairQueue, QueuedCall
 from pools.process.exits import ExitCause
 from pools.process.spawner import Spawner
 from pools.protocol import PoolObserver, PoolSnapshot
 from pools.quarantine import Quarantine
-from pools.state import PoolState, Worker, WorkerState
-from pools.supervisor import Crew, RecycleLimits
+from pools.state import PoolState, WorkerSlot, WorkerState
+from pools.supervisor import RecycleLimits, Supervisor
 
 _SERVICE_TIME_WEIGHT: Final = 0.1
 """Of the newest call in the moving average of service times."""
@@ -56,16 +59,25 @@ class PoolOptions:
 
 
 class Engine(abc.ABC):
-    """A pool (see `pools.protocol.Pool`) but for when a call may go to a worker."""
+    """A pool (see `pools.protocol.Pool`) but for when a call may go to a slot."""
 
-    def __init__(self, version: str, options: PoolOptions, spawner: Spawner, observer: PoolObserver) -> None:
+    def __init__(
+        self,
+        version: str,
+        options: PoolOptions,
+        spawner: Spawner,
+        observer: PoolObserver,
+        background: Background,
+    ) -> None:
         self.version = version
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._state = PoolState(options.size, spare=max(1, options.size // 4))
-        self._crew = Crew(version, self._state, spawner, observer, options.recycle, self._serve_queue)
+        self._supervisor = Supervisor(
+            version, self._state, spawner, observer, options.recycle, self._serve_queue, background
+        )
         self._queue = FairQueue()
-        self._alarm = Alarm(self._expire)
+        self._deadline_timer = DeadlineTimer(self._expire)
         self._quarantine = Quarantine()
         self._service_time_s = 0.0
         self._calls = 0
@@ -87,18 +99,35 @@ class Engine(abc.ABC):
     def _concurrency(self) -> int:
         """How many calls run at once, at most."""
 
-    @abc.abstractmethod
-    def _engage(self, ticket: Ticket) -> None:
-        """The call is about to go to a worker."""
+    # --- streams: a worker is taken back from a stream that nobody reads, once other calls need it
 
-    @abc.abstractmethod
-    def _release(self, ticket: Ticket) -> None:
-        """The call has run, or its worker turned out to be dead."""
+    def _backpressure_on(self, queued_call: QueuedCall, sink: EventSink) -> Backpressure:
+        """What stands between the worker and `sink`."""
+        return Backpressure(sink, self._is_short_of_workers, partial(self._end_held, queued_call))
+
+    def _engage(self, queued_call: QueuedCall) -> None:
+        if queued_call.call.events is not None:
+            queued_call.call.events = self._backpressure_on(queued_call, queued_call.call.events)
+
+    def _release(self, queued_call: QueuedCall) -> None:
+        if isinstance(queued_call.call.events, Backpressure):
+            queued_call.call.events = queued_call.call.events.close()
+
+    def _is_short_of_workers(self) -> bool:
+        """Whether calls wait that the workers which are idle, or about to be replaced, will not serve."""
+        counts = self._state.counts()
+        coming = counts[WorkerState.STARTING] + counts[WorkerState.STOPPING]
+        return not counts[WorkerState.IDLE] and len(self._queue) > coming
+
+    def _end_held(self, queued_call: QueuedCall) -> None:
+        detail = f"its client read nothing for {HOLD_LIMIT_S:g} s or more, and other calls waited for its worker"
+        self._resolve(queued_call, ExecutionTimeout(detail))
+        self._abandon(queued_call)
 
     # --- the protocol
 
     async def start(self) -> None:
-        await self._crew.start()
+        await self._supervisor.start()
 
     async def execute(self, call: Call) -> Result:
         if self._refuses:
@@ -118,20 +147,20 @@ class Engine(abc.ABC):
                 self._drained.set()
 
     def withdraw(self, which: Callable[[Call], bool]) -> int:
-        withdrawn = [ticket for ticket in self._queue.tickets() if which(ticket.call)]
-        for ticket in withdrawn:
-            self._give_up(ticket, Withdrawn())
+        withdrawn = [queued_call for queued_call in self._queue.queued_calls() if which(queued_call.call)]
+        for queued_call in withdrawn:
+            self._give_up(queued_call, Withdrawn())
         return len(withdrawn)
 
     def withdraw_running(self, which: Callable[[Call], bool]) -> int:
-        return self._crew.withdraw(which)
+        return self._supervisor.withdraw(which)
 
     @property
     def is_ready(self) -> bool:
         return self._state.live > 0
 
     async def snapshot(self) -> PoolSnapshot:
-        workers, cpu_s = await self._crew.snapshots()
+        slots, cpu_s = await self._supervisor.snapshots()
         counts = self._state.counts()
         return PoolSnapshot(
             version=self.version,
@@ -142,12 +171,12 @@ class Engine(abc.ABC):
             stopping=counts[WorkerState.STOPPING],
             queue_depth=len(self._queue),
             utilization=counts[WorkerState.BUSY] / self._options.size,
-            dispatched_total=self._crew.dispatched,
-            worker_starts_total=self._crew.starts,
-            worker_exits_total=dict(self._crew.exits),
+            dispatched_total=self._supervisor.dispatched,
+            worker_starts_total=self._supervisor.starts,
+            worker_exits_total=dict(self._supervisor.exits),
             service_time_s=self._service_time_s,
             cpu_seconds_total=cpu_s,
-            workers=workers,
+            workers=slots,
         )
 
     def refuse(self) -> None:
@@ -170,21 +199,21 @@ class Engine(abc.ABC):
 
     async def aclose(self) -> None:
         self.refuse()
-        for ticket in self._queue.tickets():
-            self._give_up(ticket, PoolClosed())
-        self._alarm.cancel()
-        await self._crew.aclose()
+        for queued_call in self._queue.queued_calls():
+            self._give_up(queued_call, PoolClosed())
+        self._deadline_timer.cancel()
+        await self._supervisor.aclose()
 
     # --- one call
 
     async def _attempt(self, call: Call) -> Result:
         """Runs `call` once and draws the conclusions for its program and for the queue's estimates."""
         key = call.program.key
-        held_before_s = call.held_s
-        ticket = Ticket(call, self._loop.create_future())
+        backpressure_before_s = call.backpressure_s
+        queued_call = QueuedCall(call, self._loop.create_future())
         try:
-            self._admit(ticket)
-            result = await ticket.answer
+            self._admit(queued_call)
+            result = await queued_call.answer
         except WorkerCrashed as error:
             if error.is_ours:
                 self._quarantine.undecided(key, call.execution_id)
@@ -198,74 +227,74 @@ class Engine(abc.ABC):
                 self._quarantine.undecided(key, call.execution_id)
             raise
         except BaseException:
-            self._abandon(ticket)
+            self._abandon(queued_call)
             self._quarantine.undecided(key, call.execution_id)
             raise
         self._quarantine.survived(key)
-        self._learn(time.perf_counter() - call.dispatched_at - (call.held_s - held_before_s))
+        self._learn(time.perf_counter() - call.dispatched_at - (call.backpressure_s - backpressure_before_s))
         return result
 
-    def _admit(self, ticket: Ticket) -> None:
+    def _admit(self, queued_call: QueuedCall) -> None:
         """Gives the call to a worker, or lets it wait for one.
 
         Raises:
             PoolOverloaded: it cannot wait, or not long enough.
         """
-        call, now = ticket.call, self._loop.time()
-        ticket.give_up_at = min(now + self._options.checkout_timeout_s, call.deadline)
+        call, now = queued_call.call, self._loop.time()
+        queued_call.give_up_at = min(now + self._options.checkout_timeout_s, call.deadline)
         if not self._queue and self._can_begin():
-            self._begin(ticket)
+            self._begin(queued_call)
             return
         if now + len(self._queue) * self._service_time_s > call.deadline:  # too long for one worker: for all of them?
             ahead_s = self._wait_s(self._queue.ahead_of(call.session_id))
             if now + ahead_s > call.deadline:
                 raise self._overloaded(f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows")
-        ticket.since = time.perf_counter()
-        shed = self._queue.push(ticket, self._options.queue_limit)
-        if shed is ticket:
+        queued_call.since = time.perf_counter()
+        shed = self._queue.push(queued_call, self._options.queue_limit)
+        if shed is queued_call:
             raise self._overloaded(f"the queue is full ({self._options.queue_limit})")
         if shed is not None:
             self._resolve(shed, self._overloaded("the queue is full, and this session fills most of it"))
-        self._alarm.set(ticket.give_up_at)
+        self._deadline_timer.set(queued_call.give_up_at)
 
-    def _begin(self, ticket: Ticket) -> None:
-        """Gives the call to an idle worker."""
-        worker = ticket.worker = self._state.take(ticket.call.session_id)
-        assert worker is not None
-        self._engage(ticket)
+    def _begin(self, queued_call: QueuedCall) -> None:
+        """Gives the call to an idle slot."""
+        slot = queued_call.slot = self._state.take(queued_call.call.session_id)
+        assert slot is not None
+        self._engage(queued_call)
         try:
-            self._crew.give(worker, ticket.call, partial(self._end, ticket, worker))
+            self._supervisor.give(slot, queued_call.call, partial(self._end, queued_call, slot))
         except WorkerLost:
-            self._release(ticket)
-            ticket.worker, ticket.since = None, time.perf_counter()
-            self._queue.push_back(ticket)
-            self._alarm.set(ticket.give_up_at)
+            self._release(queued_call)
+            queued_call.slot, queued_call.since = None, time.perf_counter()
+            self._queue.push_back(queued_call)
+            self._deadline_timer.set(queued_call.give_up_at)
             self._serve_queue()  # each time round takes a dead worker out of the pool
         except ExecutionError as error:
-            self._end(ticket, worker, error)
+            self._end(queued_call, slot, error)
 
-    def _end(self, ticket: Ticket, worker: Worker, outcome: Result | Exception) -> None:
+    def _end(self, queued_call: QueuedCall, slot: WorkerSlot, outcome: Result | Exception) -> None:
         """The call has run. Its worker gets the next before anybody is told, so that it does not wait for that."""
-        ticket.worker = None
-        self._release(ticket)
-        self._crew.give_back(worker)
+        queued_call.slot = None
+        self._release(queued_call)
+        self._supervisor.give_back(slot)
         self._serve_queue()
-        self._resolve(ticket, outcome)
+        self._resolve(queued_call, outcome)
 
-    def _resolve(self, ticket: Ticket, outcome: Result | Exception) -> None:
-        if ticket.answer.done():
+    def _resolve(self, queued_call: QueuedCall, outcome: Result | Exception) -> None:
+        if queued_call.answer.done():
             return  # nobody waits for it any more
         if isinstance(outcome, Result):
-            ticket.answer.set_result(outcome)
+            queued_call.answer.set_result(outcome)
         else:
-            ticket.answer.set_exception(outcome)
+            queued_call.answer.set_exception(outcome)
 
-    def _abandon(self, ticket: Ticket) -> None:
+    def _abandon(self, queued_call: QueuedCall) -> None:
         """Nobody waits for it any more."""
-        if ticket.worker is not None:
-            self._crew.kill(ticket.worker, ExitCause.CANCELLED)
+        if queued_call.slot is not None:
+            self._supervisor.kill(queued_call.slot, ExitCause.CANCELLED)
         else:
-            self._queue.remove(ticket)
+            self._queue.remove(queued_call)
 
     def _learn(self, seconds: float) -> None:
         if self._service_time_s == 0.0:
@@ -277,27 +306,27 @@ class Engine(abc.ABC):
 
     def _serve_queue(self) -> None:
         """Whoever can be served now is served."""
-        while self._can_begin() and (ticket := self._queue.pop()) is not None:
-            if not ticket.answer.done():
-                ticket.call.queued_s += time.perf_counter() - ticket.since
-                self._begin(ticket)
+        while self._can_begin() and (queued_call := self._queue.pop()) is not None:
+            if not queued_call.answer.done():
+                queued_call.call.queued_s += time.perf_counter() - queued_call.since
+                self._begin(queued_call)
 
     def _expire(self, now: float) -> float:
         """Those who have waited too long are told; when the next will have."""
         next_one = math.inf
-        for ticket in self._queue.tickets():
-            if ticket.give_up_at > now:
-                next_one = min(next_one, ticket.give_up_at)
+        for queued_call in self._queue.queued_calls():
+            if queued_call.give_up_at > now:
+                next_one = min(next_one, queued_call.give_up_at)
                 continue
-            waited_s = time.perf_counter() - ticket.since
+            waited_s = time.perf_counter() - queued_call.since
             detail = f"no worker came free within {waited_s:.3g} s"
-            self._give_up(ticket, CheckoutTimeout(detail, retry_after_s=self._retry_after_s()))
+            self._give_up(queued_call, CheckoutTimeout(detail, retry_after_s=self._retry_after_s()))
         return next_one
 
-    def _give_up(self, ticket: Ticket, error: Exception) -> None:
-        if self._queue.remove(ticket):
-            ticket.call.queued_s += time.perf_counter() - ticket.since
-            self._resolve(ticket, error)
+    def _give_up(self, queued_call: QueuedCall, error: Exception) -> None:
+        if self._queue.remove(queued_call):
+            queued_call.call.queued_s += time.perf_counter() - queued_call.since
+            self._resolve(queued_call, error)
 
     def _wait_s(self, depth: int) -> float:
         """How long the queue takes to serve `depth` calls: depth × service time ÷ workers (Little's law)."""

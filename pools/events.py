@@ -38,7 +38,7 @@ class EventSink(Protocol):
         """One event; `data` is a JSON value."""
 
 
-class Valve:
+class FlowControl:
     """The source of the events of one call on one worker."""
 
     def __init__(self, channel: Channel) -> None:

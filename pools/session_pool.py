@@ -8,20 +8,28 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from pools.engine import PoolOptions
+from common.background import Background
+from pools.backpressure import Backpressure
+from pools.engine import Engine, PoolOptions
 from pools.events import EventSink
-from pools.fair_queue import Ticket
-from pools.held_stream import HeldStream, StreamingEngine
+from pools.fair_queue import QueuedCall
 from pools.process.spawner import Spawner
 from pools.protocol import PoolObserver
 
 
-class SessionPool(StreamingEngine):
+class SessionPool(Engine):
     """A mailbox, the queue, and a coordinator that talks to one worker at a time for everyone."""
 
-    def __init__(self, version: str, options: PoolOptions, spawner: Spawner, observer: PoolObserver) -> None:
-        super().__init__(version, options, spawner, observer)
-        self._attends_to: Ticket | None = None
+    def __init__(
+        self,
+        version: str,
+        options: PoolOptions,
+        spawner: Spawner,
+        observer: PoolObserver,
+        background: Background,
+    ) -> None:
+        super().__init__(version, options, spawner, observer, background)
+        self._attends_to: QueuedCall | None = None
         """The operation that has the coordinator."""
         self._resumed: deque[_Turn] = deque()
 
@@ -32,29 +40,29 @@ class SessionPool(StreamingEngine):
     def _concurrency(self) -> int:
         return 1
 
-    def _engage(self, ticket: Ticket) -> None:
-        self._attends_to = ticket
-        super()._engage(ticket)
+    def _engage(self, queued_call: QueuedCall) -> None:
+        self._attends_to = queued_call
+        super()._engage(queued_call)
 
-    def _hold(self, ticket: Ticket, sink: EventSink) -> HeldStream:
-        return _Turn(ticket, sink, self, self._is_short_of_workers, partial(self._end_held, ticket))
+    def _backpressure_on(self, queued_call: QueuedCall, sink: EventSink) -> Backpressure:
+        return _Turn(queued_call, sink, self, self._is_short_of_workers, partial(self._end_held, queued_call))
 
-    def _release(self, ticket: Ticket) -> None:
-        if self._attends_to is ticket:
+    def _release(self, queued_call: QueuedCall) -> None:
+        if self._attends_to is queued_call:
             self._attends_to = None
-        super()._release(ticket)
+        super()._release(queued_call)
 
     def _serve_queue(self) -> None:
         while self._resumed and self._attends_to is None:
             turn = self._resumed.popleft()
             if not turn.is_over:
-                self._attends_to = turn.ticket
+                self._attends_to = turn.queued_call
                 turn.go_on()
         super()._serve_queue()
 
     def let_go(self, turn: "_Turn") -> None:
         """A stream has to wait for its client: the coordinator does not wait with it."""
-        if self._attends_to is turn.ticket:
+        if self._attends_to is turn.queued_call:
             self._attends_to = None
             self._serve_queue()
 
@@ -64,19 +72,19 @@ class SessionPool(StreamingEngine):
         self._serve_queue()
 
 
-class _Turn(HeldStream):
+class _Turn(Backpressure):
     """The coordinator's attention to one stream: lost while its client takes no events: nobody waits for that."""
 
     def __init__(
         self,
-        ticket: Ticket,
+        queued_call: QueuedCall,
         sink: EventSink,
         coordinator: SessionPool,
         is_wanted: Callable[[], bool],
         end: Callable[[], None],
     ) -> None:
         super().__init__(sink, is_wanted, end)
-        self.ticket = ticket
+        self.queued_call = queued_call
         self._coordinator = coordinator
 
     def pause(self) -> None:

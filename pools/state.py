@@ -28,7 +28,7 @@ class WorkerState(StrEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Worker:
+class WorkerSlot:
     """A place in the pool and, once it has started, the process that fills it."""
 
     state: WorkerState = WorkerState.STARTING
@@ -49,14 +49,14 @@ class PoolState:
         """`size` workers serve; up to `spare` processes more may live while others are being replaced."""
         self.size = size
         self.spare = spare
-        self.workers: set[Worker] = set()
-        self.idle: OrderedDict[Worker, None] = OrderedDict()
+        self.slots: set[WorkerSlot] = set()
+        self.idle: OrderedDict[WorkerSlot, None] = OrderedDict()
         self.busy = 0
         self.is_closing = False
         # In two generations: a session that comes again costs one look into one dictionary, which a list by age would
         # make a walk through cold memory.
-        self._last_worker: dict[str, Worker] = {}
-        self._last_worker_before: dict[str, Worker] = {}
+        self._last_slot: dict[str, WorkerSlot] = {}
+        self._last_slot_before: dict[str, WorkerSlot] = {}
 
     def __repr__(self) -> str:
         counts = " ".join(f"{state}={count}" for state, count in self.counts().items())
@@ -65,8 +65,8 @@ class PoolState:
     def counts(self) -> dict[WorkerState, int]:
         """How many workers are in each state."""
         counts = dict.fromkeys(WorkerState, 0)
-        for worker in self.workers:
-            counts[worker.state] += 1
+        for slot in self.slots:
+            counts[slot.state] += 1
         return counts
 
     @property
@@ -86,74 +86,74 @@ class PoolState:
             return 0
         counts = self.counts()
         serving = counts[WorkerState.STARTING] + counts[WorkerState.IDLE] + counts[WorkerState.BUSY]
-        due = any(worker.is_due and worker.state is not WorkerState.STOPPING for worker in self.workers)
-        return max(0, min(self.size + due - serving, self.size + self.spare - len(self.workers)))
+        due = any(slot.is_due and slot.state is not WorkerState.STOPPING for slot in self.slots)
+        return max(0, min(self.size + due - serving, self.size + self.spare - len(self.slots)))
 
-    def begin_start(self) -> Worker:
+    def begin_start(self) -> WorkerSlot:
         """A process is being started."""
-        worker = Worker()
-        self.workers.add(worker)
-        return worker
+        slot = WorkerSlot()
+        self.slots.add(slot)
+        return slot
 
-    def started(self, worker: Worker, process: WorkerProcess) -> Worker | None:
+    def started(self, slot: WorkerSlot, process: WorkerProcess) -> WorkerSlot | None:
         """It is ready, and idle. Returns the worker that it replaces, where that is idle and now to be retired."""
-        worker.process = process
-        worker.state = WorkerState.IDLE
-        self.idle[worker] = None
+        slot.process = process
+        slot.state = WorkerState.IDLE
+        self.idle[slot] = None
         return self._surplus()
 
-    def take(self, session_id: str | None) -> Worker | None:
+    def take(self, session_id: str | None) -> WorkerSlot | None:
         """An idle worker, now busy: the one that served the session last, else the one that was used last."""
         if not self.idle:
             return None
-        worker = self._last_worker_of(session_id) if session_id is not None else None
-        if worker is not None and worker in self.idle:
-            del self.idle[worker]
+        slot = self._last_slot_of(session_id) if session_id is not None else None
+        if slot is not None and slot in self.idle:
+            del self.idle[slot]
         else:
-            worker, _ = self.idle.popitem()
-        worker.state = WorkerState.BUSY
-        worker.executions += 1
+            slot, _ = self.idle.popitem()
+        slot.state = WorkerState.BUSY
+        slot.executions += 1
         self.busy += 1
         if session_id is not None:
-            self._remember(session_id, worker)
-        return worker
+            self._remember(session_id, slot)
+        return slot
 
-    def give_back(self, worker: Worker) -> Worker | None:
+    def give_back(self, slot: WorkerSlot) -> WorkerSlot | None:
         """Its call is over: it is idle, unless it is being stopped. Returns a worker that is to be retired now."""
-        if worker.state is not WorkerState.BUSY:
+        if slot.state is not WorkerState.BUSY:
             return None
         self.busy -= 1
-        worker.state = WorkerState.IDLE
-        self.idle[worker] = None
-        return self._surplus() if worker.is_due else None
+        slot.state = WorkerState.IDLE
+        self.idle[slot] = None
+        return self._surplus() if slot.is_due else None
 
-    def begin_stop(self, worker: Worker) -> None:
+    def begin_stop(self, slot: WorkerSlot) -> None:
         """It is to die and takes no more calls."""
-        if worker.state is WorkerState.BUSY:
+        if slot.state is WorkerState.BUSY:
             self.busy -= 1
-        self.idle.pop(worker, None)
-        worker.state = WorkerState.STOPPING
+        self.idle.pop(slot, None)
+        slot.state = WorkerState.STOPPING
 
-    def gone(self, worker: Worker) -> None:
+    def gone(self, slot: WorkerSlot) -> None:
         """It is dead; its place is free."""
-        self.begin_stop(worker)
-        self.workers.discard(worker)
+        self.begin_stop(slot)
+        self.slots.discard(slot)
 
-    def _surplus(self) -> Worker | None:
+    def _surplus(self) -> WorkerSlot | None:
         """An idle worker that is due, where enough others serve."""
         if self.live <= self.size:
             return None
-        due = next((worker for worker in self.idle if worker.is_due), None)
+        due = next((slot for slot in self.idle if slot.is_due), None)
         if due is not None:
             self.begin_stop(due)
         return due
 
-    def _last_worker_of(self, session_id: str) -> Worker | None:
-        return self._last_worker.get(session_id) or self._last_worker_before.get(session_id)
+    def _last_slot_of(self, session_id: str) -> WorkerSlot | None:
+        return self._last_slot.get(session_id) or self._last_slot_before.get(session_id)
 
-    def _remember(self, session_id: str, worker: Worker) -> None:
-        if self._last_worker.get(session_id) is worker:
+    def _remember(self, session_id: str, slot: WorkerSlot) -> None:
+        if self._last_slot.get(session_id) is slot:
             return
-        if len(self._last_worker) >= REMEMBERED_SESSIONS:
-            self._last_worker_before, self._last_worker = self._last_worker, {}
-        self._last_worker[session_id] = worker
+        if len(self._last_slot) >= REMEMBERED_SESSIONS:
+            self._last_slot_before, self._last_slot = self._last_slot, {}
+        self._last_slot[session_id] = slot

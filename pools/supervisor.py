@@ -9,17 +9,18 @@ from dataclasses import dataclass
 
 import structlog
 
-from common.backoff import restart_delay_s
+from common.background import Background
+from common.backoff import backoff_s
 from common.tasks import TaskOwner
-from common.timers import Alarm
+from common.timers import DeadlineTimer
 from pools.calls import Call, Result
 from pools.errors import SpawnFailed, WorkerLost
 from pools.process.exits import Exit, ExitCause
 from pools.process.process import WorkerProcess
 from pools.process.spawner import Spawner
-from pools.process.stats import Usage, measure
+from pools.process.stats import ProcessStats, process_stats
 from pools.protocol import PoolObserver, WorkerSnapshot
-from pools.state import PoolState, Worker, WorkerState
+from pools.state import PoolState, WorkerSlot, WorkerState
 
 INSPECTION_INTERVAL_S = 1.0
 """How often workers are measured against the limits on memory and age."""
@@ -41,7 +42,7 @@ class RecycleLimits:
     age_s: float | None = None
 
 
-class Crew:
+class Supervisor:
     """The workers of one pool."""
 
     def __init__(
@@ -52,6 +53,7 @@ class Crew:
         observer: PoolObserver,
         limits: RecycleLimits,
         on_change: Callable[[], None],
+        background: Background,
     ) -> None:
         """`on_change` is called when a worker has come or gone: one may be idle now, or none may be left."""
         self.version = version
@@ -63,18 +65,20 @@ class Crew:
         self._observer = observer
         self._limits = limits
         self._on_change = on_change
+        self._background = background
+        self._inspection: asyncio.Task[None] | None = None
         self._failures = 0
         self._settled = asyncio.Event()
         self._pause: asyncio.TimerHandle | None = None
         self._cpu_of_the_dead_s = 0.0
         self._tasks = TaskOwner(f"workers of {version}", is_detached=True)
-        self._alarm = Alarm(self._overrun)
+        self._deadline_timer = DeadlineTimer(self._overrun)
         self._loop = asyncio.get_running_loop()
 
     # --- one call on one worker
 
-    def give(self, worker: Worker, call: Call, on_end: Callable[[Result | Exception], None]) -> None:
-        """Runs `call` on `worker`, which must have been taken for it; `on_end` is called with what comes of it.
+    def give(self, slot: WorkerSlot, call: Call, on_end: Callable[[Result | Exception], None]) -> None:
+        """Runs `call` on `slot`, which must have been taken for it; `on_end` is called with what comes of it.
 
         At the deadline the worker is killed; the answer to that comes when it is dead, so that the program surely runs
         no more.
@@ -83,59 +87,59 @@ class Crew:
             WorkerLost: the worker was dead already, and the call did not start.
             ExecutionError: it cannot be sent.
         """
-        assert worker.process is not None
+        assert slot.process is not None
         try:
-            worker.process.run(call, on_end)
+            slot.process.run(call, on_end)
         except WorkerLost:
-            self.state.begin_stop(worker)  # its exit's report is on its way
+            self.state.begin_stop(slot)  # its exit's report is on its way
             self._reconcile()
             raise
         call.dispatched_at = time.perf_counter()
         self.dispatched += 1
-        self._alarm.set(call.deadline)
+        self._deadline_timer.set(call.deadline)
 
     def withdraw(self, which: Callable[[Call], bool]) -> int:
         """Takes the running calls that `which` names from their workers, which are killed; how many these were."""
-        withdrawn = [worker for worker, call in self._running_calls() if which(call)]
-        for worker in withdrawn:
-            assert worker.process is not None
-            self.kill(worker, ExitCause.CANCELLED)
-            worker.process.withdraw()
+        withdrawn = [slot for slot, call in self._running_calls() if which(call)]
+        for slot in withdrawn:
+            assert slot.process is not None
+            self.kill(slot, ExitCause.CANCELLED)
+            slot.process.withdraw()
         return len(withdrawn)
 
-    def give_back(self, worker: Worker) -> None:
-        """The call on `worker` is over."""
+    def give_back(self, slot: WorkerSlot) -> None:
+        """The call on `slot` is over."""
         limit = self._limits.executions
-        if limit is not None and worker.executions >= limit:
-            self._make_due(worker)
-        retired = self.state.give_back(worker)
+        if limit is not None and slot.executions >= limit:
+            self._make_due(slot)
+        retired = self.state.give_back(slot)
         if retired is not None:
             self._retire(retired)
 
-    def kill(self, worker: Worker, cause: ExitCause) -> None:
-        """Ends `worker` whatever it does; its replacement starts at once where there is room for it."""
-        if worker.state is WorkerState.STOPPING or worker not in self.state.workers:
+    def kill(self, slot: WorkerSlot, cause: ExitCause) -> None:
+        """Ends `slot` whatever it does; its replacement starts at once where there is room for it."""
+        if slot.state is WorkerState.STOPPING or slot not in self.state.slots:
             return
-        assert worker.process is not None
-        self.state.begin_stop(worker)
-        worker.process.kill(cause)
+        assert slot.process is not None
+        self.state.begin_stop(slot)
+        slot.process.kill(cause)
         self._reconcile()
 
     def _overrun(self, now: float) -> float:
         """Workers whose call has passed its deadline are killed; when the next one will have."""
         next_one = math.inf
-        for worker, call in self._running_calls():
+        for slot, call in self._running_calls():
             if call.deadline <= now:
-                self.kill(worker, ExitCause.TIMEOUT)
+                self.kill(slot, ExitCause.TIMEOUT)
             else:
                 next_one = min(next_one, call.deadline)
         return next_one
 
-    def _running_calls(self) -> list[tuple[Worker, Call]]:
+    def _running_calls(self) -> list[tuple[WorkerSlot, Call]]:
         return [
-            (worker, worker.process.call)
-            for worker in self.state.workers
-            if worker.state is WorkerState.BUSY and worker.process is not None and worker.process.call is not None
+            (slot, slot.process.call)
+            for slot in self.state.slots
+            if slot.state is WorkerState.BUSY and slot.process is not None and slot.process.call is not None
         ]
 
     # --- keeping them alive
@@ -143,22 +147,24 @@ class Crew:
     async def start(self) -> None:
         """Starts all workers; returns when the first of them is ready or could not be started."""
         self._reconcile()
-        self._tasks.start(self._inspect())
+        self._inspection = self._background.run(f"inspection_{self.version}", self._inspect, is_vital=True)
         await self._settled.wait()
 
     async def aclose(self) -> None:
         """Ends all workers and waits until they are dead."""
         self.state.is_closing = True
-        self._alarm.cancel()
+        self._deadline_timer.cancel()
         if self._pause is not None:
             self._pause.cancel()
+        if self._inspection is not None:
+            await self._background.stop(self._inspection)
         await self._tasks.aclose()
-        for worker in list(self.state.workers):
-            if worker.state is WorkerState.IDLE:
-                self._retire(worker, ExitCause.SHUTDOWN)
-            elif worker.state is WorkerState.BUSY:
-                self.kill(worker, ExitCause.SHUTDOWN)
-        await asyncio.gather(*(worker.process.exited for worker in self.state.workers if worker.process is not None))
+        for slot in list(self.state.slots):
+            if slot.state is WorkerState.IDLE:
+                self._retire(slot, ExitCause.SHUTDOWN)
+            elif slot.state is WorkerState.BUSY:
+                self.kill(slot, ExitCause.SHUTDOWN)
+        await asyncio.gather(*(slot.process.exited for slot in self.state.slots if slot.process is not None))
 
     def _reconcile(self) -> None:
         """Starts what the state wants, unless the last starts failed and the pause after that is not over."""
@@ -166,32 +172,32 @@ class Crew:
             for _ in range(self.state.wanted()):
                 self._tasks.start(self._start_one(self.state.begin_start()))
 
-    async def _start_one(self, worker: Worker) -> None:
+    async def _start_one(self, slot: WorkerSlot) -> None:
         began = time.perf_counter()
         try:
             process = await self._spawner.spawn()
         except SpawnFailed as error:
             _log.error("worker could not be started", pool_version=self.version, reason=str(error))
-            self.state.gone(worker)
+            self.state.gone(slot)
             self._count_failure()
         except asyncio.CancelledError:
-            self.state.gone(worker)
+            self.state.gone(slot)
             raise
         else:
-            self._started(worker, process, time.perf_counter() - began)
+            self._started(slot, process, time.perf_counter() - began)
         self._settled.set()
         self._on_change()
 
-    def _started(self, worker: Worker, process: WorkerProcess, seconds: float) -> None:
+    def _started(self, slot: WorkerSlot, process: WorkerProcess, seconds: float) -> None:
         self.starts += 1
         self._observer.worker_started(self.version, seconds)
-        replaced = self.state.started(worker, process)
+        replaced = self.state.started(slot, process)
         if replaced is not None:
             self._retire(replaced)
-        process.when_ended(lambda end: self._gone(worker, end))
+        process.when_ended(lambda end: self._gone(slot, end))
 
-    def _gone(self, worker: Worker, end: Exit) -> None:
-        assert worker.process is not None
+    def _gone(self, slot: WorkerSlot, end: Exit) -> None:
+        assert slot.process is not None
         self.exits[end.cause] += 1
         self._cpu_of_the_dead_s += end.cpu_s
         self._observer.worker_exited(self.version, end.cause)
@@ -199,13 +205,13 @@ class Crew:
             _log.warning(
                 "worker died",
                 pool_version=self.version,
-                pid=worker.process.pid,
+                pid=slot.process.pid,
                 cause=end.cause,
                 exit=end.description,
-                **worker.process.log_ids(),
+                **slot.process.log_ids(),
             )
-        is_short_lived = worker.executions == 0 and time.time() - worker.process.started_at < SHORT_LIFE_S
-        self.state.gone(worker)
+        is_short_lived = slot.executions == 0 and time.time() - slot.process.started_at < SHORT_LIFE_S
+        self.state.gone(slot)
         if end.cause.is_failure and is_short_lived:
             self._count_failure()
         else:
@@ -216,21 +222,21 @@ class Crew:
     def _count_failure(self) -> None:
         if self._pause is None:
             self._failures += 1
-            self._pause = self._loop.call_later(restart_delay_s(self._failures), self._end_pause)
+            self._pause = self._loop.call_later(backoff_s(self._failures), self._end_pause)
 
     def _end_pause(self) -> None:
         self._pause = None
         self._reconcile()
 
-    def _make_due(self, worker: Worker) -> None:
-        if not worker.is_due:
-            worker.is_due = True
+    def _make_due(self, slot: WorkerSlot) -> None:
+        if not slot.is_due:
+            slot.is_due = True
             self._reconcile()
 
-    def _retire(self, worker: Worker, cause: ExitCause = ExitCause.RECYCLED) -> None:
-        assert worker.process is not None
-        self.state.begin_stop(worker)
-        worker.process.retire(cause)
+    def _retire(self, slot: WorkerSlot, cause: ExitCause = ExitCause.RECYCLED) -> None:
+        assert slot.process is not None
+        self.state.begin_stop(slot)
+        slot.process.retire(cause)
 
     # --- measuring them
 
@@ -240,27 +246,27 @@ class Crew:
             await asyncio.sleep(INSPECTION_INTERVAL_S)
             if self._limits.age_s is not None:
                 oldest = time.time() - self._limits.age_s
-                for worker in [w for w in self._running() if w.process and w.process.started_at < oldest]:
-                    self._make_due(worker)
+                for slot in [w for w in self._running() if w.process and w.process.started_at < oldest]:
+                    self._make_due(slot)
             if self._limits.rss_bytes is not None:
-                for worker, usage in (await self._measure()).items():
+                for slot, usage in (await self._all_stats()).items():
                     if usage is not None and usage.rss_bytes > 2 * self._limits.rss_bytes:
-                        self.kill(worker, ExitCause.OOM)
+                        self.kill(slot, ExitCause.OOM)
                     elif usage is not None and usage.rss_bytes > self._limits.rss_bytes:
-                        self._make_due(worker)
+                        self._make_due(slot)
 
     async def snapshots(self) -> tuple[tuple[WorkerSnapshot, ...], float]:
         """Every worker that has a process, measured now, and the processor time of all there ever were, in seconds."""
-        usages = await self._measure()
+        usages = await self._all_stats()
         rows = []
-        for worker, usage in usages.items():
-            assert worker.process is not None
+        for slot, usage in usages.items():
+            assert slot.process is not None
             rows.append(
                 WorkerSnapshot(
-                    pid=worker.process.pid,
-                    state=worker.state,
-                    age_s=time.time() - worker.process.started_at,
-                    executions=worker.executions,
+                    pid=slot.process.pid,
+                    state=slot.state,
+                    age_s=time.time() - slot.process.started_at,
+                    executions=slot.executions,
                     rss_bytes=usage.rss_bytes if usage else None,
                     cpu_seconds=usage.cpu_seconds if usage else None,
                     open_fds=usage.open_fds if usage else None,
@@ -269,12 +275,12 @@ class Crew:
         cpu_s = self._cpu_of_the_dead_s + sum(usage.cpu_seconds for usage in usages.values() if usage)
         return tuple(rows), cpu_s
 
-    def _running(self) -> list[Worker]:
-        return [worker for worker in self.state.workers if worker.process is not None]
+    def _running(self) -> list[WorkerSlot]:
+        return [slot for slot in self.state.slots if slot.process is not None]
 
-    async def _measure(self) -> dict[Worker, Usage | None]:
+    async def _all_stats(self) -> dict[WorkerSlot, ProcessStats | None]:
         """In a thread, since the kernel's answers for many workers would hold up the event loop."""
-        workers = self._running()
-        pids = [worker.process.pid for worker in workers if worker.process is not None]
-        usages = await asyncio.to_thread(lambda: [measure(pid) for pid in pids])
-        return dict(zip(workers, usages, strict=True))
+        slots = self._running()
+        pids = [slot.process.pid for slot in slots if slot.process is not None]
+        usages = await asyncio.to_thread(lambda: [process_stats(pid) for pid in pids])
+        return dict(zip(slots, usages, strict=True))

@@ -15,7 +15,7 @@ class SessionNotFound(Exception):
     """No session of this id."""
 
 
-class ExecutionNotFound(Exception):
+class JobNotFound(Exception):
     """No long run of this id, or no more."""
 
 

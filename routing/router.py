@@ -12,7 +12,6 @@ from pools.protocol import Pool
 from poolshift.worker.lm import LMUsage
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.model import Rollout
-from routing.route import Route
 from routing.split import bucket
 from routing.telemetry.call_trace import CANCELLED, CallTrace
 from routing.telemetry.recorder import OK, Recorder
@@ -22,6 +21,21 @@ _FORCED: Final = {version: Decision(version, Reason.FORCED) for version in Versi
 _PINNED: Final = {version: Decision(version, Reason.PINNED) for version in Version}
 _CANARY: Final = Decision(Version.V2, Reason.SPLIT)
 _BASELINE: Final = Decision(Version.V1, Reason.SPLIT)
+
+
+class Route:
+    """Where one call goes. Kept for as long as the call waits, since a change of the rollout may send it elsewhere."""
+
+    def __init__(self, bucket: int, forced: Version | None, decision: Decision, trace: CallTrace | None = None) -> None:
+        self.bucket = bucket
+        self.forced = forced
+        self.decision = decision
+        self.trace = trace
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace's, where the call is sampled."""
+        return None if self.trace is None else self.trace.trace_id
 
 
 class Router:
@@ -40,7 +54,7 @@ class Router:
         self._has_canary = flag.threshold > 0
         self._rolled_back_at: float | None = None
         self._last_canary_dispatch = 0.0
-        flag.listen(self._reroute)
+        flag.listen(self._requeue)
 
     def route(
         self,
@@ -79,7 +93,7 @@ class Router:
                 try:
                     result = await self._pools[route.decision.version].execute(call)
                 except Withdrawn:
-                    self._route_anew(route)
+                    self._route_again(route)
         except ExecutionError as error:
             self._failed(route, call, operation, began, error)
             raise
@@ -115,7 +129,7 @@ class Router:
         if call.lm is not None and usage is not None:
             self._recorder.lm_used(route.decision.version, call.lm.model, usage)
 
-    def _route_anew(self, route: Route) -> None:
+    def _route_again(self, route: Route) -> None:
         route.decision = self._decide(route.bucket, route.forced)
         self._recorder.decided(route.decision)
         if route.trace is not None:
@@ -137,7 +151,7 @@ class Router:
         """
 
         def is_replayable(call: Call) -> bool:
-            return call.is_repeatable and self._is_astray(call, Version.V2)
+            return call.is_repeatable and self._must_requeue(call, Version.V2)
 
         return self._pools[Version.V2].withdraw_running(is_replayable)
 
@@ -148,15 +162,15 @@ class Router:
             return 0.0
         return max(0.0, self._last_canary_dispatch - self._rolled_back_at)
 
-    def _reroute(self, rollout: Rollout) -> None:
+    def _requeue(self, rollout: Rollout) -> None:
         """Calls that wait in a queue which the new rollout would not have sent them to move over: none is lost."""
         has_fallen = rollout.canary_basis_points == 0 and self._has_canary
         self._has_canary = rollout.canary_basis_points > 0
         if has_fallen:
             self._rolled_back_at = time.perf_counter()
         for version, pool in self._pools.items():
-            pool.withdraw(lambda call, version=version: self._is_astray(call, version))  # type: ignore[misc]
+            pool.withdraw(lambda call, version=version: self._must_requeue(call, version))  # type: ignore[misc]
 
-    def _is_astray(self, call: Call, version: Version) -> bool:
+    def _must_requeue(self, call: Call, version: Version) -> bool:
         route = self._routes.get(call)
         return route is not None and self._decide(route.bucket, route.forced).version is not version

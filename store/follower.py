@@ -10,7 +10,7 @@ from asyncpg.connection import connect
 from asyncpg.exceptions import InterfaceError, PostgresError
 from sqlalchemy import delete, func, select
 
-from common.tasks import TaskOwner
+from common.background import Background
 from routing.errors import StoreUnavailable
 from store.database import CHANNEL, Database
 from store.tables import changes
@@ -29,12 +29,13 @@ Handlers = Mapping[str, Callable[[str], Awaitable[None]]]
 class Follower:
     """Reads the table of changes from where it stopped, for as long as the service runs."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, background: Background) -> None:
         self._database = database
         self._position = 0
         self._synced_at = time.monotonic()
         self._wake = asyncio.Event()
-        self._tasks = TaskOwner("follower")
+        self._background = background
+        self._tasks: list[asyncio.Task[None]] = []
         self._is_cut_off = False
 
     async def mark(self) -> None:
@@ -52,12 +53,15 @@ class Follower:
 
         `reload` reads everything anew, for a replica that was away longer than changes are kept.
         """
-        self._tasks.start(self._follow(handlers, reload))
-        self._tasks.start(self._listen())
+        self._tasks = [
+            self._background.run("follower", lambda: self._follow(handlers, reload)),
+            self._background.run("notifications", self._listen),
+        ]
 
     async def aclose(self) -> None:
         """Stops."""
-        await self._tasks.aclose()
+        for task in self._tasks:
+            await self._background.stop(task)
 
     @property
     def staleness_s(self) -> float:

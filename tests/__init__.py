@@ -1,1 +1,1 @@
-"""What Poolshift promises, tried: `unit` on single parts, `service` on real server and worker processes."""
+"""What Poolshift promises, tried: `unit` on single services, `service` on real server and worker processes."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Request, Response
 from prometheus_client.exposition import choose_encoder
 
-from app.api.schemas import Out
+from app.api.base import Out
 from app.services import Running
 
 router = APIRouter(tags=["health"])
@@ -35,7 +35,7 @@ async def healthz() -> Health:
 @router.get("/readyz", responses={503: {"model": Readiness}})
 async def readyz(request: Request, response: Response) -> Readiness:
     """It can serve: every pool has a live worker, and no shutdown has begun."""
-    pools = {str(version): pool.is_ready for version, pool in request.app.state.parts.pools.items()}
+    pools = {str(version): pool.is_ready for version, pool in request.app.state.services.pools.items()}
     draining: bool = request.app.state.is_draining
     ready = all(pools.values()) and not draining
     response.status_code = 200 if ready else 503
@@ -43,9 +43,9 @@ async def readyz(request: Request, response: Response) -> Readiness:
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(parts: Running, accept: Annotated[str, Header()] = "") -> Response:
+async def metrics(services: Running, accept: Annotated[str, Header()] = "") -> Response:
     """Every figure, for Prometheus (or as OpenMetrics, where that is asked for)."""
-    snapshots = await asyncio.gather(*(pool.snapshot() for pool in parts.pools.values()))
-    parts.figures.update(snapshots, parts.sessions.active())
+    snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
+    services.figures.update(snapshots, services.sessions.active())
     encode, content_type = choose_encoder(accept)
-    return Response(encode(parts.registry), headers={"content-type": content_type})
+    return Response(encode(services.registry), headers={"content-type": content_type})

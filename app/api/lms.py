@@ -1,51 +1,99 @@
 """`/lm` and `/sessions/{id}/lm`: which LM DSPy programs run on. Keys go in and never come out."""
 
-from fastapi import APIRouter
+from datetime import datetime
+from typing import Literal
 
-from app.api.schemas import LMBody, LMView, lm_view
+from fastapi import APIRouter
+from pydantic import Field
+
+from app.api.base import In, Out
 from app.api.sessions import SessionId
 from app.auth import Admin, Executor
 from app.problems import Problem
-from app.services import Parts, Running
-from poolshift.worker.lm import LOCAL
+from app.services import Running, Services
+from config.lm import ApiBase, ApiKey
+from poolshift.worker.lm import LOCAL, LMSettings
+from routing.catalog.lms import StoredLM
 
 router = APIRouter(tags=["lm"])
 
 
+class LMBody(In):
+    """An LM. `local` is the small model of the service itself, where it runs one; `none` is no LM."""
+
+    model: str = Field(min_length=1, max_length=256, pattern=r"^[^\s\x00-\x1f]+$", examples=["openai/gpt-5-mini"])
+    api_base: ApiBase | None = Field(None, max_length=2048, examples=["http://127.0.0.1:11434/v1"])
+    api_key: ApiKey | None = Field(None, min_length=1, max_length=8192)
+    temperature: float | None = Field(None, ge=0, le=2)
+    max_tokens: int | None = Field(None, ge=1, le=1_000_000)
+
+    def settings(self) -> LMSettings:
+        """The same as the pools have it."""
+        key = self.api_key.get_secret_value() if self.api_key is not None else None
+        return LMSettings(self.model, self.api_base, key, self.temperature, self.max_tokens)
+
+
+class LMView(Out):
+    """An LM that is in force."""
+
+    model: str = Field(description="`none` where there is none")
+    api_base: str | None
+    has_api_key: bool
+    temperature: float | None
+    max_tokens: int | None
+    set_for: Literal["session", "everyone"]
+    updated_by: str | None = Field(description="Null where it comes from the service's environment")
+    updated_at: datetime | None
+
+
+def lm_view(settings: LMSettings, stored: StoredLM | None) -> LMView:
+    """An LM as it is shown: without its key."""
+    return LMView(
+        model=settings.model,
+        api_base=settings.api_base,
+        has_api_key=settings.api_key is not None,
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+        set_for="session" if stored is not None and stored.session_id is not None else "everyone",
+        updated_by=stored.updated_by if stored is not None else None,
+        updated_at=stored.updated_at if stored is not None else None,
+    )
+
+
 @router.get("/lm")
-async def show_lm(parts: Running, _: Executor) -> LMView:
+async def show_lm(services: Running, _: Executor) -> LMView:
     """What DSPy programs run on where their session has nothing of its own."""
-    return lm_view(*parts.lms.shown(None))
+    return lm_view(*services.lms.shown(None))
 
 
 @router.put("/lm")
-async def set_lm(body: LMBody, parts: Running, admin: Admin) -> LMView:
+async def set_lm(body: LMBody, services: Running, admin: Admin) -> LMView:
     """Sets everyone's LM, from the next call on."""
-    return await _set(None, body, parts, admin.name)
+    return await _set(None, body, services, admin.name)
 
 
 @router.get("/sessions/{session_id}/lm")
-async def show_session_lm(session_id: SessionId, parts: Running, _: Executor) -> LMView:
+async def show_session_lm(session_id: SessionId, services: Running, _: Executor) -> LMView:
     """What a session's DSPy programs run on: its own LM, else everyone's."""
-    return lm_view(*parts.lms.shown(session_id))
+    return lm_view(*services.lms.shown(session_id))
 
 
 @router.put("/sessions/{session_id}/lm")
-async def set_session_lm(session_id: SessionId, body: LMBody, parts: Running, executor: Executor) -> LMView:
+async def set_session_lm(session_id: SessionId, body: LMBody, services: Running, executor: Executor) -> LMView:
     """Sets a session's LM, from its next call on; it is forgotten when the session ends."""
-    parts.sessions.seen(session_id)
-    await parts.sessions.flush()  # the session first: an LM without one would never be forgotten
-    return await _set(session_id, body, parts, executor.name)
+    services.sessions.seen(session_id)
+    await services.sessions.flush()  # the session first: an LM without one would never be forgotten
+    return await _set(session_id, body, services, executor.name)
 
 
 @router.delete("/sessions/{session_id}/lm", status_code=204)
-async def remove_session_lm(session_id: SessionId, parts: Running, _: Executor) -> None:
+async def remove_session_lm(session_id: SessionId, services: Running, _: Executor) -> None:
     """Gives a session everyone's LM again."""
-    await parts.lms.remove(session_id)
+    await services.lms.remove(session_id)
 
 
-async def _set(session_id: str | None, body: LMBody, parts: Parts, by: str) -> LMView:
-    if body.model == LOCAL and not parts.lms.has_local:
+async def _set(session_id: str | None, body: LMBody, services: Services, by: str) -> LMView:
+    if body.model == LOCAL and not services.lms.has_local:
         raise Problem("invalid_request", "body.model: this service runs no model itself (LM_MODEL=local does)")
-    await parts.lms.put(session_id, body.settings(), by)
-    return lm_view(*parts.lms.shown(session_id))
+    await services.lms.put(session_id, body.settings(), by)
+    return lm_view(*services.lms.shown(session_id))

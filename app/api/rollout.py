@@ -1,41 +1,113 @@
 """`/rollout`: the flag, its changes, its history, and the way back."""
 
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Response
+from pydantic import AfterValidator, Field
 
-from app.api.schemas import (
-    MAX_REVISION,
-    Page,
-    RevisionView,
-    RollbackBody,
-    RolloutBody,
-    RolloutView,
-    revision_view,
-    rollout_view,
-)
+from app.api.base import MAX_REVISION, In, Out, Page
 from app.auth import Admin, Executor
 from app.problems import Problem
 from app.services import Running
-from routing.rollout.model import Change, Source, to_basis_points
+from routing.rollout.model import Change, Rollout, Source, to_basis_points
 from routing.versions import Version
 
 router = APIRouter(prefix="/rollout", tags=["rollout"])
 
 
+class RolloutView(Out):
+    """The flag."""
+
+    canary_percent: float
+    pool_version: Version | None = Field(description="What POOL_VERSION pins everything to, if it does")
+    revision: int
+    source: Source
+    updated_at: datetime
+    updated_by: str
+    reason: str | None
+
+
+class RevisionView(Out):
+    """One change of the flag."""
+
+    revision: int
+    from_percent: float | None
+    to_percent: float
+    source: Source
+    updated_at: datetime
+    updated_by: str
+    reason: str | None
+
+
+def _steps_of_basis_points(percent: float) -> float:
+    to_basis_points(percent)
+    return percent
+
+
+class RolloutBody(In):
+    """A change of the flag."""
+
+    canary_percent: (
+        Annotated[
+            float,
+            Field(ge=0, le=100, allow_inf_nan=False, description="In steps of 0.01"),
+            AfterValidator(_steps_of_basis_points),
+        ]
+        | None
+    ) = None
+    reason: str | None = Field(None, max_length=1024)
+
+
+class RollbackBody(In):
+    """Why, and what becomes of calls that run on V2."""
+
+    reason: str | None = Field(None, max_length=1024)
+    in_flight: Literal["finish", "replay"] = Field(
+        "finish", description="`replay`: idempotent ones are cancelled and run on V1; the others finish on V2"
+    )
+
+
+def rollout_view(rollout: Rollout, pin: Version | None) -> RolloutView:
+    """The flag as it is shown."""
+    return RolloutView(
+        canary_percent=rollout.canary_percent,
+        pool_version=pin,
+        revision=rollout.revision,
+        source=rollout.source,
+        updated_at=rollout.updated_at,
+        updated_by=rollout.updated_by,
+        reason=rollout.reason,
+    )
+
+
+def revision_view(rollout: Rollout) -> RevisionView:
+    """One change as it is shown."""
+    previous = rollout.previous_basis_points
+    return RevisionView(
+        revision=rollout.revision,
+        from_percent=None if previous is None else previous / 100,
+        to_percent=rollout.canary_percent,
+        source=rollout.source,
+        updated_at=rollout.updated_at,
+        updated_by=rollout.updated_by,
+        reason=rollout.reason,
+    )
+
+
 @router.get("")
-async def show_rollout(parts: Running, _: Executor, response: Response) -> RolloutView:
+async def show_rollout(services: Running, _: Executor, response: Response) -> RolloutView:
     """The flag as it is in force here; its revision is the ETag, which a rollback has as soon as it is written."""
-    current = parts.flag.current
-    if parts.flag.is_written:
+    current = services.flag.current
+    if services.flag.is_written:
         response.headers["etag"] = f'"{current.revision}"'
-    return rollout_view(current, parts.pin)
+    return rollout_view(current, services.pin)
 
 
 @router.patch("")
 async def change_rollout(
     body: RolloutBody,
-    parts: Running,
+    services: Running,
     admin: Admin,
     response: Response,
     if_match: Annotated[str | None, Header(description="The revision that the change is meant for")] = None,
@@ -45,41 +117,41 @@ async def change_rollout(
     A reason alone is a revision too, of the percentage that is in force; a body with neither changes nothing.
     """
     if body.canary_percent is None and body.reason is None:
-        return await show_rollout(parts, admin, response)
-    current, expected = parts.flag.current, _revision(if_match)
+        return await show_rollout(services, admin, response)
+    current, expected = services.flag.current, _revision(if_match)
     if body.canary_percent is not None:
         points = to_basis_points(body.canary_percent)
     else:  # the reason is for this percentage, and no other one
         points, expected = current.canary_basis_points, current.revision if expected is None else expected
     change = Change(points, Source.API, admin.name, body.reason)
-    rollout = await parts.flag.change(change, expected=expected)
+    rollout = await services.flag.change(change, expected=expected)
     response.headers["etag"] = f'"{rollout.revision}"'
-    return rollout_view(rollout, parts.pin)
+    return rollout_view(rollout, services.pin)
 
 
 @router.post("/rollback")
-async def roll_back(parts: Running, admin: Admin, body: RollbackBody | None = None) -> RolloutView:
+async def roll_back(services: Running, admin: Admin, body: RollbackBody | None = None) -> RolloutView:
     """All traffic to V1 from the next call on. Calls that wait for V2 move over; those that run there finish there."""
-    if Version.V1 not in parts.pools:
+    if Version.V1 not in services.pools:
         raise Problem("rollback_impossible", "this service runs without V1 (POOLS=v2)")
     body = body or RollbackBody()
     try:
-        rollout = await parts.flag.rollback(admin.name, body.reason)
+        rollout = await services.flag.rollback(admin.name, body.reason)
     finally:
         if body.in_flight == "replay":
-            parts.router.replay_running()
-    return rollout_view(rollout, parts.pin)
+            services.router.replay_running()
+    return rollout_view(rollout, services.pin)
 
 
 @router.get("/history")
 async def show_history(
-    parts: Running,
+    services: Running,
     _: Executor,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[int | None, Query(ge=1, le=MAX_REVISION, description="`next_cursor` of the page before")] = None,
 ) -> Page[RevisionView]:
     """Every change, the newest first."""
-    found = await parts.flag.history(limit=limit + 1, before=cursor)
+    found = await services.flag.history(limit=limit + 1, before=cursor)
     items = [revision_view(rollout) for rollout in found[:limit]]
     return Page(items=items, next_cursor=str(found[limit - 1].revision) if len(found) > limit else None)
 

@@ -1,37 +1,66 @@
 """`/sessions`: what they hold, and their end."""
 
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
+from pydantic import Field
 
-from app.api.schemas import Identifier, Page, SessionView, session_view
+from app.api.base import Identifier, Out, Page
 from app.auth import Executor
 from app.services import Running
+from routing.catalog.sessions import StoredSession
+from routing.versions import Version
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
 SessionId = Annotated[Identifier, Path()]
 
 
+class SessionView(Out):
+    """A session and what it holds."""
+
+    id: str
+    created_at: datetime
+    last_seen_at: datetime
+    expires_at: datetime
+    pool_version: Version | None = Field(description="The version that served it last")
+    execution_count: int
+    program_count: int
+
+
+def session_view(session: StoredSession, ttl_s: float) -> SessionView:
+    """A session as it is shown."""
+    return SessionView(
+        id=session.id,
+        created_at=session.created_at,
+        last_seen_at=session.last_seen_at,
+        expires_at=session.last_seen_at + timedelta(seconds=ttl_s),
+        pool_version=session.pool_version,
+        execution_count=session.execution_count,
+        program_count=session.program_count,
+    )
+
+
 @router.get("")
 async def list_sessions(
-    parts: Running,
+    services: Running,
     _: Executor,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str, Query(max_length=128, description="`next_cursor` of the page before")] = "",
 ) -> Page[SessionView]:
     """A page of sessions, by id."""
-    found = await parts.sessions.page(limit=limit + 1, after=cursor)
-    items = [session_view(session, parts.sessions.ttl_s) for session in found[:limit]]
+    found = await services.sessions.page(limit=limit + 1, after=cursor)
+    items = [session_view(session, services.sessions.ttl_s) for session in found[:limit]]
     return Page(items=items, next_cursor=found[limit - 1].id if len(found) > limit else None)
 
 
 @router.get("/{session_id}")
-async def show_session(session_id: SessionId, parts: Running, _: Executor) -> SessionView:
+async def show_session(session_id: SessionId, services: Running, _: Executor) -> SessionView:
     """A session and what it holds."""
-    return session_view(await parts.sessions.show(session_id), parts.sessions.ttl_s)
+    return session_view(await services.sessions.show(session_id), services.sessions.ttl_s)
 
 
 @router.delete("/{session_id}", status_code=204)
-async def end_session(session_id: SessionId, parts: Running, _: Executor) -> None:
+async def end_session(session_id: SessionId, services: Running, _: Executor) -> None:
     """Ends a session and frees what it holds; its calls that run go on, its long runs end."""
-    await parts.sessions.end(session_id)
+    await services.sessions.end(session_id)

@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 from starlette.types import Receive
 
 from common.tasks import TaskOwner
-from common.timers import Alarm
+from common.timers import DeadlineTimer
 
 WATCH_AFTER_S: Final = 0.05
 """A call that is answered sooner is not watched: that is what keeps the watch free for the usual one."""
@@ -26,7 +26,7 @@ class ClientWatches:
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._young: deque[ClientWatch] = deque()
-        self._alarm = Alarm(self._look)
+        self._deadline_timer = DeadlineTimer(self._look)
 
     def of(self, receive: Receive) -> "ClientWatch":
         """A scope in which the current task is cancelled when the client goes away; it then raises ClientGone."""
@@ -34,7 +34,7 @@ class ClientWatches:
         assert task is not None
         watch = ClientWatch(receive, task, self._loop.time() + WATCH_AFTER_S)
         self._young.append(watch)
-        self._alarm.set(watch.begins_at)
+        self._deadline_timer.set(watch.begins_at)
         return watch
 
     def _look(self, now: float) -> float:

@@ -16,8 +16,7 @@ import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from app.api.jobs import prefers_async
-from app.api.schemas import execution_view
+from app.api.executions import job_view
 from app.auth import Authenticator
 from app.execute import server_span
 from app.execute.client_watch import ClientGone, ClientWatches
@@ -28,7 +27,7 @@ from app.execute.streaming import EventBuffer, EventStream, asks_for_events
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.problems import Problem, problem_of
-from app.services import Parts
+from app.services import Services
 from common.log_budget import LineBudget
 from config import api_keys
 from config.settings import Settings
@@ -65,14 +64,16 @@ def is_execute(scope: Scope) -> bool:
 class ExecuteLane:
     """The endpoint as an ASGI application."""
 
-    def __init__(self, parts: Parts, authenticator: Authenticator, settings: Settings, metrics: HandlerMetrics) -> None:
-        self._parts = parts
-        self._router = parts.router
+    def __init__(
+        self, services: Services, authenticator: Authenticator, settings: Settings, metrics: HandlerMetrics
+    ) -> None:
+        self._services = services
+        self._router = services.router
         self._authenticator = authenticator
         self._max_body_bytes = settings.max_body_bytes
         self._execution_timeout_s = settings.execution_timeout_s
         self._metrics = metrics
-        self._clients = ClientWatches(parts.tasks)
+        self._clients = ClientWatches(services.tasks)
         self._loop = asyncio.get_running_loop()
         # Unique without asking the kernel for randomness on each call: a random start of the service, then a count.
         self._id_prefix = secrets.token_hex(6) + "-"
@@ -84,7 +85,7 @@ class ExecuteLane:
         headers = dict(scope["headers"])
         if len(headers) < len(scope["headers"]):
             headers = _joined(scope["headers"])
-        trace, traceparent, carried = self._parts.tracing.begin(headers)
+        trace, traceparent, carried = self._services.tracing.begin(headers)
         request = Request(execution_id, headers, time.perf_counter(), trace, traceparent, carried)
         current_call.set(request)
         try:
@@ -114,15 +115,15 @@ class ExecuteLane:
         if forced is not None:
             if not principal.may(api_keys.Scope.ADMIN):
                 raise Problem("forbidden", "forcing a version needs the scope admin")
-            if forced not in self._parts.pools:
+            if forced not in self._services.pools:
                 raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")
         session_id = envelope.session_id
         request.route = self._router.route(session_id, _canary_key(headers), forced, request.trace)
         program_id = scope["path"][_PROGRAM_ID]
-        programs = self._parts.programs
+        programs = self._services.programs
         program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
         request.program = program
-        lm = self._parts.lms.of_call(session_id) if program.definition.program_type != "python" else None
+        lm = self._services.lms.of_call(session_id) if program.definition.program_type != "python" else None
         timeout_s = min(envelope.timeout_s or self._execution_timeout_s, self._execution_timeout_s)
         request.call = call = Call(
             execution_id=request.execution_id,
@@ -150,7 +151,7 @@ class ExecuteLane:
         assert request.route is not None
         version = request.route.decision.version
         call.events = events = EventBuffer()
-        outcome = self._parts.tasks.start(self._outcome(request, call, "stream"))
+        outcome = self._services.tasks.start(self._outcome(request, call, "stream"))
         stream = EventStream(events, outcome, lambda: _headers(request, version, call.queued_s, 0.0), send)
         try:
             with self._clients.of(receive):
@@ -179,21 +180,21 @@ class ExecuteLane:
             return await self._router.execute(request.route, call, operation)
         finally:
             if call.session_id is not None:
-                self._parts.sessions.seen(call.session_id, request.route.decision.version)
+                self._services.sessions.seen(call.session_id, request.route.decision.version)
 
     async def _start(self, request: Request, call: Call) -> Response:
         """Runs the call behind the answer, which says where to look for its end."""
         assert request.route is not None
         if call.session_id is not None:
-            self._parts.sessions.seen(call.session_id)
-        execution = await self._parts.executions.start(
+            self._services.sessions.seen(call.session_id)
+        execution = await self._services.jobs.start(
             request.route,
             call,
             lambda: self._run(request, call, "async"),
             lambda result: self._answer(request, call, result)[2],
             lambda error: self._refuse(request, error)[2],
         )
-        body = execution_view(execution).model_dump_json().encode()
+        body = job_view(execution).model_dump_json().encode()
         headers = _headers(request, request.route.decision.version, 0.0, 0.0)
         headers += [
             _JSON,
@@ -304,7 +305,7 @@ def _operation(headers: dict[bytes, bytes]) -> Literal["execute", "stream", "asy
     if accept is not None and accept != b"*/*" and asks_for_events(accept):
         return "stream"
     prefer = headers.get(b"prefer")
-    return "async" if prefer is not None and prefers_async(prefer) else "execute"
+    return "async" if prefer is not None and _prefers_async(prefer) else "execute"
 
 
 def _forced_version(headers: dict[bytes, bytes]) -> Version:
@@ -326,3 +327,8 @@ def _headers(request: Request, version: Version, queued_s: float, run_s: float) 
         (b"x-execution-id", request.execution_id.encode()),
         (b"server-timing", b"queue;dur=%.3f, run;dur=%.3f" % (queued_s * 1000, run_s * 1000)),
     ]
+
+
+def _prefers_async(prefer: bytes) -> bool:
+    """Whether a Prefer header (RFC 7240) has `respond-async`."""
+    return any(preference.partition(b";")[0].strip().lower() == b"respond-async" for preference in prefer.split(b","))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from app.api.schemas import ID_PATTERN_OF_RE, MAX_ID_LENGTH
+from app.api.base import ID_PATTERN_OF_RE, MAX_ID_LENGTH
 from poolshift.worker.lm import LMUsage
 
 _Identifier = Annotated[str, msgspec.Meta(pattern=ID_PATTERN_OF_RE, max_length=MAX_ID_LENGTH)]

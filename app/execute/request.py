@@ -2,7 +2,7 @@
 
 from pools.calls import Call, Program
 from poolshift.worker.tracing.traceparent import Carried, trace_id_of
-from routing.route import Route
+from routing.router import Route
 from routing.telemetry.call_trace import CallTrace
 
 

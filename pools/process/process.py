@@ -27,7 +27,7 @@ from pools.errors import (
     WorkerCrashed,
     WorkerLost,
 )
-from pools.events import Valve
+from pools.events import FlowControl
 from pools.process.channel import Channel
 from pools.process.exits import Exit, ExitCause
 from pools.process.output import OutputReader
@@ -69,7 +69,7 @@ class WorkerProcess:
         """Of the definitions that it has been told."""
         self._told_bytes = 0
         self.call: Call | None = None
-        self._valve: Valve | None = None
+        self._flow_control: FlowControl | None = None
         self._on_end: Callable[[Result | Exception], None] | None = None
         self._when_ended: Callable[[Exit], None] | None = None
         self._check: asyncio.Future[None] | None = None
@@ -125,8 +125,8 @@ class WorkerProcess:
         self.call = call
         self._on_end = on_end
         if call.events is not None:
-            self._valve = Valve(self._channel)
-            call.events.began(self._valve)
+            self._flow_control = FlowControl(self._channel)
+            call.events.began(self._flow_control)
 
     def check(self, definition: Definition) -> asyncio.Future[None]:
         """Asks whether `definition` can be loaded; the future is None or EntrypointError or WorkerCrashed."""
@@ -242,9 +242,9 @@ class WorkerProcess:
             return
         if call.trace is not None:
             call.trace.run_ended(None if isinstance(outcome, Result) else outcome, spans)
-        if self._valve is not None:
-            held_s, self._valve = self._valve.close(), None
-            call.held_s += held_s
+        if self._flow_control is not None:
+            backpressure_s, self._flow_control = self._flow_control.close(), None
+            call.backpressure_s += backpressure_s
         self.call = self._on_end = None
         on_end(outcome)
 

@@ -6,7 +6,7 @@ import psutil
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ProcessStats:
     """Resident memory, processor time so far (user and system), and open file descriptors."""
 
     rss_bytes: int
@@ -14,12 +14,12 @@ class Usage:
     open_fds: int
 
 
-def measure(pid: int) -> Usage | None:
+def process_stats(pid: int) -> ProcessStats | None:
     """What `pid` uses now; None where it is gone."""
     try:
         process = psutil.Process(pid)
         with process.oneshot():
             times = process.cpu_times()
-            return Usage(process.memory_info().rss, times.user + times.system, process.num_fds())
+            return ProcessStats(process.memory_info().rss, times.user + times.system, process.num_fds())
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None

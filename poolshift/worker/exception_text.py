@@ -14,7 +14,7 @@ def describe(error: BaseException) -> ProgramError:
     """What a caller is told: the exception's type and message, not its traceback."""
     message = _message(error)
     name = type(error).__name__
-    return ProgramError(sendable(f"{name}: {message}" if message else name, MAX_MESSAGE_LENGTH))
+    return ProgramError(truncate(f"{name}: {message}" if message else name, MAX_MESSAGE_LENGTH))
 
 
 def traceback_of(error: BaseException) -> str:
@@ -26,7 +26,7 @@ def traceback_of(error: BaseException) -> str:
     if len(text) > MAX_TRACEBACK_LENGTH:
         half = MAX_TRACEBACK_LENGTH // 2
         text = f"{text[:half]}\n…\n{text[-half:]}"
-    return sendable(text, len(text))
+    return truncate(text, len(text))
 
 
 def _message(error: BaseException) -> str:
@@ -36,7 +36,7 @@ def _message(error: BaseException) -> str:
         return f"its message cannot be told: {type(failure).__name__} in __str__"
 
 
-def sendable(text: str, max_length: int) -> str:
+def truncate(text: str, max_length: int) -> str:
     r"""At most `max_length` characters of `text`, an ellipsis where there were more, and valid Unicode.
 
     A lone surrogate, which has no JSON, becomes its escape (`\ud800`).

@@ -10,7 +10,7 @@ import msgspec
 
 from poolshift.worker.definitions import Definition
 from poolshift.worker.errors import ExecutionError
-from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, describe, sendable, traceback_of
+from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, describe, traceback_of, truncate
 from poolshift.worker.framing import FrameError, frame, read_frames
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import EntrypointError, LoadedProgram, check, load
@@ -103,7 +103,7 @@ class Worker:
         try:
             check(request.definition, self._allowed_modules)
         except EntrypointError as error:
-            detail = sendable(str(error), MAX_MESSAGE_LENGTH)
+            detail = truncate(str(error), MAX_MESSAGE_LENGTH)
             return Failed(request.id, self._generation, 0, code="invalid_request", detail=detail, field=error.at)
         return Done(request.id, self._generation, 0)
 
@@ -125,8 +125,8 @@ class Worker:
             gen=self._generation,
             run_us=run_us,
             code=known.code,
-            detail=sendable(known.detail, MAX_MESSAGE_LENGTH),  # it may have a field's name in it, or what an LM said
-            field=None if field is None else sendable(field, MAX_MESSAGE_LENGTH),
+            detail=truncate(known.detail, MAX_MESSAGE_LENGTH),  # it may have a field's name in it, or what an LM said
+            field=None if field is None else truncate(field, MAX_MESSAGE_LENGTH),
             traceback=None if known is error else traceback_of(error),
             retry_after_s=known.retry_after_s,
             usage=lm.usage if lm else None,

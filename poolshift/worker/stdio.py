@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from poolshift.worker.exception_text import sendable
+from poolshift.worker.exception_text import truncate
 from poolshift.worker.tracing.traceparent import trace_id_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class CurrentExecution:
 
     def write(self, text: str, source: str, level: int) -> None:
         """Sends one record to the parent; a record that finds the pipe's other end gone is dropped."""
-        text = sendable(text, MAX_LINE_BYTES // 4)
+        text = truncate(text, MAX_LINE_BYTES // 4)
         record = Record(text, source, level, self.execution_id, self.program_id, self.trace_id)
         try:
             os.write(2, RECORD_SEPARATOR + _encoder.encode(record) + b"\n")
@@ -124,7 +124,7 @@ class _RecordHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._current.write(self.format(record), sendable(record.name, _MAX_NAME_LENGTH), record.levelno)
+            self._current.write(self.format(record), truncate(record.name, _MAX_NAME_LENGTH), record.levelno)
         except Exception:
             self.handleError(record)  # as every handler does: a record with a fault is no error of the program's
 

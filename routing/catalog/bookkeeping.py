@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import structlog
 
-from common.tasks import TaskOwner
-from routing.catalog.jobs import Executions
+from common.background import Background
+from routing.catalog.jobs import Jobs
 from routing.catalog.programs import Programs
 from routing.catalog.sessions import Sessions
 from routing.errors import StoreUnavailable
@@ -31,26 +31,30 @@ _log = structlog.stdlib.get_logger("poolshift.store")
 class Bookkeeping:
     """The background work on programs, sessions, long runs, and a rollback that could not be written down before."""
 
-    def __init__(self, programs: Programs, sessions: Sessions, executions: Executions, flag: RolloutFlag) -> None:
+    def __init__(
+        self, programs: Programs, sessions: Sessions, jobs: Jobs, flag: RolloutFlag, background: Background
+    ) -> None:
         self._flag = flag
         self._programs = programs
         self._sessions = sessions
-        self._executions = executions
-        self._tasks = TaskOwner("bookkeeping")
+        self._jobs = jobs
+        self._background = background
+        self._task: asyncio.Task[None] | None = None
         self._longest_rest_s = min(_LONGEST_REST_S, sessions.ttl_s / 4)
         self._rests_until = 0.0
-        self._sweep_interval_s = min(_SWEEP_INTERVAL_S, sessions.ttl_s / 4, executions.ttl_s / 4)
+        self._sweep_interval_s = min(_SWEEP_INTERVAL_S, sessions.ttl_s / 4, jobs.ttl_s / 4)
         self._next_sweep = 0.0
 
     def start(self) -> None:
         """Begins, until it is closed."""
-        self._tasks.start(self._run())
+        self._task = self._background.run("bookkeeping", self._run)
 
     async def aclose(self) -> None:
         """Flushes a last time."""
-        await self._tasks.aclose()
+        if self._task is not None:
+            await self._background.stop(self._task)
         with _kept_in_memory():
-            await self._flag.settle()
+            await self._flag.flush()
             await self._programs.flush()
             await self._sessions.flush()
 
@@ -59,15 +63,15 @@ class Bookkeeping:
         while True:
             await asyncio.sleep(interval_s)
             with _kept_in_memory():
-                await self._flag.settle()
-                await self._executions.keep()
+                await self._flag.flush()
+                await self._jobs.keep()
                 if time.monotonic() >= self._rests_until:
                     await self._write_counts()
                 if time.monotonic() + interval_s > self._next_sweep:  # else the next round would be late
                     await self._sweep()
 
     async def _sweep(self) -> None:
-        await self._executions.sweep()
+        await self._jobs.sweep()
         await self._sessions.end_idle()
         self._next_sweep = time.monotonic() + self._sweep_interval_s
 

@@ -1,4 +1,4 @@
-"""Long runs: executions that nobody waits for. They run here, and what is known of them is in the store for a while."""
+"""Long runs: jobs that nobody waits for. They run here, and what is known of them is in the store for a while."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -12,21 +12,21 @@ import structlog
 from common.tasks import TaskOwner
 from pools.calls import Call, Result
 from pools.errors import InvalidOutputs, PoolClosed, PoolOverloaded, ProgramError
-from routing.errors import ExecutionNotFound, StoreUnavailable
-from routing.route import Route
+from routing.errors import JobNotFound, StoreUnavailable
+from routing.router import Route
 from routing.versions import Version
 
 MAX_RESULT_BYTES = 1024 * 1024
 """Of a larger result or problem only the error is kept that it was too large."""
 STALE_AFTER_S = 30.0
-"""A replica that has not said for so long that it is at an execution has died."""
+"""A replica that has not said for so long that it is at a job has died."""
 CLOSE_TIMEOUT_S = 10.0
-"""How long the end of the service waits for the last executions, which end with the pools."""
+"""How long the end of the service waits for the last jobs, which end with the pools."""
 
-_log = structlog.stdlib.get_logger("poolshift.executions")
+_log = structlog.stdlib.get_logger("poolshift.jobs")
 
 
-class ExecutionStatus(StrEnum):
+class JobStatus(StrEnum):
     """How far a long run has come. `interrupted` is one that the service, not its program, has ended."""
 
     QUEUED = "queued"
@@ -39,20 +39,20 @@ class ExecutionStatus(StrEnum):
     @property
     def is_over(self) -> bool:
         """Whether nothing more will happen to it."""
-        return self not in (ExecutionStatus.QUEUED, ExecutionStatus.RUNNING)
+        return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
-class Execution:
+class Job:
     """A long run. `body` is what a synchronous call would have been answered with: its result, or its problem.
 
-    `key` counts up with the executions of all replicas; the store gives it.
+    `key` counts up with the jobs of all replicas; the store gives it.
     """
 
     id: str
     program_id: str
     session_id: str | None
-    status: ExecutionStatus
+    status: JobStatus
     created_at: datetime
     key: int = 0
     pool_version: Version | None = None
@@ -61,23 +61,23 @@ class Execution:
     body: bytes | None = None
 
 
-class ExecutionStore(Protocol):
-    """Where executions are kept. Every method raises StoreUnavailable where the store does not answer."""
+class JobStore(Protocol):
+    """Where jobs are kept. Every method raises StoreUnavailable where the store does not answer."""
 
-    async def add(self, execution: Execution) -> Execution:
-        """Keeps a new execution, and gives it its key."""
+    async def add(self, job: Job) -> Job:
+        """Keeps a new job, and gives it its key."""
         ...
 
-    async def update(self, execution: Execution) -> None:
-        """Writes how far an execution has come, unless it was forgotten meanwhile."""
+    async def update(self, job: Job) -> None:
+        """Writes how far a job has come, unless it was forgotten meanwhile."""
         ...
 
-    async def find(self, execution_id: str) -> Execution | None:
-        """One execution."""
+    async def find(self, execution_id: str) -> Job | None:
+        """One job."""
         ...
 
-    async def page(self, session_id: str | None, *, limit: int, before: int | None) -> Sequence[Execution]:
-        """Up to `limit` of a session's executions, or of those of none, newest first, with keys under `before`.
+    async def page(self, session_id: str | None, *, limit: int, before: int | None) -> Sequence[Job]:
+        """Up to `limit` of a session's jobs, or of those of none, newest first, with keys under `before`.
 
         Bodies are left out.
         """
@@ -87,7 +87,7 @@ class ExecutionStore(Protocol):
         """Tells the replica that runs it, whichever that is."""
         ...
 
-    async def alive(self, execution_ids: Collection[str]) -> Mapping[str, bool]:
+    async def heartbeat(self, execution_ids: Collection[str]) -> Mapping[str, bool]:
         """Notes that these are still being run; those that are still kept, and whether each is to be cancelled."""
         ...
 
@@ -102,43 +102,43 @@ class ExecutionStore(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Live:
-    """An execution that this replica runs, or has still to write down the end of."""
+    """A job that this replica runs, or has still to write down the end of."""
 
-    execution: Execution
+    job: Job
     call: Call
     route: Route
-    run: asyncio.Task[tuple[ExecutionStatus, bytes]]
+    run: asyncio.Task[tuple[JobStatus, bytes]]
     is_cancelled: bool = False
 
-    def look(self) -> Execution:
-        """The execution at this moment."""
-        if not self.execution.status.is_over and self.call.dispatched_at > 0 and self.execution.started_at is None:
-            started_at = self.execution.created_at + timedelta(seconds=self.call.queued_s)
-            self.execution = replace(self.execution, status=ExecutionStatus.RUNNING, started_at=started_at)
-        return replace(self.execution, pool_version=self.route.decision.version)
+    def look(self) -> Job:
+        """The job at this moment."""
+        if not self.job.status.is_over and self.call.dispatched_at > 0 and self.job.started_at is None:
+            started_at = self.job.created_at + timedelta(seconds=self.call.queued_s)
+            self.job = replace(self.job, status=JobStatus.RUNNING, started_at=started_at)
+        return replace(self.job, pool_version=self.route.decision.version)
 
-    def end(self) -> Execution:
-        """The execution, whose run has ended."""
+    def end(self) -> Job:
+        """The job, whose run has ended."""
         if not self.run.cancelled():
             status, body = self.run.result()
         else:
-            status, body = ExecutionStatus.CANCELLED if self.is_cancelled else ExecutionStatus.INTERRUPTED, None
-        self.execution = replace(self.look(), status=status, body=body, ended_at=datetime.now(UTC))
-        return self.execution
+            status, body = JobStatus.CANCELLED if self.is_cancelled else JobStatus.INTERRUPTED, None
+        self.job = replace(self.look(), status=status, body=body, ended_at=datetime.now(UTC))
+        return self.job
 
 
-class Executions:
+class Jobs:
     """Runs what is handed over, and answers for it until `ttl_s` after its end."""
 
-    def __init__(self, store: ExecutionStore, *, limit: int, ttl_s: float) -> None:
-        """At most `limit` executions are queued or running here."""
+    def __init__(self, store: JobStore, *, limit: int, ttl_s: float) -> None:
+        """At most `limit` jobs are queued or running here."""
         self._store = store
         self._limit = limit
         self.ttl_s = ttl_s
         self._live: dict[str, _Live] = {}
         self._adding = 0
         self._refuses = False
-        self._tasks = TaskOwner("executions")
+        self._tasks = TaskOwner("jobs")
 
     async def open(self, *, is_shared: bool) -> None:
         """What a run before this one left unfinished is interrupted.
@@ -146,10 +146,10 @@ class Executions:
         Where other replicas share the store, what is running may be theirs: `sweep` tells by their silence.
         """
         if not is_shared and (count := await self._store.interrupt(None)):
-            _log.warning("executions were interrupted by the end of the last run", count=count)
+            _log.warning("jobs were interrupted by the end of the last run", count=count)
 
     def refuse(self) -> None:
-        """From now on new executions raise PoolClosed; those that were accepted go on."""
+        """From now on new jobs raise PoolClosed; those that were accepted go on."""
         self._refuses = True
 
     async def aclose(self) -> None:
@@ -160,10 +160,10 @@ class Executions:
         try:
             await self._save_the_ended()
         except StoreUnavailable as error:
-            _log.error("how executions ended is lost", count=len(self._live), reason=str(error))
+            _log.error("how jobs ended is lost", count=len(self._live), reason=str(error))
         await self._tasks.aclose()
 
-    # --- one execution
+    # --- one job
 
     async def start(
         self,
@@ -172,8 +172,8 @@ class Executions:
         run: Callable[[], Awaitable[Result]],
         answer: Callable[[Result], bytes],
         refuse: Callable[[Exception], bytes],
-    ) -> Execution:
-        """Runs `call` behind the caller's back, who may ask for it by its execution's id.
+    ) -> Job:
+        """Runs `call` behind the caller's back, who may ask for it by its job's id.
 
         Args:
             run: brings the call to its result.
@@ -188,52 +188,50 @@ class Executions:
         if self._refuses:
             raise PoolClosed
         if len(self._live) + self._adding >= self._limit:
-            raise PoolOverloaded(f"{self._limit} executions are queued or running", retry_after_s=1.0)
-        execution = Execution(
-            call.execution_id, call.program.id, call.session_id, ExecutionStatus.QUEUED, datetime.now(UTC)
-        )
+            raise PoolOverloaded(f"{self._limit} jobs are queued or running", retry_after_s=1.0)
+        job = Job(call.execution_id, call.program.id, call.session_id, JobStatus.QUEUED, datetime.now(UTC))
         self._adding += 1
         try:
-            execution = await self._store.add(execution)
+            job = await self._store.add(job)
         finally:
             self._adding -= 1
-        live = _Live(execution, call, route, self._tasks.start(_judged(run, answer, refuse)))
-        self._live[execution.id] = live
+        live = _Live(job, call, route, self._tasks.start(_judged(run, answer, refuse)))
+        self._live[job.id] = live
         self._tasks.start(self._follow(live))
         return live.look()
 
-    async def show(self, execution_id: str) -> Execution:
-        """One execution. Raises ExecutionNotFound, StoreUnavailable."""
+    async def show(self, execution_id: str) -> Job:
+        """One job. Raises JobNotFound, StoreUnavailable."""
         live = self._live.get(execution_id)
-        execution = live.look() if live is not None else await self._store.find(execution_id)
-        if execution is None:
-            raise ExecutionNotFound(execution_id)
-        return execution
+        job = live.look() if live is not None else await self._store.find(execution_id)
+        if job is None:
+            raise JobNotFound(execution_id)
+        return job
 
-    async def page(self, session_id: str | None, *, limit: int, before: int | None) -> Sequence[Execution]:
-        """As `ExecutionStore.page`."""
+    async def page(self, session_id: str | None, *, limit: int, before: int | None) -> Sequence[Job]:
+        """As `JobStore.page`."""
         found = await self._store.page(session_id, limit=limit, before=before)
         return [self._live[one.id].look() if one.id in self._live else one for one in found]
 
-    async def cancel(self, execution_id: str) -> Execution:
-        """Ends an execution, its program too, unless it is over; on another replica it takes a moment.
+    async def cancel(self, execution_id: str) -> Job:
+        """Ends a job, its program too, unless it is over; on another replica it takes a moment.
 
         Raises:
-            ExecutionNotFound, StoreUnavailable.
+            JobNotFound, StoreUnavailable.
         """
         live = self._live.get(execution_id)
         if live is None:
-            execution = await self.show(execution_id)
-            if not execution.status.is_over:
+            job = await self.show(execution_id)
+            if not job.status.is_over:
                 await self._store.ask_to_cancel(execution_id)
-            return execution
+            return job
         self._cancel(live)
         await asyncio.wait({live.run})
-        return live.end() if not live.execution.status.is_over else live.look()
+        return live.end() if not live.job.status.is_over else live.look()
 
     def end_session(self, session_id: str) -> None:
-        """A session has ended: the store has forgotten its executions, and they end."""
-        for live in [one for one in self._live.values() if one.execution.session_id == session_id]:
+        """A session has ended: the store has forgotten its jobs, and they end."""
+        for live in [one for one in self._live.values() if one.job.session_id == session_id]:
             self._cancel(live)
 
     def _cancel(self, live: _Live) -> None:
@@ -245,18 +243,18 @@ class Executions:
         try:
             await self._save(live)
         except StoreUnavailable as error:
-            _log.warning("an execution's end is kept in memory", execution_id=live.execution.id, reason=str(error))
+            _log.warning("a job's end is kept in memory", execution_id=live.job.id, reason=str(error))
 
     async def _save(self, live: _Live) -> None:
-        await self._store.update(live.look() if live.execution.status.is_over else live.end())
-        self._live.pop(live.execution.id, None)
+        await self._store.update(live.look() if live.job.status.is_over else live.end())
+        self._live.pop(live.job.id, None)
 
     # --- all of them
 
     async def keep(self) -> None:
         """What is to be done every second or so for those that run here. Raises StoreUnavailable."""
         await self._save_the_ended()
-        await self._say_that_they_live()
+        await self._send_heartbeats()
 
     async def sweep(self) -> None:
         """What is to be done now and then for all there are, here or elsewhere. Raises StoreUnavailable."""
@@ -268,31 +266,31 @@ class Executions:
         for live in [one for one in self._live.values() if one.run.done()]:
             await self._save(live)
 
-    async def _say_that_they_live(self) -> None:
+    async def _send_heartbeats(self) -> None:
         running = [one for one in self._live.values() if not one.run.done()]
         for live in running:
-            was = live.execution.status
+            was = live.job.status
             if live.look().status is not was:
                 await self._store.update(live.look())
         if running:
-            kept = await self._store.alive([live.execution.id for live in running])
+            kept = await self._store.heartbeat([live.job.id for live in running])
             for live in running:
-                if kept.get(live.execution.id, True):  # to be cancelled, or forgotten: its session has ended elsewhere
+                if kept.get(live.job.id, True):  # to be cancelled, or forgotten: its session has ended elsewhere
                     self._cancel(live)
 
 
 async def _judged(
     run: Callable[[], Awaitable[Result]], answer: Callable[[Result], bytes], refuse: Callable[[Exception], bytes]
-) -> tuple[ExecutionStatus, bytes]:
+) -> tuple[JobStatus, bytes]:
     try:
-        status, body = ExecutionStatus.SUCCEEDED, answer(await run())
+        status, body = JobStatus.SUCCEEDED, answer(await run())
     except PoolClosed as error:
-        status, body = ExecutionStatus.INTERRUPTED, refuse(error)
+        status, body = JobStatus.INTERRUPTED, refuse(error)
     except Exception as error:
-        status, body = ExecutionStatus.FAILED, refuse(error)
+        status, body = JobStatus.FAILED, refuse(error)
     if len(body) <= MAX_RESULT_BYTES:
         return status, body
     limit = f"of {len(body)} bytes is over the limit of {MAX_RESULT_BYTES} for a long run"
-    if status is ExecutionStatus.SUCCEEDED:
-        return ExecutionStatus.FAILED, refuse(InvalidOutputs(f"a result {limit}"))
+    if status is JobStatus.SUCCEEDED:
+        return JobStatus.FAILED, refuse(InvalidOutputs(f"a result {limit}"))
     return status, refuse(ProgramError(f"an error {limit}"))

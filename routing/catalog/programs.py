@@ -35,7 +35,7 @@ class StoredProgram:
 
 
 class ProgramUse(NamedTuple):
-    """Executions that are counted in memory and not in the store yet."""
+    """Jobs that are counted in memory and not in the store yet."""
 
     execution_count: int
     last_executed_at: float
@@ -47,7 +47,7 @@ class CataloguedProgram(Program):
 
     def __init__(self, key: str, program_id: str, definition: Definition) -> None:
         super().__init__(key, program_id, definition)
-        self.is_unwritten = False
+        self.is_dirty = False
         self._count = 0
         self._last_executed_at = 0.0
 
@@ -104,7 +104,7 @@ class Programs:
         self._of_sessions: dict[str, dict[str, CataloguedProgram]] = {}
         self._definitions: WeakValueDictionary[bytes, Definition] = WeakValueDictionary()
         """By what they say: programs that differ by name alone share one, which workers have loaded once."""
-        self._unwritten: list[Used[ProgramUse]] = []
+        self._dirty: list[Used[ProgramUse]] = []
 
     async def load(self) -> None:
         """Brings every program into memory."""
@@ -136,13 +136,13 @@ class Programs:
     def used(self, program: CataloguedProgram, now: float) -> None:
         """Counts an execution at `now`, in seconds since the epoch."""
         program.used(now)
-        if not program.is_unwritten:
-            program.is_unwritten = True
-            self._unwritten.append(program)
+        if not program.is_dirty:
+            program.is_dirty = True
+            self._dirty.append(program)
 
     async def flush(self) -> None:
         """Brings the counts into the store; what fails is kept for the next time."""
-        await write_in_batches(self._unwritten, self._store.add_uses)
+        await write_in_batches(self._dirty, self._store.add_uses)
 
     async def add(self, new: NewProgram) -> StoredProgram:
         """Keeps `new`, in the store first. Raises ProgramExists, StoreUnavailable."""

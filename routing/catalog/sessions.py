@@ -41,7 +41,7 @@ class _Session:
         self.key = session_id
         self.last_seen_at = now
         self.version: Version | None = None
-        self.is_unwritten = False
+        self.is_dirty = False
         self._first_seen_at = now
         self._count = 0
 
@@ -93,7 +93,7 @@ class Sessions:
         self._programs = programs
         self.ttl_s = ttl_s
         self._sessions: dict[str, _Session] = {}
-        self._unwritten: list[Used[SessionUse]] = []
+        self._dirty: list[Used[SessionUse]] = []
         self._listeners: list[Callable[[str], None]] = []
 
     def listen(self, listener: Callable[[str], None]) -> None:
@@ -109,20 +109,20 @@ class Sessions:
         session.last_seen_at = now
         if version is not None:
             session.executed(version)
-        if not session.is_unwritten:
-            session.is_unwritten = True
-            self._unwritten.append(session)
+        if not session.is_dirty:
+            session.is_dirty = True
+            self._dirty.append(session)
 
     def active(self) -> Mapping[Version, int]:
         """How many sessions that have not expired each version served last, on this replica."""
         oldest = time.time() - self.ttl_s
-        for one in [one for one in self._sessions.values() if one.last_seen_at < oldest and not one.is_unwritten]:
+        for one in [one for one in self._sessions.values() if one.last_seen_at < oldest and not one.is_dirty]:
             del self._sessions[one.key]
         return Counter(one.version for one in self._sessions.values() if one.version and one.last_seen_at >= oldest)
 
     async def flush(self) -> None:
         """Brings what sessions did into the store; what fails is kept for the next time."""
-        await write_in_batches(self._unwritten, self._store.add_uses)
+        await write_in_batches(self._dirty, self._store.add_uses)
 
     async def show(self, session_id: str) -> StoredSession:
         """One session. Raises SessionNotFound, StoreUnavailable."""
@@ -154,7 +154,7 @@ class Sessions:
         """A session has ended, here or on another replica."""
         session = self._sessions.pop(session_id, None)
         if session is not None:
-            session.is_unwritten = False  # what it did is not to bring it back
+            session.is_dirty = False  # what it did is not to bring it back
         self._programs.forget_session(session_id)
         for listener in self._listeners:
             listener(session_id)

@@ -12,7 +12,7 @@ class Used(Protocol[_Use]):
 
     key: str
     """Its own in the store."""
-    is_unwritten: bool
+    is_dirty: bool
     """Whether there is any such use, and it is on the list of those to be written."""
 
     def take_use(self) -> _Use:
@@ -44,7 +44,7 @@ def _next_batch(waiting: list[Used[_Use]]) -> list[Used[_Use]]:
     second = []
     while waiting and len(batch) < MAX_BATCH:
         one = waiting.pop()
-        if one.is_unwritten and batch.setdefault(one.key, one) is not one:
+        if one.is_dirty and batch.setdefault(one.key, one) is not one:
             second.append(one)
     waiting += second
     return list(batch.values())
@@ -55,15 +55,15 @@ async def _write(
 ) -> None:
     uses = {}
     for one in batch:
-        one.is_unwritten = False
+        one.is_dirty = False
         uses[one.key] = one.take_use()
     try:
         await write(uses)
     except BaseException:
         for one in batch:
             one.give_back_use(uses[one.key])
-            if not one.is_unwritten:  # else it has been used meanwhile, and is on the list
-                one.is_unwritten = True
+            if not one.is_dirty:  # else it has been used meanwhile, and is on the list
+                one.is_dirty = True
                 unwritten.append(one)
         raise
 

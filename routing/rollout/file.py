@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.log_once import Complaint
+from common.log_once import LogOnce
 from config import mounted_file
 from routing.errors import StoreUnavailable
 from routing.rollout.flag import RolloutFlag
@@ -45,7 +45,7 @@ class RolloutFile:
         """`name` stands in the history as the author."""
         self._flag = flag
         self._name = name
-        self._complaint = Complaint("rollout file ignored; the last good value stays", file=name)
+        self._log_once = LogOnce("rollout file ignored; the last good value stays", file=name)
 
     async def follow(self, contents: AsyncIterator[bytes | OSError]) -> None:
         """Hears what the file holds, for as long as it is told."""
@@ -53,7 +53,7 @@ class RolloutFile:
         unsettled: tuple[bytes, float] | None = None
         async for content in contents:
             if isinstance(content, OSError):
-                self._complaint.make(f"it cannot be read: {content.strerror}")
+                self._log_once.warn(f"it cannot be read: {content.strerror}")
                 continue
             if content == heard:
                 continue
@@ -63,18 +63,18 @@ class RolloutFile:
                     unsettled = content, now
                 if now - unsettled[1] < SETTLE_S:
                     continue
-            if await self._hear(content):
+            if await self._apply(content):
                 heard = content
 
-    async def _hear(self, content: bytes) -> bool:
+    async def _apply(self, content: bytes) -> bool:
         """Whether this content needs no second hearing."""
         try:
-            await self._flag.hear(await asyncio.to_thread(parse, content, self._name))
+            await self._flag.apply(await asyncio.to_thread(parse, content, self._name))
         except InvalidRolloutFile as error:
-            self._complaint.make(str(error))
+            self._log_once.warn(str(error))
         except StoreUnavailable as error:
-            self._complaint.make(str(error))
+            self._log_once.warn(str(error))
             return False
         else:
-            self._complaint.settle()
+            self._log_once.clear()
         return True

@@ -44,7 +44,7 @@ class RolloutLog(Protocol):
 
 
 class RolloutFlag:
-    """The current revision and the only way to a new one. Listeners hear of each, at once and in order."""
+    """The current revision and the only way to a new one. Listeners apply of each, at once and in order."""
 
     def __init__(self, log: RolloutLog, current: Rollout) -> None:
         self.current = current
@@ -53,14 +53,14 @@ class RolloutFlag:
         """The first bucket that is not V2's; each call reads it."""
         self._log = log
         self._newest = current  # of the log
-        self._unwritten: Change | None = None  # a rollback, in force here alone
+        self._dirty: Change | None = None  # a rollback, in force here alone
         self._writing = asyncio.Lock()
         self._listeners: list[Callable[[Rollout], None]] = []
 
     @property
     def is_written(self) -> bool:
         """Whether what is in force is a revision of the log, as it is but for the moments after a rollback."""
-        return self._unwritten is None
+        return self._dirty is None
 
     def listen(self, listener: Callable[[Rollout], None]) -> None:
         """Calls `listener` with what has just come into force, and again when a rollback has got its revision."""
@@ -76,7 +76,7 @@ class RolloutFlag:
             StaleRevision: the flag is not at `expected`, here or on another replica.
             StoreUnavailable: it could not be remembered, and is not in force.
         """
-        await self.settle()
+        await self.flush()
         async with self._writing:
             rollout = await self._append(change, expected)
             self.follow(rollout)
@@ -86,9 +86,9 @@ class RolloutFlag:
         """All traffic to V1, in force here before it is remembered: from now on the split sends nothing to V2.
 
         Raises:
-            RollbackUnwritten: it is in force here, but not remembered yet, and so nowhere else; `settle` tries again.
+            RollbackUnwritten: it is in force here, but not remembered yet, and so nowhere else; `flush` tries again.
         """
-        self._unwritten = Change(0, Source.ROLLBACK, by, reason)
+        self._dirty = Change(0, Source.ROLLBACK, by, reason)
         self._come_into_force(
             replace(
                 self.current,
@@ -101,12 +101,12 @@ class RolloutFlag:
             )
         )
         try:
-            return await self.settle() or self.current
+            return await self.flush() or self.current
         except StoreUnavailable as error:
             _log.warning("rollback in force, but not written yet", by=by, reason=reason, error=str(error))
             raise RollbackUnwritten(str(error)) from error
 
-    async def hear(self, change: Change) -> None:
+    async def apply(self, change: Change) -> None:
         """Takes what a source that only ever states its wish (environment, file, provider) states now.
 
         It counts as a change only where it differs from what that source stated before, or, for a source that was never
@@ -127,18 +127,18 @@ class RolloutFlag:
                     continue
             await self._log.saw(change.source, says)
 
-    async def settle(self) -> Rollout | None:
+    async def flush(self) -> Rollout | None:
         """Remembers a rollback that is not remembered yet; its revision, or None where there is none to remember.
 
         Raises:
             StoreUnavailable: it cannot be.
         """
         async with self._writing:
-            if (change := self._unwritten) is None:
+            if (change := self._dirty) is None:
                 return None
             rollout = await self._append(change, None)
-            if self._unwritten is change:  # and not another one, which was called for meanwhile
-                self._unwritten = None
+            if self._dirty is change:  # and not another one, which was called for meanwhile
+                self._dirty = None
             self.follow(rollout)
             return rollout
 
@@ -147,7 +147,7 @@ class RolloutFlag:
         if rollout.revision > self._newest.revision:
             self._newest = rollout
         newest = self._newest
-        if self._unwritten is None and newest.revision > self.current.revision:
+        if self._dirty is None and newest.revision > self.current.revision:
             self._come_into_force(newest)
             _log.info(
                 "rollout changed",
@@ -197,5 +197,5 @@ async def open_flag(log: RolloutLog, canary_basis_points: int | None) -> Rollout
             latest = stale.current
     flag = RolloutFlag(log, latest)
     if canary_basis_points is not None:
-        await flag.hear(Change(canary_basis_points, Source.ENVIRONMENT, "start", "CANARY_PERCENT at the start"))
+        await flag.apply(Change(canary_basis_points, Source.ENVIRONMENT, "start", "CANARY_PERCENT at the start"))
     return flag

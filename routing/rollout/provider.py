@@ -7,7 +7,7 @@ import asyncio
 import importlib
 from typing import Any
 
-from common.log_once import Complaint
+from common.log_once import LogOnce
 from routing.errors import StoreUnavailable
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.model import Change, Source, to_basis_points
@@ -41,7 +41,7 @@ class RolloutProvider:
         self._flag = flag
         self._flag_key = flag_key
         self._changed = asyncio.Event()
-        self._complaint = Complaint("rollout flag ignored; the last good value stays", flag=flag_key)
+        self._log_once = LogOnce("rollout flag ignored; the last good value stays", flag=flag_key)
 
     async def follow(self) -> None:
         """Brings the flag's value into force, now and whenever it changes."""
@@ -57,7 +57,7 @@ class RolloutProvider:
             await asyncio.to_thread(self._api.set_provider, self._factory())
             while True:
                 self._changed.clear()
-                await self._hear()
+                await self._apply()
                 try:
                     async with asyncio.timeout(LOOK_AGAIN_S):
                         await self._changed.wait()
@@ -68,15 +68,15 @@ class RolloutProvider:
                 self._api.remove_handler(event, changed)
             await asyncio.to_thread(self._api.shutdown)
 
-    async def _hear(self) -> None:
+    async def _apply(self) -> None:
         details = await asyncio.to_thread(self._api.get_client().get_float_details, self._flag_key, -1.0)
         if details.error_code is not None:
-            self._complaint.make(f"{details.error_code}: {details.error_message}")
+            self._log_once.warn(f"{details.error_code}: {details.error_message}")
             return
         try:
             points = to_basis_points(details.value)
-            await self._flag.hear(Change(points, Source.FLAG, self._flag_key, f"variant {details.variant}"))
+            await self._flag.apply(Change(points, Source.FLAG, self._flag_key, f"variant {details.variant}"))
         except (ValueError, ArithmeticError, StoreUnavailable) as error:
-            self._complaint.make(str(error))
+            self._log_once.warn(str(error))
         else:
-            self._complaint.settle()
+            self._log_once.clear()

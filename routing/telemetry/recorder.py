@@ -91,6 +91,12 @@ class Recorder:
             ["outcome"],
             registry=registry,
         )
+        self._restarts = Counter(
+            "poolshift_background_restarts_total",
+            "Restarts of background tasks that ended, by task.",
+            ["task"],
+            registry=registry,
+        )
         self._starts = Counter(
             "poolshift_worker_starts_total", "Workers that got ready.", ["pool_version"], registry=registry
         )
@@ -173,6 +179,10 @@ class Recorder:
         label = model if model in self._lm_models else OTHER_MODELS
         self._lm_tokens.labels(version, label, "prompt").inc(usage.prompt_tokens)
         self._lm_tokens.labels(version, label, "completion").inc(usage.completion_tokens)
+
+    def background_restarted(self, task: str, count: int) -> None:
+        """Counts `count` restarts of a background task; 0 makes its series exist."""
+        self._restarts.labels(task).inc(count)
 
     def rollout_changed(self, rollout: Rollout) -> None:
         """Another revision is in force."""

@@ -9,9 +9,9 @@ from contextlib import suppress
 import msgspec
 import structlog
 
-from common.backoff import restart_delay_s
+from common.background import Background
+from common.backoff import backoff_s
 from common.log_levels import named_level
-from common.tasks import TaskOwner
 from pools.process.channel import Channel
 from poolshift.worker.framing import frame
 from routing.telemetry.spans import (
@@ -48,7 +48,7 @@ class SpanExport:
     What comes on top is dropped and counted.
     """
 
-    def __init__(self, how: Export, count: CountSpans) -> None:
+    def __init__(self, how: Export, count: CountSpans, background: Background) -> None:
         self._how = how
         self._count = count
         self._waiting: list[Span] = []
@@ -57,9 +57,9 @@ class SpanExport:
         self._timer: asyncio.TimerHandle | None = None
         self._channel: Channel | None = None
         self._is_closing = False
-        self._tasks = TaskOwner("export of spans", is_detached=True)
+        self._background = background
         self._loop = asyncio.get_running_loop()
-        self._exporter = self._tasks.start(self._keep_exporter())
+        self._exporter = background.run("span_exporter", self._keep_exporter)
 
     def offer(self, span: Span) -> None:
         """Queues a span that has ended. Never blocks."""
@@ -86,7 +86,7 @@ class SpanExport:
             await asyncio.wait([self._exporter], timeout=END_TIMEOUT_S)
         if lost := left - self._exported:  # nobody asks for the counts any more
             _log.warning("the collector did not take the last spans", count=lost)
-        await self._tasks.aclose()
+        await self._background.stop(self._exporter)
 
     def _hand_over(self) -> None:
         if self._timer is not None:
@@ -117,7 +117,7 @@ class SpanExport:
                 return
             failures = failures + 1 if self._loop.time() - began < _LONG_LIFE_S else 1
             _log.error("the exporter of spans ended; another is started", reason=how_it_ended)
-            await asyncio.sleep(restart_delay_s(failures))
+            await asyncio.sleep(backoff_s(failures))
 
     async def _run_exporter(self) -> str:
         """Runs one until it ends; returns how it did."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.api.schemas import ID_PATTERN, MAX_ID_LENGTH
+from app.api.base import ID_PATTERN, MAX_ID_LENGTH
 from pools.state import REMEMBERED_SESSIONS
 from tests.conftest import StartService
 from tests.service.test_errors import problem

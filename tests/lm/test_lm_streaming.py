@@ -70,11 +70,11 @@ def test_a_chunk_comes_while_the_lm_writes(lm_service: Service, endpoint: Endpoi
     request = {"inputs": {"text": "x"}, "session_id": session}
     path = f"/programs/{program}/execute"
     with lm_service.client.stream("POST", path, json=request, headers=EVENTS | on(version)) as answer:
-        parts = answer.iter_text()
-        received = next(parts)
+        services = answer.iter_text()
+        received = next(services)
         assert parse(received)[0][0] == "output"
         endpoint.released[f"waits-{version}"].set()
-        *events, (last, result) = parse(received + "".join(parts))
+        *events, (last, result) = parse(received + "".join(services))
     assert last == "result", result
     assert texts(events) == result["outputs"]
 

@@ -65,14 +65,14 @@ class RawClient:
 
 
 def _unchunked(data: bytes) -> bytes:
-    parts: list[bytes] = []
+    services: list[bytes] = []
     at = 0
     while True:
         end = data.index(b"\r\n", at)
         length = int(data[at:end], 16)
         if length == 0:
-            return b"".join(parts)
-        parts.append(data[end + 2 : end + 2 + length])
+            return b"".join(services)
+        services.append(data[end + 2 : end + 2 + length])
         at = end + 2 + length + 2
 
 

@@ -1,1 +1,1 @@
-"""Single parts, without processes."""
+"""Single services, without processes."""

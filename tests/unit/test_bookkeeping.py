@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from common.background import Background
 from routing.catalog import bookkeeping
 from routing.catalog.bookkeeping import Bookkeeping
 from tests.support.waiting import DEADLINE_S
@@ -46,18 +47,24 @@ class Store:
     async def keep(self) -> None:
         self.other_work += 1
 
-    async def settle(self) -> None:
+
+class Flag:
+    """A rollout with nothing to write."""
+
+    async def flush(self) -> None:
         pass
 
 
 async def until_the_third_write(others: Store) -> Store:
     """The work on `others` and on the programs' store, which is returned."""
     programs = Store()
-    work = Bookkeeping(*cast("Any", (programs, others, others, others)))
+    background = Background()
+    work = Bookkeeping(*cast("Any", (programs, others, others, Flag(), background)))
     work.start()
     async with asyncio.timeout(DEADLINE_S):
         await programs.third_write.wait()
     await work.aclose()
+    await background.aclose()
     return programs
 
 
@@ -83,7 +90,7 @@ def test_what_lives_for_a_short_time_is_looked_for_in_every_round(monkeypatch: p
         now += 0.999 * seconds
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(bookkeeping, "asyncio", SimpleNamespace(sleep=early))
+    monkeypatch.setattr(bookkeeping, "asyncio", SimpleNamespace(sleep=early, wait=asyncio.wait))
     monkeypatch.setattr(bookkeeping, "time", SimpleNamespace(monotonic=lambda: now))
 
     others = Store(ttl_s=4 * bookkeeping.FLUSH_INTERVAL_S)

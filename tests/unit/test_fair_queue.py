@@ -7,22 +7,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from pools.calls import Call, Program
-from pools.fair_queue import FairQueue, Ticket
+from pools.fair_queue import FairQueue, QueuedCall
 from poolshift.worker.definitions import Definition, Signature
 
 PROGRAM = Program("1", "p", Definition("python", Signature((), ())))
 LOOP = asyncio.new_event_loop()
 
 
-def ticket(lane: str | None) -> Ticket:
-    return Ticket(Call("e", PROGRAM, b"{}", 0.0, lane), LOOP.create_future())
+def queued_call(lane: str | None) -> QueuedCall:
+    return QueuedCall(Call("e", PROGRAM, b"{}", 0.0, lane), LOOP.create_future())
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5, 6])
 def test_the_limit(limit: int) -> None:
     """Of six calls of one session, as many as the limit wait; the rest are handed back."""
     queue = FairQueue()
-    shed = [queue.push(one, limit) is one for one in [ticket("a") for _ in range(6)]]
+    shed = [queue.push(one, limit) is one for one in [queued_call("a") for _ in range(6)]]
     assert shed == [False] * min(limit, 6) + [True] * (6 - min(limit, 6))
     assert len(queue) == min(limit, 6)
 
@@ -30,21 +30,21 @@ def test_the_limit(limit: int) -> None:
 def test_sessions_take_turns() -> None:
     """Round robin over sessions, first come first served within one."""
     queue = FairQueue()
-    tickets = [ticket(lane) for lane in ("a", "a", "a", "b", None, "b")]
-    for one in tickets:
+    queued_calls = [queued_call(lane) for lane in ("a", "a", "a", "b", None, "b")]
+    for one in queued_calls:
         assert queue.push(one, 10) is None
-    assert [queue.pop() for _ in range(6)] == [tickets[index] for index in (0, 3, 4, 1, 5, 2)]
+    assert [queue.pop() for _ in range(6)] == [queued_calls[index] for index in (0, 3, 4, 1, 5, 2)]
     assert queue.pop() is None
 
 
 def test_the_newcomer_takes_the_place_of_who_floods() -> None:
     """A full queue sheds the longest lane's last, and never for a lane that would be as long."""
     queue = FairQueue()
-    flood = [ticket("flood") for _ in range(4)]
+    flood = [queued_call("flood") for _ in range(4)]
     for one in flood:
         queue.push(one, 4)
-    assert queue.push(ticket("modest"), 4) is flood[3]
-    assert queue.push(ticket("modest"), 4) is not None
+    assert queue.push(queued_call("modest"), 4) is flood[3]
+    assert queue.push(queued_call("modest"), 4) is not None
     assert len(queue) == 4
 
 
@@ -56,11 +56,11 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.queue = FairQueue()
-        self.model: list[Ticket] = []
+        self.model: list[QueuedCall] = []
 
     @rule(target=waiting, lane=st.sampled_from(["a", "b", "c", None]))
-    def push(self, lane: str | None) -> Ticket:
-        one = ticket(lane)
+    def push(self, lane: str | None) -> QueuedCall:
+        one = queued_call(lane)
         shed = self.queue.push(one, 8)
         self.model.append(one)
         if shed is not None:
@@ -86,7 +86,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.queue.push_back(one)
 
     @rule(one=consumes(waiting))
-    def remove(self, one: Ticket) -> None:
+    def remove(self, one: QueuedCall) -> None:
         assert self.queue.remove(one) == (one in self.model)
         if one in self.model:
             self.model.remove(one)
@@ -98,7 +98,7 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         assert len(self.queue) == len(self.model) <= 8
-        assert set(self.queue.tickets()) == set(self.model)
+        assert set(self.queue.queued_calls()) == set(self.model)
 
 
 TestQueue = QueueMachine.TestCase

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pools.process.process import WorkerProcess
-from pools.state import REMEMBERED_SESSIONS, PoolState, Worker, WorkerState
+from pools.state import REMEMBERED_SESSIONS, PoolState, WorkerSlot, WorkerState
 
 
 @functools.cache
@@ -41,8 +41,8 @@ def filled(size: int, spare: int = 1) -> PoolState:
 def test_workers_are_taken_until_there_are_none(size: int, taken: int) -> None:
     """At 0, 1, n - 1 and n: as many are busy as were taken, and one more is None."""
     state = filled(size)
-    workers = [state.take(None) for _ in range(taken)]
-    assert [worker is not None for worker in workers] == [number < size for number in range(taken)]
+    slots = [state.take(None) for _ in range(taken)]
+    assert [slot is not None for slot in slots] == [number < size for number in range(taken)]
     assert state.busy == min(taken, size)
     assert len(state.idle) == size - min(taken, size)
 
@@ -72,7 +72,7 @@ def test_a_dying_worker_keeps_its_place_unless_there_is_room() -> None:
 def test_a_worker_that_is_due_serves_until_its_replacement_is_ready() -> None:
     """Never less than the pool's size, never more than one at a time."""
     state = filled(2)
-    one, other = state.workers
+    one, other = state.slots
     one.is_due = other.is_due = True
     assert state.wanted() == 1
     replacement = state.begin_start()
@@ -123,11 +123,11 @@ class PoolMachine(RuleBasedStateMachine):
     def make(self, size: int, spare: int) -> None:
         self.state = PoolState(size, spare)
 
-    def workers(self, state: WorkerState) -> list[Worker]:
-        return [worker for worker in self.state.workers if worker.state is state]
+    def slots(self, state: WorkerState) -> list[WorkerSlot]:
+        return [slot for slot in self.state.slots if slot.state is state]
 
-    def any_of(self, data: st.DataObject, *states: WorkerState) -> Iterator[Worker]:
-        candidates = [worker for state in states for worker in self.workers(state)]
+    def any_of(self, data: st.DataObject, *states: WorkerState) -> Iterator[WorkerSlot]:
+        candidates = [slot for state in states for slot in self.slots(state)]
         if candidates:
             yield candidates[data.draw(st.integers(0, len(candidates) - 1))]
 
@@ -139,47 +139,47 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), well=st.booleans())
     def start_ends(self, data: st.DataObject, well: bool) -> None:
-        for worker in self.any_of(data, WorkerState.STARTING):
+        for slot in self.any_of(data, WorkerState.STARTING):
             if well:
-                retired = self.state.started(worker, a_process())
+                retired = self.state.started(slot, a_process())
                 assert retired is None or (retired.is_due and retired.state is WorkerState.STOPPING)
             else:
-                self.state.gone(worker)
+                self.state.gone(slot)
 
     @rule(session=st.sampled_from(["a", "b", None]))
     def take(self, session: str | None) -> None:
         idle = set(self.state.idle)
-        worker = self.state.take(session)
-        assert (worker in idle) if idle else (worker is None)
+        slot = self.state.take(session)
+        assert (slot in idle) if idle else (slot is None)
 
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
-        for worker in self.any_of(data, WorkerState.BUSY, WorkerState.STOPPING):
-            self.state.give_back(worker)
+        for slot in self.any_of(data, WorkerState.BUSY, WorkerState.STOPPING):
+            self.state.give_back(slot)
 
     @rule(data=st.data())
     def stop(self, data: st.DataObject) -> None:
-        for worker in self.any_of(data, WorkerState.IDLE, WorkerState.BUSY):
-            self.state.begin_stop(worker)
+        for slot in self.any_of(data, WorkerState.IDLE, WorkerState.BUSY):
+            self.state.begin_stop(slot)
 
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
-        for worker in self.any_of(data, WorkerState.IDLE, WorkerState.BUSY, WorkerState.STOPPING):
-            self.state.gone(worker)
+        for slot in self.any_of(data, WorkerState.IDLE, WorkerState.BUSY, WorkerState.STOPPING):
+            self.state.gone(slot)
 
     @rule(data=st.data())
     def fall_due(self, data: st.DataObject) -> None:
-        for worker in self.any_of(data, WorkerState.IDLE, WorkerState.BUSY):
-            worker.is_due = True
+        for slot in self.any_of(data, WorkerState.IDLE, WorkerState.BUSY):
+            slot.is_due = True
 
     @precondition(lambda self: hasattr(self, "state"))
     @invariant()
     def holds(self) -> None:
         state = self.state
-        assert len(state.workers) <= state.size + state.spare
-        assert set(state.idle) == set(self.workers(WorkerState.IDLE))
-        assert state.busy == len(self.workers(WorkerState.BUSY))
-        assert sum(state.counts().values()) == len(state.workers)
+        assert len(state.slots) <= state.size + state.spare
+        assert set(state.idle) == set(self.slots(WorkerState.IDLE))
+        assert state.busy == len(self.slots(WorkerState.BUSY))
+        assert sum(state.counts().values()) == len(state.slots)
 
 
 TestPool = PoolMachine.TestCase

@@ -66,7 +66,7 @@ FIRST = [(1, "default", 0), (2, "api", 5000)]
 async def test_a_rollback_is_one_change(flag: RolloutFlag, log: SqlRolloutLog) -> None:
     """One line in the log, with the revision that it has; also where the bookkeeping looks after it at that moment."""
     with structlog.testing.capture_logs() as logged:
-        rollout, *_ = await asyncio.gather(flag.rollback("alice", "enough"), flag.settle(), flag.settle())
+        rollout, *_ = await asyncio.gather(flag.rollback("alice", "enough"), flag.flush(), flag.flush())
     assert (rollout.revision, rollout.canary_basis_points) == (3, 0)
     assert flag.current is rollout
     assert await written(log) == [*FIRST, (3, "rollback", 0)]
@@ -83,9 +83,9 @@ async def test_a_rollback_that_cannot_be_written_yet(flag: RolloutFlag, log: Sql
             await flag.rollback("alice", "enough")
         assert (flag.threshold, flag.current.revision, flag.is_written) == (0, 2, False)
         with pytest.raises(StoreUnavailable):
-            await flag.settle()
+            await flag.flush()
         disk.put_back()
-        await flag.settle()
+        await flag.flush()
     assert (flag.current.revision, flag.current.source, flag.is_written) == (3, Source.ROLLBACK, True)
     assert await written(log) == [*FIRST, (3, "rollback", 0)]
     assert [(one.canary_basis_points, one.revision) for one in heard] == [(0, 2), (0, 3)]
@@ -116,7 +116,7 @@ async def test_a_change_from_elsewhere_does_not_undo_it(flag: RolloutFlag, log: 
     disk.put_back()
     flag.follow(await elsewhere.change(FULL))
     assert (flag.threshold, flag.is_written) == (0, False)
-    await flag.settle()
+    await flag.flush()
     assert await written(log) == [*FIRST, (3, "api", 10_000), (4, "rollback", 0)]
     assert (flag.current.revision, flag.current.canary_basis_points) == (4, 0)
 

@@ -142,7 +142,7 @@ async def test_what_all_replicas_hear_from_one_source_is_one_change(database: Da
     log = SqlRolloutLog(database)
     replicas: list[RolloutFlag] = [await open_flag(log, None) for _ in range(5)]
     for basis_points in (2000, 3000):
-        await asyncio.gather(*(replica.hear(Change(basis_points, Source.FILE, "file")) for replica in replicas))
+        await asyncio.gather(*(replica.apply(Change(basis_points, Source.FILE, "file")) for replica in replicas))
     heard = [rollout.canary_basis_points for rollout in await log.history(limit=100) if rollout.source is Source.FILE]
     assert heard == [3000, 2000]
     assert {replica.current.revision for replica in replicas} == {3}

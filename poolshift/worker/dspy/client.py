@@ -15,7 +15,7 @@ from poolshift.worker.dspy import lm_spans
 from poolshift.worker.dspy.streaming import OutputEvents, run_streamed
 from poolshift.worker.dspy.tools import is_at_a_tool
 from poolshift.worker.errors import InvalidOutputs, LMError
-from poolshift.worker.exception_text import sendable
+from poolshift.worker.exception_text import truncate
 from poolshift.worker.lm import LMRun, LMSettings, LMUsage
 
 MAX_LMS = 32
@@ -163,7 +163,7 @@ def _detail(what: str, said: object, settings: LMSettings) -> str:
     text = f"{what}: {said}"
     if settings.api_key:
         text = text.replace(settings.api_key, "…")
-    return sendable(text, MAX_DETAIL_LENGTH)
+    return truncate(text, MAX_DETAIL_LENGTH)
 
 
 def total(entries_of_models: Iterable[list[dict[str, Any]]]) -> LMUsage:

@@ -3,11 +3,11 @@
 import asyncio
 import math
 
-from common.timers import Alarm
+from common.timers import DeadlineTimer
 
 
 async def _rung(times: list[float]) -> list[float]:
-    """Sets an alarm to times from now; what was found due, in the order in which it was."""
+    """Sets an deadline_timer to times from now; what was found due, in the order in which it was."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     due = {began + after: after for after in times}
@@ -20,9 +20,9 @@ async def _rung(times: list[float]) -> list[float]:
             over.set()
         return min(due, default=math.inf)
 
-    alarm = Alarm(sweep)
+    deadline_timer = DeadlineTimer(sweep)
     for when in list(due):
-        alarm.set(when)
+        deadline_timer.set(when)
     async with asyncio.timeout(10):
         await over.wait()
     return found
@@ -52,10 +52,10 @@ def test_a_cancelled_alarm_is_silent_until_it_is_set_again() -> None:
             return math.inf
 
         loop = asyncio.get_running_loop()
-        alarm = Alarm(sweep)
-        alarm.set(loop.time())
-        alarm.cancel()
-        alarm.set(loop.time() + 0.01)
+        deadline_timer = DeadlineTimer(sweep)
+        deadline_timer.set(loop.time())
+        deadline_timer.cancel()
+        deadline_timer.set(loop.time() + 0.01)
         async with asyncio.timeout(10):
             await rung.wait()
         return rings

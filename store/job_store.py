@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row, delete, insert, null, select, update
 
-from routing.catalog.jobs import Execution, ExecutionStatus
+from routing.catalog.jobs import Job, JobStatus
 from routing.versions import Version
 from store.database import Database
 from store.tables import GLOBAL, executions
@@ -15,46 +15,46 @@ _WITHOUT_BODY = [null().label("body") if column.name == "body" else column for c
 _NOT_OVER = executions.c.ended_at.is_(None)
 
 
-class SqlExecutionStore:
-    """Implements `routing.catalog.jobs.ExecutionStore`."""
+class SqlJobStore:
+    """Implements `routing.catalog.jobs.JobStore`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, execution: Execution) -> Execution:
+    async def add(self, job: Job) -> Job:
         values = {
-            "id": execution.id,
-            "session_id": execution.session_id or GLOBAL,
-            "program_id": execution.program_id,
-            "status": execution.status,
-            "created_at": execution.created_at,
-            "alive_at": execution.created_at,
+            "id": job.id,
+            "session_id": job.session_id or GLOBAL,
+            "program_id": job.program_id,
+            "status": job.status,
+            "created_at": job.created_at,
+            "alive_at": job.created_at,
             "is_to_be_cancelled": False,
         }
         async with self._database.transaction() as connection:
             row = (await connection.execute(insert(executions).values(values).returning(executions))).one()
         return _execution(row)
 
-    async def update(self, execution: Execution) -> None:
-        change = update(executions).where(executions.c.id == execution.id)
-        if not execution.status.is_over:
+    async def update(self, job: Job) -> None:
+        change = update(executions).where(executions.c.id == job.id)
+        if not job.status.is_over:
             change = change.where(_NOT_OVER)  # its end may have been written meanwhile
         values = {
-            "status": execution.status,
-            "pool_version": execution.pool_version,
-            "started_at": execution.started_at,
-            "ended_at": execution.ended_at,
-            "body": execution.body.decode() if execution.body is not None else None,
+            "status": job.status,
+            "pool_version": job.pool_version,
+            "started_at": job.started_at,
+            "ended_at": job.ended_at,
+            "body": job.body.decode() if job.body is not None else None,
         }
         async with self._database.transaction() as connection:
             await connection.execute(change.values(values))
 
-    async def find(self, execution_id: str) -> Execution | None:
+    async def find(self, execution_id: str) -> Job | None:
         async with self._database.transaction() as connection:
             row = (await connection.execute(select(executions).where(executions.c.id == execution_id))).one_or_none()
         return _execution(row) if row is not None else None
 
-    async def page(self, session_id: str | None, *, limit: int, before: int | None) -> Sequence[Execution]:
+    async def page(self, session_id: str | None, *, limit: int, before: int | None) -> Sequence[Job]:
         query = select(*_WITHOUT_BODY).where(executions.c.session_id == (session_id or GLOBAL))
         if before is not None:
             query = query.where(executions.c.key < before)
@@ -67,7 +67,7 @@ class SqlExecutionStore:
         async with self._database.transaction() as connection:
             await connection.execute(change)
 
-    async def alive(self, execution_ids: Collection[str]) -> Mapping[str, bool]:
+    async def heartbeat(self, execution_ids: Collection[str]) -> Mapping[str, bool]:
         of_them = executions.c.id.in_(execution_ids)
         async with self._database.transaction() as connection:
             await connection.execute(update(executions).where(of_them, _NOT_OVER).values(alive_at=datetime.now(UTC)))
@@ -78,7 +78,7 @@ class SqlExecutionStore:
         change = update(executions).where(_NOT_OVER)
         if silent_since is not None:
             change = change.where(executions.c.alive_at < silent_since)
-        values = {"status": ExecutionStatus.INTERRUPTED, "ended_at": datetime.now(UTC)}
+        values = {"status": JobStatus.INTERRUPTED, "ended_at": datetime.now(UTC)}
         async with self._database.transaction() as connection:
             return (await connection.execute(change.values(values))).rowcount
 
@@ -87,12 +87,12 @@ class SqlExecutionStore:
             await connection.execute(delete(executions).where(executions.c.ended_at < ended_before))
 
 
-def _execution(row: Row[Any]) -> Execution:
-    return Execution(
+def _execution(row: Row[Any]) -> Job:
+    return Job(
         id=row.id,
         program_id=row.program_id,
         session_id=row.session_id or None,
-        status=ExecutionStatus(row.status),
+        status=JobStatus(row.status),
         created_at=row.created_at,
         key=row.key,
         pool_version=Version(row.pool_version) if row.pool_version else None,

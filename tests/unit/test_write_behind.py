@@ -14,7 +14,7 @@ class Counter:
 
     def __init__(self, number: int) -> None:
         self.key = f"{number:05}"
-        self.is_unwritten = True
+        self.is_dirty = True
         self.count = 1
 
     def take_use(self) -> int:
@@ -43,7 +43,7 @@ async def test_all_is_written_in_order_and_in_bounds(count: int) -> None:
     assert [one for batch in written for one in batch.items()] == [(f"{number:05}", 1) for number in range(count)]
     assert all(0 < len(batch) <= MAX_BATCH for batch in written)
     assert unwritten == []
-    assert not any(one.is_unwritten for one in everything)
+    assert not any(one.is_dirty for one in everything)
 
 
 async def test_what_fails_is_left() -> None:
@@ -59,7 +59,7 @@ async def test_what_fails_is_left() -> None:
     with pytest.raises(ConnectionError):
         await write_in_batches(unwritten, write)
     assert len(written) == MAX_BATCH
-    assert all(one.is_unwritten for one in unwritten)
+    assert all(one.is_dirty for one in unwritten)
     written.clear()
     left = {one.key for one in unwritten}
     assert left == {f"{number:05}" for number in range(MAX_BATCH, 2 * MAX_BATCH + 2)}
@@ -73,7 +73,7 @@ async def test_what_is_used_while_it_is_written_is_written_the_next_time() -> No
 
     async def fail(batch: Mapping[str, int]) -> None:
         one.count += 2
-        one.is_unwritten = True
+        one.is_dirty = True
         unwritten.append(one)
         raise ConnectionError
 
@@ -91,7 +91,7 @@ async def test_what_has_ended_is_not_written(ended: int) -> None:
     """A session that is gone would be there again. A batch of nothing else is none."""
     unwritten = counters(2 * MAX_BATCH)
     for one in unwritten[-ended:]:
-        one.is_unwritten = False
+        one.is_dirty = False
     written: list[str] = []
 
     async def write(batch: Mapping[str, int]) -> None:

@@ -88,7 +88,7 @@ class Connection:
         """The last request that uvicorn has read."""
         return self.protocol._uvicorn and self.protocol._uvicorn.cycle
 
-    async def settle(self) -> bytes:
+    async def flush(self) -> bytes:
         """Returns what has been written when nothing more happens by itself, which takes fewer turns of the loop."""
         for _ in range(50):
             await asyncio.sleep(0)
@@ -180,8 +180,8 @@ async def _exchanged(kind: type[Any], pieces: list[bytes], *, at_once: bool) -> 
     for piece in pieces:
         connection.receive(piece)
         if not at_once:
-            await connection.settle()
-    return await connection.settle(), connection.wire.is_closed
+            await connection.flush()
+    return await connection.flush(), connection.wire.is_closed
 
 
 def _same(pieces: list[bytes], *, at_once: bool) -> bytes:
@@ -235,17 +235,17 @@ def test_a_plain_call_never_reaches_uvicorn() -> None:
     async def run() -> None:
         connection = Connection(LaneProtocol, tells)
         connection.receive(call())
-        await connection.settle()
+        await connection.flush()
         head, body = call(b"0123456789")[:-10], b"0123456789"
         connection.receive(head, body[:3], body[3:])
-        await connection.settle()
+        await connection.flush()
         assert connection.cycle_of_uvicorn() is None
         connection.receive(GET)
-        await connection.settle()
+        await connection.flush()
         served = connection.cycle_of_uvicorn()
         assert served is not None
         connection.receive(call())
-        assert (await connection.settle()).count(b"200 OK") == 4
+        assert (await connection.flush()).count(b"200 OK") == 4
         assert connection.cycle_of_uvicorn() is served
 
     asyncio.run(run())
@@ -271,7 +271,7 @@ def test_calls_that_come_early_wait_and_nothing_more_is_read() -> None:
         go.set()
         await connection.until(lambda: len(order) == 4)
         assert order == [b"1", b"2", b"3", b""]
-        assert (await connection.settle()).count(b"200 OK") == 4
+        assert (await connection.flush()).count(b"200 OK") == 4
 
     asyncio.run(run())
 
@@ -288,22 +288,22 @@ def test_what_a_client_sends_before_it_reads_is_answered_once_it_does(before: li
         connection = Connection(LaneProtocol, tells, keep_alive_s=0.01)
         for request in before[:-1]:
             connection.receive(request)
-            await connection.settle()
+            await connection.flush()
         if when == "as it is written":
             connection.wire.on_write = connection.protocol.pause_writing
         connection.receive(before[-1])
-        await connection.settle()
+        await connection.flush()
         connection.wire.on_write = None
         if when == "later":
             connection.protocol.pause_writing()
         connection.receive(call(b"2"), call(b"3"))
-        await connection.settle()
+        await connection.flush()
         assert connection.wire.is_paused
         await later(0.05)
-        assert (await connection.settle()).count(b"200 OK") == len(before)
+        assert (await connection.flush()).count(b"200 OK") == len(before)
         assert not connection.wire.is_closed
         connection.protocol.resume_writing()
-        assert (await connection.settle()).count(b"200 OK") == len(before) + 2
+        assert (await connection.flush()).count(b"200 OK") == len(before) + 2
         assert [body in connection.wire.written for body in (b'"body": "2"', b'"body": "3"')] == [True, True]
         await connection.until(connection.wire.is_closing)
 
@@ -318,16 +318,16 @@ def test_a_server_that_ends_answers_what_came_early() -> None:
         connection.receive(call(b"1"))
         if is_slow:
             connection.wire.on_write = connection.protocol.pause_writing
-            await connection.settle()
+            await connection.flush()
             connection.wire.on_write = None
             connection.receive(call(b"2"))
         connection.receive(call(b"3"))
         connection.protocol.shutdown()
         assert not connection.wire.is_closed
-        await connection.settle()
+        await connection.flush()
         if is_slow:
             connection.protocol.resume_writing()
-        assert (await connection.settle()).count(b"200 OK") == 2 + is_slow
+        assert (await connection.flush()).count(b"200 OK") == 2 + is_slow
         assert connection.wire.written.count(b"connection: close") == 1
         assert connection.wire.is_closed
 
@@ -348,7 +348,7 @@ def test_a_call_has_nothing_of_the_one_before_it() -> None:
         connection = Connection(LaneProtocol, app)
         connection.receive(call(), call(), GET, call())
         await connection.until(lambda: len(seen) == 4)
-        await connection.settle()
+        await connection.flush()
 
     asyncio.run(run())
     assert seen == ["none"] * 4
@@ -362,9 +362,9 @@ def test_a_head_that_does_not_end_is_refused(before: list[bytes]) -> None:
         connection = Connection(LaneProtocol, tells)
         for request in before:
             connection.receive(request)
-            await connection.settle()
+            await connection.flush()
         connection.receive(b"GET / HTTP/1.1\r\n", *[b"X: %s\r\n" % (b"x" * 1000)] * 70)
-        assert (await connection.settle()).count(b"HTTP/1.1 431 ") == 1
+        assert (await connection.flush()).count(b"HTTP/1.1 431 ") == 1
         assert connection.wire.is_closed
 
     asyncio.run(run())
@@ -382,9 +382,9 @@ def test_a_head_that_does_not_end_cuts_no_answer_off() -> None:
 
         connection = Connection(LaneProtocol, app)
         connection.receive(GET, b"GET / HTTP/1.1\r\n", *[b"X: %s\r\n" % (b"x" * 1000)] * 200)
-        assert await connection.settle() == b""
+        assert await connection.flush() == b""
         go.set()
-        assert (await connection.settle()).startswith(b"HTTP/1.1 200 ")
+        assert (await connection.flush()).startswith(b"HTTP/1.1 200 ")
         assert b" 431 " not in connection.wire.written
         assert connection.wire.is_closed
 
@@ -408,7 +408,7 @@ def test_whoever_waits_for_the_client_to_go_is_told() -> None:
         await connection.until(lambda: bool(connection.protocol._exchange._over))
         assert told == []
         connection.protocol.connection_lost(None)
-        assert await connection.settle() == b""
+        assert await connection.flush() == b""
         assert told == [{"type": "http.disconnect"}] * 2
         assert not connection.state.connections
 
@@ -434,7 +434,7 @@ def test_an_application_that_does_not_answer_leaves_no_client_waiting(how: str) 
         await asyncio.sleep(0)
         if how == "cancelled":
             task.cancel()
-        assert (await connection.settle()).startswith(b"HTTP/1.1 500 ")
+        assert (await connection.flush()).startswith(b"HTTP/1.1 500 ")
         assert b"connection: close" in connection.wire.written
         assert b'"code":"internal_error"' in connection.wire.written
         assert connection.wire.is_closed
@@ -456,7 +456,7 @@ def test_an_answer_by_asgi_leaves_in_one_piece() -> None:
     async def run() -> bytes:
         connection = Connection(LaneProtocol, app)
         connection.receive(call())
-        return await connection.settle()
+        return await connection.flush()
 
     assert asyncio.run(run()) == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -471,7 +471,7 @@ def test_a_server_that_ends_answers_what_has_begun(when: str, before: list[bytes
         head, body = call(b"{}")[:-2], b"{}"
         for request in before:
             connection.receive(request)
-            await connection.settle()
+            await connection.flush()
         connection.receive(*{"unused": [], "amid a call": [call()], "amid a body": [head]}.get(when, [GET]))
         for one in list(connection.state.connections):  # as uvicorn does
             one.shutdown()
@@ -481,7 +481,7 @@ def test_a_server_that_ends_answers_what_has_begun(when: str, before: list[bytes
         assert not connection.wire.is_closed
         if when == "amid a body":
             connection.receive(body)
-        assert b"connection: close" in await connection.settle()
+        assert b"connection: close" in await connection.flush()
         assert connection.wire.is_closed
 
     asyncio.run(run())
@@ -494,7 +494,7 @@ def test_an_unused_connection_is_closed() -> None:
         connection = Connection(LaneProtocol, tells, keep_alive_s=0.05)
         for request in requests:
             connection.receive(request)
-            await connection.settle()
+            await connection.flush()
         answered_at = asyncio.get_running_loop().time()
         await connection.until(connection.wire.is_closing)
         assert asyncio.get_running_loop().time() - answered_at >= 0.049
@@ -513,12 +513,12 @@ def test_a_request_that_is_on_its_way_is_waited_for(before: list[bytes], request
         connection = Connection(LaneProtocol, tells, keep_alive_s=0.01)
         for request in before:
             connection.receive(request)
-            await connection.settle()
+            await connection.flush()
         connection.receive(request_[:-2])
         await later(0.05)
         assert not connection.wire.is_closed
         connection.receive(request_[-2:])
-        assert (await connection.settle()).count(b"200 OK") == len(before) + 1
+        assert (await connection.flush()).count(b"200 OK") == len(before) + 1
         await connection.until(connection.wire.is_closing)
 
     asyncio.run(run())

@@ -2,15 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 
 import msgspec
 
-from pools.engine import Engine
-from pools.errors import ExecutionTimeout
 from pools.events import EventSink, EventSource
-from pools.fair_queue import Ticket
-from pools.state import WorkerState
 from poolshift.worker.messages import EventKind
 
 HOLD_LIMIT_S = 3.0
@@ -18,7 +13,7 @@ HOLD_LIMIT_S = 3.0
 _LOOK_EVERY_S = 0.5
 
 
-class HeldStream:
+class Backpressure:
     """Stands between the worker and the listener of one call: to the one it is the sink, to the other the source."""
 
     def __init__(self, sink: EventSink, is_wanted: Callable[[], bool], end: Callable[[], None]) -> None:
@@ -85,30 +80,3 @@ class HeldStream:
             self._end()
         else:
             self._look_in(_LOOK_EVERY_S)
-
-
-class StreamingEngine(Engine):
-    """An engine that takes a worker back from a stream that nobody reads, once others need it."""
-
-    def _hold(self, ticket: Ticket, sink: EventSink) -> HeldStream:
-        """What stands between the worker and `sink`."""
-        return HeldStream(sink, self._is_short_of_workers, partial(self._end_held, ticket))
-
-    def _engage(self, ticket: Ticket) -> None:
-        if ticket.call.events is not None:
-            ticket.call.events = self._hold(ticket, ticket.call.events)
-
-    def _release(self, ticket: Ticket) -> None:
-        if isinstance(ticket.call.events, HeldStream):
-            ticket.call.events = ticket.call.events.close()
-
-    def _is_short_of_workers(self) -> bool:
-        """Whether calls wait that the workers which are idle, or about to be replaced, will not serve."""
-        counts = self._state.counts()
-        coming = counts[WorkerState.STARTING] + counts[WorkerState.STOPPING]
-        return not counts[WorkerState.IDLE] and len(self._queue) > coming
-
-    def _end_held(self, ticket: Ticket) -> None:
-        detail = f"its client read nothing for {HOLD_LIMIT_S:g} s or more, and other calls waited for its worker"
-        self._resolve(ticket, ExecutionTimeout(detail))
-        self._abandon(ticket)
