@@ -20,8 +20,8 @@ RUN python3 -m venv --without-pip /opt/poolshift \
     && /opt/build/bin/pip --python /opt/poolshift/bin/python install --no-deps --require-hashes \
         -r requirements/base.txt -r requirements/image.txt
 COPY . .
-RUN HATCH_BUILD_HOOK_ENABLE_CUSTOM=true \
-        /opt/build/bin/pip --python /opt/build/bin/python wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+RUN POOLSHIFT_COMPILE=1 /opt/build/bin/pip --python /opt/build/bin/python wheel --no-deps --no-build-isolation \
+        --wheel-dir /tmp/wheel . ./packaging/poolshift \
     && /opt/build/bin/pip --python /opt/poolshift/bin/python install --no-deps /tmp/wheel/*.whl \
     && install -m 0755 deploy/healthcheck.py /opt/poolshift/bin/healthcheck
 ARG EXTRAS=

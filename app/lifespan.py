@@ -23,6 +23,7 @@ from app.local_lm import LocalLMServer
 from app.problems import KINDS
 from app.services import Services
 from app.version import IS_COMPILED, VERSION
+from common import own_process
 from common.background import Background
 from common.tasks import TaskOwner
 from config.file_watch import contents
@@ -228,7 +229,7 @@ def _open_pools(
     preload = ["poolshift.worker.tracing.program"] if settings.exports_traces else []
     if settings.lm_model != NONE:
         preload.append(DSPY_PROGRAMS)
-    spawner = Spawner(settings.allowed_modules, environment, preload)
+    spawner = Spawner(settings.allowed_modules, environment, preload, own_root=own_process.ROOT)
     stack.push_async_callback(spawner.aclose)
     pools = {
         version: _ENGINES[version](version, _pool_options(settings, version), spawner, recorder, background)

@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,6 +9,7 @@ from contextlib import suppress
 import msgspec
 import structlog
 
+from common import own_process
 from common.background import Background
 from common.backoff import backoff_s
 from poolshift.worker.lm import LOCAL_MODEL_NAME, LMSettings
@@ -61,14 +61,11 @@ class LocalLMServer:
         """Runs it until it dies; whether it had come up."""
         key = secrets.token_urlsafe(32)  # other users of this machine can reach its port
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-m",
-            "app.local_lm_server",
+            *own_process.command("app.local_lm_server"),
             stdin=PIPE,
             stdout=PIPE,
             stderr=STDOUT,
-            env=self._environment | {"LOCAL_LM_API_KEY": key},
+            env=own_process.environment(self._environment) | {"LOCAL_LM_API_KEY": key},
             start_new_session=True,
         )
         try:

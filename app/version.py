@@ -4,6 +4,6 @@ from importlib.metadata import version
 
 from routing import router
 
-VERSION = version("poolshift")
+VERSION = version("poolshift-service")
 IS_COMPILED = not str(router.__file__).endswith(".py")
 """Whether what every call goes through is compiled, as it is in the image (docs/adr/0007)."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.peers import environment as peer
 from bench.servers import ContenderFailed, Server
 from bench.workloads import Workload
+from common import own_process
 from config.settings import Settings
 
 
@@ -63,7 +64,7 @@ class Poolshift(Contender):
             **self.settings,
         }
         poolshift = str(Path(sys.executable).with_name("poolshift"))
-        command = [poolshift, "serve"] if self.is_observed else [sys.executable, "-m", "bench.unobserved"]
+        command = [poolshift, "serve"] if self.is_observed else own_process.command("bench.unobserved")
         path = f"/programs/{workload.definition['id']}/execute"
         return Server(self.name, command, variables, directory, port, path)
 
@@ -110,7 +111,7 @@ class Peer(Contender):
             peer.PORT: str(port),
         }
         flags = [flag.format(port=port) for flag in self.flags]
-        command = [sys.executable, "-m", f"bench.peers.{self.module}", *flags]
+        command = own_process.command(f"bench.peers.{self.module}", *flags)
         return Server(self.name, command, variables, directory, port, self.path)
 
 
@@ -129,8 +130,9 @@ PEERS = (MOSEC, LITSERVE, EXECUTOR)
 def _environment() -> dict[str, str]:
     """This process's, without what would configure a contender behind the bench's back."""
     own = {name.upper() for name in Settings.model_fields}
-    return {
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if name not in own and not name.startswith(("OTEL_", "BENCH_", "MOSEC_", "LIT_", "LM_", "UVICORN_"))
     }
+    return own_process.environment(inherited)  # workers find `bench.programs` there

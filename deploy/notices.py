@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
-OWN = "poolshift"
+OWN = ("poolshift", "poolshift-service")
 _RULE = "=" * 80
 _CLASSIFIER = "License :: "
 
@@ -46,7 +46,7 @@ def _field(package: Distribution, name: str) -> list[str]:
 
 def _packages(environment: Path) -> Iterator[Distribution]:
     site_packages = [str(path) for path in environment.glob("lib/python*/site-packages")]
-    return (package for package in distributions(path=site_packages) if package.name != OWN)
+    return (package for package in distributions(path=site_packages) if package.name not in OWN)
 
 
 def _section(package: Distribution) -> str:

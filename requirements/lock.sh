@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 uv=$(realpath "../$1")
-compile() { "$uv" pip compile --quiet --no-header --generate-hashes --universal --python-version 3.11 "$@"; }
+compile() { "$uv" pip compile --quiet --no-header --generate-hashes --universal --python-version 3.11 \
+    --no-emit-package poolshift "$@"; } # it comes from this repository
 compile bootstrap.in -o bootstrap.txt
 compile ../pyproject.toml -o base.txt
 compile ../pyproject.toml --extra lm -c base.txt -o lm.txt

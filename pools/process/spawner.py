@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -31,12 +32,21 @@ class Spawner:
     """Starts worker processes. Both pools share one; a zygote that dies takes its workers along and is replaced."""
 
     def __init__(
-        self, allowed_modules: Sequence[str], environment: Mapping[str, str], preload: Sequence[str] = ()
+        self,
+        allowed_modules: Sequence[str],
+        environment: Mapping[str, str],
+        preload: Sequence[str] = (),
+        *,
+        own_root: Path,
     ) -> None:
-        """`environment` is all that a worker sees of the service's environment."""
+        """Takes the service's own folder as `own_root`: a worker finds the examples there, and nothing else.
+
+        `environment` is all that a worker sees of the service's environment.
+        """
         self._allowed_modules = tuple(allowed_modules)
         self._environment = dict(environment)
         self._preload = tuple(preload)
+        self._own_root = own_root
         self._generations = itertools.count(1)
         self._workers: dict[int, WorkerProcess] = {}
         self._zygote: asyncio.subprocess.Process | None = None
@@ -128,6 +138,7 @@ class Spawner:
                 ",".join(self._allowed_modules),
                 ",".join(self._preload),
                 str(linux.OPEN_FILES_AT_START),
+                str(self._own_root),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 env=self._environment,

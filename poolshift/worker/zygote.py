@@ -3,10 +3,10 @@
 It stays single-threaded, runs no program, and does three things: fork a worker on request, reap it and say how it
 ended, and kill everything when the service is gone. The parent's side is `pools.process.spawner`.
 
-    python -P -m poolshift.worker.zygote FD ALLOWED_MODULES PRELOAD OPEN_FILES
+    python -P -m poolshift.worker.zygote FD ALLOWED_MODULES PRELOAD OPEN_FILES OWN_ROOT
 
-FD is its end of a SOCK_SEQPACKET pair, OPEN_FILES how many files a worker may have open. A request is a generation with
-two file descriptors: the worker's socket and the pipe for its output.
+FD is its end of a SOCK_SEQPACKET pair, OPEN_FILES how many files a worker may have open, OWN_ROOT the service's folder.
+A request is a generation with two file descriptors: the worker's socket and the pipe for its output.
 """
 
 import gc
@@ -22,7 +22,7 @@ from typing import NoReturn
 
 import msgspec
 
-from poolshift.worker import linux
+from poolshift.worker import linux, user_path
 from poolshift.worker.loop import Worker
 
 MAX_PACKET_BYTES = 4096
@@ -197,12 +197,11 @@ def _exit_status(request: SystemExit) -> int:
 
 def main() -> None:
     """The zygote's whole life."""
-    fd, allowed_modules, preload, open_files = sys.argv[1:]
+    fd, allowed_modules, preload, open_files, own_root = sys.argv[1:]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # it ends with the service, when the control socket closes
     linux.adopt_orphans()
-    # Operators keep their program modules beside where they start the service; ours come first.
-    sys.path.append(str(Path.cwd()))
+    user_path.install(Path(own_root), allowed_modules.split(","))
     for module in filter(None, preload.split(",")):
         importlib.import_module(module)
     # Forked children share what is imported until they write to it; a collection would write to all of it.

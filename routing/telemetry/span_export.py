@@ -1,14 +1,15 @@
 """Hands finished spans to the process that exports them: a collector that is down or slow costs spans, not time."""
 
 import asyncio
+import os
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
 import structlog
 
+from common import own_process
 from common.background import Background
 from common.backoff import backoff_s
 from common.log_levels import named_level
@@ -124,11 +125,8 @@ class SpanExport:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             exporter = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-m",
-                "routing.telemetry.span_exporter",
-                str(theirs.fileno()),
+                *own_process.command("routing.telemetry.span_exporter", str(theirs.fileno())),
+                env=own_process.environment(os.environ),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,

@@ -27,9 +27,9 @@ def rows(heading: str) -> dict[str, dict[str, str]]:
 
 
 def names(requirements: list[str]) -> set[str]:
-    """The packages of a list in pyproject.toml, but for the project itself."""
+    """The packages of a list in pyproject.toml, but for those of this repository."""
     found = {canonicalize_name(Requirement(one).name) for one in requirements}
-    return {str(name) for name in found} - {PROJECT["name"]}
+    return {str(name) for name in found} - {PROJECT["name"], "poolshift"}
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import msgspec
 import psutil
 
+from common import own_process
 from poolshift.worker.framing import frame
 from routing.telemetry.spans import CallSpan, Export, Spans
 from tests.conftest import StartService
@@ -116,9 +116,9 @@ def test_the_other_end_is_closed() -> None:
     ours, theirs = socket.socketpair()
     with running_collector() as collector, ours, theirs:
         exporter = subprocess.Popen(
-            [sys.executable, "-m", "routing.telemetry.span_exporter", str(theirs.fileno())],
+            own_process.command("routing.telemetry.span_exporter", str(theirs.fileno())),
             pass_fds=[theirs.fileno()],
-            env={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint},
+            env=own_process.environment({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}),
         )
         theirs.close()
         ours.sendall(b"".join(frame(msgspec.json.encode(message)) for message in (how, Spans([span]))))

@@ -49,7 +49,8 @@ def test_values_and_their_schema_have_the_same_names() -> None:
 def test_the_image_is_made_of_every_package() -> None:
     """What the wheel is built of gets past .dockerignore."""
     let_in = re.findall(r"^!(\w+)/$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
-    packages: list[str] = _PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    hook: dict[str, Any] = _PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
+    packages = [*{source.partition("/")[0] for source in hook["packages"].values()}, "poolshift"]
     assert set(packages) <= set(let_in)
 
 
@@ -83,7 +84,7 @@ def test_what_compose_mounts_is_there() -> None:
 
 @pytest.mark.parametrize("is_on", [True, False])
 def test_a_build_asks_for_what_it_compiles_with(monkeypatch: pytest.MonkeyPatch, *, is_on: bool) -> None:
-    """`pip install .` fetches the compiler where the hook is on, and nothing where it is not."""
-    monkeypatch.setenv("HATCH_BUILD_HOOK_ENABLE_CUSTOM", str(is_on).lower())
+    """`pip install .` fetches the compiler if the wheel is to be compiled, and nothing otherwise."""
+    monkeypatch.setenv("POOLSHIFT_COMPILE", "1" if is_on else "")
     wanted = {requirement.partition(">")[0] for requirement in WheelBuilder(str(ROOT)).config.dependencies}
     assert wanted == ({"mypy", "setuptools"} if is_on else set())

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-POOLSHIFT = [sys.executable, "-m", "cli"]
+POOLSHIFT = [str(Path(sys.executable).with_name("poolshift"))]
 PROGRAM_MODULES = "examples,tests.support.programs"
 
 

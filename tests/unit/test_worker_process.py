@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 import pytest
 
+from common import own_process
 from pools.calls import Call, Program, Result
 from pools.process.exits import ExitCause
 from pools.process.process import MAX_LOADED, MAX_LOADED_BYTES, WorkerProcess
@@ -19,7 +20,9 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def worker() -> AsyncIterator[WorkerProcess]:
-    spawner = Spawner(["bench.programs"], {"PATH": os.environ["PATH"]})
+    spawner = Spawner(
+        ["bench.programs"], {"PATH": os.environ["PATH"], "PYTHONPATH": str(own_process.ROOT)}, own_root=own_process.ROOT
+    )
     worker = await spawner.spawn()
     yield worker
     worker.kill(ExitCause.SHUTDOWN)

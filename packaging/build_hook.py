@@ -1,0 +1,100 @@
+"""Lays out the wheels of both distributions, and compiles their hot path with mypyc if `POOLSHIFT_COMPILE` is set.
+
+A build hook of hatchling, which both `pyproject.toml` configure: `packages` says which folder of the checkout becomes
+which one of the wheel, `modules` which modules are compiled together, `standalone` which ones each by itself
+(docs/adr/0008). A compiled wheel is for one Python on one platform, and takes a C compiler and Python's headers:
+
+    POOLSHIFT_COMPILE=1 pip wheel --no-deps .
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+_MYPY = (
+    "--config-file=",  # `make lint` is what checks
+    "--follow-imports=silent",
+    "--ignore-missing-imports",
+    "--no-site-packages",  # the same C whatever is installed beside it
+)
+
+
+class BuildHook(BuildHookInterface[Any]):
+    """Adds the packages of a distribution to its wheel, and their compiled twins, which Python prefers."""
+
+    def dependencies(self) -> list[str]:
+        """Names what only a compiled build needs."""
+        return ["mypy>=2.4", "setuptools>=84.2"] if _compiles() else []
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Called before the wheel is put together.
+
+        Raises:
+            RuntimeError: `POOLSHIFT_COMPILE` is set for an editable install, which runs its sources.
+        """
+        self._scratch = tempfile.TemporaryDirectory(prefix="poolshift-build-")
+        packages = {target: _CHECKOUT / source for target, source in self.config["packages"].items()}
+        if version == "editable":
+            if _compiles():
+                raise RuntimeError("an editable install runs its sources: build a wheel to have them compiled")
+            build_data["force_include_editable"].update(self._redirections(packages))
+            return
+        build_data["force_include"].update({str(source): target for target, source in packages.items()})
+        if _compiles():
+            build_data["force_include"].update(self._compiled())
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Called when the wheel is there."""
+        self._scratch.cleanup()
+
+    def _redirections(self, packages: dict[str, Path]) -> Iterator[tuple[str, str]]:
+        """The files of an editable install: each top-level package is importable, and no neighbour of its folder."""
+        from editables import EditableProject  # noqa: PLC0415 - a dependency of editable builds alone
+
+        project = EditableProject(self.metadata.core.name.replace("-", "_"), _CHECKOUT)
+        for target, source in packages.items():
+            if "/" not in target:
+                project.map(target, source)
+        for name, content in project.files():
+            path = Path(self._scratch.name, name)
+            path.write_text(content)
+            yield str(path), f"_{name}" if name.endswith(".pth") else name
+
+    def _compiled(self) -> Iterator[tuple[str, str]]:
+        """The compiled modules: those of the hot path in one library, so that they call each other directly."""
+        os.chdir(_CHECKOUT)
+        if modules := self.config.get("modules"):
+            yield from self._libraries(modules, name="together", group="poolshift")
+        for module in self.config.get("standalone", ()):
+            yield from self._libraries([module], name=module, group=None)
+
+    def _libraries(self, modules: Sequence[str], *, name: str, group: str | None) -> Iterator[tuple[str, str]]:
+        from mypyc.build import mypycify  # noqa: PLC0415 - named by `dependencies`
+        from setuptools import Distribution  # noqa: PLC0415
+
+        built, intermediate = Path(self._scratch.name, name, "lib"), Path(self._scratch.name, name, "tmp")
+        files = [module.replace(".", "/") + ".py" for module in modules]
+        extensions = mypycify(
+            [*_MYPY, f"--cache-dir={intermediate / 'mypy'}", *files],
+            opt_level="3",
+            debug_level="0",
+            target_dir=str(intermediate / "c"),
+            group_name=group,
+        )
+        command = Distribution({"name": "poolshift", "ext_modules": extensions}).get_command_obj("build_ext")
+        command.build_lib, command.build_temp = str(built), str(intermediate)
+        command.ensure_finalized()
+        command.run()
+        for library in built.rglob("*.so"):
+            yield str(library), f"{self.config.get('compiled_into', '')}{library.relative_to(built)}"
+
+
+def _compiles() -> bool:
+    return bool(os.environ.get("POOLSHIFT_COMPILE"))
