@@ -77,11 +77,12 @@ _Bearer = Annotated[object, Depends(HTTPBearer(auto_error=False, description="An
 _ApiKey = Annotated[object, Depends(APIKeyHeader(name="X-API-Key", auto_error=False, description="An API key"))]
 
 
-def _executor(request: Request, _: _Bearer, __: _ApiKey) -> Principal:
+# Coroutines, since FastAPI would need a thread for each call of a plain function.
+async def _executor(request: Request, _: _Bearer, __: _ApiKey) -> Principal:
     return _allowed(request, Scope.EXECUTE)
 
 
-def _admin(request: Request, _: _Bearer, __: _ApiKey) -> Principal:
+async def _admin(request: Request, _: _Bearer, __: _ApiKey) -> Principal:
     return _allowed(request, Scope.ADMIN)
 
 

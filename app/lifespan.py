@@ -26,6 +26,7 @@ from app.version import IS_COMPILED, VERSION
 from common import own_process
 from common.background import Background
 from common.tasks import TaskOwner
+from common.threads import start_threads
 from config.file_watch import contents
 from config.settings import Settings
 from config.worker_environment import worker_environment
@@ -72,6 +73,7 @@ _log = structlog.stdlib.get_logger("poolshift")
 async def lifespan(app: "Application") -> AsyncIterator[None]:
     """From an empty process to a service that can serve, and back. Each step is undone in reverse order."""
     settings: Settings = app.state.settings
+    await start_threads()
     environment = worker_environment(os.environ, settings.worker_env.split(","))
     async with AsyncExitStack() as stack:
         recorder = Recorder(app.state.registry, {code: kind.category for code, kind in KINDS.items()})
@@ -229,7 +231,9 @@ def _open_pools(
     preload = ["poolshift.worker.tracing.program"] if settings.exports_traces else []
     if settings.lm_model != NONE:
         preload.append(DSPY_PROGRAMS)
-    spawner = Spawner(settings.allowed_modules, environment, preload, own_root=own_process.ROOT)
+    spawner = Spawner(
+        settings.allowed_modules, environment, preload, own_root=own_process.ROOT, background=background
+    )
     stack.push_async_callback(spawner.aclose)
     pools = {
         version: _ENGINES[version](version, _pool_options(settings, version), spawner, recorder, background)

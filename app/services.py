@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from common.background import Background
 from common.tasks import TaskOwner
-from pools.process.spawner import Spawner
+from pools.process.interface import WorkerSpawner
 from pools.protocol import Pool
 from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
@@ -37,14 +37,14 @@ class Services:
     recorder: Recorder
     tracing: Tracing
     pools: Mapping[Version, Pool]
-    spawner: Spawner
+    spawner: WorkerSpawner
     registry: CollectorRegistry
     figures: PoolFigures
     tasks: TaskOwner
     background: Background
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 

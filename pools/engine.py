@@ -38,7 +38,7 @@ from pools.errors import (
 from pools.events import EventSink
 from pools.fair_queue import FairQueue, QueuedCall
 from pools.process.exits import ExitCause
-from pools.process.spawner import Spawner
+from pools.process.interface import WorkerSpawner
 from pools.protocol import PoolObserver, PoolSnapshot
 from pools.quarantine import Quarantine
 from pools.state import PoolState, WorkerSlot, WorkerState
@@ -65,7 +65,7 @@ class Engine(abc.ABC):
         self,
         version: str,
         options: PoolOptions,
-        spawner: Spawner,
+        spawner: WorkerSpawner,
         observer: PoolObserver,
         background: Background,
     ) -> None:
@@ -179,6 +179,9 @@ class Engine(abc.ABC):
             workers=slots,
         )
 
+    async def reload(self) -> None:
+        await self._supervisor.reload()
+
     def refuse(self) -> None:
         self._refuses = True
         if self._calls:
@@ -272,14 +275,21 @@ class Engine(abc.ABC):
             self._serve_queue()  # each time round takes a dead worker out of the pool
         except ExecutionError as error:
             self._end(queued_call, slot, error)
+        except Exception as error:  # nothing is known of the worker, so it is replaced
+            self._release(queued_call)
+            queued_call.slot = None
+            self._supervisor.kill(slot, ExitCause.CANCELLED)
+            self._resolve(queued_call, error)
 
     def _end(self, queued_call: QueuedCall, slot: WorkerSlot, outcome: Result | Exception) -> None:
-        """The call has run. Its worker gets the next before anybody is told, so that it does not wait for that."""
+        """Ends a call that has run. Its worker gets the next call first, so that it does not wait for the caller."""
         queued_call.slot = None
-        self._release(queued_call)
-        self._supervisor.give_back(slot)
-        self._serve_queue()
-        self._resolve(queued_call, outcome)
+        try:
+            self._release(queued_call)
+            self._supervisor.give_back(slot)
+            self._serve_queue()
+        finally:
+            self._resolve(queued_call, outcome)
 
     def _resolve(self, queued_call: QueuedCall, outcome: Result | Exception) -> None:
         if queued_call.answer.done():

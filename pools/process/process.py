@@ -15,13 +15,11 @@ from common.log_levels import named_level
 from pools.calls import Call, Result
 from pools.errors import (
     ExecutionError,
-    ExecutionTimeout,
     InvalidInputs,
     InvalidOutputs,
     LMError,
     LMNotConfigured,
     MalformedInputs,
-    PoolClosed,
     ProgramError,
     Withdrawn,
     WorkerCrashed,
@@ -29,7 +27,7 @@ from pools.errors import (
 )
 from pools.events import FlowControl
 from pools.process.channel import Channel
-from pools.process.exits import Exit, ExitCause
+from pools.process.exits import Exit, ExitCause, failure_of
 from pools.process.output import OutputReader
 from poolshift.worker.definitions import Definition
 from poolshift.worker.framing import MALFORMED, FrameError, frame
@@ -40,6 +38,8 @@ from poolshift.worker.stdio import Record
 
 KILL_GRACE_S = 0.2
 """From SIGTERM to SIGKILL: time for a program that handles SIGTERM to put things right."""
+REPORT_GRACE_S = 1.0
+"""From a worker's death to the zygote's report of it, which also says how it ended."""
 RETIRE_GRACE_S = 2.0
 """From the closed socket to SIGTERM: an idle worker exits by itself in less."""
 MAX_LOADED = 1000
@@ -52,12 +52,15 @@ _log = structlog.stdlib.get_logger("poolshift.worker")
 
 
 class WorkerProcess:
-    """One worker. `ready` is done when it can run, `exited` when it is dead and reaped."""
+    """One worker. `ready` is done when it can run, `exited` when it is dead."""
 
     def __init__(self, generation: int, sock: socket.socket, output_fd: int) -> None:
+        """Takes over `sock` and `output_fd`, which are closed if this raises."""
         self._loop = asyncio.get_running_loop()
         self.generation = generation
         self.pid = 0
+        self.is_forked = False
+        """Whether the process was there, with a descriptor to signal it through."""
         self.started_at = time.time()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
@@ -74,8 +77,17 @@ class WorkerProcess:
         self._when_ended: Callable[[Exit], None] | None = None
         self._check: asyncio.Future[None] | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
-        self._output = OutputReader(output_fd, self._log_record, self._log_left_out)
-        self._channel = Channel(sock, self._take, self._channel_ended)
+        self._report_timer: asyncio.TimerHandle | None = None
+        try:
+            self._output = OutputReader(output_fd, self._log_record, self._log_left_out)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            self._channel = Channel(sock, self._take, self._channel_ended)
+        except BaseException:
+            self._output.close()
+            raise
 
     def __repr__(self) -> str:
         return f"<WorkerProcess generation={self.generation} pid={self.pid} ended_for={self.ended_for}>"
@@ -169,36 +181,69 @@ class WorkerProcess:
 
     # --- what the spawner tells
 
-    def forked(self, pid: int, pidfd: int) -> None:
-        """The process exists."""
+    def forked(self, pid: int, pidfd: int, on_unreported: Callable[[], None]) -> None:
+        """The process exists. It is of no use without `pidfd`, which is -1 if no descriptor was left for it.
+
+        `on_unreported` is called if the process dies and `ended` does not follow soon.
+        """
         self.pid, self._pidfd = pid, pidfd
+        if pidfd < 0:
+            self.fault = "no file descriptor was left to watch it with"
+            self.kill(ExitCause.CRASH)
+            return
+        self.is_forked = True
+        try:
+            self._loop.add_reader(pidfd, self._died, on_unreported)
+        except OSError as error:
+            _log.warning("worker's death will be noticed by its zygote alone", pid=pid, reason=str(error))
         if self.ended_for is not None:
             self._signal(signal.SIGKILL)
         self._become_ready()
 
     def ended(self, end: Exit) -> None:
-        """The process is dead and reaped: whatever waits for it is told."""
+        """The process is dead: whatever waits for it is told."""
         if self.exited.done():
             return
         if self.ended_for is None:
-            self._channel.drain()
-        self._channel.close()
-        self._output.close()
-        if self._kill_timer is not None:
-            self._kill_timer.cancel()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+            self._attempt(self._channel.drain)
+        self._attempt(self._channel.close)
+        self._attempt(self._output.close)
+        self._attempt(self._forget_process)
         if not self.ready.done():
             self.ready.set_exception(WorkerCrashed("the worker died at its start", exit_cause=end.description))
             self.ready.exception()  # a caller that gave up on it is not to be missed
         if self._check is not None and not self._check.done():
             self._check.set_exception(WorkerCrashed(f"the worker died: {end.description}", exit_cause=end.description))
+            self._check.exception()
         self.exited.set_result(end)
         # The exit first: whoever is told of the answer finds the worker gone.
-        if self._when_ended is not None:
-            self._when_ended(end)
-        self._end_run(_failure_of(end), ())
+        try:
+            if self._when_ended is not None:
+                self._when_ended(end)
+        finally:
+            self._end_run(failure_of(end), ())
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """Takes one step of the end; a step that fails does not keep the others from being taken."""
+        try:
+            action()
+        except Exception:
+            _log.exception("worker's end is incomplete", pid=self.pid)
+
+    def _died(self, on_unreported: Callable[[], None]) -> None:
+        self._loop.remove_reader(self._pidfd)
+        self._report_timer = self._loop.call_later(REPORT_GRACE_S, on_unreported)
+
+    def _forget_process(self) -> None:
+        for timer in (self._kill_timer, self._report_timer):
+            if timer is not None:
+                timer.cancel()
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            try:
+                self._loop.remove_reader(pidfd)
+            finally:
+                os.close(pidfd)
 
     # --- what it answers
 
@@ -240,13 +285,15 @@ class WorkerProcess:
         call, on_end = self.call, self._on_end
         if call is None or on_end is None:
             return
-        if call.trace is not None:
-            call.trace.run_ended(None if isinstance(outcome, Result) else outcome, spans)
-        if self._flow_control is not None:
-            backpressure_s, self._flow_control = self._flow_control.close(), None
-            call.backpressure_s += backpressure_s
         self.call = self._on_end = None
-        on_end(outcome)
+        try:
+            if call.trace is not None:
+                call.trace.run_ended(None if isinstance(outcome, Result) else outcome, spans)
+            if self._flow_control is not None:
+                backpressure_s, self._flow_control = self._flow_control.close(), None
+                call.backpressure_s += backpressure_s
+        finally:
+            on_end(outcome)
 
     def _error_of(self, failed: Failed) -> ExecutionError:
         error = _error_of(failed)
@@ -283,11 +330,13 @@ class WorkerProcess:
     # --- the process
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._pidfd >= 0:
-            try:
+        try:
+            if self._pidfd >= 0:
                 signal.pidfd_send_signal(self._pidfd, number)
-            except ProcessLookupError:
-                pass  # dead already; the report is on its way
+            elif self.pid and not self.exited.done():
+                os.kill(self.pid, number)
+        except OSError:
+            pass  # dead already; the report is on its way
 
     def _arm(self, delay_s: float, action: Callable[[], None]) -> None:
         if self._kill_timer is not None:
@@ -331,14 +380,3 @@ def _error_of(failed: Failed) -> ExecutionError:
             return LMError(failed.detail, retry_after_s=failed.retry_after_s)
         case _:
             return ProgramError(failed.detail)
-
-
-def _failure_of(end: Exit) -> ExecutionError:
-    match end.cause:
-        case ExitCause.TIMEOUT:
-            return ExecutionTimeout("the deadline passed while the program ran; its worker was killed")
-        case ExitCause.SHUTDOWN:
-            return PoolClosed("the service stopped before the program ended", started=True)
-        case _:
-            detail = f"the worker died while it ran the program: {end.description}"
-            return WorkerCrashed(detail, exit_cause=end.description, is_ours=end.is_ours)

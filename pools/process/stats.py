@@ -15,11 +15,11 @@ class ProcessStats:
 
 
 def process_stats(pid: int) -> ProcessStats | None:
-    """What `pid` uses now; None where it is gone."""
+    """Measures `pid` now; None if it is gone, or cannot be measured (no descriptor is left, say)."""
     try:
         process = psutil.Process(pid)
         with process.oneshot():
             times = process.cpu_times()
             return ProcessStats(process.memory_info().rss, times.user + times.system, process.num_fds())
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+    except Exception:  # it parses what the kernel says, and one odd process must not hide the others
         return None

@@ -34,6 +34,13 @@ class Fork(msgspec.Struct, tag="fork"):
     generation: int
 
 
+class Ping(msgspec.Struct, tag="ping"):
+    """Answer that you are alive (from the service)."""
+
+
+Order = Fork | Ping
+
+
 class Preloaded(msgspec.Struct, tag="preloaded"):
     """The zygote is up."""
 
@@ -53,7 +60,11 @@ class Exited(msgspec.Struct, tag="exited"):
     cpu_s: float
 
 
-Notice = Preloaded | Forked | Exited
+class Pong(msgspec.Struct, tag="pong"):
+    """The zygote is alive."""
+
+
+Notice = Preloaded | Forked | Exited | Pong
 
 _encode = msgspec.json.encode
 
@@ -93,7 +104,11 @@ class Zygote:
             packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET_BYTES, 2)
             if not packet:
                 return False
-            self._fork(msgspec.json.decode(packet, type=Fork), *fds)
+            order = msgspec.json.decode(packet, type=Order)
+            if isinstance(order, Ping):
+                self._control.send(_encode(Pong()))
+            else:
+                self._fork(order, *fds)
         return True
 
     def _fork(self, request: Fork, channel: int, output: int) -> None:
