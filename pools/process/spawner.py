@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -155,7 +156,7 @@ class Spawner:
     async def _replace_zygote(self) -> None:
         self._has_begun = True
         try:
-            zygote = await self._start_zygote()
+            zygote = self._start_zygote()
         except OSError as error:
             raise SpawnFailed(f"the zygote could not be started: {error}") from error
         self._zygotes.add(zygote)
@@ -169,28 +170,31 @@ class Spawner:
         if old is not None:
             old.retire()
 
-    async def _start_zygote(self) -> ZygoteLink:
+    def _start_zygote(self) -> ZygoteLink:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
             try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "poolshift.worker.zygote",
-                    str(theirs.fileno()),
-                    ",".join(self._allowed_modules),
-                    ",".join(self._preload),
-                    str(linux.OPEN_FILES_AT_START),
-                    str(self._own_root),
+                # Not asyncio's: uvloop leaves descriptors open if there are too few to start a process.
+                process = subprocess.Popen(  # noqa: S603
+                    [
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        "poolshift.worker.zygote",
+                        str(theirs.fileno()),
+                        ",".join(self._allowed_modules),
+                        ",".join(self._preload),
+                        str(linux.OPEN_FILES_AT_START),
+                        str(self._own_root),
+                    ],
                     pass_fds=[theirs.fileno()],
-                    stdin=asyncio.subprocess.DEVNULL,
+                    stdin=subprocess.DEVNULL,
                     env=self._environment,
                     start_new_session=True,
                 )
             except BaseException:
-                ours.close()  # a zygote that is there all the same sees the end of it, and exits
+                ours.close()
                 raise
         return ZygoteLink(process, ours, self._ended)
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from asyncio.subprocess import Process
+import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
@@ -22,6 +22,7 @@ MAX_UNANSWERED = 5
 """A zygote that has left so many pings unanswered is killed."""
 CLOSE_TIMEOUT_S = 2.0
 """From the closed control socket to SIGKILL: the zygote kills its workers and exits in less."""
+POLL_INTERVAL_S = 0.01
 
 _notice_decoder: msgspec.json.Decoder[Notice] = msgspec.json.Decoder(Notice)
 _log = structlog.stdlib.get_logger("poolshift.spawner")
@@ -30,7 +31,9 @@ _log = structlog.stdlib.get_logger("poolshift.spawner")
 class ZygoteLink:
     """One zygote and the workers that it has forked, until it is lost or closed."""
 
-    def __init__(self, process: Process, control: socket.socket, on_end: Callable[["ZygoteLink"], None]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], control: socket.socket, on_end: Callable[["ZygoteLink"], None]
+    ) -> None:
         """Takes over `control`, which is closed if this raises.
 
         `on_end` is called when the zygote is of no more use: lost, or retired and without a living worker.
@@ -119,13 +122,20 @@ class ZygoteLink:
     async def aclose(self) -> None:
         """Ends the zygote and with it every worker that is left; returns when all are dead."""
         self._forget_control()
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await self._process.wait()
-        except TimeoutError:
+        if not await self._is_dead_within(CLOSE_TIMEOUT_S):
             self._signal(signal.SIGKILL)
-            await self._process.wait()
+            if not await self._is_dead_within(CLOSE_TIMEOUT_S):
+                _log.error("zygote cannot be killed", pid=self._process.pid)
         self._lose_workers(ExitCause.SHUTDOWN)
+
+    async def _is_dead_within(self, seconds: float) -> bool:
+        """Asks the kernel again and again, which needs neither a descriptor nor a thread."""
+        end = self._loop.time() + seconds
+        while self._process.poll() is None:
+            if self._loop.time() >= end:
+                return False
+            await asyncio.sleep(POLL_INTERVAL_S)
+        return True
 
     # --- notices from the zygote
 
