@@ -43,6 +43,11 @@ class Services:
     tasks: TaskOwner
     background: Background
 
+    @property
+    def serving_version(self) -> Version:
+        """The version whose pool must serve: the pinned one, else V1, else the only one."""
+        return self.pin or (Version.V1 if Version.V1 in self.pools else next(iter(self.pools)))
+
 
 async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
