@@ -158,6 +158,7 @@ async def _open_store(
     stack.push_async_callback(database.aclose)
     await database.migrate()
     if not database.is_shared:
+        background.run("database_guard", database.guard)
         return database, None
     follower = Follower(database, background)
     await follower.mark()

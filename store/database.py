@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,12 +17,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from common.threads import in_thread
 from routing.errors import StoreUnavailable
 from store.sqlite_file import SqliteFile
 from store.tables import changes
 
 TRANSACTION_TIMEOUT_S = 5.0
 """A transaction that takes longer is given up: whoever waits for it is told."""
+POOL_SIZE = 5
+"""So many connections stay open."""
+GUARD_INTERVAL_S = 1.0
+"""Between two looks at the log of a SQLite database."""
 CHANNEL = "poolshift"
 """Of LISTEN and NOTIFY: a wake-up without a message; what has changed is in the table."""
 # Any numbers that no other user of the database takes.
@@ -72,10 +77,10 @@ class Database:
         """
         try:
             async with asyncio.timeout(TRANSACTION_TIMEOUT_S):
-                if self._file is not None:
-                    await asyncio.to_thread(self._file.check)
-                async with self._engine.begin() as connection:
-                    yield connection
+                await self._see_to_file()
+                async with AsyncExitStack() as stack:
+                    yield await self._begin(stack)
+                await self._see_to_file()  # what is acknowledged is in the database, or in a log that is there
         except IntegrityError:
             raise
         except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
@@ -97,6 +102,13 @@ class Database:
                 await connection.run_sync(_upgrade)
         except (DBAPIError, OSError) as error:
             raise StoreUnavailable(f"cannot open the database: {error}") from error
+
+    async def guard(self) -> None:
+        """Notices that somebody has deleted the log of a SQLite database, and saves its content."""
+        while True:
+            await asyncio.sleep(GUARD_INTERVAL_S)
+            with suppress(StoreUnavailable):  # the next transaction tells its caller
+                await self._see_to_file()
 
     async def announce(self, connection: AsyncConnection, kind: str, ref: str) -> None:
         """Tells the other replicas, in the transaction that makes it so, that something has changed.
@@ -120,6 +132,17 @@ class Database:
             self._file.close()
             self._file = None
 
+    async def _see_to_file(self) -> None:
+        if self._file is not None:
+            await in_thread(self._file.save)
+
+    async def _begin(self, stack: AsyncExitStack) -> AsyncConnection:
+        """A connection in a transaction, which ends with `stack`; a new connection of SQLite needs a thread."""
+        try:
+            return await stack.enter_async_context(self._engine.begin())
+        except RuntimeError as error:
+            raise StoreUnavailable(f"no connection to the database: {error}") from error
+
     async def _claim_file(self) -> None:
         if self._file is not None:
             return
@@ -129,6 +152,13 @@ class Database:
             ).scalar()
         if path:
             self._file = SqliteFile.claim(Path(path))
+            await self._open_connections()
+
+    async def _open_connections(self) -> None:
+        """Opens the pool's connections, since each has a thread, which there may be none for later."""
+        async with AsyncExitStack() as stack:
+            for _ in range(POOL_SIZE):
+                await stack.enter_async_context(self._engine.connect())
 
 
 def _upgrade(connection: Connection) -> None:
