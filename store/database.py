@@ -25,7 +25,7 @@ from store.tables import changes
 TRANSACTION_TIMEOUT_S = 5.0
 """A transaction that takes longer is given up: whoever waits for it is told."""
 POOL_SIZE = 5
-"""So many connections stay open."""
+"""So many connections of SQLite stay open."""
 GUARD_INTERVAL_S = 1.0
 """Between two looks at the log of a SQLite database."""
 CHANNEL = "poolshift"
@@ -54,7 +54,9 @@ class Database:
                 self.url, pool_pre_ping=True, connect_args=connect_args, hide_parameters=True
             )
         else:
-            self._engine = create_async_engine(self.url, hide_parameters=True)
+            # No more connections than are opened ahead: each has a thread.
+            bound = {"pool_size": POOL_SIZE, "max_overflow": 0} if _is_file(self.url) else {}
+            self._engine = create_async_engine(self.url, hide_parameters=True, **bound)
             event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
 
     @property
@@ -159,6 +161,10 @@ class Database:
         async with AsyncExitStack() as stack:
             for _ in range(POOL_SIZE):
                 await stack.enter_async_context(self._engine.connect())
+
+
+def _is_file(url: URL) -> bool:
+    return bool(url.database) and url.database != ":memory:" and url.query.get("mode") != "memory"
 
 
 def _upgrade(connection: Connection) -> None:
