@@ -34,6 +34,15 @@ def whoami() -> dict[str, Any]:
     return {"pid": os.getpid(), "ppid": os.getppid(), "pgid": os.getpgid(0)}
 
 
+def stops_its_parent(seconds: float) -> int:
+    """Stops the process that it was forked from, and does so again each time that it goes on."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        os.kill(os.getppid(), signal.SIGSTOP)
+        time.sleep(0.01)
+    return os.getppid()
+
+
 def environment() -> dict[str, str]:
     return {"environment": dict(os.environ)}  # type: ignore[dict-item]
 

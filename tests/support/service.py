@@ -1,10 +1,12 @@
 """`poolshift serve` in a process of its own, as an operator would run it."""
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +44,8 @@ class Service:
 
     # --- its life
 
-    def start(self, *, wait: bool = True) -> None:
-        """Starts it and, unless told otherwise, waits until it is ready."""
+    def start(self, *, wait: bool = True, terminal: int | None = None) -> None:
+        """Starts it and, unless told otherwise, waits until it is ready. `terminal` is its controlling terminal."""
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.directory),
@@ -56,7 +58,14 @@ class Service:
         }
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*POOLSHIFT, "serve"], cwd=self.directory, env=environment, stdout=log, stderr=log
+                [*POOLSHIFT, "serve"],
+                cwd=self.directory,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # No lock is taken between fork and exec: a system call is all that it does.
+                preexec_fn=None if terminal is None else lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY),  # noqa: PLW1509
             )
         if wait:
             wait_until(self.is_ready, f"the service is ready; its log:\n{self.log()}")
