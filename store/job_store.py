@@ -1,4 +1,4 @@
-"""Long runs in the database."""
+"""Jobs in the database."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -36,9 +36,7 @@ class SqlJobStore:
         return _execution(row)
 
     async def update(self, job: Job) -> None:
-        change = update(executions).where(executions.c.id == job.id)
-        if not job.status.is_over:
-            change = change.where(_NOT_OVER)  # its end may have been written meanwhile
+        change = update(executions).where(executions.c.id == job.id, _NOT_OVER)  # a final status is final
         values = {
             "status": job.status,
             "pool_version": job.pool_version,
@@ -71,7 +69,8 @@ class SqlJobStore:
         of_them = executions.c.id.in_(execution_ids)
         async with self._database.transaction() as connection:
             await connection.execute(update(executions).where(of_them, _NOT_OVER).values(alive_at=datetime.now(UTC)))
-            rows = await connection.execute(select(executions.c.id, executions.c.is_to_be_cancelled).where(of_them))
+            query = select(executions.c.id, executions.c.is_to_be_cancelled).where(of_them, _NOT_OVER)
+            rows = await connection.execute(query)
             return {row.id: row.is_to_be_cancelled for row in rows}
 
     async def interrupt(self, silent_since: datetime | None) -> int:

@@ -182,10 +182,6 @@ class Programs:
         """A session has ended, and its programs with it."""
         self._of_sessions.pop(session_id, None)
 
-    def count_of(self, session_id: str) -> int:
-        """How many programs a session holds."""
-        return len(self._of_sessions.get(session_id, ()))
-
     def _remember(self, stored: StoredProgram) -> CataloguedProgram:
         program = stored.program
         of_its_own = self._global if stored.session_id is None else self._of_sessions.setdefault(stored.session_id, {})

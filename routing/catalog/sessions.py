@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from common.moments import moment_before
 from routing.catalog.programs import Programs
 from routing.catalog.write_behind import Used, write_in_batches
 from routing.errors import SessionNotFound
@@ -114,10 +115,8 @@ class Sessions:
             self._dirty.append(session)
 
     def active(self) -> Mapping[Version, int]:
-        """How many sessions that have not expired each version served last, on this replica."""
+        """Counts the sessions within their time to live, on this replica, by the version that served them last."""
         oldest = time.time() - self.ttl_s
-        for one in [one for one in self._sessions.values() if one.last_seen_at < oldest and not one.is_dirty]:
-            del self._sessions[one.key]
         return Counter(one.version for one in self._sessions.values() if one.version and one.last_seen_at >= oldest)
 
     async def flush(self) -> None:
@@ -145,10 +144,17 @@ class Sessions:
         self.forget(session_id)
 
     async def end_idle(self) -> None:
-        """Ends the sessions whose time to live is over."""
+        """Ends the sessions whose time to live is over. Raises StoreUnavailable."""
         await self.flush()
-        for session_id in await self._store.end_idle(datetime.fromtimestamp(time.time() - self.ttl_s).astimezone()):
+        self._drop_expired()
+        for session_id in await self._store.end_idle(moment_before(self.ttl_s)):
             self.forget(session_id)
+
+    def _drop_expired(self) -> None:
+        """Frees the memory of sessions that another replica may still serve: their row in the store lives on."""
+        oldest = time.time() - self.ttl_s
+        for one in [one for one in self._sessions.values() if one.last_seen_at < oldest and not one.is_dirty]:
+            del self._sessions[one.key]
 
     def forget(self, session_id: str) -> None:
         """A session has ended, here or on another replica."""
