@@ -1,4 +1,4 @@
-"""What both engines share: admission, the queue and its deadlines, the one retry, drain.
+"""What both engines share: admission, the queue and its deadlines, drain.
 
 An engine adds when a call may go to a slot. A call costs one wake-up: when its reply arrives, the worker is given
 the next in the queue at once, and only then is whoever waits for the reply woken.
@@ -9,7 +9,10 @@ One call, from the top:
     quarantined?  ──► ProgramQuarantined
     queue full, or the deadline cannot be met  ──► PoolOverloaded, at once
     no worker in time                          ──► CheckoutTimeout
-    the worker died: idempotent, for the first time and before any event? once more : WorkerCrashed
+    the worker died                            ──► WorkerCrashed; the router decides whether and where to retry
+
+A call that a pool has accepted before (it moved here, or its worker died) is never shed: the limit of the queue and
+the estimate of the wait are for new calls.
 """
 
 import abc
@@ -132,14 +135,10 @@ class Engine(abc.ABC):
     async def execute(self, call: Call) -> Result:
         if self._refuses:
             self._let_in(call)
-        self._quarantine.admit(call.program.key, call.execution_id)
-        call.is_accepted = True
+        if not call.is_retry:
+            self._quarantine.admit(call.program.key, call.execution_id)
         self._calls += 1
         try:
-            return await self._attempt(call)
-        except WorkerCrashed:
-            if not call.is_repeatable:
-                raise
             return await self._attempt(call)
         finally:
             self._calls -= 1
@@ -246,19 +245,29 @@ class Engine(abc.ABC):
         call, now = queued_call.call, self._loop.time()
         queued_call.give_up_at = min(now + self._options.checkout_timeout_s, call.deadline)
         if not self._queue and self._can_begin():
+            call.is_accepted = True
             self._begin(queued_call)
             return
+        queued_call.since = time.perf_counter()
+        if queued_call.was_accepted:
+            self._queue.push_over_limit(queued_call)
+        else:
+            self._push_new(queued_call, now)
+            call.is_accepted = True
+        self._deadline_timer.set(queued_call.give_up_at)
+
+    def _push_new(self, queued_call: QueuedCall, now: float) -> None:
+        """Lets a new call wait if the queue has room and the wait is short enough. Raises PoolOverloaded."""
+        call = queued_call.call
         if now + len(self._queue) * self._service_time_s > call.deadline:  # too long for one worker: for all of them?
             ahead_s = self._wait_s(self._queue.ahead_of(call.session_id))
             if now + ahead_s > call.deadline:
                 raise self._overloaded(f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows")
-        queued_call.since = time.perf_counter()
         shed = self._queue.push(queued_call, self._options.queue_limit)
         if shed is queued_call:
             raise self._overloaded(f"the queue is full ({self._options.queue_limit})")
         if shed is not None:
             self._resolve(shed, self._overloaded("the queue is full, and this session fills most of it"))
-        self._deadline_timer.set(queued_call.give_up_at)
 
     def _begin(self, queued_call: QueuedCall) -> None:
         """Gives the call to an idle slot."""

@@ -43,7 +43,6 @@ class CallTrace:
         self._span_id = _new_span_id()
         self._began = time.time_ns()
         self._queued_at = 0
-        self._last_run_ended = 0
         self._run: tuple[str, int, int] | None = None
         self._is_cancelled = False
         self._attributes: dict[str, str | int] = {}
@@ -76,8 +75,6 @@ class CallTrace:
     # --- what the pool tells
 
     def run_begins(self, worker_pid: int) -> str:
-        # Run again by the pool, since its worker died, the call has waited from then on.
-        self._queued_at = self._queued_at or self._last_run_ended
         span_id = _new_span_id()
         self._run = span_id, time.time_ns(), worker_pid
         return f"00-{self.trace_id}-{span_id}-01"
@@ -95,7 +92,6 @@ class CallTrace:
             span_names.PROCESS_PID: pid,
         }
         self._emit(span_names.RUN, began, now, attributes, CANCELLED if self._is_cancelled else _code(error), span_id)
-        self._last_run_ended = now
 
     # --- what the endpoint tells
 
