@@ -46,6 +46,7 @@ from routing.rollout.file import RolloutFile
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.model import to_basis_points
 from routing.rollout.provider import RolloutProvider
+from routing.rollout.staleness import limit_staleness
 from routing.router import Router
 from routing.telemetry.call_trace import CallTrace
 from routing.telemetry.pool_figures import PoolFigures
@@ -93,6 +94,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         recorder.watch(
             staleness=lambda: follower.staleness_s if follower is not None else 0.0,
             rollback=lambda: router.rollback_seconds,
+            is_cut_off=lambda: flag.is_cut_off,
         )
         app.state.services = services = Services(
             programs=catalog.programs,
@@ -117,6 +119,8 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         bookkeeping.start()
         if follower is not None:
             _follow_replicas(follower, catalog, flag, log, stack)
+            if (max_s := settings.rollout_max_staleness_s) is not None:
+                _limit_staleness(follower, flag, max_s, background)
         _follow_sources(settings, flag, app.state.authenticator, background)
         _log_start(settings, services)
         # What is there now stays: no collection need look at it again, and there are many under load.
@@ -257,6 +261,11 @@ def _follow_replicas(
     """Follows what other replicas write, from now on."""
     stack.push_async_callback(follower.aclose)
     follower.start(_handlers(catalog, flag, log), catalog.reload)
+
+
+def _limit_staleness(follower: Follower, flag: RolloutFlag, max_s: float, background: Background) -> None:
+    """Sends everything to V1 while this replica may have missed a rollback."""
+    background.run("ROLLOUT_MAX_STALENESS_S", lambda: limit_staleness(flag, lambda: follower.staleness_s, max_s))
 
 
 def _handlers(catalog: _Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:

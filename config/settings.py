@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     """The key of an OpenFeature flag that holds the percentage."""
     rollout_flag_provider: str = "openfeature.contrib.provider.flagd:FlagdProvider"
     """`module:factory`; the provider reads an environment of its own (flagd's is `FLAGD_*`)."""
+    rollout_max_staleness_s: Seconds | None = None
+    """With PostgreSQL: a replica that has not reached the database for longer sends everything to V1."""
     pools: Literal["v1,v2", "v2"] = "v1,v2"
     """After the burn-in `v2` runs without V1; a rollback is then not possible."""
 

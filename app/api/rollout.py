@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from app.api.base import MAX_REVISION, In, Out, Page
 from app.auth import Admin, Executor
 from app.problems import Problem
-from app.services import Running
+from app.services import Running, Services
 from routing.rollout.model import Change, Rollout, Source, to_basis_points
 from routing.versions import Version
 
@@ -22,10 +22,14 @@ class RolloutView(Out):
     canary_percent: float
     pool_version: Version | None = Field(description="What POOL_VERSION pins everything to, if it does")
     revision: int
-    source: Source
+    source: Source | str
     updated_at: datetime
     updated_by: str
     reason: str | None
+    stale: bool = Field(
+        description="Everything goes to V1, since this replica has not reached the database for longer than "
+        "ROLLOUT_MAX_STALENESS_S; revision and source are the last ones that it knows"
+    )
 
 
 class RevisionView(Out):
@@ -34,7 +38,7 @@ class RevisionView(Out):
     revision: int
     from_percent: float | None
     to_percent: float
-    source: Source
+    source: Source | str
     updated_at: datetime
     updated_by: str
     reason: str | None
@@ -68,11 +72,13 @@ class RollbackBody(In):
     )
 
 
-def rollout_view(rollout: Rollout, pin: Version | None) -> RolloutView:
-    """The flag as it is shown."""
+def rollout_view(rollout: Rollout, services: Services) -> RolloutView:
+    """Shows the flag; a replica that is cut off from the rollout sends nothing to V2."""
+    is_cut_off = services.flag.is_cut_off
     return RolloutView(
-        canary_percent=rollout.canary_percent,
-        pool_version=pin,
+        canary_percent=0 if is_cut_off else rollout.canary_percent,
+        pool_version=services.pin,
+        stale=is_cut_off,
         revision=rollout.revision,
         source=rollout.source,
         updated_at=rollout.updated_at,
@@ -101,7 +107,7 @@ async def show_rollout(services: Running, _: Executor, response: Response) -> Ro
     current = services.flag.current
     if services.flag.is_written:
         response.headers["etag"] = f'"{current.revision}"'
-    return rollout_view(current, services.pin)
+    return rollout_view(current, services)
 
 
 @router.patch("")
@@ -126,7 +132,7 @@ async def change_rollout(
     change = Change(points, Source.API, admin.name, body.reason)
     rollout = await services.flag.change(change, expected=expected)
     response.headers["etag"] = f'"{rollout.revision}"'
-    return rollout_view(rollout, services.pin)
+    return rollout_view(rollout, services)
 
 
 @router.post("/rollback")
@@ -140,7 +146,7 @@ async def roll_back(services: Running, admin: Admin, body: RollbackBody | None =
     finally:
         if body.in_flight == "replay":
             services.router.replay_running()
-    return rollout_view(rollout, services.pin)
+    return rollout_view(rollout, services)
 
 
 @router.get("/history")

@@ -148,11 +148,13 @@ class ExecuteLane:
 
     async def _stream(self, request: Request, call: Call, receive: Receive, send: Send) -> Response | None:
         """Answers with events; with an ordinary answer where the call fails before there is one."""
-        assert request.route is not None
-        version = request.route.decision.version
+        route = request.route
+        assert route is not None
         call.events = events = EventBuffer()
         outcome = self._services.tasks.start(self._outcome(request, call, "stream"))
-        stream = EventStream(events, outcome, lambda: _headers(request, version, call.queued_s, 0.0), send)
+        stream = EventStream(
+            events, outcome, lambda: _headers(request, route.decision.version, call.queued_s, 0.0), send
+        )
         try:
             with self._clients.of(receive):
                 response = await stream.run()

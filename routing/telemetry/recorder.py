@@ -74,6 +74,11 @@ class Recorder:
             "Since this replica last knew that its rollout is the newest; 0 while it keeps up.",
             registry=registry,
         )
+        self._cut_off = Gauge(
+            "poolshift_rollout_cut_off",
+            "1 while everything goes to V1 because this replica is cut off from the rollout, else 0.",
+            registry=registry,
+        )
         self._rollback = Gauge(
             "poolshift_rollback_last_dispatch_seconds",
             "From the last fall to 0 percent until the last dispatch to V2; 0 where none came after it.",
@@ -189,9 +194,12 @@ class Recorder:
         self._canary_percent.set(rollout.canary_percent)
         self._revision.set(rollout.revision)
 
-    def watch(self, *, staleness: Callable[[], float], rollback: Callable[[], float]) -> None:
-        """Asks, at each scrape, how stale the rollout is here and how long the last rollback took, in seconds."""
+    def watch(
+        self, *, staleness: Callable[[], float], rollback: Callable[[], float], is_cut_off: Callable[[], bool]
+    ) -> None:
+        """Asks at each scrape for the rollout's staleness and last rollback's time, in seconds, and for a cut-off."""
         self._staleness.set_function(staleness)
+        self._cut_off.set_function(is_cut_off)
         self._rollback.set_function(rollback)
 
     def draining(self, seconds_left: Callable[[], float]) -> None:
