@@ -16,11 +16,11 @@ from store.database import Database
 from store.rollout_log import SqlRolloutLog
 from tests.support.rollout import DelayedLog, Delays, MemoryLog, rise_before_a_rollback
 
-Step = tuple[Literal["patch", "rollback", "file", "flag", "flush", "follow", "go_on", "fail"], int]
+Step = tuple[Literal["patch", "rollback", "file", "flag", "restate", "flush", "follow", "go_on", "fail"], int]
 """A step of the world and a number: the replica it is for, or what goes on."""
 
 ASKS = ("patch", "rollback", "file", "flag")
-OTHERS = ("flush", "follow", "go_on", "go_on", "go_on", "fail")
+OTHERS = ("restate", "flush", "follow", "go_on", "go_on", "go_on", "fail")
 steps = st.lists(st.tuples(st.sampled_from(ASKS + OTHERS), st.integers(0, 5)), max_size=30)
 later_steps = st.lists(st.tuples(st.sampled_from(OTHERS), st.integers(0, 5)), max_size=30)
 ENOUGH_TURNS = 30
@@ -35,6 +35,7 @@ class World:
         self.delays = delays
         self.flags = flags
         self.tasks: list[asyncio.Task[object]] = []
+        self.stated: dict[RolloutFlag, Change] = {}
 
     async def run(self, steps: Iterable[Step]) -> None:
         """Takes each step as far as it gets without the database."""
@@ -56,8 +57,12 @@ class World:
             work = flag.flush()
         elif name == "follow":
             work = self.follow(flag)
+        elif name == "restate":  # as a provider that is asked again, or a file that could not be applied
+            change = self.stated.get(flag)
+            work = flag.flush() if change is None else flag.apply(change)
         else:
-            work = flag.apply(Change(8000 + number, Source.FILE if name == "file" else Source.FLAG, name))
+            self.stated[flag] = Change(8000 + number, Source.FILE if name == "file" else Source.FLAG, name)
+            work = flag.apply(self.stated[flag])
         self.tasks.append(asyncio.ensure_future(work))  # type: ignore[call-overload]
 
     async def follow(self, flag: RolloutFlag) -> None:
@@ -99,7 +104,8 @@ PATCH_TWICE: list[Step] = [("patch", 0), ("patch", 0)]
 @example(1, PATCH_TWICE, 0, [])
 @example(2, PATCH_TWICE, 1, [("go_on", 2), ("go_on", 2), ("go_on", 0)])
 @example(2, [("rollback", 0), ("patch", 0), ("fail", 0)], 1, [])
-@example(2, [("file", 0), ("fail", 0), ("file", 0)], 0, [])
+@example(2, [("file", 0), ("fail", 0)], 0, [("restate", 0)])
+@example(2, [("flag", 0), ("fail", 0)], 1, [("go_on", 0), ("go_on", 0), ("go_on", 0), ("restate", 0)])
 def test_a_rollback_that_is_asked_for_last_is_in_force_in_the_end(
     replicas: int, before: list[Step], where: int, after: list[Step]
 ) -> None:
