@@ -28,7 +28,7 @@ _ROLLOUT = "rollout"
 
 
 class Follower:
-    """Reads the table of changes from where it stopped, for as long as the service runs."""
+    """Reads the table of changes from the last position on, for as long as the service runs."""
 
     def __init__(self, database: Database, background: Background) -> None:
         self._database = database

@@ -42,7 +42,7 @@ class JobStatus(StrEnum):
 
     @property
     def is_over(self) -> bool:
-        """Whether the status is final."""
+        """True for a final status."""
         return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
 
 

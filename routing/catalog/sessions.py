@@ -1,4 +1,4 @@
-"""The sessions: which version served one last, since when, and what it holds. In memory; the store remembers them."""
+"""The sessions, and the version that served each last. In memory; the store keeps them and their programs."""
 
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ from routing.versions import Version
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """A session as the store knows it; `pool_version` is the one that served it last, None before its first call."""
+    """A session in the store; `pool_version` is the version that served it last, None before its first call."""
 
     id: str
     created_at: datetime
@@ -27,7 +27,7 @@ class StoredSession:
 
 
 class SessionUse(NamedTuple):
-    """What a session did since it was last written to the store; times in seconds since the epoch."""
+    """The use of a session since its last flush; times in seconds since the epoch."""
 
     first_seen_at: float
     last_seen_at: float
@@ -36,7 +36,7 @@ class SessionUse(NamedTuple):
 
 
 class _Session:
-    """A session in memory, and its use as `routing.catalog.write_behind` writes it."""
+    """A session in memory, with its use for `routing.catalog.write_behind`."""
 
     def __init__(self, session_id: str, now: float) -> None:
         self.key = session_id
@@ -47,7 +47,7 @@ class _Session:
         self._count = 0
 
     def executed(self, version: Version) -> None:
-        """An execution is over."""
+        """Counts an execution that is over."""
         self.version = version
         self._count += 1
 
@@ -63,31 +63,31 @@ class _Session:
 
 
 class SessionStore(Protocol):
-    """Where sessions are kept. Every method raises StoreUnavailable where the store does not answer."""
+    """Keeps sessions. Every method raises StoreUnavailable if the store does not answer."""
 
     async def add_uses(self, uses: Mapping[str, SessionUse]) -> None:
         """Creates or updates sessions, by id."""
         ...
 
     async def find(self, session_id: str) -> StoredSession | None:
-        """One session."""
+        """Reads one session; None if there is none."""
         ...
 
     async def page(self, *, limit: int, after: str) -> Sequence[StoredSession]:
-        """Up to `limit` sessions by id, those after `after`."""
+        """Reads up to `limit` sessions in the order of their ids, after the id `after`."""
         ...
 
     async def end(self, session_id: str) -> bool:
-        """Forgets a session, its programs and its long runs; False where there was none."""
+        """Forgets a session, its programs and its jobs; returns False if there was none."""
         ...
 
     async def end_idle(self, since: datetime) -> Sequence[str]:
-        """Forgets the sessions last seen before `since`, and what they hold; their ids."""
+        """Forgets the sessions last seen before `since`, with their programs and jobs; returns their ids."""
         ...
 
 
 class Sessions:
-    """Who is in a session now, and what is to be written of it."""
+    """The sessions in use, and the dirty ones among them."""
 
     def __init__(self, store: SessionStore, programs: Programs, *, ttl_s: float) -> None:
         self._store = store
@@ -102,7 +102,7 @@ class Sessions:
         self._listeners.append(listener)
 
     def seen(self, session_id: str, version: Version | None = None) -> None:
-        """A session is in use: by an execution on `version`, or otherwise. Its time to live starts anew."""
+        """Notes that a session is in use, perhaps by an execution on `version`. Its time to live starts again."""
         now = time.time()
         session = self._sessions.get(session_id)
         if session is None:
@@ -120,11 +120,11 @@ class Sessions:
         return Counter(one.version for one in self._sessions.values() if one.version and one.last_seen_at >= oldest)
 
     async def flush(self) -> None:
-        """Brings what sessions did into the store; what fails is kept for the next time."""
+        """Flushes the use of sessions to the store; keeps the rest for the next time. Raises StoreUnavailable."""
         await write_in_batches(self._dirty, self._store.add_uses)
 
     async def show(self, session_id: str) -> StoredSession:
-        """One session. Raises SessionNotFound, StoreUnavailable."""
+        """Finds one session. Raises SessionNotFound, StoreUnavailable."""
         await self.flush()
         session = await self._store.find(session_id)
         if session is None:
@@ -132,12 +132,12 @@ class Sessions:
         return session
 
     async def page(self, *, limit: int, after: str) -> Sequence[StoredSession]:
-        """Up to `limit` sessions by id, those after `after`."""
+        """Reads up to `limit` sessions in the order of their ids, after the id `after`."""
         await self.flush()
         return await self._store.page(limit=limit, after=after)
 
     async def end(self, session_id: str) -> None:
-        """Ends a session and frees what it holds. Raises SessionNotFound, StoreUnavailable."""
+        """Ends a session and frees everything that it holds. Raises SessionNotFound, StoreUnavailable."""
         await self.flush()
         if not await self._store.end(session_id):
             raise SessionNotFound(session_id)
@@ -157,10 +157,10 @@ class Sessions:
             del self._sessions[one.key]
 
     def forget(self, session_id: str) -> None:
-        """A session has ended, here or on another replica."""
+        """Forgets a session that has ended, here or on another replica."""
         session = self._sessions.pop(session_id, None)
         if session is not None:
-            session.is_dirty = False  # what it did is not to bring it back
+            session.is_dirty = False  # its use must not bring it back
         self._programs.forget_session(session_id)
         for listener in self._listeners:
             listener(session_id)

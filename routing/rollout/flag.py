@@ -30,7 +30,7 @@ class RolloutFlag:
         self.threshold = current.threshold
         """The first bucket that belongs to V1; each call reads it."""
         self.is_cut_off = False
-        """Whether everything goes to V1 because this replica may have missed a revision."""
+        """True while everything goes to V1 because this replica may have missed a revision."""
         self.epoch = 0
         """The number of rollbacks that this replica has learned of while it runs."""
         self._log = log
@@ -42,7 +42,7 @@ class RolloutFlag:
 
     @property
     def is_written(self) -> bool:
-        """Whether the log has what is in force, which is so except for the moments after a rollback."""
+        """True if the log has what is in force, which is so except for the moments after a rollback."""
         return self._dirty is None
 
     def listen(self, listener: Callable[[Rollout], None]) -> None:

@@ -48,7 +48,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One revision of the flag. Revisions count up from 1 without a gap; each is kept for ever."""
+    """A revision of the flag. Revisions count up from 1 without a gap; each is kept for ever."""
 
     revision: int
     canary_basis_points: int
