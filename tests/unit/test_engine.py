@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from pools import backpressure
+from pools.calls import Call, Result
 from pools.engine import Engine
 from pools.errors import (
     CheckoutTimeout,
@@ -24,6 +26,12 @@ from pools.session_pool import SessionPool
 from pools.session_pool_v2 import SessionPoolV2
 from pools.supervisor import RecycleLimits
 from pools.testing import FakeSink, echo_program, result
+from routing.rollout.flag import RolloutFlag
+from routing.rollout.model import Rollout, Source
+from routing.router import Router
+from routing.telemetry.recorder import Recorder
+from routing.versions import Version
+from tests.support.rollout import MemoryLog
 from tests.unit.pool_on_fakes import ENGINES, Bench, bench, error_of, turns, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("engine", ENGINES)]
@@ -184,14 +192,43 @@ async def test_an_overdue_call_is_answered_when_its_worker_is_dead(engine: type[
         assert isinstance(await error_of(task), ExecutionTimeout)
 
 
+@pytest.mark.parametrize("limit", [0, 1, 3])
+async def test_a_call_that_was_accepted_before_is_never_shed(engine: type[Engine], limit: int) -> None:
+    """It comes from the other pool: neither the limit, nor the estimate of the wait, nor a newcomer turn it away."""
+    async with bench(engine, size=1, queue_limit=limit) as pool:
+        running = pool.call()
+        tasks = [await pool.begin(running)]
+        pool.engine._service_time_s = 1000.0
+        moved = [pool.call(seconds=30, session_id="flood") for _ in range(5)]
+        for call in moved:
+            call.is_accepted = True
+            tasks.append(await pool.begin(call))
+        with pytest.raises(PoolOverloaded):
+            await pool.engine.execute(pool.call(seconds=1e6, session_id="another"))
+        assert (await pool.engine.snapshot()).queue_depth == len(moved)
+        for call in (running, *moved):
+            pool.worker_of(call).answer(result())
+            await turns()
+        await asyncio.gather(*tasks)
+
+
 # --- retry and quarantine
+
+
+async def begin_by_router(pool: Bench, call: Call) -> "asyncio.Task[Result]":
+    """Starts the call by way of the router, which decides on its retry."""
+    flag = RolloutFlag(MemoryLog(), Rollout(1, 0, None, Source.DEFAULT, "start", None))
+    router = Router({Version.V1: pool.engine}, flag, Recorder(CollectorRegistry(), {}), pin=None, salt="test")
+    task = asyncio.ensure_future(router.execute(router.route(None), call))
+    await turns()
+    return task
 
 
 @pytest.mark.parametrize("idempotent", [True, False])
 async def test_a_crash_is_retried_once_for_an_idempotent_program(pool: Bench, idempotent: bool) -> None:
     """Nobody else's call is run twice, and none three times."""
     call = pool.call(echo_program(idempotent=idempotent))
-    task = await pool.begin(call)
+    task = await begin_by_router(pool, call)
     for _ in range(2 if idempotent else 1):
         pool.worker_of(call).die()
         await turns()
@@ -205,7 +242,7 @@ async def test_a_stream_that_was_heard_is_not_run_again(pool: Bench) -> None:
     for events in (0, 1):
         sink = FakeSink()
         call = pool.call(echo_program(idempotent=True), events=sink)
-        task = await pool.begin(call)
+        task = await begin_by_router(pool, call)
         process = pool.worker_of(call)
         for number in range(events):
             process.emit(number)
@@ -217,6 +254,18 @@ async def test_a_stream_that_was_heard_is_not_run_again(pool: Bench) -> None:
         else:
             pool.worker_of(call).answer(result())
             await task
+
+
+async def test_the_retry_of_the_death_that_quarantines_is_let_in(pool: Bench) -> None:
+    """The program is stopped for calls that come afterwards."""
+    for _ in range(DEATHS_IN_A_ROW - 1):
+        await kill_worker_of(pool, "echo")
+    call = pool.call(echo_program(idempotent=True))
+    task = await begin_by_router(pool, call)
+    pool.worker_of(call).die()
+    await until(lambda: call in [busy.call for busy in pool.busy()])
+    pool.worker_of(call).answer(result())
+    await task
 
 
 async def kill_worker_of(pool: Bench, name: str, *, is_ours: bool = False) -> None:
