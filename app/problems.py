@@ -228,7 +228,8 @@ def _unread(request: Request, error: RequestValidationError) -> Problem | None:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location)
+    # A body's unknown member may be called by half a surrogate pair, which is no UTF-8.
+    return ".".join(str(part).encode(errors="backslashreplace").decode() for part in location)
 
 
 class ProblemView(BaseModel):

@@ -7,12 +7,12 @@ it here is its documentation.
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Path, Query
 from fastapi.routing import APIRoute
 from pydantic import Field, JsonValue
 from starlette.types import Receive, Scope, Send
 
-from app.api.base import MAX_KEY, Identifier, In, Out, Page
+from app.api.base import MAX_KEY, Identifier, In, Out, Page, Text
 from app.auth import Executor
 from app.problems import ProblemView
 from app.services import Running
@@ -124,21 +124,23 @@ _OTHER_RESPONSES: dict[int | str, dict[str, Any]] = {
     },
 }
 
+ExecutionId = Annotated[Text, Path()]
+
 execute_router = APIRouter(tags=["programs"], route_class=_LaneRoute)
 router = APIRouter(prefix="/executions", tags=["executions"])
 
 
 @execute_router.post("/programs/{program_id}/execute", responses=_OTHER_RESPONSES)
 async def execute_program(
-    program_id: str,
+    program_id: Annotated[Text, Path()],
     body: ExecuteBody,
     _: Executor,
-    x_pool_version: Annotated[str | None, Header(description="`v1` or `v2`: forces the version (admin)")] = None,
-    x_canary_key: Annotated[str | None, Header(description="What the split goes by where there is no session")] = None,
-    traceparent: Annotated[str | None, Header(description="W3C trace context; it reaches the worker")] = None,
-    tracestate: Annotated[str | None, Header(description="As W3C has it; it reaches the worker")] = None,
-    baggage: Annotated[str | None, Header(description="As W3C has it; it reaches the worker")] = None,
-    prefer: Annotated[str | None, Header(description="`respond-async`: answer 202 and let it run")] = None,
+    x_pool_version: Annotated[Text | None, Header(description="`v1` or `v2`: forces the version (admin)")] = None,
+    x_canary_key: Annotated[Text | None, Header(description="What the split goes by where there is no session")] = None,
+    traceparent: Annotated[Text | None, Header(description="W3C trace context; it reaches the worker")] = None,
+    tracestate: Annotated[Text | None, Header(description="As W3C has it; it reaches the worker")] = None,
+    baggage: Annotated[Text | None, Header(description="As W3C has it; it reaches the worker")] = None,
+    prefer: Annotated[Text | None, Header(description="`respond-async`: answer 202 and let it run")] = None,
 ) -> ExecuteView:
     """Runs a program once, on the version that the rollout decides.
 
@@ -164,12 +166,12 @@ async def list_executions(
 
 # Unset is what the synchronous answer leaves out too.
 @router.get("/{execution_id}", response_model_exclude_unset=True)
-async def show_execution(execution_id: str, services: Running, _: Executor) -> LongRunView:
+async def show_execution(execution_id: ExecutionId, services: Running, _: Executor) -> LongRunView:
     """How far a long run is, and what came of it."""
     return long_run_view(await services.jobs.show(execution_id))
 
 
 @router.delete("/{execution_id}", response_model_exclude_unset=True)
-async def cancel_execution(execution_id: str, services: Running, _: Executor) -> LongRunView:
+async def cancel_execution(execution_id: ExecutionId, services: Running, _: Executor) -> LongRunView:
     """Cancels a long run and kills its program; one that is over stays as it is."""
     return long_run_view(await services.jobs.cancel(execution_id))

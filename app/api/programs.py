@@ -4,10 +4,10 @@ import secrets
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import JsonValue
 
-from app.api.base import MAX_KEY, Identifier, Out, Page
+from app.api.base import MAX_KEY, Identifier, Out, Page, Text
 from app.api.program_body import FieldTypeName, ProgramBody, ProgramTypeName
 from app.auth import Executor
 from app.problems import Problem
@@ -18,6 +18,7 @@ from routing.catalog.programs import NewProgram, StoredProgram
 
 router = APIRouter(prefix="/programs", tags=["programs"])
 
+ProgramId = Annotated[Text, Path()]
 SessionQuery = Annotated[Identifier | None, Query(description="Its programs first, then the global ones")]
 
 
@@ -105,13 +106,17 @@ async def list_programs(
 
 
 @router.get("/{program_id}")
-async def show_program(program_id: str, services: Running, _: Executor, session_id: SessionQuery = None) -> ProgramView:
+async def show_program(
+    program_id: ProgramId, services: Running, _: Executor, session_id: SessionQuery = None
+) -> ProgramView:
     """A program and its use."""
     return program_view(await services.programs.show(program_id, session_id))
 
 
 @router.delete("/{program_id}", status_code=204)
-async def delete_program(program_id: str, services: Running, _: Executor, session_id: SessionQuery = None) -> None:
+async def delete_program(
+    program_id: ProgramId, services: Running, _: Executor, session_id: SessionQuery = None
+) -> None:
     """Deletes a program; calls that run go on."""
     await services.programs.remove(program_id, session_id)
 

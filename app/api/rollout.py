@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import AfterValidator, Field
 
-from app.api.base import MAX_REVISION, In, Out, Page
+from app.api.base import MAX_REVISION, In, Out, Page, Text
 from app.auth import Admin, Executor
 from app.problems import Problem
 from app.services import Running
@@ -14,6 +14,9 @@ from routing.rollout.model import Change, Rollout, Source, to_basis_points
 from routing.versions import Version
 
 router = APIRouter(prefix="/rollout", tags=["rollout"])
+_SHOWN = 64
+"""Characters of a wrong header that its error repeats."""
+_MAX_DIGITS = len(str(MAX_REVISION))
 
 
 class RolloutView(Out):
@@ -110,7 +113,7 @@ async def change_rollout(
     services: Running,
     admin: Admin,
     response: Response,
-    if_match: Annotated[str | None, Header(description="The revision that the change is meant for")] = None,
+    if_match: Annotated[Text | None, Header(description="The revision that the change is meant for")] = None,
 ) -> RolloutView:
     """Changes the percentage, from the next call on. With `If-Match`, only if nobody else has meanwhile.
 
@@ -162,5 +165,6 @@ def _revision(if_match: str | None) -> int | None:
         return None
     tag = if_match.strip().removeprefix("W/").strip('"')
     if not (tag.isascii() and tag.isdecimal()):
-        raise Problem("invalid_request", f"If-Match: {if_match!r} is no revision")
-    return int(tag)
+        raise Problem("invalid_request", f"If-Match: {if_match[:_SHOWN]!r} is not a revision")
+    # A longer number is never in force, and Python would not even convert one of 5,000 digits.
+    return int(tag) if len(tag) <= _MAX_DIGITS else MAX_REVISION + 1

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
-from app.api.base import Identifier, Out, Page
+from app.api.base import Identifier, Out, Page, Text
 from app.auth import Executor
 from app.services import Running
 from routing.catalog.sessions import StoredSession
@@ -46,7 +46,7 @@ async def list_sessions(
     services: Running,
     _: Executor,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str, Query(max_length=128, description="`next_cursor` of the page before")] = "",
+    cursor: Annotated[Text, Query(max_length=128, description="`next_cursor` of the page before")] = "",
 ) -> Page[SessionView]:
     """A page of sessions, by id."""
     found = await services.sessions.page(limit=limit + 1, after=cursor)

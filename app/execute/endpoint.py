@@ -28,6 +28,7 @@ from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.problems import Problem, problem_of
 from app.services import Services
+from app.text import check_text
 from common.log_budget import LineBudget
 from config import api_keys
 from config.settings import Settings
@@ -121,7 +122,9 @@ class ExecuteLane:
         request.route = self._router.route(session_id, _canary_key(headers), forced, request.trace)
         program_id = scope["path"][_PROGRAM_ID]
         programs = self._services.programs
-        program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
+        program = programs.resolve(program_id, session_id) or await programs.seek(
+            check_text("path.program_id", program_id), session_id
+        )
         request.program = program
         lm = self._services.lms.of_call(session_id) if program.definition.program_type != "python" else None
         timeout_s = min(envelope.timeout_s or self._execution_timeout_s, self._execution_timeout_s)
