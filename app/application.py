@@ -4,7 +4,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
@@ -15,8 +15,10 @@ from app.api import executions, health, lms, pools, programs, rollout, sessions
 from app.auth import Authenticator
 from app.body_limit import limit_body
 from app.execute.endpoint import ExecuteLane, is_execute
+from app.hosts import EXEMPT_PATHS, HostGuard
 from app.http_metrics import HttpMetrics
 from app.lifespan import lifespan
+from app.problems import Problem
 from app.version import VERSION
 from config.api_keys import read_key_file
 from config.settings import Settings
@@ -44,10 +46,22 @@ class Application(FastAPI):
         if is_execute(scope):
             return self.lane(scope, receive, send)
         if scope["type"] == "http":
+            if (refusal := self._refusal(scope)) is not None:
+                return refusal(scope, receive, send)
             receive = limit_body(scope, receive, self.state.settings.max_body_bytes)
         elif scope["type"] == "lifespan":
             send = _in_one_line(send)
         return super().__call__(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """The answer to a request that another site sends through a browser."""
+        if scope["path"] in EXEMPT_PATHS:
+            return None
+        try:
+            self.state.host_guard.check(dict(scope["headers"]))
+        except Problem as problem:
+            return problem.response()
+        return None
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, with the problem that every error is."""
@@ -96,6 +110,7 @@ def create_app(settings: Settings) -> Application:
     app.state.registry = registry
     app.state.http_metrics = http_metrics
     app.state.authenticator = Authenticator(read_key_file(settings.api_keys_file) if settings.api_keys_file else None)
+    app.state.host_guard = HostGuard.of(settings)
     app.state.is_draining = False
     problems.install(app)
     Instrumentator(registry=registry, excluded_handlers=["/metrics"]).add(http_metrics.instrument).instrument(app)

@@ -43,6 +43,7 @@ KINDS: Mapping[str, Kind] = {
     "payload_too_large": Kind(413, "request", "The request's body is too large"),
     "unauthorized": Kind(401, "request", "An API key is needed"),
     "forbidden": Kind(403, "request", "This API key does not allow that"),
+    "forbidden_host": Kind(403, "request", "This host or origin is not allowed"),
     "not_found": Kind(404, "request", "There is nothing here"),
     "method_not_allowed": Kind(405, "request", "This cannot be done here"),
     "stale_revision": Kind(412, "request", "The rollout has changed meanwhile"),

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from config.lm import ApiBase, ApiKey
 
 MIB = 1024 * 1024
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 
 
@@ -32,6 +34,18 @@ def _module_names(value: str) -> str:
         if not all(part.isidentifier() for part in name.strip().split(".")):
             raise ValueError(f"{name.strip()!r} is not the name of a module")
     return value
+
+
+def _host_names(value: str) -> str:
+    for name in _listed(value):
+        if not _HOST_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not a host name (it has no scheme, port or path)")
+    return value
+
+
+def _listed(value: str) -> tuple[str, ...]:
+    """The items of a comma-separated list."""
+    return tuple(item for part in value.split(",") if (item := part.strip()))
 
 
 def _lower_case(value: object) -> object:
@@ -102,6 +116,8 @@ class Settings(BaseSettings):
         "sqlite+aiosqlite:///./poolshift.db"
     )
     api_keys_file: Path | None = None
+    allowed_hosts: Annotated[str, AfterValidator(_host_names)] = ""
+    """Names, comma-separated, by which browsers may reach the service, beside those of loopback."""
     allow_anonymous: bool = False
     log_format: Literal["console", "json"] = "console"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = "info"
@@ -181,6 +197,11 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def allowed_host_names(self) -> tuple[str, ...]:
+        """The names of `ALLOWED_HOSTS`."""
+        return _listed(self.allowed_hosts)
 
     @property
     def allowed_modules(self) -> tuple[str, ...]:

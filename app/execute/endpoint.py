@@ -24,6 +24,7 @@ from app.execute.envelopes import Answer, Envelope
 from app.execute.exchange import Response, answer
 from app.execute.request import Request
 from app.execute.streaming import EventBuffer, EventStream, asks_for_events
+from app.hosts import HostGuard
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.problems import Problem, problem_of
@@ -71,6 +72,7 @@ class ExecuteLane:
         self._services = services
         self._router = services.router
         self._authenticator = authenticator
+        self._host_guard = HostGuard.of(settings)
         self._max_body_bytes = settings.max_body_bytes
         self._execution_timeout_s = settings.execution_timeout_s
         self._metrics = metrics
@@ -107,6 +109,7 @@ class ExecuteLane:
 
     async def _execute(self, request: Request, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """The answer; None where it has been sent already, event by event."""
+        self._host_guard.check(request.headers)
         principal = self._authenticator.principal(request.headers)
         if not principal.may(_EXECUTE):
             raise Problem("forbidden", "this needs the scope execute")
