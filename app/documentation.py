@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from app.auth import Executor
+from app.auth import Reader
 
 OPENAPI_PATH = "/openapi.json"
 
@@ -12,7 +12,7 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get(OPENAPI_PATH)
-async def openapi(request: Request, _: Executor) -> JSONResponse:
+async def openapi(request: Request, _: Reader) -> JSONResponse:
     """What every endpoint takes and gives."""
     schema = request.app.openapi()
     root_path = _root_path(request)
@@ -20,13 +20,13 @@ async def openapi(request: Request, _: Executor) -> JSONResponse:
 
 
 @router.get("/docs")
-async def swagger_ui(request: Request, _: Executor) -> HTMLResponse:
+async def swagger_ui(request: Request, _: Reader) -> HTMLResponse:
     """The same to read and to try."""
     return get_swagger_ui_html(openapi_url=_root_path(request) + OPENAPI_PATH, title=request.app.title)
 
 
 @router.get("/redoc")
-async def redoc(request: Request, _: Executor) -> HTMLResponse:
+async def redoc(request: Request, _: Reader) -> HTMLResponse:
     """The same to read."""
     return get_redoc_html(openapi_url=_root_path(request) + OPENAPI_PATH, title=request.app.title)
 

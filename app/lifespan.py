@@ -4,6 +4,7 @@ import asyncio
 import functools
 import gc
 import json
+import math
 import os
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -41,6 +42,7 @@ from routing.catalog.bookkeeping import Bookkeeping
 from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
+from routing.catalog.quotas import Quotas
 from routing.catalog.sessions import Sessions
 from routing.rollout.file import RolloutFile
 from routing.rollout.flag import RolloutFlag, open_flag
@@ -138,6 +140,7 @@ class _Catalog:
     async def reload(self) -> None:
         """Reads everything again, after this replica has missed changes of others."""
         await self.programs.load()
+        await self.sessions.load()
         await self.lms.load()
 
 
@@ -180,11 +183,19 @@ async def _open_catalog(
     settings: Settings, database: Database, local_lm: LocalLMServer | None, stack: AsyncExitStack
 ) -> _Catalog:
     """Programs, sessions, jobs and LMs, as the last run or the other replicas left them."""
-    programs = Programs(SqlProgramStore(database), is_shared=database.is_shared)
-    await programs.load()
-    sessions = Sessions(SqlSessionStore(database), programs, ttl_s=settings.session_ttl_s)
     at_once = settings.queue_limit + settings.v1_pool_size + settings.v2_pool_size
-    jobs = Jobs(SqlJobStore(database), limit=at_once, ttl_s=settings.execution_ttl_s)
+    quotas = _quotas(settings, at_once)
+    programs = Programs(SqlProgramStore(database), is_shared=database.is_shared, quotas=quotas)
+    await programs.load()
+    sessions = Sessions(
+        SqlSessionStore(database),
+        programs,
+        ttl_s=settings.session_ttl_s,
+        is_shared=database.is_shared,
+        quotas=quotas,
+    )
+    await sessions.load()
+    jobs = Jobs(SqlJobStore(database), limit=at_once, ttl_s=settings.execution_ttl_s, quotas=quotas)
     await jobs.open(is_shared=database.is_shared)
     stack.push_async_callback(jobs.aclose)
     lms = LMs(SqlLMStore(database), _configured_lm(settings), local_lm.endpoint if local_lm else None)
@@ -302,6 +313,20 @@ def _log_start(settings: Settings, services: Services) -> None:
         pool_version=services.pin,
         v1_workers=settings.v1_pool_size,
         v2_workers=settings.v2_pool_size,
+    )
+
+
+def _quotas(settings: Settings, at_once: int) -> Quotas:
+    """The quotas. Of the jobs that may be queued or running at once, neither a session nor an owner takes all."""
+    return Quotas(
+        programs=settings.quota_programs,
+        programs_per_session=settings.quota_programs_per_session,
+        definition_bytes=settings.quota_definition_bytes,
+        definition_bytes_per_session=settings.quota_definition_bytes_per_session,
+        sessions=settings.quota_sessions,
+        sessions_per_owner=settings.quota_sessions_per_owner,
+        jobs_per_session=min(settings.quota_jobs_per_session, math.ceil(at_once / 2)),
+        jobs_per_owner=min(settings.quota_jobs_per_owner, math.ceil(at_once * 3 / 4)),
     )
 
 

@@ -19,6 +19,7 @@ from routing.errors import (
     JobNotFound,
     ProgramExists,
     ProgramNotFound,
+    QuotaExceeded,
     SessionNotFound,
     StaleRevision,
     StoreUnavailable,
@@ -64,6 +65,7 @@ KINDS: Mapping[str, Kind] = {
     "program_quarantined": Kind(503, "program", "The program is in quarantine"),
     "pool_closed": Kind(503, "resource", "The service is shutting down"),
     "store_unavailable": Kind(503, "resource", "The database does not answer"),
+    "quota_exceeded": Kind(429, "resource", "A quota is used up"),
     "internal_error": Kind(500, "resource", "The service failed"),
 }
 
@@ -172,6 +174,11 @@ def _(error: JobNotFound) -> Problem:
 @problem_of.register
 def _(error: ProgramExists) -> Problem:
     return Problem("program_exists", f"the id {error.args[0]!r} is taken")
+
+
+@problem_of.register
+def _(error: QuotaExceeded) -> Problem:
+    return Problem("quota_exceeded", str(error), extensions={"quota": error.quota})
 
 
 @problem_of.register

@@ -61,6 +61,7 @@ def _known_database(url: SecretStr) -> SecretStr:
 
 CanaryPercent = Annotated[Decimal, Field(ge=0, le=100), AfterValidator(_whole_basis_points)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=2**53)]
 PoolSize = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -105,6 +106,14 @@ class Settings(BaseSettings):
     session_ttl_s: Seconds = 3600.0
     execution_ttl_s: Seconds = 3600.0
     """How long a long run is kept after its end."""
+    quota_programs: Count = 100_000
+    quota_programs_per_session: Count = 1_000
+    quota_definition_bytes: Count = 1024 * MIB
+    quota_definition_bytes_per_session: Count = 64 * MIB
+    quota_sessions: Count = 100_000
+    quota_sessions_per_owner: Count = 50_000
+    quota_jobs_per_session: Count = 500
+    quota_jobs_per_owner: Count = 750
     program_modules: Annotated[str, AfterValidator(_module_names)] = "examples"
 
     lm_model: str = Field("none", min_length=1, max_length=256)

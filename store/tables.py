@@ -64,6 +64,7 @@ sessions = Table(
     Column("last_seen_at", UtcDateTime, nullable=False),
     Column("pool_version", String(8)),
     Column("execution_count", BigInteger, nullable=False, default=0),
+    Column("owner", String(128)),
     Index(None, "last_seen_at"),
 )
 
@@ -82,6 +83,7 @@ executions = Table(
     Column("ended_at", UtcDateTime),
     Column("alive_at", UtcDateTime, nullable=False),
     Column("is_to_be_cancelled", Boolean, nullable=False),
+    Column("owner", String(128)),
     UniqueConstraint("id"),
     Index(None, "session_id", "key"),
     Index(None, "ended_at"),

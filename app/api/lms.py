@@ -8,7 +8,7 @@ from pydantic import Field
 
 from app.api.base import In, Out
 from app.api.sessions import SessionId
-from app.auth import Admin, Executor
+from app.auth import Admin, Executor, Reader
 from app.problems import Problem
 from app.services import Running, Services
 from config.lm import ApiBase, ApiKey
@@ -61,7 +61,7 @@ def lm_view(settings: LMSettings, stored: StoredLM | None) -> LMView:
 
 
 @router.get("/lm")
-async def show_lm(services: Running, _: Executor) -> LMView:
+async def show_lm(services: Running, _: Reader) -> LMView:
     """What DSPy programs run on where their session has nothing of its own."""
     return lm_view(*services.lms.shown(None))
 
@@ -73,23 +73,26 @@ async def set_lm(body: LMBody, services: Running, admin: Admin) -> LMView:
 
 
 @router.get("/sessions/{session_id}/lm")
-async def show_session_lm(session_id: SessionId, services: Running, _: Executor) -> LMView:
+async def show_session_lm(session_id: SessionId, services: Running, reader: Reader) -> LMView:
     """What a session's DSPy programs run on: its own LM, else everyone's."""
-    return lm_view(*services.lms.shown(session_id))
+    is_visible = await services.sessions.sees(session_id, reader.reader)
+    return lm_view(*services.lms.shown(session_id if is_visible else None))
 
 
 @router.put("/sessions/{session_id}/lm")
 async def set_session_lm(session_id: SessionId, body: LMBody, services: Running, executor: Executor) -> LMView:
     """Sets a session's LM, from its next call on; it is forgotten when the session ends."""
-    services.sessions.seen(session_id)
+    await services.sessions.admit(session_id, executor.caller)
+    services.sessions.seen(session_id, owner=executor.caller.owner)
     await services.sessions.flush()  # the session first: an LM without one would never be forgotten
     return await _set(session_id, body, services, executor.name)
 
 
 @router.delete("/sessions/{session_id}/lm", status_code=204)
-async def remove_session_lm(session_id: SessionId, services: Running, _: Executor) -> None:
+async def remove_session_lm(session_id: SessionId, services: Running, executor: Executor) -> None:
     """Gives a session everyone's LM again."""
-    await services.lms.remove(session_id)
+    if await services.sessions.sees(session_id, executor.caller):
+        await services.lms.remove(session_id)
 
 
 async def _set(session_id: str | None, body: LMBody, services: Services, by: str) -> LMView:

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from app.api.base import Out
-from app.auth import Admin
+from app.auth import Observer
 from app.problems import Problem
 from app.services import Running
 from pools.protocol import PoolSnapshot
@@ -77,14 +77,14 @@ def pool_view(snapshot: PoolSnapshot) -> PoolView:
 
 
 @router.get("")
-async def list_pools(services: Running, _: Admin) -> list[PoolView]:
+async def list_pools(services: Running, _: Observer) -> list[PoolView]:
     """Every pool with its workers."""
     snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
     return [pool_view(snapshot) for snapshot in snapshots]
 
 
 @router.get("/{version}")
-async def show_pool(version: Version, services: Running, _: Admin) -> PoolView:
+async def show_pool(version: Version, services: Running, _: Observer) -> PoolView:
     """One pool with its workers."""
     pool = services.pools.get(version)
     if pool is None:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import AfterValidator, Field
 
 from app.api.base import MAX_REVISION, In, Out, Page, Text
-from app.auth import Admin, Executor
+from app.auth import Operator, Reader
 from app.problems import Problem
 from app.services import Running
 from routing.rollout.model import Change, Rollout, Source, to_basis_points
@@ -99,7 +99,7 @@ def revision_view(rollout: Rollout) -> RevisionView:
 
 
 @router.get("")
-async def show_rollout(services: Running, _: Executor, response: Response) -> RolloutView:
+async def show_rollout(services: Running, _: Reader, response: Response) -> RolloutView:
     """The flag as it is in force here; its revision is the ETag, which a rollback has as soon as it is written."""
     current = services.flag.current
     if services.flag.is_written:
@@ -111,7 +111,7 @@ async def show_rollout(services: Running, _: Executor, response: Response) -> Ro
 async def change_rollout(
     body: RolloutBody,
     services: Running,
-    admin: Admin,
+    operator: Operator,
     response: Response,
     if_match: Annotated[Text | None, Header(description="The revision that the change is meant for")] = None,
 ) -> RolloutView:
@@ -120,26 +120,26 @@ async def change_rollout(
     A reason alone is a revision too, of the percentage that is in force; a body with neither changes nothing.
     """
     if body.canary_percent is None and body.reason is None:
-        return await show_rollout(services, admin, response)
+        return await show_rollout(services, operator, response)
     current, expected = services.flag.current, _revision(if_match)
     if body.canary_percent is not None:
         points = to_basis_points(body.canary_percent)
     else:  # the reason is for this percentage, and no other one
         points, expected = current.canary_basis_points, current.revision if expected is None else expected
-    change = Change(points, Source.API, admin.name, body.reason)
+    change = Change(points, Source.API, operator.name, body.reason)
     rollout = await services.flag.change(change, expected=expected)
     response.headers["etag"] = f'"{rollout.revision}"'
     return rollout_view(rollout, services.pin)
 
 
 @router.post("/rollback")
-async def roll_back(services: Running, admin: Admin, body: RollbackBody | None = None) -> RolloutView:
+async def roll_back(services: Running, operator: Operator, body: RollbackBody | None = None) -> RolloutView:
     """All traffic to V1 from the next call on. Calls that wait for V2 move over; those that run there finish there."""
     if Version.V1 not in services.pools:
         raise Problem("rollback_impossible", "this service runs without V1 (POOLS=v2)")
     body = body or RollbackBody()
     try:
-        rollout = await services.flag.rollback(admin.name, body.reason)
+        rollout = await services.flag.rollback(operator.name, body.reason)
     finally:
         if body.in_flight == "replay":
             services.router.replay_running()
@@ -149,7 +149,7 @@ async def roll_back(services: Running, admin: Admin, body: RollbackBody | None =
 @router.get("/history")
 async def show_history(
     services: Running,
-    _: Executor,
+    _: Reader,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[int | None, Query(ge=1, le=MAX_REVISION, description="`next_cursor` of the page before")] = None,
 ) -> Page[RevisionView]:

@@ -6,8 +6,6 @@ endpoint.
 """
 
 import asyncio
-import itertools
-import secrets
 import time
 from collections.abc import Iterable
 from typing import Final, Literal
@@ -24,6 +22,7 @@ from app.execute.envelopes import Answer, Envelope
 from app.execute.exchange import Response, answer
 from app.execute.request import Request
 from app.execute.streaming import EventBuffer, EventStream, asks_for_events
+from app.execution_ids import ExecutionIds
 from app.hosts import HostGuard
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call
@@ -78,13 +77,11 @@ class ExecuteLane:
         self._metrics = metrics
         self._clients = ClientWatches(services.tasks)
         self._loop = asyncio.get_running_loop()
-        # Unique without asking the kernel for randomness on each call: a random start of the service, then a count.
-        self._id_prefix = secrets.token_hex(6) + "-"
-        self._id_count = itertools.count(1)
+        self._ids = ExecutionIds()
         self._failure_lines = LineBudget(lines=_MAX_FAILURE_LINES, size=1024 * 1024, tell=_tell_left_out)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        execution_id = self._id_prefix + format(next(self._id_count), "08x")
+        execution_id = self._ids.next()
         headers = dict(scope["headers"])
         if len(headers) < len(scope["headers"]):
             headers = _joined(scope["headers"])
@@ -122,6 +119,10 @@ class ExecuteLane:
             if forced not in self._services.pools:
                 raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")
         session_id = envelope.session_id
+        sessions = self._services.sessions
+        if session_id is not None and not sessions.admits(session_id, principal.caller):
+            await sessions.admit(session_id, principal.caller)
+        request.owner = principal.caller.owner
         request.route = self._router.route(session_id, _canary_key(headers), forced, request.trace)
         program_id = scope["path"][_PROGRAM_ID]
         programs = self._services.programs
@@ -186,19 +187,20 @@ class ExecuteLane:
             return await self._router.execute(request.route, call, operation)
         finally:
             if call.session_id is not None:
-                self._services.sessions.seen(call.session_id, request.route.decision.version)
+                self._services.sessions.seen(call.session_id, request.route.decision.version, request.owner)
 
     async def _start(self, request: Request, call: Call) -> Response:
         """Runs the call behind the answer, which says where to look for its end."""
         assert request.route is not None
         if call.session_id is not None:
-            self._services.sessions.seen(call.session_id)
+            self._services.sessions.seen(call.session_id, owner=request.owner)
         execution = await self._services.jobs.start(
             request.route,
             call,
             lambda: self._run(request, call, "async"),
             lambda result: self._answer(request, call, result)[2],
             lambda error: self._refuse(request, error)[2],
+            request.owner,
         )
         body = job_view(execution).model_dump_json().encode()
         headers = _headers(request, request.route.decision.version, 0.0, 0.0)
