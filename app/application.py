@@ -21,6 +21,7 @@ from app.lifespan import lifespan
 from app.problems import Problem
 from app.version import VERSION
 from config.api_keys import read_key_file
+from config.secret_key import read_secret_keys
 from config.settings import Settings
 from pools.errors import SpawnFailed
 from routing.errors import StoreUnavailable
@@ -87,6 +88,7 @@ def create_app(settings: Settings) -> Application:
 
     Raises:
         InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.
+        InvalidSecretKey: `SECRET_KEY_FILE` is missing or makes no sense.
     """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -110,6 +112,7 @@ def create_app(settings: Settings) -> Application:
     app.state.registry = registry
     app.state.http_metrics = http_metrics
     app.state.authenticator = Authenticator(read_key_file(settings.api_keys_file) if settings.api_keys_file else None)
+    app.state.secret_keys = read_secret_keys(settings.secret_key_file) if settings.secret_key_file else None
     app.state.host_guard = HostGuard.of(settings)
     app.state.is_draining = False
     problems.install(app)

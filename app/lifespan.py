@@ -7,7 +7,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -62,6 +62,7 @@ from store.job_store import SqlJobStore
 from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
 from store.rollout_log import SqlRolloutLog
+from store.secret_box import SecretBox
 from store.session_store import SqlSessionStore
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         background, tasks = _open_background(recorder, stack)
         database, follower = await _open_store(settings, background, stack)
         local_lm = _open_local_lm(settings, environment, background, stack)
-        catalog = await _open_catalog(settings, database, local_lm, stack)
+        catalog = await _open_catalog(settings, database, local_lm, app.state.secret_keys, stack)
         log = SqlRolloutLog(database)
         flag = await _open_rollout(settings, log, recorder)
         bookkeeping = Bookkeeping(catalog.programs, catalog.sessions, catalog.jobs, flag, background)
@@ -180,7 +181,11 @@ def _open_local_lm(
 
 
 async def _open_catalog(
-    settings: Settings, database: Database, local_lm: LocalLMServer | None, stack: AsyncExitStack
+    settings: Settings,
+    database: Database,
+    local_lm: LocalLMServer | None,
+    secret_keys: Sequence[bytes] | None,
+    stack: AsyncExitStack,
 ) -> _Catalog:
     """Programs, sessions, jobs and LMs, as the last run or the other replicas left them."""
     at_once = settings.queue_limit + settings.v1_pool_size + settings.v2_pool_size
@@ -198,8 +203,10 @@ async def _open_catalog(
     jobs = Jobs(SqlJobStore(database), limit=at_once, ttl_s=settings.execution_ttl_s, quotas=quotas)
     await jobs.open(is_shared=database.is_shared)
     stack.push_async_callback(jobs.aclose)
-    lms = LMs(SqlLMStore(database), _configured_lm(settings), local_lm.endpoint if local_lm else None)
+    lm_store = SqlLMStore(database, SecretBox(secret_keys) if secret_keys is not None else None)
+    lms = LMs(lm_store, _configured_lm(settings), local_lm.endpoint if local_lm else None)
     await lms.load()
+    await lm_store.seal()
     sessions.listen(jobs.end_session)
     sessions.listen(lms.forget_session)
     return _Catalog(programs=programs, sessions=sessions, jobs=jobs, lms=lms)

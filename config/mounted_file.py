@@ -77,7 +77,10 @@ def problems(error: ValidationError) -> str:
 
 
 def _line(problem: ErrorDetails) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
+    location = problem["loc"]
+    if problem["type"] == "extra_forbidden":  # its name is the file's content: it may be a secret in the wrong place
+        location = (*location[:-1], "(an unknown name)")
+    place = ".".join(str(part) for part in location)
     return f"{place}: {problem['msg']}" if place else problem["msg"]
 
 

@@ -127,6 +127,8 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = None
     allowed_hosts: Annotated[str, AfterValidator(_host_names)] = ""
     """Names, comma-separated, by which browsers may reach the service, beside those of loopback."""
+    secret_key_file: Path | None = None
+    """Encrypts the keys of LMs in the database."""
     allow_anonymous: bool = False
     log_format: Literal["console", "json"] = "console"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = "info"

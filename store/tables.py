@@ -115,6 +115,7 @@ lms = Table(
     Column("overrides", String(64)),
     Column("updated_by", String(256), nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("sealed_api_key", Text),
 )
 
 # What replicas tell each other: each reads what is after the last row that it has read.
