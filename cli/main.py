@@ -16,6 +16,7 @@ MODULES = {
     "programs": "cli.programs",
     "keys": "cli.keys",
     "bench": "cli.bench",
+    "db": "cli.database",
     "migrate": "cli.migrate",
 }
 """Commands that are imported when they are named; each module has its own `app`."""

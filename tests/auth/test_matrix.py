@@ -262,6 +262,15 @@ def test_without_keys_everything_is_open(shared_service: Service) -> None:
         (json.dumps({"keys": [{"name": "a", "hash": "psk_secret", "scopes": ["admin"]}]}), "keys.0.hash"),
         (json.dumps({"keys": [{"name": "a", "hash": "0" * 64, "scopes": []}]}), "keys.0.scopes"),
         (json.dumps({"keys": [{"name": "a", "hash": "0" * 64, "scopes": ["root"]}]}), "keys.0.scopes"),
+        (json.dumps({"keys": [{"name": "a", "hash": "0" * 64, "scopes": ["psk_secret"]}]}), "keys.0.scopes"),
+        (json.dumps({"keys": [{"psk_secret": "a"}]}), "keys.0.(an unknown name)"),
+        (json.dumps({"keys": [], "psk_secret": 1}), "(an unknown name)"),
+        ("psk_secret", "valid dictionary"),
+        ("psk_secret: a: b", "neither YAML nor JSON"),
+        ("keys: []\n\tpsk_secret\n", "neither YAML nor JSON"),
+        ("keys: *psk_secret\n", "an alias is not taken"),
+        ("!psk_secret [a]", "neither YAML nor JSON"),
+        (json.dumps({"keys": [{"name": "a\0psk_secret", "hash": "0" * 64, "scopes": ["admin"]}]}), "keys.0.name"),
     ],
 )
 def test_a_file_of_keys_that_makes_no_sense_ends_the_start(tmp_path: Path, content: str, why: str) -> None:

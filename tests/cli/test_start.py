@@ -101,7 +101,7 @@ def test_version(poolshift: Poolshift) -> None:
 def test_help_names_every_command(poolshift: Poolshift) -> None:
     """Those that are imported late, too; without arguments the help is the answer to a mistake."""
     shown = poolshift.succeeds("--help")
-    for command in ("serve", "rollout", "pools", "programs", "keys", "migrate"):
+    for command in ("serve", "rollout", "pools", "programs", "keys", "db", "migrate"):
         assert f"\n  {command} " in shown
     bare = poolshift()
     assert (bare.returncode, bare.stdout, bare.stderr) == (2, "", shown)
