@@ -37,13 +37,13 @@ _OPERATORS_ERRORS = (StoreUnavailable, InvalidProvider, SpawnFailed)
 
 
 class Application(FastAPI):
-    """FastAPI with a lane beside it."""
+    """FastAPI, and the execute lane ahead of it."""
 
     lane: ExecuteLane
-    """There is one from the start of the lifespan on."""
+    """Set by the lifespan before the first request."""
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        """The coroutine of whoever serves the request: this one adds none of its own."""
+        """Returns the coroutine of the part that serves the request, so that none of its own is added."""
         if is_execute(scope):
             return self.lane(scope, receive, send)
         if scope["type"] == "http":
@@ -65,14 +65,14 @@ class Application(FastAPI):
         return None
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document, with the problem that every error is."""
+        """Adds the schema of problems, which every error is, to FastAPI's document."""
         document = super().openapi()
         document["components"]["schemas"]["Problem"] = problems.ProblemView.model_json_schema()
         return document
 
 
 def _in_one_line(send: Send) -> Send:
-    """A start that fails for what the operator can mend is told in a line, and not as a traceback."""
+    """Tells a failed start in one line, without a traceback, if the operator can mend its cause."""
 
     async def tell(message: Message) -> None:
         error = sys.exception()
@@ -84,11 +84,11 @@ def _in_one_line(send: Send) -> Send:
 
 
 def create_app(settings: Settings) -> Application:
-    """The service, to be run by an ASGI server. Nothing is started before its lifespan is.
+    """Creates the service as an ASGI application. Its lifespan starts everything.
 
     Raises:
-        InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.
-        InvalidSecretKey: `SECRET_KEY_FILE` is missing or makes no sense.
+        InvalidKeyFile: `API_KEYS_FILE` is missing or is not a file of keys.
+        InvalidSecretKey: `SECRET_KEY_FILE` is missing or is not a file of secret keys.
     """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)

@@ -1,4 +1,4 @@
-"""`/openapi.json`, `/docs` and `/redoc`. FastAPI's own are open to everyone; where there are keys these need one."""
+"""`/openapi.json`, `/docs` and `/redoc`. FastAPI's own need no key, these do."""
 
 from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
@@ -13,7 +13,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get(OPENAPI_PATH)
 async def openapi(request: Request, _: Reader) -> JSONResponse:
-    """What every endpoint takes and gives."""
+    """Serves the OpenAPI document."""
     schema = request.app.openapi()
     root_path = _root_path(request)
     return JSONResponse({**schema, "servers": [{"url": root_path}]} if root_path else schema)
@@ -21,17 +21,17 @@ async def openapi(request: Request, _: Reader) -> JSONResponse:
 
 @router.get("/docs")
 async def swagger_ui(request: Request, _: Reader) -> HTMLResponse:
-    """The same to read and to try."""
+    """Serves Swagger UI, in which endpoints can be tried."""
     return get_swagger_ui_html(openapi_url=_root_path(request) + OPENAPI_PATH, title=request.app.title)
 
 
 @router.get("/redoc")
 async def redoc(request: Request, _: Reader) -> HTMLResponse:
-    """The same to read."""
+    """Serves ReDoc."""
     return get_redoc_html(openapi_url=_root_path(request) + OPENAPI_PATH, title=request.app.title)
 
 
 def _root_path(request: Request) -> str:
-    """Where a proxy has put the service."""
+    """The path under which a proxy serves the application."""
     root_path: str = request.scope.get("root_path", "")
     return root_path.rstrip("/")

@@ -64,7 +64,7 @@ class StoredKey(BaseModel):
     hash: str = Field(pattern="^[0-9a-f]{64}$")
     scopes: frozenset[Scope] = Field(min_length=1)
     owner: Name | None = None
-    """Who owns the sessions and jobs that this key makes; the key's name by default."""
+    """The owner of the sessions and jobs that this key makes; the key's name by default."""
 
 
 class KeyFile(BaseModel):

@@ -24,7 +24,7 @@ def read_secret_keys(path: Path) -> tuple[bytes, ...]:
         raise InvalidSecretKey(f"{path}: {content.strerror}")
     keys = tuple(_key(path, number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip())
     if not keys:
-        raise InvalidSecretKey(f"{path}: there is no key in it")
+        raise InvalidSecretKey(f"{path}: it contains no key")
     return keys
 
 

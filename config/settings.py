@@ -20,7 +20,7 @@ _DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 
 
 class InvalidSettings(Exception):
-    """The environment does not make sense; the message is the one line for the operator."""
+    """The environment has a wrong setting. The message is the line that the operator sees."""
 
 
 def _whole_basis_points(percent: Decimal) -> Decimal:
@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
 
     canary_percent: CanaryPercent | None = None
-    """None where the environment says nothing: then it is no source of a change, and a first start is at 0."""
+    """None if the environment does not set it: it is not a source of changes then, and a first start is at 0."""
     canary_salt: str = Field("poolshift", min_length=1, max_length=64)
     pool_version: Literal["v1", "v2"] | None = None
     rollout_file: Path | None = None
@@ -105,7 +105,7 @@ class Settings(BaseSettings):
 
     session_ttl_s: Seconds = 3600.0
     execution_ttl_s: Seconds = 3600.0
-    """How long a long run is kept after its end."""
+    """The time for which a job is kept after its end."""
     quota_programs: Count = 100_000
     quota_programs_per_session: Count = 1_000
     quota_definition_bytes: Count = 1024 * MIB
@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     program_modules: Annotated[str, AfterValidator(_module_names)] = "examples"
 
     lm_model: str = Field("none", min_length=1, max_length=256)
-    """What DSPy's `LM` takes; `local` is the small model that the service runs itself, `none` is no LM."""
+    """The model as DSPy's `LM` takes it; `local` is the small model that the service runs, `none` means no LM."""
     lm_api_base: ApiBase | None = None
     lm_api_key: ApiKey | None = None
 
@@ -186,14 +186,14 @@ class Settings(BaseSettings):
 
     @property
     def exports_traces(self) -> bool:
-        """Whether OpenTelemetry's variables ask for an export."""
+        """True if OpenTelemetry's variables ask for an export."""
         if self.otel_sdk_disabled or self.otel_traces_exporter == "none":
             return False
         return self.otel_traces_exporter is not None or self.traces_endpoint is not None
 
     @property
     def traces_endpoint(self) -> str | None:
-        """Where spans go; None where nothing says so."""
+        """The address to which spans go; None if no variable sets one."""
         if self.otel_exporter_otlp_traces_endpoint is not None:
             return self.otel_exporter_otlp_traces_endpoint
         base = self.otel_exporter_otlp_endpoint
@@ -201,7 +201,7 @@ class Settings(BaseSettings):
 
     @property
     def is_on_loopback(self) -> bool:
-        """Whether only this machine can reach the service."""
+        """True if only this machine can reach the service."""
         if self.host == "localhost":
             return True
         try:
@@ -221,7 +221,7 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """The settings that the environment says.
+    """Reads the settings from the environment.
 
     Raises:
         InvalidSettings: names the variable and what is wrong with it, in one line.

@@ -1,4 +1,4 @@
-"""Long runs in the database."""
+"""Jobs in the database."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime

@@ -94,7 +94,7 @@ def _fitting(sizes: Sequence[int], max_bytes: int) -> int:
 
 
 def reference(program_id: str, session_id: str | None) -> str:
-    """How the replicas name a program to each other."""
+    """Names a program to the other replicas."""
     return json.dumps([program_id, session_id or None])
 
 

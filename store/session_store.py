@@ -80,7 +80,7 @@ class SqlSessionStore:
         async with self._database.transaction() as connection:
             ended = await connection.execute(delete(sessions).where(sessions.c.id == session_id))
             if not ended.rowcount:
-                return False  # what another replica has not written yet is not to be ended behind a 404
+                return False  # the answer is a 404, so what another replica is about to write must stay
             await _forget_what_it_holds(connection, session_id)
             await self._database.announce(connection, "session_ended", session_id)
         return True

@@ -1,4 +1,4 @@
-"""The tables. `store/migrations` makes them; a test sees that both agree."""
+"""The tables. `store/migrations` creates them; a test compares both."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,7 @@ GLOBAL = ""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment. SQLite keeps no time zone, so all are UTC there."""
+    """A time with its zone. SQLite keeps no zone, so all times are UTC there."""
 
     impl = DateTime(timezone=True)
     cache_ok = True

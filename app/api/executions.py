@@ -143,7 +143,7 @@ async def execute_program(
     body: ExecuteBody,
     _: Executor,
     x_pool_version: Annotated[Text | None, Header(description="`v1` or `v2`: forces the version (admin)")] = None,
-    x_canary_key: Annotated[Text | None, Header(description="What the split goes by where there is no session")] = None,
+    x_canary_key: Annotated[Text | None, Header(description="The key of the split if there is no session")] = None,
     traceparent: Annotated[Text | None, Header(description="W3C trace context; it reaches the worker")] = None,
     tracestate: Annotated[Text | None, Header(description="As W3C has it; it reaches the worker")] = None,
     baggage: Annotated[Text | None, Header(description="As W3C has it; it reaches the worker")] = None,

@@ -22,7 +22,7 @@ from routing.catalog.programs import NewProgram, ProgramPage, StoredProgram
 
 router = APIRouter(prefix="/programs", tags=["programs"])
 MAX_PAGE_BYTES = 1024 * 1024
-"""Of a page's definitions: the event loop encodes so much within some milliseconds."""
+"""The bytes of definitions on a page. The event loop encodes so many in a few milliseconds."""
 
 ProgramId = Annotated[Text, Path()]
 SessionQuery = Annotated[Identifier | None, Query(description="Its programs first, then the global ones")]
@@ -39,7 +39,7 @@ class FieldView(Out):
 
 
 class SignatureView(Out):
-    """What goes into a program and what comes out."""
+    """The inputs and outputs of a program."""
 
     name: str | None
     description: str | None
@@ -106,7 +106,7 @@ def _field(field: Field) -> dict[str, Any]:
 
 @router.post("", status_code=201, response_model=ProgramView)
 async def create_program(body: ProgramBody, services: Running, executor: Executor) -> Response:
-    """Creates a program. It is loaded at once, in a process of its own, so that a mistake is told now."""
+    """Creates a program. A process of its own loads it at once, so that the answer tells a mistake."""
     program_id = body.id or f"prog-{secrets.token_hex(8)}"
     definition = body.definition()
     if body.session_id is not None:

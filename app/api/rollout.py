@@ -63,7 +63,7 @@ class RolloutBody(In):
 
 
 class RollbackBody(In):
-    """Why, and what becomes of calls that run on V2."""
+    """A rollback: its reason, and the fate of calls that run on V2."""
 
     reason: str | None = Field(None, max_length=1024)
     in_flight: Literal["finish", "replay"] = Field(
@@ -72,7 +72,7 @@ class RollbackBody(In):
 
 
 def rollout_view(rollout: Rollout, pin: Version | None) -> RolloutView:
-    """The flag as it is shown."""
+    """Shows the flag."""
     return RolloutView(
         canary_percent=rollout.canary_percent,
         pool_version=pin,
@@ -85,7 +85,7 @@ def rollout_view(rollout: Rollout, pin: Version | None) -> RolloutView:
 
 
 def revision_view(rollout: Rollout) -> RevisionView:
-    """One change as it is shown."""
+    """Shows a change of the flag."""
     previous = rollout.previous_basis_points
     return RevisionView(
         revision=rollout.revision,
@@ -100,7 +100,7 @@ def revision_view(rollout: Rollout) -> RevisionView:
 
 @router.get("")
 async def show_rollout(services: Running, _: Reader, response: Response) -> RolloutView:
-    """The flag as it is in force here; its revision is the ETag, which a rollback has as soon as it is written."""
+    """Shows the flag in force on this replica. Its revision is the ETag; an unwritten rollback has none yet."""
     current = services.flag.current
     if services.flag.is_written:
         response.headers["etag"] = f'"{current.revision}"'
@@ -134,7 +134,7 @@ async def change_rollout(
 
 @router.post("/rollback")
 async def roll_back(services: Running, operator: Operator, body: RollbackBody | None = None) -> RolloutView:
-    """All traffic to V1 from the next call on. Calls that wait for V2 move over; those that run there finish there."""
+    """Sends all traffic to V1, from the next call on. Calls queued for V2 move over; running ones finish."""
     if Version.V1 not in services.pools:
         raise Problem("rollback_impossible", "this service runs without V1 (POOLS=v2)")
     body = body or RollbackBody()
@@ -153,7 +153,7 @@ async def show_history(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[int | None, Query(ge=1, le=MAX_REVISION, description="`next_cursor` of the page before")] = None,
 ) -> Page[RevisionView]:
-    """Every change, the newest first."""
+    """Lists the changes, the newest first."""
     found = await services.flag.history(limit=limit + 1, before=cursor)
     items = [revision_view(rollout) for rollout in found[:limit]]
     return Page(items=items, next_cursor=str(found[limit - 1].revision) if len(found) > limit else None)

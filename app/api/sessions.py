@@ -1,4 +1,4 @@
-"""`/sessions`: what they hold, and their end."""
+"""`/sessions`: list, show and end sessions."""
 
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -29,7 +29,7 @@ class SessionView(Out):
 
 
 def session_view(session: StoredSession, ttl_s: float) -> SessionView:
-    """A session as it is shown."""
+    """Shows a session."""
     return SessionView(
         id=session.id,
         created_at=session.created_at,
@@ -48,7 +48,7 @@ async def list_sessions(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[Text, Query(max_length=128, description="`next_cursor` of the page before")] = "",
 ) -> Page[SessionView]:
-    """A page of sessions, by id."""
+    """Lists sessions by id."""
     found = await services.sessions.page(reader.reader, limit=limit + 1, after=cursor)
     items = [session_view(session, services.sessions.ttl_s) for session in found[:limit]]
     return Page(items=items, next_cursor=found[limit - 1].id if len(found) > limit else None)
@@ -56,11 +56,11 @@ async def list_sessions(
 
 @router.get("/{session_id}")
 async def show_session(session_id: SessionId, services: Running, reader: Reader) -> SessionView:
-    """A session and what it holds."""
+    """Shows a session and the number of its programs."""
     return session_view(await services.sessions.show(session_id, reader.reader), services.sessions.ttl_s)
 
 
 @router.delete("/{session_id}", status_code=204)
 async def end_session(session_id: SessionId, services: Running, executor: Executor) -> None:
-    """Ends a session and frees what it holds; its calls that run go on, its long runs end."""
+    """Ends a session and frees its programs, its LM and its jobs. Its running calls go on."""
     await services.sessions.end(session_id, executor.caller)

@@ -263,7 +263,10 @@ def test_without_keys_everything_is_open(shared_service: Service) -> None:
         (json.dumps({"keys": [{"name": "a", "hash": "0" * 64, "scopes": []}]}), "keys.0.scopes"),
         (json.dumps({"keys": [{"name": "a", "hash": "0" * 64, "scopes": ["root"]}]}), "keys.0.scopes"),
         (json.dumps({"keys": [{"name": "a", "hash": "0" * 64, "scopes": ["psk_secret"]}]}), "keys.0.scopes"),
-        (json.dumps({"keys": [{"psk_secret": "a"}]}), "keys.0.(an unknown name)"),
+        (
+            json.dumps({"keys": [{"name": "a", "hash": "0" * 64, "scopes": ["admin"], "psk_secret": "a"}]}),
+            "keys.0.(an unknown name)",
+        ),
         (json.dumps({"keys": [], "psk_secret": 1}), "(an unknown name)"),
         ("psk_secret", "valid dictionary"),
         ("psk_secret: a: b", "neither YAML nor JSON"),

@@ -77,7 +77,7 @@ def test_serve_with_a_key_file_that_makes_no_sense(poolshift: Poolshift, tmp_pat
     ("environment", "complaint"),
     [
         ({"DATABASE_URL": "postgresql+asyncpg://u:secret@127.0.0.1:1/x"}, "cannot open the database: "),
-        ({"DATABASE_URL": "postgresql+asyncpg://u:secret@127.0.0.1:port/x"}, "DATABASE_URL is no URL"),
+        ({"DATABASE_URL": "postgresql+asyncpg://u:secret@127.0.0.1:port/x"}, "DATABASE_URL is not a URL"),
         ({"DATABASE_URL": "sqlite+aiosqlite:////no/such/directory/x.db"}, "'/no/such/directory/x.db'"),
         ({"ROLLOUT_FLAG": "a", "ROLLOUT_FLAG_PROVIDER": "no:such"}, "No module named 'no'"),
     ],

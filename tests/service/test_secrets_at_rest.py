@@ -86,7 +86,7 @@ def test_keys_in_the_clear_are_said_to_be_and_then_encrypted(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("", "there is no key in it"),
+        ("", "it contains no key"),
         ("hunter2\n", "line 1 is not 32 bytes"),
         (f"{'A' * 43}=\nhunter2\n", "line 2 is not 32 bytes"),
         (f"{'A' * 42}hunter2=\n", "line 1 is not 32 bytes"),
