@@ -4,9 +4,10 @@ import asyncio
 import functools
 import gc
 import json
+import math
 import os
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -41,6 +42,7 @@ from routing.catalog.bookkeeping import Bookkeeping
 from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
+from routing.catalog.quotas import Quotas
 from routing.catalog.sessions import Sessions
 from routing.rollout.file import RolloutFile
 from routing.rollout.flag import RolloutFlag, open_flag
@@ -61,6 +63,7 @@ from store.job_store import SqlJobStore
 from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
 from store.rollout_log import SqlRolloutLog
+from store.secret_box import SecretBox
 from store.session_store import SqlSessionStore
 
 if TYPE_CHECKING:
@@ -81,7 +84,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         background, tasks = _open_background(recorder, stack)
         database, follower = await _open_store(settings, background, stack)
         local_lm = _open_local_lm(settings, environment, background, stack)
-        catalog = await _open_catalog(settings, database, local_lm, stack)
+        catalog = await _open_catalog(settings, database, local_lm, app.state.secret_keys, stack)
         log = SqlRolloutLog(database)
         flag = await _open_rollout(settings, log, recorder)
         bookkeeping = Bookkeeping(catalog.programs, catalog.sessions, catalog.jobs, flag, background)
@@ -142,6 +145,7 @@ class _Catalog:
     async def reload(self) -> None:
         """Reads everything again, after this replica has missed changes of others."""
         await self.programs.load()
+        await self.sessions.load()
         await self.lms.load()
 
 
@@ -181,18 +185,32 @@ def _open_local_lm(
 
 
 async def _open_catalog(
-    settings: Settings, database: Database, local_lm: LocalLMServer | None, stack: AsyncExitStack
+    settings: Settings,
+    database: Database,
+    local_lm: LocalLMServer | None,
+    secret_keys: Sequence[bytes] | None,
+    stack: AsyncExitStack,
 ) -> _Catalog:
     """Programs, sessions, jobs and LMs, as the last run or the other replicas left them."""
-    programs = Programs(SqlProgramStore(database), is_shared=database.is_shared)
-    await programs.load()
-    sessions = Sessions(SqlSessionStore(database), programs, ttl_s=settings.session_ttl_s)
     at_once = settings.queue_limit + settings.v1_pool_size + settings.v2_pool_size
-    jobs = Jobs(SqlJobStore(database), limit=at_once, ttl_s=settings.execution_ttl_s)
+    quotas = _quotas(settings, at_once)
+    programs = Programs(SqlProgramStore(database), is_shared=database.is_shared, quotas=quotas)
+    await programs.load()
+    sessions = Sessions(
+        SqlSessionStore(database),
+        programs,
+        ttl_s=settings.session_ttl_s,
+        is_shared=database.is_shared,
+        quotas=quotas,
+    )
+    await sessions.load()
+    jobs = Jobs(SqlJobStore(database), limit=at_once, ttl_s=settings.execution_ttl_s, quotas=quotas)
     await jobs.open(is_shared=database.is_shared)
     stack.push_async_callback(jobs.aclose)
-    lms = LMs(SqlLMStore(database), _configured_lm(settings), local_lm.endpoint if local_lm else None)
+    lm_store = SqlLMStore(database, SecretBox(secret_keys) if secret_keys is not None else None)
+    lms = LMs(lm_store, _configured_lm(settings), local_lm.endpoint if local_lm else None)
     await lms.load()
+    await lm_store.seal()
     sessions.listen(jobs.end_session)
     sessions.listen(lms.forget_session)
     return _Catalog(programs=programs, sessions=sessions, jobs=jobs, lms=lms)
@@ -311,6 +329,20 @@ def _log_start(settings: Settings, services: Services) -> None:
         pool_version=services.pin,
         v1_workers=settings.v1_pool_size,
         v2_workers=settings.v2_pool_size,
+    )
+
+
+def _quotas(settings: Settings, at_once: int) -> Quotas:
+    """The quotas. Of the jobs that may be queued or running at once, neither a session nor an owner takes all."""
+    return Quotas(
+        programs=settings.quota_programs,
+        programs_per_session=settings.quota_programs_per_session,
+        definition_bytes=settings.quota_definition_bytes,
+        definition_bytes_per_session=settings.quota_definition_bytes_per_session,
+        sessions=settings.quota_sessions,
+        sessions_per_owner=settings.quota_sessions_per_owner,
+        jobs_per_session=min(settings.quota_jobs_per_session, math.ceil(at_once / 2)),
+        jobs_per_owner=min(settings.quota_jobs_per_owner, math.ceil(at_once * 3 / 4)),
     )
 
 

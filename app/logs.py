@@ -15,7 +15,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class CallInLog(Protocol):
-    """What a log line says of the call that it is about."""
+    """The ids that a log line about a call contains."""
 
     @property
     def execution_id(self) -> str: ...
@@ -25,7 +25,7 @@ class CallInLog(Protocol):
 
 
 _MAX_WARNINGS_PER_S = 5
-"""Of uvicorn: it has one for each request that is no HTTP, and asks nobody for a key before."""
+"""The most warnings of uvicorn in a second. It logs one for each request that is not HTTP, from anybody."""
 
 current_call: ContextVar[CallInLog] = ContextVar("current_call")
 """Set at the head of each call: cheaper than binding its ids, which most calls would never log."""

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,11 +15,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from config.lm import ApiBase, ApiKey
 
 MIB = 1024 * 1024
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 
 
 class InvalidSettings(Exception):
-    """The environment does not make sense; the message is the one line for the operator."""
+    """The environment has a wrong setting. The message is the line that the operator sees."""
 
 
 def _whole_basis_points(percent: Decimal) -> Decimal:
@@ -34,6 +36,18 @@ def _module_names(value: str) -> str:
     return value
 
 
+def _host_names(value: str) -> str:
+    for name in _listed(value):
+        if not _HOST_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not a host name (it has no scheme, port or path)")
+    return value
+
+
+def _listed(value: str) -> tuple[str, ...]:
+    """The items of a comma-separated list."""
+    return tuple(item for part in value.split(",") if (item := part.strip()))
+
+
 def _lower_case(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -47,6 +61,7 @@ def _known_database(url: SecretStr) -> SecretStr:
 
 CanaryPercent = Annotated[Decimal, Field(ge=0, le=100), AfterValidator(_whole_basis_points)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=2**53)]
 PoolSize = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -63,7 +78,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
 
     canary_percent: CanaryPercent | None = None
-    """None where the environment says nothing: then it is no source of a change, and a first start is at 0."""
+    """None if the environment does not set it: it is not a source of changes then, and a first start is at 0."""
     canary_salt: str = Field("poolshift", min_length=1, max_length=64)
     pool_version: Literal["v1", "v2"] | None = None
     rollout_file: Path | None = None
@@ -92,11 +107,19 @@ class Settings(BaseSettings):
 
     session_ttl_s: Seconds = 3600.0
     execution_ttl_s: Seconds = 3600.0
-    """How long a long run is kept after its end."""
+    """The time for which a job is kept after its end."""
+    quota_programs: Count = 100_000
+    quota_programs_per_session: Count = 1_000
+    quota_definition_bytes: Count = 1024 * MIB
+    quota_definition_bytes_per_session: Count = 64 * MIB
+    quota_sessions: Count = 100_000
+    quota_sessions_per_owner: Count = 50_000
+    quota_jobs_per_session: Count = 500
+    quota_jobs_per_owner: Count = 750
     program_modules: Annotated[str, AfterValidator(_module_names)] = "examples"
 
     lm_model: str = Field("none", min_length=1, max_length=256)
-    """What DSPy's `LM` takes; `local` is the small model that the service runs itself, `none` is no LM."""
+    """The model as DSPy's `LM` takes it; `local` is the small model that the service runs, `none` means no LM."""
     lm_api_base: ApiBase | None = None
     lm_api_key: ApiKey | None = None
 
@@ -104,6 +127,10 @@ class Settings(BaseSettings):
         "sqlite+aiosqlite:///./poolshift.db"
     )
     api_keys_file: Path | None = None
+    allowed_hosts: Annotated[str, AfterValidator(_host_names)] = ""
+    """Names, comma-separated, by which browsers may reach the service, beside those of loopback."""
+    secret_key_file: Path | None = None
+    """Encrypts the keys of LMs in the database."""
     allow_anonymous: bool = False
     log_format: Literal["console", "json"] = "console"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = "info"
@@ -161,14 +188,14 @@ class Settings(BaseSettings):
 
     @property
     def exports_traces(self) -> bool:
-        """Whether OpenTelemetry's variables ask for an export."""
+        """True if OpenTelemetry's variables ask for an export."""
         if self.otel_sdk_disabled or self.otel_traces_exporter == "none":
             return False
         return self.otel_traces_exporter is not None or self.traces_endpoint is not None
 
     @property
     def traces_endpoint(self) -> str | None:
-        """Where spans go; None where nothing says so."""
+        """The address to which spans go; None if no variable sets one."""
         if self.otel_exporter_otlp_traces_endpoint is not None:
             return self.otel_exporter_otlp_traces_endpoint
         base = self.otel_exporter_otlp_endpoint
@@ -176,7 +203,7 @@ class Settings(BaseSettings):
 
     @property
     def is_on_loopback(self) -> bool:
-        """Whether only this machine can reach the service."""
+        """True if only this machine can reach the service."""
         if self.host == "localhost":
             return True
         try:
@@ -185,13 +212,18 @@ class Settings(BaseSettings):
             return False
 
     @property
+    def allowed_host_names(self) -> tuple[str, ...]:
+        """The names of `ALLOWED_HOSTS`."""
+        return _listed(self.allowed_hosts)
+
+    @property
     def allowed_modules(self) -> tuple[str, ...]:
         """The modules whose functions may be entrypoints."""
         return tuple(name.strip() for name in self.program_modules.split(","))
 
 
 def load_settings() -> Settings:
-    """The settings that the environment says.
+    """Reads the settings from the environment.
 
     Raises:
         InvalidSettings: names the variable and what is wrong with it, in one line.

@@ -1,18 +1,18 @@
-"""What a worker process sees of the service's environment: what programs need, no secret that they do not."""
+"""The environment of worker processes: everything that programs need, and no secret that they do not."""
 
 import re
 from collections.abc import Iterable, Mapping
 
 from config.settings import Settings
 
-# The service's own settings are no business of a program; nor are the clients' of its database and its collector.
+# Programs do not need the service's settings, nor those of its database's and its collector's clients.
 _OWN = frozenset(name.upper() for name in Settings.model_fields)
 _OWN_PREFIXES = ("PG", "OTEL_", "LM_")
 _SECRET = re.compile(r"(SECRET|TOKEN(_|$)|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|(^|_)KEY|_DSN$|API_?KEY)", re.IGNORECASE)
 
 
 def worker_environment(environment: Mapping[str, str], passed_on: Iterable[str]) -> dict[str, str]:
-    """The environment for workers.
+    """Makes the environment for workers.
 
     Left out are the service's own settings and whatever a name marks as a secret, except the names in `passed_on`
     (`WORKER_ENV`). The rest (PATH, PYTHONPATH, proxies, locale, …) stays.

@@ -15,6 +15,14 @@ class SessionNotFound(Exception):
     """No session has this id."""
 
 
+class QuotaExceeded(Exception):
+    """A quota is used up; the message says which."""
+
+    def __init__(self, quota: str, limit: int, what: str) -> None:
+        super().__init__(f"{what}: {limit} at most ({quota})")
+        self.quota = quota
+
+
 class JobNotFound(Exception):
     """No job has this id, or the store has forgotten the job."""
 

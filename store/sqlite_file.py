@@ -1,4 +1,4 @@
-"""The file of a SQLite database: one process has it at a time, and it is noticed where it goes away."""
+"""The file of a SQLite database. One process has it at a time, and its deletion is noticed."""
 
 import fcntl
 import os
@@ -88,7 +88,7 @@ class SqliteFile:
             raise StoreUnavailable(f"{self._log_path} is gone, and its content is not saved yet")
 
     def close(self) -> None:
-        """Leaves it to others."""
+        """Releases the file for other processes."""
         self._keeper.close()
         os.close(self._lock)
 

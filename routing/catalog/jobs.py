@@ -14,6 +14,8 @@ from common.moments import moment_before
 from common.tasks import TaskOwner
 from pools.calls import Call, Result
 from pools.errors import InvalidOutputs, PoolClosed, PoolOverloaded, ProgramError
+from routing.catalog.owners import EVERYONE, Caller
+from routing.catalog.quotas import DEFAULT_QUOTAS, Quotas, check_jobs
 from routing.errors import JobNotFound, StoreUnavailable
 from routing.router import Route
 from routing.versions import Version
@@ -63,6 +65,7 @@ class Job:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     body: bytes | None = None
+    owner: str | None = None
 
 
 class JobStore(Protocol):
@@ -80,8 +83,8 @@ class JobStore(Protocol):
         """Reads one job; None if there is none."""
         ...
 
-    async def page(self, session_id: str | None, *, limit: int, before: int | None) -> Sequence[Job]:
-        """Reads up to `limit` jobs of a session, or of no session, with keys under `before`, the newest first.
+    async def page(self, session_id: str | None, caller: Caller, *, limit: int, before: int | None) -> Sequence[Job]:
+        """Up to `limit` jobs of a session, or of none, that `caller` may see: newest first, with keys under `before`.
 
         Bodies are left out.
         """
@@ -134,13 +137,15 @@ class _Live:
 class Jobs:
     """Runs jobs, and answers for each until `ttl_s` after its end."""
 
-    def __init__(self, store: JobStore, *, limit: int, ttl_s: float) -> None:
-        """Takes the `limit` of jobs that are queued or running here."""
+    def __init__(self, store: JobStore, *, limit: int, ttl_s: float, quotas: Quotas = DEFAULT_QUOTAS) -> None:
+        """At most `limit` jobs are queued or running here; `quotas` says how many of one session or owner."""
+        self._quotas = quotas
         self._store = store
         self._limit = limit
         self.ttl_s = ttl_s
         self._live: dict[str, _Live] = {}
-        self._adding = 0
+        self._adding: dict[str, Job] = {}
+        """Jobs that the store is about to keep."""
         self._refuses = False
         self._reached_since: float | None = None
         self._last_sweep = 0.0
@@ -178,6 +183,7 @@ class Jobs:
         run: Callable[[], Awaitable[Result]],
         answer: Callable[[Result], bytes],
         refuse: Callable[[Exception], bytes],
+        owner: str | None = None,
     ) -> Job:
         """Runs `call` in the background after the response; the caller may ask for the job by its id.
 
@@ -190,46 +196,60 @@ class Jobs:
 
         Raises:
             PoolClosed: the service is ending.
-            PoolOverloaded: too many jobs are queued or running.
-            StoreUnavailable: the job could not be remembered, and does not run.
+            PoolOverloaded: too many are queued or running.
+            QuotaExceeded: too many of this session, or of this owner, are.
+            StoreUnavailable: it could not be remembered, and does not run.
         """
         if self._refuses:
             raise PoolClosed
-        if len(self._live) + self._adding >= self._limit:
+        if len(self._live) + len(self._adding) >= self._limit:
             raise PoolOverloaded(f"{self._limit} jobs are queued or running", retry_after_s=1.0)
-        job = Job(call.execution_id, call.program.id, call.session_id, JobStatus.QUEUED, datetime.now(UTC))
-        self._adding += 1
+        self._check_quotas(call.session_id, owner)
+        job = Job(call.execution_id, call.program.id, call.session_id, JobStatus.QUEUED, datetime.now(UTC), owner=owner)
+        self._adding[job.id] = job
         try:
             job = await self._store.add(job)
         finally:
-            self._adding -= 1
+            del self._adding[job.id]
         live = _Live(job, call, route, self._tasks.start(_judged(run, answer, refuse)))
         self._live[job.id] = live
         self._tasks.start(self._follow(live))
         return live.look()
 
-    async def show(self, execution_id: str) -> Job:
-        """Finds one job. Raises JobNotFound, StoreUnavailable."""
-        live = self._live.get(execution_id)
-        job = live.look() if live is not None else await self._store.find(execution_id)
-        if job is None:
-            raise JobNotFound(execution_id)
-        return job
+    def _check_quotas(self, session_id: str | None, owner: str | None) -> None:
+        jobs = [*(live.job for live in self._live.values()), *self._adding.values()]
+        of_session = sum(job.session_id == session_id for job in jobs) if session_id is not None else 0
+        of_owner = sum(job.owner == owner for job in jobs) if owner is not None else 0
+        check_jobs(self._quotas, of_session, of_owner)
 
-    async def page(self, session_id: str | None, *, limit: int, before: int | None) -> Sequence[Job]:
-        """Reads a page of jobs, as `JobStore.page` does, with the state that this replica knows."""
-        found = await self._store.page(session_id, limit=limit, before=before)
-        return [self._live[one.id].look() if one.id in self._live else one for one in found]
-
-    async def cancel(self, execution_id: str) -> Job:
-        """Ends a job and its program, unless the job is over. On another replica that takes a second.
+    async def show(self, execution_id: str, caller: Caller = EVERYONE) -> Job:
+        """Finds a job that `caller` may see.
 
         Raises:
             JobNotFound, StoreUnavailable.
         """
         live = self._live.get(execution_id)
+        job = live.look() if live is not None else await self._store.find(execution_id)
+        if job is None or not caller.may_see(job.owner):
+            raise JobNotFound(execution_id)
+        return job
+
+    async def page(
+        self, session_id: str | None, caller: Caller = EVERYONE, *, limit: int, before: int | None
+    ) -> Sequence[Job]:
+        """As `JobStore.page`."""
+        found = await self._store.page(session_id, caller, limit=limit, before=before)
+        return [self._live[one.id].look() if one.id in self._live else one for one in found]
+
+    async def cancel(self, execution_id: str, caller: Caller = EVERYONE) -> Job:
+        """Ends a job, its program too, unless it is over; on another replica it takes a moment.
+
+        Raises:
+            JobNotFound, StoreUnavailable.
+        """
+        job = await self.show(execution_id, caller)
+        live = self._live.get(execution_id)
         if live is None:
-            job = await self.show(execution_id)
             if not job.status.is_over:
                 await self._store.ask_to_cancel(execution_id)
             return job

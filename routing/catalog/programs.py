@@ -1,15 +1,16 @@
 """The programs in memory, so that an execution reads no database; the store keeps them."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
-import msgspec
-
 from pools.calls import Program
 from poolshift.worker.definitions import Definition
+from routing.catalog.definitions import encode_definition
+from routing.catalog.quotas import DEFAULT_QUOTAS, ProgramUsage, Quotas
 from routing.catalog.write_behind import Used, write_in_batches
 from routing.errors import ProgramNotFound
 
@@ -34,6 +35,13 @@ class StoredProgram:
     last_executed_at: datetime | None = None
 
 
+class ProgramPage(NamedTuple):
+    """Some programs by creation; `has_more` tells that others follow."""
+
+    programs: Sequence[StoredProgram]
+    has_more: bool
+
+
 class ProgramUse(NamedTuple):
     """The executions of a program since its last flush."""
 
@@ -45,8 +53,10 @@ class ProgramUse(NamedTuple):
 class CataloguedProgram(Program):
     """A program in memory, with its use for `routing.catalog.write_behind`."""
 
-    def __init__(self, key: str, program_id: str, definition: Definition) -> None:
+    def __init__(self, key: str, program_id: str, definition: Definition, size: int) -> None:
         super().__init__(key, program_id, definition)
+        self.size = size
+        """Of its definition, in bytes of JSON."""
         self.is_dirty = False
         self._count = 0
         self._last_executed_at = 0.0
@@ -80,8 +90,11 @@ class ProgramStore(Protocol):
         """Reads the program of exactly this session, or the global one if `session_id` is None."""
         ...
 
-    async def page(self, session_id: str | None, *, limit: int, after: int) -> Sequence[StoredProgram]:
-        """Reads up to `limit` programs of a session, or global ones, by creation, with keys above `after`."""
+    async def page(self, session_id: str | None, *, limit: int, max_bytes: int, after: int) -> ProgramPage:
+        """Up to `limit` programs of a session, or global ones, by creation, whose key is over `after`.
+
+        The page ends before `max_bytes` of definitions, but has at least one program.
+        """
         ...
 
     async def remove(self, key: str) -> bool:
@@ -96,20 +109,23 @@ class ProgramStore(Protocol):
 class Programs:
     """The catalogue. Every change is written to the store first, so that both always agree."""
 
-    def __init__(self, store: ProgramStore, *, is_shared: bool = False) -> None:
-        """Takes `is_shared` if other replicas write to the store too."""
+    def __init__(self, store: ProgramStore, *, is_shared: bool = False, quotas: Quotas = DEFAULT_QUOTAS) -> None:
+        """`is_shared` tells that other replicas write to the store too."""
+        self._quotas = quotas
+        self._usage = ProgramUsage(quotas)
         self._store = store
         self._is_shared = is_shared
         self._global: dict[str, CataloguedProgram] = {}
         self._of_sessions: dict[str, dict[str, CataloguedProgram]] = {}
         self._definitions: WeakValueDictionary[bytes, Definition] = WeakValueDictionary()
-        """Definitions by content: programs that differ by name alone share one, which workers load once."""
+        """By the hash of their JSON: programs that differ by name alone share one, which workers load once."""
         self._dirty: list[Used[ProgramUse]] = []
 
     async def load(self) -> None:
         """Loads every program into memory."""
         self._global.clear()
         self._of_sessions.clear()
+        self._usage = ProgramUsage(self._quotas)
         for stored in await self._store.load():
             self._remember(stored)
 
@@ -145,8 +161,15 @@ class Programs:
         await write_in_batches(self._dirty, self._store.add_uses)
 
     async def add(self, new: NewProgram) -> StoredProgram:
-        """Keeps `new`, in the store first. Raises ProgramExists, StoreUnavailable."""
-        stored = await self._store.add(new)
+        """Keeps `new`, in the store first. Raises ProgramExists, QuotaExceeded, StoreUnavailable."""
+        size = len(encode_definition(new.definition))
+        self._usage.check(new.session_id, size)
+        usage = self._usage
+        usage.add(new.session_id, size)  # until it is remembered, so that programs added at once count each other
+        try:
+            stored = await self._store.add(new)
+        finally:
+            usage.remove(new.session_id, size)
         self._remember(stored)
         return stored
 
@@ -158,10 +181,10 @@ class Programs:
             raise ProgramNotFound(program_id)
         return stored
 
-    async def page(self, session_id: str | None, *, limit: int, after: int) -> Sequence[StoredProgram]:
-        """Reads up to `limit` programs of a session, or global ones, created after the program with key `after`."""
+    async def page(self, session_id: str | None, *, limit: int, max_bytes: int, after: int) -> ProgramPage:
+        """As `ProgramStore.page`, with all uses counted. Raises StoreUnavailable."""
         await self.flush()
-        return await self._store.page(session_id, limit=limit, after=after)
+        return await self._store.page(session_id, limit=limit, max_bytes=max_bytes, after=after)
 
     async def remove(self, program_id: str, session_id: str | None) -> None:
         """Forgets the program that a call would run. Raises ProgramNotFound, StoreUnavailable."""
@@ -179,26 +202,29 @@ class Programs:
             self._forget(program_id, session_id)
 
     def forget_session(self, session_id: str) -> None:
-        """Forgets the programs of a session that has ended."""
-        self._of_sessions.pop(session_id, None)
+        """A session has ended, and its programs with it."""
+        for program in self._of_sessions.pop(session_id, {}).values():
+            self._usage.remove(session_id, program.size)
 
     def _remember(self, stored: StoredProgram) -> CataloguedProgram:
         program = stored.program
         of_its_own = self._global if stored.session_id is None else self._of_sessions.setdefault(stored.session_id, {})
         known = of_its_own.get(program.id)
         if known is None or known.key != program.key:
-            encoded = msgspec.json.encode(program.definition)
-            definition = self._definitions.setdefault(encoded, program.definition)
-            known = of_its_own[program.id] = CataloguedProgram(program.key, program.id, definition)
+            if known is not None:
+                self._usage.remove(stored.session_id, known.size)
+            encoded = encode_definition(program.definition)
+            definition = self._definitions.setdefault(hashlib.sha256(encoded).digest(), program.definition)
+            known = of_its_own[program.id] = CataloguedProgram(program.key, program.id, definition, len(encoded))
+            self._usage.add(stored.session_id, known.size)
         return known
 
     def _forget(self, program_id: str, session_id: str | None) -> None:
-        if session_id is None:
-            self._global.pop(program_id, None)
-            return
-        own = self._of_sessions.get(session_id, {})
-        own.pop(program_id, None)
-        if not own:
+        own = self._global if session_id is None else self._of_sessions.get(session_id, {})
+        program = own.pop(program_id, None)
+        if program is not None:
+            self._usage.remove(session_id, program.size)
+        if session_id is not None and not own:
             self._of_sessions.pop(session_id, None)
 
     async def _look_up(self, program_id: str, session_id: str | None) -> StoredProgram | None:

@@ -44,6 +44,10 @@ class Change:
     def __post_init__(self) -> None:
         if not 0 <= self.canary_basis_points <= BASIS_POINTS:
             raise ValueError(f"{self.canary_basis_points} is not from 0 to {BASIS_POINTS}")
+        for text in (self.by, self.reason or ""):
+            text.encode()  # raises UnicodeEncodeError, a ValueError, for half a surrogate pair
+            if "\0" in text:
+                raise ValueError("the author or the reason contains a NUL character")
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,14 +145,15 @@ def test_a_sqlite_file_has_one_service(start_service: StartService, tmp_path: Pa
     (line,) = [line for line in log.splitlines() if complaint in line]
     assert "[error" in line
     assert "Traceback" not in log
-    migration = subprocess.run(
-        [*POOLSHIFT, "migrate"],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": database},
-        capture_output=True,
-        check=False,
-    )
-    assert (migration.returncode, migration.stderr.decode()) == (3, f"poolshift: {complaint}\n")
+    for command in (["migrate"], ["db", "upgrade"]):
+        migration = subprocess.run(
+            [*POOLSHIFT, *command],
+            cwd=ROOT,
+            env={**os.environ, "DATABASE_URL": database},
+            capture_output=True,
+            check=False,
+        )
+        assert (migration.returncode, migration.stderr.decode()) == (3, f"poolshift: {complaint}\n")
     assert service.client.get("/rollout/history").json() == history
 
     assert service.stop(signal.SIGKILL) == -signal.SIGKILL

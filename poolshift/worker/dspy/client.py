@@ -12,6 +12,7 @@ from typing import Any, get_origin
 import dspy
 
 from poolshift.worker.dspy import lm_spans
+from poolshift.worker.dspy.redaction import redacted
 from poolshift.worker.dspy.streaming import OutputEvents, run_streamed
 from poolshift.worker.dspy.tools import is_at_a_tool
 from poolshift.worker.errors import InvalidOutputs, LMError
@@ -162,7 +163,7 @@ def _detail(what: str, said: object, settings: LMSettings) -> str:
     """What a caller is told. Some endpoints repeat the key that they refuse; it goes no further."""
     text = f"{what}: {said}"
     if settings.api_key:
-        text = text.replace(settings.api_key, "…")
+        text = redacted(text, settings.api_key)
     return truncate(text, MAX_DETAIL_LENGTH)
 
 
