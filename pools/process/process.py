@@ -210,7 +210,8 @@ class WorkerProcess:
         self._attempt(self._output.close)
         self._attempt(self._forget_process)
         if not self.ready.done():
-            self.ready.set_exception(WorkerCrashed("the worker died at its start", exit_cause=end.description))
+            fault = f"the worker died at its start: {end.description}"
+            self.ready.set_exception(WorkerCrashed(fault, exit_cause=end.description))
             self.ready.exception()  # a caller that gave up on it is not to be missed
         if self._check is not None and not self._check.done():
             self._check.set_exception(WorkerCrashed(f"the worker died: {end.description}", exit_cause=end.description))

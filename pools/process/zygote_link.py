@@ -16,7 +16,17 @@ from pools.process.exits import Exit, ExitCause, describe_exit
 from pools.process.process import WorkerProcess
 from poolshift.worker import linux
 from poolshift.worker.framing import MALFORMED
-from poolshift.worker.zygote import MAX_PACKET_BYTES, Exited, Fork, Forked, Notice, Ping, Pong, Preloaded
+from poolshift.worker.notices import (
+    MAX_PACKET_BYTES,
+    Exited,
+    Fork,
+    Forked,
+    NotForked,
+    Notice,
+    Ping,
+    Pong,
+    Preloaded,
+)
 
 MAX_UNANSWERED = 5
 """A zygote that has left so many pings unanswered is killed."""
@@ -167,6 +177,8 @@ class ZygoteLink:
                     self.preloaded.set_result(None)
             case Forked(generation, pid):
                 self._forked(generation, pid, fd)
+            case NotForked(generation, reason):
+                self._ended(generation, Exit(ExitCause.CRASH, f"not started: {reason}", is_ours=True))
             case Exited(generation, status, cpu_s):
                 self._exited(generation, status, cpu_s)
             case Pong():
