@@ -37,10 +37,10 @@ def _message(error: BaseException) -> str:
 
 
 def truncate(text: str, max_length: int) -> str:
-    r"""At most `max_length` characters of `text`, an ellipsis where there were more, and valid Unicode.
+    r"""At most `max_length` characters of `text`, an ellipsis if there were more, and fit for JSON and any database.
 
-    A lone surrogate, which has no JSON, becomes its escape (`\ud800`).
+    A lone surrogate, which has no JSON, becomes its escape (`\ud800`), and so does a NUL (`\x00`).
     """
     if len(text) > max_length:
         text = text[:max_length] + "…"
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

@@ -1,6 +1,7 @@
 """The language model that a call of a DSPy program runs on. It travels with the call, so that no worker holds one."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
@@ -9,6 +10,10 @@ LOCAL = "local"
 NONE = "none"
 """The model of this name is no model."""
 LOCAL_MODEL_NAME = "SmolLM2-135M-Instruct"
+
+MAX_TOKENS = 2**31 - 1
+"""In one execution; an LM that reports more is not believed."""
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 
 _MARGIN = 0.25
 _MAX_MARGIN_S = 1.0
@@ -36,8 +41,8 @@ class LMSettings(msgspec.Struct, frozen=True, omit_defaults=True):
 class LMUsage(msgspec.Struct, frozen=True):
     """Tokens that an execution used, as the LM counts them."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: _Tokens = 0
+    completion_tokens: _Tokens = 0
 
 
 @dataclass(slots=True)

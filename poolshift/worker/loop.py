@@ -12,14 +12,17 @@ from poolshift.worker.definitions import Definition
 from poolshift.worker.errors import ExecutionError
 from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, describe, traceback_of, truncate
 from poolshift.worker.framing import FrameError, frame, read_frames
+from poolshift.worker.leftovers import Leftovers
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import EntrypointError, LoadedProgram, check, load
 from poolshift.worker.messages import (
     MAX_EVENT_BYTES,
+    MAX_RETRY_AFTER_S,
     Check,
     Done,
     EventKind,
     Failed,
+    Left,
     Progress,
     Ready,
     Reply,
@@ -47,6 +50,7 @@ class Worker:
         """By the numbers that the service gives them."""
         self._loaded: dict[int, LoadedProgram] = {}
         self._current = CurrentExecution()
+        self._leftovers = Leftovers()
         self._tracer: ProgramTracer | None = None
         self._is_fork = False
 
@@ -54,10 +58,24 @@ class Worker:
         """Says that it is ready, then answers until the parent closes the socket."""
         tell_parent(self._current)
         os.register_at_fork(after_in_child=self._forked)
+        self._leftovers.accept()
         self._send(Ready(gen=self._generation, pid=os.getpid()))
         for payload in read_frames(self._socket):
             request = _request_decoder.decode(payload)
-            self._send(self._execute(request) if isinstance(request, Run) else self._check(request))
+            if isinstance(request, Run):
+                self._answer(request)
+            else:
+                self._send(self._check(request))
+
+    def _answer(self, request: Run) -> None:
+        reply = self._execute(request)
+        self._tell_left(request.id, self._leftovers.before_reply())
+        self._send(reply)
+        self._tell_left(request.id, self._leftovers.after_reply(request.number))
+
+    def _tell_left(self, execution_id: str, left: list[str]) -> None:
+        if left:
+            self._send(Left(execution_id, self._generation, left))
 
     def _execute(self, request: Run) -> Reply:
         if request.definition is not None:
@@ -111,10 +129,14 @@ class Worker:
         if number == 0:
             self._definitions.clear()
             self._loaded.clear()
+            self._leftovers.forget_programs()
         self._definitions[number] = definition
 
     def _load(self, number: int) -> LoadedProgram:
-        loaded = self._loaded[number] = load(self._definitions[number], self._allowed_modules)
+        try:
+            loaded = self._loaded[number] = load(self._definitions[number], self._allowed_modules)
+        finally:
+            self._leftovers.accept()
         return loaded
 
     def _failed(self, execution_id: str, run_us: int, error: BaseException, lm: LMRun | None) -> Failed:
@@ -128,7 +150,7 @@ class Worker:
             detail=truncate(known.detail, MAX_MESSAGE_LENGTH),  # it may have a field's name in it, or what an LM said
             field=None if field is None else truncate(field, MAX_MESSAGE_LENGTH),
             traceback=None if known is error else traceback_of(error),
-            retry_after_s=known.retry_after_s,
+            retry_after_s=_pause(known.retry_after_s),
             usage=lm.usage if lm else None,
         )
 
@@ -149,9 +171,14 @@ class Worker:
         try:
             data = frame(_encoder.encode(reply))
         except FrameError as error:
-            assert not isinstance(reply, Ready)
+            assert not isinstance(reply, (Ready, Left))
             data = frame(_encoder.encode(Failed(reply.id, self._generation, 0, "invalid_outputs", f"outputs: {error}")))
         self._socket.sendall(data)
+
+
+def _pause(seconds: float | None) -> float | None:
+    """A pause that an LM asks for, as the service takes it; None if the LM asks for none that makes sense."""
+    return min(seconds, MAX_RETRY_AFTER_S) if seconds is not None and seconds >= 0 else None
 
 
 def _microseconds_since(started_ns: int) -> int:

@@ -16,7 +16,7 @@ from poolshift.worker.dspy.streaming import OutputEvents, run_streamed
 from poolshift.worker.dspy.tools import is_at_a_tool
 from poolshift.worker.errors import InvalidOutputs, LMError
 from poolshift.worker.exception_text import truncate
-from poolshift.worker.lm import LMRun, LMSettings, LMUsage
+from poolshift.worker.lm import MAX_TOKENS, LMRun, LMSettings, LMUsage
 
 MAX_LMS = 32
 """A worker keeps the connections of so many LMs."""
@@ -167,9 +167,15 @@ def _detail(what: str, said: object, settings: LMSettings) -> str:
 
 
 def total(entries_of_models: Iterable[list[dict[str, Any]]]) -> LMUsage:
-    """The tokens of all calls of the LM; what an endpoint does not tell counts as none."""
+    """The tokens of all calls of the LM; what an endpoint does not tell, or what cannot be, counts as none."""
     entries = [entry for entries in entries_of_models for entry in entries]
-    return LMUsage(
-        sum(entry.get("prompt_tokens") or 0 for entry in entries),
-        sum(entry.get("completion_tokens") or 0 for entry in entries),
-    )
+    return LMUsage(_sum(entries, "prompt_tokens"), _sum(entries, "completion_tokens"))
+
+
+def _sum(entries: list[dict[str, Any]], name: str) -> int:
+    return min(sum(token_count(entry.get(name)) for entry in entries), MAX_TOKENS)
+
+
+def token_count(said: Any) -> int:
+    """The number of tokens that an endpoint has said: any JSON value can come, and any size of number."""
+    return said if isinstance(said, int) and 0 <= said <= MAX_TOKENS else 0
