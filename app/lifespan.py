@@ -233,7 +233,7 @@ def _open_pools(
     stack: AsyncExitStack,
 ) -> tuple[Spawner, dict[Version, Engine]]:
     """The spawner of worker processes and the pools, which are not started yet."""
-    preload = ["poolshift.worker.tracing.program"] if settings.exports_traces else []
+    preload = ["poolshift.worker.tracing.preload"] if settings.exports_traces else []
     if settings.lm_model != NONE:
         preload.append(DSPY_PROGRAMS)
     spawner = Spawner(settings.allowed_modules, environment, preload, own_root=own_process.ROOT, background=background)

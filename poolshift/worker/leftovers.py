@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from _thread import _count as _thread_count
 from collections.abc import Callable
 from types import FrameType
@@ -30,6 +31,8 @@ CHECK_INTERVAL = 16
 The check takes as long as a third of a plain call does in its worker. Threads and the alarm are looked at each time.
 """
 
+_LOOKS = 4
+_LOOK_INTERVAL_S = 0.0005
 _SIGNALS = range(1, signal.SIGRTMIN)
 _CPU_TIMERS = (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS = (
@@ -153,15 +156,22 @@ class Leftovers:
         left = []
         if _lowest_free() > self._files + MAX_LEFT_FILES:
             left.append("open files")
-        if len(children()) > MAX_LEFT_PROCESSES:
+        if _child_count() > MAX_LEFT_PROCESSES:
             left.append("processes")
         return left
 
     def _busy_threads(self) -> list[str]:
         if not _thread_count():  # as after most calls; this takes 30 ns
             return []
+        for _ in range(_LOOKS):
+            if not self._has_busy_thread():
+                return []
+            time.sleep(_LOOK_INTERVAL_S)  # a thread that has just done its work is about to wait, or to end
+        return ["threads"]
+
+    def _has_busy_thread(self) -> bool:
         frames = sys._current_frames().items()
-        return ["threads"] if any(one not in self._threads and not _is_idle(frame) for one, frame in frames) else []
+        return any(thread not in self._threads and not _is_idle(frame) for thread, frame in frames)
 
     def _handlers_now(self) -> list[Any]:
         return list(map(_signal.getsignal, _SIGNALS))
@@ -182,6 +192,13 @@ def _is_idle(frame: FrameType) -> bool:
         return False
     work = names.get("work_queue")
     return work is not None and work.empty() and names.get("work_item") is None
+
+
+def _child_count() -> int:
+    try:
+        return len(children())
+    except OSError:
+        return 0  # no descriptor is free, which counts as too many files
 
 
 def _directory() -> str | None:

@@ -45,6 +45,11 @@ class LMUsage(msgspec.Struct, frozen=True):
     completion_tokens: _Tokens = 0
 
 
+def token_count(said: object) -> int:
+    """The number of tokens that an endpoint has said: any JSON value can come, and a number of any size."""
+    return said if isinstance(said, int) and 0 <= said <= MAX_TOKENS else 0
+
+
 @dataclass(slots=True)
 class LMRun:
     """The LM of one execution, in its worker: what it may take, and what it took.

@@ -98,7 +98,7 @@ def _exhaust(steps: Generator[Any, None, Any], emit: Emit) -> Any:
     while True:
         try:
             emit(next(steps))
-        except StopIteration as stop:
+        except StopIteration as stop:  # noqa: PERF203  # `emit` is not to end the loop by one of its own
             return stop.value
 
 

@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -30,10 +30,7 @@ from poolshift.worker.messages import (
     Run,
 )
 from poolshift.worker.stdio import CurrentExecution, tell_parent
-from poolshift.worker.tracing import context as trace_context
-
-if TYPE_CHECKING:
-    from poolshift.worker.tracing.program import ProgramTracer
+from poolshift.worker.tracing.optional import CallTracer
 
 _request_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _encoder = msgspec.json.Encoder()
@@ -51,7 +48,7 @@ class Worker:
         self._loaded: dict[int, LoadedProgram] = {}
         self._current = CurrentExecution()
         self._leftovers = Leftovers()
-        self._tracer: ProgramTracer | None = None
+        self._tracer: CallTracer | None = None
         self._is_fork = False
 
     def serve(self) -> None:
@@ -77,26 +74,14 @@ class Worker:
         if left:
             self._send(Left(execution_id, self._generation, left))
 
-    def _execute(self, request: Run) -> Reply:
+    def _execute(self, request: Run) -> Done | Failed:
         if request.definition is not None:
             self._remember(request.number, request.definition)
-        if request.traceparent is not None and request.record:
-            return self._record(request, request.traceparent)
         if request.traceparent is None and request.carried is None:
             return self._run(request)
-        with trace_context.within(trace_context.context_of(request.traceparent, request.carried)):
-            return self._run(request)
-
-    def _record(self, request: Run, traceparent: str) -> Reply:
         if self._tracer is None:
-            from poolshift.worker.tracing.program import ProgramTracer  # noqa: PLC0415  # its SDK is of no use to most workers
-
-            self._tracer = ProgramTracer()
-        recording = self._tracer.record(request.program_id, traceparent, request.carried)
-        with trace_context.within(recording.context):
-            reply = self._run(request)
-            reply.spans = recording.end(reply)
-            return reply
+            self._tracer = CallTracer()
+        return self._tracer.run(request, self._run)
 
     def _run(self, request: Run) -> Done | Failed:
         def emit(data: Any, kind: EventKind = "progress") -> None:

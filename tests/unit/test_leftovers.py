@@ -34,7 +34,7 @@ class Unobserved:
 async def pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Engine]:
     """A pool of one worker."""
     monkeypatch.chdir(ROOT)
-    spawner, background = Spawner(["tests.support"], {"PATH": "/usr/bin"}), Background()
+    spawner, background = Spawner(["tests.support"], {"PATH": "/usr/bin"}, own_root=ROOT), Background()
     engine = SessionPoolV2("v2", PoolOptions(1, checkout_timeout_s=20), spawner, Unobserved(), background)
     await engine.start()
     yield engine

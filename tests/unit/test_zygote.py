@@ -33,7 +33,7 @@ async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     spawners = []
 
     def start_one(preload: tuple[str, ...] = (), **environment: str) -> Spawner:
-        spawners.append(Spawner(["tests.support"], {"PATH": os.environ["PATH"], **environment}, preload))
+        spawners.append(Spawner(["tests.support"], {"PATH": os.environ["PATH"], **environment}, preload, own_root=ROOT))
         return spawners[-1]
 
     yield start_one

@@ -6,7 +6,6 @@ import signal
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
 from typing import Any, get_origin
 
 import dspy
@@ -16,7 +15,7 @@ from poolshift.worker.dspy.streaming import OutputEvents, run_streamed
 from poolshift.worker.dspy.tools import is_at_a_tool
 from poolshift.worker.errors import InvalidOutputs, LMError
 from poolshift.worker.exception_text import truncate
-from poolshift.worker.lm import MAX_TOKENS, LMRun, LMSettings, LMUsage
+from poolshift.worker.lm import MAX_TOKENS, LMRun, LMSettings, LMUsage, token_count
 
 MAX_LMS = 32
 """A worker keeps the connections of so many LMs."""
@@ -64,7 +63,7 @@ def _has_objects(signature: type[dspy.Signature]) -> bool:
     return any(get_origin(one.annotation) is dict for one in signature.output_fields.values())
 
 
-_runner = asyncio.Runner()
+_loops: list[asyncio.AbstractEventLoop] = []
 """One event loop for all streams: it begins with the first, in the worker, and keeps the connections of LMs."""
 _lms: OrderedDict[LMSettings, dspy.LM] = OrderedDict()
 """The LMs with their connections, the one used last at the end."""
@@ -98,21 +97,27 @@ def ask(module: dspy.Module, lm: LMRun, arguments: dict[str, Any], events: Outpu
     heard = lm_spans.callbacks()
     with dspy.context(lm=_lm_of(lm.settings), adapter=adapter, disable_history=True, trace=None, callbacks=heard):
         if events is not None:
-            return _runner.run(_ask_streamed(module, lm, arguments, events), context=copy_context())
+            return _loop().run_until_complete(_ask_streamed(module, lm, arguments, events))
         with _no_longer_than(lm.budget_s):
             return module(**arguments)
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    if not _loops:
+        _loops.append(asyncio.new_event_loop())
+    return _loops[0]
 
 
 async def _ask_streamed(
     module: dspy.Module, lm: LMRun, arguments: dict[str, Any], events: OutputEvents
 ) -> dspy.Prediction:
-    try:
-        async with asyncio.timeout(lm.budget_s) as limit:
-            return await run_streamed(module, arguments, events)
-    except TimeoutError:
-        if limit.expired():
-            raise _OutOfTime from None
-        raise
+    answer = asyncio.ensure_future(run_streamed(module, arguments, events))
+    done, _ = await asyncio.wait({answer}, timeout=lm.budget_s)
+    if not done:
+        answer.cancel()
+        await asyncio.wait({answer})
+        raise _OutOfTime
+    return answer.result()
 
 
 @contextmanager
@@ -174,8 +179,3 @@ def total(entries_of_models: Iterable[list[dict[str, Any]]]) -> LMUsage:
 
 def _sum(entries: list[dict[str, Any]], name: str) -> int:
     return min(sum(token_count(entry.get(name)) for entry in entries), MAX_TOKENS)
-
-
-def token_count(said: Any) -> int:
-    """The number of tokens that an endpoint has said: any JSON value can come, and any size of number."""
-    return said if isinstance(said, int) and 0 <= said <= MAX_TOKENS else 0

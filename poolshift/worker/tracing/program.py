@@ -45,10 +45,10 @@ class _Ids(IdGenerator):
 
     def generate_span_id(self) -> int:
         span_id: int | None = self.known.__dict__.pop("span_id", None)
-        return span_id or int.from_bytes(os.urandom(8)) or 1
+        return span_id or int.from_bytes(os.urandom(8), "big") or 1
 
     def generate_trace_id(self) -> int:
-        return int.from_bytes(os.urandom(16)) or 1
+        return int.from_bytes(os.urandom(16), "big") or 1
 
 
 class _Kept(SpanProcessor):
