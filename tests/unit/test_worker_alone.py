@@ -64,8 +64,16 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         made = subprocess.run([uv, *command], check=False, capture_output=True, text=True, timeout=120)
         if made.returncode:
             pytest.skip(f"no environment could be made: {made.stderr.strip()[-300:]}")
-    yield place / "bin" / "python"
+    yield place / "bin" / "python" if request.param != "3.10" else _without_safe_path(place)
     shutil.rmtree(place)
+
+
+def _without_safe_path(place: Path) -> Path:
+    """Python 3.10 without its first argument, `-P`, which it does not know."""
+    script = place / "bin" / "python-without-P"
+    script.write_text(f'#!/bin/sh\n[ "$1" = -P ] && shift\nexec {place}/bin/python "$@"\n')
+    script.chmod(0o755)
+    return script
 
 
 def _interpreter(version: str) -> str | None:
