@@ -236,7 +236,14 @@ def _open_pools(
     preload = ["poolshift.worker.tracing.preload"] if settings.exports_traces else []
     if settings.lm_model != NONE:
         preload.append(DSPY_PROGRAMS)
-    spawner = Spawner(settings.allowed_modules, environment, preload, own_root=own_process.ROOT, background=background)
+    spawner = Spawner(
+        settings.allowed_modules,
+        environment,
+        preload,
+        own_root=own_process.ROOT,
+        background=background,
+        user=settings.worker_user_ids,
+    )
     stack.push_async_callback(spawner.aclose)
     pools = {
         version: _ENGINES[version](version, _pool_options(settings, version), spawner, recorder, background)

@@ -108,14 +108,15 @@ def _renderers(log_format: LogFormat) -> list[Processor]:
 def _escape(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     r"""Escapes control characters: a program or a client cannot write a line of its own, nor move a terminal's cursor.
 
-    Only the service's own tracebacks have lines, each indented: a line of the log begins with its time.
+    The service's own tracebacks and messages keep their lines, but the first indented: a line of the log begins with
+    its time. What a worker's program says has a `source`, and stays one line.
     """
     for name, value in event.items():
         text = value if isinstance(value, str) else str(value)
         if text.isprintable():
             continue
-        if name in _WITH_LINES:
-            event[name] = "".join(f"\n    {_escaped(line)}" for line in text.split("\n"))
+        if name in _WITH_LINES or (name == "event" and "source" not in event):
+            event[name] = "\n    ".join(map(_escaped, text.split("\n")))
         elif isinstance(value, str):
             event[name] = _escaped(value)
         else:

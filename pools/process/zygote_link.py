@@ -68,8 +68,8 @@ class ZygoteLink:
 
     # --- orders to the zygote
 
-    def fork(self, generation: int) -> WorkerProcess:
-        """Has a worker forked, which becomes ready by itself.
+    def fork(self, generation: int, user: tuple[int, int] | None = None) -> WorkerProcess:
+        """Has a worker forked, which becomes ready by itself; it changes to the ids of `user`, if given.
 
         Raises:
             SpawnFailed: the zygote takes no order.
@@ -89,7 +89,7 @@ class ZygoteLink:
             worker = WorkerProcess(generation, ours, output_read)
             self._workers[generation] = worker
             try:
-                packet = msgspec.json.encode(Fork(generation))
+                packet = msgspec.json.encode(Fork(generation, user))
                 socket.send_fds(self._control, [packet], [theirs.fileno(), output_write])
             except OSError as error:
                 self._ended(generation, Exit(ExitCause.CRASH, f"not started: {error}"))

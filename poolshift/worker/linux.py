@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 # linux/prctl.h
@@ -20,6 +20,8 @@ OPEN_FILES_AT_START = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 """The soft limit that this process was started with: workers keep to it, as code that uses select(2) must."""
 
 _PAUSE_S = 0.05
+_ENV_START = 47
+"""The position of env_start in /proc/self/stat, counted behind the command's name (proc(5))."""
 
 # Loaded once, before the first fork: a child calls through it without allocating.
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -62,6 +64,20 @@ def become_user(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
     os.umask(0o022)
     set_dumpable(True)  # the kernel has taken it back
+
+
+def overwrite_environment(names: Container[str]) -> None:
+    """Overwrites the values of variables in the memory that this process was started with (/proc/PID/environ).
+
+    Set again those that are still needed before this: no pointer of the C library is to lead there.
+    """
+    numbers = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    address = int(numbers[_ENV_START])
+    for entry in Path("/proc/self/environ").read_bytes().split(b"\0"):
+        name, _, value = entry.partition(b"=")
+        if os.fsdecode(name) in names and address:
+            ctypes.memset(address + len(entry) - len(value), ord("x"), len(value))
+        address += len(entry) + 1
 
 
 def adopt_orphans() -> None:
