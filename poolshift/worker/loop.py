@@ -57,22 +57,23 @@ class Worker:
         os.register_at_fork(after_in_child=self._forked)
         self._leftovers.accept()
         self._send(Ready(gen=self._generation, pid=os.getpid()))
-        for payload in read_frames(self._socket):
-            request = _request_decoder.decode(payload)
-            if isinstance(request, Run):
-                self._answer(request)
-            else:
-                self._send(self._check(request))
+        try:
+            for payload in read_frames(self._socket):
+                request = _request_decoder.decode(payload)
+                if isinstance(request, Run):
+                    self._answer(request)
+                else:
+                    self._send(self._check(request))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the service needs this worker no more, or is gone
 
     def _answer(self, request: Run) -> None:
         reply = self._execute(request)
-        self._tell_left(request.id, self._leftovers.before_reply())
+        if left := self._leftovers.before_reply():
+            self._send(Left(request.id, self._generation, left))
         self._send(reply)
-        self._tell_left(request.id, self._leftovers.after_reply(request.number))
-
-    def _tell_left(self, execution_id: str, left: list[str]) -> None:
-        if left:
-            self._send(Left(execution_id, self._generation, left))
+        if not left and (left := self._leftovers.after_reply(request.number)):
+            self._send(Left(request.id, self._generation, left))
 
     def _execute(self, request: Run) -> Done | Failed:
         if request.definition is not None:

@@ -26,7 +26,18 @@ import msgspec
 
 from poolshift.worker import linux, reaper, user_path
 from poolshift.worker.child import WorkerChild, run_and_exit
-from poolshift.worker.notices import MAX_PACKET_BYTES, Exited, Fork, Forked, NotForked, Notice, Order, Ping, Pong, Preloaded
+from poolshift.worker.notices import (
+    MAX_PACKET_BYTES,
+    Exited,
+    Fork,
+    Forked,
+    NotForked,
+    Notice,
+    Order,
+    Ping,
+    Pong,
+    Preloaded,
+)
 
 _PAUSE_S = 0.1
 """Between two attempts at something that the system refuses, for want of memory or of file descriptors."""

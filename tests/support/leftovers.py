@@ -26,7 +26,7 @@ def leaves(what: str) -> str:
 
 def finds() -> dict[str, Any]:
     """Tells in which state it finds its worker, which it takes a while to do."""
-    time.sleep(0.05)
+    time.sleep(0.4)
     return {
         "pid": os.getpid(),
         "handlers": [repr(signal.getsignal(number)) for number in range(1, 32)],
@@ -48,7 +48,7 @@ def dies_of_another(earlier: str, generation: str) -> None:
 
 
 def _die() -> None:
-    time.sleep(0.02)
+    time.sleep(0.3)
     os._exit(7)
 
 
@@ -114,11 +114,11 @@ def _redirect(fd: int) -> None:
 
 _PUT_BACK: MappingProxyType[str, Callable[[], Any]] = MappingProxyType(
     {
-        "an alarm": lambda: _alarm(signal.ITIMER_REAL, 0.02),
-        "an alarm again and again": lambda: signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02),
-        "a timer of the processor's": lambda: _alarm(signal.ITIMER_PROF, 0.01),
-        "a virtual timer": lambda: _alarm(signal.ITIMER_VIRTUAL, 0.01),
-        "a watchdog": lambda: faulthandler.dump_traceback_later(0.02, exit=True),
+        "an alarm": lambda: _alarm(signal.ITIMER_REAL, 0.2),
+        "an alarm again and again": lambda: signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2),
+        "a timer of the processor's": lambda: _alarm(signal.ITIMER_PROF, 0.2),
+        "a virtual timer": lambda: _alarm(signal.ITIMER_VIRTUAL, 0.2),
+        "a watchdog": lambda: faulthandler.dump_traceback_later(0.2, exit=True),
         "a signal handler": lambda: _handle(signal.SIGUSR1),
         "an ignored signal": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
         "a blocked signal": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}),
@@ -142,7 +142,7 @@ _RECYCLED: MappingProxyType[str, Callable[[], Any]] = MappingProxyType(
     {
         "a thread": lambda: threading.Thread(target=_die, daemon=True).start(),
         "a thread without a name": _leave_a_bare_thread,
-        "a timer": lambda: threading.Timer(0.02, os._exit, (7,)).start(),
+        "a timer": lambda: threading.Timer(0.3, os._exit, (7,)).start(),
         "a pool that is busy": lambda: _leave_a_pool(busy=True),
         "open files": _leave_files,
         "processes": _leave_processes,

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from common.background import Background
 from pools.calls import Call, Program, Result
 from pools.errors import ProgramError
 from pools.process.exits import ExitCause
@@ -89,11 +90,14 @@ async def worker(python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "poolshift").symlink_to(ROOT / "poolshift")
     monkeypatch.setattr(sys, "executable", str(python))
     environment = {"PATH": "/usr/bin", "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    spawner = Spawner(["shop"], environment, ["poolshift.worker.tracing.preload"], own_root=ROOT)
+    background = Background()
+    preload = ["poolshift.worker.tracing.preload"]
+    spawner = Spawner(["shop"], environment, preload, own_root=ROOT, background=background)
     worker = await spawner.spawn()
     yield worker
     worker.kill(ExitCause.SHUTDOWN)
     await spawner.aclose()
+    await background.aclose()
 
 
 class _Sampled:

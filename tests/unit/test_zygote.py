@@ -11,6 +11,7 @@ import msgspec
 import psutil
 import pytest
 
+from common.background import Background
 from pools.calls import Call, Program, Result
 from pools.errors import SpawnFailed
 from pools.process.exits import Exit, ExitCause
@@ -30,15 +31,24 @@ Start = Callable[..., Spawner]
 async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     """Starts spawners, which end with the test."""
     monkeypatch.chdir(ROOT)
-    spawners = []
+    spawners, background = [], Background()
 
     def start_one(preload: tuple[str, ...] = (), **environment: str) -> Spawner:
-        spawners.append(Spawner(["tests.support"], {"PATH": os.environ["PATH"], **environment}, preload, own_root=ROOT))
+        spawners.append(
+            Spawner(
+                ["tests.support"],
+                {"PATH": os.environ["PATH"], **environment},
+                preload,
+                own_root=ROOT,
+                background=background,
+            )
+        )
         return spawners[-1]
 
     yield start_one
     for spawner in spawners:
         await spawner.aclose()
+    await background.aclose()
 
 
 async def call(
