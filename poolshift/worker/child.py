@@ -53,7 +53,7 @@ def _try(action: Callable[[], _T], otherwise: _T) -> _T:
 
 
 def _status_after(error: BaseException) -> int:
-    """The exit code that Python ends with after `error`; one that is no request to exit goes to the hook first."""
+    """The exit code that Python ends with after `error`; one that does not ask for an exit goes to the hook first."""
     if not isinstance(error, SystemExit):
         sys.excepthook(type(error), error, error.__traceback__)
         return _FAILED

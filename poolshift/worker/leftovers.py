@@ -1,7 +1,7 @@
-"""Whatever a call leaves in its worker that could end or change the next program's call, and is not data of its own.
+"""Finds the state that a call leaves in its worker and that could end or change the next program's call.
 
-A call may leave loaded modules, connections and helper processes. Anything here is compared with how the process was
-before, and put back; what cannot be put back is named, so that the service replaces the worker.
+A call may leave loaded modules, connections and helper processes. The rest is compared with how the process was before,
+and put back. If that is impossible, the service is told, and replaces the worker.
 """
 
 import _signal  # type: ignore[import-not-found]  # the same functions as in `signal`, 25 times as fast
@@ -47,7 +47,7 @@ _OUTPUT_FDS = (1, 2)
 
 
 class Leftovers:
-    """The state of this process that outlives a call, as it has to be before each."""
+    """The state that this process must be in before each call."""
 
     def __init__(self) -> None:
         self._clean_calls: dict[int, int] = {}
@@ -55,7 +55,7 @@ class Leftovers:
         self.accept()
 
     def accept(self) -> None:
-        """Takes the process as it is: what a program's modules do when they are loaded is to last."""
+        """Takes the process as it is: the effects of loading a program's modules are to last."""
         self._threads = frozenset(sys._current_frames())
         self._handlers = self._handlers_now()
         self._blocked = _signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -1,4 +1,4 @@
-"""The worker's own end: one child process that runs one execution at a time, until its socket closes."""
+"""The worker's end of the socket: one child process that runs one execution at a time, until the socket closes."""
 
 import os
 import socket
@@ -141,14 +141,14 @@ class Worker:
         )
 
     def _emit(self, request: Run, data: Any, kind: EventKind) -> None:
-        encoded = _encoder.encode(data)  # what is no JSON value is the program's error, streamed or not
+        encoded = _encoder.encode(data)  # a value without a JSON is the program's error, streamed or not
         if len(encoded) > MAX_EVENT_BYTES:
             raise ValueError(f"an event of {len(encoded)} bytes is over the limit of {MAX_EVENT_BYTES}")
         if request.stream:
             self._send(Progress(request.id, self._generation, msgspec.Raw(encoded), kind))
 
     def _forked(self) -> None:
-        """This is a process that a program has forked: it has the worker's socket too, and nothing to say on it."""
+        """Marks a process that a program has forked: it has the worker's socket too, and must not write to it."""
         self._is_fork = True
 
     def _send(self, reply: Reply) -> None:

@@ -28,9 +28,9 @@ MAX_EVENT_BYTES = 1024 * 1024
 class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
     """Run a program once.
 
-    Its definition has a `number` between the two, and comes along with the first call that it is in. Number 0 begins
-    anew: the worker forgets all that it was told before. `record` asks for the spans of the program
-    (`poolshift.worker.tracing.recorded_spans`) in the reply: the call is sampled.
+    The service and the worker know the program's definition by a `number`; the definition itself comes with the first
+    call that has this number. With number 0 the worker forgets all definitions that it was told before. `record` asks
+    for the spans of the program (`poolshift.worker.tracing.recorded_spans`) in the reply: the call is sampled.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Ready(msgspec.Struct, tag="ready", tag_field="op"):
 
 
 class Progress(msgspec.Struct, tag="progress", tag_field="op", omit_defaults=True):
-    """What a running program says on its way."""
+    """One event of a running program."""
 
     id: str
     gen: _Number

@@ -1,4 +1,4 @@
-"""The LM that comes with a call, as DSPy has it: asked within its time, its failures told apart, its tokens counted."""
+"""Runs DSPy modules on the LM of a call: within its time, with its failures told apart and its tokens counted."""
 
 import asyncio
 import logging
@@ -18,9 +18,9 @@ from poolshift.worker.exception_text import truncate
 from poolshift.worker.lm import MAX_TOKENS, LMRun, LMSettings, LMUsage, token_count
 
 MAX_LMS = 32
-"""A worker keeps the connections of so many LMs."""
+"""The number of LMs to which a worker keeps connections."""
 MAX_DETAIL_LENGTH = 2000
-"""Of what an LM or its endpoint said; the rest tells nobody more."""
+"""The length of a quotation of an LM or of its endpoint; a longer one is cut."""
 _ALARM_INTERVAL_S = 0.1
 
 logging.getLogger("LiteLLM").setLevel(logging.WARNING)  # it says at each call that it is called
@@ -164,7 +164,7 @@ def failures_of(settings: LMSettings) -> Iterator[None]:
 
 
 def _detail(what: str, said: object, settings: LMSettings) -> str:
-    """What a caller is told. Some endpoints repeat the key that they refuse; it goes no further."""
+    """The text for the caller, without the key, which some endpoints repeat when they refuse it."""
     text = f"{what}: {said}"
     if settings.api_key:
         text = text.replace(settings.api_key, "…")
