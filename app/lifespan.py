@@ -251,10 +251,17 @@ def _open_pools(
     stack: AsyncExitStack,
 ) -> tuple[Spawner, dict[Version, Engine]]:
     """The spawner of worker processes and the pools, which are not started yet."""
-    preload = ["poolshift.worker.tracing.program"] if settings.exports_traces else []
+    preload = ["poolshift.worker.tracing.preload"] if settings.exports_traces else []
     if settings.lm_model != NONE:
         preload.append(DSPY_PROGRAMS)
-    spawner = Spawner(settings.allowed_modules, environment, preload, own_root=own_process.ROOT, background=background)
+    spawner = Spawner(
+        settings.allowed_modules,
+        environment,
+        preload,
+        own_root=own_process.ROOT,
+        background=background,
+        user=settings.worker_user_ids,
+    )
     stack.push_async_callback(spawner.aclose)
     pools = {
         version: _ENGINES[version](version, _pool_options(settings, version), spawner, recorder, background)

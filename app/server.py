@@ -15,6 +15,7 @@ from prometheus_client import disable_created_metrics
 from app import listening
 from app.application import Application, create_app
 from app.execute.protocol import LaneProtocol
+from app.protection import protect
 from app.services import Services
 from config.settings import Settings
 from pools.errors import SpawnFailed
@@ -172,6 +173,7 @@ def serve(settings: Settings) -> bool:
         CannotListen: see `Server.run`.
     """
     open_many_files()
+    protect(settings)
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nothing here looks at
     server = Server(create_app(settings), settings)
     server.run()

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.lm import ApiBase, ApiKey
+from config.worker_user import find_user, first_readable
 
 MIB = 1024 * 1024
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
@@ -104,6 +105,8 @@ class Settings(BaseSettings):
     worker_max_age_s: Seconds | None = None
     worker_env: str = ""
     """Names, comma-separated, of variables that a worker gets although they look like secrets."""
+    worker_user: str | None = None
+    """The user, by name or number, that workers run as; unset is the service's own."""
 
     session_ttl_s: Seconds = 3600.0
     execution_ttl_s: Seconds = 3600.0
@@ -165,6 +168,35 @@ class Settings(BaseSettings):
                 "or ALLOW_ANONYMOUS=true if everyone may run programs"
             )
         return self
+
+    @model_validator(mode="after")
+    def _worker_user_reads_no_secrets(self) -> Self:
+        if self.worker_user is None:
+            return self
+        try:
+            user = find_user(self.worker_user)
+        except ValueError as error:
+            raise ValueError(f"WORKER_USER={self.worker_user}: {error}") from None
+        readable = None if user is None else first_readable(user, self._secret_files())
+        if readable is not None:
+            raise ValueError(f"WORKER_USER={self.worker_user} can read {readable}: take that right away (chmod 600)")
+        return self
+
+    def _secret_files(self) -> list[Path]:
+        """The files that no program is to read: keys, `.env` and a SQLite database with what belongs to it."""
+        files = [Path(".env")]
+        if self.api_keys_file is not None:
+            files.append(self.api_keys_file)
+        scheme, _, name = self.database_url.get_secret_value().partition(":///")
+        if scheme.startswith("sqlite"):
+            files += [Path(name.partition("?")[0] + suffix) for suffix in ("", "-wal", "-journal")]
+        return files
+
+    @property
+    def worker_user_ids(self) -> tuple[int, int] | None:
+        """The user id and the group id that workers change to, if to any."""
+        user = None if self.worker_user is None else find_user(self.worker_user)
+        return None if user is None else (user.uid, user.gid)
 
     @model_validator(mode="after")
     def _pin_is_to_a_pool_that_runs(self) -> Self:

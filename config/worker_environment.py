@@ -18,10 +18,11 @@ def worker_environment(environment: Mapping[str, str], passed_on: Iterable[str])
     (`WORKER_ENV`). The rest (PATH, PYTHONPATH, proxies, locale, …) stays.
     """
     wanted = frozenset(name.strip() for name in passed_on)
-    kept = {name: value for name, value in environment.items() if name in wanted or not _is_withheld(name)}
+    kept = {name: value for name, value in environment.items() if name in wanted or not is_withheld(name)}
     # LiteLLM, underneath DSPy, would otherwise fetch its price list from the network on import.
     return kept | {"LITELLM_LOCAL_MODEL_COST_MAP": "true", "PYTHONUNBUFFERED": "1"}
 
 
-def _is_withheld(name: str) -> bool:
+def is_withheld(name: str) -> bool:
+    """Says if a variable of this name is kept from workers, unless `WORKER_ENV` names it."""
     return name in _OWN or name.startswith(_OWN_PREFIXES) or _SECRET.search(name) is not None

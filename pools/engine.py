@@ -217,10 +217,11 @@ class Engine(abc.ABC):
             self._admit(queued_call)
             result = await queued_call.answer
         except WorkerCrashed as error:
-            if error.is_ours:
-                self._quarantine.undecided(key, call.execution_id)
-            else:
+            if error.blamed is not None:
+                self._quarantine.killed(error.blamed, is_late=error.blamed != key)
+            elif not error.is_ours:
                 self._quarantine.killed(key)
+            self._quarantine.undecided(key, call.execution_id)
             raise
         except ExecutionError as error:
             if error.started and not isinstance(error, (ExecutionTimeout, PoolClosed)):

@@ -112,6 +112,9 @@ class Supervisor:
 
     def give_back(self, slot: WorkerSlot) -> None:
         """The call on `slot` is over."""
+        if slot.process is not None and slot.process.left_by is not None and slot.state is WorkerState.BUSY:
+            self._replace(slot)
+            return
         limit = self._limits.executions
         if limit is not None and slot.executions >= limit:
             self._make_due(slot)
@@ -225,6 +228,7 @@ class Supervisor:
         replaced = self.state.started(slot, process)
         if replaced is not None:
             self._retire(replaced)
+        process.when_left(lambda: self._replace(slot))
         process.when_ended(lambda end: self._gone(slot, end))
 
     def _gone(self, slot: WorkerSlot, end: Exit) -> None:
@@ -262,6 +266,12 @@ class Supervisor:
     def _make_due(self, slot: WorkerSlot) -> None:
         if not slot.is_due:
             slot.is_due = True
+            self._reconcile()
+
+    def _replace(self, slot: WorkerSlot) -> None:
+        """Retires a worker that is not to serve another call, and starts the next at once."""
+        if slot.state is not WorkerState.STOPPING:
+            self._retire(slot)
             self._reconcile()
 
     def _retire(self, slot: WorkerSlot, cause: ExitCause = ExitCause.RECYCLED) -> None:

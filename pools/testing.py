@@ -194,6 +194,8 @@ class FakeProcess:
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
         self._on_end: Callable[[Result | Exception], None] | None = None
         self._when_ended: Callable[[Exit], None] | None = None
+        self.left_by: Program | None = None
+        self._when_left: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"<FakeProcess pid={self.pid} call={self.call} ended_for={self.ended_for}>"
@@ -211,6 +213,12 @@ class FakeProcess:
         assert self.call.events is not None
         self.call.events.put("progress", msgspec.Raw(msgspec.json.encode(data)))
 
+    def leave(self, program: Program) -> None:
+        """Says that a call of `program` has left something in the worker: the running call, or one before it."""
+        self.left_by = program
+        if self.call is None and self._when_left is not None:
+            self._when_left()
+
     def die(self, cause: ExitCause = ExitCause.CRASH, *, is_ours: bool = False) -> None:
         """Ends the worker now: for `cause`, unless it was told to end for another."""
         if self.exited.done():
@@ -219,7 +227,7 @@ class FakeProcess:
         self.exited.set_result(end)
         if self._when_ended is not None:
             self._when_ended(end)
-        self._end_run(failure_of(end))
+        self._end_run(failure_of(end, None if self.left_by is None else self.left_by.key))
 
     # --- the protocol
 
@@ -249,6 +257,9 @@ class FakeProcess:
             listener(self.exited.result())
         else:
             self._when_ended = listener
+
+    def when_left(self, listener: Callable[[], None]) -> None:
+        self._when_left = listener
 
     def log_ids(self) -> dict[str, str | None]:
         return self.call.log_ids() if self.call is not None else {"execution_id": None}

@@ -66,8 +66,11 @@ def describe_exit(
     return Exit(ended_for or ExitCause.CRASH, description, cpu_s)
 
 
-def failure_of(end: Exit) -> ExecutionError:
-    """The error of the call that a worker was at when it ended."""
+def failure_of(end: Exit, blamed: str | None = None) -> ExecutionError:
+    """The error of the call that a worker was at when it ended.
+
+    `blamed` is the key of the program that had left the worker unfit for others, if one had.
+    """
     match end.cause:
         case ExitCause.TIMEOUT:
             return ExecutionTimeout("the deadline passed while the program ran; its worker was killed")
@@ -75,7 +78,7 @@ def failure_of(end: Exit) -> ExecutionError:
             return PoolClosed("the service stopped before the program ended", started=True)
         case _:
             detail = f"the worker died while it ran the program: {end.description}"
-            return WorkerCrashed(detail, exit_cause=end.description, is_ours=end.is_ours)
+            return WorkerCrashed(detail, exit_cause=end.description, is_ours=end.is_ours, blamed=blamed)
 
 
 def _signal_name(number: int) -> str:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from pools.calls import Call, Result
+from pools.calls import Call, Program, Result
 from pools.process.exits import Exit, ExitCause
 from poolshift.worker.definitions import Definition
 
@@ -22,6 +22,8 @@ class Worker(Protocol):
     """The running call."""
     exited: asyncio.Future[Exit]
     """Done once the worker is dead."""
+    left_by: Program | None
+    """The program whose call has left the worker in a state that is not for another; then it is to be replaced."""
 
     def run(self, call: Call, on_end: Callable[[Result | Exception], None]) -> None:
         """Sends the call. The worker must be idle; `on_end` is called once, with the result or one of `pools.errors`.
@@ -42,6 +44,9 @@ class Worker(Protocol):
 
     def when_ended(self, listener: Callable[[Exit], None]) -> None:
         """Calls `listener` once the worker is dead, before its call is answered; at once if it is dead already."""
+
+    def when_left(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` if `left_by` is set while no call runs."""
 
     def log_ids(self) -> dict[str, str | None]:
         """The ids of the running call, if any, for a log line."""

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from common.log_levels import named_level
-from pools.calls import Call, Result
+from pools.calls import Call, Program, Result
 from pools.errors import (
     ExecutionError,
     InvalidInputs,
@@ -30,10 +30,11 @@ from pools.process.channel import Channel
 from pools.process.exits import Exit, ExitCause, failure_of
 from pools.process.output import OutputReader
 from poolshift.worker.definitions import Definition
+from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, truncate
 from poolshift.worker.framing import MALFORMED, FrameError, frame
 from poolshift.worker.lm import lm_budget_s
 from poolshift.worker.loading import EntrypointError
-from poolshift.worker.messages import Check, Done, Failed, Progress, Ready, Reply, Run
+from poolshift.worker.messages import Check, Done, Failed, Left, Progress, Ready, Reply, Run
 from poolshift.worker.stdio import Record
 
 KILL_GRACE_S = 0.2
@@ -45,6 +46,12 @@ RETIRE_GRACE_S = 2.0
 MAX_LOADED = 1000
 MAX_LOADED_BYTES = 16 * 1024 * 1024
 """A worker keeps so many definitions loaded, of so many bytes of JSON together; then it forgets them all."""
+
+MAX_DETAIL_LENGTH = MAX_MESSAGE_LENGTH + 64
+"""Of what a worker says of an error; it keeps to less itself."""
+MAX_LEFT = 8
+MAX_LEFT_LENGTH = 64
+"""How much of what a worker says it was left with is logged: so many things, of so many characters each."""
 
 _encoder: Final = msgspec.json.Encoder()
 _reply_decoder: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
@@ -75,6 +82,11 @@ class WorkerProcess:
         self._flow_control: FlowControl | None = None
         self._on_end: Callable[[Result | Exception], None] | None = None
         self._when_ended: Callable[[Exit], None] | None = None
+        self.left_by: Program | None = None
+        """The program whose call has left the worker in a state that is not for another."""
+        self._when_left: Callable[[], None] | None = None
+        self._ended_id = ""
+        self._ended_program: Program | None = None
         self._check: asyncio.Future[None] | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self._report_timer: asyncio.TimerHandle | None = None
@@ -175,6 +187,10 @@ class WorkerProcess:
         else:
             self._when_ended = listener
 
+    def when_left(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` if a call that is answered already turns out to have left something in the worker."""
+        self._when_left = listener
+
     def log_ids(self) -> dict[str, str | None]:
         """What a log line about it says of the call that it is at, if any."""
         return self.call.log_ids() if self.call is not None else {"execution_id": None}
@@ -210,7 +226,8 @@ class WorkerProcess:
         self._attempt(self._output.close)
         self._attempt(self._forget_process)
         if not self.ready.done():
-            self.ready.set_exception(WorkerCrashed("the worker died at its start", exit_cause=end.description))
+            fault = f"the worker died at its start: {end.description}"
+            self.ready.set_exception(WorkerCrashed(fault, exit_cause=end.description))
             self.ready.exception()  # a caller that gave up on it is not to be missed
         if self._check is not None and not self._check.done():
             self._check.set_exception(WorkerCrashed(f"the worker died: {end.description}", exit_cause=end.description))
@@ -221,7 +238,7 @@ class WorkerProcess:
             if self._when_ended is not None:
                 self._when_ended(end)
         finally:
-            self._end_run(failure_of(end), ())
+            self._end_run(failure_of(end, None if self.left_by is None else self.left_by.key), ())
 
     def _attempt(self, action: Callable[[], None]) -> None:
         """Takes one step of the end; a step that fails does not keep the others from being taken."""
@@ -251,15 +268,14 @@ class WorkerProcess:
         if self.ended_for is not None:
             return  # too late, whatever it is
         try:
-            reply = _reply_decoder.decode(payload)
+            reply = _decode_reply(payload)
         except MALFORMED as error:
             self._violated(f"not a reply: {error}")
             return
         if reply.gen != self.generation:
             self._violated(f"a reply of generation {reply.gen}")
-        elif isinstance(reply, Ready):
-            self._is_up = True
-            self._become_ready()
+        elif isinstance(reply, (Ready, Left)):
+            self._take_notice(reply)
         elif self._check is not None:
             self._take_check(reply)
         elif self.call is None or reply.id != self.call.execution_id:
@@ -271,6 +287,34 @@ class WorkerProcess:
                 self.call.events.put(reply.kind, reply.data)
         else:
             self._end_run(self._error_of(reply), reply.spans)
+
+    def _take_notice(self, notice: Ready | Left) -> None:
+        if isinstance(notice, Left):
+            self._take_left(notice)
+        else:
+            self._is_up = True
+            self._become_ready()
+
+    def _take_left(self, left: Left) -> None:
+        if self.call is not None and left.id == self.call.execution_id:
+            program = self.call.program
+        elif self._ended_program is not None and left.id == self._ended_id:
+            program = self._ended_program
+        else:
+            self._violated(f"it says what {left.id!r} has left, which it was not at")
+            return
+        if self.left_by is not None:
+            return
+        self.left_by = program
+        _log.warning(
+            "program left its worker unfit for others; it is replaced",
+            left=[truncate(what, MAX_LEFT_LENGTH) for what in left.what[:MAX_LEFT]],
+            pid=self.pid,
+            program_id=program.id,
+            execution_id=truncate(left.id, MAX_LEFT_LENGTH),
+        )
+        if self.call is None and self._when_left is not None:
+            self._when_left()
 
     def _take_check(self, reply: Progress | Done | Failed) -> None:
         check, self._check = self._check, None
@@ -285,6 +329,7 @@ class WorkerProcess:
         call, on_end = self.call, self._on_end
         if call is None or on_end is None:
             return
+        self._ended_id, self._ended_program = call.execution_id, call.program
         self.call = self._on_end = None
         try:
             if call.trace is not None:
@@ -366,17 +411,29 @@ class WorkerProcess:
         _log.warning("lines of a worker left out of the log", count=count, pid=self.pid, **self.log_ids())
 
 
+def _decode_reply(payload: bytes) -> Reply:
+    """Decodes a reply, of which msgspec does not check the text that it leaves raw, such as the outputs.
+
+    Raises one of `MALFORMED`.
+    """
+    if not payload.isascii():
+        payload.decode()
+    return _reply_decoder.decode(payload)
+
+
 def _error_of(failed: Failed) -> ExecutionError:
+    detail = truncate(failed.detail, MAX_DETAIL_LENGTH)  # a program can write the message itself
+    field = None if failed.field is None else truncate(failed.field, MAX_DETAIL_LENGTH)
     match failed.code:
         case InvalidInputs.code:
-            return InvalidInputs(failed.detail, field=failed.field)
+            return InvalidInputs(detail, field=field)
         case InvalidOutputs.code:
-            return InvalidOutputs(failed.detail, field=failed.field)
+            return InvalidOutputs(detail, field=field)
         case MalformedInputs.code:
-            return MalformedInputs(failed.detail, started=False)
+            return MalformedInputs(detail, started=False)
         case LMNotConfigured.code:
-            return LMNotConfigured(failed.detail, started=False)
+            return LMNotConfigured(detail, started=False)
         case LMError.code:
-            return LMError(failed.detail, retry_after_s=failed.retry_after_s)
+            return LMError(detail, retry_after_s=failed.retry_after_s)
         case _:
-            return ProgramError(failed.detail)
+            return ProgramError(detail)

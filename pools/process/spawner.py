@@ -39,15 +39,18 @@ class Spawner:
         *,
         own_root: Path,
         background: Background,
+        user: tuple[int, int] | None = None,
     ) -> None:
         """Takes the service's own folder as `own_root`: a worker finds the examples there, and nothing else.
 
-        `environment` is all that a worker sees of the service's environment.
+        `environment` is all that a worker sees of the service's environment. `user` is the user id and the group id
+        that workers change to.
         """
         self._allowed_modules = tuple(allowed_modules)
         self._environment = dict(environment)
         self._preload = tuple(preload)
         self._own_root = own_root
+        self._user = user
         self._generations = itertools.count(1)
         self._zygote: ZygoteLink | None = None
         """The zygote that forks at the moment."""
@@ -75,7 +78,7 @@ class Spawner:
         """
         try:
             zygote = await self._running_zygote()
-            worker = zygote.fork(next(self._generations))
+            worker = zygote.fork(next(self._generations), self._user)
         except OSError as error:
             self._health.failed()
             raise SpawnFailed(f"no worker could be asked for: {error}") from error

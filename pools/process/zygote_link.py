@@ -16,7 +16,17 @@ from pools.process.exits import Exit, ExitCause, describe_exit
 from pools.process.process import WorkerProcess
 from poolshift.worker import linux
 from poolshift.worker.framing import MALFORMED
-from poolshift.worker.zygote import MAX_PACKET_BYTES, Exited, Fork, Forked, Notice, Ping, Pong, Preloaded
+from poolshift.worker.notices import (
+    MAX_PACKET_BYTES,
+    Exited,
+    Fork,
+    Forked,
+    NotForked,
+    Notice,
+    Ping,
+    Pong,
+    Preloaded,
+)
 
 MAX_UNANSWERED = 5
 """A zygote that has left so many pings unanswered is killed."""
@@ -58,8 +68,8 @@ class ZygoteLink:
 
     # --- orders to the zygote
 
-    def fork(self, generation: int) -> WorkerProcess:
-        """Has a worker forked, which becomes ready by itself.
+    def fork(self, generation: int, user: tuple[int, int] | None = None) -> WorkerProcess:
+        """Has a worker forked, which becomes ready by itself; it changes to the ids of `user`, if given.
 
         Raises:
             SpawnFailed: the zygote takes no order.
@@ -79,7 +89,7 @@ class ZygoteLink:
             worker = WorkerProcess(generation, ours, output_read)
             self._workers[generation] = worker
             try:
-                packet = msgspec.json.encode(Fork(generation))
+                packet = msgspec.json.encode(Fork(generation, user))
                 socket.send_fds(self._control, [packet], [theirs.fileno(), output_write])
             except OSError as error:
                 self._ended(generation, Exit(ExitCause.CRASH, f"not started: {error}"))
@@ -167,6 +177,8 @@ class ZygoteLink:
                     self.preloaded.set_result(None)
             case Forked(generation, pid):
                 self._forked(generation, pid, fd)
+            case NotForked(generation, reason):
+                self._ended(generation, Exit(ExitCause.CRASH, f"not started: {reason}", is_ours=True))
             case Exited(generation, status, cpu_s):
                 self._exited(generation, status, cpu_s)
             case Pong():

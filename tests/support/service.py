@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ class Service:
     """A service and what a test asks of it. Its settings are the environment's of a fresh machine, and `settings`."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
+        """`command` and `user` are no settings: they say how the service is started, and as which user."""
+        self._command: Sequence[str] = settings.pop("command", POOLSHIFT)
+        self._user: int | None = settings.pop("user", None)
         self.directory = directory
         self.port = settings.get("PORT") or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -58,11 +61,12 @@ class Service:
         }
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*POOLSHIFT, "serve"],
+                [*self._command, "serve"],
                 cwd=self.directory,
                 env=environment,
                 stdout=log,
                 stderr=log,
+                user=self._user,
                 start_new_session=True,
                 # No lock is taken between fork and exec: a system call is all that it does.
                 preexec_fn=None if terminal is None else lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY),  # noqa: PLW1509
