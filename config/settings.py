@@ -185,8 +185,7 @@ class Settings(BaseSettings):
     def _secret_files(self) -> list[Path]:
         """The files that no program is to read: keys, `.env` and a SQLite database with what belongs to it."""
         files = [Path(".env")]
-        if self.api_keys_file is not None:
-            files.append(self.api_keys_file)
+        files += [path for path in (self.api_keys_file, self.secret_key_file) if path is not None]
         scheme, _, name = self.database_url.get_secret_value().partition(":///")
         if scheme.startswith("sqlite"):
             files += [Path(name.partition("?")[0] + suffix) for suffix in ("", "-wal", "-journal")]
