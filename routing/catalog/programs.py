@@ -56,7 +56,7 @@ class CataloguedProgram(Program):
     def __init__(self, key: str, program_id: str, definition: Definition, size: int) -> None:
         super().__init__(key, program_id, definition)
         self.size = size
-        """Of its definition, in bytes of JSON."""
+        """The size of the definition, in bytes of JSON."""
         self.is_dirty = False
         self._count = 0
         self._last_executed_at = 0.0
@@ -91,7 +91,7 @@ class ProgramStore(Protocol):
         ...
 
     async def page(self, session_id: str | None, *, limit: int, max_bytes: int, after: int) -> ProgramPage:
-        """Up to `limit` programs of a session, or global ones, by creation, whose key is over `after`.
+        """Reads up to `limit` programs of a session, or global ones, by creation, with keys above `after`.
 
         The page ends before `max_bytes` of definitions, but has at least one program.
         """
@@ -110,7 +110,7 @@ class Programs:
     """The catalogue. Every change is written to the store first, so that both always agree."""
 
     def __init__(self, store: ProgramStore, *, is_shared: bool = False, quotas: Quotas = DEFAULT_QUOTAS) -> None:
-        """`is_shared` tells that other replicas write to the store too."""
+        """Takes `is_shared` if other replicas write to the store too."""
         self._quotas = quotas
         self._usage = ProgramUsage(quotas)
         self._store = store
@@ -202,7 +202,7 @@ class Programs:
             self._forget(program_id, session_id)
 
     def forget_session(self, session_id: str) -> None:
-        """A session has ended, and its programs with it."""
+        """Forgets the programs of a session that has ended."""
         for program in self._of_sessions.pop(session_id, {}).values():
             self._usage.remove(session_id, program.size)
 

@@ -79,7 +79,7 @@ class SessionStore(Protocol):
         ...
 
     async def claim(self, session_id: str, owner: str) -> str | None:
-        """Creates a session of `owner`, unless it is there already; whose it is then."""
+        """Creates a session of `owner`, unless it is there already; returns its owner."""
         ...
 
     async def find(self, session_id: str) -> StoredSession | None:
@@ -128,7 +128,7 @@ class Sessions:
         self._listeners.append(listener)
 
     async def load(self) -> None:
-        """Learns whose every session is, as the store has it."""
+        """Loads the owner of every session into memory."""
         owners = await self._store.owners()
         for known in [one for one in self._sessions.values() if one.key not in owners and not one.is_dirty]:
             self._drop(known)
@@ -141,7 +141,7 @@ class Sessions:
             self._add(session or _Session(session_id, now, owner))
 
     def admits(self, session_id: str, caller: Caller) -> bool:
-        """Tells, by memory alone, that `caller` may use a session. Where memory does not know it, `admit` decides."""
+        """Tells, by memory alone, if `caller` may use a session. If memory does not know it, `admit` decides."""
         session = self._sessions.get(session_id)
         return session is not None and caller.may_see(session.owner)
 
@@ -224,11 +224,11 @@ class Sessions:
             self._drop(one)
 
     def forget(self, session_id: str) -> None:
-        """A session has ended, here or on another replica."""
+        """Forgets a session that has ended, here or on another replica."""
         session = self._sessions.get(session_id)
         if session is not None:
             self._drop(session)
-            session.is_dirty = False  # what it did is not to bring it back
+            session.is_dirty = False  # its use must not bring it back
         self._programs.forget_session(session_id)
         for listener in self._listeners:
             listener(session_id)
