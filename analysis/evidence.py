@@ -20,6 +20,7 @@ class Bench:
         self.config = config
         self.counters = counters
         self.latency = LatencyEvidence(counters)
+        self._log_shares: list[float] = []
         self.faults: dict[str, FaultEvidence] = {}
         for one in config.guardrails:
             if one.kind is Kind.FAULTS:
@@ -33,14 +34,20 @@ class Bench:
         The copy's share of α is in its log e-value, so that all copies have one threshold.
         """
         threshold = -math.log(self.config.alpha_of(guardrail))
-        shares = copy_shares(self.counters.steps, self.config.steps)
-        copies = min(len(shares), MAX_COPIES)
-        by_copy = self._by_copy(guardrail, copies)
+        log_shares = self._shares()
+        by_copy = self._by_copy(guardrail, len(log_shares))
         best, step, stratum = -math.inf, None, "all"
         for copy, (log_e, deciding) in enumerate(by_copy):
-            if log_e + math.log(shares[copy]) > best:
-                best, step, stratum = log_e + math.log(shares[copy]), self.counters.steps[copy][0], deciding
+            if log_e + log_shares[copy] > best:
+                best, step, stratum = log_e + log_shares[copy], self.counters.steps[copy][0], deciding
         return Evidence(guardrail.name, best if by_copy else 0.0, threshold, stratum, step)
+
+    def _shares(self) -> list[float]:
+        """Logarithms of the start copies' shares of α."""
+        if len(self._log_shares) != min(len(self.counters.steps), MAX_COPIES):
+            shares = copy_shares(self.counters.steps, self.config.steps)
+            self._log_shares = [math.log(share) for share in shares[:MAX_COPIES]]
+        return self._log_shares
 
     def _by_copy(self, guardrail: Guardrail, copies: int) -> list[tuple[float, str]]:
         if guardrail.kind is Kind.LATENCY:

@@ -9,6 +9,8 @@ from analysis.odds import Cell, Mixture, log_sum_exp
 from analysis.ramp import StepId
 
 OTHER_PROGRAMS = "(others)"
+_SHARE_OF_OTHERS = 0.01
+"""Weight of the programs beyond the strata, as a share of all programs' weight."""
 
 Stratum = tuple[str, str]
 """`("all", "")`, `("code", code)` or `("program", program)`."""
@@ -36,6 +38,7 @@ class FaultEvidence:
         self._counts: dict[Stratum, dict[UnitKey, list[int]]] = {}
         self._log_e: dict[Stratum, list[float]] = {}
         self._dirty: set[Stratum] = set()
+        self._mixtures: list[tuple[float, Stratum]] = []
 
     def feed(self, counters: Counters) -> None:
         """Adds all of the guardrail's events that are in `counters`."""
@@ -61,13 +64,16 @@ class FaultEvidence:
 
     def log_e(self, copies: int) -> list[tuple[float, Stratum]]:
         """Returns each start copy's log e-value, and the stratum that contributes most."""
+        if not self._dirty and len(self._mixtures) == copies:
+            return self._mixtures
         for stratum in self._dirty:
             counts = self._counts[stratum]
             self._log_e[stratum] = [
                 self._test.log_e(cells_of_copy(counts, copy, self._steps)) for copy in range(copies)
             ]
         self._dirty.clear()
-        return [self._mixed(copy) for copy in range(copies)]
+        self._mixtures = [self._mixed(copy) for copy in range(copies)]
+        return self._mixtures
 
     def _mixed(self, copy: int) -> tuple[float, Stratum]:
         best, deciding, left = -math.inf, POOLED, 1.0
@@ -86,7 +92,8 @@ class FaultEvidence:
     def _weight(self, stratum: Stratum) -> float:
         kind, name = stratum
         if kind == "program":
-            return self.guardrail.by_program / (self._room + 1)
+            share = _SHARE_OF_OTHERS if name == OTHER_PROGRAMS else (1 - _SHARE_OF_OTHERS) / self._room
+            return self.guardrail.by_program * share
         return self.guardrail.by_code[name] if kind == "code" else self.guardrail.pooled
 
     def _strata(self, code: str, program: str) -> Iterable[Stratum]:
