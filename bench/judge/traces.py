@@ -174,7 +174,7 @@ class _Service:
 
     def _fault_level(self) -> float:
         scenario = self.scenario
-        level = scenario.drift ** (self.n / self.total)
+        level = math.pow(scenario.drift, self.n / self.total)
         return level * scenario.burst if scenario.burst > 1 and self.t % 200 < 20 else level
 
     def _is_in_incident(self, arm: str) -> bool:
