@@ -19,7 +19,7 @@ class Found:
 
 
 def judged(calls: Iterable[Call], scenario: Scenario, config: Config | None = None) -> dict[str, int]:
-    """Returns the first call of each verdict of the judge; a rollback ends the ramp."""
+    """Returns the first call of each verdict of the judge; a rollback, or the scenario's own, ends the ramp."""
     steps = tuple(w for w, _ in scenario.ramp)
     judge = Judge(config or Config(steps=steps, programs=scenario.programs))
     keys: dict[str | None, int | None] = {None: None}
@@ -34,7 +34,7 @@ def judged(calls: Iterable[Call], scenario: Scenario, config: Config | None = No
             action = judge.look(call.t).action.value
             if action not in first:
                 first[action] = number
-                if action == "rollback":
+                if action in ("rollback", scenario.until):
                     break
     return first
 

@@ -42,7 +42,7 @@ class Scenario:
     program: float = 0.001
     upstream: float = 0.0005
     programs: int = 50
-    keyed: float = 0.5
+    keyed: float = 0.1
     """Share of calls from sessions."""
     session_calls: float = 20.0
     sessions: int = 200
@@ -77,6 +77,8 @@ class Scenario:
     v2_broken_program: bool = False
     v2_from: float = 0.0
     """V2 is worse only from this canary probability on."""
+    until: str = "rollback"
+    """The verdict that ends the ramp, beside a rollback."""
     jitter: float = field(default=0.2, compare=False)
     """Every rate differs from trace to trace by up to this share, for both versions alike."""
 
