@@ -1,8 +1,8 @@
 """Peers as policies: what their public descriptions say they would do on a trace.
 
-Each gets what it gets in a real cluster: counts and quantiles per version and interval, read from metrics. Client
-errors judge nobody here either. The settings are those of the peers' own examples, with limits that fit the service: 1 % of
-failed calls, and a p99 of one and a half times what V1 is known to have.
+Each gets what it gets in a real cluster: counts and quantiles per version and interval, read from metrics.
+Client errors judge nobody here either. The settings are those of the peers' own examples, with limits that fit the
+service: 1 % of failed calls, and a p99 of one and a half times what V1 is known to have.
 """
 
 import math
