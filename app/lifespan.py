@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 
+from analysis.guardrails import Config
 from app.auth import Authenticator
 from app.execute.endpoint import ExecuteLane
 from app.http_metrics import HttpMetrics
@@ -41,8 +42,10 @@ from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
 from routing.catalog.sessions import Sessions
+from routing.rollout.controller import RampController
 from routing.rollout.file import RolloutFile
 from routing.rollout.flag import RolloutFlag, open_flag
+from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import to_basis_points
 from routing.rollout.provider import RolloutProvider
 from routing.router import Router
@@ -58,6 +61,7 @@ from store.follower import Follower, Handlers
 from store.job_store import SqlJobStore
 from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
+from store.ramp_store import SqlRampStore
 from store.rollout_log import SqlRolloutLog
 from store.session_store import SqlSessionStore
 
@@ -87,7 +91,9 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         spawner, pools = _open_pools(settings, environment, recorder, background, stack)
         await _start(pools, local_lm)
         pin = Version(settings.pool_version) if settings.pool_version else None
-        router = Router(pools, flag, recorder, pin=pin, salt=settings.canary_salt)
+        judge = LiveJudge(Config(), is_off=pin is not None or len(pools) < len(Version))
+        router = Router(pools, flag, recorder, judge=judge, pin=pin, salt=settings.canary_salt)
+        ramp = await _open_ramp(database, flag, judge, pools, catalog, background, stack)
         recorder.watch(
             staleness=lambda: follower.staleness_s if follower is not None else 0.0,
             rollback=lambda: router.rollback_seconds,
@@ -100,6 +106,8 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             flag=flag,
             pin=pin,
             router=router,
+            judge=judge,
+            ramp=ramp,
             recorder=recorder,
             tracing=tracing,
             pools=pools,
@@ -238,6 +246,31 @@ def _open_pools(
     for pool in pools.values():
         stack.push_async_callback(pool.aclose)
     return spawner, pools
+
+
+async def _open_ramp(
+    database: Database,
+    flag: RolloutFlag,
+    judge: LiveJudge,
+    pools: Mapping[Version, Engine],
+    catalog: _Catalog,
+    background: Background,
+    stack: AsyncExitStack,
+) -> RampController:
+    """The plan and its evidence, as the last run or the other replicas left them; carried out from now on."""
+    v1 = pools.get(Version.V1)
+    ramp = RampController(
+        flag,
+        judge,
+        SqlRampStore(database, notifies=False),
+        is_shared=database.is_shared,
+        v1_serves=lambda: v1 is not None and v1.is_ready,
+        programs=catalog.programs.count,
+    )
+    await ramp.open()
+    stack.push_async_callback(ramp.aclose)
+    background.run("ramp", ramp.run, is_vital=True)
+    return ramp
 
 
 async def _start(pools: Mapping[Version, Engine], local_lm: LocalLMServer | None) -> None:

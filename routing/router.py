@@ -11,6 +11,7 @@ from pools.errors import ExecutionError, Withdrawn
 from pools.protocol import Pool
 from poolshift.worker.lm import LMUsage
 from routing.rollout.flag import RolloutFlag
+from routing.rollout.live_judge import Evidence, Example, LiveJudge
 from routing.rollout.model import Rollout
 from routing.split import bucket
 from routing.telemetry.call_trace import CANCELLED, CallTrace
@@ -31,6 +32,8 @@ class Route:
         self.forced = forced
         self.decision = decision
         self.trace = trace
+        self.evidence: Evidence | None = None
+        """What the judge knows of the call, if it is organic and both versions get calls."""
 
     @property
     def trace_id(self) -> str | None:
@@ -42,11 +45,19 @@ class Router:
     """Knows the pools by version and nothing of what is inside them."""
 
     def __init__(
-        self, pools: Mapping[Version, Pool], flag: RolloutFlag, recorder: Recorder, *, pin: Version | None, salt: str
+        self,
+        pools: Mapping[Version, Pool],
+        flag: RolloutFlag,
+        recorder: Recorder,
+        *,
+        judge: LiveJudge,
+        pin: Version | None,
+        salt: str,
     ) -> None:
         self._pools = pools
         self._flag = flag
         self._recorder = recorder
+        self._judge = judge
         self._pin = pin
         self._salt = salt
         self._only = next(iter(pools)) if len(pools) == 1 else None
@@ -73,6 +84,8 @@ class Router:
         number = random.getrandbits(32) if key is None else bucket(self._salt, key)
         route = Route(number, forced, self._decide(number, forced), trace)
         self._recorder.decided(route.decision)
+        if self._judge.w > 0.0 and route.decision.reason is Reason.SPLIT:
+            route.evidence = self._judge.assigned(key, is_canary=route.decision is _CANARY)
         if trace is not None:
             trace.routed(route.decision, self._flag.current.revision, began)
         return route
@@ -108,10 +121,14 @@ class Router:
         seconds = time.perf_counter() - began
         self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, route.trace_id)
         self._record_tokens(route, call, result.usage)
+        if route.evidence is not None:
+            self._judge_end(route, call, OK, seconds, "")
         return result
 
     def _failed(self, route: Route, call: Call, operation: str, began: float, error: ExecutionError) -> None:
         self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
+        if route.evidence is not None:
+            self._judge_end(route, call, error.code, time.perf_counter() - began, error.detail)
         self._record_tokens(route, call, error.usage)
         if route.trace is not None:
             route.trace.failed(error.code)
@@ -125,12 +142,28 @@ class Router:
         self._recorder.answered(version, operation, code, seconds, queued_s, route.trace_id)
         self._recorder.failed(version, code, category)
 
+    def _judge_end(self, route: Route, call: Call, outcome: str, seconds: float, detail: str) -> None:
+        """Tells the judge how an organic call ended.
+
+        The wait for a worker is left out of its time: that measures the pool's size, not the version.
+        """
+        evidence = route.evidence
+        assert evidence is not None
+        version = route.decision.version
+        ms = 1000 * (seconds - call.queued_s - call.backpressure_s)
+        guardrail = self._judge.ended(evidence, version, call.program.id, outcome, ms, is_cold=call.is_cold)
+        if guardrail is not None:
+            self._judge.keep_example(guardrail, Example(call.execution_id, route.trace_id, outcome, detail))
+
     def _record_tokens(self, route: Route, call: Call, usage: LMUsage | None) -> None:
         if call.lm is not None and usage is not None:
             self._recorder.lm_used(route.decision.version, call.lm.model, usage)
 
     def _route_again(self, route: Route) -> None:
+        version = route.decision.version
         route.decision = self._decide(route.bucket, route.forced)
+        if route.decision.version is not version:
+            route.evidence = None  # no version is to be blamed for what the other one began
         self._recorder.decided(route.decision)
         if route.trace is not None:
             route.trace.routed(route.decision, self._flag.current.revision, time.time_ns())

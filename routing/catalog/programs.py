@@ -178,6 +178,10 @@ class Programs:
         else:
             self._forget(program_id, session_id)
 
+    def count(self) -> int:
+        """How many programs there are."""
+        return len(self._global) + sum(map(len, self._of_sessions.values()))
+
     def forget_session(self, session_id: str) -> None:
         """A session has ended, and its programs with it."""
         self._of_sessions.pop(session_id, None)

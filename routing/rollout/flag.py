@@ -82,19 +82,19 @@ class RolloutFlag:
             self.follow(rollout)
             return rollout
 
-    async def rollback(self, by: str, reason: str | None) -> Rollout:
+    async def rollback(self, by: str, reason: str | None, source: Source = Source.ROLLBACK) -> Rollout:
         """All traffic to V1, in force here before it is remembered: from now on the split sends nothing to V2.
 
         Raises:
             RollbackUnwritten: it is in force here, but not remembered yet, and so nowhere else; `flush` tries again.
         """
-        self._dirty = Change(0, Source.ROLLBACK, by, reason)
+        self._dirty = Change(0, source, by, reason)
         self._come_into_force(
             replace(
                 self.current,
                 canary_basis_points=0,
                 previous_basis_points=self.current.canary_basis_points,
-                source=Source.ROLLBACK,
+                source=source,
                 updated_by=by,
                 reason=reason,
                 updated_at=datetime.now(UTC),

@@ -17,6 +17,8 @@ class Source(StrEnum):
     FLAG = "flag"
     API = "api"
     ROLLBACK = "rollback"
+    PLAN = "plan"
+    JUDGE = "judge"
 
 
 @dataclass(frozen=True, slots=True)
