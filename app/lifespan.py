@@ -29,7 +29,7 @@ from common.background import Background
 from common.tasks import TaskOwner
 from config.file_watch import contents
 from config.settings import Settings
-from config.worker_environment import worker_environment
+from config.worker_environment import with_file, worker_environment
 from pools.engine import Engine, PoolOptions
 from pools.process.spawner import Spawner
 from pools.session_pool import SessionPool
@@ -68,7 +68,7 @@ from store.session_store import SqlSessionStore
 if TYPE_CHECKING:
     from app.application import Application
 
-_ENGINES: Mapping[Version, type[Engine]] = MappingProxyType({Version.V1: SessionPool, Version.V2: SessionPoolV2})
+_ENGINES: Mapping[str, type[Engine]] = MappingProxyType({"session_pool": SessionPool, "session_pool_v2": SessionPoolV2})
 _log = structlog.stdlib.get_logger("poolshift")
 
 
@@ -233,19 +233,21 @@ def _open_pools(
     background: Background,
     stack: AsyncExitStack,
 ) -> tuple[Spawner, dict[Version, Engine]]:
-    """The spawner of worker processes and the pools, which are not started yet."""
+    """The first pool's spawner, which tries new programs, and the pools, which are not started yet."""
     preload = ["poolshift.worker.tracing.program"] if settings.exports_traces else []
     if settings.lm_model != NONE:
         preload.append(DSPY_PROGRAMS)
-    spawner = Spawner(settings.allowed_modules, environment, preload, own_root=own_process.ROOT)
-    stack.push_async_callback(spawner.aclose)
-    pools = {
-        version: _ENGINES[version](version, _pool_options(settings, version), spawner, recorder, background)
-        for version in map(Version, settings.pools.split(","))
-    }
+    spawners: dict[Version, Spawner] = {}
+    pools: dict[Version, Engine] = {}
+    for version in map(Version, settings.pools.split(",")):
+        own = with_file(environment, settings.worker_env_file_of(version.value))
+        spawner = spawners[version] = Spawner(settings.allowed_modules, own, preload, own_root=own_process.ROOT)
+        stack.push_async_callback(spawner.aclose)
+        engine = _ENGINES[settings.engine_of(version.value)]
+        pools[version] = engine(version, _pool_options(settings, version), spawner, recorder, background)
     for pool in pools.values():
         stack.push_async_callback(pool.aclose)
-    return spawner, pools
+    return next(iter(spawners.values())), pools
 
 
 async def _open_ramp(
