@@ -30,6 +30,7 @@ class Intake:
         self._index = {w: index for index, (w, _) in enumerate(counters.steps)}
         self._stragglers = config.stragglers
         self._lower = 0
+        self._last_v1 = -1
         self._m0 = config.m0
         floor = max(self.current, 0)
         self._units = KeyMarks(floor, config.shard, config.shards)
@@ -73,12 +74,11 @@ class Intake:
             return None
         version = 1 if arm == "v2" else 0
         add_one(self.counters.calls, step, version)
-        if outcome != "ok":
-            guardrail = GUARDRAIL_OF.get(outcome)
-            return None if guardrail is None else self.fault(guardrail, t, step, version, key_hash, outcome, program)
-        if is_cold or not 0.0 <= ms < 1e12:
-            return None
-        return self._succeeded(t, step, version, key_hash, program, ms)
+        if outcome == "ok" and not is_cold and 0.0 <= ms < 1e12:
+            return self._succeeded(t, step, version, key_hash, program, ms)
+        self._has_no_time(step, version, key_hash)
+        guardrail = GUARDRAIL_OF.get(outcome)
+        return None if guardrail is None else self.fault(guardrail, t, step, version, key_hash, outcome, program)
 
     def attempt_failed(self, t: float, w: float, arm: str, key_hash: int | None, program: str, code: str) -> str | None:
         """Counts a fault without the end of a call; returns the guardrail that has a new event of V2's."""
@@ -108,22 +108,38 @@ class Intake:
         self, t: float, step: int, version: int, key_hash: int | None, program: str, ms: float
     ) -> str | None:
         fine = fine_bin(ms / self._m0 if version else ms)
-        first = self._successes.first_copy(key_hash, step)
-        if first >= 0:
-            self._successes.mark(key_hash, step)
-            segment = (first, step, self._generation)
-            histogram = self.counters.latency.get(segment)
-            if histogram is None:
-                histogram = self.counters.latency[segment] = {}
-            add_one(histogram, fine, version)
-            self.bench.latency.dirty.add(segment)
-            self._observed += 1
-            if self._observed >= self._until:
-                self._next_generation()
+        if not version:
+            self._last_v1 = fine
+        self._count_latency(step, version, key_hash, fine)
         if fine < self._p99:
             return None
         code = OVER_3_P99 if fine >= self._p99_of_3 else OVER_P99
         return self.fault("tail", t, step, version, key_hash, code, program)
+
+    def _has_no_time(self, step: int, version: int, key_hash: int | None) -> None:
+        """Counts a call that failed or was cold with the time of V1's last call.
+
+        Leaving such calls out would leave out V2's more often than V1's. Then a counted call's version is no longer a
+        coin of probability w, and the missing calls would look like slow ones. A time drawn from V1's distribution is
+        what a V2 that is as fast would have.
+        """
+        if self._last_v1 >= 0:
+            self._count_latency(step, version, key_hash, self._last_v1)
+
+    def _count_latency(self, step: int, version: int, key_hash: int | None, fine: int) -> None:
+        first = self._successes.first_copy(key_hash, step)
+        if first < 0:
+            return
+        self._successes.mark(key_hash, step)
+        segment = (first, step, self._generation)
+        histogram = self.counters.latency.get(segment)
+        if histogram is None:
+            histogram = self.counters.latency[segment] = {}
+        add_one(histogram, fine, version)
+        self.bench.latency.dirty.add(segment)
+        self._observed += 1
+        if self._observed >= self._until:
+            self._next_generation()
 
     def _next_generation(self) -> None:
         """Goes to the generation of the latency reference that the number of calls asks for."""

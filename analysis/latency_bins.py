@@ -94,7 +94,7 @@ def _smoothed(pooled: Sequence[int]) -> list[float]:
     bandwidth = 0.9 * deviation * seen**-0.2
     reach = int(3 * bandwidth)
     kernel = [math.exp(-0.5 * (i / bandwidth) ** 2) if bandwidth else 1.0 for i in range(-reach, reach + 1)]
-    scale = seen * sum(kernel)
+    scale = seen * math.fsum(kernel)
     smooth = [0.0] * FINE_BINS
     for fine, count in enumerate(pooled):
         if count:
