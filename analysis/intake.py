@@ -9,7 +9,10 @@ from analysis.incidents import Incidents
 from analysis.keys import KeyMarks
 from analysis.latency import WARM_UP, generation_of
 from analysis.latency_bins import fine_bin
+from analysis.replicas import KeyedFault
 
+MAX_KEYED: Final = 10_000
+"""Faults of keys that a replica tells the others of."""
 MAX_STEPS: Final = 256
 """Steps of a ramp; calls of further ones are no evidence."""
 FELL: Final = -2
@@ -38,6 +41,8 @@ class Intake:
         self._faults = {name: KeyMarks(floor) for name in self.bench.faults}
         self._faults["tail"] = KeyMarks(floor, config.shard, config.shards)
         self._incidents = Incidents()
+        self.keyed: list[KeyedFault] = []
+        """Faults of keys that count, so that a sum over replicas counts each key once."""
         self._observed = sum(sum(map(sum, one.values())) for one in counters.latency.values())
         self._next_generation()
 
@@ -100,6 +105,8 @@ class Intake:
         if first < 0 or not self._incidents.is_new(guardrail, t):
             return None
         marks.mark(key_hash, step)
+        if key_hash is not None and len(self.keyed) < MAX_KEYED:
+            self.keyed.append((guardrail, key_hash, self.counters.steps[step][0], first, step, code, program, version))
         add_one(self.counters.events, (guardrail, first, step, code, program), version)
         evidence.add(first, step, code, program, version)
         return guardrail if version else None

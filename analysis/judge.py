@@ -7,6 +7,7 @@ from analysis.evidence import Bench
 from analysis.guardrails import Action, Config, Kind
 from analysis.intake import FELL, Intake
 from analysis.published import rows
+from analysis.replicas import KeyedFault
 from analysis.verdict import Evidence, Row, Say, Verdict
 
 LOOK_EVERY_S: Final = 1.0
@@ -37,6 +38,11 @@ class Judge:
     def counters(self) -> Counters:
         """Everything that the evidence is computed from."""
         return self._intake.counters
+
+    @property
+    def keyed(self) -> list[KeyedFault]:
+        """Faults of keys that count on this replica."""
+        return self._intake.keyed
 
     @property
     def step(self) -> int:

@@ -11,14 +11,12 @@ from app.api.base import In, Out
 from app.auth import Admin, Executor
 from app.problems import Problem
 from app.services import Running, Services
+from routing.rollout.controller import SILENT_AFTER_S
 from routing.rollout.outlook import outlook
 from routing.rollout.plan import Plan, parse_plan
 from routing.rollout.ramp import Ramp, RampState
 from routing.rollout.ramp_store import ReplicaReport
 from routing.versions import Version
-
-SILENT_AFTER_S = 5.0
-"""A replica that has said nothing for so long, in seconds, is called silent."""
 
 router = APIRouter(prefix="/rollout", tags=["rollout"])
 

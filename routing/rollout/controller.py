@@ -4,12 +4,13 @@ import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
 
+from analysis import replicas
 from analysis.counters import Counters
 from analysis.verdict import Say, Verdict
 from common.log_once import LogOnce
@@ -25,6 +26,8 @@ from routing.rollout.ramp_store import Decision, RampStore, ReplicaReport, Snaps
 
 TICK_S = 0.5
 """Time between two looks at plan and evidence, in seconds; a fault of V2's causes another look at once."""
+SILENT_AFTER_S = 5.0
+"""A replica that has said nothing for so long, in seconds, has died or is cut off."""
 KEEP_EVERY_S = 5.0
 """Time between two writes of the evidence of a service that shares its database with no other, in seconds."""
 
@@ -309,7 +312,8 @@ class RampController:
     def _begin_evidence(self, ramp: Ramp) -> None:
         config = self._judge.judge.config
         if ramp.plan is not None:
-            config = ramp.plan.judge_config(self._programs())
+            before = config
+            config = replace(ramp.plan.judge_config(self._programs()), shard=before.shard, shards=before.shards)
             self._judge.latency_floor_ms = ramp.plan.latency_floor_ms
         self._judge.restart(config)
         self._said = None
@@ -383,9 +387,22 @@ class RampController:
             return
         exchange = await self._store.exchange(self.report(), self._generation, self._snapshot())
         self.is_leader, self.replicas = exchange.is_leader, exchange.replicas
+        self._share_keys()
         if exchange.ramp is not None:
             self.follow(exchange.ramp)
         self._hear_others(exchange.evidence)
+
+    def _share_keys(self) -> None:
+        """Takes this replica's share of the key space: each key's latency and assignment count on one replica.
+
+        A key that changes its replica may count again, so that a new start copy of the evidence begins.
+        """
+        oldest = datetime.now(UTC) - timedelta(seconds=SILENT_AFTER_S)
+        living = {one.id for one in self.replicas if one.seen_at >= oldest} | {self.replica}
+        shard, shards = sorted(living).index(self.replica), len(living)
+        judge = self._judge.judge
+        if (shard, shards) != (judge.config.shard, judge.config.shards):
+            self._judge.restart(replace(judge.config, shard=shard, shards=shards), judge.counters)
 
     async def _keep_evidence(self) -> None:
         self._kept_at = self._loop.time()
@@ -401,11 +418,8 @@ class RampController:
     def _snapshot(self) -> Snapshot | None:
         if self._judge.w == 0.0:
             return None
-        return {"counters": self._judge.judge.counters.to_data()}
+        return replicas.snapshot(self._judge.judge.counters, self._judge.judge.keyed)
 
     def _hear_others(self, evidence: Mapping[str, Snapshot]) -> None:
-        others = Counters()
-        for replica, snapshot in evidence.items():
-            if replica != self.replica:
-                others = others.merge(Counters.from_data(snapshot["counters"]))
-        self._judge.hear_others(others if others.steps else None)
+        snapshots = [evidence[replica] for replica in sorted(evidence) if replica != self.replica]
+        self._judge.hear_others(replicas.others(self._judge.judge.keyed, snapshots))
