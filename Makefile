@@ -35,6 +35,7 @@ lint: $(INSTALLED) ## Checks style, types, layers and locks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 --package poolshift
 	$(BIN)/lint-imports
 
 format: $(INSTALLED) ## Puts the code in shape

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
@@ -15,10 +15,13 @@ from app.api import analysis, executions, health, lms, pools, programs, ramp, ro
 from app.auth import Authenticator
 from app.body_limit import limit_body
 from app.execute.endpoint import ExecuteLane, is_execute
+from app.hosts import EXEMPT_PATHS, HostGuard
 from app.http_metrics import HttpMetrics
 from app.lifespan import lifespan
+from app.problems import Problem
 from app.version import VERSION
 from config.api_keys import read_key_file
+from config.secret_key import read_secret_keys
 from config.settings import Settings
 from pools.errors import SpawnFailed
 from routing.errors import StoreUnavailable
@@ -34,30 +37,42 @@ _OPERATORS_ERRORS = (StoreUnavailable, InvalidProvider, SpawnFailed)
 
 
 class Application(FastAPI):
-    """FastAPI with a lane beside it."""
+    """FastAPI, and the execute lane ahead of it."""
 
     lane: ExecuteLane
-    """There is one from the start of the lifespan on."""
+    """Set by the lifespan before the first request."""
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        """The coroutine of whoever serves the request: this one adds none of its own."""
+        """Returns the coroutine of the part that serves the request, so that none of its own is added."""
         if is_execute(scope):
             return self.lane(scope, receive, send)
         if scope["type"] == "http":
+            if (refusal := self._refusal(scope)) is not None:
+                return refusal(scope, receive, send)
             receive = limit_body(scope, receive, self.state.settings.max_body_bytes)
         elif scope["type"] == "lifespan":
             send = _in_one_line(send)
         return super().__call__(scope, receive, send)
 
+    def _refusal(self, scope: Scope) -> Response | None:
+        """The answer to a request that another site sends through a browser."""
+        if scope["path"] in EXEMPT_PATHS:
+            return None
+        try:
+            self.state.host_guard.check(dict(scope["headers"]))
+        except Problem as problem:
+            return problem.response()
+        return None
+
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document, with the problem that every error is."""
+        """Adds the schema of problems, which every error is, to FastAPI's document."""
         document = super().openapi()
         document["components"]["schemas"]["Problem"] = problems.ProblemView.model_json_schema()
         return document
 
 
 def _in_one_line(send: Send) -> Send:
-    """A start that fails for what the operator can mend is told in a line, and not as a traceback."""
+    """Tells a failed start in one line, without a traceback, if the operator can mend its cause."""
 
     async def tell(message: Message) -> None:
         error = sys.exception()
@@ -69,10 +84,11 @@ def _in_one_line(send: Send) -> Send:
 
 
 def create_app(settings: Settings) -> Application:
-    """The service, to be run by an ASGI server. Nothing is started before its lifespan is.
+    """Creates the service as an ASGI application. Its lifespan starts everything.
 
     Raises:
-        InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.
+        InvalidKeyFile: `API_KEYS_FILE` is missing or is not a file of keys.
+        InvalidSecretKey: `SECRET_KEY_FILE` is missing or is not a file of secret keys.
     """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -96,6 +112,8 @@ def create_app(settings: Settings) -> Application:
     app.state.registry = registry
     app.state.http_metrics = http_metrics
     app.state.authenticator = Authenticator(read_key_file(settings.api_keys_file) if settings.api_keys_file else None)
+    app.state.secret_keys = read_secret_keys(settings.secret_key_file) if settings.secret_key_file else None
+    app.state.host_guard = HostGuard.of(settings)
     app.state.is_draining = False
     problems.install(app)
     Instrumentator(registry=registry, excluded_handlers=["/metrics"]).add(http_metrics.instrument).instrument(app)

@@ -1,4 +1,4 @@
-"""Who may do what: API keys, kept hashed, each with scopes."""
+"""API keys: kept hashed, each with scopes and an owner."""
 
 import hashlib
 import hmac
@@ -10,26 +10,35 @@ from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from app.problems import Problem
-from config.api_keys import KeyFile, Scope
+from config.api_keys import KeyFile, Scope, StoredKey
+from routing.catalog.owners import EVERYONE, Caller
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who makes a request; `name` is what the rollout's history says of them."""
+    """The holder of a key. The rollout's history shows `name`; `scopes` has the included ones too."""
 
     name: str
     scopes: frozenset[Scope]
+    caller: Caller
+    """Owns the sessions and jobs that this principal makes, and may use."""
+    reader: Caller
+    """Sees the sessions and jobs that this principal may read."""
 
     def may(self, scope: Scope) -> bool:
-        """Whether it is allowed."""
-        return scope in self.scopes or Scope.ADMIN in self.scopes
+        """Tells if this principal has the scope."""
+        return scope in self.scopes
+
+    def sees_details(self, owner: str | None) -> bool:
+        """Tells if this principal may read the details of errors in what `owner` owns."""
+        return Scope.EXECUTE in self.scopes and self.caller.may_see(owner)
 
 
-ANONYMOUS = Principal("anonymous", frozenset(Scope))
+ANONYMOUS = Principal("anonymous", frozenset(Scope), EVERYONE, EVERYONE)
 
 
 class Authenticator:
-    """Tells who a request is from. Without keys everyone is allowed everything: the settings see that this is meant."""
+    """Finds the principal of a request. Without keys every request may do everything, as the settings allow."""
 
     def __init__(self, keys: KeyFile | None) -> None:
         self._keys: tuple[tuple[bytes, Principal], ...] | None = None
@@ -37,11 +46,15 @@ class Authenticator:
             self.replace(keys)
 
     def replace(self, keys: KeyFile) -> None:
-        """Other keys are valid from now on."""
-        self._keys = tuple((bytes.fromhex(key.hash), Principal(key.name, key.scopes)) for key in keys.keys)
+        """Makes other keys valid, and only these."""
+        self._keys = tuple((bytes.fromhex(key.hash), _principal(key)) for key in keys.keys)
 
     def principal(self, headers: Mapping[bytes, bytes]) -> Principal:
-        """Who sends these (lower-case) headers. Raises Problem `unauthorized`."""
+        """Finds the principal by a request's (lower-case) headers.
+
+        Raises:
+            Problem: `unauthorized`, if they have no key or an unknown one.
+        """
         if self._keys is None:
             return ANONYMOUS
         presented = _presented_key(headers)
@@ -57,6 +70,13 @@ class Authenticator:
         return found
 
 
+def _principal(key: StoredKey) -> Principal:
+    scopes = frozenset(included for scope in key.scopes for included in scope.included)
+    owner = key.owner or key.name
+    is_admin = Scope.ADMIN in scopes
+    return Principal(key.name, scopes, Caller(owner, is_admin), Caller(owner, is_admin or Scope.OBSERVE in scopes))
+
+
 def _presented_key(headers: Mapping[bytes, bytes]) -> bytes | None:
     scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer" and token:
@@ -64,26 +84,45 @@ def _presented_key(headers: Mapping[bytes, bytes]) -> bytes | None:
     return headers.get(b"x-api-key")
 
 
-def _allowed(request: Request, scope: Scope) -> Principal:
+def _allowed(request: Request, *scopes: Scope) -> Principal:
+    """The principal of a request, if it has one of these scopes."""
     authenticator: Authenticator = request.app.state.authenticator
     principal = authenticator.principal(dict(request.scope["headers"]))
-    if not principal.may(scope):
-        raise Problem("forbidden", f"this needs the scope {scope!s}")
+    if not principal.scopes.intersection(scopes):
+        raise Problem("forbidden", f"this needs the scope {' or '.join(scopes)}")
     return principal
 
 
-# What OpenAPI says of a key, which is read above: neither answers for itself, and either will do.
+# These two document the key in OpenAPI. `Authenticator` reads it, from either header.
 _Bearer = Annotated[object, Depends(HTTPBearer(auto_error=False, description="An API key"))]
 _ApiKey = Annotated[object, Depends(APIKeyHeader(name="X-API-Key", auto_error=False, description="An API key"))]
 
 
-def _executor(request: Request, _: _Bearer, __: _ApiKey) -> Principal:
+# Coroutines, since FastAPI would need a thread for each call of a plain function.
+async def _executor(request: Request, _: _Bearer, __: _ApiKey) -> Principal:
     return _allowed(request, Scope.EXECUTE)
 
 
-def _admin(request: Request, _: _Bearer, __: _ApiKey) -> Principal:
+async def _reader(request: Request, _: _Bearer, __: _ApiKey) -> Principal:
+    return _allowed(request, Scope.EXECUTE, Scope.OBSERVE)
+
+
+async def _observer(request: Request, _: _Bearer, __: _ApiKey) -> Principal:
+    return _allowed(request, Scope.OBSERVE)
+
+
+async def _operator(request: Request, _: _Bearer, __: _ApiKey) -> Principal:
+    return _allowed(request, Scope.OPERATE)
+
+
+async def _admin(request: Request, _: _Bearer, __: _ApiKey) -> Principal:
     return _allowed(request, Scope.ADMIN)
 
 
 Executor = Annotated[Principal, Depends(_executor)]
+Reader = Annotated[Principal, Depends(_reader)]
+"""Reads what concerns programs and their calls: `execute` or `observe`."""
+Observer = Annotated[Principal, Depends(_observer)]
+"""Reads what concerns the service's inside: `observe`."""
+Operator = Annotated[Principal, Depends(_operator)]
 Admin = Annotated[Principal, Depends(_admin)]

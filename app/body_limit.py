@@ -5,7 +5,7 @@ from starlette.types import Message, Receive, Scope
 
 
 def limit_body(scope: Scope, receive: Receive, max_bytes: int) -> Receive:
-    """`receive` that raises HTTPException 413 once a body is over `max_bytes`: before any of it, if it says so itself.
+    """Wraps `receive`: it raises HTTPException 413 as soon as a body is known to be over `max_bytes`.
 
     Starlette's own limit answers with plain text, past the handler that makes every error a problem.
     """

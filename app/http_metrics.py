@@ -58,7 +58,7 @@ class HttpMetrics:
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # the bench has silent ones
 class HandlerMetrics:
-    """What one handler counts."""
+    """The metrics of one handler."""
 
     def __init__(
         self, *, by_status: dict[int, Count], duration: Distribution, request_size: Total, response_size: Total

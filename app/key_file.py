@@ -1,4 +1,4 @@
-"""Follows `API_KEYS_FILE`: other keys are valid without a restart."""
+"""Follows `API_KEYS_FILE`, so that keys change without a restart."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ _log = structlog.stdlib.get_logger("poolshift.http")
 
 
 async def follow_key_file(path: Path, contents: AsyncIterator[bytes | OSError], authenticator: Authenticator) -> None:
-    """Takes what the file holds; where it makes no sense or cannot be read, the keys that were valid stay so."""
+    """Makes the file's keys valid at each change. If it cannot be read or parsed, the last good keys stay."""
     heard: bytes | str | None = None
     async for content in contents:
         says = content if isinstance(content, bytes) else content.strerror

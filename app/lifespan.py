@@ -4,9 +4,10 @@ import asyncio
 import functools
 import gc
 import json
+import math
 import os
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -27,6 +28,7 @@ from app.version import IS_COMPILED, VERSION
 from common import own_process
 from common.background import Background
 from common.tasks import TaskOwner
+from common.threads import start_threads
 from config.file_watch import contents
 from config.settings import Settings
 from config.worker_environment import with_file, worker_environment
@@ -41,6 +43,7 @@ from routing.catalog.bookkeeping import Bookkeeping
 from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
+from routing.catalog.quotas import Quotas
 from routing.catalog.sessions import Sessions
 from routing.rollout.controller import RampController
 from routing.rollout.file import RolloutFile
@@ -48,6 +51,7 @@ from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import to_basis_points
 from routing.rollout.provider import RolloutProvider
+from routing.rollout.staleness import limit_staleness
 from routing.router import Router
 from routing.telemetry.call_trace import CallTrace
 from routing.telemetry.pool_figures import PoolFigures
@@ -63,6 +67,7 @@ from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
 from store.ramp_store import SqlRampStore
 from store.rollout_log import SqlRolloutLog
+from store.secret_box import SecretBox
 from store.session_store import SqlSessionStore
 
 if TYPE_CHECKING:
@@ -76,13 +81,14 @@ _log = structlog.stdlib.get_logger("poolshift")
 async def lifespan(app: "Application") -> AsyncIterator[None]:
     """From an empty process to a service that can serve, and back. Each step is undone in reverse order."""
     settings: Settings = app.state.settings
+    await start_threads()
     environment = worker_environment(os.environ, settings.worker_env.split(","))
     async with AsyncExitStack() as stack:
         recorder = Recorder(app.state.registry, {code: kind.category for code, kind in KINDS.items()})
         background, tasks = _open_background(recorder, stack)
         database, follower = await _open_store(settings, background, stack)
         local_lm = _open_local_lm(settings, environment, background, stack)
-        catalog = await _open_catalog(settings, database, local_lm, stack)
+        catalog = await _open_catalog(settings, database, local_lm, app.state.secret_keys, stack)
         log = SqlRolloutLog(database)
         flag = await _open_rollout(settings, log, recorder)
         bookkeeping = Bookkeeping(catalog.programs, catalog.sessions, catalog.jobs, flag, background)
@@ -97,6 +103,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         recorder.watch(
             staleness=lambda: follower.staleness_s if follower is not None else 0.0,
             rollback=lambda: router.rollback_seconds,
+            is_cut_off=lambda: flag.is_cut_off,
         )
         app.state.services = services = Services(
             programs=catalog.programs,
@@ -123,6 +130,8 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         bookkeeping.start()
         if follower is not None:
             _follow_replicas(follower, catalog, flag, log, stack)
+            if (max_s := settings.rollout_max_staleness_s) is not None:
+                _limit_staleness(follower, flag, max_s, background)
         _follow_sources(settings, flag, app.state.authenticator, background)
         _log_start(settings, services)
         # What is there now stays: no collection need look at it again, and there are many under load.
@@ -144,6 +153,7 @@ class _Catalog:
     async def reload(self) -> None:
         """Reads everything again, after this replica has missed changes of others."""
         await self.programs.load()
+        await self.sessions.load()
         await self.lms.load()
 
 
@@ -164,6 +174,7 @@ async def _open_store(
     stack.push_async_callback(database.aclose)
     await database.migrate()
     if not database.is_shared:
+        background.run("database_guard", database.guard)
         return database, None
     follower = Follower(database, background)
     await follower.mark()
@@ -182,18 +193,32 @@ def _open_local_lm(
 
 
 async def _open_catalog(
-    settings: Settings, database: Database, local_lm: LocalLMServer | None, stack: AsyncExitStack
+    settings: Settings,
+    database: Database,
+    local_lm: LocalLMServer | None,
+    secret_keys: Sequence[bytes] | None,
+    stack: AsyncExitStack,
 ) -> _Catalog:
     """Programs, sessions, jobs and LMs, as the last run or the other replicas left them."""
-    programs = Programs(SqlProgramStore(database), is_shared=database.is_shared)
-    await programs.load()
-    sessions = Sessions(SqlSessionStore(database), programs, ttl_s=settings.session_ttl_s)
     at_once = settings.queue_limit + settings.v1_pool_size + settings.v2_pool_size
-    jobs = Jobs(SqlJobStore(database), limit=at_once, ttl_s=settings.execution_ttl_s)
+    quotas = _quotas(settings, at_once)
+    programs = Programs(SqlProgramStore(database), is_shared=database.is_shared, quotas=quotas)
+    await programs.load()
+    sessions = Sessions(
+        SqlSessionStore(database),
+        programs,
+        ttl_s=settings.session_ttl_s,
+        is_shared=database.is_shared,
+        quotas=quotas,
+    )
+    await sessions.load()
+    jobs = Jobs(SqlJobStore(database), limit=at_once, ttl_s=settings.execution_ttl_s, quotas=quotas)
     await jobs.open(is_shared=database.is_shared)
     stack.push_async_callback(jobs.aclose)
-    lms = LMs(SqlLMStore(database), _configured_lm(settings), local_lm.endpoint if local_lm else None)
+    lm_store = SqlLMStore(database, SecretBox(secret_keys) if secret_keys is not None else None)
+    lms = LMs(lm_store, _configured_lm(settings), local_lm.endpoint if local_lm else None)
     await lms.load()
+    await lm_store.seal()
     sessions.listen(jobs.end_session)
     sessions.listen(lms.forget_session)
     return _Catalog(programs=programs, sessions=sessions, jobs=jobs, lms=lms)
@@ -234,14 +259,20 @@ def _open_pools(
     stack: AsyncExitStack,
 ) -> tuple[Spawner, dict[Version, Engine]]:
     """The first pool's spawner, which tries new programs, and the pools, which are not started yet."""
-    preload = ["poolshift.worker.tracing.program"] if settings.exports_traces else []
+    preload = ["poolshift.worker.tracing.preload"] if settings.exports_traces else []
     if settings.lm_model != NONE:
         preload.append(DSPY_PROGRAMS)
     spawners: dict[Version, Spawner] = {}
     pools: dict[Version, Engine] = {}
     for version in map(Version, settings.pools.split(",")):
-        own = with_file(environment, settings.worker_env_file_of(version.value))
-        spawner = spawners[version] = Spawner(settings.allowed_modules, own, preload, own_root=own_process.ROOT)
+        spawner = spawners[version] = Spawner(
+            settings.allowed_modules,
+            with_file(environment, settings.worker_env_file_of(version.value)),
+            preload,
+            own_root=own_process.ROOT,
+            background=background,
+            user=settings.worker_user_ids,
+        )
         stack.push_async_callback(spawner.aclose)
         engine = _ENGINES[settings.engine_of(version.value)]
         pools[version] = engine(version, _pool_options(settings, version), spawner, recorder, background)
@@ -291,6 +322,11 @@ def _follow_replicas(
     follower.start(_handlers(catalog, flag, log), catalog.reload)
 
 
+def _limit_staleness(follower: Follower, flag: RolloutFlag, max_s: float, background: Background) -> None:
+    """Sends everything to V1 while this replica may have missed a rollback."""
+    background.run("ROLLOUT_MAX_STALENESS_S", lambda: limit_staleness(flag, lambda: follower.staleness_s, max_s))
+
+
 def _handlers(catalog: _Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:
     """The reactions to what another replica has written, by kind."""
 
@@ -334,6 +370,20 @@ def _log_start(settings: Settings, services: Services) -> None:
         pool_version=services.pin,
         v1_workers=settings.v1_pool_size,
         v2_workers=settings.v2_pool_size,
+    )
+
+
+def _quotas(settings: Settings, at_once: int) -> Quotas:
+    """The quotas. Of the jobs that may be queued or running at once, neither a session nor an owner takes all."""
+    return Quotas(
+        programs=settings.quota_programs,
+        programs_per_session=settings.quota_programs_per_session,
+        definition_bytes=settings.quota_definition_bytes,
+        definition_bytes_per_session=settings.quota_definition_bytes_per_session,
+        sessions=settings.quota_sessions,
+        sessions_per_owner=settings.quota_sessions_per_owner,
+        jobs_per_session=min(settings.quota_jobs_per_session, math.ceil(at_once / 2)),
+        jobs_per_owner=min(settings.quota_jobs_per_owner, math.ceil(at_once * 3 / 4)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Takes the port, before anything else is touched: a start whose port is taken leaves no trace."""
+"""Listens on the port before anything else is touched, so that a start on a taken port leaves no trace."""
 
 import errno
 import socket
@@ -12,7 +12,7 @@ class CannotListen(Exception):
 
 
 class PortTaken(CannotListen):
-    """Somebody else listens there."""
+    """Another process listens on the port."""
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -43,7 +43,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def url(sock: socket.socket) -> str:
-    """Where a client finds what listens there."""
+    """The URL of a listening socket."""
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"http://{host}:{port}"
 
@@ -52,7 +52,7 @@ def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[A
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except UnicodeError:
-        raise CannotListen(f"HOST={host}: this is no name of a host") from None
+        raise CannotListen(f"HOST={host}: this is not a host name") from None
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 

@@ -35,7 +35,7 @@ class LocalLMServer:
         self._settled = asyncio.Event()
 
     def endpoint(self) -> LMSettings | None:
-        """Where it can be reached; None while it is down."""
+        """The address and key of the model; None while it is down."""
         return self._endpoint
 
     async def start(self) -> None:

@@ -15,7 +15,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class CallInLog(Protocol):
-    """What a log line says of the call that it is about."""
+    """The ids that a log line about a call contains."""
 
     @property
     def execution_id(self) -> str: ...
@@ -25,12 +25,13 @@ class CallInLog(Protocol):
 
 
 _MAX_WARNINGS_PER_S = 5
-"""Of uvicorn: it has one for each request that is no HTTP, and asks nobody for a key before."""
+"""The most warnings of uvicorn in a second. It logs one for each request that is not HTTP, from anybody."""
 
 current_call: ContextVar[CallInLog] = ContextVar("current_call")
 """Set at the head of each call: cheaper than binding its ids, which most calls would never log."""
 
 
+_WITH_LINES = frozenset({"exception", "stack"})
 _log = structlog.stdlib.get_logger("poolshift.http")
 
 
@@ -98,5 +99,32 @@ def _renderers(log_format: LogFormat) -> list[Processor]:
     if log_format == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     return [
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        structlog.processors.format_exc_info,
+        _escape,
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback),
     ]
+
+
+def _escape(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    r"""Escapes control characters: a program or a client cannot write a line of its own, nor move a terminal's cursor.
+
+    The service's own tracebacks and messages keep their lines, but the first indented: a line of the log begins with
+    its time. What a worker's program says has a `source`, and stays one line.
+    """
+    for name, value in event.items():
+        text = value if isinstance(value, str) else str(value)
+        if text.isprintable():
+            continue
+        if name in _WITH_LINES or (name == "event" and "source" not in event):
+            event[name] = "\n    ".join(map(_escaped, text.split("\n")))
+        elif isinstance(value, str):
+            event[name] = _escaped(value)
+        else:
+            event[name] = _escaped(repr(value))
+    return event
+
+
+def _escaped(text: str) -> str:
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

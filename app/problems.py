@@ -22,6 +22,7 @@ from routing.errors import (
     PlanConflict,
     ProgramExists,
     ProgramNotFound,
+    QuotaExceeded,
     SessionNotFound,
     StaleRevision,
     StoreUnavailable,
@@ -46,6 +47,7 @@ KINDS: Mapping[str, Kind] = {
     "payload_too_large": Kind(413, "request", "The request's body is too large"),
     "unauthorized": Kind(401, "request", "An API key is needed"),
     "forbidden": Kind(403, "request", "This API key does not allow that"),
+    "forbidden_host": Kind(403, "request", "This host or origin is not allowed"),
     "not_found": Kind(404, "request", "There is nothing here"),
     "method_not_allowed": Kind(405, "request", "This cannot be done here"),
     "stale_revision": Kind(412, "request", "The rollout has changed meanwhile"),
@@ -68,13 +70,14 @@ KINDS: Mapping[str, Kind] = {
     "program_quarantined": Kind(503, "program", "The program is in quarantine"),
     "pool_closed": Kind(503, "resource", "The service is shutting down"),
     "store_unavailable": Kind(503, "resource", "The database does not answer"),
+    "quota_exceeded": Kind(429, "resource", "A quota is used up"),
     "internal_error": Kind(500, "resource", "The service failed"),
 }
 
 
 @dataclass(slots=True)
 class Problem(Exception):
-    """An error that is answered as it is; also what every other error is turned into."""
+    """An error with its answer. Every other error is converted into one."""
 
     code: str
     detail: str
@@ -84,11 +87,11 @@ class Problem(Exception):
 
     @property
     def kind(self) -> Kind:
-        """Its row of the taxonomy."""
+        """The row of the taxonomy."""
         return KINDS[self.code]
 
     def body(self, *, pool_version: str | None = None, execution_id: str | None = None) -> bytes:
-        """The JSON of it."""
+        """Encodes the problem as JSON."""
         kind = self.kind
         return msgspec.json.encode(
             {
@@ -106,7 +109,7 @@ class Problem(Exception):
         )
 
     def headers(self) -> dict[str, str]:
-        """What goes with it."""
+        """The headers that go with the body."""
         headers = {"content-type": CONTENT_TYPE}
         if self.retry_after_s is not None:
             headers["retry-after"] = str(math.ceil(self.retry_after_s))
@@ -117,22 +120,22 @@ class Problem(Exception):
         return headers
 
     def response(self) -> Response:
-        """The answer of an ordinary endpoint."""
+        """Makes the response of an ordinary endpoint."""
         return Response(self.body(), self.kind.status, self.headers())
 
 
 @singledispatch
 def problem_of(error: Exception) -> Problem:
-    """What `error` is over HTTP; one that nobody foresaw is logged and told as `internal_error`, without its message.
+    """Converts an error. An unforeseen one is logged and becomes `internal_error`, without its message.
 
-    `retry_safe` is true only where the program surely did not start; whoever knows that it is idempotent sets it too.
+    `retry_safe` is true only if the program surely did not start. The lane also sets it for idempotent programs.
     """
     _log.error("unforeseen error", exc_info=error)
     return internal_error()
 
 
 def internal_error() -> Problem:
-    """What is told where nobody foresaw how the service would fail; its log has the rest."""
+    """Makes the problem for an unforeseen failure; the log has its cause."""
     return Problem("internal_error", "the service failed; its log says how", retry_safe=False)
 
 
@@ -179,6 +182,11 @@ def _(error: ProgramExists) -> Problem:
 
 
 @problem_of.register
+def _(error: QuotaExceeded) -> Problem:
+    return Problem("quota_exceeded", str(error), extensions={"quota": error.quota})
+
+
+@problem_of.register
 def _(error: StaleRevision) -> Problem:
     return Problem("stale_revision", str(error), extensions={"revision": error.current.revision})
 
@@ -216,7 +224,7 @@ def install(app: FastAPI) -> None:
 
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, RequestValidationError):
-            # FastAPI finds that a body is no JSON before it asks who sends it.
+            # FastAPI parses the body before any dependency checks the key.
             try:
                 request.app.state.authenticator.principal(dict(request.scope["headers"]))
             except Problem as problem:
@@ -231,7 +239,7 @@ def install(app: FastAPI) -> None:
 
 
 def _unread(request: Request, error: RequestValidationError) -> Problem | None:
-    """Why a body was not read as JSON, where that is what is wrong with the request.
+    """Explains that a body was not read as JSON, if that is the fault of the request.
 
     A browser sends other content types across sites without asking, so these are refused rather than tried.
     """
@@ -244,7 +252,8 @@ def _unread(request: Request, error: RequestValidationError) -> Problem | None:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location)
+    # A body's unknown member may be called by half a surrogate pair, which is no UTF-8.
+    return ".".join(str(part).encode(errors="backslashreplace").decode() for part in location)
 
 
 class ProblemView(BaseModel):

@@ -5,7 +5,8 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 
 import structlog
 import uvicorn
@@ -14,8 +15,11 @@ from prometheus_client import disable_created_metrics
 from app import listening
 from app.application import Application, create_app
 from app.execute.protocol import LaneProtocol
+from app.protection import protect
 from app.services import Services
 from config.settings import Settings
+from pools.errors import SpawnFailed
+from pools.protocol import Pool
 from poolshift.worker.linux import open_many_files
 
 _log = structlog.stdlib.get_logger("poolshift")
@@ -28,7 +32,8 @@ class Server(uvicorn.Server):
     2. Drain: accepted calls go on, at most for `DRAIN_TIMEOUT_S`.
     3. Stop: what still runs then is answered `pool_closed`; the sockets close, the workers end.
 
-    A second signal skips the drain.
+    A second signal skips the drain. SIGHUP reloads the code of the programs: all workers are replaced, one by one. If
+    there is a controlling terminal, it has hung up then, and SIGHUP is a SIGTERM.
     """
 
     def __init__(self, app: Application, settings: Settings) -> None:
@@ -53,6 +58,7 @@ class Server(uvicorn.Server):
         self._host, self._port = settings.host, settings.port
         self._drain_timeout_s = settings.drain_timeout_s
         self._drain: asyncio.Task[None] | None = None
+        self._skips_drain = asyncio.Event()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves until it is told to stop, where the settings say unless `sockets` listen already.
@@ -71,13 +77,17 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Takes the place of uvicorn's handlers, which would stop at once and then die of the signal."""
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
-            loop.add_signal_handler(number, self._stop_requested, number)
+        handlers = {signal.SIGTERM: self._stop_requested, signal.SIGINT: self._stop_requested}
+        if not has_terminal():
+            handlers[signal.SIGHUP] = self._reload_requested
+        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1) has it ignored
+            handlers[signal.SIGHUP] = self._stop_requested
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler, number)
         try:
             yield
         finally:
-            for number in signals:
+            for number in handlers:
                 loop.remove_signal_handler(number)
 
     def _stop_requested(self, number: signal.Signals) -> None:
@@ -85,33 +95,74 @@ class Server(uvicorn.Server):
             self.should_exit = True
             return
         if self._drain is not None:
-            self._drain.cancel()
+            self._skips_drain.set()
             return
         _log.info("draining", signal=number.name, timeout_s=self._drain_timeout_s)
         self._app.state.is_draining = True
-        self._drain = asyncio.get_running_loop().create_task(self._drain_pools())
+        self._drain = asyncio.get_running_loop().create_task(self._stop_pools())
         self._drain.add_done_callback(self._drained)
 
-    async def _drain_pools(self) -> None:
+    def _reload_requested(self, number: signal.Signals) -> None:
+        if self.started and self._drain is None:  # a start reads the newest code anyway
+            services: Services = self._app.state.services
+            services.tasks.start(self._reload(services.pools.values()))
+
+    async def _reload(self, pools: Collection[Pool]) -> None:
+        _log.info("reloading")
+        try:
+            await asyncio.gather(*(pool.reload() for pool in pools))
+        except SpawnFailed as error:
+            _log.error("reload failed; the old code stays", reason=str(error))
+        else:
+            _log.info("reloaded")
+
+    async def _stop_pools(self) -> None:
+        """Drains the pools, and closes them whatever comes of that."""
         services: Services = self._app.state.services
         pools = services.pools.values()
-        end = time.monotonic() + self._drain_timeout_s
-        services.recorder.draining(lambda: end - time.monotonic())
-        services.jobs.refuse()
-        for pool in pools:
-            pool.refuse()
         try:
-            async with asyncio.timeout(self._drain_timeout_s):
-                while not all(pool.is_drained for pool in pools):  # a change of the rollout still moves calls over
-                    await asyncio.gather(*(pool.drain() for pool in pools))
-        except TimeoutError:
+            services.recorder.draining(self._seconds_left(self._drain_timeout_s))
+            services.jobs.refuse()
+            for pool in pools:
+                pool.refuse()
+            await self._wait_for_drain(pools)
+        finally:
+            await asyncio.gather(*(pool.aclose() for pool in pools))
+
+    async def _wait_for_drain(self, pools: Collection[Pool]) -> None:
+        """Waits until all pools are drained, `DRAIN_TIMEOUT_S` are over, or a second signal comes."""
+        drained = asyncio.ensure_future(_all_drained(pools))
+        skipped = asyncio.ensure_future(self._skips_drain.wait())
+        waits = (drained, skipped)
+        done, _ = await asyncio.wait(waits, timeout=self._drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
             _log.warning("drain timed out; what still runs is ended", timeout_s=self._drain_timeout_s)
-        await asyncio.gather(*(pool.aclose() for pool in pools))
+        elif skipped in done:
+            _log.warning("drain skipped; what still runs is ended")
+        for wait in waits:
+            wait.cancel()
+        await asyncio.wait(waits)
+
+    @staticmethod
+    def _seconds_left(seconds: float) -> Callable[[], float]:
+        end = time.monotonic() + seconds
+        return lambda: end - time.monotonic()
 
     def _drained(self, drain: asyncio.Task[None]) -> None:
         if not drain.cancelled() and (error := drain.exception()) is not None:
             _log.error("drain failed", exc_info=error)
         self.should_exit = True
+
+
+async def _all_drained(pools: Collection[Pool]) -> None:
+    while not all(pool.is_drained for pool in pools):  # a change of the rollout still moves calls over
+        await asyncio.gather(*(pool.drain() for pool in pools))
+
+
+def has_terminal() -> bool:
+    """Says whether this process has a controlling terminal (proc(5), stat, tty_nr)."""
+    stat = Path("/proc/self/stat").read_text()
+    return stat.rpartition(")")[2].split()[4] != "0"
 
 
 def serve(settings: Settings) -> bool:
@@ -122,6 +173,7 @@ def serve(settings: Settings) -> bool:
         CannotListen: see `Server.run`.
     """
     open_many_files()
+    protect(settings)
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nothing here looks at
     server = Server(create_app(settings), settings)
     server.run()

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from common.background import Background
 from common.tasks import TaskOwner
-from pools.process.spawner import Spawner
+from pools.process.interface import WorkerSpawner
 from pools.protocol import Pool
 from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
@@ -41,14 +41,19 @@ class Services:
     recorder: Recorder
     tracing: Tracing
     pools: Mapping[Version, Pool]
-    spawner: Spawner
+    spawner: WorkerSpawner
     registry: CollectorRegistry
     figures: PoolFigures
     tasks: TaskOwner
     background: Background
 
+    @property
+    def serving_version(self) -> Version:
+        """The version whose pool must serve: the pinned one, else V1, else the only one."""
+        return self.pin or (Version.V1 if Version.V1 in self.pools else next(iter(self.pools)))
 
-def _services(request: Request) -> Services:
+
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 

@@ -6,4 +6,4 @@ from routing import router
 
 VERSION = version("poolshift-service")
 IS_COMPILED = not str(router.__file__).endswith(".py")
-"""Whether what every call goes through is compiled, as it is in the image (docs/adr/0007)."""
+"""True if the hot path is compiled, as in the image (docs/adr/0007)."""

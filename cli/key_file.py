@@ -51,8 +51,14 @@ def to_yaml(keys: KeyFile) -> str:
     return yaml.safe_dump(_plain(keys), sort_keys=False, allow_unicode=True)
 
 
+def entry_of(key: StoredKey) -> dict[str, Any]:
+    """A key as the file has it; without an owner, the name is the owner."""
+    entry = {"name": key.name, "hash": key.hash, "scopes": sorted(map(str, key.scopes))}
+    return entry if key.owner is None else {**entry, "owner": key.owner}
+
+
 def _plain(keys: KeyFile) -> dict[str, Any]:
-    return {"keys": [{"name": key.name, "hash": key.hash, "scopes": sorted(map(str, key.scopes))} for key in keys.keys]}
+    return {"keys": [entry_of(key) for key in keys.keys]}
 
 
 def _change(path: Path, change: Callable[[KeyFile], KeyFile]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.errors import CommandFailed, ExitCode
-from cli.key_file import add_key, keys_in, remove_key, to_yaml
+from cli.key_file import add_key, entry_of, keys_in, remove_key, to_yaml
 from cli.output import AsJson, print_fields, print_json, print_rows
 from config.api_keys import KeyFile, Scope, StoredKey, hash_key, new_key
 
@@ -20,7 +20,13 @@ File = Annotated[Path, typer.Option("--file", envvar="API_KEYS_FILE", help="The 
 def create_key(
     *,
     name: Annotated[str, typer.Option(help="Whose key it is; the rollout's history shows it.")],
-    scopes: Annotated[list[Scope], typer.Option("--scope", help="What it allows; admin includes execute.")],
+    scopes: Annotated[
+        list[Scope],
+        typer.Option("--scope", help="A right; admin includes all, operate includes observe."),
+    ],
+    owner: Annotated[
+        str | None, typer.Option(help="Whose sessions and jobs it makes and sees; the key's name by default.")
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option("--file", envvar="API_KEYS_FILE", help="The file to add it to; without one the entry is shown."),
@@ -28,14 +34,15 @@ def create_key(
     as_json: AsJson = False,
 ) -> None:
     """Makes a key and prints it, once: only its hash is kept (exit code 4 if the name is taken)."""
-    if not 1 <= len(name) <= 128 or not name.isprintable():
-        raise typer.BadParameter("a name has 1 to 128 printable characters", param_hint="--name")
+    for option, value in (("--name", name), ("--owner", name if owner is None else owner)):
+        if not 1 <= len(value) <= 128 or not value.isprintable():
+            raise typer.BadParameter("a name has 1 to 128 printable characters", param_hint=option)
     key = new_key()
-    stored = StoredKey(name=name, hash=hash_key(key), scopes=frozenset(scopes))
+    stored = StoredKey(name=name, hash=hash_key(key), scopes=frozenset(scopes), owner=owner)
     if file is not None:
         add_key(file, stored)
     if as_json:
-        entry = stored.model_dump(mode="json") | {"scopes": sorted(stored.scopes)}
+        entry = entry_of(stored)
         print_json({"key": key, "entry": entry, "file": None if file is None else str(file)})
         return
     print(key)
@@ -50,9 +57,10 @@ def list_keys(*, file: File, as_json: AsJson = False) -> None:
     """Lists whose keys there are, and what they allow."""
     keys = keys_in(file)
     if as_json:
-        print_json([{"name": key.name, "scopes": sorted(key.scopes)} for key in keys])
+        entries = [entry_of(key) for key in keys]
+        print_json([{name: value for name, value in entry.items() if name != "hash"} for entry in entries])
     else:
-        print_rows(("NAME", "SCOPES"), [(key.name, ", ".join(sorted(key.scopes))) for key in keys])
+        print_rows(("NAME", "SCOPES"), [(_who(key), ", ".join(sorted(key.scopes))) for key in keys])
 
 
 @app.command("revoke")
@@ -69,3 +77,7 @@ def revoke_key(
         print_json({"revoked": name})
     else:
         print_fields({"revoked": name})
+
+
+def _who(key: StoredKey) -> str:
+    return key.name if key.owner in (None, key.name) else f"{key.name} (of {key.owner})"

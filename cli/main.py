@@ -17,6 +17,7 @@ MODULES = {
     "keys": "cli.keys",
     "judge": "cli.judge",
     "bench": "cli.bench",
+    "db": "cli.database",
     "migrate": "cli.migrate",
 }
 """Commands that are imported when they are named; each module has its own `app`."""
@@ -62,6 +63,7 @@ def serve() -> None:
     from app.logs import configure_logs  # noqa: PLC0415
     from app.server import serve as serve_app  # noqa: PLC0415
     from config.api_keys import InvalidKeyFile  # noqa: PLC0415
+    from config.secret_key import InvalidSecretKey  # noqa: PLC0415
     from config.settings import InvalidSettings, load_settings  # noqa: PLC0415
 
     try:
@@ -70,7 +72,7 @@ def serve() -> None:
         started = serve_app(settings)
     except PortTaken as error:
         raise CommandFailed(ExitCode.CONFLICT, str(error)) from None
-    except (InvalidSettings, InvalidKeyFile, CannotListen) as error:
+    except (InvalidSettings, InvalidKeyFile, InvalidSecretKey, CannotListen) as error:
         raise CommandFailed(ExitCode.USAGE, str(error)) from None
     if not started:
         raise typer.Exit(1)

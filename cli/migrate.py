@@ -1,4 +1,4 @@
-"""`poolshift migrate`: brings the database's schema up to date and ends, before a service starts on it."""
+"""`poolshift migrate`, another name of `poolshift db upgrade`: brings the schema up to date before a service starts."""
 
 import asyncio
 

@@ -17,13 +17,21 @@ FAILING_AFTER_S = 60.0
 _log = structlog.stdlib.get_logger("poolshift.background")
 
 
-class _Record:
-    """The restarts of one task."""
+class Health:
+    """The health of one part of the service: it works, or it has been failing for some time."""
 
-    def __init__(self, *, is_vital: bool) -> None:
-        self.is_vital = is_vital
-        self.failures = 0
+    def __init__(self) -> None:
         self.failing_since: float | None = None
+        """By `time.monotonic`."""
+
+    def failed(self) -> None:
+        """Notes a failure; the first one since the part worked counts."""
+        if self.failing_since is None:
+            self.failing_since = time.monotonic()
+
+    def works(self) -> None:
+        """Notes that the part works."""
+        self.failing_since = None
 
 
 class Background:
@@ -33,7 +41,7 @@ class Background:
         """Calls `count_restarts` with a task's name: with 0 at its first start, with 1 at each later one."""
         self._count_restarts = count_restarts
         self._tasks = TaskOwner("background", is_detached=True)
-        self._records: dict[str, _Record] = {}
+        self._vital: dict[str, Health] = {}
 
     def run(self, name: str, work: Callable[[], Awaitable[None]], *, is_vital: bool = False) -> asyncio.Task[None]:
         """Runs `work()` and starts it again each time that it ends or raises.
@@ -45,16 +53,21 @@ class Background:
                 for a task that fails because of something outside of the service (database, LM, collector).
         """
         self._count_restarts(name, 0)
-        self._records[name] = record = _Record(is_vital=is_vital)
-        return self._tasks.start(self._keep_running(name, work, record))
+        health = self.vital(name) if is_vital else Health()
+        return self._tasks.start(self._keep_running(name, work, health))
+
+    def vital(self, name: str) -> Health:
+        """The health of a vital part that is not a task; whoever owns the part notes its failures there."""
+        self._vital[name] = health = Health()
+        return health
 
     def failing(self) -> list[str]:
-        """The vital tasks that have not run steadily for `FAILING_AFTER_S`."""
+        """The vital tasks and parts that have been failing for `FAILING_AFTER_S`."""
         oldest = time.monotonic() - FAILING_AFTER_S
         return [
             name
-            for name, record in self._records.items()
-            if record.is_vital and record.failing_since is not None and record.failing_since <= oldest
+            for name, health in self._vital.items()
+            if health.failing_since is not None and health.failing_since <= oldest
         ]
 
     async def stop(self, task: asyncio.Task[None]) -> None:
@@ -66,10 +79,11 @@ class Background:
         """Cancels all tasks and waits for their end."""
         await self._tasks.aclose()
 
-    async def _keep_running(self, name: str, work: Callable[[], Awaitable[None]], record: _Record) -> None:
+    async def _keep_running(self, name: str, work: Callable[[], Awaitable[None]], health: Health) -> None:
+        failures = 0
         while True:
-            began = time.monotonic()
-            steady = asyncio.get_running_loop().call_later(STEADY_S, self._ran_steadily, record)
+            began = asyncio.get_running_loop().time()
+            steady = asyncio.get_running_loop().call_later(STEADY_S, health.works)
             try:
                 await work()
                 error: Exception | None = None
@@ -77,14 +91,9 @@ class Background:
                 error = raised
             finally:
                 steady.cancel()
-            record.failures += 1
-            record.failing_since = record.failing_since or began
-            delay_s = backoff_s(record.failures)
+            failures = 1 if asyncio.get_running_loop().time() - began >= STEADY_S else failures + 1
+            health.failed()
+            delay_s = backoff_s(failures)
             _log.error("background task ended; it is started again", task=name, delay_s=delay_s, exc_info=error)
             self._count_restarts(name, 1)
             await asyncio.sleep(delay_s)
-
-    @staticmethod
-    def _ran_steadily(record: _Record) -> None:
-        record.failures = 0
-        record.failing_since = None

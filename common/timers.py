@@ -4,6 +4,9 @@ import asyncio
 import math
 from collections.abc import Callable
 
+RETRY_S = 1.0
+"""After a sweep that raised."""
+
 
 class DeadlineTimer:
     """Rings at the earliest of the times that it was set to, or just after.
@@ -33,7 +36,11 @@ class DeadlineTimer:
             self._timer = None
 
     def _ring(self) -> None:
-        # The loop's clock counts whole milliseconds and may be a little short of the time that it rings for.
+        # The loop's clock counts whole milliseconds and may be a little short of the time that was set.
         due = max(self._when, self._loop.time())
         self._when, self._timer = math.inf, None
-        self.set(self._sweep(due))
+        next_one = due + RETRY_S
+        try:
+            next_one = self._sweep(due)
+        finally:
+            self.set(next_one)

@@ -1,11 +1,14 @@
-"""`API_KEYS_FILE`: what it looks like, and how a key is made. The server reads it, `poolshift keys` writes it."""
+"""The format of `API_KEYS_FILE`, and the making of keys. The server reads the file, `poolshift keys` writes it."""
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from config import mounted_file
 
@@ -13,27 +16,59 @@ KEY_PREFIX = "psk_"
 
 
 class Scope(StrEnum):
-    """What a key allows. `admin` includes `execute`."""
+    """A right that a key gives."""
 
     EXECUTE = "execute"
+    """Programs, executions, and the caller's own sessions and jobs."""
+    OBSERVE = "observe"
+    """Reads everything but secrets and the details of errors."""
+    OPERATE = "operate"
+    """Changes the rollout; includes `observe`."""
     ADMIN = "admin"
+    """Everything."""
+
+    @property
+    def included(self) -> frozenset["Scope"]:
+        """The scopes that a key with this one has."""
+        return _INCLUDED[self]
+
+
+_INCLUDED: Mapping[Scope, frozenset[Scope]] = MappingProxyType(
+    {
+        Scope.EXECUTE: frozenset({Scope.EXECUTE}),
+        Scope.OBSERVE: frozenset({Scope.OBSERVE}),
+        Scope.OPERATE: frozenset({Scope.OPERATE, Scope.OBSERVE}),
+        Scope.ADMIN: frozenset(Scope),
+    }
+)
+
+
+def _without_nul(name: str) -> str:
+    if "\0" in name:
+        raise ValueError("must not contain a NUL character")  # the history keeps it, and PostgreSQL takes none
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_without_nul)]
 
 
 class StoredKey(BaseModel):
-    """A key as the file has it: `hash` is the SHA-256 of the key, in hexadecimal digits.
+    """A key in the file: `hash` is the key's SHA-256 in hexadecimal digits.
 
-    A plain hash is enough, since a key is 32 random bytes and no word that could be guessed.
+    A plain hash is enough because a key is 32 random bytes, which nobody can guess.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1, max_length=128)
+    name: Name
     hash: str = Field(pattern="^[0-9a-f]{64}$")
     scopes: frozenset[Scope] = Field(min_length=1)
+    owner: Name | None = None
+    """The owner of the sessions and jobs that this key makes; the key's name by default."""
 
 
 class KeyFile(BaseModel):
-    """The whole of `API_KEYS_FILE` (YAML or JSON)."""
+    """The content of `API_KEYS_FILE` (YAML or JSON)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,16 +76,24 @@ class KeyFile(BaseModel):
 
 
 class InvalidKeyFile(Exception):
-    """The file is missing or makes no sense."""
+    """The file of keys is missing or is not one."""
 
 
 def read_key_file(path: Path) -> KeyFile:
-    """Raises InvalidKeyFile; its message is one line and shows nothing of what the file holds."""
+    """Reads the file of keys.
+
+    Raises:
+        InvalidKeyFile: its message is one line and shows nothing of the file's content.
+    """
     return parse_key_file(mounted_file.look(path), path)
 
 
 def parse_key_file(content: bytes | OSError, path: Path) -> KeyFile:
-    """The same of what a look at the file has found; `path` is for the message."""
+    """Parses what a look at the file has found; `path` is for the message.
+
+    Raises:
+        InvalidKeyFile: see `read_key_file`.
+    """
     if isinstance(content, OSError):
         raise InvalidKeyFile(f"{path}: {content.strerror}")
     try:
@@ -62,10 +105,10 @@ def parse_key_file(content: bytes | OSError, path: Path) -> KeyFile:
 
 
 def new_key() -> str:
-    """A key that nobody has: 32 random bytes."""
+    """Makes a key from 32 random bytes."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_key(key: str) -> str:
-    """What the file keeps of a key."""
+    """The hash of a key, which the file keeps in place of the key."""
     return hashlib.sha256(key.encode()).hexdigest()

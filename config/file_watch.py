@@ -9,15 +9,15 @@ from watchfiles import awatch
 from config import mounted_file
 
 LOOK_AGAIN_MS = 1000
-"""Where no event arrives (some network file systems send none), it is looked at this often."""
+"""The interval between two reads without an event: some network file systems send none."""
 SETTLED_MS = 50
-"""Events that follow each other so closely are one."""
+"""The time within which events count as one."""
 
 
 async def contents(path: Path) -> AsyncIterator[bytes | OSError]:
-    """What `path` holds, now and after each time that it may have changed; or why it cannot be read.
+    """Yields the content of `path`, now and after each possible change, or the error of reading it.
 
-    The same contents may come more than once: the caller compares.
+    The same content may come more than once: the caller compares.
     """
     yield await asyncio.to_thread(mounted_file.look, path)
     while True:

@@ -1,4 +1,4 @@
-"""What an LM's address and key may be, whoever says so: the environment or a client."""
+"""Rules for an LM's address and key, whether the environment or a client sets them."""
 
 import re
 from typing import Annotated
@@ -6,25 +6,31 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
-_HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 
 def _plain_url(value: str) -> str:
+    # `urlsplit` drops line breaks and an empty fragment without a word, so the text itself is looked at first.
+    if not _VISIBLE.fullmatch(value):
+        raise ValueError("must be visible ASCII characters, without a space or a line break")
     url = urlsplit(value)
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError("must be an http or https URL")
-    if url.username is not None or url.password is not None or url.query or url.fragment:
+    if "@" in url.netloc or "?" in value or "#" in value:
         raise ValueError("must have no credentials, query or fragment: the key is the place for a secret")
+    if "\\" in value:
+        raise ValueError("must have no backslash")
+    _ = url.port  # raises ValueError if it is not a port
     return value
 
 
 def _header_value(value: SecretStr) -> SecretStr:
-    # A library would repeat what cannot go into a header in its error, escaped, where nobody knows it for the key.
-    if not _HEADER_VALUE.fullmatch(value.get_secret_value()):
+    # A library would repeat a key that cannot go into a header in its error, escaped.
+    if not _VISIBLE.fullmatch(value.get_secret_value()):
         raise ValueError("must be visible ASCII characters, without a space or a line break")
     return value
 
 
 ApiBase = Annotated[str, AfterValidator(_plain_url)]
-"""Shown to whoever may call programs, so it has no secret."""
+"""Shown to whoever may call programs, so it holds no secret."""
 ApiKey = Annotated[SecretStr, AfterValidator(_header_value)]

@@ -1,4 +1,4 @@
-"""Reads a file that an operator mounts, and the YAML or JSON in it: whatever it is, the service goes on."""
+"""Reads a file that an operator mounts, and the YAML or JSON in it. No content stops the service."""
 
 import errno
 import os
@@ -18,14 +18,14 @@ _NEITHER = "this is neither YAML nor JSON"
 
 
 class InvalidDocument(Exception):
-    """The content is neither YAML nor JSON, or has in it what is not taken; the message shows nothing of it."""
+    """The content is not YAML or JSON, or uses a feature that is not accepted. The message shows nothing of it."""
 
 
 def read(path: Path) -> bytes:
-    """What a regular file holds. It may be long in coming (a network's file system): nothing for an event loop.
+    """Reads a regular file. A network file system may take long, so this is not for the event loop.
 
     Raises:
-        OSError: it cannot be read, is no regular file (a pipe may never end), or is over `MAX_BYTES`.
+        OSError: it cannot be read, is not a regular file (a pipe may never end), or is over `MAX_BYTES`.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # or the open of a pipe would wait for its writer
     try:
@@ -41,7 +41,7 @@ def read(path: Path) -> bytes:
 
 
 def look(path: Path) -> bytes | OSError:
-    """The same, or why it cannot be read."""
+    """Reads as `read` does, and returns an OSError instead of raising it."""
     try:
         return read(path)
     except OSError as error:
@@ -49,12 +49,12 @@ def look(path: Path) -> bytes | OSError:
 
 
 def parse(content: bytes) -> Any:
-    """The document in it. Numbers are decimal ones, keys stand once, and nothing is an alias of something else.
+    """Parses a document. Numbers must be decimal, keys unique, and aliases are not accepted.
 
-    A large one takes seconds: nothing for an event loop.
+    A large one takes seconds, so this is not for the event loop.
 
     Raises:
-        InvalidDocument: it is none.
+        InvalidDocument: the content is not such a document.
     """
     try:
         return yaml.load(content, Loader=_PlainLoader)  # noqa: S506 (a SafeLoader)
@@ -69,7 +69,7 @@ def parse(content: bytes) -> Any:
 
 
 def problems(error: ValidationError) -> str:
-    """What is wrong with a document, in one line and without what stands in it."""
+    """Lists the errors of a document in one line, without its content."""
     found = error.errors(include_input=False, include_url=False, include_context=False)
     told = [_line(problem) for problem in found[:_PROBLEMS_TOLD]]
     more = len(found) - len(told)
@@ -77,19 +77,22 @@ def problems(error: ValidationError) -> str:
 
 
 def _line(problem: ErrorDetails) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
+    location = problem["loc"]
+    if problem["type"] == "extra_forbidden":  # its name is the file's content: it may be a secret in the wrong place
+        location = (*location[:-1], "(an unknown name)")
+    place = ".".join(str(part) for part in location)
     return f"{place}: {problem['msg']}" if place else problem["msg"]
 
 
 class _Refusal(yaml.MarkedYAMLError):
-    """YAML, but not taken here."""
+    """A feature of YAML that is not accepted."""
 
     def __init__(self, problem: str, mark: Any) -> None:
         super().__init__(problem=problem, problem_mark=mark)
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Without what surprises in YAML 1.1, and without what makes a small file large."""
+    """A loader without the surprises of YAML 1.1, and without aliases, which make a small file large."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

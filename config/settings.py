@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,13 +13,15 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.lm import ApiBase, ApiKey
+from config.worker_user import find_user, first_readable
 
 MIB = 1024 * 1024
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 
 
 class InvalidSettings(Exception):
-    """The environment does not make sense; the message is the one line for the operator."""
+    """The environment has a wrong setting. The message is the line that the operator sees."""
 
 
 def _whole_basis_points(percent: Decimal) -> Decimal:
@@ -32,6 +35,18 @@ def _module_names(value: str) -> str:
         if not all(part.isidentifier() for part in name.strip().split(".")):
             raise ValueError(f"{name.strip()!r} is not the name of a module")
     return value
+
+
+def _host_names(value: str) -> str:
+    for name in _listed(value):
+        if not _HOST_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not a host name (it has no scheme, port or path)")
+    return value
+
+
+def _listed(value: str) -> tuple[str, ...]:
+    """The items of a comma-separated list."""
+    return tuple(item for part in value.split(",") if (item := part.strip()))
 
 
 def _lower_case(value: object) -> object:
@@ -48,6 +63,7 @@ def _known_database(url: SecretStr) -> SecretStr:
 CanaryPercent = Annotated[Decimal, Field(ge=0, le=100), AfterValidator(_whole_basis_points)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 EngineName = Literal["session_pool", "session_pool_v2"]
+Count = Annotated[int, Field(ge=1, le=2**53)]
 PoolSize = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -64,7 +80,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
 
     canary_percent: CanaryPercent | None = None
-    """None where the environment says nothing: then it is no source of a change, and a first start is at 0."""
+    """None if the environment does not set it: it is not a source of changes then, and a first start is at 0."""
     canary_salt: str = Field("poolshift", min_length=1, max_length=64)
     pool_version: Literal["v1", "v2"] | None = None
     rollout_file: Path | None = None
@@ -72,6 +88,8 @@ class Settings(BaseSettings):
     """The key of an OpenFeature flag that holds the percentage."""
     rollout_flag_provider: str = "openfeature.contrib.provider.flagd:FlagdProvider"
     """`module:factory`; the provider reads an environment of its own (flagd's is `FLAGD_*`)."""
+    rollout_max_staleness_s: Seconds | None = None
+    """With PostgreSQL: a replica that has not reached the database for longer sends everything to V1."""
     pools: Literal["v1,v2", "v2"] = "v1,v2"
     """After the burn-in `v2` runs without V1; a rollback is then not possible."""
 
@@ -94,14 +112,24 @@ class Settings(BaseSettings):
     v2_worker_env_file: Path | None = None
     worker_env: str = ""
     """Names, comma-separated, of variables that a worker gets although they look like secrets."""
+    worker_user: str | None = None
+    """The user, by name or number, that workers run as; unset is the service's own."""
 
     session_ttl_s: Seconds = 3600.0
     execution_ttl_s: Seconds = 3600.0
-    """How long a long run is kept after its end."""
+    """The time for which a job is kept after its end."""
+    quota_programs: Count = 100_000
+    quota_programs_per_session: Count = 1_000
+    quota_definition_bytes: Count = 1024 * MIB
+    quota_definition_bytes_per_session: Count = 64 * MIB
+    quota_sessions: Count = 100_000
+    quota_sessions_per_owner: Count = 50_000
+    quota_jobs_per_session: Count = 500
+    quota_jobs_per_owner: Count = 750
     program_modules: Annotated[str, AfterValidator(_module_names)] = "examples"
 
     lm_model: str = Field("none", min_length=1, max_length=256)
-    """What DSPy's `LM` takes; `local` is the small model that the service runs itself, `none` is no LM."""
+    """The model as DSPy's `LM` takes it; `local` is the small model that the service runs, `none` means no LM."""
     lm_api_base: ApiBase | None = None
     lm_api_key: ApiKey | None = None
 
@@ -109,6 +137,10 @@ class Settings(BaseSettings):
         "sqlite+aiosqlite:///./poolshift.db"
     )
     api_keys_file: Path | None = None
+    allowed_hosts: Annotated[str, AfterValidator(_host_names)] = ""
+    """Names, comma-separated, by which browsers may reach the service, beside those of loopback."""
+    secret_key_file: Path | None = None
+    """Encrypts the keys of LMs in the database."""
     allow_anonymous: bool = False
     log_format: Literal["console", "json"] = "console"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = "info"
@@ -145,6 +177,35 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _worker_user_reads_no_secrets(self) -> Self:
+        if self.worker_user is None:
+            return self
+        try:
+            user = find_user(self.worker_user)
+        except ValueError as error:
+            raise ValueError(f"WORKER_USER={self.worker_user}: {error}") from None
+        readable = None if user is None else first_readable(user, self._secret_files())
+        if readable is not None:
+            raise ValueError(f"WORKER_USER={self.worker_user} can read {readable}: take that right away (chmod 600)")
+        return self
+
+    def _secret_files(self) -> list[Path]:
+        """The files that no program is to read: keys, `.env` and a SQLite database with what belongs to it."""
+        files = [Path(".env")]
+        if self.api_keys_file is not None:
+            files.append(self.api_keys_file)
+        scheme, _, name = self.database_url.get_secret_value().partition(":///")
+        if scheme.startswith("sqlite"):
+            files += [Path(name.partition("?")[0] + suffix) for suffix in ("", "-wal", "-journal")]
+        return files
+
+    @property
+    def worker_user_ids(self) -> tuple[int, int] | None:
+        """The user id and the group id that workers change to, if to any."""
+        user = None if self.worker_user is None else find_user(self.worker_user)
+        return None if user is None else (user.uid, user.gid)
+
+    @model_validator(mode="after")
     def _pin_is_to_a_pool_that_runs(self) -> Self:
         if self.pool_version is not None and self.pool_version not in self.pools.split(","):
             raise ValueError(f"POOL_VERSION={self.pool_version} is not among POOLS={self.pools}")
@@ -166,14 +227,14 @@ class Settings(BaseSettings):
 
     @property
     def exports_traces(self) -> bool:
-        """Whether OpenTelemetry's variables ask for an export."""
+        """True if OpenTelemetry's variables ask for an export."""
         if self.otel_sdk_disabled or self.otel_traces_exporter == "none":
             return False
         return self.otel_traces_exporter is not None or self.traces_endpoint is not None
 
     @property
     def traces_endpoint(self) -> str | None:
-        """Where spans go; None where nothing says so."""
+        """The address to which spans go; None if no variable sets one."""
         if self.otel_exporter_otlp_traces_endpoint is not None:
             return self.otel_exporter_otlp_traces_endpoint
         base = self.otel_exporter_otlp_endpoint
@@ -181,7 +242,7 @@ class Settings(BaseSettings):
 
     @property
     def is_on_loopback(self) -> bool:
-        """Whether only this machine can reach the service."""
+        """True if only this machine can reach the service."""
         if self.host == "localhost":
             return True
         try:
@@ -200,13 +261,18 @@ class Settings(BaseSettings):
         return own or self.worker_env_file
 
     @property
+    def allowed_host_names(self) -> tuple[str, ...]:
+        """The names of `ALLOWED_HOSTS`."""
+        return _listed(self.allowed_hosts)
+
+    @property
     def allowed_modules(self) -> tuple[str, ...]:
         """The modules whose functions may be entrypoints."""
         return tuple(name.strip() for name in self.program_modules.split(","))
 
 
 def load_settings() -> Settings:
-    """The settings that the environment says.
+    """Reads the settings from the environment.
 
     Raises:
         InvalidSettings: names the variable and what is wrong with it, in one line.

@@ -1,4 +1,4 @@
-"""What a worker process sees of the service's environment: what programs need, no secret that they do not."""
+"""The environment of worker processes: everything that programs need, and no secret that they do not."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,20 +8,20 @@ from dotenv import dotenv_values
 
 from config.settings import InvalidSettings, Settings
 
-# The service's own settings are no business of a program; nor are the clients' of its database and its collector.
+# Programs do not need the service's settings, nor those of its database's and its collector's clients.
 _OWN = frozenset(name.upper() for name in Settings.model_fields)
 _OWN_PREFIXES = ("PG", "OTEL_", "LM_")
 _SECRET = re.compile(r"(SECRET|TOKEN(_|$)|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|(^|_)KEY|_DSN$|API_?KEY)", re.IGNORECASE)
 
 
 def worker_environment(environment: Mapping[str, str], passed_on: Iterable[str]) -> dict[str, str]:
-    """The environment for workers.
+    """Makes the environment for workers.
 
     Left out are the service's own settings and whatever a name marks as a secret, except the names in `passed_on`
     (`WORKER_ENV`). The rest (PATH, PYTHONPATH, proxies, locale, …) stays.
     """
     wanted = frozenset(name.strip() for name in passed_on)
-    kept = {name: value for name, value in environment.items() if name in wanted or not _is_withheld(name)}
+    kept = {name: value for name, value in environment.items() if name in wanted or not is_withheld(name)}
     # LiteLLM, underneath DSPy, would otherwise fetch its price list from the network on import.
     return kept | {"LITELLM_LOCAL_MODEL_COST_MAP": "true", "PYTHONUNBUFFERED": "1"}
 
@@ -42,5 +42,6 @@ def with_file(environment: Mapping[str, str], path: Path | None) -> dict[str, st
     return {**environment, **{name: value for name, value in given.items() if value is not None}}
 
 
-def _is_withheld(name: str) -> bool:
+def is_withheld(name: str) -> bool:
+    """Says if a variable of this name is kept from workers, unless `WORKER_ENV` names it."""
     return name in _OWN or name.startswith(_OWN_PREFIXES) or _SECRET.search(name) is not None

@@ -74,7 +74,9 @@ class Call:
         self.events: EventSink | None = None
         """Who listens to what the program says on its way; without it the worker sends none of it."""
         self.is_accepted = False
-        """Whether a pool has taken it on: from then on it is answered, whatever is refused meanwhile. The pool says."""
+        """Whether a pool has taken the call on: from then on it is neither refused nor shed. The pool sets it."""
+        self.is_retry = False
+        """Whether the call runs for the second time, since its worker died. The router sets it, once at most."""
         self.dispatched_at = 0.0
         """When it was given to a worker, by `time.perf_counter`; 0 while it was not. The pool fills it in."""
         self.is_cold = False

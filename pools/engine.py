@@ -1,4 +1,4 @@
-"""What both engines share: admission, the queue and its deadlines, the one retry, drain.
+"""What both engines share: admission, the queue and its deadlines, drain.
 
 An engine adds when a call may go to a slot. A call costs one wake-up: when its reply arrives, the worker is given
 the next in the queue at once, and only then is whoever waits for the reply woken.
@@ -9,7 +9,10 @@ One call, from the top:
     quarantined?  ──► ProgramQuarantined
     queue full, or the deadline cannot be met  ──► PoolOverloaded, at once
     no worker in time                          ──► CheckoutTimeout
-    the worker died: idempotent, for the first time and before any event? once more : WorkerCrashed
+    the worker died                            ──► WorkerCrashed; the router decides whether and where to retry
+
+A call that a pool has accepted before (it moved here, or its worker died) is never shed: the limit of the queue and
+the estimate of the wait are for new calls.
 """
 
 import abc
@@ -38,7 +41,7 @@ from pools.errors import (
 from pools.events import EventSink
 from pools.fair_queue import FairQueue, QueuedCall
 from pools.process.exits import ExitCause
-from pools.process.spawner import Spawner
+from pools.process.interface import WorkerSpawner
 from pools.protocol import PoolObserver, PoolSnapshot
 from pools.quarantine import Quarantine
 from pools.state import PoolState, WorkerSlot, WorkerState
@@ -67,7 +70,7 @@ class Engine(abc.ABC):
         self,
         version: str,
         options: PoolOptions,
-        spawner: Spawner,
+        spawner: WorkerSpawner,
         observer: PoolObserver,
         background: Background,
     ) -> None:
@@ -134,14 +137,10 @@ class Engine(abc.ABC):
     async def execute(self, call: Call) -> Result:
         if self._refuses:
             self._let_in(call)
-        self._quarantine.admit(call.program.key, call.execution_id)
-        call.is_accepted = True
+        if not call.is_retry:
+            self._quarantine.admit(call.program.key, call.execution_id)
         self._calls += 1
         try:
-            return await self._attempt(call)
-        except WorkerCrashed:
-            if not call.is_repeatable:
-                raise
             return await self._attempt(call)
         finally:
             self._calls -= 1
@@ -181,6 +180,9 @@ class Engine(abc.ABC):
             workers=slots,
         )
 
+    async def reload(self) -> None:
+        await self._supervisor.reload()
+
     def refuse(self) -> None:
         self._refuses = True
         if self._calls:
@@ -217,10 +219,11 @@ class Engine(abc.ABC):
             self._admit(queued_call)
             result = await queued_call.answer
         except WorkerCrashed as error:
-            if error.is_ours:
-                self._quarantine.undecided(key, call.execution_id)
-            else:
+            if error.blamed is not None:
+                self._quarantine.killed(error.blamed, is_late=error.blamed != key)
+            elif not error.is_ours:
                 self._quarantine.killed(key)
+            self._quarantine.undecided(key, call.execution_id)
             raise
         except ExecutionError as error:
             if error.started and not isinstance(error, (ExecutionTimeout, PoolClosed)):
@@ -245,19 +248,29 @@ class Engine(abc.ABC):
         call, now = queued_call.call, self._loop.time()
         queued_call.give_up_at = min(now + self._options.checkout_timeout_s, call.deadline)
         if not self._queue and self._can_begin():
+            call.is_accepted = True
             self._begin(queued_call)
             return
+        queued_call.since = time.perf_counter()
+        if queued_call.was_accepted:
+            self._queue.push_over_limit(queued_call)
+        else:
+            self._push_new(queued_call, now)
+            call.is_accepted = True
+        self._deadline_timer.set(queued_call.give_up_at)
+
+    def _push_new(self, queued_call: QueuedCall, now: float) -> None:
+        """Lets a new call wait if the queue has room and the wait is short enough. Raises PoolOverloaded."""
+        call = queued_call.call
         if now + len(self._queue) * self._service_time_s > call.deadline:  # too long for one worker: for all of them?
             ahead_s = self._wait_s(self._queue.ahead_of(call.session_id))
             if now + ahead_s > call.deadline:
                 raise self._overloaded(f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows")
-        queued_call.since = time.perf_counter()
         shed = self._queue.push(queued_call, self._options.queue_limit)
         if shed is queued_call:
             raise self._overloaded(f"the queue is full ({self._options.queue_limit})")
         if shed is not None:
             self._resolve(shed, self._overloaded("the queue is full, and this session fills most of it"))
-        self._deadline_timer.set(queued_call.give_up_at)
 
     def _begin(self, queued_call: QueuedCall) -> None:
         """Gives the call to an idle slot."""
@@ -275,14 +288,21 @@ class Engine(abc.ABC):
             self._serve_queue()  # each time round takes a dead worker out of the pool
         except ExecutionError as error:
             self._end(queued_call, slot, error)
+        except Exception as error:  # nothing is known of the worker, so it is replaced
+            self._release(queued_call)
+            queued_call.slot = None
+            self._supervisor.kill(slot, ExitCause.CANCELLED)
+            self._resolve(queued_call, error)
 
     def _end(self, queued_call: QueuedCall, slot: WorkerSlot, outcome: Result | Exception) -> None:
-        """The call has run. Its worker gets the next before anybody is told, so that it does not wait for that."""
+        """Ends a call that has run. Its worker gets the next call first, so that it does not wait for the caller."""
         queued_call.slot = None
-        self._release(queued_call)
-        self._supervisor.give_back(slot)
-        self._serve_queue()
-        self._resolve(queued_call, outcome)
+        try:
+            self._release(queued_call)
+            self._supervisor.give_back(slot)
+            self._serve_queue()
+        finally:
+            self._resolve(queued_call, outcome)
 
     def _resolve(self, queued_call: QueuedCall, outcome: Result | Exception) -> None:
         if queued_call.answer.done():

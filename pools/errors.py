@@ -63,13 +63,17 @@ class ExecutionTimeout(ExecutionError):
 
 
 class WorkerCrashed(ExecutionError):
-    """The worker died under this call; `exit_cause` says how, `is_ours` that the program did not do it."""
+    """The worker died under this call; `exit_cause` says how, `is_ours` that the program did not do it.
+
+    `blamed` is the key of an earlier program, if that had left the worker in a state that is not for another.
+    """
 
     code = "worker_crashed"
     category = "communication"
 
-    def __init__(self, detail: str, *, exit_cause: str, is_ours: bool = False) -> None:
+    def __init__(self, detail: str, *, exit_cause: str, is_ours: bool = False, blamed: str | None = None) -> None:
         super().__init__(detail)
+        self.blamed = blamed
         self.exit_cause = exit_cause
         self.is_ours = is_ours
 

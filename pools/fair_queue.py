@@ -19,6 +19,8 @@ class QueuedCall:
         """When its wait in the queue ends at the latest, by the event loop's clock."""
         self.slot: WorkerSlot | None = None
         """Where it runs."""
+        self.was_accepted = call.is_accepted
+        """Whether a pool accepted the call before: it moved here, or its worker died. Such a call is never shed."""
 
 
 class FairQueue:
@@ -34,8 +36,8 @@ class FairQueue:
     def push(self, queued_call: QueuedCall, limit: int) -> QueuedCall | None:
         """Lets `queued_call` wait; returns the call that does not fit: none, this one, or another that makes room.
 
-        Where `limit` wait already, the newcomer takes the place of the longest lane's last, if that lane stays no
-        shorter than its own: who floods the queue is shed, not who comes after.
+        If `limit` calls wait already, the newcomer takes the place of the longest lane's last call that may be shed, if
+        that lane stays no shorter than the newcomer's: who floods the queue is shed, not who comes after.
         """
         shed = None
         if self._length >= limit:
@@ -45,6 +47,10 @@ class FairQueue:
             self.remove(shed)
         self._join(queued_call)
         return shed
+
+    def push_over_limit(self, queued_call: QueuedCall) -> None:
+        """Lets a call wait that a pool has accepted before, however many wait already."""
+        self._join(queued_call)
 
     def push_back(self, queued_call: QueuedCall) -> None:
         """Lets one that was popped wait on: it is the next."""
@@ -95,4 +101,4 @@ class FairQueue:
         own = len(self._lanes.get(newcomer.call.session_id, ()))
         if longest is None or len(longest) <= own + 1:
             return newcomer
-        return next(reversed(longest.values()))
+        return next((one for one in reversed(longest.values()) if not one.was_accepted), newcomer)

@@ -90,6 +90,13 @@ class Pool(Protocol):
         """The pool at this moment, its workers measured."""
         ...
 
+    async def reload(self) -> None:
+        """Replaces all workers, one after another, by workers with the code that is on disk now; no call is lost.
+
+        Raises:
+            SpawnFailed: no worker with that code can be started; all are as they were.
+        """
+
     def refuse(self) -> None:
         """From now on new calls raise PoolClosed; those that were accepted, here or by another pool, go on."""
 

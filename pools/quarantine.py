@@ -26,6 +26,8 @@ class _Suspect:
     open_until: float = 0.0
     trial: str | None = None
     """The execution that is let through to see whether the program has mended."""
+    is_late: bool = False
+    """A worker died of what a call had left that had itself ended well: such an end says nothing, but a trial's."""
 
 
 class Quarantine:
@@ -56,15 +58,17 @@ class Quarantine:
 
     def survived(self, key: str) -> None:
         """A call ended without harm to its worker: the breaker closes."""
-        if self._suspects:
-            self._suspects.pop(key, None)
+        suspect = self._suspects.get(key) if self._suspects else None
+        if suspect is not None and not (suspect.is_late and suspect.trial is None):
+            del self._suspects[key]
 
-    def killed(self, key: str) -> None:
-        """A call killed its worker."""
+    def killed(self, key: str, *, is_late: bool = False) -> None:
+        """A call killed its worker, or, if that `is_late`, left in it what killed it under another program's call."""
         if key not in self._suspects and len(self._suspects) >= MAX_SUSPECTS:
             self._suspects.pop(next(iter(self._suspects)))
         suspect = self._suspects.setdefault(key, _Suspect())
         suspect.deaths += 1
+        suspect.is_late = suspect.is_late or is_late
         suspect.trial = None
         if suspect.deaths >= DEATHS_IN_A_ROW:
             suspect.pause_s = min(max(FIRST_PAUSE_S, 2 * suspect.pause_s), LONGEST_PAUSE_S)

@@ -13,7 +13,7 @@ from pools.backpressure import Backpressure
 from pools.engine import Engine, PoolOptions
 from pools.events import EventSink
 from pools.fair_queue import QueuedCall
-from pools.process.spawner import Spawner
+from pools.process.interface import WorkerSpawner
 from pools.protocol import PoolObserver
 
 
@@ -24,7 +24,7 @@ class SessionPool(Engine):
         self,
         version: str,
         options: PoolOptions,
-        spawner: Spawner,
+        spawner: WorkerSpawner,
         observer: PoolObserver,
         background: Background,
     ) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from pools.process.process import WorkerProcess
+from pools.process.interface import Worker
 
 
 class WorkerState(StrEnum):
@@ -32,7 +32,7 @@ class WorkerSlot:
     """A place in the pool and, once it has started, the process that fills it."""
 
     state: WorkerState = WorkerState.STARTING
-    process: WorkerProcess | None = None
+    process: Worker | None = None
     executions: int = 0
     is_due: bool = False
     """To be recycled: it serves on until its replacement is ready."""
@@ -95,7 +95,7 @@ class PoolState:
         self.slots.add(slot)
         return slot
 
-    def started(self, slot: WorkerSlot, process: WorkerProcess) -> WorkerSlot | None:
+    def started(self, slot: WorkerSlot, process: Worker) -> WorkerSlot | None:
         """It is ready, and idle. Returns the worker that it replaces, where that is idle and now to be retired."""
         slot.process = process
         slot.state = WorkerState.IDLE

@@ -12,12 +12,12 @@ import structlog
 from common.background import Background
 from common.backoff import backoff_s
 from common.tasks import TaskOwner
+from common.threads import in_thread
 from common.timers import DeadlineTimer
 from pools.calls import Call, Result
 from pools.errors import SpawnFailed, WorkerLost
 from pools.process.exits import Exit, ExitCause
-from pools.process.process import WorkerProcess
-from pools.process.spawner import Spawner
+from pools.process.interface import Worker, WorkerSpawner
 from pools.process.stats import ProcessStats, process_stats
 from pools.protocol import PoolObserver, WorkerSnapshot
 from pools.state import PoolState, WorkerSlot, WorkerState
@@ -49,7 +49,7 @@ class Supervisor:
         self,
         version: str,
         state: PoolState,
-        spawner: Spawner,
+        spawner: WorkerSpawner,
         observer: PoolObserver,
         limits: RecycleLimits,
         on_change: Callable[[], None],
@@ -69,6 +69,9 @@ class Supervisor:
         self._inspection: asyncio.Task[None] | None = None
         self._failures = 0
         self._settled = asyncio.Event()
+        self._departure = asyncio.Event()
+        """Set each time that a worker is gone."""
+        self._health = background.vital(f"supervisor_{version}")
         self._pause: asyncio.TimerHandle | None = None
         self._cpu_of_the_dead_s = 0.0
         self._tasks = TaskOwner(f"workers of {version}", is_detached=True)
@@ -109,6 +112,9 @@ class Supervisor:
 
     def give_back(self, slot: WorkerSlot) -> None:
         """The call on `slot` is over."""
+        if slot.process is not None and slot.process.left_by is not None and slot.state is WorkerState.BUSY:
+            self._replace(slot)
+            return
         limit = self._limits.executions
         if limit is not None and slot.executions >= limit:
             self._make_due(slot)
@@ -165,6 +171,22 @@ class Supervisor:
             elif slot.state is WorkerState.BUSY:
                 self.kill(slot, ExitCause.SHUTDOWN)
         await asyncio.gather(*(slot.process.exited for slot in self.state.slots if slot.process is not None))
+        self._departure.set()
+
+    async def reload(self) -> None:
+        """Replaces all workers, one after another, by workers with the code that is on disk now; no call is lost.
+
+        Raises:
+            SpawnFailed: no worker with that code can be started; all are as they were.
+        """
+        await self._spawner.renew()
+        old = set(self.state.slots)
+        for slot in old:
+            slot.is_due = True
+        self._reconcile()
+        while old & self.state.slots:
+            self._departure.clear()
+            await self._departure.wait()
 
     def _reconcile(self) -> None:
         """Starts what the state wants, unless the last starts failed and the pause after that is not over."""
@@ -173,33 +195,53 @@ class Supervisor:
                 self._tasks.start(self._start_one(self.state.begin_start()))
 
     async def _start_one(self, slot: WorkerSlot) -> None:
+        """Fills `slot`, or frees it: whatever a start raises is one failed start."""
         began = time.perf_counter()
         try:
             process = await self._spawner.spawn()
         except SpawnFailed as error:
-            _log.error("worker could not be started", pool_version=self.version, reason=str(error))
-            self.state.gone(slot)
-            self._count_failure()
-        except asyncio.CancelledError:
-            self.state.gone(slot)
+            self._start_failed(slot, str(error))
+        except Exception as error:
+            self._health.failed()
+            self._start_failed(slot, f"{type(error).__name__}: {error}")
+        except BaseException:
+            self._leave(slot)
             raise
         else:
+            self._health.works()
             self._started(slot, process, time.perf_counter() - began)
         self._settled.set()
         self._on_change()
 
-    def _started(self, slot: WorkerSlot, process: WorkerProcess, seconds: float) -> None:
+    def _start_failed(self, slot: WorkerSlot, reason: str) -> None:
+        self._leave(slot)
+        self._count_failure()
+        _log.error("worker could not be started", pool_version=self.version, reason=reason)
+
+    def _leave(self, slot: WorkerSlot) -> None:
+        self.state.gone(slot)
+        self._departure.set()
+
+    def _started(self, slot: WorkerSlot, process: Worker, seconds: float) -> None:
         self.starts += 1
         self._observer.worker_started(self.version, seconds)
         replaced = self.state.started(slot, process)
         if replaced is not None:
             self._retire(replaced)
+        process.when_left(lambda: self._replace(slot))
         process.when_ended(lambda end: self._gone(slot, end))
 
     def _gone(self, slot: WorkerSlot, end: Exit) -> None:
         assert slot.process is not None
+        is_short_lived = slot.executions == 0 and time.time() - slot.process.started_at < SHORT_LIFE_S
+        self._leave(slot)
         self.exits[end.cause] += 1
         self._cpu_of_the_dead_s += end.cpu_s
+        if end.cause.is_failure and is_short_lived:
+            self._count_failure()
+        else:
+            self._failures = 0
+        self._reconcile()
         self._observer.worker_exited(self.version, end.cause)
         if end.cause.is_failure:
             _log.warning(
@@ -210,13 +252,6 @@ class Supervisor:
                 exit=end.description,
                 **slot.process.log_ids(),
             )
-        is_short_lived = slot.executions == 0 and time.time() - slot.process.started_at < SHORT_LIFE_S
-        self.state.gone(slot)
-        if end.cause.is_failure and is_short_lived:
-            self._count_failure()
-        else:
-            self._failures = 0
-        self._reconcile()
         self._on_change()
 
     def _count_failure(self) -> None:
@@ -233,6 +268,12 @@ class Supervisor:
             slot.is_due = True
             self._reconcile()
 
+    def _replace(self, slot: WorkerSlot) -> None:
+        """Retires a worker that is not to serve another call, and starts the next at once."""
+        if slot.state is not WorkerState.STOPPING:
+            self._retire(slot)
+            self._reconcile()
+
     def _retire(self, slot: WorkerSlot, cause: ExitCause = ExitCause.RECYCLED) -> None:
         assert slot.process is not None
         self.state.begin_stop(slot)
@@ -244,16 +285,24 @@ class Supervisor:
         """Finds the workers that are over a limit."""
         while True:
             await asyncio.sleep(INSPECTION_INTERVAL_S)
-            if self._limits.age_s is not None:
-                oldest = time.time() - self._limits.age_s
-                for slot in [w for w in self._running() if w.process and w.process.started_at < oldest]:
-                    self._make_due(slot)
-            if self._limits.rss_bytes is not None:
-                for slot, usage in (await self._all_stats()).items():
-                    if usage is not None and usage.rss_bytes > 2 * self._limits.rss_bytes:
-                        self.kill(slot, ExitCause.OOM)
-                    elif usage is not None and usage.rss_bytes > self._limits.rss_bytes:
-                        self._make_due(slot)
+            usages = await self._all_stats() if self._limits.rss_bytes is not None else {}
+            for slot in self._running():
+                try:
+                    self._enforce_limits(slot, usages.get(slot))
+                except Exception:
+                    _log.exception("worker could not be inspected", pool_version=self.version)
+
+    def _enforce_limits(self, slot: WorkerSlot, usage: ProcessStats | None) -> None:
+        """Recycles a worker that is over its limit of age or memory; kills one that is over twice its memory."""
+        assert slot.process is not None
+        limit = self._limits.rss_bytes
+        if limit is not None and usage is not None:
+            if usage.rss_bytes > 2 * limit:
+                self.kill(slot, ExitCause.OOM)
+            elif usage.rss_bytes > limit:
+                self._make_due(slot)
+        if self._limits.age_s is not None and slot.process.started_at < time.time() - self._limits.age_s:
+            self._make_due(slot)
 
     async def snapshots(self) -> tuple[tuple[WorkerSnapshot, ...], float]:
         """Every worker that has a process, measured now, and the processor time of all there ever were, in seconds."""
@@ -279,8 +328,8 @@ class Supervisor:
         return [slot for slot in self.state.slots if slot.process is not None]
 
     async def _all_stats(self) -> dict[WorkerSlot, ProcessStats | None]:
-        """In a thread, since the kernel's answers for many workers would hold up the event loop."""
+        """Measures all workers, in a thread, since the kernel takes its time and the event loop has none."""
         slots = self._running()
         pids = [slot.process.pid for slot in slots if slot.process is not None]
-        usages = await asyncio.to_thread(lambda: [process_stats(pid) for pid in pids])
+        usages = await in_thread(lambda: [process_stats(pid) for pid in pids])
         return dict(zip(slots, usages, strict=True))

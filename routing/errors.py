@@ -1,10 +1,10 @@
-"""What can go wrong beside the execution itself."""
+"""Errors that a call or a change can meet besides those of its execution."""
 
 from routing.rollout.model import Rollout
 
 
 class ProgramNotFound(Exception):
-    """No program of this id, neither in the session nor among the global ones."""
+    """No program has this id, neither in the session nor among the global ones."""
 
 
 class ProgramExists(Exception):
@@ -12,11 +12,19 @@ class ProgramExists(Exception):
 
 
 class SessionNotFound(Exception):
-    """No session of this id."""
+    """No session has this id."""
+
+
+class QuotaExceeded(Exception):
+    """A quota is used up; the message says which."""
+
+    def __init__(self, quota: str, limit: int, what: str) -> None:
+        super().__init__(f"{what}: {limit} at most ({quota})")
+        self.quota = quota
 
 
 class JobNotFound(Exception):
-    """No long run of this id, or no more."""
+    """No job has this id, or the store has forgotten the job."""
 
 
 class StaleRevision(Exception):
@@ -27,12 +35,20 @@ class StaleRevision(Exception):
         self.current = current
 
 
+class ChangeVoided(StaleRevision):
+    """A rollback was asked for, here or on another replica, after the change was and before the change was written."""
+
+    def __init__(self, current: Rollout) -> None:
+        super().__init__(current)
+        self.args = (f"a rollback voided this change; {self.args[0]}",)
+
+
 class StoreUnavailable(Exception):
-    """What must be remembered cannot be: the database does not answer."""
+    """The database does not answer, so that what must be remembered cannot be."""
 
 
 class RollbackUnwritten(StoreUnavailable):
-    """A rollback is in force on this replica, but the database did not answer."""
+    """A rollback is in force on this replica, but the database has not stored it."""
 
     def __init__(self, why: str) -> None:
         where = "in force on this replica, and will be written, for the others too, as soon as possible"

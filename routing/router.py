@@ -1,4 +1,4 @@
-"""The main path: decides the version of a call, hands it to that version's pool, records what happened."""
+"""The main path: decides the version of a call, hands the call to that version's pool, records what happened."""
 
 import asyncio
 import random
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from pools.calls import Call, Result
-from pools.errors import ExecutionError, Withdrawn
+from pools.errors import ExecutionError, Withdrawn, WorkerCrashed
 from pools.protocol import Pool
 from poolshift.worker.lm import LMUsage
 from routing.rollout.flag import RolloutFlag
@@ -25,7 +25,10 @@ _BASELINE: Final = Decision(Version.V1, Reason.SPLIT)
 
 
 class Route:
-    """Where one call goes. Kept for as long as the call waits, since a change of the rollout may send it elsewhere."""
+    """The version of one call, and the reason for it. A change of the rollout may change the `decision`.
+
+    Once the call runs, `decision` names the version that runs it, and after its end the version that ran it.
+    """
 
     def __init__(self, bucket: int, forced: Version | None, decision: Decision, trace: CallTrace | None = None) -> None:
         self.bucket = bucket
@@ -37,12 +40,12 @@ class Route:
 
     @property
     def trace_id(self) -> str | None:
-        """The trace's, where the call is sampled."""
+        """The trace's id if the call is sampled."""
         return None if self.trace is None else self.trace.trace_id
 
 
 class Router:
-    """Knows the pools by version and nothing of what is inside them."""
+    """Decides between the pools, of which it knows the version and nothing inside."""
 
     def __init__(
         self,
@@ -76,8 +79,8 @@ class Router:
     ) -> Route:
         """Decides the version of a call.
 
-        The pin comes first, or the only pool there is, then `forced`, then the split by the session's id, else by
-        `canary_key`, else by chance.
+        The pin, or the only pool, comes first; then `forced`; then the split. The split goes by the session's id, else
+        by `canary_key`, else by chance.
         """
         began = time.time_ns() if trace is not None else 0
         key = session_id or canary_key
@@ -91,12 +94,16 @@ class Router:
         return route
 
     async def execute(self, route: Route, call: Call, operation: str = "execute") -> Result:
-        """Runs `call` where `route` says, or where the rollout sends it while it waits.
+        """Runs `call` on the version of `route`, or on the version that the rollout requires while the call waits.
+
+        A repeatable call whose worker dies is run once more, on the version that the rollout requires by then.
 
         Raises:
-            ExecutionError: one of `poolshift.worker.errors`.
+            ExecutionError: one of `poolshift.worker.errors` and `pools.errors`.
         """
         began = time.perf_counter()
+        if route.decision is _CANARY and route.bucket >= self._flag.threshold:
+            self._route_again(route, call)  # a rollback came between the decision and this moment
         self._routes[call] = route
         try:
             result = None
@@ -105,8 +112,8 @@ class Router:
                     route.trace.queue_begins()
                 try:
                     result = await self._pools[route.decision.version].execute(call)
-                except Withdrawn:
-                    self._route_again(route)
+                except (Withdrawn, WorkerCrashed) as error:
+                    self._send_elsewhere(route, call, error)
         except ExecutionError as error:
             self._failed(route, call, operation, began, error)
             raise
@@ -136,7 +143,7 @@ class Router:
     def record_failure(
         self, route: Route, code: str, category: str, operation: str, began: float, queued_s: float = 0.0
     ) -> None:
-        """A routed call failed, in its pool or before it got there; `began` is by `time.perf_counter`."""
+        """Records that a routed call failed, in its pool or before; `began` is by `time.perf_counter`."""
         version = route.decision.version
         seconds = time.perf_counter() - began
         self._recorder.answered(version, operation, code, seconds, queued_s, route.trace_id)
@@ -159,14 +166,35 @@ class Router:
         if call.lm is not None and usage is not None:
             self._recorder.lm_used(route.decision.version, call.lm.model, usage)
 
-    def _route_again(self, route: Route) -> None:
-        version = route.decision.version
-        route.decision = self._decide(route.bucket, route.forced)
-        if route.decision.version is not version:
-            route.evidence = None  # no version is to be blamed for what the other one began
-        self._recorder.decided(route.decision)
+    def _send_elsewhere(self, route: Route, call: Call, error: Withdrawn | WorkerCrashed) -> None:
+        """Routes a call again that a pool gave back or whose worker died; raises `error` if the call may not run again.
+
+        A call has one retry, however often it moves.
+        """
+        if isinstance(error, WorkerCrashed):
+            if call.is_retry or not call.is_repeatable:
+                raise error
+            call.is_retry = True
+            if route.evidence is not None:
+                self._judge_attempt(route.evidence, route, call, error)
+        self._route_again(route, call)
+
+    def _judge_attempt(self, evidence: Evidence, route: Route, call: Call, error: WorkerCrashed) -> None:
+        """Tells the judge of a crash that the caller will not see."""
+        example = Example(call.execution_id, route.trace_id, error.code, error.detail)
+        self._judge.attempt_failed(evidence, route.decision.version, call.program.id, error.code, example)
+
+    def _route_again(self, route: Route, call: Call) -> None:
+        decision = self._decide(route.bucket, route.forced)
+        if decision is route.decision:
+            return  # a retry on the same version
+        if route.decision is _CANARY:
+            self._last_canary_dispatch = max(self._last_canary_dispatch, call.dispatched_at)
+        route.decision = decision
+        route.evidence = None  # no version is to be blamed for what the other one began
+        self._recorder.decided(decision)
         if route.trace is not None:
-            route.trace.routed(route.decision, self._flag.current.revision, time.time_ns())
+            route.trace.routed(decision, self._flag.current.revision, time.time_ns())
 
     def _decide(self, number: int, forced: Version | None) -> Decision:
         if self._pin is not None:
@@ -177,8 +205,8 @@ class Router:
             return _FORCED[forced]
         return _CANARY if number < self._flag.threshold else _BASELINE
 
-    def replay_running(self) -> int:
-        """Idempotent calls that run on V2 and would not be sent there any more run on V1 instead; how many these are.
+    def replay_running(self) -> None:
+        """Takes idempotent calls that run on V2, and belong on V1 by now, from their workers and runs them on V1.
 
         A stream whose client has seen events of this run is left alone.
         """
@@ -186,17 +214,18 @@ class Router:
         def is_replayable(call: Call) -> bool:
             return call.is_repeatable and self._must_requeue(call, Version.V2)
 
-        return self._pools[Version.V2].withdraw_running(is_replayable)
+        self._pools[Version.V2].withdraw_running(is_replayable)
 
     @property
     def rollback_seconds(self) -> float:
-        """From the last fall to 0 % until the split's last dispatch to V2, in seconds; 0 where none came after it."""
+        """Time from the last fall to 0 % until the split's last dispatch to V2, in seconds; 0 if none came after it."""
         if self._rolled_back_at is None:
             return 0.0
-        return max(0.0, self._last_canary_dispatch - self._rolled_back_at)
+        running = [call.dispatched_at for call, route in self._routes.items() if route.decision is _CANARY]
+        return max(0.0, max([self._last_canary_dispatch, *running]) - self._rolled_back_at)
 
     def _requeue(self, rollout: Rollout) -> None:
-        """Calls that wait in a queue which the new rollout would not have sent them to move over: none is lost."""
+        """Moves the calls that wait in a queue to which the new rollout would not have sent them: none is lost."""
         has_fallen = rollout.canary_basis_points == 0 and self._has_canary
         self._has_canary = rollout.canary_basis_points > 0
         if has_fallen:

@@ -1,7 +1,7 @@
-"""The split: which share of the keys is on V2. Pure integer arithmetic behind a hash.
+"""The split: the share of the keys that V2 has. Pure integer arithmetic behind a hash.
 
-The promise: raising the percentage moves no key back to V1. It holds because a key's bucket never changes and V2 has
-the buckets below a threshold that only the percentage sets. 0 % is no bucket, 100 % is every one.
+Raising the percentage moves no key back to V1: a key's bucket never changes, and V2 has the buckets below a threshold
+that only the percentage sets. 0 % is no bucket, 100 % is every bucket.
 """
 
 from typing import Final
@@ -11,24 +11,19 @@ import mmh3
 HASH_VERSION = 1
 """1 is MurmurHash3 (x86, 32 bits, seed 1) of `salt:key` in UTF-8.
 
-Another hash gets another number, golden vectors of its own and an ADR, since it tears every session from its version.
+A new hash needs a new number, golden vectors and an ADR, since it tears every session from its version.
 """
 
 BUCKETS: Final = 2**32
 BASIS_POINTS = 10_000
-"""The percentage is held in hundredths of a percent, so that every step is exact."""
+"""Hundredths of a percent, in which the percentage is held, so that every step is exact."""
 
 
 def bucket(salt: str, key: str) -> int:
-    """Where `key` falls, from 0 to 2³² - 1."""
+    """The bucket of `key`, from 0 to 2³² - 1."""
     return mmh3.hash(f"{salt}:{key}", HASH_VERSION, signed=False)
 
 
 def threshold(canary_basis_points: int) -> int:
-    """The first bucket that is not V2's."""
+    """The first bucket that belongs to V1."""
     return canary_basis_points * BUCKETS // BASIS_POINTS
-
-
-def is_canary(bucket_number: int, canary_basis_points: int) -> bool:
-    """Whether a bucket is on V2."""
-    return bucket_number < threshold(canary_basis_points)

@@ -1,4 +1,4 @@
-"""The two versions, and why a call is on one of them."""
+"""The two versions, and the reason for the version of a call."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +12,7 @@ class Version(StrEnum):
 
 
 class Reason(StrEnum):
-    """What decided: the pin (`POOL_VERSION`), an admin's header, or the split."""
+    """The reason for a decision: the pin (`POOL_VERSION`), an admin's header, or the split."""
 
     PINNED = "pinned"
     FORCED = "forced"
@@ -21,7 +21,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Which version serves a call, and why."""
+    """The version that serves a call, and the reason for it."""
 
     version: Version
     reason: Reason

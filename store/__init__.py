@@ -1,1 +1,1 @@
-"""Remembers programs, sessions, long runs and the rollout's history, in SQLite or PostgreSQL."""
+"""Remembers programs, sessions, jobs and the rollout's history, in SQLite or PostgreSQL."""

@@ -1,9 +1,9 @@
-"""The one way to the database: connections, transactions, migrations."""
+"""Connections, transactions and migrations of the database."""
 
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,14 +17,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from common.threads import in_thread
 from routing.errors import StoreUnavailable
 from store.sqlite_file import SqliteFile
 from store.tables import changes
 
 TRANSACTION_TIMEOUT_S = 5.0
-"""A transaction that takes longer is given up: whoever waits for it is told."""
+"""The most seconds that a transaction may take. Its caller gets StoreUnavailable then."""
+POOL_SIZE = 5
+"""So many connections of SQLite stay open."""
+GUARD_INTERVAL_S = 1.0
+"""Between two looks at the log of a SQLite database."""
 CHANNEL = "poolshift"
-"""Of LISTEN and NOTIFY: a wake-up without a message; what has changed is in the table."""
+"""The channel of LISTEN and NOTIFY. A notification is empty: the table says which rows changed."""
 # Any numbers that no other user of the database takes.
 _MIGRATION_LOCK = 0x706F6F6C
 _CHANGES_LOCK = 0x706F6F6D
@@ -35,13 +40,13 @@ class Database:
     """SQLite or PostgreSQL, by its SQLAlchemy URL."""
 
     def __init__(self, url: str) -> None:
-        """Raises StoreUnavailable where `url` is none."""
+        """Raises StoreUnavailable if `url` is not a URL."""
         try:
             self.url = make_url(url)
         except (ArgumentError, ValueError):
-            raise StoreUnavailable("cannot open the database: DATABASE_URL is no URL") from None
+            raise StoreUnavailable("cannot open the database: DATABASE_URL is not a URL") from None
         self._file: SqliteFile | None = None
-        # Parameters are hidden: an error, whose traceback may be logged, would have them, with the keys of LMs.
+        # Parameters are hidden: an error's traceback may be logged, and they contain the keys of LMs.
         if self.is_shared:
             # A connection that died while it lay in the pool is noticed before it is used.
             connect_args = {"timeout": TRANSACTION_TIMEOUT_S}
@@ -49,12 +54,14 @@ class Database:
                 self.url, pool_pre_ping=True, connect_args=connect_args, hide_parameters=True
             )
         else:
-            self._engine = create_async_engine(self.url, hide_parameters=True)
+            # No more connections than are opened ahead: each has a thread.
+            bound = {"pool_size": POOL_SIZE, "max_overflow": 0} if _is_file(self.url) else {}
+            self._engine = create_async_engine(self.url, hide_parameters=True, **bound)
             event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
 
     @property
     def is_shared(self) -> bool:
-        """Whether other replicas may write to it too."""
+        """True if other replicas may write to the database too."""
         return self.url.get_backend_name() == "postgresql"
 
     @property
@@ -64,25 +71,25 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in a transaction, committed at the end of the block.
+        """Opens a transaction, which is committed at the end of the block.
 
         Raises:
             IntegrityError: what was written contradicts what is there.
-            StoreUnavailable: the database does not answer, or not in time; the file of one in SQLite is gone.
+            StoreUnavailable: the database does not answer in time, or SQLite's file is gone.
         """
         try:
             async with asyncio.timeout(TRANSACTION_TIMEOUT_S):
-                if self._file is not None:
-                    await asyncio.to_thread(self._file.check)
-                async with self._engine.begin() as connection:
-                    yield connection
+                await self._see_to_file()
+                async with AsyncExitStack() as stack:
+                    yield await self._begin(stack)
+                await self._see_to_file()  # what is acknowledged is in the database, or in a log that is there
         except IntegrityError:
             raise
         except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"the database does not answer: {type(error).__name__}") from error
 
     async def migrate(self) -> None:
-        """Brings the schema up to date; several replicas may do so at once. A SQLite file is ours from then on.
+        """Brings the schema up to date; several replicas may do so at once. It claims a SQLite file for this process.
 
         Raises:
             StoreUnavailable: the database does not answer, or another process has its file.
@@ -98,10 +105,17 @@ class Database:
         except (DBAPIError, OSError) as error:
             raise StoreUnavailable(f"cannot open the database: {error}") from error
 
-    async def announce(self, connection: AsyncConnection, kind: str, ref: str) -> None:
-        """Tells the other replicas, in the transaction that makes it so, that something has changed.
+    async def guard(self) -> None:
+        """Notices that somebody has deleted the log of a SQLite database, and saves its content."""
+        while True:
+            await asyncio.sleep(GUARD_INTERVAL_S)
+            with suppress(StoreUnavailable):  # the next transaction tells its caller
+                await self._see_to_file()
 
-        The lock makes rows appear in the order of their numbers, so that nobody who reads on from a number misses one.
+    async def announce(self, connection: AsyncConnection, kind: str, ref: str) -> None:
+        """Tells the other replicas of a change, in the same transaction.
+
+        The lock makes rows appear in the order of their numbers, so that a reader which goes on from one misses none.
         """
         if self.is_shared:
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_CHANGES_LOCK})"))
@@ -120,6 +134,17 @@ class Database:
             self._file.close()
             self._file = None
 
+    async def _see_to_file(self) -> None:
+        if self._file is not None:
+            await in_thread(self._file.save)
+
+    async def _begin(self, stack: AsyncExitStack) -> AsyncConnection:
+        """A connection in a transaction, which ends with `stack`; a new connection of SQLite needs a thread."""
+        try:
+            return await stack.enter_async_context(self._engine.begin())
+        except RuntimeError as error:
+            raise StoreUnavailable(f"no connection to the database: {error}") from error
+
     async def _claim_file(self) -> None:
         if self._file is not None:
             return
@@ -129,6 +154,17 @@ class Database:
             ).scalar()
         if path:
             self._file = SqliteFile.claim(Path(path))
+            await self._open_connections()
+
+    async def _open_connections(self) -> None:
+        """Opens the pool's connections, since each has a thread, which there may be none for later."""
+        async with AsyncExitStack() as stack:
+            for _ in range(POOL_SIZE):
+                await stack.enter_async_context(self._engine.connect())
+
+
+def _is_file(url: URL) -> bool:
+    return bool(url.database) and url.database != ":memory:" and url.query.get("mode") != "memory"
 
 
 def _upgrade(connection: Connection) -> None:
@@ -139,9 +175,9 @@ def _upgrade(connection: Connection) -> None:
 
 
 def _create_sqlite(url: URL) -> None:
-    """Makes the file, which has the keys of LMs, its owner's alone; SQLite's files beside it get the same mode.
+    """Creates the file with a mode for its owner alone; SQLite's files beside it get the same mode.
 
-    One that is there already keeps its mode: somebody may read it on purpose.
+    An existing file keeps its mode: its operator may have a reason.
     """
     if url.database and url.database != ":memory:" and not url.query:
         with suppress(FileExistsError):

@@ -1,4 +1,4 @@
-"""Follows what other replicas write to a shared database: woken by NOTIFY, and looking by itself where that fails."""
+"""Follows the changes that other replicas write to a shared database: woken by NOTIFY, and polling if that fails."""
 
 import asyncio
 import time
@@ -16,18 +16,19 @@ from store.database import CHANNEL, Database
 from store.tables import changes
 
 POLL_INTERVAL_S = 0.5
-"""Every replica follows a change within a second, even where no notification arrives."""
+"""Interval of polling, in seconds: a replica follows a change within a second even if no notification arrives."""
 RECONNECT_S = 0.5
 KEPT = timedelta(days=1)
-"""How long a change is kept for replicas that cannot reach the database."""
+"""Time for which a change is kept for replicas that cannot reach the database."""
 _log = structlog.stdlib.get_logger("poolshift.store")
 
 Handlers = Mapping[str, Callable[[str], Awaitable[None]]]
-"""What to do about a change, by its kind; called with what it refers to."""
+"""The reaction to each kind of change, called with the change's reference."""
+_ROLLOUT = "rollout"
 
 
 class Follower:
-    """Reads the table of changes from where it stopped, for as long as the service runs."""
+    """Reads the table of changes from the last position on, for as long as the service runs."""
 
     def __init__(self, database: Database, background: Background) -> None:
         self._database = database
@@ -37,9 +38,10 @@ class Follower:
         self._background = background
         self._tasks: list[asyncio.Task[None]] = []
         self._is_cut_off = False
+        self._unknown_kinds: set[str] = set()
 
     async def mark(self) -> None:
-        """Notes where the changes end now: what is read from the database after this need not be followed.
+        """Notes the position of the newest change: everything read from the database from now on includes that change.
 
         Raises:
             StoreUnavailable: the database does not answer.
@@ -49,9 +51,9 @@ class Follower:
             self._position = (await connection.execute(select(func.max(changes.c.seq)))).scalar() or 0
 
     def start(self, handlers: Handlers, reload: Callable[[], Awaitable[None]]) -> None:
-        """Follows, until it is closed.
+        """Follows until `aclose`.
 
-        `reload` reads everything anew, for a replica that was away longer than changes are kept.
+        `reload` reads everything again, for a replica that was away longer than changes are kept.
         """
         self._tasks = [
             self._background.run("follower", lambda: self._follow(handlers, reload)),
@@ -65,7 +67,7 @@ class Follower:
 
     @property
     def staleness_s(self) -> float:
-        """How long ago this replica last knew everything that the database knows, in seconds; 0 while it keeps up."""
+        """Time since this replica last knew everything that the database knows, in seconds; 0 while it keeps up."""
         age_s = time.monotonic() - self._synced_at
         return age_s if age_s > 2 * POLL_INTERVAL_S else 0.0
 
@@ -94,17 +96,36 @@ class Follower:
             oldest = (await connection.execute(select(func.min(changes.c.seq)))).scalar()
             query = select(changes).where(changes.c.seq > self._position).order_by(changes.c.seq)
             news = (await connection.execute(query)).all()
-        if news and oldest is not None and oldest > self._position + 1 and self._position > 0:
+        if not news:
+            return
+        if any(change.kind == _ROLLOUT for change in news) or oldest > self._position + 1 > 1:
+            await handlers[_ROLLOUT]("")  # before everything else, which may fail or take long
+        if oldest > self._position + 1 > 1:
             await reload()
-            await handlers["rollout"]("")
         else:
             for change in news:
-                await handlers[change.kind](change.ref)
-        if news:
-            self._position = news[-1].seq
+                await self._handle(change.kind, change.ref, handlers)
+        self._position = news[-1].seq
+
+    async def _handle(self, kind: str, ref: str, handlers: Handlers) -> None:
+        """Reacts to one change. A change that cannot be handled keeps no later change from being followed."""
+        if kind == _ROLLOUT:
+            return
+        handler = handlers.get(kind)
+        if handler is None:
+            if kind not in self._unknown_kinds:
+                self._unknown_kinds.add(kind)
+                _log.warning("changes of an unknown kind are skipped; a newer replica writes them", kind=kind)
+            return
+        try:
+            await handler(ref)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            _log.error("a change could not be followed and is skipped", kind=kind, ref=ref, exc_info=error)
 
     async def _listen(self) -> None:
-        """Keeps a connection of its own for notifications; without one, polling goes on."""
+        """Keeps a separate connection for notifications; without a connection, polling goes on."""
         while True:
             try:
                 connection = await connect(self._database.dsn, timeout=5)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Long runs in the database."""
+"""Jobs in the database."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,8 +7,10 @@ from typing import Any
 from sqlalchemy import Row, delete, insert, null, select, update
 
 from routing.catalog.jobs import Job, JobStatus
+from routing.catalog.owners import Caller
 from routing.versions import Version
 from store.database import Database
+from store.owners import seen_by
 from store.tables import GLOBAL, executions
 
 _WITHOUT_BODY = [null().label("body") if column.name == "body" else column for column in executions.columns]
@@ -30,21 +32,20 @@ class SqlJobStore:
             "created_at": job.created_at,
             "alive_at": job.created_at,
             "is_to_be_cancelled": False,
+            "owner": job.owner,
         }
         async with self._database.transaction() as connection:
             row = (await connection.execute(insert(executions).values(values).returning(executions))).one()
         return _execution(row)
 
     async def update(self, job: Job) -> None:
-        change = update(executions).where(executions.c.id == job.id)
-        if not job.status.is_over:
-            change = change.where(_NOT_OVER)  # its end may have been written meanwhile
+        change = update(executions).where(executions.c.id == job.id, _NOT_OVER)  # a final status is final
         values = {
             "status": job.status,
             "pool_version": job.pool_version,
             "started_at": job.started_at,
             "ended_at": job.ended_at,
-            "body": job.body.decode() if job.body is not None else None,
+            "body": job.body.decode(errors="replace") if job.body is not None else None,
         }
         async with self._database.transaction() as connection:
             await connection.execute(change.values(values))
@@ -54,8 +55,9 @@ class SqlJobStore:
             row = (await connection.execute(select(executions).where(executions.c.id == execution_id))).one_or_none()
         return _execution(row) if row is not None else None
 
-    async def page(self, session_id: str | None, *, limit: int, before: int | None) -> Sequence[Job]:
-        query = select(*_WITHOUT_BODY).where(executions.c.session_id == (session_id or GLOBAL))
+    async def page(self, session_id: str | None, caller: Caller, *, limit: int, before: int | None) -> Sequence[Job]:
+        of_session = executions.c.session_id == (session_id or GLOBAL)
+        query = select(*_WITHOUT_BODY).where(of_session, seen_by(caller, executions.c.owner))
         if before is not None:
             query = query.where(executions.c.key < before)
         async with self._database.transaction() as connection:
@@ -71,7 +73,8 @@ class SqlJobStore:
         of_them = executions.c.id.in_(execution_ids)
         async with self._database.transaction() as connection:
             await connection.execute(update(executions).where(of_them, _NOT_OVER).values(alive_at=datetime.now(UTC)))
-            rows = await connection.execute(select(executions.c.id, executions.c.is_to_be_cancelled).where(of_them))
+            query = select(executions.c.id, executions.c.is_to_be_cancelled).where(of_them, _NOT_OVER)
+            rows = await connection.execute(query)
             return {row.id: row.is_to_be_cancelled for row in rows}
 
     async def interrupt(self, silent_since: datetime | None) -> int:
@@ -99,4 +102,5 @@ def _execution(row: Row[Any]) -> Job:
         started_at=row.started_at,
         ended_at=row.ended_at,
         body=row.body.encode() if row.body is not None else None,
+        owner=row.owner,
     )

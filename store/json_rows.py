@@ -1,6 +1,6 @@
-"""A table out of one parameter: a thousand rows are bound as one, and the database takes them apart by itself.
+"""Tables from one JSON parameter: a thousand rows are bound as one, and the database takes them apart.
 
-Bound one by one, each row would cost the event loop several times what it costs the database.
+Bound one by one, each row would cost the event loop several times as much as the database.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ _PARAMETER = "rows"
 
 
 def json_rows(database: Database, **columns: TypeEngine[Any]) -> Subquery:
-    """The table that `parameter` gives a statement; for a `UtcDateTime` it has seconds since the epoch."""
+    """Makes the table for a statement that `parameter` fills. A `UtcDateTime` is given in seconds since the epoch."""
     column = _of_postgresql if database.is_shared else _of_sqlite
     rows = bindparam(_PARAMETER, type_=Text())
     elements = func.json_array_elements(cast(rows, JSON)) if database.is_shared else func.json_each(rows)
@@ -28,7 +28,7 @@ def json_rows(database: Database, **columns: TypeEngine[Any]) -> Subquery:
 
 
 def parameter(rows: Iterable[tuple[Any, ...]]) -> dict[str, str]:
-    """The rows for a statement with `json_rows`."""
+    """Encodes the rows for a statement with `json_rows`."""
     return {_PARAMETER: msgspec.json.encode(list(rows)).decode()}
 
 

@@ -1,62 +1,111 @@
-"""LM settings in the database: keys too, as they came, since an LM wants them so."""
+"""LM settings in the database. Their keys are encrypted if the service has a `SECRET_KEY_FILE`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select
+import structlog
+from sqlalchemy import Row, delete, insert, select, update
 
 from poolshift.worker.lm import LMSettings
 from routing.catalog.lms import StoredLM
+from routing.errors import StoreUnavailable
 from store.database import Database
+from store.secret_box import CannotDecrypt, SecretBox
 from store.tables import GLOBAL, lms
+
+_log = structlog.stdlib.get_logger("poolshift.store")
 
 
 class SqlLMStore:
     """Implements `routing.catalog.lms.LMStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, box: SecretBox | None = None) -> None:
         self._database = database
+        self._box = box
 
     async def load(self) -> Sequence[StoredLM]:
         async with self._database.transaction() as connection:
-            return [_stored(row) for row in await connection.execute(select(lms))]
+            rows = (await connection.execute(select(lms))).all()
+        try:
+            return [self._stored(row, self._api_key(row)) for row in rows]
+        except CannotDecrypt:
+            raise StoreUnavailable("SECRET_KEY_FILE has no key that decrypts the keys of LMs in the database") from None
+
+    async def seal(self) -> None:
+        """Encrypts every stored key with the newest key; without one, warns that they lie in the clear.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        async with self._database.transaction() as connection:
+            for row in (await connection.execute(select(lms))).all():
+                if self._box is None and row.api_key is not None:
+                    _log.warning("LM keys lie in the database in the clear; SECRET_KEY_FILE encrypts them")
+                    return
+                if self._box is not None and self._is_to_be_sealed(row, self._box):
+                    values = self._key_columns(self._api_key(row))
+                    change = update(lms).where(lms.c.session_id == row.session_id)
+                    await connection.execute(change.values(values))
 
     async def find(self, session_id: str | None) -> StoredLM | None:
         query = select(lms).where(lms.c.session_id == (session_id or GLOBAL))
         async with self._database.transaction() as connection:
             row = (await connection.execute(query)).one_or_none()
-        return _stored(row) if row is not None else None
+        if row is None:
+            return None
+        try:
+            return self._stored(row, self._api_key(row))
+        except CannotDecrypt:
+            _log.error("the key of an LM cannot be decrypted; its calls go without", session_id=session_id)
+            return self._stored(row, None)
 
     async def put(self, session_id: str | None, settings: LMSettings, overrides: str | None, by: str) -> StoredLM:
         values = {
             "session_id": session_id or GLOBAL,
             "model": settings.model,
             "api_base": settings.api_base,
-            "api_key": settings.api_key,
             "temperature": settings.temperature,
             "max_tokens": settings.max_tokens,
             "overrides": overrides,
             "updated_by": by,
             "updated_at": datetime.now(UTC),
+            **self._key_columns(settings.api_key),
         }
         async with self._database.transaction() as connection:
             await connection.execute(delete(lms).where(lms.c.session_id == values["session_id"]))
             row = (await connection.execute(insert(lms).values(values).returning(lms))).one()
             await self._database.announce(connection, "lm", session_id or GLOBAL)
-        return _stored(row)
+        return self._stored(row, settings.api_key)
 
     async def remove(self, session_id: str) -> None:
         async with self._database.transaction() as connection:
             await connection.execute(delete(lms).where(lms.c.session_id == session_id))
             await self._database.announce(connection, "lm", session_id)
 
+    def _key_columns(self, api_key: str | None) -> Mapping[str, str | None]:
+        """The columns in which an LM's key is kept."""
+        if api_key is None or self._box is None:
+            return {"api_key": api_key, "sealed_api_key": None}
+        return {"api_key": None, "sealed_api_key": self._box.encrypt(api_key)}
 
-def _stored(row: Row[Any]) -> StoredLM:
-    return StoredLM(
-        session_id=row.session_id or None,
-        settings=LMSettings(row.model, row.api_base, row.api_key, row.temperature, row.max_tokens),
-        overrides=row.overrides,
-        updated_by=row.updated_by,
-        updated_at=row.updated_at,
-    )
+    def _api_key(self, row: Row[Any]) -> str | None:
+        if row.sealed_api_key is None:
+            return row.api_key  # type: ignore[no-any-return]
+        if self._box is None:
+            raise CannotDecrypt
+        return self._box.decrypt(row.sealed_api_key)
+
+    @staticmethod
+    def _is_to_be_sealed(row: Row[Any], box: SecretBox) -> bool:
+        return row.api_key is not None or (row.sealed_api_key is not None and not box.is_newest(row.sealed_api_key))
+
+    @staticmethod
+    def _stored(row: Row[Any], api_key: str | None) -> StoredLM:
+        return StoredLM(
+            session_id=row.session_id or None,
+            settings=LMSettings(row.model, row.api_base, api_key, row.temperature, row.max_tokens),
+            overrides=row.overrides,
+            updated_by=row.updated_by,
+            updated_at=row.updated_at,
+        )

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-from sqlalchemy import BigInteger, Row, delete, insert, select, update
+from sqlalchemy import BigInteger, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pools.calls import Program
-from poolshift.worker.definitions import Definition
-from routing.catalog.programs import NewProgram, ProgramUse, StoredProgram
+from routing.catalog.definitions import decode_definition, encode_definition
+from routing.catalog.programs import NewProgram, ProgramPage, ProgramUse, StoredProgram
 from routing.errors import ProgramExists
 from store.database import Database
 from store.json_rows import json_rows, parameter
@@ -39,7 +38,7 @@ class SqlProgramStore:
         values = {
             "session_id": new.session_id or GLOBAL,
             "id": new.id,
-            "definition": msgspec.json.encode(new.definition).decode(),
+            "definition": encode_definition(new.definition).decode(),
             "created_at": datetime.now(UTC),
             "execution_count": 0,
         }
@@ -57,11 +56,17 @@ class SqlProgramStore:
             row = (await connection.execute(select(programs).where(of_it))).one_or_none()
         return _stored(row) if row is not None else None
 
-    async def page(self, session_id: str | None, *, limit: int, after: int) -> Sequence[StoredProgram]:
+    async def page(self, session_id: str | None, *, limit: int, max_bytes: int, after: int) -> ProgramPage:
         of_them = (programs.c.session_id == (session_id or GLOBAL)) & (programs.c.key > after)
+        sizes = select(programs.c.key, func.length(programs.c.definition)).where(of_them).order_by(programs.c.key)
         async with self._database.transaction() as connection:
-            rows = await connection.execute(select(programs).where(of_them).order_by(programs.c.key).limit(limit))
-            return [_stored(row) for row in rows]
+            found = [(key, size) for key, size in await connection.execute(sizes.limit(limit + 1))]
+            count = _fitting([size for _, size in found[:limit]], max_bytes)
+            if not count:
+                return ProgramPage([], has_more=False)
+            on_page = of_them & (programs.c.key <= found[count - 1][0])
+            rows = await connection.execute(select(programs).where(on_page).order_by(programs.c.key))
+            return ProgramPage([_stored(row) for row in rows], has_more=count < len(found))
 
     async def remove(self, key: str) -> bool:
         removal = delete(programs).where(programs.c.key == int(key)).returning(programs.c.id, programs.c.session_id)
@@ -78,14 +83,24 @@ class SqlProgramStore:
             await connection.execute(self._add_uses, rows)
 
 
+def _fitting(sizes: Sequence[int], max_bytes: int) -> int:
+    """Counts how many of these go on a page: at least one, if there is one."""
+    total = 0
+    for count, size in enumerate(sizes):
+        total += size
+        if total > max_bytes and count:
+            return count
+    return len(sizes)
+
+
 def reference(program_id: str, session_id: str | None) -> str:
-    """How the replicas name a program to each other."""
+    """Names a program to the other replicas."""
     return json.dumps([program_id, session_id or None])
 
 
 def _stored(row: Row[Any]) -> StoredProgram:
     return StoredProgram(
-        program=Program(str(row.key), row.id, msgspec.json.decode(row.definition, type=Definition)),
+        program=Program(str(row.key), row.id, decode_definition(row.definition)),
         session_id=row.session_id or None,
         created_at=row.created_at,
         execution_count=row.execution_count,

@@ -1,20 +1,26 @@
-"""The rollout's history in the database: the primary key decides who of two writers made a revision."""
+"""The rollout's history in the database: the primary key decides which of two writers made a revision."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select
+import structlog
+from sqlalchemy import Row, and_, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.errors import StaleRevision
-from routing.rollout.model import Change, Rollout, Source
+from routing.rollout.model import RAMPS, Change, Rollout, Source, voids_earlier_changes
 from store.database import Database
 from store.tables import rollout_revisions, rollout_sources
 
+_IS_ROLLBACK = and_(rollout_revisions.c.canary_basis_points == 0, rollout_revisions.c.source.not_in(sorted(RAMPS)))
+_NEWEST_ROLLBACK = select(func.max(rollout_revisions.c.revision)).where(_IS_ROLLBACK).scalar_subquery()
+_MAX_BY_LENGTH = 256
+_log = structlog.stdlib.get_logger("poolshift.rollout")
+
 
 class SqlRolloutLog:
-    """Implements `routing.rollout.flag.RolloutLog`."""
+    """Implements `routing.rollout.log.RolloutLog`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -29,14 +35,7 @@ class SqlRolloutLog:
                 latest = await _latest(connection)
                 if latest is not None and latest.revision != after:
                     raise StaleRevision(latest)
-                rollout = Rollout(
-                    revision=after + 1,
-                    canary_basis_points=change.canary_basis_points,
-                    previous_basis_points=latest.canary_basis_points if latest else None,
-                    source=change.source,
-                    updated_by=change.by,
-                    reason=change.reason,
-                )
+                rollout = _next(change, after, latest)
                 await connection.execute(insert(rollout_revisions).values(_columns(rollout)))
                 await self._database.announce(connection, "rollout", str(rollout.revision))
         except IntegrityError:  # another writer was faster
@@ -64,9 +63,35 @@ class SqlRolloutLog:
 
 
 async def _latest(connection: AsyncConnection) -> Rollout | None:
-    query = select(rollout_revisions).order_by(rollout_revisions.c.revision.desc()).limit(1)
-    row = (await connection.execute(query)).one_or_none()
+    """The newest revision, with the newest rollback of the same snapshot."""
+    revisions = select(rollout_revisions, func.coalesce(_NEWEST_ROLLBACK, 0).label("rollback_revision"))
+    row = (await connection.execute(revisions.order_by(rollout_revisions.c.revision.desc()).limit(1))).one_or_none()
     return _rollout(row) if row is not None else None
+
+
+def _next(change: Change, after: int, latest: Rollout | None) -> Rollout:
+    revision = after + 1
+    is_rollback = voids_earlier_changes(change.canary_basis_points, change.source)
+    return Rollout(
+        revision=revision,
+        canary_basis_points=change.canary_basis_points,
+        previous_basis_points=latest.canary_basis_points if latest else None,
+        source=change.source,
+        updated_by=_storable("by", change.by)[:_MAX_BY_LENGTH],
+        reason=None if change.reason is None else _storable("reason", change.reason),
+        rollback_revision=revision if is_rollback else latest.rollback_revision if latest else 0,
+    )
+
+
+def _storable(name: str, text: str) -> str:
+    """Replaces the characters that no database takes (NUL, half of a surrogate pair), and logs that it did.
+
+    A rollback that is in force must be written in any case: it would hold up all later changes.
+    """
+    clean = text.encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
+    if clean != text:
+        _log.warning("characters that cannot be stored were replaced in a change", field=name, text=clean)
+    return clean
 
 
 def _columns(rollout: Rollout) -> dict[str, Any]:
@@ -74,4 +99,12 @@ def _columns(rollout: Rollout) -> dict[str, Any]:
 
 
 def _rollout(row: Row[Any]) -> Rollout:
-    return Rollout(**{**row._mapping, "source": Source(row.source)})
+    return Rollout(**{**row._mapping, "source": _source(row.source)})
+
+
+def _source(stored: str) -> Source | str:
+    """The source by name, or the name itself if a newer replica has a source that this one does not know."""
+    try:
+        return Source(stored)
+    except ValueError:
+        return stored

@@ -1,17 +1,19 @@
 """Sessions in the database."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Row, Select, String, delete, func, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from routing.catalog.owners import Caller
 from routing.catalog.sessions import SessionUse, StoredSession
 from routing.versions import Version
 from store.database import Database
 from store.json_rows import json_rows, parameter
+from store.owners import seen_by
 from store.tables import UtcDateTime, executions, lms, programs, sessions
 
 
@@ -27,11 +29,13 @@ class SqlSessionStore:
             last_seen_at=UtcDateTime(),
             pool_version=String(),
             execution_count=BigInteger(),
+            owner=String(),
         )
         used = select(rows).where(true())  # SQLite takes ON CONFLICT for a join's without a WHERE before it
         # Both dialects have the same upsert, each under a name of its own.
-        insert = (postgresql if database.is_shared else sqlite).insert(sessions).from_select(rows.c.keys(), used)
-        new = insert.excluded
+        self._insert = postgresql.insert if database.is_shared else sqlite.insert
+        insert = self._insert(sessions).from_select(rows.c.keys(), used)
+        new = insert.excluded  # the owner of a session that is there stays
         self._add_uses = insert.on_conflict_do_update(
             index_elements=[sessions.c.id],
             set_={
@@ -47,13 +51,28 @@ class SqlSessionStore:
             await self._database.lock_counts(connection)
             await connection.execute(self._add_uses, rows)
 
+    async def owners(self) -> Mapping[str, str | None]:
+        async with self._database.transaction() as connection:
+            rows = await connection.execute(select(sessions.c.id, sessions.c.owner))
+            return {row.id: row.owner for row in rows}
+
+    async def claim(self, session_id: str, owner: str) -> str | None:
+        now = datetime.now(UTC)
+        values = {"id": session_id, "created_at": now, "last_seen_at": now, "execution_count": 0, "owner": owner}
+        claim = self._insert(sessions).values(values).on_conflict_do_nothing(index_elements=[sessions.c.id])
+        async with self._database.transaction() as connection:
+            await connection.execute(claim)
+            found = await connection.execute(select(sessions.c.owner).where(sessions.c.id == session_id))
+            return found.scalar_one_or_none()
+
     async def find(self, session_id: str) -> StoredSession | None:
         async with self._database.transaction() as connection:
             row = (await connection.execute(_with_program_count().where(sessions.c.id == session_id))).one_or_none()
         return _stored(row) if row is not None else None
 
-    async def page(self, *, limit: int, after: str) -> Sequence[StoredSession]:
-        query = _with_program_count().where(sessions.c.id > after).order_by(sessions.c.id).limit(limit)
+    async def page(self, caller: Caller, *, limit: int, after: str) -> Sequence[StoredSession]:
+        query = _with_program_count().where(sessions.c.id > after, seen_by(caller, sessions.c.owner))
+        query = query.order_by(sessions.c.id).limit(limit)
         async with self._database.transaction() as connection:
             return [_stored(row) for row in await connection.execute(query)]
 
@@ -61,7 +80,7 @@ class SqlSessionStore:
         async with self._database.transaction() as connection:
             ended = await connection.execute(delete(sessions).where(sessions.c.id == session_id))
             if not ended.rowcount:
-                return False  # what another replica has not written yet is not to be ended behind a 404
+                return False  # the answer is a 404, so what another replica is about to write must stay
             await _forget_what_it_holds(connection, session_id)
             await self._database.announce(connection, "session_ended", session_id)
         return True
@@ -94,4 +113,5 @@ def _stored(row: Row[Any]) -> StoredSession:
         pool_version=Version(row.pool_version) if row.pool_version else None,
         execution_count=row.execution_count,
         program_count=row.program_count,
+        owner=row.owner,
     )

@@ -1,4 +1,4 @@
-"""The tables. `store/migrations` makes them; a test sees that both agree."""
+"""The tables. `store/migrations` creates them; a test compares both."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,7 @@ GLOBAL = ""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment. SQLite keeps no time zone, so all are UTC there."""
+    """A time with its zone. SQLite keeps no zone, so all times are UTC there."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -64,6 +64,7 @@ sessions = Table(
     Column("last_seen_at", UtcDateTime, nullable=False),
     Column("pool_version", String(8)),
     Column("execution_count", BigInteger, nullable=False, default=0),
+    Column("owner", String(128)),
     Index(None, "last_seen_at"),
 )
 
@@ -82,6 +83,7 @@ executions = Table(
     Column("ended_at", UtcDateTime),
     Column("alive_at", UtcDateTime, nullable=False),
     Column("is_to_be_cancelled", Boolean, nullable=False),
+    Column("owner", String(128)),
     UniqueConstraint("id"),
     Index(None, "session_id", "key"),
     Index(None, "ended_at"),
@@ -113,6 +115,7 @@ lms = Table(
     Column("overrides", String(64)),
     Column("updated_by", String(256), nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("sealed_api_key", Text),
 )
 
 # What replicas tell each other: each reads what is after the last row that it has read.

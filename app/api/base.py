@@ -1,37 +1,57 @@
-"""Types that the bodies and answers of several resources share."""
+"""Types that the bodies, parameters and answers of several resources share."""
 
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 _ID = "[A-Za-z0-9][A-Za-z0-9._~:-]*"
 ID_PATTERN = f"^{_ID}$"
-"""As pydantic, which has Rust's regular expressions, and the OpenAPI document need it."""
+"""For pydantic, which uses Rust's regular expressions, and for the OpenAPI document."""
 ID_PATTERN_OF_RE = rf"\A{_ID}\Z"
-"""The same for Python's `re`, in which `$` would let a newline follow."""
+"""For Python's `re`, in which `$` would let a newline follow."""
 MAX_ID_LENGTH = 128
 MAX_KEY = 2**63 - 1
-"""Of a row in the database; a cursor over it would be the database's error."""
+"""The largest key of a database row; a larger cursor would be an error of the database."""
 MAX_REVISION = 2**31 - 1
+
+
+def storable(value: Any) -> Any:
+    """Refuses text that no database stores: PostgreSQL takes no NUL character.
+
+    Pydantic itself refuses half a surrogate pair in a `str`.
+    """
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("must not contain a NUL character")
+    return value
+
+
 Identifier = Annotated[str, Field(pattern=ID_PATTERN, max_length=MAX_ID_LENGTH, examples=["invoices-42"])]
+"""An id that a client chooses."""
+Text = Annotated[str, AfterValidator(storable)]
+"""A text parameter of any kind. `In` checks the members of bodies alike; a test looks for parameters without it."""
 
 Item = TypeVar("Item")
 
 
 class In(BaseModel):
-    """A body: unknown fields are refused, and so is `"10"` or `true` for a number."""
+    """A request body: refuses unknown fields, `"10"` or `true` for a number, and text that cannot be stored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _check_storable(cls, value: Any) -> Any:
+        return storable(value)
+
 
 class Out(BaseModel):
-    """An answer."""
+    """The body of an answer."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Page(Out, Generic[Item]):
-    """Some items; `next_cursor` asks for those that follow, and is null at the end."""
+    """A page of items; `next_cursor` asks for the page after it, and is null on the last one."""
 
     items: list[Item]
     next_cursor: str | None

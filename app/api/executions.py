@@ -7,13 +7,14 @@ it here is its documentation.
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+import msgspec
+from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.routing import APIRoute
 from pydantic import Field, JsonValue
 from starlette.types import Receive, Scope, Send
 
-from app.api.base import MAX_KEY, Identifier, In, Out, Page
-from app.auth import Executor
+from app.api.base import MAX_KEY, Identifier, In, Out, Page, Text
+from app.auth import Executor, Reader
 from app.problems import ProblemView
 from app.services import Running
 from routing.catalog.jobs import Job, JobStatus
@@ -36,7 +37,7 @@ class UsageView(Out):
 
 
 class ExecuteView(Out):
-    """How an execution ended well."""
+    """The answer to an execution that succeeded."""
 
     execution_id: str
     program_id: str
@@ -47,7 +48,7 @@ class ExecuteView(Out):
 
 
 class JobView(Out):
-    """A long run."""
+    """A job."""
 
     execution_id: str
     program_id: str
@@ -59,26 +60,32 @@ class JobView(Out):
     ended_at: datetime | None
 
 
-class LongRunView(JobView):
-    """A long run and what came of it: what a synchronous call would have been answered with."""
+class JobResultView(JobView):
+    """A job and the answer that a synchronous call would have had."""
 
     result: ExecuteView | None
     problem: ProblemView | None
 
 
 def job_view(job: Job) -> JobView:
-    """A long run as it is shown in a list."""
+    """Shows a job in a list."""
     return JobView(**_job_members(job))
 
 
-def long_run_view(job: Job) -> LongRunView:
-    """A long run with what came of it."""
-    body, succeeded = job.body, job.status is JobStatus.SUCCEEDED
-    return LongRunView(
-        **_job_members(job),
-        result=ExecuteView.model_validate_json(body) if body is not None and succeeded else None,
-        problem=ProblemView.model_validate_json(body) if body is not None and not succeeded else None,
-    )
+def job_result(job: Job, *, with_details: bool) -> Response:
+    """Shows a job as `JobResultView` has it. The kept answer goes out as it is: outputs may be nested without limit."""
+    answer = {**_job_members(job), "result": None, "problem": None}
+    if job.body is not None and job.status is JobStatus.SUCCEEDED:
+        answer["result"] = msgspec.Raw(job.body)
+    elif job.body is not None:
+        answer["problem"] = msgspec.Raw(job.body if with_details else _without_details(job.body))
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+def _without_details(problem: bytes) -> bytes:
+    members = msgspec.json.decode(problem)
+    kept = {name: members[name] for name in ProblemView.model_fields}
+    return msgspec.json.encode({**kept, "detail": kept["title"]})
 
 
 def _job_members(job: Job) -> dict[str, Any]:
@@ -124,21 +131,23 @@ _OTHER_RESPONSES: dict[int | str, dict[str, Any]] = {
     },
 }
 
+ExecutionId = Annotated[Text, Path()]
+
 execute_router = APIRouter(tags=["programs"], route_class=_LaneRoute)
 router = APIRouter(prefix="/executions", tags=["executions"])
 
 
 @execute_router.post("/programs/{program_id}/execute", responses=_OTHER_RESPONSES)
 async def execute_program(
-    program_id: str,
+    program_id: Annotated[Text, Path()],
     body: ExecuteBody,
     _: Executor,
-    x_pool_version: Annotated[str | None, Header(description="`v1` or `v2`: forces the version (admin)")] = None,
-    x_canary_key: Annotated[str | None, Header(description="What the split goes by where there is no session")] = None,
-    traceparent: Annotated[str | None, Header(description="W3C trace context; it reaches the worker")] = None,
-    tracestate: Annotated[str | None, Header(description="As W3C has it; it reaches the worker")] = None,
-    baggage: Annotated[str | None, Header(description="As W3C has it; it reaches the worker")] = None,
-    prefer: Annotated[str | None, Header(description="`respond-async`: answer 202 and let it run")] = None,
+    x_pool_version: Annotated[Text | None, Header(description="`v1` or `v2`: forces the version (admin)")] = None,
+    x_canary_key: Annotated[Text | None, Header(description="The key of the split if there is no session")] = None,
+    traceparent: Annotated[Text | None, Header(description="W3C trace context; it reaches the worker")] = None,
+    tracestate: Annotated[Text | None, Header(description="As W3C has it; it reaches the worker")] = None,
+    baggage: Annotated[Text | None, Header(description="As W3C has it; it reaches the worker")] = None,
+    prefer: Annotated[Text | None, Header(description="`respond-async`: answer 202 and let it run")] = None,
 ) -> ExecuteView:
     """Runs a program once, on the version that the rollout decides.
 
@@ -151,25 +160,26 @@ async def execute_program(
 @router.get("")
 async def list_executions(
     services: Running,
-    _: Executor,
+    reader: Reader,
     session_id: Annotated[Identifier | None, Query(description="Its jobs; without it those of no session")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[int | None, Query(ge=1, le=MAX_KEY, description="`next_cursor` of the page before")] = None,
 ) -> Page[JobView]:
-    """A page of long runs, the newest first, without what came of them."""
-    found = await services.jobs.page(session_id, limit=limit + 1, before=cursor)
+    """Lists jobs, the newest first, without their results."""
+    found = await services.jobs.page(session_id, reader.reader, limit=limit + 1, before=cursor)
     items = [job_view(job) for job in found[:limit]]
     return Page(items=items, next_cursor=str(found[limit - 1].key) if len(found) > limit else None)
 
 
-# Unset is what the synchronous answer leaves out too.
-@router.get("/{execution_id}", response_model_exclude_unset=True)
-async def show_execution(execution_id: str, services: Running, _: Executor) -> LongRunView:
-    """How far a long run is, and what came of it."""
-    return long_run_view(await services.jobs.show(execution_id))
+@router.get("/{execution_id}", response_model=JobResultView)
+async def show_execution(execution_id: ExecutionId, services: Running, reader: Reader) -> Response:
+    """Shows how far a job is, and its result."""
+    job = await services.jobs.show(execution_id, reader.reader)
+    return job_result(job, with_details=reader.sees_details(job.owner))
 
 
-@router.delete("/{execution_id}", response_model_exclude_unset=True)
-async def cancel_execution(execution_id: str, services: Running, _: Executor) -> LongRunView:
-    """Cancels a long run and kills its program; one that is over stays as it is."""
-    return long_run_view(await services.jobs.cancel(execution_id))
+@router.delete("/{execution_id}", response_model=JobResultView)
+async def cancel_execution(execution_id: ExecutionId, services: Running, executor: Executor) -> Response:
+    """Cancels a job and kills its program; one that is over stays as it is."""
+    job = await services.jobs.cancel(execution_id, executor.caller)
+    return job_result(job, with_details=True)

@@ -7,37 +7,49 @@ from fastapi import APIRouter, Header, Request, Response
 from prometheus_client.exposition import choose_encoder
 
 from app.api.base import Out
-from app.services import Running
+from app.services import Running, Services
 
 router = APIRouter(tags=["health"])
 
 
 class Health(Out):
-    """The process lives."""
+    """The state of the process; `failing` lists the vital parts that a restart of the process would repair."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok", "failing"]
+    failing: list[str]
 
 
 class Readiness(Out):
-    """Whether the service can serve, and each pool with it."""
+    """The state of the service, and of each pool."""
 
     ready: bool
     draining: bool
     pools: dict[str, bool]
 
 
-@router.get("/healthz")
-async def healthz() -> Health:
-    """The process lives, whatever it can do: only a restart would help where this does not answer."""
-    return Health()
+@router.get("/healthz", responses={503: {"model": Health}})
+async def healthz(request: Request, response: Response) -> Health:
+    """Says whether the process works; 503 asks for a restart, since a vital part has failed for a minute.
+
+    Faults outside of the process (the database, the LM, the collector) never show here.
+    """
+    services: Services = request.app.state.services
+    failing = services.background.failing()
+    response.status_code = 503 if failing else 200
+    return Health(status="failing" if failing else "ok", failing=failing)
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
 async def readyz(request: Request, response: Response) -> Readiness:
-    """It can serve: every pool has a live worker, and no shutdown has begun."""
-    pools = {str(version): pool.is_ready for version, pool in request.app.state.services.pools.items()}
+    """Says whether the service can serve: the pool that must serve has a live worker, and no shutdown has begun.
+
+    That pool is V1, or the only one, or the one that `POOL_VERSION` names. Another pool without a worker is shown, and
+    does not make the service unready.
+    """
+    services: Services = request.app.state.services
+    pools = {str(version): pool.is_ready for version, pool in services.pools.items()}
     draining: bool = request.app.state.is_draining
-    ready = all(pools.values()) and not draining
+    ready = services.pools[services.serving_version].is_ready and not draining
     response.status_code = 200 if ready else 503
     return Readiness(ready=ready, draining=draining, pools=pools)
 

@@ -1,4 +1,4 @@
-"""`/lm` and `/sessions/{id}/lm`: which LM DSPy programs run on. Keys go in and never come out."""
+"""`/lm` and `/sessions/{id}/lm`: the LM that DSPy programs run on. A key is never shown again."""
 
 from datetime import datetime
 from typing import Literal
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from app.api.base import In, Out
 from app.api.sessions import SessionId
-from app.auth import Admin, Executor
+from app.auth import Admin, Executor, Reader
 from app.problems import Problem
 from app.services import Running, Services
 from config.lm import ApiBase, ApiKey
@@ -19,7 +19,7 @@ router = APIRouter(tags=["lm"])
 
 
 class LMBody(In):
-    """An LM. `local` is the small model of the service itself, where it runs one; `none` is no LM."""
+    """An LM. `local` is the small model that the service runs if `LM_MODEL=local`; `none` means no LM."""
 
     model: str = Field(min_length=1, max_length=256, pattern=r"^[^\s\x00-\x1f]+$", examples=["openai/gpt-5-mini"])
     api_base: ApiBase | None = Field(None, max_length=2048, examples=["http://127.0.0.1:11434/v1"])
@@ -28,7 +28,7 @@ class LMBody(In):
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
 
     def settings(self) -> LMSettings:
-        """The same as the pools have it."""
+        """Converts the body for the pools."""
         key = self.api_key.get_secret_value() if self.api_key is not None else None
         return LMSettings(self.model, self.api_base, key, self.temperature, self.max_tokens)
 
@@ -36,18 +36,18 @@ class LMBody(In):
 class LMView(Out):
     """An LM that is in force."""
 
-    model: str = Field(description="`none` where there is none")
+    model: str = Field(description="`none` if there is no LM")
     api_base: str | None
     has_api_key: bool
     temperature: float | None
     max_tokens: int | None
     set_for: Literal["session", "everyone"]
-    updated_by: str | None = Field(description="Null where it comes from the service's environment")
+    updated_by: str | None = Field(description="Null if it comes from the service's environment")
     updated_at: datetime | None
 
 
 def lm_view(settings: LMSettings, stored: StoredLM | None) -> LMView:
-    """An LM as it is shown: without its key."""
+    """Shows an LM without its key."""
     return LMView(
         model=settings.model,
         api_base=settings.api_base,
@@ -61,8 +61,8 @@ def lm_view(settings: LMSettings, stored: StoredLM | None) -> LMView:
 
 
 @router.get("/lm")
-async def show_lm(services: Running, _: Executor) -> LMView:
-    """What DSPy programs run on where their session has nothing of its own."""
+async def show_lm(services: Running, _: Reader) -> LMView:
+    """Shows everyone's LM, which is used if a session has no LM of its own."""
     return lm_view(*services.lms.shown(None))
 
 
@@ -73,23 +73,26 @@ async def set_lm(body: LMBody, services: Running, admin: Admin) -> LMView:
 
 
 @router.get("/sessions/{session_id}/lm")
-async def show_session_lm(session_id: SessionId, services: Running, _: Executor) -> LMView:
-    """What a session's DSPy programs run on: its own LM, else everyone's."""
-    return lm_view(*services.lms.shown(session_id))
+async def show_session_lm(session_id: SessionId, services: Running, reader: Reader) -> LMView:
+    """Shows a session's LM: its own, or else everyone's."""
+    is_visible = await services.sessions.sees(session_id, reader.reader)
+    return lm_view(*services.lms.shown(session_id if is_visible else None))
 
 
 @router.put("/sessions/{session_id}/lm")
 async def set_session_lm(session_id: SessionId, body: LMBody, services: Running, executor: Executor) -> LMView:
     """Sets a session's LM, from its next call on; it is forgotten when the session ends."""
-    services.sessions.seen(session_id)
-    await services.sessions.flush()  # the session first: an LM without one would never be forgotten
+    await services.sessions.admit(session_id, executor.caller)
+    services.sessions.seen(session_id, owner=executor.caller.owner)
+    await services.sessions.flush()  # the session first: nothing would ever delete an LM whose session was never stored
     return await _set(session_id, body, services, executor.name)
 
 
 @router.delete("/sessions/{session_id}/lm", status_code=204)
-async def remove_session_lm(session_id: SessionId, services: Running, _: Executor) -> None:
+async def remove_session_lm(session_id: SessionId, services: Running, executor: Executor) -> None:
     """Gives a session everyone's LM again."""
-    await services.lms.remove(session_id)
+    if await services.sessions.sees(session_id, executor.caller):
+        await services.lms.remove(session_id)
 
 
 async def _set(session_id: str | None, body: LMBody, services: Services, by: str) -> LMView:

@@ -1,4 +1,4 @@
-"""`/pools`: what is inside them."""
+"""`/pools`: the pools and their workers."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from app.api.base import Out
-from app.auth import Admin
+from app.auth import Observer
 from app.problems import Problem
 from app.services import Running
 from pools.protocol import PoolSnapshot
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/pools", tags=["pools"])
 
 
 class WorkerView(Out):
-    """One worker, measured on the process itself."""
+    """A worker, measured on its process."""
 
     pid: int
     state: str
@@ -28,7 +28,7 @@ class WorkerView(Out):
 
 
 class PoolTotals(Out):
-    """Since the start of the service."""
+    """Counts since the start of the service."""
 
     dispatched: int
     worker_starts: int
@@ -54,7 +54,7 @@ class PoolView(Out):
 
 
 def pool_view(snapshot: PoolSnapshot) -> PoolView:
-    """A pool as it is shown."""
+    """Shows a pool."""
     return PoolView(
         pool_version=Version(snapshot.version),
         ready=snapshot.is_ready,
@@ -77,15 +77,15 @@ def pool_view(snapshot: PoolSnapshot) -> PoolView:
 
 
 @router.get("")
-async def list_pools(services: Running, _: Admin) -> list[PoolView]:
-    """Every pool with its workers."""
+async def list_pools(services: Running, _: Observer) -> list[PoolView]:
+    """Lists the pools with their workers."""
     snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
     return [pool_view(snapshot) for snapshot in snapshots]
 
 
 @router.get("/{version}")
-async def show_pool(version: Version, services: Running, _: Admin) -> PoolView:
-    """One pool with its workers."""
+async def show_pool(version: Version, services: Running, _: Observer) -> PoolView:
+    """Shows a pool with its workers."""
     pool = services.pools.get(version)
     if pool is None:
         raise Problem("not_found", f"this service runs no pool {version}")

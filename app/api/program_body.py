@@ -16,7 +16,7 @@ MAX_TOOLS = 32
 MAX_STATE_BYTES = 512 * 1024
 
 FieldName = Annotated[str, Field(min_length=1, max_length=128, pattern=r'^[^"\\\x00-\x1f]*$')]
-"""It is a key of the JSON that goes in and out, as it stands there."""
+"""A key in the JSON of inputs and outputs, which is written without escapes."""
 Entrypoint = Annotated[
     str,
     Field(
@@ -52,7 +52,7 @@ class InputField(In):
 
     @property
     def is_required(self) -> bool:
-        """Whether a call must have it."""
+        """True if a call must have this input."""
         return self.default is None if self.required is None else self.required
 
 
@@ -66,7 +66,7 @@ class OutputField(In):
 
 
 class SignatureBody(In):
-    """What goes into a program and what comes out."""
+    """The inputs and outputs of a program."""
 
     name: str | None = Field(None, max_length=128)
     description: str | None = Field(None, max_length=16384)
@@ -74,7 +74,7 @@ class SignatureBody(In):
     outputs: list[OutputField] = Field(min_length=1, max_length=MAX_FIELDS)
 
     def signature(self) -> Signature:
-        """The same as the pools have it."""
+        """Converts the body for the pools."""
         inputs = [FieldOf(one.name, one.type, one.description, one.is_required, one.default) for one in self.inputs]
         outputs = [FieldOf(one.name, one.type, one.description, one.required) for one in self.outputs]
         return Signature(tuple(inputs), tuple(outputs), self.name, self.description)
@@ -96,7 +96,7 @@ class ProgramBody(In):
     signature: SignatureBody
     entrypoint: Entrypoint | None = Field(None, description="`module:function`, for programs of type `python`")
     instructions: str | None = Field(None, max_length=65536)
-    idempotent: bool = Field(False, description="It may be run again where its worker died")
+    idempotent: bool = Field(False, description="It may be run again if its worker dies")
     state: dict[str, JsonValue] | None = Field(
         None, description="What DSPy's `save` wrote as JSON of an optimized program, for the types that are DSPy's"
     )
@@ -129,7 +129,7 @@ class ProgramBody(In):
         return self
 
     def definition(self) -> Definition:
-        """The same as the pools have it."""
+        """Converts the body for the pools."""
         return Definition(
             self.program_type,
             self.signature.signature(),
@@ -142,11 +142,11 @@ class ProgramBody(In):
 
 
 def _check_writable(value: JsonValue, what: str) -> None:
-    """Raises ValueError for what Python reads as JSON and nobody can write: NaN, infinities, half a surrogate pair."""
+    """Raises ValueError for values that Python reads but cannot write: NaN, infinities, half a surrogate pair."""
     try:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{what} has half a surrogate pair in it, which is no text") from None
+        raise ValueError(f"{what} contains half a surrogate pair, which is not text") from None
     except ValueError:
         raise ValueError(f"{what} has a number in it that is not finite") from None
     except RecursionError:

@@ -1,23 +1,30 @@
 """`/programs`: create, list, show, delete. Running one is `app.execute.endpoint`."""
 
 import secrets
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+import msgspec
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import JsonValue
 
-from app.api.base import MAX_KEY, Identifier, Out, Page
+from app.api.base import MAX_KEY, Identifier, Out, Page, Text
 from app.api.program_body import FieldTypeName, ProgramBody, ProgramTypeName
-from app.auth import Executor
+from app.auth import Executor, Reader
 from app.problems import Problem
 from app.services import Running
-from poolshift.worker.definitions import Definition
+from poolshift.worker.definitions import Definition, Field, Signature
 from poolshift.worker.loading import EntrypointError
-from routing.catalog.programs import NewProgram, StoredProgram
+from routing.catalog.definitions import default_of, has_state
+from routing.catalog.owners import Caller
+from routing.catalog.programs import NewProgram, ProgramPage, StoredProgram
 
 router = APIRouter(prefix="/programs", tags=["programs"])
+MAX_PAGE_BYTES = 1024 * 1024
+"""The bytes of definitions on a page. The event loop encodes so many in a few milliseconds."""
 
+ProgramId = Annotated[Text, Path()]
 SessionQuery = Annotated[Identifier | None, Query(description="Its programs first, then the global ones")]
 
 
@@ -32,7 +39,7 @@ class FieldView(Out):
 
 
 class SignatureView(Out):
-    """What goes into a program and what comes out."""
+    """The inputs and outputs of a program."""
 
     name: str | None
     description: str | None
@@ -57,63 +64,107 @@ class ProgramView(Out):
     last_executed_at: datetime | None
 
 
-def program_view(stored: StoredProgram) -> ProgramView:
-    """A program as it is shown."""
+def program_json(stored: StoredProgram) -> bytes:
+    """Shows a program as `ProgramView` has it. Defaults are JSON in memory too, and go out as they are."""
     definition = stored.program.definition
-    return ProgramView(
-        id=stored.program.id,
-        session_id=stored.session_id,
-        program_type=definition.program_type,
-        signature=SignatureView.model_validate(definition.signature, from_attributes=True),
-        entrypoint=definition.entrypoint,
-        instructions=definition.instructions,
-        idempotent=definition.idempotent,
-        has_state=definition.state is not None,
-        tools=list(definition.tools),
-        created_at=stored.created_at,
-        execution_count=stored.execution_count,
-        last_executed_at=stored.last_executed_at,
+    return msgspec.json.encode(
+        {
+            "id": stored.program.id,
+            "session_id": stored.session_id,
+            "program_type": definition.program_type,
+            "signature": _signature(definition.signature),
+            "entrypoint": definition.entrypoint,
+            "instructions": definition.instructions,
+            "idempotent": definition.idempotent,
+            "has_state": has_state(definition),
+            "tools": definition.tools,
+            "created_at": stored.created_at,
+            "execution_count": stored.execution_count,
+            "last_executed_at": stored.last_executed_at,
+        }
     )
 
 
-@router.post("", status_code=201)
-async def create_program(body: ProgramBody, services: Running, _: Executor, response: Response) -> ProgramView:
-    """Creates a program. It is loaded at once, in a process of its own, so that a mistake is told now."""
+def _signature(signature: Signature) -> dict[str, Any]:
+    return {
+        "name": signature.name,
+        "description": signature.description,
+        "inputs": [_field(field) for field in signature.inputs],
+        "outputs": [_field(field) for field in signature.outputs],
+    }
+
+
+def _field(field: Field) -> dict[str, Any]:
+    return {
+        "name": field.name,
+        "type": field.type,
+        "description": field.description,
+        "required": field.required,
+        "default": default_of(field),
+    }
+
+
+@router.post("", status_code=201, response_model=ProgramView)
+async def create_program(body: ProgramBody, services: Running, executor: Executor) -> Response:
+    """Creates a program. A process of its own loads it at once, so that the answer tells a mistake."""
     program_id = body.id or f"prog-{secrets.token_hex(8)}"
     definition = body.definition()
+    if body.session_id is not None:
+        await services.sessions.admit(body.session_id, executor.caller)
     await _try(definition, services)
     stored = await services.programs.add(NewProgram(program_id, body.session_id, definition))
     if body.session_id is not None:
-        services.sessions.seen(body.session_id)
+        services.sessions.seen(body.session_id, owner=executor.caller.owner)
         await services.sessions.flush()  # every replica is to know of it
-    response.headers["location"] = f"/programs/{program_id}"
-    return program_view(stored)
+    return _answer(program_json(stored), 201, {"location": f"/programs/{program_id}"})
 
 
-@router.get("")
+@router.get("", response_model=Page[ProgramView])
 async def list_programs(
     services: Running,
-    _: Executor,
+    reader: Reader,
     session_id: Annotated[Identifier | None, Query(description="Its programs; without it the global ones")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[int, Query(ge=0, le=MAX_KEY, description="`next_cursor` of the page before")] = 0,
-) -> Page[ProgramView]:
-    """A page of programs, by creation."""
-    found = await services.programs.page(session_id, limit=limit + 1, after=cursor)
-    items = [program_view(stored) for stored in found[:limit]]
-    return Page(items=items, next_cursor=found[limit - 1].program.key if len(found) > limit else None)
+) -> Response:
+    """Lists programs by creation. A page ends early before it would be over 1 MiB."""
+    if session_id is not None and not await services.sessions.sees(session_id, reader.reader):
+        return _page(ProgramPage([], has_more=False))
+    return _page(await services.programs.page(session_id, limit=limit, max_bytes=MAX_PAGE_BYTES, after=cursor))
 
 
-@router.get("/{program_id}")
-async def show_program(program_id: str, services: Running, _: Executor, session_id: SessionQuery = None) -> ProgramView:
+@router.get("/{program_id}", response_model=ProgramView)
+async def show_program(
+    program_id: ProgramId, services: Running, reader: Reader, session_id: SessionQuery = None
+) -> Response:
     """A program and its use."""
-    return program_view(await services.programs.show(program_id, session_id))
+    visible = await _visible(session_id, services, reader.reader)
+    return _answer(program_json(await services.programs.show(program_id, visible)))
 
 
 @router.delete("/{program_id}", status_code=204)
-async def delete_program(program_id: str, services: Running, _: Executor, session_id: SessionQuery = None) -> None:
+async def delete_program(
+    program_id: ProgramId, services: Running, executor: Executor, session_id: SessionQuery = None
+) -> None:
     """Deletes a program; calls that run go on."""
-    await services.programs.remove(program_id, session_id)
+    await services.programs.remove(program_id, await _visible(session_id, services, executor.caller))
+
+
+def _page(page: ProgramPage) -> Response:
+    items = b",".join(program_json(stored) for stored in page.programs)
+    cursor = msgspec.json.encode(page.programs[-1].program.key if page.has_more else None)
+    return _answer(b'{"items":[' + items + b'],"next_cursor":' + cursor + b"}")
+
+
+def _answer(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(body, status, headers, media_type="application/json")
+
+
+async def _visible(session_id: str | None, services: Running, caller: Caller) -> str | None:
+    """The session, unless it is another owner's: that one looks like a session which does not exist."""
+    if session_id is None or await services.sessions.sees(session_id, caller):
+        return session_id
+    return None
 
 
 async def _try(definition: Definition, services: Running) -> None:

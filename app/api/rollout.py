@@ -6,14 +6,17 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import AfterValidator, Field
 
-from app.api.base import MAX_REVISION, In, Out, Page
-from app.auth import Admin, Executor
+from app.api.base import MAX_REVISION, In, Out, Page, Text
+from app.auth import Operator, Reader
 from app.problems import Problem
-from app.services import Running
+from app.services import Running, Services
 from routing.rollout.model import Change, Rollout, Source, to_basis_points
 from routing.versions import Version
 
 router = APIRouter(prefix="/rollout", tags=["rollout"])
+_SHOWN = 64
+"""Characters of a wrong header that its error repeats."""
+_MAX_DIGITS = len(str(MAX_REVISION))
 
 
 class RolloutView(Out):
@@ -22,10 +25,14 @@ class RolloutView(Out):
     canary_percent: float
     pool_version: Version | None = Field(description="What POOL_VERSION pins everything to, if it does")
     revision: int
-    source: Source
+    source: Source | str
     updated_at: datetime
     updated_by: str
     reason: str | None
+    stale: bool = Field(
+        description="Everything goes to V1, since this replica has not reached the database for longer than "
+        "ROLLOUT_MAX_STALENESS_S; revision and source are the last ones that it knows"
+    )
 
 
 class RevisionView(Out):
@@ -34,7 +41,7 @@ class RevisionView(Out):
     revision: int
     from_percent: float | None
     to_percent: float
-    source: Source
+    source: Source | str
     updated_at: datetime
     updated_by: str
     reason: str | None
@@ -60,7 +67,7 @@ class RolloutBody(In):
 
 
 class RollbackBody(In):
-    """Why, and what becomes of calls that run on V2."""
+    """A rollback: its reason, and the fate of calls that run on V2."""
 
     reason: str | None = Field(None, max_length=1024)
     in_flight: Literal["finish", "replay"] = Field(
@@ -68,11 +75,13 @@ class RollbackBody(In):
     )
 
 
-def rollout_view(rollout: Rollout, pin: Version | None) -> RolloutView:
-    """The flag as it is shown."""
+def rollout_view(rollout: Rollout, services: Services) -> RolloutView:
+    """Shows the flag; a replica that is cut off from the rollout sends nothing to V2."""
+    is_cut_off = services.flag.is_cut_off
     return RolloutView(
-        canary_percent=rollout.canary_percent,
-        pool_version=pin,
+        canary_percent=0 if is_cut_off else rollout.canary_percent,
+        pool_version=services.pin,
+        stale=is_cut_off,
         revision=rollout.revision,
         source=rollout.source,
         updated_at=rollout.updated_at,
@@ -82,7 +91,7 @@ def rollout_view(rollout: Rollout, pin: Version | None) -> RolloutView:
 
 
 def revision_view(rollout: Rollout) -> RevisionView:
-    """One change as it is shown."""
+    """Shows a change of the flag."""
     previous = rollout.previous_basis_points
     return RevisionView(
         revision=rollout.revision,
@@ -96,61 +105,61 @@ def revision_view(rollout: Rollout) -> RevisionView:
 
 
 @router.get("")
-async def show_rollout(services: Running, _: Executor, response: Response) -> RolloutView:
-    """The flag as it is in force here; its revision is the ETag, which a rollback has as soon as it is written."""
+async def show_rollout(services: Running, _: Reader, response: Response) -> RolloutView:
+    """Shows the flag in force on this replica. Its revision is the ETag; an unwritten rollback has none yet."""
     current = services.flag.current
     if services.flag.is_written:
         response.headers["etag"] = f'"{current.revision}"'
-    return rollout_view(current, services.pin)
+    return rollout_view(current, services)
 
 
 @router.patch("")
 async def change_rollout(
     body: RolloutBody,
     services: Running,
-    admin: Admin,
+    operator: Operator,
     response: Response,
-    if_match: Annotated[str | None, Header(description="The revision that the change is meant for")] = None,
+    if_match: Annotated[Text | None, Header(description="The revision that the change is meant for")] = None,
 ) -> RolloutView:
     """Changes the percentage, from the next call on. With `If-Match`, only if nobody else has meanwhile.
 
     A reason alone is a revision too, of the percentage that is in force; a body with neither changes nothing.
     """
     if body.canary_percent is None and body.reason is None:
-        return await show_rollout(services, admin, response)
+        return await show_rollout(services, operator, response)
     current, expected = services.flag.current, _revision(if_match)
     if body.canary_percent is not None:
         points = to_basis_points(body.canary_percent)
     else:  # the reason is for this percentage, and no other one
         points, expected = current.canary_basis_points, current.revision if expected is None else expected
-    change = Change(points, Source.API, admin.name, body.reason)
+    change = Change(points, Source.API, operator.name, body.reason)
     rollout = await services.flag.change(change, expected=expected)
     response.headers["etag"] = f'"{rollout.revision}"'
-    return rollout_view(rollout, services.pin)
+    return rollout_view(rollout, services)
 
 
 @router.post("/rollback")
-async def roll_back(services: Running, admin: Admin, body: RollbackBody | None = None) -> RolloutView:
-    """All traffic to V1 from the next call on. Calls that wait for V2 move over; those that run there finish there."""
+async def roll_back(services: Running, operator: Operator, body: RollbackBody | None = None) -> RolloutView:
+    """Sends all traffic to V1, from the next call on. Calls queued for V2 move over; running ones finish."""
     if Version.V1 not in services.pools:
         raise Problem("rollback_impossible", "this service runs without V1 (POOLS=v2)")
     body = body or RollbackBody()
     try:
-        rollout = await services.flag.rollback(admin.name, body.reason)
+        rollout = await services.flag.rollback(operator.name, body.reason)
     finally:
         if body.in_flight == "replay":
             services.router.replay_running()
-    return rollout_view(rollout, services.pin)
+    return rollout_view(rollout, services)
 
 
 @router.get("/history")
 async def show_history(
     services: Running,
-    _: Executor,
+    _: Reader,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[int | None, Query(ge=1, le=MAX_REVISION, description="`next_cursor` of the page before")] = None,
 ) -> Page[RevisionView]:
-    """Every change, the newest first."""
+    """Lists the changes, the newest first."""
     found = await services.flag.history(limit=limit + 1, before=cursor)
     items = [revision_view(rollout) for rollout in found[:limit]]
     return Page(items=items, next_cursor=str(found[limit - 1].revision) if len(found) > limit else None)
@@ -162,5 +171,6 @@ def _revision(if_match: str | None) -> int | None:
         return None
     tag = if_match.strip().removeprefix("W/").strip('"')
     if not (tag.isascii() and tag.isdecimal()):
-        raise Problem("invalid_request", f"If-Match: {if_match!r} is no revision")
-    return int(tag)
+        raise Problem("invalid_request", f"If-Match: {if_match[:_SHOWN]!r} is not a revision")
+    # A longer number is never in force, and Python would not even convert one of 5,000 digits.
+    return int(tag) if len(tag) <= _MAX_DIGITS else MAX_REVISION + 1

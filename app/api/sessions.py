@@ -1,4 +1,4 @@
-"""`/sessions`: what they hold, and their end."""
+"""`/sessions`: list, show and end sessions."""
 
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -6,8 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
-from app.api.base import Identifier, Out, Page
-from app.auth import Executor
+from app.api.base import Identifier, Out, Page, Text
+from app.auth import Executor, Reader
 from app.services import Running
 from routing.catalog.sessions import StoredSession
 from routing.versions import Version
@@ -29,7 +29,7 @@ class SessionView(Out):
 
 
 def session_view(session: StoredSession, ttl_s: float) -> SessionView:
-    """A session as it is shown."""
+    """Shows a session."""
     return SessionView(
         id=session.id,
         created_at=session.created_at,
@@ -44,23 +44,23 @@ def session_view(session: StoredSession, ttl_s: float) -> SessionView:
 @router.get("")
 async def list_sessions(
     services: Running,
-    _: Executor,
+    reader: Reader,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str, Query(max_length=128, description="`next_cursor` of the page before")] = "",
+    cursor: Annotated[Text, Query(max_length=128, description="`next_cursor` of the page before")] = "",
 ) -> Page[SessionView]:
-    """A page of sessions, by id."""
-    found = await services.sessions.page(limit=limit + 1, after=cursor)
+    """Lists sessions by id."""
+    found = await services.sessions.page(reader.reader, limit=limit + 1, after=cursor)
     items = [session_view(session, services.sessions.ttl_s) for session in found[:limit]]
     return Page(items=items, next_cursor=found[limit - 1].id if len(found) > limit else None)
 
 
 @router.get("/{session_id}")
-async def show_session(session_id: SessionId, services: Running, _: Executor) -> SessionView:
-    """A session and what it holds."""
-    return session_view(await services.sessions.show(session_id), services.sessions.ttl_s)
+async def show_session(session_id: SessionId, services: Running, reader: Reader) -> SessionView:
+    """Shows a session and the number of its programs."""
+    return session_view(await services.sessions.show(session_id, reader.reader), services.sessions.ttl_s)
 
 
 @router.delete("/{session_id}", status_code=204)
-async def end_session(session_id: SessionId, services: Running, _: Executor) -> None:
-    """Ends a session and frees what it holds; its calls that run go on, its long runs end."""
-    await services.sessions.end(session_id)
+async def end_session(session_id: SessionId, services: Running, executor: Executor) -> None:
+    """Ends a session and frees its programs, its LM and its jobs. Its running calls go on."""
+    await services.sessions.end(session_id, executor.caller)

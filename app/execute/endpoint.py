@@ -6,8 +6,6 @@ endpoint.
 """
 
 import asyncio
-import itertools
-import secrets
 import time
 from collections.abc import Iterable
 from typing import Final, Literal
@@ -24,10 +22,13 @@ from app.execute.envelopes import Answer, Envelope
 from app.execute.exchange import Response, answer
 from app.execute.request import Request
 from app.execute.streaming import EventBuffer, EventStream, asks_for_events
+from app.execution_ids import ExecutionIds
+from app.hosts import HostGuard
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.problems import Problem, problem_of
 from app.services import Services
+from app.text import check_text
 from common.log_budget import LineBudget
 from config import api_keys
 from config.settings import Settings
@@ -70,18 +71,17 @@ class ExecuteLane:
         self._services = services
         self._router = services.router
         self._authenticator = authenticator
+        self._host_guard = HostGuard.of(settings)
         self._max_body_bytes = settings.max_body_bytes
         self._execution_timeout_s = settings.execution_timeout_s
         self._metrics = metrics
         self._clients = ClientWatches(services.tasks)
         self._loop = asyncio.get_running_loop()
-        # Unique without asking the kernel for randomness on each call: a random start of the service, then a count.
-        self._id_prefix = secrets.token_hex(6) + "-"
-        self._id_count = itertools.count(1)
+        self._ids = ExecutionIds()
         self._failure_lines = LineBudget(lines=_MAX_FAILURE_LINES, size=1024 * 1024, tell=_tell_left_out)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        execution_id = self._id_prefix + format(next(self._id_count), "08x")
+        execution_id = self._ids.next()
         headers = dict(scope["headers"])
         if len(headers) < len(scope["headers"]):
             headers = _joined(scope["headers"])
@@ -106,6 +106,7 @@ class ExecuteLane:
 
     async def _execute(self, request: Request, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """The answer; None where it has been sent already, event by event."""
+        self._host_guard.check(request.headers)
         principal = self._authenticator.principal(request.headers)
         if not principal.may(_EXECUTE):
             raise Problem("forbidden", "this needs the scope execute")
@@ -118,10 +119,16 @@ class ExecuteLane:
             if forced not in self._services.pools:
                 raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")
         session_id = envelope.session_id
+        sessions = self._services.sessions
+        if session_id is not None and not sessions.admits(session_id, principal.caller):
+            await sessions.admit(session_id, principal.caller)
+        request.owner = principal.caller.owner
         request.route = self._router.route(session_id, _canary_key(headers), forced, request.trace)
         program_id = scope["path"][_PROGRAM_ID]
         programs = self._services.programs
-        program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
+        program = programs.resolve(program_id, session_id) or await programs.seek(
+            check_text("path.program_id", program_id), session_id
+        )
         request.program = program
         lm = self._services.lms.of_call(session_id) if program.definition.program_type != "python" else None
         timeout_s = min(envelope.timeout_s or self._execution_timeout_s, self._execution_timeout_s)
@@ -148,11 +155,13 @@ class ExecuteLane:
 
     async def _stream(self, request: Request, call: Call, receive: Receive, send: Send) -> Response | None:
         """Answers with events; with an ordinary answer where the call fails before there is one."""
-        assert request.route is not None
-        version = request.route.decision.version
+        route = request.route
+        assert route is not None
         call.events = events = EventBuffer()
         outcome = self._services.tasks.start(self._outcome(request, call, "stream"))
-        stream = EventStream(events, outcome, lambda: _headers(request, version, call.queued_s, 0.0), send)
+        stream = EventStream(
+            events, outcome, lambda: _headers(request, route.decision.version, call.queued_s, 0.0), send
+        )
         try:
             with self._clients.of(receive):
                 response = await stream.run()
@@ -180,19 +189,20 @@ class ExecuteLane:
             return await self._router.execute(request.route, call, operation)
         finally:
             if call.session_id is not None:
-                self._services.sessions.seen(call.session_id, request.route.decision.version)
+                self._services.sessions.seen(call.session_id, request.route.decision.version, request.owner)
 
     async def _start(self, request: Request, call: Call) -> Response:
         """Runs the call behind the answer, which says where to look for its end."""
         assert request.route is not None
         if call.session_id is not None:
-            self._services.sessions.seen(call.session_id)
+            self._services.sessions.seen(call.session_id, owner=request.owner)
         execution = await self._services.jobs.start(
             request.route,
             call,
             lambda: self._run(request, call, "async"),
             lambda result: self._answer(request, call, result)[2],
             lambda error: self._refuse(request, error)[2],
+            request.owner,
         )
         body = job_view(execution).model_dump_json().encode()
         headers = _headers(request, request.route.decision.version, 0.0, 0.0)

@@ -28,6 +28,8 @@ class Request:
         self.trace = trace
         self.traceparent = traceparent
         self.carried = carried
+        self.owner: str | None = None
+        """The owner of what the call makes: its session and its job."""
         self.received = 0
         """Bytes of the body."""
         self.route: Route | None = None

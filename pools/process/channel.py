@@ -16,7 +16,10 @@ class Channel:
     def __init__(
         self, sock: socket.socket, on_payload: Callable[[bytes], None], on_end: Callable[[str | None], None]
     ) -> None:
-        """`on_end` is called once: with None when the worker closed its end, with the fault when it sent garbage."""
+        """Takes over `sock`, which is closed if this raises.
+
+        `on_end` is called once: with None when the worker closed its end, with the fault when it sent garbage.
+        """
         sock.setblocking(False)
         self._socket = sock
         self._on_payload = on_payload
@@ -26,10 +29,14 @@ class Channel:
         self._open = True
         self._reading = False
         self._loop = asyncio.get_running_loop()
-        self.resume_reading()
+        try:
+            self._watch()
+        except BaseException:
+            sock.close()
+            raise
 
     def send(self, data: bytes) -> bool:
-        """Sends `data` as soon as the worker takes it; False where it is gone and has surely not got any of it."""
+        """Sends `data` as soon as the worker takes it; False if the worker has surely got none of it, and is lost."""
         if not self._open:
             return False
         sent = 0
@@ -41,9 +48,17 @@ class Channel:
             except OSError:
                 return False  # the reader sees the same end
         if sent < len(data):
-            if not self._unsent:
+            return self._send_later(data, sent)
+        return True
+
+    def _send_later(self, data: bytes, sent: int) -> bool:
+        if not self._unsent:
+            try:
                 self._loop.add_writer(self._socket, self._writable)
-            self._unsent += memoryview(data)[sent:]
+            except OSError as error:
+                self._end(f"cannot be written to: {error}")
+                return sent > 0
+        self._unsent += memoryview(data)[sent:]
         return True
 
     def pause_reading(self) -> None:
@@ -55,8 +70,10 @@ class Channel:
     def resume_reading(self) -> None:
         """Takes what the worker sends again."""
         if self._open and not self._reading:
-            self._reading = True
-            self._loop.add_reader(self._socket, self._readable)
+            try:
+                self._watch()
+            except OSError as error:
+                self._end(f"cannot be read from: {error}")
 
     def drain(self) -> None:
         """Takes what a worker that is dead had still sent."""
@@ -67,9 +84,15 @@ class Channel:
         """Closes the socket; the worker, if it lives, sees the end of it and exits."""
         if self._open:
             self._open = False
-            self.pause_reading()
-            self._loop.remove_writer(self._socket)
-            self._socket.close()
+            try:
+                self.pause_reading()
+                self._loop.remove_writer(self._socket)
+            finally:
+                self._socket.close()
+
+    def _watch(self) -> None:
+        self._loop.add_reader(self._socket, self._readable)
+        self._reading = True
 
     def _readable(self) -> bool:
         """Reads once; False where there was nothing to read."""

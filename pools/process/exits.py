@@ -5,6 +5,8 @@ import signal
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pools.errors import ExecutionError, ExecutionTimeout, PoolClosed, WorkerCrashed
+
 
 class ExitCause(StrEnum):
     """Why a worker is gone: it failed (the first three), or we ended it."""
@@ -62,6 +64,21 @@ def describe_exit(
         return Exit(ExitCause.SIGNAL, description, cpu_s)
     description = f"exit code {os.waitstatus_to_exitcode(status)}"
     return Exit(ended_for or ExitCause.CRASH, description, cpu_s)
+
+
+def failure_of(end: Exit, blamed: str | None = None) -> ExecutionError:
+    """The error of the call that a worker was at when it ended.
+
+    `blamed` is the key of the program that had left the worker unfit for others, if one had.
+    """
+    match end.cause:
+        case ExitCause.TIMEOUT:
+            return ExecutionTimeout("the deadline passed while the program ran; its worker was killed")
+        case ExitCause.SHUTDOWN:
+            return PoolClosed("the service stopped before the program ended", started=True)
+        case _:
+            detail = f"the worker died while it ran the program: {end.description}"
+            return WorkerCrashed(detail, exit_cause=end.description, is_ours=end.is_ours, blamed=blamed)
 
 
 def _signal_name(number: int) -> str:

@@ -23,23 +23,32 @@ class OutputReader:
     """Reads one worker's pipe on the event loop and hands on each record (the parent's side)."""
 
     def __init__(self, fd: int, take: Callable[[Record], None], left_out: Callable[[int], None]) -> None:
-        """`left_out` gets the number of records that were too many to be taken, at most once a second."""
+        """Takes over `fd`, which is closed if this raises.
+
+        `left_out` gets the number of records that were too many to be taken, at most once a second.
+        """
         self._fd = fd
         self._take = take
         self._pending = b""
         self._budget = LineBudget(lines=MAX_LINES_PER_S, size=MAX_BYTES_PER_S, tell=left_out)
         self._pause: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        os.set_blocking(fd, False)
-        self._loop.add_reader(fd, self._readable)
+        try:
+            os.set_blocking(fd, False)
+            self._loop.add_reader(fd, self._readable)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def close(self) -> None:
         """Reads what is still there and lets go of the pipe."""
-        if self._fd >= 0:
-            self._readable()
-        if self._fd >= 0:
-            self._release()
-        self._budget.tell()
+        try:
+            if self._fd >= 0:
+                self._readable()
+        finally:
+            if self._fd >= 0:
+                self._release()
+            self._budget.tell()
 
     def admits(self, size: int) -> bool:
         """Whether another line about this worker, of `size` characters, may be logged; one that may not is counted."""
@@ -48,8 +57,10 @@ class OutputReader:
     def _readable(self) -> None:
         try:
             data = os.read(self._fd, _READ_BYTES)
-        except BlockingIOError:
+        except (BlockingIOError, InterruptedError):
             return
+        except OSError:
+            data = b""
         if not data:
             self._release()
             return
@@ -65,15 +76,20 @@ class OutputReader:
 
     def _resume(self) -> None:
         self._pause = None
-        self._loop.add_reader(self._fd, self._readable)
+        try:
+            self._loop.add_reader(self._fd, self._readable)
+        except OSError:
+            self._release()  # its worker blocks in no write: it gets SIGPIPE, or EPIPE
 
     def _release(self) -> None:
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
-        self._loop.remove_reader(self._fd)
-        os.close(self._fd)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
+        try:
+            self._loop.remove_reader(fd)
+        finally:
+            os.close(fd)
 
 
 def _parse(line: bytes) -> Record:

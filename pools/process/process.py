@@ -12,16 +12,14 @@ import msgspec
 import structlog
 
 from common.log_levels import named_level
-from pools.calls import Call, Result
+from pools.calls import Call, Program, Result
 from pools.errors import (
     ExecutionError,
-    ExecutionTimeout,
     InvalidInputs,
     InvalidOutputs,
     LMError,
     LMNotConfigured,
     MalformedInputs,
-    PoolClosed,
     ProgramError,
     Withdrawn,
     WorkerCrashed,
@@ -29,22 +27,31 @@ from pools.errors import (
 )
 from pools.events import FlowControl
 from pools.process.channel import Channel
-from pools.process.exits import Exit, ExitCause
+from pools.process.exits import Exit, ExitCause, failure_of
 from pools.process.output import OutputReader
 from poolshift.worker.definitions import Definition
+from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, truncate
 from poolshift.worker.framing import MALFORMED, FrameError, frame
 from poolshift.worker.lm import lm_budget_s
 from poolshift.worker.loading import EntrypointError
-from poolshift.worker.messages import Check, Done, Failed, Progress, Ready, Reply, Run
+from poolshift.worker.messages import Check, Done, Failed, Left, Progress, Ready, Reply, Run
 from poolshift.worker.stdio import Record
 
 KILL_GRACE_S = 0.2
 """From SIGTERM to SIGKILL: time for a program that handles SIGTERM to put things right."""
+REPORT_GRACE_S = 1.0
+"""From a worker's death to the zygote's report of it, which also says how it ended."""
 RETIRE_GRACE_S = 2.0
 """From the closed socket to SIGTERM: an idle worker exits by itself in less."""
 MAX_LOADED = 1000
 MAX_LOADED_BYTES = 16 * 1024 * 1024
 """A worker keeps so many definitions loaded, of so many bytes of JSON together; then it forgets them all."""
+
+MAX_DETAIL_LENGTH = MAX_MESSAGE_LENGTH + 64
+"""Of what a worker says of an error; it keeps to less itself."""
+MAX_LEFT = 8
+MAX_LEFT_LENGTH = 64
+"""How much of what a worker says it was left with is logged: so many things, of so many characters each."""
 
 _encoder: Final = msgspec.json.Encoder()
 _reply_decoder: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
@@ -52,12 +59,15 @@ _log = structlog.stdlib.get_logger("poolshift.worker")
 
 
 class WorkerProcess:
-    """One worker. `ready` is done when it can run, `exited` when it is dead and reaped."""
+    """One worker. `ready` is done when it can run, `exited` when it is dead."""
 
     def __init__(self, generation: int, sock: socket.socket, output_fd: int) -> None:
+        """Takes over `sock` and `output_fd`, which are closed if this raises."""
         self._loop = asyncio.get_running_loop()
         self.generation = generation
         self.pid = 0
+        self.is_forked = False
+        """Whether the process was there, with a descriptor to signal it through."""
         self.started_at = time.time()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
@@ -72,10 +82,24 @@ class WorkerProcess:
         self._flow_control: FlowControl | None = None
         self._on_end: Callable[[Result | Exception], None] | None = None
         self._when_ended: Callable[[Exit], None] | None = None
+        self.left_by: Program | None = None
+        """The program whose call has left the worker in a state that is not for another."""
+        self._when_left: Callable[[], None] | None = None
+        self._ended_id = ""
+        self._ended_program: Program | None = None
         self._check: asyncio.Future[None] | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
-        self._output = OutputReader(output_fd, self._log_record, self._log_left_out)
-        self._channel = Channel(sock, self._take, self._channel_ended)
+        self._report_timer: asyncio.TimerHandle | None = None
+        try:
+            self._output = OutputReader(output_fd, self._log_record, self._log_left_out)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            self._channel = Channel(sock, self._take, self._channel_ended)
+        except BaseException:
+            self._output.close()
+            raise
 
     def __repr__(self) -> str:
         return f"<WorkerProcess generation={self.generation} pid={self.pid} ended_for={self.ended_for}>"
@@ -163,42 +187,80 @@ class WorkerProcess:
         else:
             self._when_ended = listener
 
+    def when_left(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` if a call that is answered already turns out to have left something in the worker."""
+        self._when_left = listener
+
     def log_ids(self) -> dict[str, str | None]:
         """What a log line about it says of the call that it is at, if any."""
         return self.call.log_ids() if self.call is not None else {"execution_id": None}
 
     # --- what the spawner tells
 
-    def forked(self, pid: int, pidfd: int) -> None:
-        """The process exists."""
+    def forked(self, pid: int, pidfd: int, on_unreported: Callable[[], None]) -> None:
+        """The process exists. It is of no use without `pidfd`, which is -1 if no descriptor was left for it.
+
+        `on_unreported` is called if the process dies and `ended` does not follow soon.
+        """
         self.pid, self._pidfd = pid, pidfd
+        if pidfd < 0:
+            self.fault = "no file descriptor was left to watch it with"
+            self.kill(ExitCause.CRASH)
+            return
+        self.is_forked = True
+        try:
+            self._loop.add_reader(pidfd, self._died, on_unreported)
+        except OSError as error:
+            _log.warning("worker's death will be noticed by its zygote alone", pid=pid, reason=str(error))
         if self.ended_for is not None:
             self._signal(signal.SIGKILL)
         self._become_ready()
 
     def ended(self, end: Exit) -> None:
-        """The process is dead and reaped: whatever waits for it is told."""
+        """The process is dead: whatever waits for it is told."""
         if self.exited.done():
             return
         if self.ended_for is None:
-            self._channel.drain()
-        self._channel.close()
-        self._output.close()
-        if self._kill_timer is not None:
-            self._kill_timer.cancel()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+            self._attempt(self._channel.drain)
+        self._attempt(self._channel.close)
+        self._attempt(self._output.close)
+        self._attempt(self._forget_process)
         if not self.ready.done():
-            self.ready.set_exception(WorkerCrashed("the worker died at its start", exit_cause=end.description))
+            fault = f"the worker died at its start: {end.description}"
+            self.ready.set_exception(WorkerCrashed(fault, exit_cause=end.description))
             self.ready.exception()  # a caller that gave up on it is not to be missed
         if self._check is not None and not self._check.done():
             self._check.set_exception(WorkerCrashed(f"the worker died: {end.description}", exit_cause=end.description))
+            self._check.exception()
         self.exited.set_result(end)
         # The exit first: whoever is told of the answer finds the worker gone.
-        if self._when_ended is not None:
-            self._when_ended(end)
-        self._end_run(_failure_of(end), ())
+        try:
+            if self._when_ended is not None:
+                self._when_ended(end)
+        finally:
+            self._end_run(failure_of(end, None if self.left_by is None else self.left_by.key), ())
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """Takes one step of the end; a step that fails does not keep the others from being taken."""
+        try:
+            action()
+        except Exception:
+            _log.exception("worker's end is incomplete", pid=self.pid)
+
+    def _died(self, on_unreported: Callable[[], None]) -> None:
+        self._loop.remove_reader(self._pidfd)
+        self._report_timer = self._loop.call_later(REPORT_GRACE_S, on_unreported)
+
+    def _forget_process(self) -> None:
+        for timer in (self._kill_timer, self._report_timer):
+            if timer is not None:
+                timer.cancel()
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            try:
+                self._loop.remove_reader(pidfd)
+            finally:
+                os.close(pidfd)
 
     # --- what it answers
 
@@ -206,15 +268,14 @@ class WorkerProcess:
         if self.ended_for is not None:
             return  # too late, whatever it is
         try:
-            reply = _reply_decoder.decode(payload)
+            reply = _decode_reply(payload)
         except MALFORMED as error:
             self._violated(f"not a reply: {error}")
             return
         if reply.gen != self.generation:
             self._violated(f"a reply of generation {reply.gen}")
-        elif isinstance(reply, Ready):
-            self._is_up = True
-            self._become_ready()
+        elif isinstance(reply, (Ready, Left)):
+            self._take_notice(reply)
         elif self._check is not None:
             self._take_check(reply)
         elif self.call is None or reply.id != self.call.execution_id:
@@ -226,6 +287,34 @@ class WorkerProcess:
                 self.call.events.put(reply.kind, reply.data)
         else:
             self._end_run(self._error_of(reply), reply.spans)
+
+    def _take_notice(self, notice: Ready | Left) -> None:
+        if isinstance(notice, Left):
+            self._take_left(notice)
+        else:
+            self._is_up = True
+            self._become_ready()
+
+    def _take_left(self, left: Left) -> None:
+        if self.call is not None and left.id == self.call.execution_id:
+            program = self.call.program
+        elif self._ended_program is not None and left.id == self._ended_id:
+            program = self._ended_program
+        else:
+            self._violated(f"it says what {left.id!r} has left, which it was not at")
+            return
+        if self.left_by is not None:
+            return
+        self.left_by = program
+        _log.warning(
+            "program left its worker unfit for others; it is replaced",
+            left=[truncate(what, MAX_LEFT_LENGTH) for what in left.what[:MAX_LEFT]],
+            pid=self.pid,
+            program_id=program.id,
+            execution_id=truncate(left.id, MAX_LEFT_LENGTH),
+        )
+        if self.call is None and self._when_left is not None:
+            self._when_left()
 
     def _take_check(self, reply: Progress | Done | Failed) -> None:
         check, self._check = self._check, None
@@ -240,13 +329,16 @@ class WorkerProcess:
         call, on_end = self.call, self._on_end
         if call is None or on_end is None:
             return
-        if call.trace is not None:
-            call.trace.run_ended(None if isinstance(outcome, Result) else outcome, spans)
-        if self._flow_control is not None:
-            backpressure_s, self._flow_control = self._flow_control.close(), None
-            call.backpressure_s += backpressure_s
+        self._ended_id, self._ended_program = call.execution_id, call.program
         self.call = self._on_end = None
-        on_end(outcome)
+        try:
+            if call.trace is not None:
+                call.trace.run_ended(None if isinstance(outcome, Result) else outcome, spans)
+            if self._flow_control is not None:
+                backpressure_s, self._flow_control = self._flow_control.close(), None
+                call.backpressure_s += backpressure_s
+        finally:
+            on_end(outcome)
 
     def _error_of(self, failed: Failed) -> ExecutionError:
         error = _error_of(failed)
@@ -283,11 +375,13 @@ class WorkerProcess:
     # --- the process
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._pidfd >= 0:
-            try:
+        try:
+            if self._pidfd >= 0:
                 signal.pidfd_send_signal(self._pidfd, number)
-            except ProcessLookupError:
-                pass  # dead already; the report is on its way
+            elif self.pid and not self.exited.done():
+                os.kill(self.pid, number)
+        except OSError:
+            pass  # dead already; the report is on its way
 
     def _arm(self, delay_s: float, action: Callable[[], None]) -> None:
         if self._kill_timer is not None:
@@ -317,28 +411,29 @@ class WorkerProcess:
         _log.warning("lines of a worker left out of the log", count=count, pid=self.pid, **self.log_ids())
 
 
+def _decode_reply(payload: bytes) -> Reply:
+    """Decodes a reply, of which msgspec does not check the text that it leaves raw, such as the outputs.
+
+    Raises one of `MALFORMED`.
+    """
+    if not payload.isascii():
+        payload.decode()
+    return _reply_decoder.decode(payload)
+
+
 def _error_of(failed: Failed) -> ExecutionError:
+    detail = truncate(failed.detail, MAX_DETAIL_LENGTH)  # a program can write the message itself
+    field = None if failed.field is None else truncate(failed.field, MAX_DETAIL_LENGTH)
     match failed.code:
         case InvalidInputs.code:
-            return InvalidInputs(failed.detail, field=failed.field)
+            return InvalidInputs(detail, field=field)
         case InvalidOutputs.code:
-            return InvalidOutputs(failed.detail, field=failed.field)
+            return InvalidOutputs(detail, field=field)
         case MalformedInputs.code:
-            return MalformedInputs(failed.detail, started=False)
+            return MalformedInputs(detail, started=False)
         case LMNotConfigured.code:
-            return LMNotConfigured(failed.detail, started=False)
+            return LMNotConfigured(detail, started=False)
         case LMError.code:
-            return LMError(failed.detail, retry_after_s=failed.retry_after_s)
+            return LMError(detail, retry_after_s=failed.retry_after_s)
         case _:
-            return ProgramError(failed.detail)
-
-
-def _failure_of(end: Exit) -> ExecutionError:
-    match end.cause:
-        case ExitCause.TIMEOUT:
-            return ExecutionTimeout("the deadline passed while the program ran; its worker was killed")
-        case ExitCause.SHUTDOWN:
-            return PoolClosed("the service stopped before the program ended", started=True)
-        case _:
-            detail = f"the worker died while it ran the program: {end.description}"
-            return WorkerCrashed(detail, exit_cause=end.description, is_ours=end.is_ours)
+            return ProgramError(detail)

@@ -1,4 +1,4 @@
-"""What a program does, under whatever name: its signature and how to run it, the same on any worker of any version."""
+"""The definition of a program: its signature and how to run it, the same on any worker of any version."""
 
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What goes in and what comes out."""
+    """The inputs and outputs of a program."""
 
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
@@ -40,6 +40,6 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, weak
     instructions: str | None = None
     idempotent: bool = False
     state: dict[str, Any] | None = None
-    """What DSPy saved of an optimized program, for the types that are DSPy's."""
+    """The state of an optimized program as DSPy saved it, for the types that are DSPy's."""
     tools: tuple[str, ...] = ()
     """Functions, as entrypoints name them, that the LM of a `react` program may call."""

@@ -1,6 +1,6 @@
 """Errors of a call that a worker itself finds and reports; each has its code of the taxonomy.
 
-`pools.errors` has these and the errors that only a pool can tell of.
+`pools.errors` has these, and the errors that only a pool can raise.
 """
 
 from typing import ClassVar, Literal
@@ -13,8 +13,8 @@ Category = Literal["request", "session", "program", "upstream", "resource", "tim
 class ExecutionError(Exception):
     """A call that did not end with outputs.
 
-    `started` tells whether the program may have begun to run: only where it surely did not is a retry safe for a
-    program that is not idempotent.
+    `started` says if the program may have begun to run. A program that is not idempotent may be retried only if it
+    surely has not.
     """
 
     code: ClassVar[str]
@@ -26,9 +26,9 @@ class ExecutionError(Exception):
         self.started = started
         self.retry_after_s = retry_after_s
         self.run_s = 0.0
-        """How long a worker was at it, in seconds; 0 where none was."""
+        """The time in a worker, in seconds; 0 if the call never ran."""
         self.usage: LMUsage | None = None
-        """The tokens that it took all the same."""
+        """The tokens that the call used before it failed."""
 
 
 class MalformedInputs(ExecutionError):
@@ -39,7 +39,7 @@ class MalformedInputs(ExecutionError):
 
 
 class InvalidInputs(ExecutionError):
-    """The inputs do not fit the signature; `field` names where."""
+    """The inputs do not fit the signature; `field` names the first that does not."""
 
     code = "invalid_inputs"
     category = "program"
@@ -50,7 +50,7 @@ class InvalidInputs(ExecutionError):
 
 
 class InvalidOutputs(ExecutionError):
-    """What the program returned does not fit the signature; `field` names where."""
+    """The program's outputs do not fit the signature; `field` names the first that does not."""
 
     code = "invalid_outputs"
     category = "program"

@@ -1,24 +1,24 @@
-"""What is told of an exception that a program raised: short, and fit to be sent, whatever the exception is."""
+"""The text of an exception that a program raised: short, and fit to be sent, whatever the exception is."""
 
 import traceback
 
 from poolshift.worker.errors import ProgramError
 
 MAX_MESSAGE_LENGTH = 4096
-"""In characters; of what the caller is told."""
+"""The length of a message for the caller, in characters."""
 MAX_TRACEBACK_LENGTH = 16 * 1024
-"""In characters; of what the log is told. A longer one loses its middle: its end says what was raised."""
+"""The length of a traceback for the log, in characters. A longer one loses its middle: its end names the error."""
 
 
 def describe(error: BaseException) -> ProgramError:
-    """What a caller is told: the exception's type and message, not its traceback."""
+    """The error for the caller: the exception's type and message, not its traceback."""
     message = _message(error)
     name = type(error).__name__
     return ProgramError(truncate(f"{name}: {message}" if message else name, MAX_MESSAGE_LENGTH))
 
 
 def traceback_of(error: BaseException) -> str:
-    """What the log is told."""
+    """The traceback for the log."""
     try:
         text = "".join(traceback.format_exception(error))
     except BaseException:  # exceptions can have attributes that raise
@@ -37,10 +37,10 @@ def _message(error: BaseException) -> str:
 
 
 def truncate(text: str, max_length: int) -> str:
-    r"""At most `max_length` characters of `text`, an ellipsis where there were more, and valid Unicode.
+    r"""At most `max_length` characters of `text`, an ellipsis if there were more, and fit for JSON and any database.
 
-    A lone surrogate, which has no JSON, becomes its escape (`\ud800`).
+    A lone surrogate, which has no JSON, becomes its escape (`\ud800`), and so does a NUL (`\x00`).
     """
     if len(text) > max_length:
         text = text[:max_length] + "…"
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

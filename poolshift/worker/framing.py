@@ -11,15 +11,15 @@ MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 """A longer frame is garbage or a mistake; neither end reads or writes one."""
 
 MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises where the JSON from another process is none, or not what it should be."""
+"""The errors that msgspec raises if bytes from another process are not JSON, or not the JSON that is expected."""
 
 _LENGTH: Final = struct.Struct(">I")
 READ_BYTES: Final = 64 * 1024
-"""Of one read. For a larger buffer malloc asks the kernel each time, which costs several times what the read does."""
+"""The size of one read. For a larger buffer malloc asks the kernel each time, which costs more than the read."""
 
 
 class FrameError(Exception):
-    """The bytes on the socket are no frame, or a frame is over the limit."""
+    """The bytes on the socket are not a frame, or a frame is over the limit."""
 
 
 def frame(payload: bytes) -> bytes:
@@ -40,7 +40,7 @@ class FrameDecoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterable[bytes]:
-        """The payloads that `data` completes. They are to be gone through before more is fed.
+        """The payloads that `data` completes. Consume all of them before feeding more data.
 
         Raises:
             FrameError: a length is over `MAX_FRAME_BYTES`.

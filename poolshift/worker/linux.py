@@ -1,19 +1,27 @@
-"""The few calls of Linux that worker processes are kept in order with and that Python has no name for."""
+"""Calls of Linux that keep the service's and the workers' processes in order, most without a name in Python."""
 
 import ctypes
 import os
 import resource
 import signal
+import time
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
 
 MAX_OPEN_FILES = 2**20
 """No process here needs more, and some kernels close what a worker inherits one by one, up to this number."""
 OPEN_FILES_AT_START = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 """The soft limit that this process was started with: workers keep to it, as code that uses select(2) must."""
+
+_PAUSE_S = 0.05
+_ENV_START = 47
+"""The position of env_start in /proc/self/stat, counted behind the command's name (proc(5))."""
 
 # Loaded once, before the first fork: a child calls through it without allocating.
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -25,13 +33,55 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(errno, os.strerror(errno))
 
 
+def signal_at_parents_death(number: signal.Signals) -> None:
+    """Has the kernel send `number` to this process as soon as its parent is dead (prctl(2), PR_SET_PDEATHSIG)."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
 def die_with_parent() -> None:
-    """The kernel kills this process as soon as its parent is dead (prctl(2), PR_SET_PDEATHSIG)."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Has the kernel kill this process as soon as its parent is dead."""
+    signal_at_parents_death(signal.SIGKILL)
+
+
+def set_dumpable(dumpable: bool) -> None:  # noqa: FBT001  # as prctl(2) has it
+    """Says if processes of the same user may trace this one and read its memory and environment (PR_SET_DUMPABLE)."""
+    _prctl(_PR_SET_DUMPABLE, dumpable)
+
+
+def gain_no_privileges() -> None:
+    """Keeps this process and its descendants from more rights by any program's set-user-id (PR_SET_NO_NEW_PRIVS)."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def become_user(uid: int, gid: int) -> None:
+    """Changes this process to another user for good, and leaves all supplementary groups.
+
+    Raises:
+        PermissionError: this process may not.
+    """
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    os.umask(0o022)
+    set_dumpable(True)  # the kernel has taken it back
+
+
+def overwrite_environment(names: Container[str]) -> None:
+    """Overwrites the values of variables in the memory that this process was started with (/proc/PID/environ).
+
+    Set again those that are still needed before this: no pointer of the C library is to lead there.
+    """
+    numbers = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    address = int(numbers[_ENV_START])
+    for entry in Path("/proc/self/environ").read_bytes().split(b"\0"):
+        name, _, value = entry.partition(b"=")
+        if os.fsdecode(name) in names and address:
+            ctypes.memset(address + len(entry) - len(value), ord("x"), len(value))
+        address += len(entry) + 1
 
 
 def adopt_orphans() -> None:
-    """Descendants whose parent dies become children of this process (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    """Makes this process the parent of descendants whose own parent dies (prctl(2), PR_SET_CHILD_SUBREAPER)."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -41,8 +91,50 @@ def children() -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def kill(pid: int) -> None:
+    """Sends SIGKILL to a child that is not reaped yet."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except OSError:
+        pass  # dead already
+
+
+def kill_group(leader: int) -> None:
+    """Sends SIGKILL to the process group that a child leads, if any."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except OSError:
+        pass  # nobody is left in it
+
+
+def end_children(known: Iterable[int] = ()) -> None:
+    """Kills all children with their groups, and whatever becomes a child by that; returns when none is left.
+
+    `known` are children that die even if the kernel does not list any.
+    """
+    left = set(known)
+    while True:
+        try:
+            listed, flags = children(), 0
+        except OSError:
+            listed, flags = [], os.WNOHANG  # no descriptor to be had: more of them are known later
+            time.sleep(_PAUSE_S)
+        for pid in left.union(listed):
+            kill_group(pid)
+            kill(pid)
+        try:
+            left.discard(os.waitpid(-1, flags)[0])
+        except ChildProcessError:
+            return
+
+
+def block_signals() -> None:
+    """Keeps every signal that can be blocked from this thread."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
 def prefer_as_oom_victim() -> None:
-    """The kernel, short of memory, ends this process rather than the service (proc(5), oom_score_adj)."""
+    """Has the kernel, when memory runs out, kill this process rather than the service (proc(5), oom_score_adj)."""
     try:
         Path("/proc/self/oom_score_adj").write_text("500")
     except OSError:
@@ -50,14 +142,14 @@ def prefer_as_oom_victim() -> None:
 
 
 def open_many_files() -> None:
-    """This process may have as many files open as its hard limit allows: each connection is one."""
+    """Raises this process's soft limit of open files to the hard one, since each connection is a file."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(most, OPEN_FILES_AT_START), hard))
 
 
 def oom_kills() -> int:
-    """How many processes of this cgroup the kernel has killed for memory; 0 where it does not say (cgroups(7))."""
+    """Count of this cgroup's processes that the kernel has killed for memory; 0 if it does not say (cgroups(7))."""
     try:
         own = next(
             line.split("::", 1)[1].strip()

@@ -1,14 +1,19 @@
-"""The language model that a call of a DSPy program runs on. It travels with the call, so that no worker holds one."""
+"""The language model that a call of a DSPy program runs on. The model travels with the call: no worker holds one."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
 LOCAL = "local"
 """The model of this name is the small one that the service runs itself."""
 NONE = "none"
-"""The model of this name is no model."""
+"""The name that stands for having no model."""
 LOCAL_MODEL_NAME = "SmolLM2-135M-Instruct"
+
+MAX_TOKENS = 2**31 - 1
+"""In one execution; an LM that reports more is not believed."""
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 
 _MARGIN = 0.25
 _MAX_MARGIN_S = 1.0
@@ -18,7 +23,7 @@ class LMSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything that tells one LM from another; two that are equal are the same LM.
 
     `model` is what `dspy.LM` takes, such as `openai/gpt-5-mini`. `decodes_schema` says that the endpoint decodes under
-    a JSON schema, where nothing but the model's name would tell.
+    a JSON schema, which the model's name alone would not say.
     """
 
     model: str
@@ -36,8 +41,13 @@ class LMSettings(msgspec.Struct, frozen=True, omit_defaults=True):
 class LMUsage(msgspec.Struct, frozen=True):
     """Tokens that an execution used, as the LM counts them."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: _Tokens = 0
+    completion_tokens: _Tokens = 0
+
+
+def token_count(said: object) -> int:
+    """The number of tokens that an endpoint has said: any JSON value can come, and a number of any size."""
+    return said if isinstance(said, int) and 0 <= said <= MAX_TOKENS else 0
 
 
 @dataclass(slots=True)
@@ -54,8 +64,8 @@ class LMRun:
 
 
 def lm_budget_s(left_s: float) -> float:
-    """How long the LM may take of what is left until the deadline, both in seconds.
+    """The time for the LM out of the time until the deadline, both in seconds.
 
-    It is over a little earlier: the caller is told that the LM was slow, and the worker lives on.
+    The LM's time ends a little earlier. So the caller is told that the LM was slow, and the worker lives on.
     """
     return max(left_s - min(_MARGIN * left_s, _MAX_MARGIN_S), 0.001)

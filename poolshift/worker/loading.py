@@ -19,7 +19,7 @@ from poolshift.worker.validation import Validator
 
 
 class Emit(Protocol):
-    """Takes what a program has to say on its way."""
+    """Sends one event of a running program."""
 
     def __call__(self, data: Any, kind: EventKind = "progress") -> None:
         """`data` is any JSON value."""
@@ -27,13 +27,13 @@ class Emit(Protocol):
 
 
 DSPY_PROGRAMS = "poolshift.worker.dspy.programs"
-"""The module that is imported where such a program is loaded, or ahead of all workers, and nowhere else."""
+"""The module for DSPy programs, imported when one is loaded or ahead of all workers, and never otherwise."""
 
 
 class EntrypointError(Exception):
     """An entrypoint is not allowed, does not exist, or does not take the signature's inputs.
 
-    `at` names the part of the program that is wrong, where it is another.
+    `at` names the part of the program that is wrong, if that is not the entrypoint.
     """
 
     def __init__(self, message: str, *, at: str = "entrypoint") -> None:
@@ -98,12 +98,12 @@ def _exhaust(steps: Generator[Any, None, Any], emit: Emit) -> Any:
     while True:
         try:
             emit(next(steps))
-        except StopIteration as stop:
+        except StopIteration as stop:  # noqa: PERF203  # `emit` is not to end the loop by one of its own
             return stop.value
 
 
 def is_allowed(module: str, allowed_modules: tuple[str, ...]) -> bool:
-    """Whether `module` is one of the allowed ones or inside an allowed package."""
+    """Says if `module` is one of the allowed ones or inside an allowed package."""
     return any(module == allowed or module.startswith(f"{allowed}.") for allowed in allowed_modules)
 
 

@@ -1,10 +1,10 @@
-"""The worker's own end: one child process that runs one execution at a time, until its socket closes."""
+"""The worker's end of the socket: one child process that runs one execution at a time, until the socket closes."""
 
 import os
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -12,14 +12,17 @@ from poolshift.worker.definitions import Definition
 from poolshift.worker.errors import ExecutionError
 from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, describe, traceback_of, truncate
 from poolshift.worker.framing import FrameError, frame, read_frames
+from poolshift.worker.leftovers import Leftovers
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import EntrypointError, LoadedProgram, check, load
 from poolshift.worker.messages import (
     MAX_EVENT_BYTES,
+    MAX_RETRY_AFTER_S,
     Check,
     Done,
     EventKind,
     Failed,
+    Left,
     Progress,
     Ready,
     Reply,
@@ -27,10 +30,7 @@ from poolshift.worker.messages import (
     Run,
 )
 from poolshift.worker.stdio import CurrentExecution, tell_parent
-from poolshift.worker.tracing import context as trace_context
-
-if TYPE_CHECKING:
-    from poolshift.worker.tracing.program import ProgramTracer
+from poolshift.worker.tracing.optional import CallTracer
 
 _request_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _encoder = msgspec.json.Encoder()
@@ -47,38 +47,42 @@ class Worker:
         """By the numbers that the service gives them."""
         self._loaded: dict[int, LoadedProgram] = {}
         self._current = CurrentExecution()
-        self._tracer: ProgramTracer | None = None
+        self._leftovers = Leftovers()
+        self._tracer: CallTracer | None = None
         self._is_fork = False
 
     def serve(self) -> None:
         """Says that it is ready, then answers until the parent closes the socket."""
         tell_parent(self._current)
         os.register_at_fork(after_in_child=self._forked)
+        self._leftovers.accept()
         self._send(Ready(gen=self._generation, pid=os.getpid()))
-        for payload in read_frames(self._socket):
-            request = _request_decoder.decode(payload)
-            self._send(self._execute(request) if isinstance(request, Run) else self._check(request))
+        try:
+            for payload in read_frames(self._socket):
+                request = _request_decoder.decode(payload)
+                if isinstance(request, Run):
+                    self._answer(request)
+                else:
+                    self._send(self._check(request))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the service needs this worker no more, or is gone
 
-    def _execute(self, request: Run) -> Reply:
+    def _answer(self, request: Run) -> None:
+        reply = self._execute(request)
+        if left := self._leftovers.before_reply():
+            self._send(Left(request.id, self._generation, left))
+        self._send(reply)
+        if not left and (left := self._leftovers.after_reply(request.number)):
+            self._send(Left(request.id, self._generation, left))
+
+    def _execute(self, request: Run) -> Done | Failed:
         if request.definition is not None:
             self._remember(request.number, request.definition)
-        if request.traceparent is not None and request.record:
-            return self._record(request, request.traceparent)
         if request.traceparent is None and request.carried is None:
             return self._run(request)
-        with trace_context.within(trace_context.context_of(request.traceparent, request.carried)):
-            return self._run(request)
-
-    def _record(self, request: Run, traceparent: str) -> Reply:
         if self._tracer is None:
-            from poolshift.worker.tracing.program import ProgramTracer  # noqa: PLC0415  # its SDK is of no use to most workers
-
-            self._tracer = ProgramTracer()
-        recording = self._tracer.record(request.program_id, traceparent, request.carried)
-        with trace_context.within(recording.context):
-            reply = self._run(request)
-            reply.spans = recording.end(reply)
-            return reply
+            self._tracer = CallTracer()
+        return self._tracer.run(request, self._run)
 
     def _run(self, request: Run) -> Done | Failed:
         def emit(data: Any, kind: EventKind = "progress") -> None:
@@ -111,10 +115,14 @@ class Worker:
         if number == 0:
             self._definitions.clear()
             self._loaded.clear()
+            self._leftovers.forget_programs()
         self._definitions[number] = definition
 
     def _load(self, number: int) -> LoadedProgram:
-        loaded = self._loaded[number] = load(self._definitions[number], self._allowed_modules)
+        try:
+            loaded = self._loaded[number] = load(self._definitions[number], self._allowed_modules)
+        finally:
+            self._leftovers.accept()
         return loaded
 
     def _failed(self, execution_id: str, run_us: int, error: BaseException, lm: LMRun | None) -> Failed:
@@ -128,19 +136,19 @@ class Worker:
             detail=truncate(known.detail, MAX_MESSAGE_LENGTH),  # it may have a field's name in it, or what an LM said
             field=None if field is None else truncate(field, MAX_MESSAGE_LENGTH),
             traceback=None if known is error else traceback_of(error),
-            retry_after_s=known.retry_after_s,
+            retry_after_s=_pause(known.retry_after_s),
             usage=lm.usage if lm else None,
         )
 
     def _emit(self, request: Run, data: Any, kind: EventKind) -> None:
-        encoded = _encoder.encode(data)  # what is no JSON value is the program's error, streamed or not
+        encoded = _encoder.encode(data)  # a value without a JSON is the program's error, streamed or not
         if len(encoded) > MAX_EVENT_BYTES:
             raise ValueError(f"an event of {len(encoded)} bytes is over the limit of {MAX_EVENT_BYTES}")
         if request.stream:
             self._send(Progress(request.id, self._generation, msgspec.Raw(encoded), kind))
 
     def _forked(self) -> None:
-        """This is a process that a program has forked: it has the worker's socket too, and nothing to say on it."""
+        """Marks a process that a program has forked: it has the worker's socket too, and must not write to it."""
         self._is_fork = True
 
     def _send(self, reply: Reply) -> None:
@@ -149,9 +157,14 @@ class Worker:
         try:
             data = frame(_encoder.encode(reply))
         except FrameError as error:
-            assert not isinstance(reply, Ready)
+            assert not isinstance(reply, (Ready, Left))
             data = frame(_encoder.encode(Failed(reply.id, self._generation, 0, "invalid_outputs", f"outputs: {error}")))
         self._socket.sendall(data)
+
+
+def _pause(seconds: float | None) -> float | None:
+    """A pause that an LM asks for, as the service takes it; None if the LM asks for none that makes sense."""
+    return min(seconds, MAX_RETRY_AFTER_S) if seconds is not None and seconds >= 0 else None
 
 
 def _microseconds_since(started_ns: int) -> int:

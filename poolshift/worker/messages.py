@@ -3,7 +3,7 @@
 A reply carries the execution's id and the worker's generation, so that a late or foreign reply is recognised.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -14,6 +14,13 @@ from poolshift.worker.tracing.traceparent import Carried
 EventKind = Literal["progress", "output"]
 """`progress` is what a generator yields, `output` a piece of an output (of the text that an LM writes)."""
 
+MAX_RETRY_AFTER_S = 86400.0
+"""An LM that asks for a longer pause is taken to ask for this one."""
+
+# Bounded, since a program can write to the worker's socket, too.
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Pause = Annotated[float, msgspec.Meta(ge=0, le=MAX_RETRY_AFTER_S)]
+
 MAX_EVENT_BYTES = 1024 * 1024
 """A larger event is the program's error; so a sink that pauses in time has a bound in bytes."""
 
@@ -21,9 +28,9 @@ MAX_EVENT_BYTES = 1024 * 1024
 class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
     """Run a program once.
 
-    Its definition has a `number` between the two, and comes along with the first call that it is in. Number 0 begins
-    anew: the worker forgets all that it was told before. `record` asks for the spans of the program
-    (`poolshift.worker.tracing.recorded_spans`) in the reply: the call is sampled.
+    The service and the worker know the program's definition by a `number`; the definition itself comes with the first
+    call that has this number. With number 0 the worker forgets all definitions that it was told before. `record` asks
+    for the spans of the program (`poolshift.worker.tracing.recorded_spans`) in the reply: the call is sampled.
     """
 
     id: str
@@ -52,15 +59,15 @@ Request = Run | Check
 class Ready(msgspec.Struct, tag="ready", tag_field="op"):
     """The worker's first message: it is up."""
 
-    gen: int
-    pid: int
+    gen: _Number
+    pid: _Number
 
 
 class Progress(msgspec.Struct, tag="progress", tag_field="op", omit_defaults=True):
-    """What a running program says on its way."""
+    """One event of a running program."""
 
     id: str
-    gen: int
+    gen: _Number
     data: msgspec.Raw
     kind: EventKind = "progress"
 
@@ -69,8 +76,8 @@ class Done(msgspec.Struct, tag="done", tag_field="op", omit_defaults=True):
     """The outputs, checked against the signature. `run_us` is the time in the program, in microseconds."""
 
     id: str
-    gen: int
-    run_us: int
+    gen: _Number
+    run_us: _Number
     outputs: msgspec.Raw = msgspec.Raw(b"{}")
     spans: list[msgspec.Raw] = []
     usage: LMUsage | None = None
@@ -80,15 +87,26 @@ class Failed(msgspec.Struct, tag="failed", tag_field="op", omit_defaults=True):
     """The call failed in an orderly way: `code` is one of the taxonomy's; `traceback` is for the log alone."""
 
     id: str
-    gen: int
-    run_us: int
+    gen: _Number
+    run_us: _Number
     code: str
     detail: str
     field: str | None = None
     traceback: str | None = None
     spans: list[msgspec.Raw] = []
-    retry_after_s: float | None = None
+    retry_after_s: _Pause | None = None
     usage: LMUsage | None = None
 
 
-Reply = Ready | Progress | Done | Failed
+class Left(msgspec.Struct, tag="left", tag_field="op"):
+    """A worker that an execution has left in a state that is not for another program; `what` names it for the log.
+
+    The message comes before the execution's reply, or after it.
+    """
+
+    id: str
+    gen: _Number
+    what: list[str]
+
+
+Reply = Ready | Progress | Done | Failed | Left

@@ -1,4 +1,4 @@
-"""What a worker prints and logs, on its way to the service's log: never on the socket that carries the replies.
+"""Carries what a worker prints and logs to the service's log: never on the socket that carries the replies.
 
 Both ends of one pipe. A line that starts with the record separator (RFC 7464) is a JSON `Record`; any other line was
 written past Python (by C code, or by a dying interpreter) and is taken as it is.
@@ -39,7 +39,7 @@ class Record(msgspec.Struct, omit_defaults=True):
 
 
 class CurrentExecution:
-    """Which execution this worker is at, for whatever is printed meanwhile."""
+    """The running execution of this worker, for the records of whatever is printed meanwhile."""
 
     def __init__(self) -> None:
         self.execution_id: str | None = None
@@ -76,7 +76,7 @@ class _PrintStream(io.TextIOBase):
         self.buffer = _PrintBytes(self)
 
     def fileno(self) -> int:
-        """What is written there arrives too, as if it were written past Python."""
+        """The file descriptor of the pipe; text written to it arrives too, as if written past Python."""
         return self._fd
 
     def writable(self) -> bool:

@@ -1,4 +1,4 @@
-"""Sets up where a worker looks for a user's modules.
+"""Sets up the path on which a worker finds a user's modules.
 
 Entries of `PYTHONPATH` come first, as Python puts them; then the standard library, the folder in which the service was
 started, and what is installed. The examples that come with the service are found last, and nothing else of its own.

@@ -16,7 +16,7 @@ _TYPES: dict[FieldType, Any] = {
     "array": list[Any],
     "object": dict[str, Any],
 }
-# msgspec names the place as `$.field…`, or as `field` where it is missing or unknown.
+# msgspec names the place as `$.field…`, or as `field` if it is missing or unknown.
 _PLACE = re.compile(r"`\$\.(?P<path>[^`\[.]+)|field `(?P<name>[^`]+)`")
 
 
@@ -68,7 +68,7 @@ class Validator:
         return arguments
 
     def outputs(self, returned: Any) -> bytes:
-        """The JSON of what a program returned: a mapping of its outputs or, where there is one output, the bare value.
+        """The JSON of what a program returned: a mapping of its outputs or, of a single output, the bare value.
 
         A NaN or an infinity has no JSON: as an output it is refused, inside an array or an object it becomes null.
 

@@ -1,7 +1,8 @@
 """The preloaded process that workers are forked from, so that a new one is there in milliseconds and shares its memory.
 
-It stays single-threaded, runs no program, and does three things: fork a worker on request, reap it and say how it
-ended, and kill everything when the service is gone. The parent's side is `pools.process.spawner`.
+The zygote stays single-threaded, runs no program, and does three things. It forks a worker on request. It reaps each
+worker and says how that ended. It kills everything when the service is gone. The parent's side is
+`pools.process.spawner`.
 
     python -P -m poolshift.worker.zygote FD ALLOWED_MODULES PRELOAD OPEN_FILES OWN_ROOT
 
@@ -9,136 +10,160 @@ FD is its end of a SOCK_SEQPACKET pair, OPEN_FILES how many files a worker may h
 A request is a generation with two file descriptors: the worker's socket and the pipe for its output.
 """
 
+import errno
 import gc
 import importlib
 import os
-import resource
 import selectors
 import signal
 import socket
 import sys
+from collections import deque
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import msgspec
 
-from poolshift.worker import linux, user_path
-from poolshift.worker.loop import Worker
+from poolshift.worker import linux, reaper, user_path
+from poolshift.worker.child import WorkerChild, run_and_exit
+from poolshift.worker.notices import (
+    MAX_PACKET_BYTES,
+    Exited,
+    Fork,
+    Forked,
+    NotForked,
+    Notice,
+    Order,
+    Ping,
+    Pong,
+    Preloaded,
+)
 
-MAX_PACKET_BYTES = 4096
-
-
-class Fork(msgspec.Struct, tag="fork"):
-    """Fork a worker of this generation (from the service)."""
-
-    generation: int
-
-
-class Preloaded(msgspec.Struct, tag="preloaded"):
-    """The zygote is up."""
-
-
-class Forked(msgspec.Struct, tag="forked"):
-    """The worker's process id; its pidfd comes along."""
-
-    generation: int
-    pid: int
-
-
-class Exited(msgspec.Struct, tag="exited"):
-    """The worker is dead and reaped; `status` is as waitpid(2) gives it, `cpu_s` the time it used, in seconds."""
-
-    generation: int
-    status: int
-    cpu_s: float
-
-
-Notice = Preloaded | Forked | Exited
+_PAUSE_S = 0.1
+"""Between two attempts at something that the system refuses, for want of memory or of file descriptors."""
 
 _encode = msgspec.json.encode
+_order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
 
 
 class Zygote:
-    """Forks workers and accounts for every one of them."""
+    """Forks workers and accounts for every one of them.
+
+    No failure of the system ends it, since all workers would end with it: a start that fails is told to the service,
+    anything else is tried again.
+    """
 
     def __init__(self, control: socket.socket, allowed_modules: tuple[str, ...], open_files: int) -> None:
         self._control = control
         self._allowed_modules = allowed_modules
         self._open_files = open_files
+        self._pid = os.getpid()
+        self._parent = os.getppid()
         self._generations: dict[int, int] = {}
+        self._unsent: deque[tuple[bytes, int | None]] = deque()
+        """Notices, in order, each with the file descriptor that goes along."""
+        self._is_unswept = False
         self._wakeup_read, self._wakeup_write = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
 
     def serve(self) -> None:
         """Forks and reaps until the service closes the control socket or dies; then kills every worker."""
+        self._watch()
+        self._tell(Preloaded())
+        try:
+            while self._turn():
+                pass
+        finally:
+            if os.getpid() != self._pid:
+                os._exit(1)  # a child: it never comes here, and must not end its siblings if it does
+        linux.end_children(self._generations)
+
+    def _watch(self) -> None:
         self._wakeup_read.setblocking(False)
         self._wakeup_write.setblocking(False)
         signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._control, selectors.EVENT_READ)
-            selector.register(self._wakeup_read, selectors.EVENT_READ)
-            self._control.send(_encode(Preloaded()))
-            try:
-                while self._turn([key.fileobj for key, _ in selector.select()]):
-                    pass
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # the service died between two packets
-        self._end_everything()
+        # The death of its parent wakes a zygote up, even one that is stopped, and ends its serving.
+        signal.signal(signal.SIGCONT, lambda *_: None)
+        linux.signal_at_parents_death(signal.SIGCONT)
+        self._selector.register(self._control, selectors.EVENT_READ)
+        self._selector.register(self._wakeup_read, selectors.EVENT_READ)
 
-    def _turn(self, ready: list[object]) -> bool:
-        if self._wakeup_read in ready:
-            self._wakeup_read.recv(MAX_PACKET_BYTES)
+    def _turn(self) -> bool:
+        """Does what there is to do; False if the service or the parent is gone."""
+        try:
+            is_behind = self._is_unswept or self._unsent
+            ready = [key.fileobj for key, _ in self._selector.select(_PAUSE_S if is_behind else None)]
+            if self._wakeup_read in ready:
+                self._wakeup_read.recv(MAX_PACKET_BYTES)
             self._reap()
-        if self._control in ready:
-            packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET_BYTES, 2)
-            if not packet:
-                return False
-            self._fork(msgspec.json.decode(packet, type=Fork), *fds)
+            if self._is_unswept:
+                self._sweep()
+            self._send()
+            return os.getppid() == self._parent and (self._control not in ready or self._receive())
+        except (BrokenPipeError, ConnectionResetError):
+            return False  # the service died between two packets
+        except OSError:
+            self._is_unswept = True  # tried again after a pause
+            return True
+
+    def _receive(self) -> bool:
+        packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET_BYTES, 2)
+        if not packet:
+            return False
+        order = _order_decoder.decode(packet)
+        if isinstance(order, Ping):
+            self._tell(Pong())
+            return True
+        try:
+            self._start(order, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
         return True
 
-    def _fork(self, request: Fork, channel: int, output: int) -> None:
-        pid = os.fork()
-        if pid == 0:
-            self._become_worker(request.generation, channel, output)
-        os.close(channel)
-        os.close(output)
-        self._generations[pid] = request.generation
-        # Opened here, where the pid cannot be another's yet: a signal through it never hits the wrong process.
-        pidfd = os.pidfd_open(pid)
-        socket.send_fds(self._control, [_encode(Forked(request.generation, pid))], [pidfd])
-        os.close(pidfd)
-
-    def _become_worker(self, generation: int, channel: int, output: int) -> NoReturn:
-        status = 1
+    def _start(self, request: Fork, fds: list[int]) -> None:
+        pid = 0
         try:
-            parent = os.getppid()
-            os.setsid()  # a process group of its own: whatever it starts can be killed with it
-            linux.die_with_parent()
-            if os.getppid() != parent:
-                os._exit(status)  # the zygote died before the kernel knew that this one is to follow
-            linux.prefer_as_oom_victim()
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            sock = socket.socket(fileno=os.dup2(channel, 3, inheritable=False))
-            os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(
-                resource.RLIMIT_NOFILE, (self._open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-            )
-            gc.enable()
-            Worker(sock, generation, self._allowed_modules).serve()
-            status = 0
-        except SystemExit as exit_request:
-            status = _exit_status(exit_request)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+            channel, output = _both(fds)
+            pid = os.fork()
+            # Opened here, while the pid cannot be another's: a signal through it never hits the wrong process.
+            pidfd = os.pidfd_open(pid) if pid else -1
+        except OSError as error:
+            if pid:
+                linux.kill(pid)
+            self._tell(NotForked(request.generation, f"{error.strerror} (errno {error.errno})"))
+            return
+        if pid == 0:
+            child = WorkerChild(request.generation, channel, output, self._allowed_modules, self._open_files)
+            run_and_exit(partial(child.run, self._pid, request.user))
+        self._generations[pid] = request.generation
+        self._tell(Forked(request.generation, pid), pidfd)
+
+    def _tell(self, notice: Notice, fd: int | None = None) -> None:
+        self._unsent.append((_encode(notice), fd))
+        self._send()
+
+    def _send(self) -> None:
+        """Sends the notices that wait.
+
+        Raises:
+            BrokenPipeError, ConnectionResetError: the service is gone.
+        """
+        while self._unsent:
+            packet, fd = self._unsent[0]
+            try:
+                if fd is None:
+                    self._control.send(packet)
+                else:
+                    socket.send_fds(self._control, [packet], [fd])
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except OSError:
+                return  # no memory, or too many descriptors under way: the next turn sends it
+            self._unsent.popleft()
+            if fd is not None:
+                os.close(fd)
 
     def _reap(self) -> None:
         while True:
@@ -146,57 +171,42 @@ class Zygote:
                 # Not reaped yet: as a zombie it keeps its pid, so that the group killed next is surely its own.
                 dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
-                return
+                dead = None
             if dead is None:
                 return
-            self._end_group(dead.si_pid)
+            linux.kill_group(dead.si_pid)
             _, status, usage = os.wait4(dead.si_pid, 0)
+            self._sweep()
             generation = self._generations.pop(dead.si_pid, None)
             if generation is not None:  # otherwise an orphan that a worker left behind
-                self._end_strays()
-                self._control.send(_encode(Exited(generation, status, usage.ru_utime + usage.ru_stime)))
+                self._tell(Exited(generation, status, usage.ru_utime + usage.ru_stime))
 
-    def _end_strays(self) -> None:
-        """Kills what dead workers left behind outside of their groups: as the reaper of orphans it is their parent."""
-        for child in linux.children():
-            if child not in self._generations:
-                self._end_group(child)
-                _kill(child)
-
-    def _end_group(self, leader: int) -> None:
+    def _sweep(self) -> None:
+        """Kills what dead workers left outside of their groups: an orphan of a living one is that worker's child."""
         try:
-            os.killpg(leader, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # nobody is left in it
-
-    def _end_everything(self) -> None:
-        while True:
-            for pid in (*self._generations, *linux.children()):
-                self._end_group(pid)
-                _kill(pid)
-            try:
-                pid, _ = os.waitpid(-1, 0)
-            except ChildProcessError:
-                return
-            self._generations.pop(pid, None)
+            orphans = [child for child in linux.children() if child not in self._generations]
+        except OSError:
+            self._is_unswept = True  # no descriptor to be had: the next turn sweeps
+            return
+        self._is_unswept = False
+        for child in orphans:
+            linux.kill_group(child)
+            linux.kill(child)
 
 
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+def _both(fds: list[int]) -> tuple[int, int]:
+    """The worker's socket and the pipe for its output.
 
-
-def _exit_status(request: SystemExit) -> int:
-    """What a Python process would exit with (sys.exit)."""
-    if request.code is None:
-        return 0
-    return request.code & 0xFF if isinstance(request.code, int) else 1
+    Raises:
+        OSError: the kernel has dropped one, since this process had no room for it.
+    """
+    if len(fds) != 2:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return fds[0], fds[1]
 
 
 def main() -> None:
-    """The zygote's whole life."""
+    """Preloads what the command line names, and serves until the service is gone."""
     fd, allowed_modules, preload, open_files, own_root = sys.argv[1:]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # it ends with the service, when the control socket closes
@@ -214,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    reaper.run_beside_reaper(main)

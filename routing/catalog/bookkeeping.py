@@ -1,9 +1,8 @@
-"""What is done behind the calls: counts go to the store, idle sessions end, long runs are kept and forgotten."""
+"""The bookkeeping in the background: flushes counts, ends idle sessions, keeps jobs, forgets old ones."""
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -15,21 +14,21 @@ from routing.errors import StoreUnavailable
 from routing.rollout.flag import RolloutFlag
 
 FLUSH_INTERVAL_S = 1.0
-"""A service that is killed forgets the counts of so long, and nothing else."""
+"""Interval between two flushes, in seconds. A service that is killed forgets the counts of this time, nothing else."""
 _REST = 20
-"""After counts have been written they rest so many times as long as that took, at most for `_LONGEST_REST_S`.
+"""Pause after a flush of counts, as a multiple of its duration, up to `_LONGEST_REST_S`.
 
-That is longer than `FLUSH_INTERVAL_S` only where tens of thousands of programs and sessions are in use at once, or the
-database is slow; a service that is killed then forgets the counts of up to `_LONGEST_REST_S` and a flush.
+The pause is longer than `FLUSH_INTERVAL_S` only if tens of thousands of programs and sessions are in use at once, or if
+the database is slow. A service that is killed then forgets the counts of up to `_LONGEST_REST_S` and a flush.
 """
 _LONGEST_REST_S = 10.0
 _SWEEP_INTERVAL_S = 10.0
-"""Between two looks for what is to end. Each holds up the calls for some milliseconds, and rarely finds anything."""
+"""Interval between two sweeps, in seconds. Each holds up the calls for some milliseconds, and rarely finds anything."""
 _log = structlog.stdlib.get_logger("poolshift.store")
 
 
 class Bookkeeping:
-    """The background work on programs, sessions, long runs, and a rollback that could not be written down before."""
+    """The steps that write what is dirty and end what has expired. A step that fails keeps no other from running."""
 
     def __init__(
         self, programs: Programs, sessions: Sessions, jobs: Jobs, flag: RolloutFlag, background: Background
@@ -44,49 +43,58 @@ class Bookkeeping:
         self._rests_until = 0.0
         self._sweep_interval_s = min(_SWEEP_INTERVAL_S, sessions.ttl_s / 4, jobs.ttl_s / 4)
         self._next_sweep = 0.0
+        self._failures: dict[str, str] = {}
+        """The unexpected error of each step that failed the last time."""
 
     def start(self) -> None:
-        """Begins, until it is closed."""
+        """Begins; `aclose` ends it."""
         self._task = self._background.run("bookkeeping", self._run)
 
     async def aclose(self) -> None:
         """Flushes a last time."""
         if self._task is not None:
             await self._background.stop(self._task)
-        with _kept_in_memory():
-            await self._flag.flush()
-            await self._programs.flush()
-            await self._sessions.flush()
+        await self._do(rollback=self._flag.flush, programs=self._programs.flush, sessions=self._sessions.flush)
 
     async def _run(self) -> None:
         interval_s = min(FLUSH_INTERVAL_S, self._sweep_interval_s)
         while True:
             await asyncio.sleep(interval_s)
-            with _kept_in_memory():
-                await self._flag.flush()
-                await self._jobs.keep()
-                if time.monotonic() >= self._rests_until:
-                    await self._write_counts()
-                if time.monotonic() + interval_s > self._next_sweep:  # else the next round would be late
-                    await self._sweep()
+            await self._do(rollback=self._flag.flush, jobs=self._jobs.keep)
+            if time.monotonic() >= self._rests_until:
+                await self._flush_counts()
+            if time.monotonic() + interval_s > self._next_sweep:  # else the next round would be late
+                await self._sweep()
 
     async def _sweep(self) -> None:
-        await self._jobs.sweep()
-        await self._sessions.end_idle()
-        self._next_sweep = time.monotonic() + self._sweep_interval_s
+        if await self._do(old_jobs=self._jobs.sweep, idle_sessions=self._sessions.end_idle):
+            self._next_sweep = time.monotonic() + self._sweep_interval_s
 
-    async def _write_counts(self) -> None:
+    async def _flush_counts(self) -> None:
         began = time.monotonic()
-        await self._programs.flush()
-        await self._sessions.flush()
-        now = time.monotonic()
-        self._rests_until = now + min(_REST * (now - began), self._longest_rest_s)
+        if await self._do(programs=self._programs.flush, sessions=self._sessions.flush):
+            now = time.monotonic()
+            self._rests_until = now + min(_REST * (now - began), self._longest_rest_s)
 
+    async def _do(self, **steps: Callable[[], Awaitable[object]]) -> bool:
+        """Runs all steps, whatever they raise; returns whether all went well. A step that failed is tried again."""
+        unwritten = ""
+        for name, step in steps.items():
+            try:
+                await step()
+            except StoreUnavailable as error:
+                unwritten = str(error)
+            except Exception as error:
+                self._failed(name, error)
+                continue
+            self._failures.pop(name, None)
+        if unwritten:
+            _log.warning("what is to be written is kept in memory", reason=unwritten)
+        return not unwritten and not self._failures.keys() & steps.keys()
 
-@contextmanager
-def _kept_in_memory() -> Iterator[None]:
-    """A scope in which the store may be down: what could not be written is written the next time."""
-    try:
-        yield
-    except StoreUnavailable as error:
-        _log.warning("what is to be written is kept in memory", reason=str(error))
+    def _failed(self, name: str, error: Exception) -> None:
+        """Logs an unexpected error, unless the step failed with the same error the last time."""
+        failure = f"{type(error).__name__}: {error}"
+        if self._failures.get(name) != failure:
+            self._failures[name] = failure
+            _log.error("bookkeeping failed in one step and goes on with the others", step=name, exc_info=error)

@@ -1,6 +1,7 @@
-"""Long runs: jobs that nobody waits for. They run here, and what is known of them is in the store for a while."""
+"""Jobs: calls that run in the background after the response. The store keeps each job until `ttl_s` after its end."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -9,25 +10,30 @@ from typing import Protocol
 
 import structlog
 
+from common.moments import moment_before
 from common.tasks import TaskOwner
 from pools.calls import Call, Result
 from pools.errors import InvalidOutputs, PoolClosed, PoolOverloaded, ProgramError
+from routing.catalog.owners import EVERYONE, Caller
+from routing.catalog.quotas import DEFAULT_QUOTAS, Quotas, check_jobs
 from routing.errors import JobNotFound, StoreUnavailable
 from routing.router import Route
 from routing.versions import Version
 
 MAX_RESULT_BYTES = 1024 * 1024
-"""Of a larger result or problem only the error is kept that it was too large."""
+"""Limit of a result or problem. The job of a larger one fails with an error that says so."""
 STALE_AFTER_S = 30.0
-"""A replica that has not said for so long that it is at a job has died."""
+"""Silence after which a job's replica counts as dead, in seconds; each replica sends heartbeats every second."""
+_REACHED_EVERY_S = 15.0
+"""Longest time between two sweeps, in seconds, during which the database counts as reached all the time."""
 CLOSE_TIMEOUT_S = 10.0
-"""How long the end of the service waits for the last jobs, which end with the pools."""
+"""Longest wait for the last jobs at the end of the service, in seconds; the jobs end with the pools."""
 
 _log = structlog.stdlib.get_logger("poolshift.jobs")
 
 
 class JobStatus(StrEnum):
-    """How far a long run has come. `interrupted` is one that the service, not its program, has ended."""
+    """The progress of a job. The service, not the program, has ended an `interrupted` job. A final status is final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -38,15 +44,15 @@ class JobStatus(StrEnum):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """True for a final status."""
         return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A long run. `body` is what a synchronous call would have been answered with: its result, or its problem.
+    """A job and its state. `body` is the answer that a synchronous call would have got: its result, or its problem.
 
-    `key` counts up with the jobs of all replicas; the store gives it.
+    The store assigns `key`, which counts up over the jobs of all replicas.
     """
 
     id: str
@@ -59,50 +65,51 @@ class Job:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     body: bytes | None = None
+    owner: str | None = None
 
 
 class JobStore(Protocol):
-    """Where jobs are kept. Every method raises StoreUnavailable where the store does not answer."""
+    """Keeps jobs. Every method raises StoreUnavailable if the store does not answer."""
 
     async def add(self, job: Job) -> Job:
-        """Keeps a new job, and gives it its key."""
+        """Keeps a new job, and assigns its key."""
         ...
 
     async def update(self, job: Job) -> None:
-        """Writes how far a job has come, unless it was forgotten meanwhile."""
+        """Writes the state of a job, unless the job is over in the store already, or forgotten."""
         ...
 
     async def find(self, execution_id: str) -> Job | None:
-        """One job."""
+        """Reads one job; None if there is none."""
         ...
 
-    async def page(self, session_id: str | None, *, limit: int, before: int | None) -> Sequence[Job]:
-        """Up to `limit` of a session's jobs, or of those of none, newest first, with keys under `before`.
+    async def page(self, session_id: str | None, caller: Caller, *, limit: int, before: int | None) -> Sequence[Job]:
+        """Up to `limit` jobs of a session, or of none, that `caller` may see: newest first, with keys under `before`.
 
         Bodies are left out.
         """
         ...
 
     async def ask_to_cancel(self, execution_id: str) -> None:
-        """Tells the replica that runs it, whichever that is."""
+        """Asks the replica that runs a job to cancel the job."""
         ...
 
     async def heartbeat(self, execution_ids: Collection[str]) -> Mapping[str, bool]:
-        """Notes that these are still being run; those that are still kept, and whether each is to be cancelled."""
+        """Notes that this replica runs these jobs; returns, for each that is not over, whether to cancel the job."""
         ...
 
     async def interrupt(self, silent_since: datetime | None) -> int:
-        """Marks as interrupted what nobody was at since then, or (None) what anybody was ever at; how many."""
+        """Marks jobs without a heartbeat since then, or (None) all that are not over, as interrupted; their number."""
         ...
 
     async def forget(self, ended_before: datetime) -> None:
-        """Forgets what has ended before."""
+        """Forgets the jobs that ended before this moment."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class _Live:
-    """A job that this replica runs, or has still to write down the end of."""
+    """A job that this replica runs, or whose end this replica has still to write."""
 
     job: Job
     call: Call
@@ -111,14 +118,14 @@ class _Live:
     is_cancelled: bool = False
 
     def look(self) -> Job:
-        """The job at this moment."""
+        """Brings the job up to date, and returns it."""
         if not self.job.status.is_over and self.call.dispatched_at > 0 and self.job.started_at is None:
             started_at = self.job.created_at + timedelta(seconds=self.call.queued_s)
             self.job = replace(self.job, status=JobStatus.RUNNING, started_at=started_at)
         return replace(self.job, pool_version=self.route.decision.version)
 
     def end(self) -> Job:
-        """The job, whose run has ended."""
+        """Ends the job, whose run has ended, and returns it."""
         if not self.run.cancelled():
             status, body = self.run.result()
         else:
@@ -128,39 +135,43 @@ class _Live:
 
 
 class Jobs:
-    """Runs what is handed over, and answers for it until `ttl_s` after its end."""
+    """Runs jobs, and answers for each until `ttl_s` after its end."""
 
-    def __init__(self, store: JobStore, *, limit: int, ttl_s: float) -> None:
-        """At most `limit` jobs are queued or running here."""
+    def __init__(self, store: JobStore, *, limit: int, ttl_s: float, quotas: Quotas = DEFAULT_QUOTAS) -> None:
+        """At most `limit` jobs are queued or running here; `quotas` says how many of one session or owner."""
+        self._quotas = quotas
         self._store = store
         self._limit = limit
         self.ttl_s = ttl_s
         self._live: dict[str, _Live] = {}
-        self._adding = 0
+        self._adding: dict[str, Job] = {}
+        """Jobs that the store is about to keep."""
         self._refuses = False
+        self._reached_since: float | None = None
+        self._last_sweep = 0.0
         self._tasks = TaskOwner("jobs")
 
     async def open(self, *, is_shared: bool) -> None:
-        """What a run before this one left unfinished is interrupted.
+        """Marks the jobs that the last run of the service left unfinished as interrupted.
 
-        Where other replicas share the store, what is running may be theirs: `sweep` tells by their silence.
+        If replicas share the store, such a job may be running on another: `sweep` tells by its silence.
         """
         if not is_shared and (count := await self._store.interrupt(None)):
             _log.warning("jobs were interrupted by the end of the last run", count=count)
 
     def refuse(self) -> None:
-        """From now on new jobs raise PoolClosed; those that were accepted go on."""
+        """Refuses new jobs with PoolClosed from now on; accepted jobs go on."""
         self._refuses = True
 
     async def aclose(self) -> None:
-        """Writes down how the last ones ended. To be called when the pools are closed."""
+        """Writes the end of the last jobs. Call this after the pools are closed."""
         self.refuse()
         if self._live:
             await asyncio.wait([live.run for live in self._live.values()], timeout=CLOSE_TIMEOUT_S)
         try:
             await self._save_the_ended()
         except StoreUnavailable as error:
-            _log.error("how jobs ended is lost", count=len(self._live), reason=str(error))
+            _log.error("the ends of jobs are lost", count=len(self._live), reason=str(error))
         await self._tasks.aclose()
 
     # --- one job
@@ -172,56 +183,73 @@ class Jobs:
         run: Callable[[], Awaitable[Result]],
         answer: Callable[[Result], bytes],
         refuse: Callable[[Exception], bytes],
+        owner: str | None = None,
     ) -> Job:
-        """Runs `call` behind the caller's back, who may ask for it by its job's id.
+        """Runs `call` in the background after the response; the caller may ask for the job by its id.
 
         Args:
+            route: the version of the call.
+            call: the call, whose execution id becomes the job's id.
             run: brings the call to its result.
-            answer: what a synchronous caller would get for the result.
-            refuse: the same for an error.
+            answer: makes the body that a synchronous caller would get for the result.
+            refuse: makes the body for an error.
 
         Raises:
             PoolClosed: the service is ending.
             PoolOverloaded: too many are queued or running.
+            QuotaExceeded: too many of this session, or of this owner, are.
             StoreUnavailable: it could not be remembered, and does not run.
         """
         if self._refuses:
             raise PoolClosed
-        if len(self._live) + self._adding >= self._limit:
+        if len(self._live) + len(self._adding) >= self._limit:
             raise PoolOverloaded(f"{self._limit} jobs are queued or running", retry_after_s=1.0)
-        job = Job(call.execution_id, call.program.id, call.session_id, JobStatus.QUEUED, datetime.now(UTC))
-        self._adding += 1
+        self._check_quotas(call.session_id, owner)
+        job = Job(call.execution_id, call.program.id, call.session_id, JobStatus.QUEUED, datetime.now(UTC), owner=owner)
+        self._adding[job.id] = job
         try:
             job = await self._store.add(job)
         finally:
-            self._adding -= 1
+            del self._adding[job.id]
         live = _Live(job, call, route, self._tasks.start(_judged(run, answer, refuse)))
         self._live[job.id] = live
         self._tasks.start(self._follow(live))
         return live.look()
 
-    async def show(self, execution_id: str) -> Job:
-        """One job. Raises JobNotFound, StoreUnavailable."""
-        live = self._live.get(execution_id)
-        job = live.look() if live is not None else await self._store.find(execution_id)
-        if job is None:
-            raise JobNotFound(execution_id)
-        return job
+    def _check_quotas(self, session_id: str | None, owner: str | None) -> None:
+        jobs = [*(live.job for live in self._live.values()), *self._adding.values()]
+        of_session = sum(job.session_id == session_id for job in jobs) if session_id is not None else 0
+        of_owner = sum(job.owner == owner for job in jobs) if owner is not None else 0
+        check_jobs(self._quotas, of_session, of_owner)
 
-    async def page(self, session_id: str | None, *, limit: int, before: int | None) -> Sequence[Job]:
-        """As `JobStore.page`."""
-        found = await self._store.page(session_id, limit=limit, before=before)
-        return [self._live[one.id].look() if one.id in self._live else one for one in found]
-
-    async def cancel(self, execution_id: str) -> Job:
-        """Ends a job, its program too, unless it is over; on another replica it takes a moment.
+    async def show(self, execution_id: str, caller: Caller = EVERYONE) -> Job:
+        """Finds a job that `caller` may see.
 
         Raises:
             JobNotFound, StoreUnavailable.
         """
         live = self._live.get(execution_id)
+        job = live.look() if live is not None else await self._store.find(execution_id)
+        if job is None or not caller.may_see(job.owner):
+            raise JobNotFound(execution_id)
+        return job
+
+    async def page(
+        self, session_id: str | None, caller: Caller = EVERYONE, *, limit: int, before: int | None
+    ) -> Sequence[Job]:
+        """As `JobStore.page`."""
+        found = await self._store.page(session_id, caller, limit=limit, before=before)
+        return [self._live[one.id].look() if one.id in self._live else one for one in found]
+
+    async def cancel(self, execution_id: str, caller: Caller = EVERYONE) -> Job:
+        """Ends a job, its program too, unless it is over; on another replica it takes a moment.
+
+        Raises:
+            JobNotFound, StoreUnavailable.
+        """
+        job = await self.show(execution_id, caller)
+        live = self._live.get(execution_id)
         if live is None:
-            job = await self.show(execution_id)
             if not job.status.is_over:
                 await self._store.ask_to_cancel(execution_id)
             return job
@@ -230,7 +258,7 @@ class Jobs:
         return live.end() if not live.job.status.is_over else live.look()
 
     def end_session(self, session_id: str) -> None:
-        """A session has ended: the store has forgotten its jobs, and they end."""
+        """Ends the jobs of a session that has ended, which the store has forgotten."""
         for live in [one for one in self._live.values() if one.job.session_id == session_id]:
             self._cancel(live)
 
@@ -252,31 +280,63 @@ class Jobs:
     # --- all of them
 
     async def keep(self) -> None:
-        """What is to be done every second or so for those that run here. Raises StoreUnavailable."""
-        await self._save_the_ended()
-        await self._send_heartbeats()
+        """Sends heartbeats for the jobs that run here and writes the ends of those that have ended.
+
+        Call this every second. Raises StoreUnavailable.
+        """
+        try:
+            await self._send_heartbeats()
+        finally:
+            await self._save_the_ended()
 
     async def sweep(self) -> None:
-        """What is to be done now and then for all there are, here or elsewhere. Raises StoreUnavailable."""
-        now = datetime.now(UTC)
-        await self._store.interrupt(now - timedelta(seconds=STALE_AFTER_S))
-        await self._store.forget(now - timedelta(seconds=self.ttl_s))
+        """Interrupts the jobs of replicas that are dead, and forgets old ones. Raises StoreUnavailable.
+
+        After an outage of the database, no replica could send heartbeats for a while. So silence counts only once this
+        replica has reached the database for `STALE_AFTER_S` without a break, in which every living replica can too.
+        """
+        await self._store.forget(moment_before(self.ttl_s))
+        if self._has_reached_the_store():
+            await self._store.interrupt(moment_before(STALE_AFTER_S))
+
+    def _has_reached_the_store(self) -> bool:
+        """Notes that the store was reached; tells whether it has been for `STALE_AFTER_S` without a break."""
+        now = time.monotonic()
+        if self._reached_since is None or now - self._last_sweep > _REACHED_EVERY_S:
+            self._reached_since = now
+        self._last_sweep = now
+        return now - self._reached_since >= STALE_AFTER_S
 
     async def _save_the_ended(self) -> None:
+        failure: Exception | None = None
         for live in [one for one in self._live.values() if one.run.done()]:
-            await self._save(live)
+            try:
+                await self._save(live)
+            except StoreUnavailable:
+                raise
+            except Exception as error:  # of this job; the others are written all the same
+                failure = error
+        if failure is not None:
+            raise failure
 
     async def _send_heartbeats(self) -> None:
         running = [one for one in self._live.values() if not one.run.done()]
+        if not running:
+            return
+        kept = await self._store.heartbeat([live.job.id for live in running])
         for live in running:
-            was = live.job.status
-            if live.look().status is not was:
-                await self._store.update(live.look())
-        if running:
-            kept = await self._store.heartbeat([live.job.id for live in running])
-            for live in running:
-                if kept.get(live.job.id, True):  # to be cancelled, or forgotten: its session has ended elsewhere
-                    self._cancel(live)
+            if live.job.id not in kept:  # its session has ended elsewhere, or another replica took this one for dead
+                self._live.pop(live.job.id, None)
+            if kept.get(live.job.id, True):
+                self._cancel(live)
+            else:
+                await self._note_progress(live)
+
+    async def _note_progress(self, live: _Live) -> None:
+        """Writes that a job runs, once."""
+        was = live.job.status
+        if live.look().status is not was:
+            await self._store.update(live.look())
 
 
 async def _judged(
@@ -288,9 +348,18 @@ async def _judged(
         status, body = JobStatus.INTERRUPTED, refuse(error)
     except Exception as error:
         status, body = JobStatus.FAILED, refuse(error)
-    if len(body) <= MAX_RESULT_BYTES:
+    if (flaw := _flaw(body)) is None:
         return status, body
-    limit = f"of {len(body)} bytes is over the limit of {MAX_RESULT_BYTES} for a long run"
     if status is JobStatus.SUCCEEDED:
-        return JobStatus.FAILED, refuse(InvalidOutputs(f"a result {limit}"))
-    return status, refuse(ProgramError(f"an error {limit}"))
+        return JobStatus.FAILED, refuse(InvalidOutputs(f"a result {flaw}"))
+    return status, refuse(ProgramError(f"an error {flaw}"))
+
+
+def _flaw(body: bytes) -> str | None:
+    """The reason why the store cannot keep `body`, which a program may have forged; None if the store can."""
+    if len(body) > MAX_RESULT_BYTES:
+        return f"of {len(body)} bytes is over the limit of {MAX_RESULT_BYTES} for a job"
+    try:
+        return "with a NUL cannot be kept" if "\x00" in body.decode() else None
+    except UnicodeDecodeError:
+        return "that is not UTF-8 cannot be kept"

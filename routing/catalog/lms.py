@@ -1,4 +1,4 @@
-"""Which LM a call runs on: its session's, else everyone's. In memory; the store remembers what the API has set."""
+"""The LM settings of sessions and of everyone, in memory; the store keeps those that the API has set."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ from pools.errors import LMError, LMNotConfigured
 from poolshift.worker.lm import LOCAL, NONE, LMSettings
 
 LocalLM = Callable[[], LMSettings | None]
-"""Where the service's own model can be reached at the moment; None while it cannot."""
+"""Returns the endpoint of the service's own model; None while there is no such model to reach."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredLM:
-    """An LM that the API has set: a session's, or everyone's where `session_id` is None.
+    """An LM that the API has set: a session's, or everyone's if `session_id` is None.
 
-    `overrides` names what the environment said when everyone's was set: once it says something else, that counts.
+    `overrides` names the environment's LM when everyone's was set: once the environment changes, its LM counts again.
     """
 
     session_id: str | None
@@ -30,30 +30,30 @@ class StoredLM:
 
 
 class LMStore(Protocol):
-    """Where LM settings are kept. Every method raises StoreUnavailable where the store does not answer."""
+    """Keeps LM settings. Every method raises StoreUnavailable if the store does not answer."""
 
     async def load(self) -> Sequence[StoredLM]:
-        """All of them."""
+        """Reads all settings."""
         ...
 
     async def find(self, session_id: str | None) -> StoredLM | None:
-        """A session's, or everyone's where `session_id` is None."""
+        """Reads a session's settings, or everyone's if `session_id` is None."""
         ...
 
     async def put(self, session_id: str | None, settings: LMSettings, overrides: str | None, by: str) -> StoredLM:
-        """Keeps `settings` in place of what was there."""
+        """Keeps `settings` in place of the earlier ones."""
         ...
 
     async def remove(self, session_id: str) -> None:
-        """Forgets a session's."""
+        """Forgets a session's settings."""
         ...
 
 
 class LMs:
-    """All LM settings in force. A change is in force for the next call: each call takes its LM along."""
+    """The LM settings in force. Each call takes its LM along, so a change is in force for the next call."""
 
     def __init__(self, store: LMStore, configured: LMSettings, local: LocalLM | None) -> None:
-        """`configured` is what the environment says; `local` is None where the service runs no model itself."""
+        """Takes the environment's LM as `configured`; `local` is None if the service runs no model itself."""
         self._store = store
         self._configured = configured
         self._overrides = hashlib.sha256(msgspec.json.encode(configured)).hexdigest()
@@ -63,11 +63,11 @@ class LMs:
 
     @property
     def has_local(self) -> bool:
-        """Whether `local` is a model here."""
+        """Tells whether the service runs a model itself."""
         return self._local is not None
 
     async def load(self) -> None:
-        """Brings everything that is stored into memory."""
+        """Loads all stored settings into memory."""
         stored = await self._store.load()
         self._everyones = None
         self._of_sessions.clear()
@@ -75,7 +75,7 @@ class LMs:
             self._remember(one)
 
     async def refresh(self, session_id: str | None) -> None:
-        """Another replica has changed a session's, or everyone's."""
+        """Reads a session's settings, or everyone's, again: another replica has changed them."""
         stored = await self._store.find(session_id)
         if stored is not None:
             self._remember(stored)
@@ -83,11 +83,11 @@ class LMs:
             self.forget_session(session_id)
 
     def of_call(self, session_id: str | None) -> LMSettings:
-        """What a call in this session runs on.
+        """Returns the LM for a call of this session.
 
         Raises:
-            LMNotConfigured: nobody has set one, or it was set to none.
-            LMError: the service's own model is not up at the moment.
+            LMNotConfigured: nobody has set an LM, or it was set to `none`.
+            LMError: the service's own model is not up now.
         """
         settings = self.shown(session_id)[0]
         if settings.model == NONE or (settings.model == LOCAL and self._local is None):
@@ -105,22 +105,22 @@ class LMs:
         )
 
     def shown(self, session_id: str | None) -> tuple[LMSettings, StoredLM | None]:
-        """What is in force for a session, or for everyone, and who has set it; None is the environment."""
+        """Returns the settings in force for a session, or for everyone; None stands for the environment's."""
         stored = self._of_sessions.get(session_id) if session_id is not None else None
         stored = stored or self._everyones
         return (stored.settings, stored) if stored is not None else (self._configured, None)
 
     async def put(self, session_id: str | None, settings: LMSettings, by: str) -> None:
-        """Sets a session's, or everyone's. Raises StoreUnavailable."""
+        """Sets a session's settings, or everyone's. Raises StoreUnavailable."""
         self._remember(await self._store.put(session_id, settings, self._overrides if session_id is None else None, by))
 
     async def remove(self, session_id: str) -> None:
-        """A session has everyone's again. Raises StoreUnavailable."""
+        """Removes a session's settings, which has everyone's from then on. Raises StoreUnavailable."""
         await self._store.remove(session_id)
         self.forget_session(session_id)
 
     def forget_session(self, session_id: str) -> None:
-        """A session has ended, and its LM with it."""
+        """Forgets the settings of a session that has ended."""
         self._of_sessions.pop(session_id, None)
 
     def _remember(self, stored: StoredLM) -> None:

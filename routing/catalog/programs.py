@@ -1,15 +1,16 @@
-"""The programs as calls see them: in memory, so that an execution reads no database; the store remembers them."""
+"""The programs in memory, so that an execution reads no database; the store keeps them."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
-import msgspec
-
 from pools.calls import Program
 from poolshift.worker.definitions import Definition
+from routing.catalog.definitions import encode_definition
+from routing.catalog.quotas import DEFAULT_QUOTAS, ProgramUsage, Quotas
 from routing.catalog.write_behind import Used, write_in_batches
 from routing.errors import ProgramNotFound
 
@@ -25,7 +26,7 @@ class NewProgram:
 
 @dataclass(frozen=True, slots=True)
 class StoredProgram:
-    """A program, where it belongs, and what is known of its use."""
+    """A program, the session that it belongs to, and its use."""
 
     program: Program
     session_id: str | None
@@ -34,19 +35,28 @@ class StoredProgram:
     last_executed_at: datetime | None = None
 
 
+class ProgramPage(NamedTuple):
+    """Some programs by creation; `has_more` tells that others follow."""
+
+    programs: Sequence[StoredProgram]
+    has_more: bool
+
+
 class ProgramUse(NamedTuple):
-    """Jobs that are counted in memory and not in the store yet."""
+    """The executions of a program since its last flush."""
 
     execution_count: int
     last_executed_at: float
-    """In seconds since the epoch."""
+    """Seconds since the epoch."""
 
 
 class CataloguedProgram(Program):
-    """A program in memory, together with its use, which `routing.catalog.write_behind` writes."""
+    """A program in memory, with its use for `routing.catalog.write_behind`."""
 
-    def __init__(self, key: str, program_id: str, definition: Definition) -> None:
+    def __init__(self, key: str, program_id: str, definition: Definition, size: int) -> None:
         super().__init__(key, program_id, definition)
+        self.size = size
+        """Of its definition, in bytes of JSON."""
         self.is_dirty = False
         self._count = 0
         self._last_executed_at = 0.0
@@ -66,10 +76,10 @@ class CataloguedProgram(Program):
 
 
 class ProgramStore(Protocol):
-    """Where programs are kept. Every method raises StoreUnavailable where the store does not answer."""
+    """Keeps programs. Every method raises StoreUnavailable if the store does not answer."""
 
     async def load(self) -> Sequence[StoredProgram]:
-        """All programs, in the order of their creation."""
+        """Reads all programs, in the order of their creation."""
         ...
 
     async def add(self, new: NewProgram) -> StoredProgram:
@@ -77,15 +87,18 @@ class ProgramStore(Protocol):
         ...
 
     async def find(self, program_id: str, session_id: str | None) -> StoredProgram | None:
-        """The program of exactly this session, or the global one where `session_id` is None."""
+        """Reads the program of exactly this session, or the global one if `session_id` is None."""
         ...
 
-    async def page(self, session_id: str | None, *, limit: int, after: int) -> Sequence[StoredProgram]:
-        """Up to `limit` programs of a session, or global ones, by creation, whose key is over `after`."""
+    async def page(self, session_id: str | None, *, limit: int, max_bytes: int, after: int) -> ProgramPage:
+        """Up to `limit` programs of a session, or global ones, by creation, whose key is over `after`.
+
+        The page ends before `max_bytes` of definitions, but has at least one program.
+        """
         ...
 
     async def remove(self, key: str) -> bool:
-        """Forgets a program; False where it was gone."""
+        """Forgets a program; returns False if there was none."""
         ...
 
     async def add_uses(self, uses: Mapping[str, ProgramUse]) -> None:
@@ -94,27 +107,30 @@ class ProgramStore(Protocol):
 
 
 class Programs:
-    """The catalogue. What it reads from the store it has written there before, so both always agree."""
+    """The catalogue. Every change is written to the store first, so that both always agree."""
 
-    def __init__(self, store: ProgramStore, *, is_shared: bool = False) -> None:
+    def __init__(self, store: ProgramStore, *, is_shared: bool = False, quotas: Quotas = DEFAULT_QUOTAS) -> None:
         """`is_shared` tells that other replicas write to the store too."""
+        self._quotas = quotas
+        self._usage = ProgramUsage(quotas)
         self._store = store
         self._is_shared = is_shared
         self._global: dict[str, CataloguedProgram] = {}
         self._of_sessions: dict[str, dict[str, CataloguedProgram]] = {}
         self._definitions: WeakValueDictionary[bytes, Definition] = WeakValueDictionary()
-        """By what they say: programs that differ by name alone share one, which workers have loaded once."""
+        """By the hash of their JSON: programs that differ by name alone share one, which workers load once."""
         self._dirty: list[Used[ProgramUse]] = []
 
     async def load(self) -> None:
-        """Brings every program into memory."""
+        """Loads every program into memory."""
         self._global.clear()
         self._of_sessions.clear()
+        self._usage = ProgramUsage(self._quotas)
         for stored in await self._store.load():
             self._remember(stored)
 
     def resolve(self, program_id: str, session_id: str | None) -> CataloguedProgram | None:
-        """The program that a call means, if it is in memory: the session's own first, then the global one."""
+        """Finds a call's program in memory: the session's own first, then the global one."""
         if session_id is not None:
             own = self._of_sessions.get(session_id)
             if own is not None and (program := own.get(program_id)) is not None:
@@ -122,11 +138,11 @@ class Programs:
         return self._global.get(program_id)
 
     async def seek(self, program_id: str, session_id: str | None) -> CataloguedProgram:
-        """The program that a call means and that is not in memory: another replica may have written it just now.
+        """Finds a call's program that is not in memory: another replica may have written it just now.
 
         Raises:
-            ProgramNotFound: there is none.
-            StoreUnavailable: it could not be looked up.
+            ProgramNotFound: there is no such program.
+            StoreUnavailable: the program could not be looked up.
         """
         stored = await self._look_up(program_id, session_id) if self._is_shared else None
         if stored is None:
@@ -141,37 +157,44 @@ class Programs:
             self._dirty.append(program)
 
     async def flush(self) -> None:
-        """Brings the counts into the store; what fails is kept for the next time."""
+        """Flushes the counts to the store; keeps the rest for the next time. Raises StoreUnavailable."""
         await write_in_batches(self._dirty, self._store.add_uses)
 
     async def add(self, new: NewProgram) -> StoredProgram:
-        """Keeps `new`, in the store first. Raises ProgramExists, StoreUnavailable."""
-        stored = await self._store.add(new)
+        """Keeps `new`, in the store first. Raises ProgramExists, QuotaExceeded, StoreUnavailable."""
+        size = len(encode_definition(new.definition))
+        self._usage.check(new.session_id, size)
+        usage = self._usage
+        usage.add(new.session_id, size)  # until it is remembered, so that programs added at once count each other
+        try:
+            stored = await self._store.add(new)
+        finally:
+            usage.remove(new.session_id, size)
         self._remember(stored)
         return stored
 
     async def show(self, program_id: str, session_id: str | None) -> StoredProgram:
-        """The program that a call means, with its use. Raises ProgramNotFound, StoreUnavailable."""
+        """Finds a call's program, with its use. Raises ProgramNotFound, StoreUnavailable."""
         await self.flush()
         stored = await self._look_up(program_id, session_id)
         if stored is None:
             raise ProgramNotFound(program_id)
         return stored
 
-    async def page(self, session_id: str | None, *, limit: int, after: int) -> Sequence[StoredProgram]:
-        """Up to `limit` programs of a session, or global ones, created after the one with key `after`."""
+    async def page(self, session_id: str | None, *, limit: int, max_bytes: int, after: int) -> ProgramPage:
+        """As `ProgramStore.page`, with all uses counted. Raises StoreUnavailable."""
         await self.flush()
-        return await self._store.page(session_id, limit=limit, after=after)
+        return await self._store.page(session_id, limit=limit, max_bytes=max_bytes, after=after)
 
     async def remove(self, program_id: str, session_id: str | None) -> None:
-        """Forgets the program that a call means. Raises ProgramNotFound, StoreUnavailable."""
+        """Forgets the program that a call would run. Raises ProgramNotFound, StoreUnavailable."""
         stored = await self.show(program_id, session_id)
         if not await self._store.remove(stored.program.key):
             raise ProgramNotFound(program_id)
         self._forget(stored.program.id, stored.session_id)
 
     async def refresh(self, program_id: str, session_id: str | None) -> None:
-        """Another replica has created or deleted this program."""
+        """Reads a program again that another replica has created or deleted."""
         stored = await self._store.find(program_id, session_id)
         if stored is not None:
             self._remember(stored)
@@ -184,29 +207,28 @@ class Programs:
 
     def forget_session(self, session_id: str) -> None:
         """A session has ended, and its programs with it."""
-        self._of_sessions.pop(session_id, None)
-
-    def count_of(self, session_id: str) -> int:
-        """How many programs a session holds."""
-        return len(self._of_sessions.get(session_id, ()))
+        for program in self._of_sessions.pop(session_id, {}).values():
+            self._usage.remove(session_id, program.size)
 
     def _remember(self, stored: StoredProgram) -> CataloguedProgram:
         program = stored.program
         of_its_own = self._global if stored.session_id is None else self._of_sessions.setdefault(stored.session_id, {})
         known = of_its_own.get(program.id)
         if known is None or known.key != program.key:
-            encoded = msgspec.json.encode(program.definition)
-            definition = self._definitions.setdefault(encoded, program.definition)
-            known = of_its_own[program.id] = CataloguedProgram(program.key, program.id, definition)
+            if known is not None:
+                self._usage.remove(stored.session_id, known.size)
+            encoded = encode_definition(program.definition)
+            definition = self._definitions.setdefault(hashlib.sha256(encoded).digest(), program.definition)
+            known = of_its_own[program.id] = CataloguedProgram(program.key, program.id, definition, len(encoded))
+            self._usage.add(stored.session_id, known.size)
         return known
 
     def _forget(self, program_id: str, session_id: str | None) -> None:
-        if session_id is None:
-            self._global.pop(program_id, None)
-            return
-        own = self._of_sessions.get(session_id, {})
-        own.pop(program_id, None)
-        if not own:
+        own = self._global if session_id is None else self._of_sessions.get(session_id, {})
+        program = own.pop(program_id, None)
+        if program is not None:
+            self._usage.remove(session_id, program.size)
+        if session_id is not None and not own:
             self._of_sessions.pop(session_id, None)
 
     async def _look_up(self, program_id: str, session_id: str | None) -> StoredProgram | None:

@@ -1,4 +1,4 @@
-"""The sessions: which version served one last, since when, and what it holds. In memory; the store remembers them."""
+"""The sessions, and the version that served each last. In memory; the store keeps them and their programs."""
 
 import time
 from collections import Counter
@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from common.moments import moment_before
+from routing.catalog.owners import EVERYONE, Caller
 from routing.catalog.programs import Programs
+from routing.catalog.quotas import DEFAULT_QUOTAS, Quotas, check_sessions
 from routing.catalog.write_behind import Used, write_in_batches
-from routing.errors import SessionNotFound
+from routing.errors import QuotaExceeded, SessionNotFound
 from routing.versions import Version
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """A session as the store knows it; `pool_version` is the one that served it last, None before its first call."""
+    """A session in the store; `pool_version` is the version that served it last, None before its first call."""
 
     id: str
     created_at: datetime
@@ -23,22 +26,25 @@ class StoredSession:
     pool_version: Version | None
     execution_count: int
     program_count: int
+    owner: str | None = None
 
 
 class SessionUse(NamedTuple):
-    """What a session did since it was last written to the store; times in seconds since the epoch."""
+    """The use of a session since its last flush; times in seconds since the epoch."""
 
     first_seen_at: float
     last_seen_at: float
     pool_version: Version | None
     execution_count: int
+    owner: str | None = None
 
 
 class _Session:
-    """A session in memory, and its use as `routing.catalog.write_behind` writes it."""
+    """A session in memory, with its use for `routing.catalog.write_behind`."""
 
-    def __init__(self, session_id: str, now: float) -> None:
+    def __init__(self, session_id: str, now: float, owner: str | None) -> None:
         self.key = session_id
+        self.owner = owner
         self.last_seen_at = now
         self.version: Version | None = None
         self.is_dirty = False
@@ -46,14 +52,14 @@ class _Session:
         self._count = 0
 
     def executed(self, version: Version) -> None:
-        """An execution is over."""
+        """Counts an execution that is over."""
         self.version = version
         self._count += 1
 
     def take_use(self) -> SessionUse:
         # Without an execution here, another replica may know better which version served it last.
         version = self.version if self._count else None
-        use = SessionUse(self._first_seen_at, self.last_seen_at, version, self._count)
+        use = SessionUse(self._first_seen_at, self.last_seen_at, version, self._count, self.owner)
         self._count = 0
         return use
 
@@ -62,33 +68,54 @@ class _Session:
 
 
 class SessionStore(Protocol):
-    """Where sessions are kept. Every method raises StoreUnavailable where the store does not answer."""
+    """Keeps sessions. Every method raises StoreUnavailable if the store does not answer."""
 
     async def add_uses(self, uses: Mapping[str, SessionUse]) -> None:
         """Creates or updates sessions, by id."""
         ...
 
-    async def find(self, session_id: str) -> StoredSession | None:
-        """One session."""
+    async def owners(self) -> Mapping[str, str | None]:
+        """The owner of every session, by id."""
         ...
 
-    async def page(self, *, limit: int, after: str) -> Sequence[StoredSession]:
-        """Up to `limit` sessions by id, those after `after`."""
+    async def claim(self, session_id: str, owner: str) -> str | None:
+        """Creates a session of `owner`, unless it is there already; whose it is then."""
+        ...
+
+    async def find(self, session_id: str) -> StoredSession | None:
+        """Reads one session; None if there is none."""
+        ...
+
+    async def page(self, caller: Caller, *, limit: int, after: str) -> Sequence[StoredSession]:
+        """Up to `limit` sessions that `caller` may see, by id, after the id `after`."""
         ...
 
     async def end(self, session_id: str) -> bool:
-        """Forgets a session, its programs and its long runs; False where there was none."""
+        """Forgets a session, its programs and its jobs; returns False if there was none."""
         ...
 
     async def end_idle(self, since: datetime) -> Sequence[str]:
-        """Forgets the sessions last seen before `since`, and what they hold; their ids."""
+        """Forgets the sessions last seen before `since`, with their programs and jobs; returns their ids."""
         ...
 
 
 class Sessions:
-    """Who is in a session now, and what is to be written of it."""
+    """The sessions in use, and the dirty ones among them."""
 
-    def __init__(self, store: SessionStore, programs: Programs, *, ttl_s: float) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        programs: Programs,
+        *,
+        ttl_s: float,
+        is_shared: bool = False,
+        quotas: Quotas = DEFAULT_QUOTAS,
+    ) -> None:
+        """`is_shared` tells that other replicas write to the store too."""
+        self._is_shared = is_shared
+        self._quotas = quotas
+        self._count_of: Counter[str | None] = Counter()
+        """Sessions in memory, by owner."""
         self._store = store
         self._programs = programs
         self.ttl_s = ttl_s
@@ -100,12 +127,53 @@ class Sessions:
         """Calls `listener` with the id of each session that has ended."""
         self._listeners.append(listener)
 
-    def seen(self, session_id: str, version: Version | None = None) -> None:
-        """A session is in use: by an execution on `version`, or otherwise. Its time to live starts anew."""
+    async def load(self) -> None:
+        """Learns whose every session is, as the store has it."""
+        owners = await self._store.owners()
+        for known in [one for one in self._sessions.values() if one.key not in owners and not one.is_dirty]:
+            self._drop(known)
+        now = time.time()
+        for session_id, owner in owners.items():
+            session = self._sessions.get(session_id)
+            if session is not None:
+                self._drop(session)
+                session.owner = owner
+            self._add(session or _Session(session_id, now, owner))
+
+    def admits(self, session_id: str, caller: Caller) -> bool:
+        """Tells, by memory alone, that `caller` may use a session. Where memory does not know it, `admit` decides."""
+        session = self._sessions.get(session_id)
+        return session is not None and caller.may_see(session.owner)
+
+    async def admit(self, session_id: str, caller: Caller) -> None:
+        """Lets `caller` use a session, which is the caller's own if it is new.
+
+        Raises:
+            SessionNotFound: it is another owner's.
+            QuotaExceeded: it is new, and there are too many.
+            StoreUnavailable: other replicas share the store, and it cannot say whose the session is.
+        """
+        session = self._sessions.get(session_id) or await self._begin(session_id, caller.owner)
+        if not caller.may_see(session.owner):
+            raise SessionNotFound(session_id)
+
+    async def sees(self, session_id: str, caller: Caller) -> bool:
+        """Tells if `caller` may see a session, or it does not exist. Raises StoreUnavailable."""
+        session = self._sessions.get(session_id)
+        if session is not None or not self._is_shared or caller.sees_all:
+            return session is None or caller.may_see(session.owner)
+        stored = await self._store.find(session_id)
+        return stored is None or caller.may_see(stored.owner)
+
+    def seen(self, session_id: str, version: Version | None = None, owner: str | None = None) -> None:
+        """Notes that a session is in use, by an execution on `version` or otherwise: its time to live starts again.
+
+        One that has ended meanwhile begins again, and is `owner`'s.
+        """
         now = time.time()
         session = self._sessions.get(session_id)
         if session is None:
-            session = self._sessions[session_id] = _Session(session_id, now)
+            session = self._add(_Session(session_id, now, owner))
         session.last_seen_at = now
         if version is not None:
             session.executed(version)
@@ -114,47 +182,79 @@ class Sessions:
             self._dirty.append(session)
 
     def active(self) -> Mapping[Version, int]:
-        """How many sessions that have not expired each version served last, on this replica."""
+        """Counts the sessions within their time to live, on this replica, by the version that served them last."""
         oldest = time.time() - self.ttl_s
-        for one in [one for one in self._sessions.values() if one.last_seen_at < oldest and not one.is_dirty]:
-            del self._sessions[one.key]
         return Counter(one.version for one in self._sessions.values() if one.version and one.last_seen_at >= oldest)
 
     async def flush(self) -> None:
-        """Brings what sessions did into the store; what fails is kept for the next time."""
+        """Flushes the use of sessions to the store; keeps the rest for the next time. Raises StoreUnavailable."""
         await write_in_batches(self._dirty, self._store.add_uses)
 
-    async def show(self, session_id: str) -> StoredSession:
-        """One session. Raises SessionNotFound, StoreUnavailable."""
+    async def show(self, session_id: str, caller: Caller = EVERYONE) -> StoredSession:
+        """Finds a session that `caller` may see. Raises SessionNotFound, StoreUnavailable."""
         await self.flush()
         session = await self._store.find(session_id)
-        if session is None:
+        if session is None or not caller.may_see(session.owner):
             raise SessionNotFound(session_id)
         return session
 
-    async def page(self, *, limit: int, after: str) -> Sequence[StoredSession]:
-        """Up to `limit` sessions by id, those after `after`."""
+    async def page(self, caller: Caller = EVERYONE, *, limit: int, after: str) -> Sequence[StoredSession]:
+        """Up to `limit` sessions that `caller` may see, by id, after the id `after`."""
         await self.flush()
-        return await self._store.page(limit=limit, after=after)
+        return await self._store.page(caller, limit=limit, after=after)
 
-    async def end(self, session_id: str) -> None:
+    async def end(self, session_id: str, caller: Caller = EVERYONE) -> None:
         """Ends a session and frees what it holds. Raises SessionNotFound, StoreUnavailable."""
         await self.flush()
-        if not await self._store.end(session_id):
+        if not await self.sees(session_id, caller) or not await self._store.end(session_id):
             raise SessionNotFound(session_id)
         self.forget(session_id)
 
     async def end_idle(self) -> None:
-        """Ends the sessions whose time to live is over."""
+        """Ends the sessions whose time to live is over. Raises StoreUnavailable."""
         await self.flush()
-        for session_id in await self._store.end_idle(datetime.fromtimestamp(time.time() - self.ttl_s).astimezone()):
+        self._drop_expired()
+        for session_id in await self._store.end_idle(moment_before(self.ttl_s)):
             self.forget(session_id)
+
+    def _drop_expired(self) -> None:
+        """Frees the memory of sessions that another replica may still serve: their row in the store lives on."""
+        oldest = time.time() - self.ttl_s
+        for one in [one for one in self._sessions.values() if one.last_seen_at < oldest and not one.is_dirty]:
+            self._drop(one)
 
     def forget(self, session_id: str) -> None:
         """A session has ended, here or on another replica."""
-        session = self._sessions.pop(session_id, None)
+        session = self._sessions.get(session_id)
         if session is not None:
+            self._drop(session)
             session.is_dirty = False  # what it did is not to bring it back
         self._programs.forget_session(session_id)
         for listener in self._listeners:
             listener(session_id)
+
+    async def _begin(self, session_id: str, owner: str | None) -> _Session:
+        """Brings a session into memory that is new here."""
+        await self._check_quotas(session_id, owner)
+        if self._is_shared and owner is not None:
+            owner = await self._store.claim(session_id, owner)
+        return self._sessions.get(session_id) or self._add(_Session(session_id, time.time(), owner))
+
+    async def _check_quotas(self, session_id: str, owner: str | None) -> None:
+        of_owner = self._count_of[owner] if owner is not None else 0
+        try:
+            check_sessions(self._quotas, len(self._sessions), of_owner)
+        except QuotaExceeded:
+            if not self._is_shared or await self._store.find(session_id) is None:
+                raise
+
+    def _add(self, session: _Session) -> _Session:
+        self._sessions[session.key] = session
+        self._count_of[session.owner] += 1
+        return session
+
+    def _drop(self, session: _Session) -> None:
+        del self._sessions[session.key]
+        self._count_of[session.owner] -= 1
+        if not self._count_of[session.owner]:
+            del self._count_of[session.owner]

@@ -1,4 +1,4 @@
-"""What is counted in memory goes to the store in batches, so that calls go on between two of them."""
+"""Flushes counts from memory to the store in batches, so that calls go on between two batches."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
@@ -8,26 +8,26 @@ _Use = TypeVar("_Use")
 
 
 class Used(Protocol[_Use]):
-    """A program or a session, with what the store does not know of its use yet."""
+    """A program or a session with its use since the last flush."""
 
     key: str
-    """Its own in the store."""
+    """The primary key in the store."""
     is_dirty: bool
-    """Whether there is any such use, and it is on the list of those to be written."""
+    """True while there is such use; the object is on the list of dirty ones then."""
 
     def take_use(self) -> _Use:
-        """What is to be written; it counts from nothing again."""
+        """Returns the use to write, and counts from 0 again."""
         ...
 
     def give_back_use(self, use: _Use) -> None:
-        """It could not be written."""
+        """Takes back a use that could not be written."""
         ...
 
 
 async def write_in_batches(unwritten: list[Used[_Use]], write: Callable[[Mapping[str, _Use]], Awaitable[None]]) -> None:
-    """Takes all off the list and hands their uses to `write`, by key, in the order of the keys: neighbours together.
+    """Takes all objects off the list and passes their uses to `write`, in batches and in the order of their keys.
 
-    Raises whatever `write` does; those that are still to be written are on the list again then.
+    Raises whatever `write` raises; the objects that are still dirty are on the list again then.
     """
     waiting = sorted(unwritten, key=_key, reverse=True)
     unwritten.clear()
@@ -39,7 +39,7 @@ async def write_in_batches(unwritten: list[Used[_Use]], write: Callable[[Mapping
 
 
 def _next_batch(waiting: list[Used[_Use]]) -> list[Used[_Use]]:
-    """Takes the next ones off the end of `waiting`, no two of one key: what was read anew is there a second time."""
+    """Takes the next batch off `waiting`, with no key twice: a program that was read again is there twice."""
     batch: dict[str, Used[_Use]] = {}
     second = []
     while waiting and len(batch) < MAX_BATCH:

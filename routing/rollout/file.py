@@ -1,4 +1,4 @@
-"""`ROLLOUT_FILE`: the percentage from a mounted file (YAML or JSON). A file that makes no sense moves no traffic."""
+"""`ROLLOUT_FILE`: the percentage from a mounted file (YAML or JSON). An invalid file moves no traffic."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,11 +13,11 @@ from routing.rollout.flag import RolloutFlag
 from routing.rollout.model import Change, Source, to_basis_points
 
 SETTLE_S = 1.0
-"""How long a file that does not end with a line break must stay as it is: it may be half-written."""
+"""Time that a file without a final line break must stay unchanged, in seconds: the file may be half-written."""
 
 
 class InvalidRolloutFile(Exception):
-    """What the file says is no rollout."""
+    """The file does not describe a rollout."""
 
 
 class _FileBody(BaseModel):
@@ -28,7 +28,7 @@ class _FileBody(BaseModel):
 
 
 def parse(content: bytes, by: str) -> Change:
-    """The change that a file asks for. Raises InvalidRolloutFile."""
+    """Reads the change that a file asks for. Raises InvalidRolloutFile."""
     try:
         body = _FileBody.model_validate(mounted_file.parse(content))
         return Change(to_basis_points(Decimal(str(body.canary_percent))), Source.FILE, by, body.reason)
@@ -39,23 +39,23 @@ def parse(content: bytes, by: str) -> Change:
 
 
 class RolloutFile:
-    """Brings what the file says into force, each time that it says something new."""
+    """Applies the file's percentage each time that the content is new."""
 
     def __init__(self, flag: RolloutFlag, name: str) -> None:
-        """`name` stands in the history as the author."""
+        """Takes the `name` that stands in the history as the author."""
         self._flag = flag
         self._name = name
         self._log_once = LogOnce("rollout file ignored; the last good value stays", file=name)
 
     async def follow(self, contents: AsyncIterator[bytes | OSError]) -> None:
-        """Hears what the file holds, for as long as it is told."""
-        heard: bytes | None = None
+        """Applies each new content, for as long as there are any to come."""
+        applied: bytes | None = None
         unsettled: tuple[bytes, float] | None = None
         async for content in contents:
             if isinstance(content, OSError):
                 self._log_once.warn(f"it cannot be read: {content.strerror}")
                 continue
-            if content == heard:
+            if content == applied:
                 continue
             now = asyncio.get_running_loop().time()
             if not content.endswith(b"\n"):
@@ -64,12 +64,13 @@ class RolloutFile:
                 if now - unsettled[1] < SETTLE_S:
                     continue
             if await self._apply(content):
-                heard = content
+                applied = content
 
     async def _apply(self, content: bytes) -> bool:
-        """Whether this content needs no second hearing."""
+        """Applies `content`; returns False if that must be tried again."""
+        epoch = self._flag.epoch  # a rollback while the file is parsed comes after the file's wish
         try:
-            await self._flag.apply(await asyncio.to_thread(parse, content, self._name))
+            await self._flag.apply(await asyncio.to_thread(parse, content, self._name), asked_in=epoch)
         except InvalidRolloutFile as error:
             self._log_once.warn(str(error))
         except StoreUnavailable as error:

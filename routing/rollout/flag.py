@@ -1,93 +1,81 @@
-"""The rollout flag while the service runs: read from memory on each call, changed by one door, remembered in a log."""
+"""The rollout flag while the service runs: read from memory on each call, changed by one door, remembered in a log.
+
+A rollback voids every change that was asked for before it. Each rollback, of this replica (when it is asked for) or of
+another (when this replica learns of it), begins a new epoch. A change keeps the epoch in which it was asked for, and is
+refused if another has begun before it is written. The log's append is a compare-and-set on the newest revision, and
+each revision that a replica reads names the newest rollback before it. So no replica can append a change without
+having learned of all rollbacks in the log.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Protocol
 
 import structlog
 
-from routing.errors import RollbackUnwritten, StaleRevision, StoreUnavailable
+from routing.errors import ChangeVoided, RollbackUnwritten, StaleRevision
+from routing.rollout.log import RolloutLog
 from routing.rollout.model import Change, Rollout, Source
 
 _log = structlog.stdlib.get_logger("poolshift.rollout")
 
 
-class RolloutLog(Protocol):
-    """Where revisions are kept, for ever and in order, by every replica."""
-
-    async def latest(self) -> Rollout | None:
-        """The newest revision; None where there is none yet."""
-        ...
-
-    async def append(self, change: Change, *, after: int) -> Rollout:
-        """Makes `change` the revision that follows `after`.
-
-        Raises:
-            StaleRevision: `after` is not the newest.
-            StoreUnavailable: it could not be written.
-        """
-        ...
-
-    async def history(self, *, limit: int, before: int | None = None) -> Sequence[Rollout]:
-        """Revisions, newest first, older than `before`."""
-        ...
-
-    async def last_seen(self, source: Source) -> str | None:
-        """What a source said when it was last looked at."""
-        ...
-
-    async def saw(self, source: Source, value: str) -> None:
-        """Notes what a source says."""
-        ...
-
-
 class RolloutFlag:
-    """The current revision and the only way to a new one. Listeners apply of each, at once and in order."""
+    """The current revision and the only way to a new one. Listeners are called at once and in order."""
 
     def __init__(self, log: RolloutLog, current: Rollout) -> None:
         self.current = current
-        """What is in force; of a rollback that is not written yet, `revision` is the one that it was called at."""
+        """The revision in force. A rollback that is not written yet has the revision at which it was asked for."""
         self.threshold = current.threshold
-        """The first bucket that is not V2's; each call reads it."""
+        """The first bucket that belongs to V1; each call reads it."""
+        self.is_cut_off = False
+        """True while everything goes to V1 because this replica may have missed a revision."""
+        self.epoch = 0
+        """The number of rollbacks that this replica has learned of while it runs."""
         self._log = log
         self._newest = current  # of the log
         self._dirty: Change | None = None  # a rollback, in force here alone
+        self._stated: dict[Source, tuple[str, int]] = {}
         self._writing = asyncio.Lock()
         self._listeners: list[Callable[[Rollout], None]] = []
 
     @property
     def is_written(self) -> bool:
-        """Whether what is in force is a revision of the log, as it is but for the moments after a rollback."""
+        """True if the log has what is in force, which is so except for the moments after a rollback."""
         return self._dirty is None
 
     def listen(self, listener: Callable[[Rollout], None]) -> None:
         """Calls `listener` with what has just come into force, and again when a rollback has got its revision."""
         self._listeners.append(listener)
 
-    async def change(self, change: Change, *, expected: int | None = None) -> Rollout:
+    async def change(self, change: Change, *, expected: int | None = None, asked_in: int | None = None) -> Rollout:
         """Brings `change` into force.
 
         Args:
+            change: the percentage and its reason.
             expected: the revision that the change is meant for; None is whatever is the newest.
+            asked_in: the epoch in which the change was asked for; None is the current one.
 
         Raises:
             StaleRevision: the flag is not at `expected`, here or on another replica.
-            StoreUnavailable: it could not be remembered, and is not in force.
+            ChangeVoided: a rollback was asked for after the change.
+            StoreUnavailable: the change could not be remembered, and is not in force.
         """
+        epoch = self.epoch if asked_in is None else asked_in
         await self.flush()
         async with self._writing:
-            rollout = await self._append(change, expected)
+            rollout = await self._append(change, expected, epoch)
             self.follow(rollout)
             return rollout
 
     async def rollback(self, by: str, reason: str | None, source: Source = Source.ROLLBACK) -> Rollout:
-        """All traffic to V1, in force here before it is remembered: from now on the split sends nothing to V2.
+        """Sends all traffic to V1. The rollback is in force here before it is written, and voids all earlier changes.
 
         Raises:
-            RollbackUnwritten: it is in force here, but not remembered yet, and so nowhere else; `flush` tries again.
+            RollbackUnwritten: it is in force here, but not written yet, and so nowhere else; `flush` tries again.
         """
+        self.epoch += 1
         self._dirty = Change(0, source, by, reason)
         self._come_into_force(
             replace(
@@ -102,49 +90,96 @@ class RolloutFlag:
         )
         try:
             return await self.flush() or self.current
-        except StoreUnavailable as error:
+        except Exception as error:  # whatever the store raises, the caller must know that the rollback is in force
             _log.warning("rollback in force, but not written yet", by=by, reason=reason, error=str(error))
             raise RollbackUnwritten(str(error)) from error
 
-    async def apply(self, change: Change) -> None:
-        """Takes what a source that only ever states its wish (environment, file, provider) states now.
+    async def apply(self, change: Change, *, asked_in: int | None = None) -> None:
+        """Applies the value of a source that states its wish again and again (environment, file, provider).
 
-        It counts as a change only where it differs from what that source stated before, or, for a source that was never
-        heard, from what is in force: so neither a restart nor a second look undoes anybody's change.
+        The value counts as a change only if it differs from what that source stated before, or, for a source that was
+        never applied, from what is in force. So neither a restart nor a second look undoes anybody's change. A value
+        that was first stated before a rollback is void, however often it is stated afterwards.
 
         Raises:
-            StoreUnavailable: it could not be remembered, and is not in force.
+            StoreUnavailable: the value could not be remembered, and is not in force.
         """
         says = str(change.canary_basis_points)
+        epoch = self._first_stated_in(change.source, says, asked_in)
         while (said := await self._log.last_seen(change.source)) != says:
             newest = self.current
             is_in_force = newest.canary_basis_points == change.canary_basis_points
-            # What another replica has just heard from the same source is no second change.
+            # A value that another replica has just applied from the same source is not a second change.
             if not is_in_force or (said is not None and newest.source != change.source):
                 try:
-                    await self.change(change, expected=newest.revision)
+                    await self.change(change, expected=newest.revision, asked_in=epoch)
+                except ChangeVoided as error:
+                    _log.warning("a source's change is void", source=change.source, by=change.by, reason=str(error))
                 except StaleRevision:
                     continue
             await self._log.saw(change.source, says)
 
     async def flush(self) -> Rollout | None:
-        """Remembers a rollback that is not remembered yet; its revision, or None where there is none to remember.
+        """Writes a rollback that is not written yet; returns its revision, or None if there is nothing to write.
 
         Raises:
-            StoreUnavailable: it cannot be.
+            StoreUnavailable: the rollback cannot be written now.
         """
         async with self._writing:
             if (change := self._dirty) is None:
                 return None
-            rollout = await self._append(change, None)
-            if self._dirty is change:  # and not another one, which was called for meanwhile
+            rollout = await self._append(change, None, None)
+            if self._dirty is change:  # and not another rollback, which was asked for meanwhile
                 self._dirty = None
-            self.follow(rollout)
+            self._follow(rollout, is_own_rollback=True)
             return rollout
 
     def follow(self, rollout: Rollout) -> None:
-        """The log's newest revision comes into force, unless an unwritten rollback is: that will be newer still."""
+        """Brings the log's newest revision into force, unless a rollback is still to be written: that will be newer."""
+        self._follow(rollout, is_own_rollback=False)
+
+    def cut_off(self, staleness_s: float) -> None:
+        """Sends everything to V1 from now on: this replica may have missed a rollback."""
+        self.is_cut_off = True
+        self._come_into_force(self.current)
+        _log.error("cut off from the rollout; everything goes to V1", staleness_s=round(staleness_s, 1))
+
+    def reconnect(self) -> None:
+        """Goes back to the log's newest revision, which this replica knows again."""
+        self.is_cut_off = False
+        self._come_into_force(self.current)
+        _log.info("caught up with the rollout", canary_percent=self.current.canary_percent)
+
+    async def history(self, *, limit: int, before: int | None = None) -> Sequence[Rollout]:
+        """Reads revisions older than `before`, the newest first."""
+        return await self._log.history(limit=limit, before=before)
+
+    def _first_stated_in(self, source: Source, says: str, asked_in: int | None) -> int:
+        """The epoch in which a source first stated the value that it states now."""
+        stated = self._stated.get(source)
+        if stated is None or stated[0] != says:
+            stated = self._stated[source] = says, self.epoch if asked_in is None else asked_in
+        return stated[1]
+
+    async def _append(self, change: Change, expected: int | None, epoch: int | None) -> Rollout:
+        while True:
+            self._refuse_if_void(epoch)
+            try:
+                return await self._log.append(change, after=self._newest.revision if expected is None else expected)
+            except StaleRevision as stale:
+                self.follow(stale.current)
+                self._refuse_if_void(epoch)
+                if expected is not None:
+                    raise
+
+    def _refuse_if_void(self, epoch: int | None) -> None:
+        if epoch is not None and epoch != self.epoch:
+            raise ChangeVoided(self.current)
+
+    def _follow(self, rollout: Rollout, *, is_own_rollback: bool) -> None:
         if rollout.revision > self._newest.revision:
+            if rollout.rollback_revision > self._newest.rollback_revision and not is_own_rollback:
+                self.epoch += 1
             self._newest = rollout
         newest = self._newest
         if self._dirty is None and newest.revision > self.current.revision:
@@ -158,30 +193,18 @@ class RolloutFlag:
                 reason=newest.reason,
             )
 
-    async def history(self, *, limit: int, before: int | None = None) -> Sequence[Rollout]:
-        """Revisions, newest first, older than `before`."""
-        return await self._log.history(limit=limit, before=before)
-
-    async def _append(self, change: Change, expected: int | None) -> Rollout:
-        while True:
-            try:
-                return await self._log.append(change, after=self._newest.revision if expected is None else expected)
-            except StaleRevision as stale:
-                self.follow(stale.current)
-                if expected is not None:
-                    raise
-
     def _come_into_force(self, rollout: Rollout) -> None:
         self.current = rollout
-        self.threshold = rollout.threshold
+        effective = replace(rollout, canary_basis_points=0) if self.is_cut_off else rollout
+        self.threshold = effective.threshold
         for listener in self._listeners:
-            listener(rollout)
+            listener(effective)
 
 
 async def open_flag(log: RolloutLog, canary_basis_points: int | None) -> RolloutFlag:
-    """The flag as the last run left it.
+    """Opens the flag as the last run left it.
 
-    `canary_basis_points` is what the environment says (`CANARY_PERCENT`), in hundredths of a percent; None is nothing.
+    `canary_basis_points` is the environment's value (`CANARY_PERCENT`), in hundredths of a percent; None is no value.
 
     Raises:
         StoreUnavailable: the log cannot be read.

@@ -1,4 +1,4 @@
-"""The rollout flag as data: one revision of it, and what a change asks for."""
+"""The rollout flag as data: one revision of the flag, and a change that somebody asks for."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from routing.split import BASIS_POINTS, threshold
 
 
 class Source(StrEnum):
-    """Where a change came from."""
+    """The origin of a change."""
 
     DEFAULT = "default"
     ENVIRONMENT = "environment"
@@ -21,9 +21,22 @@ class Source(StrEnum):
     JUDGE = "judge"
 
 
+RAMPS = frozenset(Source) - {Source.ROLLBACK, Source.PLAN, Source.JUDGE}
+"""Sources that set a percentage, be it 0 %, and void nothing."""
+
+
+def voids_earlier_changes(canary_basis_points: int, source: str) -> bool:
+    """Tells a rollback from a ramp.
+
+    A source that this replica does not know counts as a rollback if it sets 0 %: a newer replica may have other ways to
+    roll back, and a rollback must not be missed.
+    """
+    return canary_basis_points == 0 and source not in RAMPS
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A wish for a new percentage: how much (in hundredths of a percent), by whom, from where, why."""
+    """A request for a percentage (in hundredths of a percent): by whom, from which source, and why."""
 
     canary_basis_points: int
     source: Source
@@ -33,19 +46,26 @@ class Change:
     def __post_init__(self) -> None:
         if not 0 <= self.canary_basis_points <= BASIS_POINTS:
             raise ValueError(f"{self.canary_basis_points} is not from 0 to {BASIS_POINTS}")
+        for text in (self.by, self.reason or ""):
+            text.encode()  # raises UnicodeEncodeError, a ValueError, for half a surrogate pair
+            if "\0" in text:
+                raise ValueError("the author or the reason contains a NUL character")
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One revision of the flag. Revisions count up from 1 without a gap; each is kept for ever."""
+    """A revision of the flag. Revisions count up from 1 without a gap; each is kept for ever."""
 
     revision: int
     canary_basis_points: int
     previous_basis_points: int | None
-    source: Source
+    source: Source | str
+    """A plain string is the source of a newer replica, which this one does not know."""
     updated_by: str
     reason: str | None
     updated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    rollback_revision: int = field(default=0, compare=False)
+    """The newest rollback up to this revision; 0 if there is none. Revisions read from the history leave it at 0."""
 
     @property
     def canary_percent(self) -> float:
@@ -54,12 +74,12 @@ class Rollout:
 
     @property
     def threshold(self) -> int:
-        """The first bucket of the split that is not V2's."""
+        """The first bucket of the split that belongs to V1."""
         return threshold(self.canary_basis_points)
 
 
 def to_basis_points(percent: Decimal | float) -> int:
-    """Hundredths of a percent.
+    """Converts a percentage to hundredths of a percent.
 
     Raises:
         ValueError: not a multiple of 0.01, or not from 0 to 100.

@@ -1,4 +1,4 @@
-"""`ROLLOUT_FLAG`: the percentage from an OpenFeature provider, by its change events and not by an evaluation per call.
+"""`ROLLOUT_FLAG`: the percentage from an OpenFeature provider, read at its change events and not for each call.
 
 OpenFeature (openfeature.dev) is an optional group of dependencies (`flags`).
 """
@@ -13,7 +13,7 @@ from routing.rollout.flag import RolloutFlag
 from routing.rollout.model import Change, Source, to_basis_points
 
 LOOK_AGAIN_S = 5.0
-"""A provider that sends no events is asked this often."""
+"""Interval at which a provider that sends no events is asked, in seconds."""
 
 
 class InvalidProvider(Exception):
@@ -24,10 +24,10 @@ class RolloutProvider:
     """Evaluates one flag when its provider says that something has changed."""
 
     def __init__(self, flag: RolloutFlag, flag_key: str, provider: str) -> None:
-        """`provider` is `module:factory`; the factory takes no arguments and reads its own environment.
+        """Imports `provider`, which is `module:factory`; the factory takes no arguments and reads its own environment.
 
         Raises:
-            InvalidProvider: it cannot be imported.
+            InvalidProvider: the provider cannot be imported.
         """
         try:
             self._api: Any = importlib.import_module("openfeature.api")
@@ -44,7 +44,7 @@ class RolloutProvider:
         self._log_once = LogOnce("rollout flag ignored; the last good value stays", flag=flag_key)
 
     async def follow(self) -> None:
-        """Brings the flag's value into force, now and whenever it changes."""
+        """Applies the flag's value, now and whenever the value changes."""
         loop = asyncio.get_running_loop()
 
         def changed(_: object) -> None:
@@ -69,13 +69,15 @@ class RolloutProvider:
             await asyncio.to_thread(self._api.shutdown)
 
     async def _apply(self) -> None:
+        epoch = self._flag.epoch  # a rollback while the provider evaluates comes after the provider's wish
         details = await asyncio.to_thread(self._api.get_client().get_float_details, self._flag_key, -1.0)
         if details.error_code is not None:
             self._log_once.warn(f"{details.error_code}: {details.error_message}")
             return
         try:
             points = to_basis_points(details.value)
-            await self._flag.apply(Change(points, Source.FLAG, self._flag_key, f"variant {details.variant}"))
+            change = Change(points, Source.FLAG, self._flag_key, f"variant {details.variant}")
+            await self._flag.apply(change, asked_in=epoch)
         except (ValueError, ArithmeticError, StoreUnavailable) as error:
             self._log_once.warn(str(error))
         else:

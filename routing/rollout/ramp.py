@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from analysis.verdict import Say, Verdict
 from routing.errors import NoPlan, PlanConflict
-from routing.rollout.model import Rollout, Source
+from routing.rollout.model import Rollout, Source, voids_earlier_changes
 from routing.rollout.plan import Plan, PlanStep
 from routing.split import BASIS_POINTS
 
@@ -256,7 +256,7 @@ def percent_changed(ramp: Ramp, rollout: Rollout) -> Move | None:
     """Takes note of a new percentage that is not the ramp's own: a rollback ends the ramp, other changes pause it."""
     if rollout.source in (Source.PLAN, Source.JUDGE) and rollout.canary_basis_points > 0:
         return None
-    if rollout.canary_basis_points == 0 and rollout.source in (Source.ROLLBACK, Source.JUDGE, Source.PLAN):
+    if voids_earlier_changes(rollout.canary_basis_points, rollout.source):
         if ramp.state.is_under_way or ramp.state is RampState.PROMOTED:
             return Move(_to(ramp, RampState.ROLLED_BACK, rollout.updated_by, rollout.reason))
         return None

@@ -1,4 +1,4 @@
-"""The spans of one sampled call, made by hand where its time goes (`routing.telemetry.tracing` shows the tree)."""
+"""The spans of one sampled call (`routing.telemetry.tracing` shows the tree)."""
 
 import random
 import time
@@ -43,7 +43,6 @@ class CallTrace:
         self._span_id = _new_span_id()
         self._began = time.time_ns()
         self._queued_at = 0
-        self._last_run_ended = 0
         self._run: tuple[str, int, int] | None = None
         self._is_cancelled = False
         self._attributes: dict[str, str | int] = {}
@@ -51,7 +50,7 @@ class CallTrace:
     # --- what the router tells
 
     def routed(self, decision: Decision, revision: int, began: int) -> None:
-        """A version was decided on, by a rollout of `revision`; the decision began at `began`."""
+        """Ends the span of a decision, which a rollout of `revision` made and which began at `began`."""
         if self._queued_at:
             self._end_queue(time.time_ns(), None)
         version: dict[str, str | int] = {
@@ -64,11 +63,11 @@ class CallTrace:
         )
 
     def queue_begins(self) -> None:
-        """The call is in its pool."""
+        """Begins the wait in a pool."""
         self._queued_at = time.time_ns()
 
     def failed(self, code: str) -> None:
-        """The call failed in its pool, or was cancelled there; maybe before it ran."""
+        """Ends the wait of a call that failed or was cancelled in its pool, if the call had not run."""
         self._is_cancelled = code == CANCELLED
         if self._queued_at and self._run is None:
             self._end_queue(time.time_ns(), code)
@@ -76,8 +75,6 @@ class CallTrace:
     # --- what the pool tells
 
     def run_begins(self, worker_pid: int) -> str:
-        # Run again by the pool, since its worker died, the call has waited from then on.
-        self._queued_at = self._queued_at or self._last_run_ended
         span_id = _new_span_id()
         self._run = span_id, time.time_ns(), worker_pid
         return f"00-{self.trace_id}-{span_id}-01"
@@ -95,17 +92,16 @@ class CallTrace:
             span_names.PROCESS_PID: pid,
         }
         self._emit(span_names.RUN, began, now, attributes, CANCELLED if self._is_cancelled else _code(error), span_id)
-        self._last_run_ended = now
 
     # --- what the endpoint tells
 
     def answered(self, name: str, status: int, error: str | None, attributes: dict[str, str | int]) -> None:
-        """The call has its answer; `error` is the code of what went wrong, where that was not the client's doing."""
+        """Ends the trace of a call that is answered; `error` is the code of an error that the client did not cause."""
         attributes[http_attributes.HTTP_RESPONSE_STATUS_CODE] = status
         self._end(name, error, attributes)
 
     def abandoned(self, name: str, attributes: dict[str, str | int]) -> None:
-        """The client went away before."""
+        """Ends the trace of a call whose client went away."""
         self._end(name, CANCELLED, attributes)
 
     # --- spans
@@ -146,7 +142,7 @@ class CallTrace:
         )
 
     def _emit_recorded(self, recorded: msgspec.Raw) -> None:
-        """A span of the worker's, unread."""
+        """Exports a span of the worker's as it came."""
         if memoryview(recorded).nbytes > MAX_BYTES:
             _log.warning("a worker's span is too big", trace_id=self.trace_id)
             self._export.lost(1)

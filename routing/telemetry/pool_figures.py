@@ -1,4 +1,4 @@
-"""What the pools look like at the moment of a scrape, as Prometheus families."""
+"""Figures of the pools at the moment of a scrape, as Prometheus families."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,7 +12,7 @@ from routing.versions import Version
 
 
 class PoolFigures(Collector):
-    """Gauges over snapshots: whoever serves a scrape takes these first, since measuring workers must not block."""
+    """Gauges over snapshots. A scrape takes the snapshots first, since measuring workers must not block."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._snapshots: Sequence[PoolSnapshot] = ()
@@ -20,7 +20,7 @@ class PoolFigures(Collector):
         registry.register(self)
 
     def update(self, snapshots: Sequence[PoolSnapshot], sessions: Mapping[Version, int]) -> None:
-        """What the next scrape shows."""
+        """Sets the figures for the next scrape."""
         self._snapshots, self._sessions = snapshots, sessions
 
     def collect(self) -> Iterable[Metric]:

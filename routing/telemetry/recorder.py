@@ -1,4 +1,4 @@
-"""Every figure that tells the versions apart: metrics are verbs on one recorder, on a registry that is handed in.
+"""Records every figure that tells the versions apart: metrics are verbs on one recorder, on an injected registry.
 
 The names are the contract's; `docs/metrics.md` says what each is good for.
 """
@@ -23,7 +23,7 @@ _DURATION_BUCKETS = (
 _START_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 OK: Final = "ok"
 MAX_LM_MODELS = 20
-"""Models have a label of their own up to so many: sessions name what they like."""
+"""Limit of models with their own label: sessions choose the names."""
 OTHER_MODELS = "other"
 
 
@@ -32,7 +32,7 @@ class Recorder:
     """Counts what the router and the pools do. What each call counts is a tally (`routing.telemetry.tallies`)."""
 
     def __init__(self, registry: CollectorRegistry, errors: Mapping[str, str]) -> None:
-        """`errors` are the categories of all codes: their series begin at zero, so that a rate sees the first error."""
+        """Takes the categories of all codes as `errors`: the series begin at 0, so a rate sees the first error."""
         self._requests = tallies.Counter(
             "poolshift_requests_total",
             "Calls that were answered, by version, operation and outcome (ok or an error code).",
@@ -74,9 +74,14 @@ class Recorder:
             "Since this replica last knew that its rollout is the newest; 0 while it keeps up.",
             registry=registry,
         )
+        self._cut_off = Gauge(
+            "poolshift_rollout_cut_off",
+            "1 while everything goes to V1 because this replica is cut off from the rollout, else 0.",
+            registry=registry,
+        )
         self._rollback = Gauge(
             "poolshift_rollback_last_dispatch_seconds",
-            "From the last fall to 0 percent until the last dispatch to V2; 0 where none came after it.",
+            "From the last fall to 0 percent until the last dispatch to V2; 0 if none came after it.",
             registry=registry,
         )
         self._drain = Gauge(
@@ -108,7 +113,7 @@ class Recorder:
         )
         self._start_duration = Histogram(
             "poolshift_worker_start_duration_seconds",
-            "From the wish for a worker until it was ready.",
+            "Time from requesting a worker until it is ready.",
             ["pool_version"],
             buckets=_START_BUCKETS,
             registry=registry,
@@ -139,7 +144,7 @@ class Recorder:
                 self._exits.labels(version, cause)
 
     def decided(self, decision: Decision) -> None:
-        """A call was routed."""
+        """Counts a decision."""
         self._decided[decision.version][decision.reason].inc()
 
     def answered(
@@ -151,9 +156,9 @@ class Recorder:
         queued_s: float,
         trace_id: str | None = None,
     ) -> None:
-        """A call has its answer, `seconds` after its decision, `queued_s` of them in the queue.
+        """Counts a call that is answered, `seconds` after its decision, `queued_s` of them in the queue.
 
-        `trace_id` is there where the call is sampled: it is the exemplar, which OpenMetrics shows.
+        `trace_id` is the trace of a sampled call: the exemplar, which OpenMetrics shows.
         """
         calls = self._calls.get((version, operation))
         if calls is None:
@@ -165,15 +170,15 @@ class Recorder:
         self._waits[version].observe(queued_s)
 
     def failed(self, version: Version, code: str, category: str) -> None:
-        """A call's answer is an error."""
+        """Counts a call whose answer is an error."""
         self._errors.labels(version, code, category).inc()
 
     def spans(self, outcome: SpanOutcome, count: int) -> None:
-        """What became of `count` spans."""
+        """Counts the end of `count` spans."""
         self._spans.labels(outcome).inc(count)
 
     def lm_used(self, version: Version, model: str, usage: LMUsage) -> None:
-        """An execution used tokens, whether it went well or not."""
+        """Counts the tokens of an execution, whether it went well or not."""
         if len(self._lm_models) < MAX_LM_MODELS:
             self._lm_models.add(model)
         label = model if model in self._lm_models else OTHER_MODELS
@@ -185,24 +190,27 @@ class Recorder:
         self._restarts.labels(task).inc(count)
 
     def rollout_changed(self, rollout: Rollout) -> None:
-        """Another revision is in force."""
+        """Notes the rollout that has come into force."""
         self._canary_percent.set(rollout.canary_percent)
         self._revision.set(rollout.revision)
 
-    def watch(self, *, staleness: Callable[[], float], rollback: Callable[[], float]) -> None:
-        """Asks, at each scrape, how stale the rollout is here and how long the last rollback took, in seconds."""
+    def watch(
+        self, *, staleness: Callable[[], float], rollback: Callable[[], float], is_cut_off: Callable[[], bool]
+    ) -> None:
+        """Asks at each scrape for the rollout's staleness and last rollback's time, in seconds, and for a cut-off."""
         self._staleness.set_function(staleness)
+        self._cut_off.set_function(is_cut_off)
         self._rollback.set_function(rollback)
 
     def draining(self, seconds_left: Callable[[], float]) -> None:
-        """A drain has begun: asks, at each scrape, how much of its time is left."""
+        """Notes that a drain has begun: asks at each scrape for the time that is left."""
         self._drain.set_function(seconds_left)
 
     def worker_started(self, version: str, seconds: float) -> None:
-        """A worker is ready, `seconds` after it was asked for."""
+        """Counts a worker that is ready, `seconds` after the pool asked for it."""
         self._starts.labels(version).inc()
         self._start_duration.labels(version).observe(seconds)
 
     def worker_exited(self, version: str, cause: ExitCause) -> None:
-        """A worker is dead."""
+        """Counts a worker that is dead."""
         self._exits.labels(version, cause).inc()

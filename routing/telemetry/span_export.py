@@ -29,11 +29,11 @@ from routing.telemetry.spans import (
 )
 
 HAND_OVER_S = 0.2
-"""Spans wait so long for others, to be handed over in one piece."""
+"""Time for which spans wait for others, to be handed over in one piece."""
 END_TIMEOUT_S = FLUSH_TIMEOUT_S + 1.0
-"""The end of the service waits so long for the exporter's: one that hangs is killed."""
+"""Limit of the wait for the exporter at the end of the service: an exporter that hangs is killed."""
 _LONG_LIFE_S = 60.0
-"""An exporter that lived so long worked: the failures in a row begin anew."""
+"""Life after which an exporter counts as having worked: failures in a row are counted from 0 again."""
 
 CountSpans = Callable[[SpanOutcome, int], None]
 
@@ -43,7 +43,7 @@ _log = structlog.stdlib.get_logger("poolshift.tracing")
 
 
 class SpanExport:
-    """The exporter (`routing.telemetry.span_exporter`) and the spans on their way to it; one that dies is replaced.
+    """The exporter (`routing.telemetry.span_exporter`), replaced when it dies, and the spans on their way to it.
 
     No more than the queue's size are on their way at once, from here until the exporter has said what became of them.
     What comes on top is dropped and counted.
@@ -78,7 +78,7 @@ class SpanExport:
         self._count("failed", count)
 
     async def aclose(self) -> None:
-        """Has everything exported; gives up on what the collector does not take in `END_TIMEOUT_S`."""
+        """Has all spans exported; gives up on those that the collector does not take in `END_TIMEOUT_S`."""
         self._is_closing = True
         left = len(self._waiting) + self._handed_over + self._exported
         self._hand_over()
@@ -121,7 +121,7 @@ class SpanExport:
             await asyncio.sleep(backoff_s(failures))
 
     async def _run_exporter(self) -> str:
-        """Runs one until it ends; returns how it did."""
+        """Runs an exporter until it ends; returns how it ended."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
             exporter = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""Exports spans to an OTLP collector, in a process of its own: what OpenTelemetry takes for that is no call's time.
+"""Exports spans to an OTLP collector, in a separate process: the time that OpenTelemetry takes delays no call.
 
 It ends when it is told that no span follows, or when the service is gone, in either case after it has exported what it
 has; it takes at most `routing.telemetry.spans.FLUSH_TIMEOUT_S` for that.
@@ -46,7 +46,7 @@ from routing.telemetry.spans import (
 
 _Item = TypeVar("_Item")
 _NICENESS = 10
-"""Calls come first."""
+"""Niceness: calls come first."""
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _SCOPE = InstrumentationScope("poolshift", schema_url=Schemas.V1_44_0.value)
 _KINDS = {kind.value: kind for kind in SpanKind}
@@ -57,14 +57,14 @@ _log = logging.getLogger("poolshift.tracing")
 
 
 class _Service:
-    """The other end of the socket. The processor's thread speaks to it as well."""
+    """The other end of the socket. The processor's thread sends to it as well."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._lock = threading.Lock()
 
     def tell(self, message: FromExporter) -> None:
-        """Says something, or nothing where nobody hears it any more."""
+        """Sends a message; does nothing if the service is gone."""
         data = frame(msgspec.json.encode(message))
         try:
             with self._lock:
@@ -73,12 +73,12 @@ class _Service:
             pass
 
     def count(self, outcome: SpanOutcome, count: int) -> None:
-        """Says what became of spans."""
+        """Reports the end of `count` spans."""
         self.tell(Outcome(outcome, count))
 
 
 class _LinesToService(logging.Handler):
-    """Has the service log what is logged here, in its own format."""
+    """Sends log records to the service, which logs them in its own format."""
 
     def __init__(self, service: _Service) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class _LinesToService(logging.Handler):
 
 
 def _one_by_one(spans: Iterable[_Item]) -> Iterator[_Item]:
-    """Lets whoever waits for the core have it between two spans.
+    """Yields the core between two spans to any process that waits for the core.
 
     Where Linux preempts lazily, as it does by default from 6.12 on, niceness alone does not: a process that makes no
     system call keeps its core until the next tick, for 1 to 10 ms, and encoding a batch takes as long.
@@ -100,14 +100,14 @@ def _one_by_one(spans: Iterable[_Item]) -> Iterator[_Item]:
 
 
 class _Batch(list[ReadableSpan]):
-    """What OpenTelemetry encodes in one go."""
+    """A batch that OpenTelemetry encodes in one go."""
 
     def __iter__(self) -> Iterator[ReadableSpan]:
         return _one_by_one(super().__iter__())
 
 
 class _CountingExporter(SpanExporter):
-    """Tells of what the exporter underneath took and what it lost. It runs in the processor's thread."""
+    """Counts the spans that the exporter underneath took or lost. The processor's thread runs this."""
 
     def __init__(self, exporter: SpanExporter, service: _Service) -> None:
         self._exporter = exporter
@@ -126,7 +126,7 @@ class _CountingExporter(SpanExporter):
 
 
 class _Export:
-    """Makes OpenTelemetry's spans and queues them. The queue never overflows: the service counts what is on its way."""
+    """Makes and queues OpenTelemetry's spans. The queue never overflows: the service counts the spans on their way."""
 
     def __init__(self, how: Export, service: _Service) -> None:
         self._service = service
@@ -140,7 +140,7 @@ class _Export:
         )
 
     def take(self, span: Span) -> None:
-        """Queues it."""
+        """Queues a span."""
         if isinstance(span, CallSpan):
             self._processor.on_end(self._of_call(span))
             return
@@ -151,7 +151,7 @@ class _Export:
             self._service.count("failed", 1)
 
     def flush(self) -> None:
-        """Exports what is queued."""
+        """Exports the queue."""
         self._processor.shutdown()  # type: ignore[no-untyped-call]
 
     def _of_call(self, span: CallSpan) -> ReadableSpan:
@@ -173,7 +173,7 @@ class _Export:
         )
 
     def _of_worker(self, message: WorkerSpan) -> ReadableSpan:
-        """In the trace of its call, whatever the worker says."""
+        """Puts a worker's span into the trace of its call, whatever the worker says."""
         span = decode_span(message.recorded)
         state = _state(message.tracestate)
         return ReadableSpan(
@@ -200,7 +200,7 @@ def _state(tracestate: str | None) -> TraceState | None:
 
 
 def main() -> None:
-    """Exports until there is no more."""
+    """Exports until the last span."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the service says when to end; others may signal all of its processes
     os.nice(_NICENESS)

@@ -1,4 +1,4 @@
-"""What passes between the service and the process that exports its spans, both ways. Each message is a frame of JSON.
+"""Messages between the service and the process that exports its spans. Each message is a frame of JSON.
 
 The service's end is `routing.telemetry.span_export`, the other `routing.telemetry.span_exporter`. Times are in
 nanoseconds since the epoch, ids in hexadecimal, as everywhere outside OpenTelemetry's SDK.
@@ -9,18 +9,18 @@ from typing import Literal
 import msgspec
 
 SpanOutcome = Literal["exported", "failed", "dropped"]
-"""What becomes of a span: `failed` where the collector did not take it, `dropped` where too many waited already."""
+"""The end of a span: `failed` if the collector did not take it, `dropped` if too many waited already."""
 
 
 FLUSH_TIMEOUT_S = 2.0
-"""The exporter takes at most so long for what it still has, once nothing follows."""
+"""Limit of the exporter's last export, in seconds, once no span follows."""
 
 
 class Export(msgspec.Struct, tag="export"):
-    """The first message: how to export. Where, with which headers, TLS and timeout, is in the environment."""
+    """The first message: how to export. The environment has the collector's URL, headers, TLS and timeout."""
 
     endpoint: str | None
-    """None is what OpenTelemetry's variables say."""
+    """The collector; None is the collector of OpenTelemetry's variables."""
     resource: dict[str, str]
     max_queue_size: int
     max_batch_size: int
@@ -28,7 +28,7 @@ class Export(msgspec.Struct, tag="export"):
 
 
 class CallSpan(msgspec.Struct, tag="call", array_like=True):
-    """A span of the service's own."""
+    """A span that the service made."""
 
     trace_id: str
     span_id: str
@@ -40,11 +40,11 @@ class CallSpan(msgspec.Struct, tag="call", array_like=True):
     tracestate: str | None = None
     is_error: bool = False
     is_server: bool = False
-    """It is the server's, and its parent, if any, the caller's."""
+    """True for the server's span, whose parent is the caller's, if there is one."""
 
 
 class WorkerSpan(msgspec.Struct, tag="worker", array_like=True):
-    """What a worker has recorded, as it came: a `poolshift.worker.tracing.recorded_spans.RecordedSpan`, or nonsense."""
+    """A span as a worker sent it: a `poolshift.worker.tracing.recorded_spans.RecordedSpan`, or nonsense."""
 
     trace_id: str
     recorded: msgspec.Raw
@@ -53,24 +53,24 @@ class WorkerSpan(msgspec.Struct, tag="worker", array_like=True):
 
 Span = CallSpan | WorkerSpan
 MAX_SPANS_AT_ONCE = 128
-"""In a message, which is a frame: worker's spans may be big (`poolshift.worker.tracing.recorded_spans.MAX_BYTES`)."""
+"""Limit of one message: a worker's spans may be big (`poolshift.worker.tracing.recorded_spans.MAX_BYTES`)."""
 
 
 class Spans(msgspec.Struct, tag="spans"):
-    """Some that have ended, up to `MAX_SPANS_AT_ONCE`."""
+    """Ended spans, up to `MAX_SPANS_AT_ONCE`."""
 
     spans: list[Span]
 
 
 class Last(msgspec.Struct, tag="last"):
-    """Nothing follows: what waits is to be exported now."""
+    """The last message: the exporter exports its queue now."""
 
 
 ToExporter = Export | Spans | Last
 
 
 class Outcome(msgspec.Struct, tag="outcome"):
-    """What became of `count` spans."""
+    """The end of `count` spans."""
 
     outcome: SpanOutcome
     count: int
@@ -81,7 +81,7 @@ class Line(msgspec.Struct, tag="line"):
 
     logger: str
     level: int
-    """Any; libraries have levels of their own."""
+    """Any number; libraries define their own levels."""
     text: str
 
 

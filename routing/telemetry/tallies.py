@@ -1,8 +1,7 @@
-"""What every call counts: plain additions on the event loop, made into Prometheus families when somebody scrapes.
+"""Counters of every call: plain additions on the event loop, made into Prometheus families at a scrape.
 
-prometheus_client's own metrics take a lock for each number that they add to, thirteen times for one call, which cost it
-more than its routing did (docs/adr/0004). These look the same to whoever scrapes. They may be added to from one thread
-alone.
+prometheus_client's own metrics take a lock for each number, 13 times for one call, which cost more than the call's
+routing (docs/adr/0004). A scrape of these looks the same. Only one thread may add to them.
 """
 
 import math
@@ -26,7 +25,7 @@ _Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
 
 class Count:
-    """One series of a counter."""
+    """A series of a counter."""
 
     __slots__ = ("value",)
 
@@ -34,16 +33,16 @@ class Count:
         self.value = 0
 
     def inc(self) -> None:
-        """One more."""
+        """Adds 1."""
         self.value += 1
 
     def numbers(self) -> tuple[int]:
-        """What a family takes of it."""
+        """Returns the numbers for a family."""
         return (self.value,)
 
 
 class Total:
-    """One series of a summary: how many values there were, and their sum."""
+    """A series of a summary: the number of values, and their sum."""
 
     __slots__ = ("count", "sum")
 
@@ -52,29 +51,29 @@ class Total:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """One more value."""
+        """Adds a value."""
         self.count += 1
         self.sum += value
 
     def numbers(self) -> tuple[int, float]:
-        """What a family takes of it."""
+        """Returns the numbers for a family."""
         return self.count, self.sum
 
 
 class Distribution:
-    """One series of a histogram."""
+    """A series of a histogram."""
 
     __slots__ = ("bounds", "counts", "exemplars", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        """`bounds` are the upper ones of the buckets, ascending, without infinity."""
+        """Takes the buckets' upper `bounds`, ascending, without infinity."""
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
         self.exemplars: dict[int, Exemplar] = {}
 
     def observe(self, value: float, trace_id: str | None = None) -> None:
-        """One more value; `trace_id` is its exemplar."""
+        """Adds a value; `trace_id` is its exemplar."""
         bucket = bisect_left(self.bounds, value)
         self.counts[bucket] += 1
         self.sum += value
@@ -82,11 +81,11 @@ class Distribution:
             self.exemplars[bucket] = Exemplar({"trace_id": trace_id}, value, time.time())
 
     def numbers(self) -> tuple[list[_Bucket], float]:
-        """What a family takes of it."""
+        """Returns the numbers for a family."""
         return self._buckets(), self.sum
 
     def _buckets(self) -> list[_Bucket]:
-        """As Prometheus has them: each counts what is in those below it as well."""
+        """Returns Prometheus' buckets, each of which also counts the values of the buckets below."""
         buckets: list[_Bucket] = []
         cumulated = 0
         for index, count in enumerate(self.counts):
@@ -102,10 +101,10 @@ _Series = TypeVar("_Series", Count, Total, Distribution)
 
 
 class _Family(Collector, Generic[_Series]):
-    """A metric; its series come to be as somebody asks for them, and stay."""
+    """A metric. A series exists from the first time that somebody asks for it."""
 
     _family: ClassVar[Any]
-    """What prometheus_client calls such a metric at a scrape."""
+    """The class that prometheus_client has for such a metric at a scrape."""
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
         self._name = name
@@ -115,14 +114,14 @@ class _Family(Collector, Generic[_Series]):
         registry.register(self)
 
     def of(self, *values: str) -> _Series:
-        """The series with these labels' values."""
+        """Returns the series with these values of the labels."""
         series = self._series.get(values)
         if series is None:
             series = self._series[values] = self._new()
         return series
 
     def describe(self) -> Iterable[Metric]:
-        """What the registry holds against other metrics' names."""
+        """Describes the metric, so that the registry finds duplicate names."""
         yield self._family(self._name, self._documentation, labels=self._labels)
 
     def collect(self) -> Iterable[Metric]:
@@ -136,7 +135,7 @@ class _Family(Collector, Generic[_Series]):
 
 
 class Counter(_Family[Count]):
-    """Only ever goes up."""
+    """A metric that only goes up."""
 
     _family = CounterMetricFamily
 
@@ -145,7 +144,7 @@ class Counter(_Family[Count]):
 
 
 class Summary(_Family[Total]):
-    """How many, and how much in all."""
+    """A metric of values: their number and sum."""
 
     _family = SummaryMetricFamily
 
@@ -154,7 +153,7 @@ class Summary(_Family[Total]):
 
 
 class Histogram(_Family[Distribution]):
-    """How many were at most so large."""
+    """A metric of values: their number by upper bounds, and their sum."""
 
     _family = HistogramMetricFamily
 
@@ -166,7 +165,7 @@ class Histogram(_Family[Distribution]):
         bounds: Sequence[float],
         registry: CollectorRegistry,
     ) -> None:
-        """`bounds` are the upper ones of the buckets, ascending, without infinity."""
+        """Takes the buckets' upper `bounds`, ascending, without infinity."""
         self._bounds = tuple(bounds)
         super().__init__(name, documentation, labels, registry)
 

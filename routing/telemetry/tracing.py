@@ -1,12 +1,12 @@
-"""Traces, with spans made by hand where a call's time goes.
+"""Traces of calls, with a span for each part of a call that takes time.
 
     POST /programs/{program_id}/execute
-    ├── route      the version is decided; again where the rollout changes while the call waits
+    ├── route      the version is decided; again if the rollout changes while the call waits
     ├── queue      from there until a worker has it
     └── run        in the pool: one worker, from the request on its socket to the reply
-        └── program    in the worker's process, and under it whatever the program records
+        └── program    in the worker's process, and under it the spans that the program records
 
-Whether a call is sampled is decided at its head, from a flag and a number, before anything is made for it.
+A call is sampled or not at its head, by a flag and a number, before any object is made for its trace.
 """
 
 import random
@@ -22,27 +22,27 @@ _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]*)?"
 )
 _MAX_CARRIED_BYTES = 8192
-"""Of each header: what W3C wants handed on of baggage; longer ones are left out."""
+"""Limit of each header, as W3C has it for baggage; longer headers are left out."""
 _LOW_64_BITS: Final = 2**64 - 1
 _SAMPLED_FLAG = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """`ratio` of the traces that begin here; of those that come in, what their flag says where that is honoured."""
+    """The share of traces to sample (`ratio`); a trace that comes in goes by its flag, if that is honoured."""
 
     ratio: float
     honours_parent: bool
 
     @classmethod
     def named(cls, sampler: str, ratio: float) -> "Sampling":
-        """As OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG say."""
+        """Makes the sampling of OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG."""
         root = sampler.removeprefix("parentbased_")
         return cls({"always_on": 1.0, "always_off": 0.0}.get(root, ratio), honours_parent=root != sampler)
 
 
 class Head(NamedTuple):
-    """What is decided at the head of a call: its trace where it is sampled, else the traceparent to hand on.
+    """The decision at the head of a call: its trace if the call is sampled, else the traceparent to hand on.
 
     Either way `carried` goes to the worker.
     """
@@ -56,17 +56,17 @@ _NOTHING: Final = Head()
 
 
 class Tracing:
-    """Begins the traces of calls. Without an export it only sees that a traceparent is one."""
+    """Begins the traces of calls. Without an export, only the form of a traceparent is checked."""
 
     def __init__(self, sampling: Sampling, new_trace: Callable[[str, Parent | None], CallTrace] | None) -> None:
-        """`new_trace` takes the trace's id and the caller's span; None where nothing is exported."""
+        """Takes `new_trace`, which makes a trace from its id and the caller's span; None if nothing is exported."""
         self._new_trace = new_trace
         self._honours_parent = sampling.honours_parent
         # As OpenTelemetry's TraceIdRatioBased has it, so that all services agree on a trace.
         self._bound = round(sampling.ratio * 2**64)
 
     def begin(self, headers: Mapping[bytes, bytes]) -> Head:
-        """Decides on a call that came in with `headers`; a `traceparent` that is malformed counts as none."""
+        """Decides on a call that came in with `headers`; a malformed `traceparent` counts as none."""
         traceparent = headers.get(b"traceparent")
         if traceparent is not None:
             found = _TRACEPARENT.fullmatch(traceparent)

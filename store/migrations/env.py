@@ -7,7 +7,7 @@ from store.tables import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    render_as_batch=True,  # SQLite alters a table only by making it anew
+    render_as_batch=True,  # SQLite alters a table only by creating it again
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -1,4 +1,4 @@
-"""Every endpoint × no key, a wrong key, `execute`, `admin`: CONTRACT.md, section 4.
+"""Every endpoint × no key, a wrong key, and each scope: CONTRACT.md, section 4.
 
 The endpoints are those of `/openapi.json`: one that has no row here fails a test.
 """
@@ -29,11 +29,11 @@ INPUTS = {"inputs": {"nonce": "a"}}
 
 @dataclass(frozen=True)
 class Row:
-    """An endpoint, the scope that it needs (None is none), and what it answers to those who have it."""
+    """An endpoint, the scopes of which a key needs one (None needs no key), and its answer to such a key."""
 
     method: str
     path: str
-    scope: Scope | None
+    scopes: frozenset[Scope] | None
     status: int = 200
     body: dict[str, Any] | None = None
     headers: tuple[tuple[str, str], ...] = ()
@@ -42,57 +42,64 @@ class Row:
         return " ".join([self.method, self.path, *(f"{name}={value}" for name, value in self.headers)])
 
 
+ADMIN = frozenset({Scope.ADMIN})
+EXECUTE = ADMIN | {Scope.EXECUTE}
+OPERATE = ADMIN | {Scope.OPERATE}
+OBSERVE = OPERATE | {Scope.OBSERVE}
+READ = OBSERVE | EXECUTE
+
 ROWS = [
     Row("GET", "/healthz", None),
     Row("GET", "/readyz", None),
     Row("GET", "/metrics", None),
-    Row("POST", "/programs", Scope.EXECUTE, 201, PROGRAM),
-    Row("GET", "/programs", Scope.EXECUTE),
-    Row("GET", "/programs/{program_id}", Scope.EXECUTE),
-    Row("DELETE", "/programs/{program_id}", Scope.EXECUTE, 204),
-    Row("POST", "/programs/{program_id}/execute", Scope.EXECUTE, 200, INPUTS),
-    Row("GET", "/executions", Scope.EXECUTE),
-    Row("GET", "/executions/{execution_id}", Scope.EXECUTE),
-    Row("DELETE", "/executions/{execution_id}", Scope.EXECUTE),
-    Row("GET", "/sessions", Scope.EXECUTE),
-    Row("GET", "/sessions/{session_id}", Scope.EXECUTE),
-    Row("DELETE", "/sessions/{session_id}", Scope.EXECUTE, 204),
-    Row("GET", "/lm", Scope.EXECUTE),
-    Row("PUT", "/lm", Scope.ADMIN, 200, {"model": "none"}),
-    Row("GET", "/sessions/{session_id}/lm", Scope.EXECUTE),
-    Row("PUT", "/sessions/{session_id}/lm", Scope.EXECUTE, 200, {"model": "none"}),
-    Row("DELETE", "/sessions/{session_id}/lm", Scope.EXECUTE, 204),
-    Row("GET", "/rollout", Scope.EXECUTE),
-    Row("PATCH", "/rollout", Scope.ADMIN, 200, {"canary_percent": 1}),
-    Row("POST", "/rollout/rollback", Scope.ADMIN, 200, {}),
-    Row("GET", "/rollout/history", Scope.EXECUTE),
-    Row("GET", "/pools", Scope.ADMIN),
-    Row("GET", "/pools/{version}", Scope.ADMIN),
+    Row("POST", "/programs", EXECUTE, 201, PROGRAM),
+    Row("GET", "/programs", READ),
+    Row("GET", "/programs/{program_id}", READ),
+    Row("DELETE", "/programs/{program_id}", EXECUTE, 204),
+    Row("POST", "/programs/{program_id}/execute", EXECUTE, 200, INPUTS),
+    Row("GET", "/executions", READ),
+    Row("GET", "/executions/{execution_id}", READ),
+    Row("DELETE", "/executions/{execution_id}", EXECUTE),
+    Row("GET", "/sessions", READ),
+    Row("GET", "/sessions/{session_id}", READ),
+    Row("DELETE", "/sessions/{session_id}", EXECUTE, 204),
+    Row("GET", "/lm", READ),
+    Row("PUT", "/lm", ADMIN, 200, {"model": "none"}),
+    Row("GET", "/sessions/{session_id}/lm", READ),
+    Row("PUT", "/sessions/{session_id}/lm", EXECUTE, 200, {"model": "none"}),
+    Row("DELETE", "/sessions/{session_id}/lm", EXECUTE, 204),
+    Row("GET", "/rollout", READ),
+    Row("PATCH", "/rollout", OPERATE, 200, {"canary_percent": 1}),
+    Row("POST", "/rollout/rollback", OPERATE, 200, {}),
+    Row("GET", "/rollout/history", READ),
+    Row("GET", "/pools", OBSERVE),
+    Row("GET", "/pools/{version}", OBSERVE),
 ]
 FORCED = [
-    Row("POST", "/programs/{program_id}/execute", Scope.ADMIN, 200, INPUTS, (("x-pool-version", version),))
+    Row("POST", "/programs/{program_id}/execute", ADMIN, 200, INPUTS, (("x-pool-version", version),))
     for version in ("v1", "v2")
 ]
 OTHERWISE_ANSWERED = [
-    Row("POST", "/programs/{program_id}/execute", Scope.EXECUTE, 200, INPUTS, (("accept", "text/event-stream"),)),
-    Row("POST", "/programs/{program_id}/execute", Scope.EXECUTE, 202, INPUTS, (("prefer", "respond-async"),)),
+    Row("POST", "/programs/{program_id}/execute", EXECUTE, 200, INPUTS, (("accept", "text/event-stream"),)),
+    Row("POST", "/programs/{program_id}/execute", EXECUTE, 202, INPUTS, (("prefer", "respond-async"),)),
 ]
-UNDOCUMENTED = [Row("GET", path, Scope.EXECUTE) for path in ("/openapi.json", "/docs", "/redoc")]
+UNDOCUMENTED = [Row("GET", path, READ) for path in ("/openapi.json", "/docs", "/redoc")]
 """The documentation does not document itself."""
 
 ALL_ROWS = [*ROWS, *FORCED, *OTHERWISE_ANSWERED, *UNDOCUMENTED]
 KEYS = {scope: new_key() for scope in Scope}
-CALLERS: dict[str, Scope | None] = {"no key": None, "a wrong key": None, "execute": Scope.EXECUTE, "admin": Scope.ADMIN}
+CALLERS: dict[str, Scope | None] = {"no key": None, "a wrong key": None, **{str(scope): scope for scope in Scope}}
 
 _count = itertools.count()
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that knows one key of each scope, named after it."""
+    """A service that knows one key of each scope, named after it; all are one owner's."""
     directory = tmp_path_factory.mktemp("auth")
     stored = [
-        StoredKey(name=f"the {scope}", hash=hash_key(key), scopes=frozenset({scope})) for scope, key in KEYS.items()
+        StoredKey(name=f"the {scope}", hash=hash_key(key), scopes=frozenset({scope}), owner="a team")
+        for scope, key in KEYS.items()
     ]
     with running_service(directory, API_KEYS_FILE=write_keys(directory / "keys.json", stored)) as service:
         yield service
@@ -139,9 +146,9 @@ def call(service: Service, row: Row, caller: str) -> httpx.Response:
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("row", ALL_ROWS, ids=str)
 def test_each_endpoint_lets_in_whom_it_should(service: Service, row: Row, caller: str) -> None:
-    """401 without a known key, 403 without the scope, and with it the answer; `admin` includes `execute`."""
+    """401 without a known key, 403 without the scope, and with it the answer; `admin` includes all others."""
     answer = call(service, row, caller)
-    if row.scope is None or CALLERS[caller] in (row.scope, Scope.ADMIN):
+    if row.scopes is None or CALLERS[caller] in row.scopes:
         assert answer.status_code == row.status, answer.text
         return
     expected = (401, "unauthorized") if CALLERS[caller] is None else (403, "forbidden")
@@ -157,29 +164,30 @@ def test_every_endpoint_has_a_row(service: Service) -> None:
     assert endpoints == {(row.method, row.path) for row in ROWS}
 
 
-@pytest.mark.parametrize("row", [row for row in ALL_ROWS if row.scope is not None], ids=str)
+@pytest.mark.parametrize("row", [row for row in ALL_ROWS if row.scopes is not None], ids=str)
 def test_a_key_may_come_as_x_api_key(service: Service, row: Row) -> None:
     """Both headers are the same to every endpoint, the execute lane too."""
-    assert row.scope is not None
-    sent = {"x-api-key": KEYS[row.scope], **dict(row.headers)}
+    assert row.scopes is not None
+    key = KEYS[min(row.scopes)]
+    sent = {"x-api-key": key, **dict(row.headers)}
     answer = service.client.request(row.method, fresh(service, row.path), json=row.body, headers=sent)
     assert answer.status_code == row.status, answer.text
     wrong = service.client.request(
-        row.method, fresh(service, row.path), json=row.body, headers={**sent, "x-api-key": f"{KEYS[row.scope]}x"}
+        row.method, fresh(service, row.path), json=row.body, headers={**sent, "x-api-key": f"{key}x"}
     )
     assert wrong.status_code == 401
 
 
-@pytest.mark.parametrize("caller", ["no key", "a wrong key", "execute"])
+@pytest.mark.parametrize("caller", ["no key", "a wrong key", "execute", "observe"])
 def test_who_is_refused_has_changed_nothing(service: Service, caller: str) -> None:
     """The refusal comes before the deed."""
     admin = headers_of("admin")
     before = service.client.get("/rollout", headers=admin).json()
     for row in ROWS:
-        if row.scope is Scope.ADMIN:
+        if row.scopes in (ADMIN, OPERATE):
             assert call(service, row, caller).is_client_error
     assert service.client.get("/rollout", headers=admin).json() == before
-    if caller == "execute":
+    if caller in ("execute", "observe"):
         return
     program = fresh(service, "/programs/{program_id}")
     count = len(service.client.get("/programs?limit=1000", headers=admin).json()["items"])
@@ -218,7 +226,7 @@ def test_an_authorization_that_is_none(service: Service, value: str) -> None:
 
 def test_the_history_names_the_key(service: Service) -> None:
     """Who changed the rollout is the name that the file gives their key."""
-    assert call(service, Row("PATCH", "/rollout", Scope.ADMIN, body={"canary_percent": 2}), "admin").status_code == 200
+    assert call(service, Row("PATCH", "/rollout", OPERATE, body={"canary_percent": 2}), "admin").status_code == 200
     newest = service.client.get("/rollout/history?limit=1", headers=headers_of("execute")).json()["items"][0]
     assert (newest["to_percent"], newest["updated_by"]) == (2, "the admin")
 
@@ -254,6 +262,18 @@ def test_without_keys_everything_is_open(shared_service: Service) -> None:
         (json.dumps({"keys": [{"name": "a", "hash": "psk_secret", "scopes": ["admin"]}]}), "keys.0.hash"),
         (json.dumps({"keys": [{"name": "a", "hash": "0" * 64, "scopes": []}]}), "keys.0.scopes"),
         (json.dumps({"keys": [{"name": "a", "hash": "0" * 64, "scopes": ["root"]}]}), "keys.0.scopes"),
+        (json.dumps({"keys": [{"name": "a", "hash": "0" * 64, "scopes": ["psk_secret"]}]}), "keys.0.scopes"),
+        (
+            json.dumps({"keys": [{"name": "a", "hash": "0" * 64, "scopes": ["admin"], "psk_secret": "a"}]}),
+            "keys.0.(an unknown name)",
+        ),
+        (json.dumps({"keys": [], "psk_secret": 1}), "(an unknown name)"),
+        ("psk_secret", "valid dictionary"),
+        ("psk_secret: a: b", "neither YAML nor JSON"),
+        ("keys: []\n\tpsk_secret\n", "neither YAML nor JSON"),
+        ("keys: *psk_secret\n", "an alias is not taken"),
+        ("!psk_secret [a]", "neither YAML nor JSON"),
+        (json.dumps({"keys": [{"name": "a\0psk_secret", "hash": "0" * 64, "scopes": ["admin"]}]}), "keys.0.name"),
     ],
 )
 def test_a_file_of_keys_that_makes_no_sense_ends_the_start(tmp_path: Path, content: str, why: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from config.api_keys import hash_key, read_key_file
+from config.api_keys import Scope, hash_key, read_key_file
 from tests.cli.conftest import Poolshift, lines
 from tests.conftest import StartService
 
@@ -160,3 +160,18 @@ def test_a_file_that_cannot_be(poolshift: Poolshift, tmp_path: Path) -> None:
     complaint = poolshift.fails(2, "keys", "create", "--name", "a", "--scope", "admin", "--file", path)
     assert complaint == f"{path}: No such file or directory"
     assert poolshift.fails(2, "keys", "list", "--file", path) == f"{path}: No such file or directory"
+
+
+def test_a_key_may_carry_on_for_another(poolshift: Poolshift, path: Path) -> None:
+    """The file names its owner, the list shows it, and every scope may be given."""
+    scopes = [argument for scope in Scope for argument in ("--scope", scope)]
+    created = poolshift.json("keys", "create", "--name", "app-2", "--owner", "app", *scopes, "--file", path)
+    (stored,) = read_key_file(path).keys
+    assert (stored.owner, stored.scopes) == ("app", frozenset(Scope))
+    assert created["entry"]["owner"] == "app"
+    assert poolshift.json("keys", "list", "--file", path) == [
+        {"name": "app-2", "scopes": sorted(Scope), "owner": "app"},
+    ]
+    assert "app-2 (of app)" in poolshift.succeeds("keys", "list", "--file", path)
+    refused = poolshift.fails(2, "keys", "create", "--name", "a", "--owner", "a\nb", "--scope", "admin")
+    assert "printable" in refused

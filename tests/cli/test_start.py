@@ -77,7 +77,7 @@ def test_serve_with_a_key_file_that_makes_no_sense(poolshift: Poolshift, tmp_pat
     ("environment", "complaint"),
     [
         ({"DATABASE_URL": "postgresql+asyncpg://u:secret@127.0.0.1:1/x"}, "cannot open the database: "),
-        ({"DATABASE_URL": "postgresql+asyncpg://u:secret@127.0.0.1:port/x"}, "DATABASE_URL is no URL"),
+        ({"DATABASE_URL": "postgresql+asyncpg://u:secret@127.0.0.1:port/x"}, "DATABASE_URL is not a URL"),
         ({"DATABASE_URL": "sqlite+aiosqlite:////no/such/directory/x.db"}, "'/no/such/directory/x.db'"),
         ({"ROLLOUT_FLAG": "a", "ROLLOUT_FLAG_PROVIDER": "no:such"}, "No module named 'no'"),
     ],
@@ -101,7 +101,7 @@ def test_version(poolshift: Poolshift) -> None:
 def test_help_names_every_command(poolshift: Poolshift) -> None:
     """Those that are imported late, too; without arguments the help is the answer to a mistake."""
     shown = poolshift.succeeds("--help")
-    for command in ("serve", "rollout", "pools", "programs", "keys", "migrate"):
+    for command in ("serve", "rollout", "pools", "programs", "keys", "db", "migrate"):
         assert f"\n  {command} " in shown
     bare = poolshift()
     assert (bare.returncode, bare.stdout, bare.stderr) == (2, "", shown)

@@ -15,6 +15,8 @@ RETRY_AFTER_S = 7
 PROMPT_TOKENS, COMPLETION_TOKENS = 11, 5
 FAILS = ("refuses", "forbids", "limits", "fails", "babbles", "garbles", "empty")
 """What an endpoint does that says nothing of use, and at once."""
+COUNTS = {"huge": "1" + 310 * "0", "negative": "-5", "text": '"many"', "float": "1.5e300", "null": "null"}
+"""What an endpoint that `boasts` reports as tokens, by its name."""
 PIECE = 4
 """A streamed text comes in so many characters at a time: amid headers and words."""
 _ABOUT = {"id": "one", "created": 1, "model": "test"}
@@ -26,7 +28,7 @@ _USAGE = {
 
 
 class Endpoint:
-    """Behaviours are `answers`, `acts`, `waits`, `slow`, `drips`, `breaks`, and those of `FAILS`.
+    """Behaviours are `answers`, `acts`, `boasts`, `waits`, `slow`, `drips`, `breaks`, and those of `FAILS`.
 
     It answers a text with its own name and the key it was called with, so that a test sees which LM has answered. Where
     it fails it says the key, too, as some endpoints do, so that a test sees that it goes no further. To who wants a
@@ -60,6 +62,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answers(self, name: str, body: dict[str, Any]) -> None:
         self._say(self._fitting(name, body), body)
+
+    def _boasts(self, name: str, body: dict[str, Any]) -> None:
+        """Answers, and reports a number of tokens that no other machine takes for one: the name is its JSON."""
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant"}}
+        choice["message"] = {"role": "assistant", "content": self._fitting(name, body)}
+        said = {"object": "chat.completion", **_ABOUT, "choices": [choice], "usage": dict.fromkeys(_USAGE, "TOKENS")}
+        self._send(200, json.dumps(said).replace('"TOKENS"', COUNTS[name]))
 
     def _acts(self, name: str, body: dict[str, Any]) -> None:
         """Calls the tools that the input `plan` names, in turn, then answers with what the last one returned."""

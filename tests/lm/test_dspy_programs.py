@@ -10,8 +10,9 @@ import pytest
 
 from tests.conftest import StartService
 from tests.lm.conftest import EVERYONES_KEY, SMALL, create, field, on
-from tests.lm.endpoint import COMPLETION_TOKENS, PROMPT_TOKENS, Endpoint
+from tests.lm.endpoint import COMPLETION_TOKENS, COUNTS, PROMPT_TOKENS, Endpoint
 from tests.service.test_errors import crashes, problem
+from tests.service.test_faults import exits
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -337,3 +338,30 @@ def test_settings_that_make_no_sense_are_refused(lm_service: Service, change: di
     before = lm_service.client.get("/lm").json()
     problem(lm_service.client.put("/lm", json={"model": "openai/x", **change}), 422, "invalid_request")
     assert lm_service.client.get("/lm").json() == before
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_number_of_tokens_that_cannot_be(lm_service: Service, endpoint: Endpoint, version: str, count: str) -> None:
+    """The call ends as the LM's answer or as its error; nothing crashes, and no such number is counted."""
+    program = create(lm_service, [field("text")], [field("topic")])
+    session = {"model": "openai/test", "api_base": endpoint.base("boasts", count), "api_key": "sk-boast"}
+    lm_service.client.put(f"/sessions/boasts-{count}/lm", json=session).raise_for_status()
+    before = exits(lm_service, version, "crash")
+    answer = lm_service.execute(program, on(version), inputs={"text": "x"}, session_id=f"boasts-{count}")
+    assert answer.status_code in (200, 502), answer.text
+    if answer.status_code == 200:
+        assert answer.json()["usage"] == {"prompt_tokens": 0, "completion_tokens": 0}
+    else:
+        problem(answer, 502, "lm_error")
+    assert exits(lm_service, version, "crash") == before
+    assert lm_service.client.get("/healthz").status_code == 200
+
+
+def test_a_worker_with_dspy_stays_warm(lm_service: Service, version: str) -> None:
+    """DSPy's idle threads are no reason to replace it, streamed or not: it keeps the connections to its LMs."""
+    program = create(lm_service, [field("text")], [field("topic")])
+    recycled = exits(lm_service, version, "recycled")
+    for accept in ("application/json", "text/event-stream") * 3:
+        headers = {**on(version), "accept": accept}
+        assert lm_service.execute(program, headers, inputs={"text": "x"}).status_code == 200
+    assert exits(lm_service, version, "recycled") == recycled

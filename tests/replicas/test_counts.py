@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from poolshift.worker.definitions import Definition, Signature
+from routing.catalog.owners import EVERYONE
 from routing.catalog.programs import NewProgram, ProgramUse
 from routing.catalog.sessions import SessionUse
 from routing.versions import Version
@@ -72,7 +73,7 @@ async def test_the_counts_of_sessions_add_up(databases: list[Database]) -> None:
 
     await asyncio.gather(*(write(store, order) for store, order in zip(stores, (ids, ids[::-1]), strict=False)))
     await stores[-1].add_uses({one: SessionUse(LAST_AT, LAST_AT, None, 0) for one in ids})
-    seen = {one.id: one for one in await stores[0].page(limit=1000, after="")}
+    seen = {one.id: one for one in await stores[0].page(EVERYONE, limit=1000, after="")}
     assert set(seen) == set(ids)
     for one in seen.values():
         assert one.execution_count == 3 * rounds * len(stores)

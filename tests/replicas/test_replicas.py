@@ -164,3 +164,31 @@ def test_every_acknowledged_program_is_there(start_service: StartService, postgr
     service.start()
     for program in acknowledged:
         assert service.execute(program, inputs={"nonce": program}).json()["outputs"] == {"result": program}
+
+
+def test_a_replica_that_is_cut_off_sends_everything_to_v1(start_service: StartService, postgres: Postgres) -> None:
+    """After `ROLLOUT_MAX_STALENESS_S`, and says so; the log's value is back when the database is."""
+    service = start_service(DATABASE_URL=postgres.url, CANARY_PERCENT=100, ROLLOUT_MAX_STALENESS_S=2)
+    other = start_service(DATABASE_URL=postgres.url)
+    program = service.create("echo", ECHO)
+
+    def version(replica: Service) -> str:
+        answer = replica.execute(program, inputs={"nonce": "a"})
+        assert answer.status_code == 200, answer.text
+        return str(answer.headers["x-pool-version"])
+
+    assert (version(service), version(other)) == ("v2", "v2")
+    postgres.stop()
+    wait_until(lambda: version(service) == "v1", "everything goes to V1")
+    shown = service.client.get("/rollout").json()
+    assert (shown["canary_percent"], shown["stale"], shown["revision"]) == (0, True, 1)
+    assert service.metric("poolshift_canary_percent") == 0
+    assert service.metric("poolshift_rollout_cut_off") == 1
+    assert "cut off from the rollout; everything goes to V1" in service.log()
+    assert service.client.get("/readyz").status_code == 200
+    assert (version(other), other.client.get("/rollout").json()["stale"]) == ("v2", False)
+    postgres.start()
+    wait_until(lambda: version(service) == "v2", "the log's value is in force again")
+    shown = service.client.get("/rollout").json()
+    assert (shown["canary_percent"], shown["stale"]) == (100, False)
+    assert service.metric("poolshift_rollout_cut_off") == 0

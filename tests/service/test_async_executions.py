@@ -4,6 +4,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import StartService
 from tests.service.test_errors import problem
 from tests.service.test_faults import exits, whole
@@ -71,6 +73,27 @@ def test_a_long_run_ends_with_what_a_call_would_have_got(shared_service: Service
     crashes = shared_service.create("exits_hard", {"code": "integer"})
     failed = end_of(shared_service, start(shared_service, crashes, {"code": 3}))
     assert (failed["problem"]["code"], failed["problem"]["exit_cause"]) == ("worker_crashed", "exit code 3")
+
+
+@pytest.mark.parametrize("depth", [1, 200, 250, 400])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_a_job_keeps_outputs_of_any_depth(shared_service: Service, depth: int, opening: str, closing: str) -> None:
+    """The job shows what the synchronous call was answered with, however deep it is nested; its end too."""
+    nested = opening * depth + "1" + closing * depth
+    echo = shared_service.create("echo", {"nonce": "array"}, "array")
+    body = '{"inputs": {"nonce": [' + nested + "]}}"
+    answers = [
+        shared_service.client.post(f"/programs/{echo}/execute", content=body, headers=headers)
+        for headers in ({}, ASYNC)
+    ]
+    assert answers[0].status_code == 200, answers[0].text
+    place = answers[1].headers["location"]
+    wait_until(lambda: '"status":"succeeded"' in shared_service.client.get(place).text, "it is over")
+    shown = [shared_service.client.get(place), shared_service.client.delete(place)]
+    for answer in shown:
+        assert answer.status_code == 200
+        assert f'"outputs":{{"result":[{nested}]}}' in answer.text
+    assert answers[0].text.partition('"outputs"')[2].partition(',"duration')[0] in shown[0].text
 
 
 def test_one_of_several_preferences_is_enough(shared_service: Service) -> None:

@@ -3,8 +3,10 @@
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -143,14 +145,15 @@ def test_a_sqlite_file_has_one_service(start_service: StartService, tmp_path: Pa
     (line,) = [line for line in log.splitlines() if complaint in line]
     assert "[error" in line
     assert "Traceback" not in log
-    migration = subprocess.run(
-        [*POOLSHIFT, "migrate"],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": database},
-        capture_output=True,
-        check=False,
-    )
-    assert (migration.returncode, migration.stderr.decode()) == (3, f"poolshift: {complaint}\n")
+    for command in (["migrate"], ["db", "upgrade"]):
+        migration = subprocess.run(
+            [*POOLSHIFT, *command],
+            cwd=ROOT,
+            env={**os.environ, "DATABASE_URL": database},
+            capture_output=True,
+            check=False,
+        )
+        assert (migration.returncode, migration.stderr.decode()) == (3, f"poolshift: {complaint}\n")
     assert service.client.get("/rollout/history").json() == history
 
     assert service.stop(signal.SIGKILL) == -signal.SIGKILL
@@ -186,3 +189,42 @@ def test_a_deleted_database_is_told(start_service: StartService, tmp_path: Path)
     history = service.client.get("/rollout/history").json()["items"]
     assert [(item["revision"], item["source"]) for item in history] == [(2, "rollback"), (1, "environment")]
     assert service.log().count('"event": "rollout changed"') == 1
+
+
+@pytest.mark.parametrize("suffixes", [["-wal"], ["-wal", "-shm"]])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_deleted_log_loses_nothing(start_service: StartService, suffixes: list[str], is_replaced: bool) -> None:
+    """What was acknowledged before and after is there when the service has been killed and started again."""
+    service = start_service(LOG_FORMAT="json")
+    before = service.create("echo", {"nonce": "string"})
+    for suffix in suffixes:
+        path = service.directory / f"poolshift.db{suffix}"
+        path.unlink()
+        if is_replaced:
+            path.write_bytes(b"")
+    after = [service.create("echo", {"nonce": "string"}) for _ in range(10)]
+    wait_until(lambda: "the database's log is gone" in service.log(), "the log says so")
+    assert service.log().count("the database's log is gone") == 1
+    assert service.stop(signal.SIGKILL) == -signal.SIGKILL
+    service.start()
+    for program in (before, *after):
+        assert service.execute(program, inputs={"nonce": "a"}).status_code == 200
+
+
+def test_a_deleted_log_loses_nothing_of_an_idle_service(start_service: StartService) -> None:
+    """Even if nothing is written any more."""
+    service = start_service()
+    program = service.create("echo", {"nonce": "string"})
+    (service.directory / "poolshift.db-wal").unlink()
+    wait_until(lambda: has_program(service.directory / "poolshift.db", program), "the log's content is saved")
+
+
+def has_program(database: Path, program: str) -> bool:
+    """Whether a copy of the database file, without its log, has the program."""
+    copy = database.with_name("copy.db")
+    copy.write_bytes(database.read_bytes())
+    with closing(sqlite3.connect(copy)) as connection:
+        try:
+            return connection.execute("SELECT 1 FROM programs WHERE id = ?", [program]).fetchone() is not None
+        except sqlite3.OperationalError:
+            return False  # no table yet: that is in the log, too

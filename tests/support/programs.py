@@ -1,6 +1,8 @@
 """Programs for the tests: well behaved ones, and one for each way to misbehave."""
 
 import ctypes
+import inspect
+import json
 import logging
 import os
 import random
@@ -33,6 +35,15 @@ def sleep(seconds: float) -> float:
 
 def whoami() -> dict[str, Any]:
     return {"pid": os.getpid(), "ppid": os.getppid(), "pgid": os.getpgid(0)}
+
+
+def stops_its_parent(seconds: float) -> int:
+    """Stops the process that it was forked from, and does so again each time that it goes on."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        os.kill(os.getppid(), signal.SIGSTOP)
+        time.sleep(0.01)
+    return os.getppid()
 
 
 def environment() -> dict[str, str]:
@@ -307,6 +318,28 @@ def forges_a_reply(execution_id: str) -> str:
     forged = b'{"op":"done","id":"%s","gen":1,"run_us":1,"outputs":{"result":"forged"}}' % execution_id.encode()
     socket.socket(fileno=os.dup(_CHANNEL_FD)).sendall(len(forged).to_bytes(4, "big") + forged)
     return "genuine"
+
+
+def forges(body: str) -> None:
+    """Answers for itself with a message of its own making, whose members are `body`, in Latin-1."""
+    _forge(body)
+    time.sleep(60)
+
+
+def forges_and_exits(body: str) -> None:
+    _forge(body)
+    os._exit(0)
+
+
+def _forge(body: str) -> None:
+    frame = inspect.currentframe()
+    while frame is not None and "request" not in frame.f_locals:
+        frame = frame.f_back
+    assert frame is not None
+    known = {"id": frame.f_locals["request"].id, "gen": frame.f_locals["self"]._generation}
+    members = [f"{json.dumps(name)}:{json.dumps(value)}" for name, value in known.items() if f'"{name}":' not in body]
+    forged = b"{%s}" % ",".join([*members, body]).encode("latin-1")
+    os.write(_CHANNEL_FD, len(forged).to_bytes(4, "big") + forged)
 
 
 def leaves_children(escape: bool) -> int:

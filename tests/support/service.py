@@ -1,11 +1,13 @@
 """`poolshift serve` in a process of its own, as an operator would run it."""
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import termios
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,9 @@ class Service:
     """A service and what a test asks of it. Its settings are the environment's of a fresh machine, and `settings`."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
+        """`command` and `user` are no settings: they say how the service is started, and as which user."""
+        self._command: Sequence[str] = settings.pop("command", POOLSHIFT)
+        self._user: int | None = settings.pop("user", None)
         self.directory = directory
         self.port = settings.get("PORT") or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -42,8 +47,8 @@ class Service:
 
     # --- its life
 
-    def start(self, *, wait: bool = True) -> None:
-        """Starts it and, unless told otherwise, waits until it is ready."""
+    def start(self, *, wait: bool = True, terminal: int | None = None) -> None:
+        """Starts it and, unless told otherwise, waits until it is ready. `terminal` is its controlling terminal."""
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.directory),
@@ -56,7 +61,15 @@ class Service:
         }
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*POOLSHIFT, "serve"], cwd=self.directory, env=environment, stdout=log, stderr=log
+                [*self._command, "serve"],
+                cwd=self.directory,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                user=self._user,
+                start_new_session=True,
+                # No lock is taken between fork and exec: a system call is all that it does.
+                preexec_fn=None if terminal is None else lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY),  # noqa: PLW1509
             )
         if wait:
             wait_until(self.is_ready, f"the service is ready; its log:\n{self.log()}")

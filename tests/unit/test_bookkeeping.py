@@ -2,14 +2,28 @@
 
 import asyncio
 import time
+from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from common.background import Background
 from routing.catalog import bookkeeping
 from routing.catalog.bookkeeping import Bookkeeping
+from routing.catalog.jobs import Jobs
+from routing.catalog.programs import Programs
+from routing.catalog.sessions import Sessions
+from routing.errors import StoreUnavailable
+from routing.versions import Version
+from store.database import Database
+from store.job_store import SqlJobStore
+from store.program_store import SqlProgramStore
+from store.session_store import SqlSessionStore
 from tests.support.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.usefixtures("short_interval")
@@ -97,3 +111,95 @@ def test_what_lives_for_a_short_time_is_looked_for_in_every_round(monkeypatch: p
     asyncio.run(until_the_third_write(others))
     assert others.other_work == 3
     assert others.sweeps >= 2  # the third round is cut off
+
+
+STEPS = ("flag.flush", "jobs.keep", "programs.flush", "sessions.flush", "jobs.sweep", "sessions.end_idle")
+ERRORS = (
+    StoreUnavailable("away"),
+    OverflowError("date value out of range"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+    RuntimeError("can't start new thread"),
+    TimeoutError(),
+)
+
+
+class Faulty:
+    """A part of the bookkeeping's work, some of whose steps raise."""
+
+    ttl_s = 3600.0
+
+    def __init__(self, name: str, faults: dict[str, Exception], done: Counter[str], third: asyncio.Event) -> None:
+        self._name = name
+        self._faults = faults
+        self._done = done
+        self._third = third
+
+    def __getattr__(self, step: str) -> Any:
+        name = f"{self._name}.{step}"
+
+        async def run() -> None:
+            self._done[name] += 1
+            if all(self._done[step] >= 3 for step in STEPS):
+                self._third.set()
+            if name in self._faults:
+                raise self._faults[name]
+
+        return run
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(STEPS), st.sampled_from(ERRORS)))
+def test_a_step_that_fails_keeps_no_other_from_running(faults: dict[str, Exception]) -> None:
+    """Whatever any of them raise: each step runs in the next rounds too, and the last flush has them all."""
+
+    async def run() -> None:
+        done: Counter[str] = Counter()
+        third = asyncio.Event()
+        programs, sessions, jobs, flag = (
+            Faulty(name, faults, done, third) for name in ("programs", "sessions", "jobs", "flag")
+        )
+        background = Background()
+        work = Bookkeeping(*cast("Any", (programs, sessions, jobs, flag, background)))
+        work._sweep_interval_s = work._longest_rest_s = 0.0
+        work.start()
+        async with asyncio.timeout(DEADLINE_S):
+            await third.wait()
+        before = Counter(done)
+        await work.aclose()
+        await background.aclose()
+        assert all(done[step] > before[step] for step in STEPS if step.endswith(".flush"))
+
+    with structlog.testing.capture_logs() as logged:
+        asyncio.run(run())
+    failures = Counter(line["step"] for line in logged if line["event"].startswith("bookkeeping failed"))
+    unexpected = {step for step, error in faults.items() if not isinstance(error, StoreUnavailable)}
+    assert len(failures) == len(unexpected)
+    assert set(failures.values()) <= {1}  # a step that keeps failing is logged once
+
+
+@pytest.mark.parametrize("ttl_s", [1e-9, 3600.0, 1e11, 1e300])
+@pytest.mark.anyio
+async def test_any_time_to_live_is_a_time_to_live(tmp_path: Path, ttl_s: float) -> None:
+    """Of sessions and of jobs: one that reaches back before the first calendar ends nothing."""
+    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}")
+    await database.migrate()
+    programs = Programs(SqlProgramStore(database))
+    sessions = Sessions(SqlSessionStore(database), programs, ttl_s=ttl_s)
+    jobs = Jobs(SqlJobStore(database), limit=1, ttl_s=ttl_s)
+    sessions.seen("a", Version.V1)
+    await sessions.flush()
+    await jobs.sweep()
+    await sessions.end_idle()
+    assert [one.id for one in await sessions.page(limit=10, after="")] == (["a"] if ttl_s > 1 else [])
+    assert sessions.active() == ({Version.V1: 1} if ttl_s > 1 else {})
+    await database.aclose()
+
+
+def test_looking_at_the_active_sessions_changes_nothing() -> None:
+    """The sweep alone frees those that have expired."""
+    sessions = Sessions(*cast("Any", (None, None)), ttl_s=0.0)
+    sessions.seen("a", Version.V1)
+    sessions._dirty.clear()
+    sessions._sessions["a"].is_dirty = False
+    assert sessions.active() == sessions.active() == {}
+    assert list(sessions._sessions) == ["a"]

@@ -102,3 +102,20 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = QueueMachine.TestCase
+
+
+@pytest.mark.parametrize("limit", [0, 1, 5])
+def test_an_accepted_call_is_never_shed(limit: int) -> None:
+    """It waits over the limit, and a newcomer does not take its place, but that of a call that may be shed."""
+    queue = FairQueue()
+    accepted = [queued_call("flood") for _ in range(6)]
+    for one in accepted:
+        one.was_accepted = True
+        queue.push_over_limit(one)
+    assert len(queue) == 6
+    newcomer = queued_call("another")
+    assert queue.push(newcomer, limit) is newcomer
+    new_one = queued_call("flood")
+    assert queue.push(new_one, 7) is None
+    assert queue.push(newcomer, 7) is new_one
+    assert queue.queued_calls() == [*accepted, newcomer]

@@ -1,9 +1,11 @@
 """Long runs on a real store: how many at once, and what replicas that share the store do for each other."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -12,8 +14,9 @@ import pytest
 from pools.calls import Call, Program, Result
 from pools.errors import PoolClosed, PoolOverloaded, ProgramError
 from poolshift.worker.definitions import Definition, Signature
+from routing.catalog import jobs as jobs_module
 from routing.catalog.jobs import MAX_RESULT_BYTES, STALE_AFTER_S, Job, Jobs, JobStatus
-from routing.errors import JobNotFound
+from routing.errors import JobNotFound, StoreUnavailable
 from routing.router import Route
 from routing.versions import Decision, Reason, Version
 from store.database import Database
@@ -42,6 +45,28 @@ async def replicas(database: Database) -> AsyncIterator[tuple[Jobs, Jobs]]:
         for live in await replica.page(None, limit=10, before=None):
             await replica.cancel(live.id)
         await replica.aclose()
+
+
+class Clock:
+    """A clock of the sweeps that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    async def sweep_for(self, jobs: Jobs, seconds: float) -> None:
+        """Has `jobs` sweep every 10 s for so long."""
+        end = self.now + seconds
+        await jobs.sweep()
+        while self.now < end:
+            self.now += 10
+            await jobs.sweep()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(jobs_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
 
 
 async def start(jobs: Jobs, name: str, run: Callable[[], Awaitable[Result]] | None = None) -> Job:
@@ -121,7 +146,9 @@ async def test_another_replica_sees_that_it_runs(replicas: tuple[Jobs, Jobs]) ->
     assert await other.page("a session", limit=10, before=None) == []
 
 
-async def test_a_replica_that_falls_silent_has_died(database: Database, replicas: tuple[Jobs, Jobs]) -> None:
+async def test_a_replica_that_falls_silent_has_died(
+    database: Database, replicas: tuple[Jobs, Jobs], clock: Clock
+) -> None:
     """What it ran is interrupted by another, which leaves alone what a living one runs."""
     one, other = replicas
     await start(one, "living")
@@ -130,13 +157,30 @@ async def test_a_replica_that_falls_silent_has_died(database: Database, replicas
     await SqlJobStore(database).add(dead)
     await other.open(is_shared=True)
     assert not (await other.show("dead")).status.is_over
-    await other.sweep()
+    await clock.sweep_for(other, STALE_AFTER_S)
     assert (await other.show("dead")).status is JobStatus.INTERRUPTED
     assert not (await other.show("living")).status.is_over
 
 
-async def test_a_living_one_has_the_last_word(replicas: tuple[Jobs, Jobs]) -> None:
-    """A replica that was only slow writes how its job really ended."""
+@pytest.mark.parametrize("outage_s", [16.0, 36.0, 3600.0])
+async def test_silence_counts_only_while_the_database_is_reached(
+    database: Database, replicas: tuple[Jobs, Jobs], clock: Clock, outage_s: float
+) -> None:
+    """After an outage in which no replica could send heartbeats, each has the whole time again to send one."""
+    _, other = replicas
+    await clock.sweep_for(other, 2 * STALE_AFTER_S)
+    silent_since = datetime.now(UTC) - timedelta(seconds=STALE_AFTER_S + outage_s)
+    await SqlJobStore(database).add(Job("silent", "a program", None, JobStatus.QUEUED, silent_since))
+    clock.now += outage_s
+    await clock.sweep_for(other, STALE_AFTER_S - 10)
+    assert not (await other.show("silent")).status.is_over
+    await clock.sweep_for(other, 10)
+    assert (await other.show("silent")).status is JobStatus.INTERRUPTED
+
+
+@pytest.mark.parametrize("is_heard_first", [True, False])
+async def test_a_final_status_is_final(replicas: tuple[Jobs, Jobs], *, is_heard_first: bool) -> None:
+    """A replica that another took for dead changes nothing, whether its heartbeat or its job's end comes first."""
     one, other = replicas
     release = asyncio.Event()
 
@@ -146,13 +190,68 @@ async def test_a_living_one_has_the_last_word(replicas: tuple[Jobs, Jobs]) -> No
 
     await start(one, "slow", run)
     await other.open(is_shared=False)  # interrupts whatever it finds
-    assert (await other.show("slow")).status is JobStatus.INTERRUPTED
-    await one.keep()
+    interrupted = await other.show("slow")
+    assert interrupted.status is JobStatus.INTERRUPTED
+    if is_heard_first:
+        await one.keep()
+        assert await one.show("slow") == interrupted
     release.set()
-    assert (await over(one, "slow")).status is JobStatus.SUCCEEDED
-    await one.keep()
-    shown = await other.show("slow")
-    assert (shown.status, shown.body) == (JobStatus.SUCCEEDED, b'{"ok":true}')
+    async with asyncio.timeout(20):
+        while "slow" in one._live:
+            await one.keep()
+            await asyncio.sleep(0)
+    assert await one.show("slow") == await other.show("slow") == interrupted
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [(b'{"result": "\xff"}', b"not UTF-8"), (b'{"result": "\x00"}', b"NUL"), (b"\xed\xa0\x80", b"not UTF-8")],
+)
+async def test_a_result_that_no_store_takes_fails_its_job(replicas: tuple[Jobs, Jobs], body: bytes, why: bytes) -> None:
+    """A forged frame may hold anything: the job ends with the reason, in the store too."""
+    one, other = replicas
+    route = Route(0, None, Decision(Version.V1, Reason.SPLIT))
+
+    async def run() -> Result:
+        return RESULT
+
+    call = Call("forged", PROGRAM, b"{}", deadline=0)
+    await one.start(route, call, run, lambda _: body, lambda error: str(error).encode())
+    ended = await over(other, "forged")
+    assert ended.status is JobStatus.FAILED
+    assert why in (ended.body or b"")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), OverflowError(), UnicodeDecodeError("utf-8", b"", 0, 1, "no")])
+async def test_a_job_that_cannot_be_written_holds_up_no_other(database: Database, error: Exception) -> None:
+    """After an outage the others' ends reach the store, although one's end never does."""
+
+    class Store(SqlJobStore):
+        is_away = True
+
+        async def update(self, job: Job) -> None:
+            if self.is_away:
+                raise StoreUnavailable("away")
+            if job.id == "bad":
+                raise error
+            await super().update(job)
+
+    async def run() -> Result:
+        return RESULT
+
+    store = Store(database)
+    jobs = Jobs(store, limit=3, ttl_s=3600)
+    for name in ("bad", "good", "good too"):
+        await start(jobs, name, run)
+    await asyncio.wait([live.run for live in jobs._live.values()])
+    store.is_away = False
+    with pytest.raises(type(error)):
+        await jobs.keep()
+    assert list(jobs._live) == ["bad"]
+    for name in ("good", "good too"):
+        found = await store.find(name)
+        assert found is not None
+        assert found.status is JobStatus.SUCCEEDED
 
 
 async def test_what_the_store_has_forgotten_is_not_run_on(database: Database, replicas: tuple[Jobs, Jobs]) -> None:

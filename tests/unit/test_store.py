@@ -1,6 +1,7 @@
 """The store: migrations that make what the tables say, and a rollout's history that two writers cannot fork."""
 
 import asyncio
+import re
 import stat
 import traceback
 from collections.abc import AsyncIterator
@@ -9,13 +10,24 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from cryptography.fernet import Fernet
 from sqlalchemy import Connection, text
 
+import store.database
+from routing.catalog.jobs import Jobs
+from routing.catalog.owners import Caller
+from routing.catalog.programs import Programs
+from routing.catalog.sessions import Sessions
 from routing.errors import StaleRevision, StoreUnavailable
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.model import Change, Source
 from store.database import Database
+from store.job_store import SqlJobStore
+from store.lm_store import SqlLMStore
+from store.program_store import SqlProgramStore
 from store.rollout_log import SqlRolloutLog
+from store.secret_box import SecretBox
+from store.session_store import SqlSessionStore
 from store.tables import metadata
 
 pytestmark = pytest.mark.anyio
@@ -113,6 +125,42 @@ async def test_a_file_that_goes_away_is_noticed(database: Database, tmp_path: Pa
         await log.append(Change(1, Source.API, "a"), after=1)
     elsewhere.replace(path)
     assert (await log.append(Change(2, Source.API, "a"), after=1)).revision == 2
+
+
+async def test_what_an_older_version_writes_is_everyones(database: Database) -> None:
+    """An older replica beside this one names no owner: its sessions and jobs are found by every caller."""
+    moment = "'2026-01-01 00:00:00.000000'"
+    columns = "id, created_at, last_seen_at, execution_count"
+    session = f"INSERT INTO sessions ({columns}) VALUES ('s', {moment}, {moment}, 1)"
+    job = (
+        "INSERT INTO executions (id, session_id, program_id, status, created_at, alive_at, is_to_be_cancelled)"
+        f" VALUES ('j', 's', 'p', 'queued', {moment}, {moment}, 0)"
+    )
+    lm = f"INSERT INTO lms (session_id, model, api_key, updated_by, updated_at) VALUES ('s', 'm', 'k', 'b', {moment})"
+    async with database.transaction() as connection:
+        for statement in (session, job, lm):
+            await connection.execute(text(statement))
+    caller = Caller("somebody")
+    sessions = Sessions(SqlSessionStore(database), Programs(SqlProgramStore(database)), ttl_s=1e9)
+    await sessions.load()
+    await sessions.admit("s", caller)
+    assert (await sessions.show("s", caller)).owner is None
+    assert [one.id for one in await sessions.page(caller, limit=9, after="")] == ["s"]
+    jobs = Jobs(SqlJobStore(database), limit=1, ttl_s=1)
+    assert (await jobs.show("j", caller)).owner is None
+    assert [one.id for one in await jobs.page("s", caller, limit=9, before=None)] == ["j"]
+    (stored,) = await SqlLMStore(database, SecretBox([Fernet.generate_key()])).load()
+    assert stored.settings.api_key == "k"
+
+
+def test_migrations_only_add() -> None:
+    """No step drops, renames or narrows what an older replica reads and writes: a rolling update has both."""
+    scripts = Path(store.database.__file__).parent / "migrations" / "versions"
+    for path in scripts.glob("*.py"):
+        upgrade = path.read_text().partition("def upgrade")[2].partition("def downgrade")[0]
+        assert set(re.findall(r"op\.(\w+)", upgrade)) <= {"create_table", "create_index", "add_column"}, path.name
+        for added in re.findall(r"op\.add_column\((.+)\)", upgrade):
+            assert "nullable=False" not in added, path.name
 
 
 async def test_migrating_twice_changes_nothing(database: Database) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from common import own_process
+from common.background import Background
 from pools.calls import Call, Program, Result
 from pools.process.exits import ExitCause
 from pools.process.process import MAX_LOADED, MAX_LOADED_BYTES, WorkerProcess
@@ -20,13 +21,14 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def worker() -> AsyncIterator[WorkerProcess]:
-    spawner = Spawner(
-        ["bench.programs"], {"PATH": os.environ["PATH"], "PYTHONPATH": str(own_process.ROOT)}, own_root=own_process.ROOT
-    )
+    background = Background()
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(own_process.ROOT)}
+    spawner = Spawner(["bench.programs"], environment, own_root=own_process.ROOT, background=background)
     worker = await spawner.spawn()
     yield worker
     worker.kill(ExitCause.SHUTDOWN)
     await spawner.aclose()
+    await background.aclose()
 
 
 def program(number: int, description: str | None = None) -> Program:

@@ -1,4 +1,4 @@
-"""The LM that comes with a call, as DSPy has it: asked within its time, its failures told apart, its tokens counted."""
+"""Runs DSPy modules on the LM of a call: within its time, with its failures told apart and its tokens counted."""
 
 import asyncio
 import logging
@@ -6,22 +6,22 @@ import signal
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
 from typing import Any, get_origin
 
 import dspy
 
 from poolshift.worker.dspy import lm_spans
+from poolshift.worker.dspy.redaction import redacted
 from poolshift.worker.dspy.streaming import OutputEvents, run_streamed
 from poolshift.worker.dspy.tools import is_at_a_tool
 from poolshift.worker.errors import InvalidOutputs, LMError
 from poolshift.worker.exception_text import truncate
-from poolshift.worker.lm import LMRun, LMSettings, LMUsage
+from poolshift.worker.lm import MAX_TOKENS, LMRun, LMSettings, LMUsage, token_count
 
 MAX_LMS = 32
-"""A worker keeps the connections of so many LMs."""
+"""The number of LMs to which a worker keeps connections."""
 MAX_DETAIL_LENGTH = 2000
-"""Of what an LM or its endpoint said; the rest tells nobody more."""
+"""The length of a quotation of an LM or of its endpoint; a longer one is cut."""
 _ALARM_INTERVAL_S = 0.1
 
 logging.getLogger("LiteLLM").setLevel(logging.WARNING)  # it says at each call that it is called
@@ -64,7 +64,7 @@ def _has_objects(signature: type[dspy.Signature]) -> bool:
     return any(get_origin(one.annotation) is dict for one in signature.output_fields.values())
 
 
-_runner = asyncio.Runner()
+_loops: list[asyncio.AbstractEventLoop] = []
 """One event loop for all streams: it begins with the first, in the worker, and keeps the connections of LMs."""
 _lms: OrderedDict[LMSettings, dspy.LM] = OrderedDict()
 """The LMs with their connections, the one used last at the end."""
@@ -98,21 +98,27 @@ def ask(module: dspy.Module, lm: LMRun, arguments: dict[str, Any], events: Outpu
     heard = lm_spans.callbacks()
     with dspy.context(lm=_lm_of(lm.settings), adapter=adapter, disable_history=True, trace=None, callbacks=heard):
         if events is not None:
-            return _runner.run(_ask_streamed(module, lm, arguments, events), context=copy_context())
+            return _loop().run_until_complete(_ask_streamed(module, lm, arguments, events))
         with _no_longer_than(lm.budget_s):
             return module(**arguments)
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    if not _loops:
+        _loops.append(asyncio.new_event_loop())
+    return _loops[0]
 
 
 async def _ask_streamed(
     module: dspy.Module, lm: LMRun, arguments: dict[str, Any], events: OutputEvents
 ) -> dspy.Prediction:
-    try:
-        async with asyncio.timeout(lm.budget_s) as limit:
-            return await run_streamed(module, arguments, events)
-    except TimeoutError:
-        if limit.expired():
-            raise _OutOfTime from None
-        raise
+    answer = asyncio.ensure_future(run_streamed(module, arguments, events))
+    done, _ = await asyncio.wait({answer}, timeout=lm.budget_s)
+    if not done:
+        answer.cancel()
+        await asyncio.wait({answer})
+        raise _OutOfTime
+    return answer.result()
 
 
 @contextmanager
@@ -159,17 +165,18 @@ def failures_of(settings: LMSettings) -> Iterator[None]:
 
 
 def _detail(what: str, said: object, settings: LMSettings) -> str:
-    """What a caller is told. Some endpoints repeat the key that they refuse; it goes no further."""
+    """The text for the caller, without the key, which some endpoints repeat when they refuse it."""
     text = f"{what}: {said}"
     if settings.api_key:
-        text = text.replace(settings.api_key, "…")
+        text = redacted(text, settings.api_key)
     return truncate(text, MAX_DETAIL_LENGTH)
 
 
 def total(entries_of_models: Iterable[list[dict[str, Any]]]) -> LMUsage:
-    """The tokens of all calls of the LM; what an endpoint does not tell counts as none."""
+    """The tokens of all calls of the LM; what an endpoint does not tell, or what cannot be, counts as none."""
     entries = [entry for entries in entries_of_models for entry in entries]
-    return LMUsage(
-        sum(entry.get("prompt_tokens") or 0 for entry in entries),
-        sum(entry.get("completion_tokens") or 0 for entry in entries),
-    )
+    return LMUsage(_sum(entries, "prompt_tokens"), _sum(entries, "completion_tokens"))
+
+
+def _sum(entries: list[dict[str, Any]], name: str) -> int:
+    return min(sum(token_count(entry.get(name)) for entry in entries), MAX_TOKENS)

@@ -1,53 +1,50 @@
-"""A span for each call of an LM under a sampled call, by the conventions for generative AI; without what was said."""
+"""A span for each call of an LM under a sampled call, if OpenTelemetry is installed."""
 
+from types import ModuleType
 from typing import Any
 
 import dspy
-from opentelemetry import trace
-from opentelemetry.util.types import AttributeValue
 
-from poolshift.worker.tracing import span_names
+from poolshift.worker.lm import token_count
+from poolshift.worker.tracing.optional import has_api
 
 
 class LMSpans(dspy.utils.BaseCallback):  # type: ignore[misc]  # DSPy is without types
-    """Hears of the calls of one execution from DSPy; one program may need several, one after the other."""
+    """DSPy's callback for the calls of one execution; one program may need several, one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, lm_span: ModuleType) -> None:
         super().__init__()
-        self._span: trace.Span | None = None
+        self._lm_span = lm_span
+        self._span: Any = None
         self._calls_before = 0
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        provider, _, model = instance.model.rpartition("/")
-        attributes: dict[str, AttributeValue] = {
-            span_names.GEN_AI_OPERATION: span_names.CHAT,
-            span_names.GEN_AI_MODEL: model,
-        }
-        if provider:
-            attributes[span_names.GEN_AI_PROVIDER] = provider
         self._calls_before = len(_usages())
-        tracer = trace.get_tracer("poolshift")
-        name = f"{span_names.CHAT} {model}"
-        self._span = tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
+        self._span = self._lm_span.begin(instance.model)
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         span, self._span = self._span, None
         if span is None:
             return
-        for usage in _usages()[self._calls_before :]:
-            span.set_attribute(span_names.GEN_AI_INPUT_TOKENS, usage.get("prompt_tokens") or 0)
-            span.set_attribute(span_names.GEN_AI_OUTPUT_TOKENS, usage.get("completion_tokens") or 0)
-        if exception is not None:
-            span.set_attribute(span_names.ERROR_TYPE, type(exception).__name__)
-            span.set_status(trace.StatusCode.ERROR)  # its message may repeat the prompt
-        span.end()
+        tokens = [
+            (token_count(usage.get("prompt_tokens")), token_count(usage.get("completion_tokens")))
+            for usage in _usages()[self._calls_before :]
+        ]
+        self._lm_span.end(span, tokens, exception)
 
 
 def callbacks() -> list[LMSpans]:
-    """For `dspy.context`: none where nothing is recorded, since DSPy spends time on each."""
-    return [LMSpans()] if trace.get_current_span().is_recording() else []
+    """The callbacks for `dspy.context`: none if nothing is recorded, since DSPy spends time on each."""
+    if not _HAS_API:
+        return []
+    from poolshift.worker.tracing import lm_span  # noqa: PLC0415  # it needs OpenTelemetry
+
+    return [LMSpans(lm_span)] if lm_span.is_recorded() else []
 
 
 def _usages() -> list[dict[str, Any]]:
-    """What the calls of this execution have used so far, each."""
+    """The tokens of each call of this execution so far, as DSPy has them."""
     return [usage for of_model in dspy.settings.usage_tracker.usage_data.values() for usage in of_model]
+
+
+_HAS_API = has_api()

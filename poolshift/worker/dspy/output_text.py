@@ -19,7 +19,7 @@ class OutputText(Protocol):
     """Reads one answer. What it holds back, such as white space that may be the text's end, is never said."""
 
     def feed(self, written: str) -> list[Piece]:
-        """What is known after the LM has `written` more."""
+        """The pieces that are known after the LM has `written` more."""
         ...
 
 
@@ -77,7 +77,7 @@ class ChatText:
         return pieces
 
     def _read(self, line: str) -> list[Piece]:
-        """What is new in a line; it comes again when there is more of it."""
+        """The new part of a line, which is read again when the LM has written more of it."""
         header = _HEADER.match(line.strip())
         pieces = []
         if not self._is_begun:

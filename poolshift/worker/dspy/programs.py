@@ -42,7 +42,7 @@ class _SavedSignature(msgspec.Struct):
 
 
 class _SavedPredict(msgspec.Struct):
-    """What DSPy's `save` wrote of one predictor, but for its LM and for what only an optimizer needs."""
+    """One predictor as DSPy's `save` writes it, without its LM and without the parts that only an optimizer needs."""
 
     signature: _SavedSignature
     demos: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ class DSPyProgram:
     """A program with its DSPy module built."""
 
     def __init__(self, definition: Definition, allowed_modules: tuple[str, ...]) -> None:
-        """Raises EntrypointError where a tool is none, or the program's state does not fit it."""
+        """Raises EntrypointError if a tool cannot be one, or if the program's state does not fit the program."""
         signature = definition.signature
         self._checked_inputs = Validator(signature.inputs)
         self._checked_outputs = Validator(signature.outputs)

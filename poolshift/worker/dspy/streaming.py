@@ -29,7 +29,7 @@ class OutputEvents:
     def finish(self, outputs: Mapping[str, Any]) -> None:
         """Emits what was held back of the `outputs`, which DSPy has read from the whole of the answer.
 
-        Raises ValueError where that is another text than the one that was emitted already.
+        Raises ValueError if that differs from the text that was emitted already.
         """
         for name, said in self._said.items():
             text = outputs[name] or ""

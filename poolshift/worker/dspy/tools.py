@@ -1,4 +1,4 @@
-"""What a `react` program lets its LM do: functions of the modules that the operator allows."""
+"""The tools that a `react` program gives its LM: functions of the modules that the operator allows."""
 
 import functools
 import inspect
@@ -15,7 +15,7 @@ _at_a_tool = False
 
 
 def is_at_a_tool() -> bool:
-    """Whether a tool runs at this moment."""
+    """Says if a tool runs at this moment."""
     return _at_a_tool
 
 
@@ -25,7 +25,7 @@ def tool(entrypoint: str, allowed_modules: tuple[str, ...]) -> dspy.Tool:
     What it raises, the LM is told by type and message, as any caller would be; the traceback is in the log.
 
     Raises:
-        EntrypointError: it is no function that may be called, or no plain one.
+        EntrypointError: the function may not be called, or is not a plain one.
     """
     try:
         function = find_entrypoint(entrypoint, allowed_modules)

@@ -13,7 +13,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from poolshift.worker.tracing.traceparent import Carried, span_id_of
 
 _propagator = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
-# What is malformed in them is left out, as W3C has it, and is no warning of ours: a client could fill the log with it.
+# W3C has malformed parts left out. They are not worth a warning: a client could fill the log with it.
 for _name in ("opentelemetry.trace.span", "opentelemetry.baggage.propagation"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 

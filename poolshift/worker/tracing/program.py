@@ -1,6 +1,6 @@
-"""What is recorded of a sampled call inside its worker: the span `program`, and what the program hangs under it.
+"""Records a sampled call inside its worker: the span `program`, and the spans that the program puts under it.
 
-Imported at the first sampled call only; where the service exports traces, by the zygote already (`app.lifespan`).
+A worker imports this at its first sampled call. If the service exports traces, the zygote has imported it already.
 """
 
 import os
@@ -41,14 +41,14 @@ class _Ids(IdGenerator):
 
     def __init__(self) -> None:
         self.known = threading.local()
-        """Its `span_id`, if any, is what the next span of this thread gets."""
+        """Has the id for the next span of this thread in `span_id`, if that is known already."""
 
     def generate_span_id(self) -> int:
         span_id: int | None = self.known.__dict__.pop("span_id", None)
-        return span_id or int.from_bytes(os.urandom(8)) or 1
+        return span_id or int.from_bytes(os.urandom(8), "big") or 1
 
     def generate_trace_id(self) -> int:
-        return int.from_bytes(os.urandom(16)) or 1
+        return int.from_bytes(os.urandom(16), "big") or 1
 
 
 class _Kept(SpanProcessor):
@@ -121,7 +121,7 @@ class _ProgramSpan(trace.Span):
 
     @cached_property
     def _above(self) -> Context:
-        """That of the caller's span."""
+        """The context of the caller's span."""
         return trace_context.context_of(self._traceparent, self._carried)
 
     @cached_property
@@ -181,17 +181,17 @@ class _ProgramSpan(trace.Span):
         self._touched().__exit__(kind, error, traceback)
 
     def __getattr__(self, name: str) -> Any:
-        """What the SDK's spans have beyond the API's, such as `name` and `attributes`."""
+        """An attribute that the SDK's spans have beyond the API's, such as `name` and `attributes`."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._touched(), name)
 
     def is_own(self, span: ReadableSpan) -> bool:
-        """Whether that is OpenTelemetry's own for this one."""
+        """Says if `span` is OpenTelemetry's own for this one."""
         return bool(span.context == self._span_context)
 
     def has_trace_of(self, span: ReadableSpan) -> bool:
-        """Whether both are of one trace: a thread that an earlier execution left behind may have ended others."""
+        """Says if both are of one trace: a thread that an earlier execution left behind may have ended others."""
         return span.context is not None and span.context.trace_id == self._span_context.trace_id
 
     def over(self, end: _Given) -> RecordedSpan | None:

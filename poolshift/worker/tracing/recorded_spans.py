@@ -6,7 +6,7 @@ import msgspec
 
 MAX_SPANS = 128
 MAX_BYTES = 256 * 1024
-"""What one execution may record; the rest is counted."""
+"""The limits of what one execution records; spans beyond them are counted."""
 
 _SpanId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 _Time = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -45,7 +45,7 @@ decode_span = _decoder.decode
 
 
 def encode_span(span: RecordedSpan) -> bytes | None:
-    """The JSON of a span; None where it has something that the other side would not take."""
+    """The JSON of a span; None if the service would not take it."""
     try:
         encoded = msgspec.json.encode(span)
         decode_span(encoded)

@@ -4,7 +4,7 @@ import msgspec
 
 
 class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What travels beside a traceparent, as it came in."""
+    """The headers that travel beside a traceparent, as they came in."""
 
     tracestate: str | None = None
     baggage: str | None = None

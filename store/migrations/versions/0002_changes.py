@@ -1,4 +1,4 @@
-"""What replicas tell each other."""
+"""Changes that replicas announce to each other."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Long runs."""
+"""Jobs."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,0 +1,84 @@
+"""The interface of a worker and of a spawner: what engines and supervisors need, whatever runs the programs.
+
+`pools.process` implements it with processes of this machine, `pools.testing` with objects that a test commands.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from pools.calls import Call, Program, Result
+from pools.process.exits import Exit, ExitCause
+from poolshift.worker.definitions import Definition
+
+
+class Worker(Protocol):
+    """A worker that is ready, and runs one call at a time until it has exited."""
+
+    pid: int
+    started_at: float
+    """By `time.time`."""
+    call: Call | None
+    """The running call."""
+    exited: asyncio.Future[Exit]
+    """Done once the worker is dead."""
+    left_by: Program | None
+    """The program whose call has left the worker in a state that is not for another; then it is to be replaced."""
+
+    def run(self, call: Call, on_end: Callable[[Result | Exception], None]) -> None:
+        """Sends the call. The worker must be idle; `on_end` is called once, with the result or one of `pools.errors`.
+
+        Raises:
+            InvalidInputs: the inputs are over the frame's limit; nothing was sent.
+            WorkerLost: the worker is dead; nothing was sent.
+        """
+
+    def withdraw(self) -> None:
+        """Ends the running call with Withdrawn, and drops its answer. The caller kills the worker."""
+
+    def kill(self, cause: ExitCause) -> None:
+        """Ends the worker whatever it does; `exited` is done when it is dead. Never raises."""
+
+    def retire(self, cause: ExitCause) -> None:
+        """Lets an idle worker exit, and kills it if it does not. Never raises."""
+
+    def when_ended(self, listener: Callable[[Exit], None]) -> None:
+        """Calls `listener` once the worker is dead, before its call is answered; at once if it is dead already."""
+
+    def when_left(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` if `left_by` is set while no call runs."""
+
+    def log_ids(self) -> dict[str, str | None]:
+        """The ids of the running call, if any, for a log line."""
+        ...
+
+
+class WorkerSpawner(Protocol):
+    """Starts workers for all pools."""
+
+    async def spawn(self) -> Worker:
+        """Starts a worker and returns it when it is ready.
+
+        Raises:
+            SpawnFailed: it could not be started, or died at once.
+        """
+        ...
+
+    async def check(self, definition: Definition) -> None:
+        """Tries to load `definition` in a worker of its own, which is in no pool.
+
+        Raises:
+            EntrypointError: it cannot be loaded, and why.
+            PoolOverloaded: too many definitions are being checked.
+            SpawnFailed: no worker could be started for it.
+        """
+
+    async def renew(self) -> None:
+        """Makes workers that are started from now on run the code that is on disk now.
+
+        Raises:
+            SpawnFailed: that is impossible; workers are started as before.
+        """
+
+    async def aclose(self) -> None:
+        """Ends every worker that is left."""

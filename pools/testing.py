@@ -1,0 +1,361 @@
+"""Fakes of a pool's interfaces for fast tests: real implementations, whose every turn the test decides.
+
+`FakePool` stands behind the router. A test reads which calls wait and which run, and ends each by hand.
+`FakeSpawner` stands behind an engine or a supervisor. It makes a `FakeProcess` for each start.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from pools.calls import Call, Program, Result
+from pools.errors import ExecutionError, PoolClosed, SpawnFailed, Withdrawn, WorkerLost
+from pools.events import EventSource
+from pools.process.exits import Exit, ExitCause, failure_of
+from pools.protocol import PoolSnapshot
+from poolshift.worker.definitions import Definition, Field, Signature
+from poolshift.worker.messages import EventKind
+
+Answer = Result | ExecutionError
+"""How a call ends."""
+
+
+def echo_program(name: str = "echo", *, idempotent: bool = False) -> Program:
+    """A program with one string in and out, which no worker is needed for."""
+    text = Field("text", "string")
+    definition = Definition("python", Signature((text,), (text,)), "fake:echo", idempotent=idempotent)
+    return Program(f"key of {name}", name, definition)
+
+
+def result(text: str = "done", run_s: float = 0.0) -> Result:
+    """What a call of `echo_program` ends with."""
+    return Result(msgspec.Raw(msgspec.json.encode({"text": text})), run_s)
+
+
+class FakePool:
+    """A pool (see `pools.protocol.Pool`) without workers.
+
+    Without `answer`, an accepted call is in `queued` until the test calls `dispatch`, and then in `running` until the
+    test calls `finish`. With `answer`, each call is dispatched at once and ends as `answer(call)` says.
+    """
+
+    def __init__(self, version: str, answer: Callable[[Call], Answer] | None = None) -> None:
+        self.version = version
+        self.answer = answer
+        self.queued: list[Call] = []
+        self.running: list[Call] = []
+        self.accepted: list[Call] = []
+        """Every call ever accepted, in order; a call that comes twice is in it twice."""
+        self.is_ready = True
+        self.is_refusing = False
+        self.is_closed = False
+        self.dispatched = 0
+        self.reloads = 0
+        self._outcomes: dict[Call, asyncio.Future[Result]] = {}
+        self._drained = asyncio.Event()
+        self._drained.set()
+
+    def __repr__(self) -> str:
+        return f"<FakePool {self.version} queued={len(self.queued)} running={len(self.running)}>"
+
+    # --- for the test
+
+    def dispatch(self, call: Call) -> None:
+        """Gives a queued call to a worker."""
+        self.queued.remove(call)
+        self.running.append(call)
+        self.dispatched += 1
+        call.dispatched_at = time.perf_counter()
+
+    def finish(self, call: Call, outcome: Answer | Withdrawn) -> None:
+        """Ends a queued or running call."""
+        answer = self._outcomes[call]
+        if not answer.done():
+            if isinstance(outcome, Result):
+                answer.set_result(outcome)
+            else:
+                answer.set_exception(outcome)
+
+    # --- the protocol
+
+    async def start(self) -> None:
+        """Does nothing: there are no workers."""
+
+    async def execute(self, call: Call) -> Result:
+        if self.is_closed or (self.is_refusing and not call.is_accepted):
+            raise PoolClosed
+        call.is_accepted = True
+        self.accepted.append(call)
+        self.queued.append(call)
+        self._outcomes[call] = asyncio.get_running_loop().create_future()
+        self._drained.clear()
+        try:
+            if self.answer is not None:
+                self.dispatch(call)
+                self.finish(call, self.answer(call))
+            return await self._outcomes[call]
+        finally:
+            self._forget(call)
+
+    def withdraw(self, which: Callable[[Call], bool]) -> int:
+        return self._withdraw(self.queued, which)
+
+    def withdraw_running(self, which: Callable[[Call], bool]) -> int:
+        return self._withdraw(self.running, which)
+
+    async def snapshot(self) -> PoolSnapshot:
+        return PoolSnapshot(
+            version=self.version,
+            size=1,
+            busy=len(self.running),
+            idle=int(self.is_ready and not self.running),
+            starting=0,
+            stopping=0,
+            queue_depth=len(self.queued),
+            utilization=float(bool(self.running)),
+            dispatched_total=self.dispatched,
+            worker_starts_total=1,
+            worker_exits_total=dict.fromkeys(ExitCause, 0),
+            service_time_s=0.0,
+            cpu_seconds_total=0.0,
+            workers=(),
+        )
+
+    async def reload(self) -> None:
+        self.reloads += 1
+
+    def refuse(self) -> None:
+        self.is_refusing = True
+
+    @property
+    def is_drained(self) -> bool:
+        return not self._outcomes
+
+    async def drain(self) -> None:
+        await self._drained.wait()
+
+    async def aclose(self) -> None:
+        self.is_refusing = self.is_closed = True
+        self.is_ready = False
+        for call in list(self._outcomes):
+            self.finish(call, PoolClosed(started=call in self.running))
+        await self.drain()
+
+    def _withdraw(self, calls: list[Call], which: Callable[[Call], bool]) -> int:
+        withdrawn = [call for call in calls if which(call)]
+        for call in withdrawn:
+            self.finish(call, Withdrawn())
+        return len(withdrawn)
+
+    def _forget(self, call: Call) -> None:
+        for calls in (self.queued, self.running):
+            if call in calls:
+                calls.remove(call)
+        del self._outcomes[call]
+        if not self._outcomes:
+            self._drained.set()
+
+
+class FakeSource:
+    """The source of the events of one call (see `pools.events.EventSource`)."""
+
+    def __init__(self) -> None:
+        self.is_paused = False
+
+    def pause(self) -> None:
+        self.is_paused = True
+
+    def resume(self) -> None:
+        self.is_paused = False
+
+
+class FakeProcess:
+    """A worker (see `pools.process.interface.Worker`) without a process.
+
+    A call runs until the test ends it by `answer` or `die`. A worker that is told to end dies in the next turn of the
+    event loop, unless it `hangs`: then the test decides when.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.started_at = time.time()
+        self.call: Call | None = None
+        self.calls: list[Call] = []
+        """Every call that was ever sent, in order."""
+        self.hangs = False
+        self.is_lost = False
+        """Dead, but nobody has noticed yet: the next call raises WorkerLost."""
+        self.ended_for: ExitCause | None = None
+        self.source = FakeSource()
+        self._loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[Exit] = self._loop.create_future()
+        self._on_end: Callable[[Result | Exception], None] | None = None
+        self._when_ended: Callable[[Exit], None] | None = None
+        self.left_by: Program | None = None
+        self._when_left: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<FakeProcess pid={self.pid} call={self.call} ended_for={self.ended_for}>"
+
+    # --- for the test
+
+    def answer(self, outcome: Result | ExecutionError) -> None:
+        """Ends the running call; a worker that is being ended is not heard any more."""
+        if self.ended_for is None:
+            self._end_run(outcome)
+
+    def emit(self, data: object) -> None:
+        """Sends an event of the running call."""
+        assert self.call is not None
+        assert self.call.events is not None
+        self.call.events.put("progress", msgspec.Raw(msgspec.json.encode(data)))
+
+    def leave(self, program: Program) -> None:
+        """Says that a call of `program` has left something in the worker: the running call, or one before it."""
+        self.left_by = program
+        if self.call is None and self._when_left is not None:
+            self._when_left()
+
+    def die(self, cause: ExitCause = ExitCause.CRASH, *, is_ours: bool = False) -> None:
+        """Ends the worker now: for `cause`, unless it was told to end for another."""
+        if self.exited.done():
+            return
+        end = Exit(self.ended_for or cause, "as the test has it", cpu_s=1.0, is_ours=is_ours)
+        self.exited.set_result(end)
+        if self._when_ended is not None:
+            self._when_ended(end)
+        self._end_run(failure_of(end, None if self.left_by is None else self.left_by.key))
+
+    # --- the protocol
+
+    def run(self, call: Call, on_end: Callable[[Result | Exception], None]) -> None:
+        if self.is_lost or self.ended_for is not None or self.exited.done():
+            raise WorkerLost
+        assert self.call is None
+        self.call = call
+        self.calls.append(call)
+        self._on_end = on_end
+        if call.events is not None:
+            call.events.began(self.source)
+
+    def withdraw(self) -> None:
+        self._end_run(Withdrawn())
+
+    def kill(self, cause: ExitCause) -> None:
+        if self.ended_for in (None, ExitCause.RECYCLED, ExitCause.SHUTDOWN):
+            self._end_for(self.ended_for or cause)
+
+    def retire(self, cause: ExitCause) -> None:
+        if self.ended_for is None:
+            self._end_for(cause)
+
+    def when_ended(self, listener: Callable[[Exit], None]) -> None:
+        if self.exited.done():
+            listener(self.exited.result())
+        else:
+            self._when_ended = listener
+
+    def when_left(self, listener: Callable[[], None]) -> None:
+        self._when_left = listener
+
+    def log_ids(self) -> dict[str, str | None]:
+        return self.call.log_ids() if self.call is not None else {"execution_id": None}
+
+    def _end_for(self, cause: ExitCause) -> None:
+        self.ended_for = cause
+        if not self.hangs:
+            self._loop.call_soon(self.die)
+
+    def _end_run(self, outcome: Result | Exception) -> None:
+        on_end, self.call, self._on_end = self._on_end, None, None
+        if on_end is not None:
+            on_end(outcome)
+
+
+class FakeSpawner:
+    """A spawner (see `pools.process.interface.WorkerSpawner`) of `FakeProcess`."""
+
+    def __init__(self) -> None:
+        self.processes: list[FakeProcess] = []
+        """Every worker ever started, in order."""
+        self.failures: list[BaseException] = []
+        """Raised by the next starts, one each."""
+        self.is_failing = False
+        """Every start fails."""
+        self.attempts = 0
+        self.renewals = 0
+        self.renewal_failure: SpawnFailed | None = None
+        self._pids = itertools.count(1000)
+        self._gate = asyncio.Event()
+        self._gate.set()
+
+    @property
+    def living(self) -> list[FakeProcess]:
+        """The workers that are not dead."""
+        return [process for process in self.processes if not process.exited.done()]
+
+    def hold(self) -> None:
+        """Lets starts wait until `let_go`."""
+        self._gate.clear()
+
+    def let_go(self) -> None:
+        """Ends the wait of starts."""
+        self._gate.set()
+
+    async def spawn(self) -> FakeProcess:
+        self.attempts += 1
+        await self._gate.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        if self.is_failing:
+            raise SpawnFailed("as the test has it")
+        process = FakeProcess(next(self._pids))
+        self.processes.append(process)
+        return process
+
+    async def check(self, definition: Definition) -> None:
+        """Finds nothing wrong."""
+
+    async def renew(self) -> None:
+        if self.renewal_failure is not None:
+            raise self.renewal_failure
+        self.renewals += 1
+
+    async def aclose(self) -> None:
+        for process in self.living:
+            process.kill(ExitCause.SHUTDOWN)
+
+
+class FakeObserver:
+    """Counts what happens to workers (see `pools.protocol.PoolObserver`)."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.exits: list[ExitCause] = []
+
+    def worker_started(self, version: str, seconds: float) -> None:
+        self.started += 1
+
+    def worker_exited(self, version: str, cause: ExitCause) -> None:
+        self.exits.append(cause)
+
+
+class FakeSink:
+    """Takes the events of a call (see `pools.events.EventSink`); `source` is what holds its worker up."""
+
+    def __init__(self) -> None:
+        self.events: list[object] = []
+        self.source: EventSource | None = None
+
+    @property
+    def has_taken(self) -> bool:
+        return bool(self.events)
+
+    def began(self, source: EventSource) -> None:
+        self.source = source
+
+    def put(self, kind: EventKind, data: msgspec.Raw) -> None:
+        self.events.append(msgspec.json.decode(data))

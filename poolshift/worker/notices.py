@@ -1,0 +1,55 @@
+"""Messages between the service (`pools.process.spawner`) and the zygote: packets of JSON on a SOCK_SEQPACKET pair."""
+
+import msgspec
+
+MAX_PACKET_BYTES = 4096
+
+
+class Fork(msgspec.Struct, tag="fork", omit_defaults=True):
+    """Asks for a worker of this generation; the worker's socket and the pipe for its output come along.
+
+    `user` is the user id and the group id that the worker changes to before a program's code loads.
+    """
+
+    generation: int
+    user: tuple[int, int] | None = None
+
+
+class Ping(msgspec.Struct, tag="ping"):
+    """Asks the zygote for a sign of life."""
+
+
+Order = Fork | Ping
+
+
+class Preloaded(msgspec.Struct, tag="preloaded"):
+    """The zygote's first message: it is up."""
+
+
+class Forked(msgspec.Struct, tag="forked"):
+    """The process id of a new worker; its pidfd comes along."""
+
+    generation: int
+    pid: int
+
+
+class NotForked(msgspec.Struct, tag="not_forked"):
+    """A start that the system refused, such as a fork over the limit of processes; `reason` is the system's."""
+
+    generation: int
+    reason: str
+
+
+class Exited(msgspec.Struct, tag="exited"):
+    """A worker that is dead and reaped; `status` is as waitpid(2) gives it, `cpu_s` the time it used, in seconds."""
+
+    generation: int
+    status: int
+    cpu_s: float
+
+
+class Pong(msgspec.Struct, tag="pong"):
+    """The answer to a ping: the zygote is alive."""
+
+
+Notice = Preloaded | Forked | NotForked | Exited | Pong

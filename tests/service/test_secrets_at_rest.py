@@ -1,0 +1,104 @@
+"""LM keys in the database: encrypted where the service has a key for that, and the start says so where it has not."""
+
+import base64
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.service import Service, running_service
+
+SECRET = "sk-at-rest-0123456789"
+LM = {"model": "openai/test", "api_base": "http://127.0.0.1:9/v1", "api_key": SECRET}
+IN_THE_CLEAR = "LM keys lie in the database in the clear"
+PATHS = ("/sessions/a/lm", "/lm")
+
+
+def key() -> str:
+    return base64.urlsafe_b64encode(os.urandom(32)).decode()
+
+
+def key_file(directory: Path, *keys: str) -> Path:
+    path = directory / "secret.keys"
+    path.write_text("\n".join(keys) + "\n")
+    return path
+
+
+def stored(directory: Path) -> bytes:
+    """All that SQLite has on the disk."""
+    return b"".join(path.read_bytes() for path in directory.glob("poolshift.db*"))
+
+
+def set_lms(service: Service) -> None:
+    for path in PATHS:
+        assert service.client.put(path, json=LM).status_code == 200
+
+
+def has_keys(service: Service) -> bool:
+    return all(service.client.get(path).json()["has_api_key"] for path in PATHS)
+
+
+def refused(directory: Path, **settings: object) -> str:
+    """Why a service does not start."""
+    service = Service(directory, **settings)
+    log_before = service.log()
+    try:
+        service.start(wait=False)
+        assert service.process is not None
+        assert service.process.wait(30) != 0
+    finally:
+        service.close()
+    return service.log().removeprefix(log_before)
+
+
+def test_keys_are_encrypted_and_rotated(tmp_path: Path) -> None:
+    """Set with one key, read after restarts with it, and behind a newer one, which then suffices alone."""
+    first, second = key(), key()
+    with running_service(tmp_path, SECRET_KEY_FILE=key_file(tmp_path, first)) as service:
+        set_lms(service)
+        assert has_keys(service)
+        assert SECRET.encode() not in stored(tmp_path)
+        assert IN_THE_CLEAR not in service.log()
+    for keys in ((first,), (second, first), (second,)):
+        with running_service(tmp_path, SECRET_KEY_FILE=key_file(tmp_path, *keys)) as service:
+            assert has_keys(service)
+    assert SECRET.encode() not in stored(tmp_path)
+    for settings in ({"SECRET_KEY_FILE": key_file(tmp_path, first)}, {}):
+        assert "SECRET_KEY_FILE has no key that decrypts" in refused(tmp_path, **settings)
+
+
+def test_keys_in_the_clear_are_said_to_be_and_then_encrypted(tmp_path: Path) -> None:
+    """One line at the start, and only if there is a key; with a `SECRET_KEY_FILE` the start encrypts what is there."""
+    with running_service(tmp_path) as service:
+        assert IN_THE_CLEAR not in service.log()
+        set_lms(service)
+    assert SECRET.encode() in stored(tmp_path)
+    with running_service(tmp_path) as service:
+        assert service.log().count(IN_THE_CLEAR) == 1
+        assert has_keys(service)
+    logged = service.log()
+    with running_service(tmp_path, SECRET_KEY_FILE=key_file(tmp_path, key())) as service:
+        assert has_keys(service)
+        assert IN_THE_CLEAR not in service.log().removeprefix(logged)
+        assert service.client.put("/lm", json={"model": "none"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "it contains no key"),
+        ("hunter2\n", "line 1 is not 32 bytes"),
+        (f"{'A' * 43}=\nhunter2\n", "line 2 is not 32 bytes"),
+        (f"{'A' * 42}hunter2=\n", "line 1 is not 32 bytes"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_that_holds_no_keys_ends_the_start(tmp_path: Path, content: str | None, why: str) -> None:
+    """With one line that says where, and shows nothing of what is in it."""
+    path = tmp_path / "secret.keys"
+    if content is not None:
+        path.write_text(content)
+    (line,) = refused(tmp_path, SECRET_KEY_FILE=path).splitlines()
+    assert line.startswith(f"poolshift: {path}: ")
+    assert why in line
+    assert "hunter2" not in line

@@ -1,0 +1,173 @@
+"""The service's secrets are out of a program's reach: in its environment, its memory and its files."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.service import ROOT, Service
+
+SECRET = "sk-the-lms-own-secret"
+NOBODY = pwd.getpwnam("nobody")
+MODULES = "tests.support.programs,tests.support.spies"
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user of a process")
+
+
+@pytest.fixture(scope="module")
+def command() -> Iterator[list[str]]:
+    """The service's command in a Python that any user can read, as root's own may lie in its home."""
+    found = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/local/bin:/usr/bin")
+    if found is None or not os.access(ROOT / "cli", os.R_OK):
+        pytest.skip("this machine has no such Python for everyone")
+    place = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    place.chmod(0o755)
+    subprocess.run([found, "-m", "venv", "--without-pip", str(place)], check=True)
+    (packages,) = place.glob("lib/python3*/site-packages")
+    installed = next(entry for entry in sys.path if entry.endswith("site-packages"))
+    (packages / "installed.pth").write_text(f"import site; site.addsitedir({installed!r})\n")
+    yield [str(place / "bin" / "python"), "-c", "from _poolshift_service import main; main()"]
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def directory(command: list[str]) -> Iterator[Path]:
+    """A folder that everyone can look into, with a key file that only its owner can read."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        place = Path(name)
+        place.chmod(0o755)
+        yield place
+
+
+def serving(directory: Path, command: list[str], user: int | None = None, **settings: Any) -> Service:
+    """A service with a secret; its clients need no key."""
+    more = {"PROGRAM_MODULES": MODULES, "LM_API_KEY": SECRET, "MY_TOKEN": SECRET, "OTEL_EXPORTER_OTLP_HEADERS": SECRET}
+    return Service(directory, command=command, user=user, **(more | settings))
+
+
+def spy(service: Service, files: list[Path]) -> dict[str, str]:
+    fields = [{"name": "files", "type": "array"}, {"name": "secret", "type": "string"}]
+    body = {
+        "program_type": "python",
+        "entrypoint": "tests.support.spies:spies",
+        "signature": {"inputs": fields, "outputs": [{"name": "found", "type": "object"}]},
+    }
+    made = service.client.post("/programs", json=body)
+    assert made.status_code == 201, made.text
+    answer = service.execute(made.json()["id"], inputs={"files": list(map(str, files)), "secret": SECRET})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, str] = answer.json()["outputs"]["found"]
+    return found
+
+
+def test_a_program_of_another_user(directory: Path, command: list[str], version: str) -> None:
+    """Neither environment, memory, descriptors, key file nor database; and no way back to root."""
+    keys = directory / "keys.yaml"
+    keys.write_text(SECRET)
+    keys.chmod(0o600)
+    service = serving(directory, command, POOL_VERSION=version, WORKER_USER="nobody")
+    try:
+        service.start()
+        files = [keys, directory / "poolshift.db"]
+        assert files[1].exists()
+        assert spy(service, files) == {
+            **dict.fromkeys(["environ", "memory", "files", "trace", "root", "zygote", "kill"], "denied"),
+            **dict.fromkeys(map(str, files), "denied"),
+            "own environment": "no secret",
+            "sudo": "1",
+        }
+        who = service.execute(service.create("tests.support.spies:user", {}, "object")).json()["outputs"]["result"]
+        assert who == {
+            "uid": [NOBODY.pw_uid] * 3,
+            "gid": [NOBODY.pw_gid] * 3,
+            "groups": [],
+            "environ": True,
+            "said": "hello\n",
+            "oom": "500",
+        }
+        assert all(worker["open_fds"] >= 4 for worker in service.pool(version)["workers"])
+        echo = service.create("echo", {"nonce": "string"})
+        assert service.execute(echo, inputs={"nonce": "a"}).json()["outputs"] == {"result": "a"}
+        assert service.stop() == 0
+    finally:
+        service.close()
+
+
+def test_a_program_of_the_same_user(directory: Path, command: list[str]) -> None:
+    """Without `WORKER_USER`: the environment shows no secret, and the memory is closed unless both are root."""
+    os.chown(directory, NOBODY.pw_uid, NOBODY.pw_gid)
+    service = serving(directory, command, user=NOBODY.pw_uid)
+    try:
+        service.start()
+        found = spy(service, [])
+        assert {found[name] for name in ("environ", "memory", "files", "trace", "zygote")} == {"denied"}
+        assert (found["own environment"], found["sudo"]) == ("no secret", "1")
+    finally:
+        service.close()
+
+
+def test_root_sees_no_secret_in_the_environment(directory: Path, command: list[str]) -> None:
+    """It is overwritten there, for what the service reads again too."""
+    service = serving(directory, command)
+    try:
+        service.start()
+        assert service.process is not None
+        environment = Path(f"/proc/{service.process.pid}/environ").read_bytes()
+        assert b"LM_API_KEY=xxx" in environment
+        assert SECRET.encode() not in environment
+        assert b"PATH=" + os.environ["PATH"].encode() in environment
+        program = service.create("environment", {}, outputs=[{"name": "environment", "type": "object"}])
+        assert SECRET not in service.execute(program).text
+    finally:
+        service.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"WORKER_USER": "nobody-of-this-name"}, "there is no such user"),
+        ({"WORKER_USER": "99999999999"}, "there is no such user"),
+        ({"WORKER_USER": "nobody", "API_KEYS_FILE": "keys.yaml"}, "can read keys.yaml"),
+        ({"WORKER_USER": "nobody"}, "can read .env"),
+        ({"WORKER_USER": "nobody", "DATABASE_URL": "sqlite+aiosqlite:///./mine.db"}, "can read mine.db"),
+    ],
+)
+def test_a_user_that_makes_no_sense(directory: Path, command: list[str], settings: dict[str, Any], says: str) -> None:
+    """The service does not start, and says why in one line: no such user, or one that could read a secret."""
+    for name in ("keys.yaml", ".env", "mine.db"):
+        path = directory / name
+        path.write_text("")
+        path.chmod(0o644 if name in says else 0o600)
+    service = serving(directory, command, **settings)
+    try:
+        service.start(wait=False)
+        assert service.process is not None
+        assert service.process.wait(20) == 2
+        (line,) = service.log().splitlines()
+        assert says in line
+        assert SECRET not in line
+    finally:
+        service.close()
+
+
+def test_only_root_changes_the_user(directory: Path, command: list[str]) -> None:
+    """Any other service says so at its start; its own user is no change."""
+    os.chown(directory, NOBODY.pw_uid, NOBODY.pw_gid)
+    refused = serving(directory, command, user=NOBODY.pw_uid, WORKER_USER="daemon")
+    accepted = serving(directory, command, user=NOBODY.pw_uid, WORKER_USER="nobody")
+    try:
+        refused.start(wait=False)
+        assert refused.process is not None
+        assert refused.process.wait(20) == 2
+        assert "only a service that runs as root" in refused.log()
+        accepted.start()
+    finally:
+        refused.close()
+        accepted.close()

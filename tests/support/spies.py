@@ -1,0 +1,96 @@
+"""Programs that try to get at what is the service's."""
+
+import ctypes
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+_PTRACE_ATTACH = 16
+
+
+def service() -> int:
+    """The process id of the service: the first ancestor that is no zygote."""
+    pid = os.getppid()
+    while b"poolshift.worker.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        status = Path(f"/proc/{pid}/status").read_text()
+        pid = int(status.partition("PPid:")[2].split()[0])
+    return pid
+
+
+def spies(files: list[str], secret: str) -> dict[str, str]:
+    """What it gets at, by name: of each attempt `denied`, or what there is."""
+    pid = service()
+    attempts = {
+        "environ": lambda: _has(Path(f"/proc/{pid}/environ").read_bytes(), secret),
+        "memory": lambda: _read_memory(pid, secret),
+        "files": lambda: str(os.listdir(f"/proc/{pid}/fd")),  # noqa: PTH208
+        "trace": lambda: _trace(pid),
+        "own environment": lambda: _has(repr(dict(os.environ)).encode(), secret),
+        "root": _become_root,
+        "sudo": _no_new_privileges,
+        "zygote": lambda: _has(Path(f"/proc/{os.getppid()}/environ").read_bytes(), secret),
+        "kill": lambda: _signal(pid),
+        **{path: lambda path=path: Path(path).read_bytes().hex()[:20] for path in files},  # type: ignore[misc]
+    }
+    return {name: _try(attempt) for name, attempt in attempts.items()}
+
+
+def user() -> dict[str, Any]:
+    """Who it is, and if it can work: its own files in /proc, a temporary file, a subprocess."""
+    return {
+        "uid": list(os.getresuid()),
+        "gid": list(os.getresgid()),
+        "groups": os.getgroups(),
+        "environ": bool(Path("/proc/self/environ").read_bytes()),
+        "said": subprocess.run(["/bin/echo", "hello"], check=True, capture_output=True, text=True).stdout,
+        "oom": Path("/proc/self/oom_score_adj").read_text().strip(),
+    }
+
+
+def _become_root() -> str:
+    os.setuid(0)
+    return "root"
+
+
+def _signal(pid: int) -> str:
+    os.kill(pid, 0)
+    return "signalled"
+
+
+def _try(attempt: Any) -> str:
+    try:
+        return str(attempt())
+    except OSError as error:
+        return "denied" if isinstance(error, PermissionError) else repr(error)
+
+
+def _has(data: bytes, secret: str) -> str:
+    return "the secret" if secret.encode() in data else "no secret"
+
+
+def _read_memory(pid: int, secret: str) -> str:
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in maps.splitlines():
+            start, end = (int(address, 16) for address in line.split()[0].split("-"))
+            if "[heap]" in line or "[stack]" in line:
+                memory.seek(start)
+                if secret.encode() in memory.read(end - start):
+                    return "the secret"
+    return "no secret"
+
+
+def _trace(pid: int) -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(_PTRACE_ATTACH, pid, None, None) == 0:
+        os.kill(pid, signal.SIGCONT)
+        return "attached"
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number))
+
+
+def _no_new_privileges() -> str:
+    status = Path("/proc/self/status").read_text()
+    return status.partition("NoNewPrivs:")[2].split()[0]

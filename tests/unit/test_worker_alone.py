@@ -1,0 +1,177 @@
+"""A worker's package in a Python that has msgspec and nothing else, on each Python that the machine has."""
+
+import ast
+import asyncio
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from common.background import Background
+from pools.calls import Call, Program, Result
+from pools.errors import ProgramError
+from pools.process.exits import ExitCause
+from pools.process.process import WorkerProcess
+from pools.process.spawner import Spawner
+from poolshift.worker.definitions import Definition, Field, Signature
+from poolshift.worker.loading import EntrypointError
+from tests.support.service import ROOT
+
+pytestmark = pytest.mark.anyio
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+OPTIONAL = {"dspy": {"dspy", "pydantic", "pydantic_core"}, "tracing": {"opentelemetry"}}
+"""What a package of the worker's may import beside msgspec, if it is installed."""
+TRACEPARENT = "00-1234567890abcdef1234567890abcdef-1234567890abcdef-01"
+SHOP = """
+import sys
+
+def price(quantity: int) -> int:
+    print("sold", quantity)
+    return 3 * quantity
+
+async def later(quantity: int) -> int:
+    return quantity
+
+def steps(quantity: int):
+    yield from range(quantity)
+    return quantity
+
+def fails(quantity: int) -> int:
+    raise ValueError(quantity)
+
+def loaded(quantity: int) -> list[str]:
+    return sorted({name.partition(".")[0] for name in sys.modules})
+"""
+
+
+@pytest.fixture(scope="module", params=PYTHONS)
+def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The interpreter of a virtual environment with msgspec alone."""
+    found = _interpreter(request.param)
+    if found is None:
+        pytest.skip(f"this machine has no Python {request.param}")
+    place = tmp_path_factory.mktemp(f"python{request.param}")
+    uv = Path(sys.executable).with_name("uv")
+    for command in (
+        ["venv", "--python", found, str(place)],
+        ["pip", "install", "--python", str(place), "msgspec>=0.22"],
+    ):
+        made = subprocess.run([uv, *command], check=False, capture_output=True, text=True, timeout=120)
+        if made.returncode:
+            pytest.skip(f"no environment could be made: {made.stderr.strip()[-300:]}")
+    yield place / "bin" / "python" if request.param != "3.10" else _without_safe_path(place)
+    shutil.rmtree(place)
+
+
+def _without_safe_path(place: Path) -> Path:
+    """Python 3.10 without its first argument, `-P`, which it does not know."""
+    script = place / "bin" / "python-without-P"
+    script.write_text(f'#!/bin/sh\n[ "$1" = -P ] && shift\nexec {place}/bin/python "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def _interpreter(version: str) -> str | None:
+    """A Python of this version: the system's, or one that pyenv has."""
+    built = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python{version}"))
+    return str(built[-1]) if built else shutil.which(f"python{version}", path="/usr/local/bin:/usr/bin")
+
+
+@pytest.fixture
+async def worker(python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A worker on that interpreter, which finds the worker's package and the user's module."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "poolshift").symlink_to(ROOT / "poolshift")
+    monkeypatch.setattr(sys, "executable", str(python))
+    environment = {"PATH": "/usr/bin", "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    background = Background()
+    preload = ["poolshift.worker.tracing.preload"]
+    spawner = Spawner(["shop"], environment, preload, own_root=ROOT, background=background)
+    worker = await spawner.spawn()
+    yield worker
+    worker.kill(ExitCause.SHUTDOWN)
+    await spawner.aclose()
+    await background.aclose()
+
+
+class _Sampled:
+    """A call that is sampled: the service asks for the spans of its program."""
+
+    trace_id = TRACEPARENT[3:35]
+    spans: tuple[Any, ...] = ()
+
+    def run_begins(self, worker_pid: int) -> str:
+        return TRACEPARENT
+
+    def run_ended(self, error: Exception | None, spans: Any) -> None:
+        self.spans = tuple(spans)
+
+
+async def run(worker: WorkerProcess, function: str, kind: str = "integer", **more: Any) -> Any:
+    signature = Signature((Field("quantity", "integer"),), (Field("result", kind),))  # type: ignore[arg-type]
+    program = Program(function, function, Definition("python", signature, f"shop:{function}"))
+    ended: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
+    deadline = asyncio.get_running_loop().time() + 30
+    worker.run(Call("e-1", program, b'{"quantity": 7}', deadline, **more), ended.set_result)
+    outcome = await ended
+    return msgspec.json.decode(outcome.outputs)["result"] if isinstance(outcome, Result) else outcome
+
+
+async def test_programs_run_with_msgspec_alone(worker: WorkerProcess) -> None:
+    """Plain, async and generator functions; with a trace context and sampled, where a span is all that is missing."""
+    assert await run(worker, "price") == 21
+    assert await run(worker, "later") == 7
+    assert await run(worker, "steps") == 7
+    assert await run(worker, "price", traceparent=TRACEPARENT) == 21
+    sampled = _Sampled()
+    assert await run(worker, "price", trace=sampled) == 21
+    assert sampled.spans == ()
+    assert isinstance(await run(worker, "fails"), ProgramError)
+    loaded = set(await run(worker, "loaded", "array"))
+    assert "msgspec" in loaded
+    assert not loaded & {"dspy", "opentelemetry", "pydantic", "structlog", "httpx"}
+
+
+async def test_a_dspy_program_says_what_to_install(worker: WorkerProcess) -> None:
+    """DSPy is not there."""
+    signature = Signature((Field("text", "string"),), (Field("topic", "string"),))
+    with pytest.raises(EntrypointError, match=r"poolshift\[lm\]"):
+        await worker.check(Definition("predict", signature))
+
+
+def test_every_module_imports_but_the_optional(python: Path) -> None:
+    """Without DSPy and OpenTelemetry."""
+    names = [_module(path) for path in _sources() if path.parent.name not in OPTIONAL]
+    code = f"import importlib\nfor name in {names}: importlib.import_module(name)"
+    subprocess.run([python, "-c", code], check=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, timeout=60)
+
+
+def test_the_package_imports_msgspec_alone() -> None:
+    """Anywhere in its source, in functions too; what is optional has a package of its own."""
+    for path in _sources():
+        allowed = {"msgspec", "poolshift", *sys.stdlib_module_names, *OPTIONAL.get(path.parent.name, ())}
+        assert {name.partition(".")[0] for name in _imports(path)} <= allowed, path
+
+
+def _sources() -> list[Path]:
+    return sorted((ROOT / "poolshift" / "worker").rglob("*.py"))
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names.add(node.module)
+    return names - {"_typeshed"}  # for type checkers alone
