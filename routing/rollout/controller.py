@@ -71,6 +71,7 @@ class RampController:
         self._revision = 0
         self._dirty = False
         self._generation = "0:0"
+        self._basis_points = flag.current.canary_basis_points
         self._loop = asyncio.get_running_loop()
         self._step_began = self._loop.time()
         self._waiting_since: float | None = None
@@ -321,9 +322,11 @@ class RampController:
 
     def _flag_changed(self, rollout: Rollout) -> None:
         """Takes note of every revision of the flag, the ramp's own ones too."""
-        before = self._judge.w
         self._judge.percent_changed(rollout.canary_basis_points)
-        if self._judge.w < before:
+        if self._flag.is_cut_off:
+            return  # it is this replica alone that sends everything to V1
+        before, self._basis_points = self._basis_points, rollout.canary_basis_points
+        if self._basis_points < before:
             self._generation = f"{self.ramp.run}:{rollout.revision}"
         if self._is_acting:
             return
