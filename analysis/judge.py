@@ -11,6 +11,7 @@ from analysis.replicas import KeyedFault
 from analysis.verdict import Evidence, Row, Say, Verdict
 
 LOOK_EVERY_S: Final = 1.0
+_CALLS_A_LOOK: Final = 32
 _RATE_OVER_S: Final = 60.0
 _GRAVITY: Final = {Say.CONTINUE: 0, Say.PROMOTE: 1, Say.PAUSE: 2, Say.ROLLBACK: 3}
 _SAY_OF: Final = {Action.ROLLBACK: Say.ROLLBACK, Action.PAUSE: Say.PAUSE}
@@ -84,6 +85,7 @@ class Judge:
 
         Returns the guardrail that has a new event of V2's, if any: the moment to look, and an example to keep.
         """
+        self._ended += 1
         try:
             return self._intake.ended(t, w, arm, key_hash, program, outcome, ms, is_cold=is_cold)
         except (TypeError, ValueError):
@@ -114,8 +116,11 @@ class Judge:
         self._begin(Counters(), t)
 
     def is_due(self, t: float) -> bool:
-        """Tells if a second has passed since the last look, or if the clock has jumped back."""
-        return not 0 <= t - self._looked_at < LOOK_EVERY_S
+        """Tells if a second has passed since the last look (or the clock has jumped back), and some calls have ended.
+
+        A replay of little traffic would look after each call otherwise. New faults of V2 are due at once: see `ended`.
+        """
+        return self._ended >= _CALLS_A_LOOK and not 0 <= t - self._looked_at < LOOK_EVERY_S
 
     def look(self, t: float, others: Counters | None = None) -> Verdict:
         """Returns the verdict at `t`, on the sum of the own counters and those of other replicas.
@@ -124,6 +129,7 @@ class Judge:
         that was crossed is evidence, even if the e-value falls again.
         """
         self._looked_at = t
+        self._ended = 0
         self._note_rate(t)
         before = self._verdict
         if before.action is Say.ROLLBACK or not self.counters.steps:
@@ -173,6 +179,7 @@ class Judge:
         self._fed: dict[str, tuple[Evidence, Row]] = {}
         self._acknowledged: set[str] = set()
         self._looked_at = t - LOOK_EVERY_S
+        self._ended = 0
         self._rate: float | None = None
         self._rated: tuple[float, int] | None = None
         self._verdict = Verdict(Say.CONTINUE, None, 0.0, 0.0, "all", t)

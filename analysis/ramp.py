@@ -20,17 +20,18 @@ def copy_shares(steps: Sequence[StepId], planned: Sequence[float]) -> list[float
     steps share equally; steps that nobody planned, and restarts, have shares 1/(m·(m+1)) of the rest.
     """
     shares: list[float] = []
-    extras = 0
+    later = extras = 0
     for position, (w, restarts) in enumerate(steps):
-        is_planned = not restarts and (w in planned or not planned)
+        is_planned = not restarts and w in planned
         if position == 0:
             shares.append(FIRST_SHARE if len(planned) != 1 else FIRST_SHARE + LATER_SHARE)
         elif position >= MAX_COPIES:
             shares.append(0.0)
-        elif is_planned and planned:
-            shares.append(LATER_SHARE / (len(planned) - 1))
-        elif is_planned:
+        elif not planned and not restarts:
             shares.append(LATER_SHARE / (position * (position + 1)))
+        elif is_planned and later < len(planned) - 1:
+            later += 1
+            shares.append(LATER_SHARE / (len(planned) - 1))
         else:
             extras += 1
             shares.append(EXTRA_SHARE / (extras * (extras + 1)))

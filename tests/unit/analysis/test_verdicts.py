@@ -154,3 +154,13 @@ def test_power_has_a_fixed_seed() -> None:
         power(50, 0.01, 2, ramp, "latency")
     with pytest.raises(ValueError, match="rising"):
         power(50, 0.01, 2, (Stage(0.5, 10), Stage(0.1, 10)), "engine")
+
+
+def test_cold_calls_of_v2_do_not_look_like_slowness() -> None:
+    """Leaving them out would leave out V2's calls more often than V1's."""
+    judge = Judge(Config(steps=(0.05, 0.25, 0.5)))
+    for one in random_calls(8, 6000, rate=0):
+        judge.assigned(one.t, one.w, one.arm, one.key)
+        judge.ended(one.t, one.w, one.arm, one.key, one.program, "ok", one.ms, is_cold=one.arm == "v2" and one.t < 400)
+        if judge.is_due(one.t):
+            assert judge.look(one.t).action in (Say.CONTINUE, Say.PROMOTE)
