@@ -10,7 +10,7 @@ LOCKS := bootstrap base lm dev local-model
 # The wheel with its hot path compiled (docs/adr/0007), and an environment like the developers' own that has it.
 COMPILED := .cache/compiled
 WHEEL := $(COMPILED)/wheel/.built
-SOURCES := $(shell find app bench cli common config examples packaging pools poolshift routing store -name '*.py' -o -name '*.lua' -o -name 'pyproject.toml')
+SOURCES := $(shell find analysis app bench cli common config examples packaging pools poolshift routing store -name '*.py' -o -name '*.lua' -o -name 'pyproject.toml')
 
 .PHONY: run test test-compiled chaos lint format lock clean help
 
@@ -46,6 +46,7 @@ lock: $(INSTALLED) ## Renews the locks (docs/dependencies.md)
 	bash requirements/lock.sh $(BIN)/uv
 
 include see.mk
+include judge.mk
 include ship.mk
 
 clean: ## Removes the virtual environment and what the tools left

@@ -11,7 +11,7 @@ from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.types import Message, Receive, Scope, Send
 
 from app import documentation, problems
-from app.api import executions, health, lms, pools, programs, rollout, sessions
+from app.api import analysis, executions, health, lms, pools, programs, ramp, rollout, sessions
 from app.auth import Authenticator
 from app.body_limit import limit_body
 from app.execute.endpoint import ExecuteLane, is_execute
@@ -124,6 +124,8 @@ def create_app(settings: Settings) -> Application:
         sessions.router,
         lms.router,
         rollout.router,
+        ramp.router,
+        analysis.router,
         pools.router,
         health.router,
         documentation.router,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 
+from analysis.guardrails import Config
 from app.auth import Authenticator
 from app.execute.endpoint import ExecuteLane
 from app.http_metrics import HttpMetrics
@@ -30,7 +31,7 @@ from common.tasks import TaskOwner
 from common.threads import start_threads
 from config.file_watch import contents
 from config.settings import Settings
-from config.worker_environment import worker_environment
+from config.worker_environment import with_file, worker_environment
 from pools.engine import Engine, PoolOptions
 from pools.process.spawner import Spawner
 from pools.session_pool import SessionPool
@@ -44,8 +45,10 @@ from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
 from routing.catalog.quotas import Quotas
 from routing.catalog.sessions import Sessions
+from routing.rollout.controller import RampController
 from routing.rollout.file import RolloutFile
 from routing.rollout.flag import RolloutFlag, open_flag
+from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import to_basis_points
 from routing.rollout.provider import RolloutProvider
 from routing.rollout.staleness import limit_staleness
@@ -62,6 +65,7 @@ from store.follower import Follower, Handlers
 from store.job_store import SqlJobStore
 from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
+from store.ramp_store import SqlRampStore
 from store.rollout_log import SqlRolloutLog
 from store.secret_box import SecretBox
 from store.session_store import SqlSessionStore
@@ -69,7 +73,7 @@ from store.session_store import SqlSessionStore
 if TYPE_CHECKING:
     from app.application import Application
 
-_ENGINES: Mapping[Version, type[Engine]] = MappingProxyType({Version.V1: SessionPool, Version.V2: SessionPoolV2})
+_ENGINES: Mapping[str, type[Engine]] = MappingProxyType({"session_pool": SessionPool, "session_pool_v2": SessionPoolV2})
 _log = structlog.stdlib.get_logger("poolshift")
 
 
@@ -93,7 +97,9 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         spawner, pools = _open_pools(settings, environment, recorder, background, stack)
         await _start(pools, local_lm)
         pin = Version(settings.pool_version) if settings.pool_version else None
-        router = Router(pools, flag, recorder, pin=pin, salt=settings.canary_salt)
+        judge = LiveJudge(Config(), is_off=pin is not None or len(pools) < len(Version))
+        router = Router(pools, flag, recorder, judge=judge, pin=pin, salt=settings.canary_salt)
+        ramp = await _open_ramp(database, flag, judge, pools, catalog, background, stack)
         recorder.watch(
             staleness=lambda: follower.staleness_s if follower is not None else 0.0,
             rollback=lambda: router.rollback_seconds,
@@ -107,6 +113,8 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             flag=flag,
             pin=pin,
             router=router,
+            judge=judge,
+            ramp=ramp,
             recorder=recorder,
             tracing=tracing,
             pools=pools,
@@ -250,26 +258,52 @@ def _open_pools(
     background: Background,
     stack: AsyncExitStack,
 ) -> tuple[Spawner, dict[Version, Engine]]:
-    """The spawner of worker processes and the pools, which are not started yet."""
+    """The first pool's spawner, which tries new programs, and the pools, which are not started yet."""
     preload = ["poolshift.worker.tracing.preload"] if settings.exports_traces else []
     if settings.lm_model != NONE:
         preload.append(DSPY_PROGRAMS)
-    spawner = Spawner(
-        settings.allowed_modules,
-        environment,
-        preload,
-        own_root=own_process.ROOT,
-        background=background,
-        user=settings.worker_user_ids,
-    )
-    stack.push_async_callback(spawner.aclose)
-    pools = {
-        version: _ENGINES[version](version, _pool_options(settings, version), spawner, recorder, background)
-        for version in map(Version, settings.pools.split(","))
-    }
+    spawners: dict[Version, Spawner] = {}
+    pools: dict[Version, Engine] = {}
+    for version in map(Version, settings.pools.split(",")):
+        spawner = spawners[version] = Spawner(
+            settings.allowed_modules,
+            with_file(environment, settings.worker_env_file_of(version.value)),
+            preload,
+            own_root=own_process.ROOT,
+            background=background,
+            user=settings.worker_user_ids,
+        )
+        stack.push_async_callback(spawner.aclose)
+        engine = _ENGINES[settings.engine_of(version.value)]
+        pools[version] = engine(version, _pool_options(settings, version), spawner, recorder, background)
     for pool in pools.values():
         stack.push_async_callback(pool.aclose)
-    return spawner, pools
+    return next(iter(spawners.values())), pools
+
+
+async def _open_ramp(
+    database: Database,
+    flag: RolloutFlag,
+    judge: LiveJudge,
+    pools: Mapping[Version, Engine],
+    catalog: _Catalog,
+    background: Background,
+    stack: AsyncExitStack,
+) -> RampController:
+    """The plan and its evidence, as the last run or the other replicas left them; carried out from now on."""
+    v1 = pools.get(Version.V1)
+    ramp = RampController(
+        flag,
+        judge,
+        SqlRampStore(database, notifies=False),
+        is_shared=database.is_shared,
+        v1_serves=lambda: v1 is not None and v1.is_ready,
+        programs=catalog.programs.count,
+    )
+    await ramp.open()
+    stack.push_async_callback(ramp.aclose)
+    background.run("ramp", ramp.run, is_vital=True)
+    return ramp
 
 
 async def _start(pools: Mapping[Version, Engine], local_lm: LocalLMServer | None) -> None:

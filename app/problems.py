@@ -16,7 +16,10 @@ from starlette.exceptions import HTTPException
 
 from pools.errors import Category, ExecutionError, InvalidInputs, InvalidOutputs, SpawnFailed, WorkerCrashed
 from routing.errors import (
+    InvalidPlan,
     JobNotFound,
+    NoPlan,
+    PlanConflict,
     ProgramExists,
     ProgramNotFound,
     QuotaExceeded,
@@ -48,6 +51,8 @@ KINDS: Mapping[str, Kind] = {
     "not_found": Kind(404, "request", "There is nothing here"),
     "method_not_allowed": Kind(405, "request", "This cannot be done here"),
     "stale_revision": Kind(412, "request", "The rollout has changed meanwhile"),
+    "invalid_plan": Kind(422, "request", "The plan makes no sense"),
+    "plan_conflict": Kind(409, "request", "The plan's state does not allow that"),
     "rollback_impossible": Kind(409, "request", "There is nothing to roll back to"),
     "program_not_found": Kind(404, "session", "No such program"),
     "session_not_found": Kind(404, "session", "No such session"),
@@ -184,6 +189,17 @@ def _(error: QuotaExceeded) -> Problem:
 @problem_of.register
 def _(error: StaleRevision) -> Problem:
     return Problem("stale_revision", str(error), extensions={"revision": error.current.revision})
+
+
+@problem_of.register
+def _(error: InvalidPlan) -> Problem:
+    return Problem("invalid_plan", str(error))
+
+
+@problem_of.register(PlanConflict)
+@problem_of.register(NoPlan)
+def _(error: PlanConflict | NoPlan) -> Problem:
+    return Problem("plan_conflict", str(error))
 
 
 @problem_of.register

@@ -15,7 +15,9 @@ from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
 from routing.catalog.sessions import Sessions
+from routing.rollout.controller import RampController
 from routing.rollout.flag import RolloutFlag
+from routing.rollout.live_judge import LiveJudge
 from routing.router import Router
 from routing.telemetry.pool_figures import PoolFigures
 from routing.telemetry.recorder import Recorder
@@ -34,6 +36,8 @@ class Services:
     flag: RolloutFlag
     pin: Version | None
     router: Router
+    judge: LiveJudge
+    ramp: RampController
     recorder: Recorder
     tracing: Tracing
     pools: Mapping[Version, Pool]

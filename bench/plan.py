@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-SCENARIOS = tuple("routing replacement overhead blocking compute payload mixed tail scale memory light".split())
+SCENARIOS = tuple("routing replacement overhead blocking compute payload mixed tail scale memory light judge".split())
 """The first ones first: what the time does not suffice for is at the end."""
+SIMULATED = frozenset({"judge"})
+"""Scenarios that need no server and no load generator."""
 FEW_ROUNDS = 2
 """Enough where the contenders differ by far more than the rounds do."""
 

@@ -15,6 +15,7 @@ MODULES = {
     "pools": "cli.pools",
     "programs": "cli.programs",
     "keys": "cli.keys",
+    "judge": "cli.judge",
     "bench": "cli.bench",
     "db": "cli.database",
     "migrate": "cli.migrate",

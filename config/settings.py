@@ -62,6 +62,7 @@ def _known_database(url: SecretStr) -> SecretStr:
 
 CanaryPercent = Annotated[Decimal, Field(ge=0, le=100), AfterValidator(_whole_basis_points)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+EngineName = Literal["session_pool", "session_pool_v2"]
 Count = Annotated[int, Field(ge=1, le=2**53)]
 PoolSize = Annotated[int, Field(ge=1, le=1024)]
 
@@ -92,6 +93,9 @@ class Settings(BaseSettings):
     pools: Literal["v1,v2", "v2"] = "v1,v2"
     """After the burn-in `v2` runs without V1; a rollback is then not possible."""
 
+    engine: EngineName | None = None
+    v1_engine: EngineName | None = None
+    v2_engine: EngineName | None = None
     v1_pool_size: PoolSize = Field(default_factory=_default_pool_size)
     v2_pool_size: PoolSize = Field(default_factory=_default_pool_size)
     queue_limit: int = Field(1000, ge=0)
@@ -103,6 +107,9 @@ class Settings(BaseSettings):
     worker_max_executions: int | None = Field(None, ge=1)
     worker_max_rss_mb: int | None = Field(None, ge=1)
     worker_max_age_s: Seconds | None = None
+    worker_env_file: Path | None = None
+    v1_worker_env_file: Path | None = None
+    v2_worker_env_file: Path | None = None
     worker_env: str = ""
     """Names, comma-separated, of variables that a worker gets although they look like secrets."""
     worker_user: str | None = None
@@ -241,6 +248,16 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    def engine_of(self, version: Literal["v1", "v2"]) -> EngineName:
+        """The engine of one version's pool."""
+        own = self.v1_engine if version == "v1" else self.v2_engine
+        return own or self.engine or ("session_pool" if version == "v1" else "session_pool_v2")
+
+    def worker_env_file_of(self, version: Literal["v1", "v2"]) -> Path | None:
+        """The file with more variables for the workers of one version's pool."""
+        own = self.v1_worker_env_file if version == "v1" else self.v2_worker_env_file
+        return own or self.worker_env_file
 
     @property
     def allowed_host_names(self) -> tuple[str, ...]:

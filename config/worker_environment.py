@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from config.settings import Settings
+from dotenv import dotenv_values
+
+from config.settings import InvalidSettings, Settings
 
 # Programs do not need the service's settings, nor those of its database's and its collector's clients.
 _OWN = frozenset(name.upper() for name in Settings.model_fields)
@@ -21,6 +24,22 @@ def worker_environment(environment: Mapping[str, str], passed_on: Iterable[str])
     kept = {name: value for name, value in environment.items() if name in wanted or not is_withheld(name)}
     # LiteLLM, underneath DSPy, would otherwise fetch its price list from the network on import.
     return kept | {"LITELLM_LOCAL_MODEL_COST_MAP": "true", "PYTHONUNBUFFERED": "1"}
+
+
+def with_file(environment: Mapping[str, str], path: Path | None) -> dict[str, str]:
+    """An environment with the variables of a dotenv file on top (`WORKER_ENV_FILE`).
+
+    Raises:
+        InvalidSettings: the file cannot be read.
+    """
+    if path is None:
+        return dict(environment)
+    try:
+        with path.open(encoding="utf-8") as file:
+            given = dotenv_values(stream=file, interpolate=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"WORKER_ENV_FILE={path}: {getattr(error, 'strerror', None) or error}") from None
+    return {**environment, **{name: value for name, value in given.items() if value is not None}}
 
 
 def is_withheld(name: str) -> bool:

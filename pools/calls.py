@@ -79,6 +79,8 @@ class Call:
         """Whether the call runs for the second time, since its worker died. The router sets it, once at most."""
         self.dispatched_at = 0.0
         """When it was given to a worker, by `time.perf_counter`; 0 while it was not. The pool fills it in."""
+        self.is_cold = False
+        """Tells that its worker is young or loads the program first: slow for a reason that is no version's."""
         self.queued_s = 0.0
         """How long it waited for a worker, in seconds; the pool fills it in."""
         self.backpressure_s = 0.0

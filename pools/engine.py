@@ -47,6 +47,8 @@ from pools.quarantine import Quarantine
 from pools.state import PoolState, WorkerSlot, WorkerState
 from pools.supervisor import RecycleLimits, Supervisor
 
+COLD_EXECUTIONS: Final = 20
+"""A worker's first executions are slower whatever its version is."""
 _SERVICE_TIME_WEIGHT: Final = 0.1
 """Of the newest call in the moving average of service times."""
 
@@ -274,6 +276,7 @@ class Engine(abc.ABC):
         """Gives the call to an idle slot."""
         slot = queued_call.slot = self._state.take(queued_call.call.session_id)
         assert slot is not None
+        queued_call.call.is_cold = slot.executions <= COLD_EXECUTIONS
         self._engage(queued_call)
         try:
             self._supervisor.give(slot, queued_call.call, partial(self._end, queued_call, slot))

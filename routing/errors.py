@@ -53,3 +53,15 @@ class RollbackUnwritten(StoreUnavailable):
     def __init__(self, why: str) -> None:
         where = "in force on this replica, and will be written, for the others too, as soon as possible"
         super().__init__(f"the rollback is {where}: {why}")
+
+
+class InvalidPlan(Exception):
+    """A plan that makes no sense; the message says where."""
+
+
+class PlanConflict(Exception):
+    """The ramp is in a state that does not allow what was asked for."""
+
+
+class NoPlan(Exception):
+    """There is no plan to carry out."""

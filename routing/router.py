@@ -11,6 +11,7 @@ from pools.errors import ExecutionError, Withdrawn, WorkerCrashed
 from pools.protocol import Pool
 from poolshift.worker.lm import LMUsage
 from routing.rollout.flag import RolloutFlag
+from routing.rollout.live_judge import Evidence, Example, LiveJudge
 from routing.rollout.model import Rollout
 from routing.split import bucket
 from routing.telemetry.call_trace import CANCELLED, CallTrace
@@ -34,6 +35,8 @@ class Route:
         self.forced = forced
         self.decision = decision
         self.trace = trace
+        self.evidence: Evidence | None = None
+        """What the judge knows of the call, if it is organic and both versions get calls."""
 
     @property
     def trace_id(self) -> str | None:
@@ -45,11 +48,19 @@ class Router:
     """Decides between the pools, of which it knows the version and nothing inside."""
 
     def __init__(
-        self, pools: Mapping[Version, Pool], flag: RolloutFlag, recorder: Recorder, *, pin: Version | None, salt: str
+        self,
+        pools: Mapping[Version, Pool],
+        flag: RolloutFlag,
+        recorder: Recorder,
+        *,
+        judge: LiveJudge,
+        pin: Version | None,
+        salt: str,
     ) -> None:
         self._pools = pools
         self._flag = flag
         self._recorder = recorder
+        self._judge = judge
         self._pin = pin
         self._salt = salt
         self._only = next(iter(pools)) if len(pools) == 1 else None
@@ -76,6 +87,8 @@ class Router:
         number = random.getrandbits(32) if key is None else bucket(self._salt, key)
         route = Route(number, forced, self._decide(number, forced), trace)
         self._recorder.decided(route.decision)
+        if self._judge.w > 0.0 and route.decision.reason is Reason.SPLIT:
+            route.evidence = self._judge.assigned(key, is_canary=route.decision is _CANARY)
         if trace is not None:
             trace.routed(route.decision, self._flag.current.revision, began)
         return route
@@ -115,10 +128,14 @@ class Router:
         seconds = time.perf_counter() - began
         self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, route.trace_id)
         self._record_tokens(route, call, result.usage)
+        if route.evidence is not None:
+            self._judge_end(route, call, OK, seconds, "")
         return result
 
     def _failed(self, route: Route, call: Call, operation: str, began: float, error: ExecutionError) -> None:
         self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
+        if route.evidence is not None:
+            self._judge_end(route, call, error.code, time.perf_counter() - began, error.detail)
         self._record_tokens(route, call, error.usage)
         if route.trace is not None:
             route.trace.failed(error.code)
@@ -131,6 +148,19 @@ class Router:
         seconds = time.perf_counter() - began
         self._recorder.answered(version, operation, code, seconds, queued_s, route.trace_id)
         self._recorder.failed(version, code, category)
+
+    def _judge_end(self, route: Route, call: Call, outcome: str, seconds: float, detail: str) -> None:
+        """Tells the judge how an organic call ended.
+
+        The wait for a worker is left out of its time: that measures the pool's size, not the version.
+        """
+        evidence = route.evidence
+        assert evidence is not None
+        version = route.decision.version
+        ms = 1000 * (seconds - call.queued_s - call.backpressure_s)
+        guardrail = self._judge.ended(evidence, version, call.program.id, outcome, ms, is_cold=call.is_cold)
+        if guardrail is not None:
+            self._judge.keep_example(guardrail, Example(call.execution_id, route.trace_id, outcome, detail))
 
     def _record_tokens(self, route: Route, call: Call, usage: LMUsage | None) -> None:
         if call.lm is not None and usage is not None:
@@ -145,7 +175,14 @@ class Router:
             if call.is_retry or not call.is_repeatable:
                 raise error
             call.is_retry = True
+            if route.evidence is not None:
+                self._judge_attempt(route.evidence, route, call, error)
         self._route_again(route, call)
+
+    def _judge_attempt(self, evidence: Evidence, route: Route, call: Call, error: WorkerCrashed) -> None:
+        """Tells the judge of a crash that the caller will not see."""
+        example = Example(call.execution_id, route.trace_id, error.code, error.detail)
+        self._judge.attempt_failed(evidence, route.decision.version, call.program.id, error.code, example)
 
     def _route_again(self, route: Route, call: Call) -> None:
         decision = self._decide(route.bucket, route.forced)
@@ -154,6 +191,7 @@ class Router:
         if route.decision is _CANARY:
             self._last_canary_dispatch = max(self._last_canary_dispatch, call.dispatched_at)
         route.decision = decision
+        route.evidence = None  # no version is to be blamed for what the other one began
         self._recorder.decided(decision)
         if route.trace is not None:
             route.trace.routed(decision, self._flag.current.revision, time.time_ns())

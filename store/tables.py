@@ -134,3 +134,66 @@ rollout_sources = Table(
     Column("source", String(32), primary_key=True),
     Column("last_seen", Text, nullable=False),
 )
+
+# Each move of a ramp, counted up from 1 without a gap; `data` is the ramp as JSON.
+ramps = Table(
+    "ramps",
+    metadata,
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("data", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+)
+
+rollout_decisions = Table(
+    "rollout_decisions",
+    metadata,
+    Column("key", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("verdict", String(16), nullable=False),
+    Column("guardrail", String(32)),
+    Column("evidence", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# The judge's counters, one row for each replica and generation of evidence.
+judge_evidence = Table(
+    "judge_evidence",
+    metadata,
+    Column("generation", String(64), primary_key=True),
+    Column("replica", String(64), primary_key=True),
+    Column("data", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Column("rollout_revision", Integer, nullable=False),
+    Column("v1_calls", BigInteger, nullable=False),
+    Column("v2_calls", BigInteger, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+
+# Notifications that are to be delivered, and those that were.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("key", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("kind", String(32), nullable=False),
+    Column("data", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", UtcDateTime),
+    Column("delivered_at", UtcDateTime),
+    Index(None, "next_at"),
+    sqlite_autoincrement=True,
+)

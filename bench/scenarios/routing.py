@@ -8,10 +8,12 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from analysis.guardrails import Config
 from bench.arena import Arena
 from bench.outcome import Figure, Outcome, at_most
 from bench.unobserved import SilentRecorder
 from routing.rollout.flag import RolloutFlag, open_flag
+from routing.rollout.live_judge import LiveJudge
 from routing.router import Router
 from routing.telemetry.recorder import Recorder
 from store.database import Database
@@ -25,11 +27,16 @@ _HALF = 5_000
 def run(arena: Arena) -> Outcome:
     """With a session's id for a key and by chance; with the counting and without."""
     flag = asyncio.run(_flag(arena.directory / "routing.db"))
-    counting = Router({}, flag, Recorder(CollectorRegistry(), {}), pin=None, salt="bench")
-    silent = Router({}, flag, SilentRecorder(CollectorRegistry(), {}), pin=None, salt="bench")
+    off = LiveJudge(Config(), is_off=True)
+    judge = LiveJudge(Config())
+    judge.percent_changed(_HALF)
+    counting = Router({}, flag, Recorder(CollectorRegistry(), {}), judge=off, pin=None, salt="bench")
+    silent = Router({}, flag, SilentRecorder(CollectorRegistry(), {}), judge=off, pin=None, salt="bench")
+    judged = Router({}, flag, Recorder(CollectorRegistry(), {}), judge=judge, pin=None, salt="bench")
     batches = _BATCHES_PER_ROUND * arena.plan.rounds
     by_session = _nanoseconds(lambda: counting.route("session-4711"), batches)
     by_chance = _nanoseconds(lambda: counting.route(None), batches)
+    with_judge = _nanoseconds(lambda: judged.route("session-4711"), batches)
     uncounted = _nanoseconds(lambda: silent.route("session-4711"), batches)
     return Outcome(
         scenario="routing",
@@ -38,6 +45,7 @@ def run(arena: Arena) -> Outcome:
             Figure("one decision by session", by_session, "ns"),
             Figure("one decision by chance", by_chance, "ns"),
             Figure("one decision by session, uncounted", uncounted, "ns"),
+            Figure("one decision by session, judged", with_judge, "ns"),
         ],
         goals=[at_most("one routing decision, rollout read included", 1, max(by_session, by_chance) / 1000, " µs")],
     )

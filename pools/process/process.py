@@ -141,6 +141,7 @@ class WorkerProcess:
         if not self._channel.send(data):
             raise WorkerLost
         if is_new:
+            call.is_cold = True  # it loads the program first
             if number == 0:
                 self._numbers.clear()
                 self._told_bytes = 0

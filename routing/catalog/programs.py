@@ -201,6 +201,10 @@ class Programs:
         else:
             self._forget(program_id, session_id)
 
+    def count(self) -> int:
+        """How many programs there are."""
+        return len(self._global) + sum(map(len, self._of_sessions.values()))
+
     def forget_session(self, session_id: str) -> None:
         """Forgets the programs of a session that has ended."""
         for program in self._of_sessions.pop(session_id, {}).values():

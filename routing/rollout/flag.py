@@ -69,20 +69,20 @@ class RolloutFlag:
             self.follow(rollout)
             return rollout
 
-    async def rollback(self, by: str, reason: str | None) -> Rollout:
+    async def rollback(self, by: str, reason: str | None, source: Source = Source.ROLLBACK) -> Rollout:
         """Sends all traffic to V1. The rollback is in force here before it is written, and voids all earlier changes.
 
         Raises:
             RollbackUnwritten: it is in force here, but not written yet, and so nowhere else; `flush` tries again.
         """
         self.epoch += 1
-        self._dirty = Change(0, Source.ROLLBACK, by, reason)
+        self._dirty = Change(0, source, by, reason)
         self._come_into_force(
             replace(
                 self.current,
                 canary_basis_points=0,
                 previous_basis_points=self.current.canary_basis_points,
-                source=Source.ROLLBACK,
+                source=source,
                 updated_by=by,
                 reason=reason,
                 updated_at=datetime.now(UTC),

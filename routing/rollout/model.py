@@ -17,9 +17,11 @@ class Source(StrEnum):
     FLAG = "flag"
     API = "api"
     ROLLBACK = "rollback"
+    PLAN = "plan"
+    JUDGE = "judge"
 
 
-RAMPS = frozenset(Source) - {Source.ROLLBACK}
+RAMPS = frozenset(Source) - {Source.ROLLBACK, Source.PLAN, Source.JUDGE}
 """Sources that set a percentage, be it 0 %, and void nothing."""
 
 

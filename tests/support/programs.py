@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -363,3 +364,15 @@ def hogs_memory(megabytes: int) -> None:
     """Takes memory and does not let go of it."""
     keeps_memory(megabytes)
     time.sleep(60)
+
+
+def fails_by_environment(call: int) -> int:
+    """Crashes, raises or is slow at the rates in the worker's environment, so that a pool can be worse than another."""
+    rates = {name: float(os.environ.get(name, "0")) for name in ("CRASH_RATE", "RAISE_RATE")}
+    chance = random.random()
+    if chance < rates["CRASH_RATE"]:
+        os._exit(3)
+    if chance < rates["CRASH_RATE"] + rates["RAISE_RATE"]:
+        raise ValueError(f"call {call}")
+    time.sleep(float(os.environ.get("SLOW_S", "0")))
+    return call

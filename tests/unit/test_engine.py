@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from prometheus_client import CollectorRegistry
 
+from analysis.guardrails import Config
 from pools import backpressure
 from pools.calls import Call, Result
 from pools.engine import Engine
@@ -27,6 +28,7 @@ from pools.session_pool_v2 import SessionPoolV2
 from pools.supervisor import RecycleLimits
 from pools.testing import FakeSink, echo_program, result
 from routing.rollout.flag import RolloutFlag
+from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import Rollout, Source
 from routing.router import Router
 from routing.telemetry.recorder import Recorder
@@ -218,7 +220,14 @@ async def test_a_call_that_was_accepted_before_is_never_shed(engine: type[Engine
 async def begin_by_router(pool: Bench, call: Call) -> "asyncio.Task[Result]":
     """Starts the call by way of the router, which decides on its retry."""
     flag = RolloutFlag(MemoryLog(), Rollout(1, 0, None, Source.DEFAULT, "start", None))
-    router = Router({Version.V1: pool.engine}, flag, Recorder(CollectorRegistry(), {}), pin=None, salt="test")
+    router = Router(
+        {Version.V1: pool.engine},
+        flag,
+        Recorder(CollectorRegistry(), {}),
+        judge=LiveJudge(Config()),
+        pin=None,
+        salt="test",
+    )
     task = asyncio.ensure_future(router.execute(router.route(None), call))
     await turns()
     return task

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from analysis.guardrails import Config
 from pools.calls import Call, Result
 from pools.errors import PoolClosed, ProgramError, Withdrawn, WorkerCrashed
 from pools.testing import FakePool, echo_program, result
 from routing.rollout.flag import RolloutFlag, open_flag
+from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import Change, Source
 from routing.router import Route, Router
 from routing.telemetry.recorder import Recorder
@@ -67,7 +69,9 @@ async def traffic(percent: int = 0, *, pin: Version | None = None, versions: tup
     pools = {version: FakePool(version) for version in versions}
     registry = CollectorRegistry()
     recorder = Recorder(registry, {"worker_crashed": "communication", "program_error": "program"})
-    return Traffic(Router(pools, flag, recorder, pin=pin, salt="test"), flag, pools, registry)
+    return Traffic(
+        Router(pools, flag, recorder, judge=LiveJudge(Config()), pin=pin, salt="test"), flag, pools, registry
+    )
 
 
 async def settle() -> None:

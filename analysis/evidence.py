@@ -1,0 +1,74 @@
+"""Each guardrail's evidence, out of counters and up to date with them."""
+
+import math
+
+from analysis.counters import Counters
+from analysis.faults import FaultEvidence, cells_of_copy
+from analysis.guardrails import Config, Guardrail, Kind
+from analysis.latency import LatencyEvidence
+from analysis.latency_bins import bins_of_ratio
+from analysis.odds import SPLIT, worse_than
+from analysis.promotion import log_e_not_faultier, rate_log_e
+from analysis.ramp import MAX_COPIES, copy_shares
+from analysis.verdict import Evidence
+
+
+class Bench:
+    """All evidence on one set of counters. The judge's own is kept up to date; a merged one is made for one look."""
+
+    def __init__(self, config: Config, counters: Counters) -> None:
+        self.config = config
+        self.counters = counters
+        self.latency = LatencyEvidence(counters)
+        self._log_shares: list[float] = []
+        self.faults: dict[str, FaultEvidence] = {}
+        for one in config.guardrails:
+            if one.kind is Kind.FAULTS:
+                evidence = FaultEvidence(one, worse_than(config.r0), counters.steps, config.programs)
+                evidence.feed(counters)
+                self.faults[one.name] = evidence
+
+    def look(self, guardrail: Guardrail) -> Evidence:
+        """Returns a guardrail's evidence: the start copy that is nearest to its threshold, ln(1/(α·share)).
+
+        The copy's share of α is in its log e-value, so that all copies have one threshold.
+        """
+        threshold = -math.log(self.config.alpha_of(guardrail))
+        log_shares = self._shares()
+        by_copy = self._by_copy(guardrail, len(log_shares))
+        best, step, stratum = -math.inf, None, "all"
+        for copy, (log_e, deciding) in enumerate(by_copy):
+            if log_e + log_shares[copy] > best:
+                best, step, stratum = log_e + log_shares[copy], self.counters.steps[copy][0], deciding
+        return Evidence(guardrail.name, best if by_copy else 0.0, threshold, stratum, step)
+
+    def _shares(self) -> list[float]:
+        """Logarithms of the start copies' shares of α."""
+        if len(self._log_shares) != min(len(self.counters.steps), MAX_COPIES):
+            shares = copy_shares(self.counters.steps, self.config.steps)
+            self._log_shares = [math.log(share) for share in shares[:MAX_COPIES]]
+        return self._log_shares
+
+    def _by_copy(self, guardrail: Guardrail, copies: int) -> list[tuple[float, str]]:
+        if guardrail.kind is Kind.LATENCY:
+            return [(log_e, "all") for log_e in self.latency.log_e(copies)]
+        if guardrail.kind is Kind.SPLIT:
+            cells = [cells_of_copy(self.counters.units, copy, self.counters.steps) for copy in range(copies)]
+            return [(SPLIT.log_e(one), "all") for one in cells]
+        evidence = self.faults[guardrail.name].log_e(copies)
+        return [(log_e, f"{kind}={name}" if name else kind) for log_e, (kind, name) in evidence]
+
+    def is_not_worse(self, step: int) -> bool:
+        """Tells if every guardrail that promotion waits for shows that V2 is not worse, on this step's calls alone."""
+        threshold = -math.log(self.config.promotion_alpha)
+        return all(self.not_worse(one, step) >= threshold for one in self.config.guardrails if one.promotes)
+
+    def not_worse(self, guardrail: Guardrail, step: int) -> float:
+        """Returns the log e-value against "V2 is worse by the margin"."""
+        if guardrail.kind is Kind.LATENCY:
+            return self.latency.log_e_not_slower(step, bins_of_ratio(guardrail.margin))
+        faults = self.counters.faults.get((guardrail.name, step), [0, 0])[1]
+        rate = rate_log_e(self.config.floor, self.counters.units, step, faults)
+        if guardrail.name == "tail":
+            rate = -math.inf  # a share of calls is slow by definition
+        return log_e_not_faultier(self.faults[guardrail.name], step, self.counters.steps, self.config, rate)

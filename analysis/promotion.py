@@ -1,0 +1,43 @@
+"""Non-inferiority: promotion needs evidence on the last step that V2 is not worse than V1 by the margin.
+
+Each guardrail tests its own "V2 is worse by the margin" at the whole α for promotion. All must reject, so that the
+probability of a false promotion is at most α (an intersection–union test: Berger, Technometrics 1982). Only calls of
+the last step count: older evidence would promote a V2 that has become worse since.
+"""
+
+import math
+
+from analysis.counters import total
+from analysis.faults import FaultEvidence, cells_of_copy
+from analysis.guardrails import Config
+from analysis.odds import better_than, log_sum_exp
+from analysis.ramp import StepId
+
+_SHARES_OF_FLOOR = (0.5, 0.2, 0.05)
+
+
+def log_e_rarer_than(floor: float, units: int, faults: int) -> float:
+    """Log e-value against "V2's faults are at least `floor` of its calls": Wald's test of a rate, over a mixture.
+
+    `units` are calls without a key and first calls of keys; `faults` are all faults, so that keys with many calls make
+    the test conservative. For rates p < floor the factors are p/floor and (1 − p)/(1 − floor).
+    """
+    terms = [
+        faults * math.log(share) + (max(units - faults, 0)) * math.log((1 - share * floor) / (1 - floor))
+        for share in _SHARES_OF_FLOOR
+    ]
+    return log_sum_exp(terms) - math.log(len(terms))
+
+
+def log_e_not_faultier(evidence: FaultEvidence, step: int, steps: list[StepId], config: Config, rate: float) -> float:
+    """Log e-value against "V2 has `margin` times V1's faults, and at least the floor"; `rate` is the floor's test."""
+    test = better_than(evidence.guardrail.margin * config.r0)
+    ratio = test.log_e(cells_of_copy(evidence.pooled, step, steps))
+    # Under the null both halves are true, so both are e-processes, and so is their average.
+    return log_sum_exp([ratio, rate]) - math.log(2)
+
+
+def rate_log_e(floor: float, units: dict[tuple[int, int], list[int]], step: int, faults: int) -> float:
+    """Log e-value of the floor's test for the units of one step."""
+    counted = total([pair for (first, at), pair in units.items() if first <= step == at])
+    return log_e_rarer_than(floor, counted[1], faults)

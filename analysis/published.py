@@ -1,0 +1,72 @@
+"""The rows that are published: evidence, counts, intervals and what would be found."""
+
+import math
+from collections.abc import Mapping
+
+from analysis.counters import total
+from analysis.detectable import calls_until
+from analysis.evidence import Bench
+from analysis.faults import cells_of_copy
+from analysis.guardrails import Guardrail, Kind
+from analysis.interval import Interval, latency_interval, ratio_interval
+from analysis.verdict import Detectable, Evidence, Row, Tally
+
+_RATIO = {Kind.FAULTS: 2.0, Kind.LATENCY: 1.25, Kind.SPLIT: 0.9}
+"""The regression whose time to be found is published."""
+
+
+def rows(bench: Bench, fed: Mapping[str, Row], rate: float | None) -> tuple[Row, ...]:
+    """Returns a row for each guardrail; one that nobody feeds has no evidence. `rate` is of calls per second."""
+    return tuple(
+        fed.get(one.name) or _unfed(bench, one) if one.kind is Kind.FED else _row(bench, one, rate)
+        for one in bench.config.guardrails
+    )
+
+
+def _row(bench: Bench, guardrail: Guardrail, rate: float | None) -> Row:
+    evidence = bench.look(guardrail)
+    v1, v2 = _tallies(bench, guardrail)
+    return Row(
+        guardrail.name,
+        guardrail.action.value,
+        evidence.log_e,
+        evidence.threshold,
+        v1,
+        v2,
+        _interval(bench, guardrail),
+        evidence.stratum,
+        _detectable(bench, guardrail, evidence, rate),
+    )
+
+
+def _unfed(bench: Bench, guardrail: Guardrail) -> Row:
+    nothing = Tally(0, 0)
+    threshold = -math.log(bench.config.alpha_of(guardrail))
+    found = Detectable(2.0, None, None)
+    return Row(guardrail.name, guardrail.action.value, 0.0, threshold, nothing, nothing, (0.0, None), "all", found)
+
+
+def _tallies(bench: Bench, guardrail: Guardrail) -> tuple[Tally, Tally]:
+    counters = bench.counters
+    if guardrail.kind is Kind.SPLIT:
+        calls, faults = total(counters.units.values()), (0, 0)
+    elif guardrail.kind is Kind.LATENCY:
+        calls, faults = total(pair for one in counters.latency.values() for pair in one.values()), (0, 0)
+    else:
+        calls = total(counters.calls.values())
+        faults = total(pair for (name, _), pair in counters.faults.items() if name == guardrail.name)
+    return Tally(calls[0], faults[0]), Tally(calls[1], faults[1])
+
+
+def _interval(bench: Bench, guardrail: Guardrail) -> Interval:
+    alpha = bench.config.alpha
+    if guardrail.kind is Kind.LATENCY:
+        return latency_interval(bench.latency, alpha, bench.config.m0)
+    counts = bench.counters.units if guardrail.kind is Kind.SPLIT else bench.faults[guardrail.name].pooled
+    return ratio_interval(cells_of_copy(counts, 0, bench.counters.steps), alpha)
+
+
+def _detectable(bench: Bench, guardrail: Guardrail, evidence: Evidence, rate: float | None) -> Detectable:
+    ratio = _RATIO[guardrail.kind]
+    calls = calls_until(bench, guardrail, ratio, evidence.threshold)
+    return Detectable(ratio, calls, calls / rate if calls is not None and rate else None)

@@ -1,0 +1,77 @@
+"""What the judge says: frozen values for controllers, pages and notifications."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Say(StrEnum):
+    """The judge's words, from the mildest to the gravest."""
+
+    CONTINUE = "continue"
+    PROMOTE = "promote"
+    PAUSE = "pause"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A guardrail's evidence: an alarm if `log_e` reaches `threshold`."""
+
+    guardrail: str
+    log_e: float
+    threshold: float
+    stratum: str = "all"
+    """The stratum that has most of the evidence, such as `program=summarize`."""
+    since_step: float | None = None
+    """The canary probability at which the deciding start copy began."""
+
+    @property
+    def is_alarm(self) -> bool:
+        """Tells if the evidence is enough for the guardrail's action."""
+        return self.log_e >= self.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judge's word, and the evidence for it."""
+
+    action: Say
+    guardrail: str | None
+    log_e: float
+    threshold: float
+    stratum: str
+    since: float
+    """The time at which the verdict became this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """One version's calls and faults."""
+
+    calls: int
+    faults: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detectable:
+    """The calls until a regression by `ratio` would be found; None is "never in this ramp"."""
+
+    ratio: float
+    calls: int | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One guardrail for the page of analysis."""
+
+    name: str
+    action: str
+    log_e: float
+    threshold: float
+    v1: Tally
+    v2: Tally
+    ratio: tuple[float, float | None]
+    """Always-valid interval of V2's rate (or time) over V1's; None is no upper bound."""
+    stratum: str
+    detectable: Detectable

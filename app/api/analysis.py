@@ -1,0 +1,129 @@
+"""`/rollout/analysis`, `/rollout/decisions`: the evidence behind the verdicts, now and for ever."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+from pydantic import Field
+
+from analysis.verdict import Row
+from app.api.base import MAX_KEY, Out, Page
+from app.auth import Admin, Executor, Principal
+from app.services import Running
+from config.api_keys import Scope
+from routing.rollout.live_judge import Example
+
+router = APIRouter(prefix="/rollout", tags=["rollout"])
+
+
+class TallyView(Out):
+    """One version's calls, and those that were faults."""
+
+    calls: int
+    faults: int
+
+
+class DetectableView(Out):
+    """The regression that would be found, and when; null is "never in this ramp"."""
+
+    ratio: float
+    calls: int | None
+    seconds: float | None
+
+
+class ExampleView(Out):
+    """An execution whose fault is part of the evidence."""
+
+    execution_id: str
+    trace_id: str | None
+    code: str
+    detail: str | None = Field(description="For admins alone")
+
+
+class GuardrailView(Out):
+    """One guardrail's evidence against V2."""
+
+    name: str
+    action: str
+    log_e: float = Field(description="Natural logarithm of the e-value; at the threshold the guardrail acts")
+    threshold: float
+    v1: TallyView
+    v2: TallyView
+    ratio: tuple[float, float | None] = Field(description="Always-valid interval of V2 over V1; null is no upper bound")
+    stratum: str = Field(description="What the evidence is mostly about: `all`, `code=…`, `program=…`")
+    detectable: DetectableView
+    examples: list[ExampleView]
+
+
+class DecisionView(Out):
+    """A verdict with the evidence that it was made on."""
+
+    verdict: str
+    guardrail: str | None
+    at: datetime
+    evidence: dict[str, Any]
+
+
+@router.get("/analysis")
+async def show_analysis(services: Running, principal: Executor) -> list[GuardrailView]:
+    """A row for each guardrail, on the calls of all replicas."""
+    examples = services.judge.examples()
+    return [_view(row, examples.get(row.name, ()), principal) for row in services.judge.analysis()]
+
+
+@router.get("/analysis/trace", response_class=StreamingResponse)
+async def export_trace(services: Running, _: Admin) -> StreamingResponse:
+    """What the judge of this replica saw, as JSON lines for `poolshift judge replay`; keys are hashes."""
+    dropped = services.judge.dropped
+    return StreamingResponse(
+        _lines(services.judge.recorded()),
+        media_type="application/x-ndjson",
+        headers={"x-dropped-calls": str(dropped)},
+    )
+
+
+@router.get("/decisions")
+async def show_decisions(
+    services: Running,
+    principal: Executor,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[int | None, Query(ge=1, le=MAX_KEY, description="`next_cursor` of the page before")] = None,
+) -> Page[DecisionView]:
+    """Every verdict, the newest first."""
+    found = await services.ramp.decisions(limit=limit + 1, before=cursor)
+    items = [
+        DecisionView(
+            verdict=one.verdict,
+            guardrail=one.guardrail,
+            at=one.at,
+            evidence=dict(one.evidence) if principal.may(Scope.ADMIN) else _without_details(one.evidence),
+        )
+        for one in found[:limit]
+    ]
+    return Page(items=items, next_cursor=str(found[limit - 1].key) if len(found) > limit else None)
+
+
+def _view(row: Row, examples: tuple[Example, ...], principal: Principal) -> GuardrailView:
+    shown = [
+        ExampleView(
+            execution_id=one.execution_id,
+            trace_id=one.trace_id,
+            code=one.code,
+            detail=one.detail if principal.may(Scope.ADMIN) else None,
+        )
+        for one in examples
+    ]
+    return GuardrailView.model_validate({**asdict(row), "examples": [one.model_dump() for one in shown]})
+
+
+def _without_details(evidence: Any) -> dict[str, Any]:
+    return {**evidence, "examples": [{**one, "detail": None} for one in evidence.get("examples", ())]}
+
+
+def _lines(recorded: list[dict[str, Any]]) -> Iterator[bytes]:
+    for line in recorded:
+        yield msgspec.json.encode(line) + b"\n"

@@ -1,0 +1,189 @@
+"""`/rollout/plan`, `/rollout/start` and the like, `/rollout/status`: a ramp that goes on by itself."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+
+from analysis.verdict import Say
+from app.api.base import In, Out
+from app.auth import Admin, Executor
+from app.problems import Problem
+from app.services import Running, Services
+from routing.rollout.controller import SILENT_AFTER_S
+from routing.rollout.outlook import outlook
+from routing.rollout.plan import Plan, parse_plan
+from routing.rollout.ramp import Ramp, RampState
+from routing.rollout.ramp_store import ReplicaReport
+from routing.versions import Version
+
+router = APIRouter(prefix="/rollout", tags=["rollout"])
+
+
+_PLAN_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": Plan.model_json_schema()}}}}
+"""The body is read by the same code as ROLLOUT_PLAN_FILE, so that both give the same errors."""
+
+
+class ReasonBody(In):
+    """A reason, for the history."""
+
+    reason: str | None = Field(None, max_length=1024)
+
+
+class SplitView(Out):
+    """The split asked for, and the one seen in organic calls since it came into force."""
+
+    asked_percent: float
+    seen_percent: float | None = Field(description="Null before the first call")
+    v1: int
+    v2: int
+
+
+class ReplicaView(Out):
+    """One replica of the service."""
+
+    id: str
+    seen_at: datetime
+    is_silent: bool
+    rollout_revision: int = Field(description="The revision in force there")
+    split: SplitView
+
+
+class StatusView(Out):
+    """The ramp: what it does, what comes next, and what the evidence says."""
+
+    state: RampState
+    step: int = Field(description="From 1; 0 before the first")
+    steps: int
+    canary_percent: float
+    next: str
+    verdict: Say
+    guardrail: str | None = Field(description="The guardrail behind a verdict of pause or rollback")
+    since: datetime
+    reason: str | None
+    by: str
+    in_force: bool = Field(description="Every replica says that the newest revision is in force there")
+    silent: list[str] = Field(description="Replicas that have said nothing for some seconds")
+    split: SplitView
+    replicas: list[ReplicaView]
+
+
+@router.get("/plan")
+async def show_plan(services: Running, _: Executor) -> Plan:
+    """The plan that is under way, or that the next start carries out."""
+    plan = services.ramp.ramp.plan
+    if plan is None:
+        raise Problem("not_found", "there is no plan: PUT /rollout/plan, or ROLLOUT_PLAN_FILE")
+    return plan
+
+
+@router.put("/plan", openapi_extra=_PLAN_BODY)
+async def set_plan(request: Request, services: Running, admin: Admin) -> Plan:
+    """Sets the plan that the next start carries out, as JSON or YAML; not while one is under way."""
+    plan = parse_plan(await request.body())
+    await services.ramp.set_plan(plan, admin.name)
+    return plan
+
+
+@router.delete("/plan", status_code=204)
+async def clear_plan(services: Running, admin: Admin) -> None:
+    """Forgets the plan; not while it is under way."""
+    await services.ramp.set_plan(None, admin.name)
+
+
+@router.post("/start")
+async def start(services: Running, admin: Admin, body: ReasonBody | None = None) -> StatusView:
+    """Begins the plan at its first step, with no evidence."""
+    return await _moved(services.ramp.start, services, admin.name, body)
+
+
+@router.post("/pause")
+async def pause(services: Running, admin: Admin, body: ReasonBody | None = None) -> StatusView:
+    """Stops the ramp where it is."""
+    return await _moved(services.ramp.pause, services, admin.name, body)
+
+
+@router.post("/resume")
+async def resume(services: Running, admin: Admin, body: ReasonBody | None = None) -> StatusView:
+    """Goes on at the step that the ramp stopped at, in spite of the guardrail that paused it."""
+    return await _moved(services.ramp.resume, services, admin.name, body)
+
+
+@router.post("/approve")
+async def approve(services: Running, admin: Admin, body: ReasonBody | None = None) -> StatusView:
+    """Lets the ramp leave a step that waits for a person's approval."""
+    return await _moved(services.ramp.approve, services, admin.name, body)
+
+
+@router.post("/promote")
+async def promote(services: Running, admin: Admin, body: ReasonBody | None = None) -> StatusView:
+    """Gives V2 everything without waiting for evidence; the history says so."""
+    return await _moved(services.ramp.promote, services, admin.name, body)
+
+
+@router.post("/abort")
+async def abort(services: Running, admin: Admin, body: ReasonBody | None = None) -> StatusView:
+    """Ends the plan, and rolls back."""
+    if Version.V1 not in services.pools:
+        raise Problem("rollback_impossible", "this service runs without V1 (POOLS=v2)")
+    return await _moved(services.ramp.abort, services, admin.name, body)
+
+
+@router.get("/status")
+async def show_status(services: Running, _: Executor) -> StatusView:
+    """The ramp as it is, here and on the other replicas."""
+    return status_view(services)
+
+
+_Move = Callable[[str, str | None], Awaitable[Ramp]]
+
+
+async def _moved(move: _Move, services: Services, by: str, body: ReasonBody | None) -> StatusView:
+    await move(by, body.reason if body is not None else None)
+    return status_view(services)
+
+
+def status_view(services: Services) -> StatusView:
+    """The ramp as it is shown."""
+    controller, ramp = services.ramp, services.ramp.ramp
+    verdict = controller.verdict()
+    current = services.flag.current
+    rows = [_replica_view(services, report) for report in controller.reports()]
+    return StatusView(
+        state=ramp.state,
+        step=ramp.step + 1,
+        steps=0 if ramp.plan is None else len(ramp.plan.steps),
+        canary_percent=current.canary_percent,
+        next=outlook(ramp, controller.facts(verdict)),
+        verdict=verdict.action,
+        guardrail=verdict.guardrail,
+        since=controller.since,
+        reason=ramp.reason,
+        by=ramp.by,
+        in_force=all(row.rollout_revision >= current.revision and not row.is_silent for row in rows),
+        silent=[row.id for row in rows if row.is_silent],
+        split=_split(current.canary_percent, _sum([row.split for row in rows])),
+        replicas=rows,
+    )
+
+
+def _replica_view(services: Services, report: ReplicaReport) -> ReplicaView:
+    return ReplicaView(
+        id=report.id,
+        seen_at=report.seen_at,
+        is_silent=(datetime.now(UTC) - report.seen_at).total_seconds() > SILENT_AFTER_S,
+        rollout_revision=report.rollout_revision,
+        split=_split(services.flag.current.canary_percent, report.calls),
+    )
+
+
+def _split(asked: float, calls: tuple[int, int]) -> SplitView:
+    total = sum(calls)
+    return SplitView(
+        asked_percent=asked, seen_percent=100 * calls[1] / total if total else None, v1=calls[0], v2=calls[1]
+    )
+
+
+def _sum(splits: list[SplitView]) -> tuple[int, int]:
+    return sum(one.v1 for one in splits), sum(one.v2 for one in splits)

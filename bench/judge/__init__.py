@@ -1,0 +1,1 @@
+"""Traces of simulated ramps, and the policies that are compared on them."""

@@ -1,0 +1,164 @@
+"""`poolshift judge`: judges recorded ramps, and tells what a ramp could find. Neither needs a service."""
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from analysis.guardrails import Config
+from analysis.power import DEFAULT_RAMP, Power, Stage, power
+from analysis.replay import Change, Replay
+from cli.errors import CommandFailed, ExitCode, printable
+from cli.output import AsJson, print_rows
+from cli.trace_file import TraceFile, UnreadableTrace
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Judge recorded ramps.")
+
+
+@app.callback()
+def judge() -> None:
+    """Judge recorded ramps, and tell what a ramp could find (docs/judge.md)."""
+
+
+@app.command()
+def replay(
+    traces: Annotated[list[str], typer.Argument(metavar="TRACE…", help="Files of JSON lines; - is standard input")],
+    *,
+    as_json: AsJson = False,
+    r0: Annotated[float, typer.Option(min=1, help="V2 may have so many times V1's faults")] = 1.0,
+    m0: Annotated[float, typer.Option(min=1, help="V2 may take so many times V1's milliseconds")] = 1.0,
+) -> None:
+    """Replay traces: the judge's verdicts, and the calls at which it came to them."""
+    config = Config(r0=r0, m0=m0)
+    unreadable = 0
+    for path in traces:
+        try:
+            found, run = _replay(path, config, as_json=as_json)
+        except UnreadableTrace as error:
+            print(f"poolshift: {printable(str(error))}", file=sys.stderr)
+            unreadable += 1
+            continue
+        if not as_json:
+            _print_people(path, found, run)
+    if unreadable:
+        raise typer.Exit(ExitCode.USAGE)
+
+
+@app.command(name="power")
+def power_command(
+    rate: Annotated[float, typer.Option(min=0.001, help="Calls per second")] = 50.0,
+    faults: Annotated[float, typer.Option(min=0, max=0.5, help="Share of V1's calls that fail")] = 0.005,
+    ratio: Annotated[float, typer.Option(min=1.01, help="V2's faults over V1's")] = 2.0,
+    ramp: Annotated[str, typer.Option(help="Percent:calls, …")] = DEFAULT_RAMP,
+    guardrail: Annotated[str, typer.Option(help="The guardrail whose threshold counts")] = "engine",
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate ramps with a fixed seed: the calls and the time until a regression is found."""
+    try:
+        found = power(rate, faults, ratio, _ramp(ramp), guardrail)
+    except ValueError as error:
+        raise CommandFailed(ExitCode.USAGE, str(error)) from None
+    if as_json:
+        print(json.dumps(found.as_data()))
+    else:
+        print(_sentence(found))
+
+
+def _replay(path: str, config: Config, *, as_json: bool) -> tuple[list[Change], Replay]:
+    """Judges one trace. With JSON each change is printed as it comes."""
+    trace = TraceFile(path)
+    steps, programs = trace.outline()
+    run = Replay(steps, programs, config)
+    found: list[Change] = []
+    for change in _all_changes(run, trace):
+        found.append(change)
+        if as_json:
+            print(json.dumps(_line(path, change)), flush=True)
+    return found, run
+
+
+def _all_changes(run: Replay, trace: TraceFile) -> Iterator[Change]:
+    yield from run.changes(trace.calls())
+    yield run.end()
+
+
+def _line(path: str, change: Change) -> dict[str, Any]:
+    verdict = change.verdict
+    return {
+        "trace": path,
+        "call": change.call,
+        "t": change.t,
+        "verdict": verdict.action.value,
+        "guardrail": verdict.guardrail,
+        "evidence": {
+            "log_e": round(verdict.log_e, 4),
+            "threshold": round(verdict.threshold, 4),
+            "stratum": verdict.stratum,
+        },
+    }
+
+
+def _print_people(path: str, found: list[Change], run: Replay) -> None:
+    print(f"{printable(path)}: {run.calls:,} calls")
+    print_rows(
+        ("call", "t", "verdict", "guardrail", "log E", "threshold", "stratum"),
+        [
+            (
+                one.call,
+                round(one.t, 3),
+                one.verdict.action.value,
+                one.verdict.guardrail,
+                round(one.verdict.log_e, 2),
+                round(one.verdict.threshold, 2),
+                one.verdict.stratum,
+            )
+            for one in found
+        ],
+    )
+    print()
+    print_rows(
+        ("guardrail", "action", "log E", "threshold", "V1 calls", "faults", "V2 calls", "faults", "ratio"),
+        [
+            (
+                row.name,
+                row.action,
+                round(row.log_e, 2),
+                round(row.threshold, 2),
+                row.v1.calls,
+                row.v1.faults,
+                row.v2.calls,
+                row.v2.faults,
+                f"{row.ratio[0]:.2f} to {'any' if row.ratio[1] is None else format(row.ratio[1], '.2f')}",
+            )
+            for row in run.rows()
+            if row.v1.calls or row.v2.calls
+        ],
+    )
+
+
+def _ramp(text: str) -> tuple[Stage, ...]:
+    try:
+        pairs = [part.split(":") for part in text.split(",")]
+        return tuple(Stage(float(percent) / 100, int(calls)) for percent, calls in pairs)
+    except ValueError:
+        raise CommandFailed(
+            ExitCode.USAGE, f"--ramp is percent:calls pairs such as 1:2000,5:5000, not {text!r}"
+        ) from None
+
+
+def _sentence(found: Power) -> str:
+    times = f"{int(10 * found.share)} of 10 ramps" if found.share < 1 else "every ramp"
+    if found.median_calls is None:
+        return f"not found in most ramps ({found.found} of {found.ramps})"
+    calls = f"{found.median_calls / 1000:.0f}k" if found.median_calls >= 10_000 else f"{found.median_calls:,.0f}"
+    return f"found in about {calls} calls, {_duration(found.median_calls / found.rate)}, in {times}"
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

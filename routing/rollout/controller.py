@@ -1,0 +1,428 @@
+"""Carries a plan out: asks the ramp whether it moves, moves the flag, and remembers every step and verdict."""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+
+from analysis import replicas
+from analysis.counters import Counters
+from analysis.verdict import Say, Verdict
+from common.log_once import LogOnce
+from common.tasks import TaskOwner
+from routing.errors import RollbackUnwritten, StoreUnavailable
+from routing.rollout import ramp as ramps
+from routing.rollout.flag import RolloutFlag
+from routing.rollout.live_judge import LiveJudge
+from routing.rollout.model import Change, Rollout
+from routing.rollout.plan import Plan
+from routing.rollout.ramp import Facts, Move, Ramp, RampState, RollBack, SetPercent
+from routing.rollout.ramp_store import Decision, RampStore, ReplicaReport, Snapshot, StaleRamp, StoredRamp
+
+TICK_S = 0.5
+"""Time between two looks at plan and evidence, in seconds; a fault of V2's causes another look at once."""
+SILENT_AFTER_S = 5.0
+"""A replica that has said nothing for so long, in seconds, has died or is cut off."""
+KEEP_EVERY_S = 5.0
+"""Time between two writes of the evidence of a service that shares its database with no other, in seconds."""
+
+ALONE = "only"
+"""The name of a service that shares its database with no other: after a restart it goes on with its evidence."""
+
+_log = structlog.stdlib.get_logger("poolshift.ramp")
+
+
+class RampController:
+    """The one place that changes the ramp. Several replicas have one each; the holder of the lease decides."""
+
+    def __init__(
+        self,
+        flag: RolloutFlag,
+        judge: LiveJudge,
+        store: RampStore,
+        *,
+        is_shared: bool,
+        v1_serves: Callable[[], bool],
+        programs: Callable[[], int],
+    ) -> None:
+        """Asks `v1_serves` whether V1 has a live worker, and `programs` how many programs there are.
+
+        `is_shared` tells that other replicas use the store too.
+        """
+        self.ramp = Ramp()
+        self.since = datetime.now(UTC)
+        """The time at which the ramp came into its state."""
+        self.replica = uuid.uuid4().hex if is_shared else ALONE
+        self.replicas: Sequence[ReplicaReport] = ()
+        self.is_leader = False
+        self.last_verdict: Verdict | None = None
+        self._flag = flag
+        self._judge = judge
+        self._store = store
+        self._v1_serves = v1_serves
+        self._programs = programs
+        self._is_shared = is_shared
+        self._kept_at = 0.0
+        self._revision = 0
+        self._dirty = False
+        self._generation = "0:0"
+        self._basis_points = flag.current.canary_basis_points
+        self._loop = asyncio.get_running_loop()
+        self._step_began = self._loop.time()
+        self._waiting_since: float | None = None
+        self._tasks = TaskOwner("ramp", is_detached=True)
+        self._moving = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._is_acting = False
+        self._said: tuple[str, str | None] | None = None
+        self._log_once = LogOnce("ramp cannot be written; this replica judges on by itself")
+
+    def __repr__(self) -> str:
+        return f"<RampController {self.ramp!r} revision={self._revision} leads={self.is_leader}>"
+
+    # --- its life
+
+    async def open(self) -> None:
+        """Takes up the ramp where the last run left it, evidence included. Raises StoreUnavailable."""
+        stored = await self._store.latest()
+        if stored is not None:
+            self._adopt(stored)
+        await self._open_evidence()
+        self._flag.listen(self._flag_changed)
+        self._judge.listen(self._judged)
+        self._judge.percent_changed(self._flag.current.canary_basis_points)
+        self._flag_changed(self._flag.current)
+
+    async def run(self) -> None:
+        """Looks at plan and evidence until it is cancelled."""
+        while True:
+            await self.tick()
+            self._wake.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._wake.wait()
+
+    async def tick(self) -> None:
+        """One look: exchanges evidence with the other replicas, and moves the ramp if this one decides."""
+        try:
+            await self._exchange()
+            await self._flush()
+        except StoreUnavailable as error:
+            self._log_once.warn(str(error))
+            self.is_leader = False
+            await self._judge_alone()
+            return
+        self._log_once.clear()
+        verdict = self._judge.look()
+        self.last_verdict = verdict
+        if self.is_leader:
+            await self._decide(verdict)
+            await self._advance(verdict)
+
+    async def aclose(self) -> None:
+        """Writes the evidence a last time."""
+        self._judge.close()
+        await self._tasks.aclose()
+        with suppress(StoreUnavailable):
+            await self._flush()
+            await self._keep_evidence()
+
+    # --- what people ask for
+
+    async def set_plan(self, plan: Plan | None, by: str) -> Ramp:
+        """Keeps `plan` for the next start. Raises PlanConflict, StoreUnavailable."""
+        async with self._moving:
+            return await self._apply(ramps.set_plan(self.ramp, plan, by))
+
+    async def start(self, by: str, reason: str | None) -> Ramp:
+        """Begins the plan, with no evidence. Raises PlanConflict, NoPlan, StoreUnavailable."""
+        async with self._moving:
+            return await self._apply(ramps.start(self.ramp, by, reason))
+
+    async def pause(self, by: str, reason: str | None) -> Ramp:
+        """Stops the ramp where it is. Raises PlanConflict, StoreUnavailable."""
+        async with self._moving:
+            return await self._apply(ramps.pause(self.ramp, by, reason))
+
+    async def resume(self, by: str, reason: str | None) -> Ramp:
+        """Goes on, in spite of the guardrail that paused the ramp. Raises PlanConflict, StoreUnavailable."""
+        verdict = self._judge.judge.verdict
+        paused_by = verdict.guardrail if verdict.action is Say.PAUSE else None
+        async with self._moving:
+            ramp = await self._apply(ramps.resume(self.ramp, by, reason, paused_by))
+        for guardrail in ramp.acknowledged:
+            self._judge.judge.acknowledge(guardrail)
+        return ramp
+
+    async def approve(self, by: str, reason: str | None) -> Ramp:
+        """Lets the ramp leave its step. Raises PlanConflict, StoreUnavailable."""
+        async with self._moving:
+            return await self._apply(ramps.approve(self.ramp, by, reason))
+
+    async def promote(self, by: str, reason: str | None) -> Ramp:
+        """Gives V2 everything without waiting for evidence. Raises PlanConflict, StoreUnavailable."""
+        async with self._moving:
+            return await self._apply(ramps.promote(self.ramp, by, reason))
+
+    async def abort(self, by: str, reason: str | None) -> Ramp:
+        """Ends the plan and rolls back. Raises PlanConflict, RollbackUnwritten."""
+        async with self._moving:
+            return await self._apply(ramps.abort(self.ramp, by, reason))
+
+    async def restart_evidence(self, why: str) -> None:
+        """Begins with no evidence: other code, another definition or another LM is another canary."""
+        async with self._moving:
+            if self._judge.w > 0 or self.ramp.state.is_under_way:
+                await self._apply(ramps.evidence_restarted(self.ramp, why))
+
+    # --- what is shown
+
+    def verdict(self) -> Verdict:
+        """The verdict of the last look."""
+        return self.last_verdict or self._judge.judge.verdict
+
+    def reports(self) -> Sequence[ReplicaReport]:
+        """What every replica says about itself, this one included."""
+        return [*(one for one in self.replicas if one.id != self.replica), self.report()]
+
+    async def decisions(self, *, limit: int, before: int | None) -> Sequence[Decision]:
+        """Verdicts, the newest first, with keys under `before`. Raises StoreUnavailable."""
+        return await self._store.decisions(limit=limit, before=before)
+
+    def held_s(self) -> float:
+        """Seconds since the step began, or was resumed."""
+        return self._loop.time() - self._step_began
+
+    def facts(self, verdict: Verdict) -> Facts:
+        """What the ramp is asked with."""
+        waited_s = 0.0 if self._waiting_since is None else self._loop.time() - self._waiting_since
+        return Facts(verdict, self.held_s(), waited_s, self._judge.step_calls(), self._v1_serves())
+
+    # --- moving
+
+    async def _advance(self, verdict: Verdict) -> None:
+        async with self._moving:
+            await self._reconcile()
+            move = ramps.advance(self.ramp, self.facts(verdict))
+            if move is not None:
+                with suppress(RollbackUnwritten):
+                    await self._apply(move)
+
+    async def _judge_alone(self) -> None:
+        """Rolls back on this replica's own evidence, as long as the database cannot be reached."""
+        verdict = self._judge.look()
+        self.last_verdict = verdict
+        if self.ramp.state.is_active and verdict.action is Say.ROLLBACK:
+            async with self._moving:
+                move = ramps.advance(self.ramp, self.facts(verdict))
+                if move is not None:
+                    with suppress(RollbackUnwritten):
+                        await self._apply(move)
+
+    def _judged(self, verdict: Verdict) -> None:
+        """Acts at once on a look that an event of V2's has caused; a store that hangs must not hold up a rollback."""
+        self.last_verdict = verdict
+        if verdict.action is Say.ROLLBACK and self.is_leader:
+            move = ramps.advance(self.ramp, self.facts(verdict))
+            if move is not None and isinstance(move.effect, RollBack):
+                self._take(move.ramp)
+                self._dirty = True
+                self._tasks.start(self._roll_back(move.ramp.by, move.effect))
+        if verdict.action in (Say.ROLLBACK, Say.PAUSE):
+            self._wake.set()
+
+    async def _roll_back(self, by: str, effect: RollBack) -> None:
+        with suppress(RollbackUnwritten):
+            await self._flag.rollback(by, effect.reason, source=effect.source)
+
+    async def _apply(self, move: Move) -> Ramp:
+        """Brings a move about. A rollback is in force in memory before anything is written."""
+        effect = move.effect
+        self._is_acting = True
+        try:
+            if isinstance(effect, RollBack):
+                self._take(move.ramp)
+                self._dirty = True
+                await self._flag.rollback(move.ramp.by, effect.reason, source=effect.source)
+                await self._flush()
+            else:
+                self._adopt(await self._append(move.ramp))
+                if isinstance(effect, SetPercent):
+                    await self._set_percent(effect, move.ramp.by)
+        finally:
+            self._is_acting = False
+        return self.ramp
+
+    async def _append(self, ramp: Ramp) -> StoredRamp:
+        try:
+            return await self._store.append(ramp, after=self._revision)
+        except StaleRamp as stale:
+            self._adopt(stale.current)
+            raise ramps.moved_elsewhere(stale.current.ramp) from None
+
+    async def _set_percent(self, effect: SetPercent, by: str) -> None:
+        if self._flag.current.canary_basis_points != effect.basis_points:
+            await self._flag.change(Change(effect.basis_points, effect.source, by, effect.reason))
+
+    async def _reconcile(self) -> None:
+        """Moves the flag to the ramp's step, if the service ended between the two writes."""
+        step = self.ramp.current
+        current = self._flag.current
+        if self.ramp.state.is_active and step is not None and current.canary_basis_points != step.basis_points:
+            move = ramps.at_current_step(self.ramp)
+            if isinstance(move.effect, SetPercent):
+                await self._set_percent(move.effect, ramps.PLAN)
+
+    async def _flush(self) -> None:
+        """Writes a ramp that is in force here and not in the store yet."""
+        if not self._dirty:
+            return
+        try:
+            self._adopt(await self._store.append(self.ramp, after=self._revision))
+        except StaleRamp as stale:
+            self._adopt(stale.current)
+
+    def follow(self, stored: StoredRamp) -> None:
+        """Takes up a revision that another replica has written."""
+        if stored.revision > self._revision:
+            self._adopt(stored)
+
+    def _adopt(self, stored: StoredRamp) -> None:
+        self._revision = stored.revision
+        self._dirty = False
+        self._take(stored.ramp)
+
+    def _take(self, ramp: Ramp) -> None:
+        """Puts `ramp` in the place of the one before, with its clocks and its evidence."""
+        before, self.ramp = self.ramp, ramp
+        now = self._loop.time()
+        if (ramp.state, ramp.step) != (before.state, before.step):
+            self.since = datetime.now(UTC)
+            _log.info("ramp moved", state=ramp.state, step=ramp.step + 1, by=ramp.by, reason=ramp.reason)
+        if ramp.step != before.step or (ramp.state is RampState.RAMPING and not before.state.is_active):
+            self._step_began = now
+        self._waiting_since = (self._waiting_since or now) if ramp.state is RampState.WAITING else None
+        if ramp.run != before.run:
+            self._begin_evidence(ramp)
+
+    def _begin_evidence(self, ramp: Ramp) -> None:
+        config = self._judge.judge.config
+        if ramp.plan is not None:
+            before = config
+            config = replace(ramp.plan.judge_config(self._programs()), shard=before.shard, shards=before.shards)
+            self._judge.latency_floor_ms = ramp.plan.latency_floor_ms
+        self._judge.restart(config)
+        self._said = None
+        self._generation = f"{ramp.run}:{self._generation.partition(':')[2]}"
+
+    def _flag_changed(self, rollout: Rollout) -> None:
+        """Takes note of every revision of the flag, the ramp's own ones too."""
+        self._judge.percent_changed(rollout.canary_basis_points)
+        if self._flag.is_cut_off:
+            return  # it is this replica alone that sends everything to V1
+        before, self._basis_points = self._basis_points, rollout.canary_basis_points
+        if self._basis_points < before:
+            self._generation = f"{self.ramp.run}:{rollout.revision}"
+        if self._is_acting:
+            return
+        move = ramps.percent_changed(self.ramp, rollout)
+        if move is not None:
+            self._take(move.ramp)
+            self._dirty = True
+            self._wake.set()
+
+    # --- evidence
+
+    async def _decide(self, verdict: Verdict) -> None:
+        """Keeps a verdict that is another one than before."""
+        said = (str(verdict.action), verdict.guardrail)
+        if said == self._said or self._judge.w == 0.0:
+            return
+        await self._store.decide(self._decision(verdict))
+        self._said = said
+
+    def _decision(self, verdict: Verdict) -> Decision:
+        examples = self._judge.examples().get(verdict.guardrail or "", ())
+        evidence: dict[str, Any] = {
+            "log_e": verdict.log_e,
+            "threshold": verdict.threshold,
+            "stratum": verdict.stratum,
+            "canary_percent": self._flag.current.canary_percent,
+            "step": self.ramp.step,
+            "run": self.ramp.run,
+            "rows": [asdict(row) for row in self._judge.analysis()],
+            "examples": [asdict(example) for example in examples],
+        }
+        return Decision(str(verdict.action), verdict.guardrail, evidence, datetime.now(UTC))
+
+    async def _open_evidence(self) -> None:
+        """Takes up what runs of this service before, and other replicas, have seen at this percentage."""
+        self._generation = f"{self.ramp.run}:{await self._last_fall()}"
+        evidence = await self._store.evidence(self._generation)
+        snapshot = evidence.get(self.replica)
+        counters = Counters.from_data(snapshot["counters"]) if snapshot is not None else None
+        config = None
+        if self.ramp.plan is not None:
+            config = self.ramp.plan.judge_config(self._programs())
+            self._judge.latency_floor_ms = self.ramp.plan.latency_floor_ms
+        self._judge.restart(config, counters)
+        self._hear_others(evidence)
+
+    async def _last_fall(self) -> int:
+        """The revision at which the percentage last fell: evidence from before it does not count."""
+        for rollout in await self._flag.history(limit=256):
+            previous = rollout.previous_basis_points
+            if previous is not None and rollout.canary_basis_points < previous:
+                return rollout.revision
+        return 0
+
+    async def _exchange(self) -> None:
+        """Learns what the other replicas know; alone, keeps the evidence for a restart now and then."""
+        if not self._is_shared:
+            self.is_leader = True
+            if self._judge.w > 0 and self._loop.time() - self._kept_at >= KEEP_EVERY_S:
+                await self._keep_evidence()
+            return
+        exchange = await self._store.exchange(self.report(), self._generation, self._snapshot())
+        self.is_leader, self.replicas = exchange.is_leader, exchange.replicas
+        self._share_keys()
+        if exchange.ramp is not None:
+            self.follow(exchange.ramp)
+        self._hear_others(exchange.evidence)
+
+    def _share_keys(self) -> None:
+        """Takes this replica's share of the key space: each key's latency and assignment count on one replica.
+
+        A key that changes its replica may count again, so that a new start copy of the evidence begins.
+        """
+        oldest = datetime.now(UTC) - timedelta(seconds=SILENT_AFTER_S)
+        living = {one.id for one in self.replicas if one.seen_at >= oldest} | {self.replica}
+        shard, shards = sorted(living).index(self.replica), len(living)
+        judge = self._judge.judge
+        if (shard, shards) != (judge.config.shard, judge.config.shards):
+            self._judge.restart(replace(judge.config, shard=shard, shards=shards), judge.counters)
+
+    async def _keep_evidence(self) -> None:
+        self._kept_at = self._loop.time()
+        snapshot = self._snapshot()
+        if snapshot is not None:
+            await self._store.put_evidence(self._generation, self.replica, snapshot)
+
+    def report(self) -> ReplicaReport:
+        """What this replica says about itself."""
+        revision = self._flag.current.revision
+        return ReplicaReport(self.replica, datetime.now(UTC), revision, (self._judge.calls[0], self._judge.calls[1]))
+
+    def _snapshot(self) -> Snapshot | None:
+        if self._judge.w == 0.0:
+            return None
+        return replicas.snapshot(self._judge.judge.counters, self._judge.judge.keyed)
+
+    def _hear_others(self, evidence: Mapping[str, Snapshot]) -> None:
+        snapshots = [evidence[replica] for replica in sorted(evidence) if replica != self.replica]
+        self._judge.hear_others(replicas.others(self._judge.judge.keyed, snapshots))

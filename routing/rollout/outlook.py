@@ -1,0 +1,26 @@
+"""Says in words what a ramp does next, and when."""
+
+from routing.rollout.ramp import Facts, Ramp, RampState, missing_for_next
+
+
+def outlook(ramp: Ramp, facts: Facts) -> str:
+    """One sentence for people: the next step and what it waits for."""
+    if ramp.state is RampState.IDLE:
+        return "nothing: no plan is under way" if ramp.plan is None else "nothing: the plan waits for its start"
+    if ramp.state is RampState.PAUSED:
+        return "nothing until the plan is resumed, promoted or aborted"
+    step = ramp.current
+    if not ramp.state.is_active or step is None:
+        return f"nothing: the plan has ended ({ramp.state})"
+    left_s = step.hold_s - facts.held_s
+    if left_s > 0:
+        return f"{_next_share(ramp)} in {left_s:.0f} s at the earliest"
+    missing = missing_for_next(ramp, step, facts)
+    return _next_share(ramp) if missing is None else f"{_next_share(ramp)}, but {missing}"
+
+
+def _next_share(ramp: Ramp) -> str:
+    assert ramp.plan is not None
+    if ramp.step == ramp.plan.last_step:
+        return "promotion: 100 %"
+    return f"step {ramp.step + 2} of {len(ramp.plan.steps)}: {ramp.plan.steps[ramp.step + 1].percent:g} %"

@@ -1,0 +1,42 @@
+"""A ramp as JSON, for the store. Unknown members are ignored, so that an older replica reads what a newer one wrote."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from routing.rollout.plan import Plan
+from routing.rollout.ramp import Ramp, RampState
+
+
+def to_json(ramp: Ramp) -> dict[str, Any]:
+    """A ramp as plain data."""
+    return {
+        "state": str(ramp.state),
+        "plan": None if ramp.plan is None else ramp.plan.model_dump(mode="json"),
+        "step": ramp.step,
+        "is_approved": ramp.is_approved,
+        "acknowledged": list(ramp.acknowledged),
+        "run": ramp.run,
+        "by": ramp.by,
+        "reason": ramp.reason,
+    }
+
+
+def from_json(data: Mapping[str, Any]) -> Ramp:
+    """The ramp that `to_json` made `data` of; a plan that this version cannot read leaves the ramp paused."""
+    try:
+        plan = None if data["plan"] is None else Plan.model_validate(data["plan"])
+        state, reason = RampState(data["state"]), data["reason"]
+    except (ValidationError, ValueError):
+        plan, state, reason = None, RampState.PAUSED, "a newer version wrote this plan, and this one cannot read it"
+    return Ramp(
+        state=state,
+        plan=plan,
+        step=data["step"] if plan is not None else -1,
+        is_approved=data["is_approved"],
+        acknowledged=tuple(data["acknowledged"]),
+        run=data["run"],
+        by=data["by"],
+        reason=reason,
+    )

@@ -1,0 +1,101 @@
+"""The interface to the place where ramps, verdicts and evidence are remembered, by every replica."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from routing.rollout.ramp import Ramp
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRamp:
+    """A ramp as one revision of its history. Revisions count up from 1; 0 is before the first."""
+
+    revision: int
+    ramp: Ramp
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict with its evidence, kept for ever."""
+
+    verdict: str
+    guardrail: str | None
+    evidence: Mapping[str, Any]
+    """The guardrails' rows, the step, and the executions that decided."""
+    at: datetime
+    key: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReport:
+    """What one replica says about itself, and when it last did."""
+
+    id: str
+    seen_at: datetime
+    rollout_revision: int
+    calls: tuple[int, int]
+    """Organic assignments to V1 and V2 at the percentage in force there."""
+
+
+Snapshot = Mapping[str, Any]
+"""One replica's evidence as plain data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What a replica learns from the others."""
+
+    is_leader: bool
+    """Tells if this replica has the lease, and decides for all."""
+    replicas: Sequence[ReplicaReport]
+    """All replicas that have said something within the last minute."""
+    ramp: StoredRamp | None
+    evidence: Mapping[str, Snapshot]
+    """By replica, those that have died included."""
+
+
+class StaleRamp(Exception):
+    """Another replica has moved the ramp."""
+
+    def __init__(self, current: StoredRamp) -> None:
+        super().__init__(f"the ramp is at revision {current.revision}")
+        self.current = current
+
+
+class RampStore(Protocol):
+    """Keeps ramps. Every method raises StoreUnavailable if the store does not answer."""
+
+    async def latest(self) -> StoredRamp | None:
+        """The newest revision, None if there is none yet."""
+        ...
+
+    async def append(self, ramp: Ramp, *, after: int) -> StoredRamp:
+        """Makes `ramp` the revision after `after`, and queues its notification.
+
+        Raises:
+            StaleRamp: `after` is not the newest.
+        """
+        ...
+
+    async def decide(self, decision: Decision) -> None:
+        """Keeps a verdict."""
+        ...
+
+    async def decisions(self, *, limit: int, before: int | None = None) -> Sequence[Decision]:
+        """Verdicts, the newest first, with keys under `before`."""
+        ...
+
+    async def put_evidence(self, generation: str, replica: str, snapshot: Snapshot) -> None:
+        """Keeps one replica's evidence in place of what it said before."""
+        ...
+
+    async def evidence(self, generation: str) -> Mapping[str, Snapshot]:
+        """Every replica's evidence of a generation, by replica, those that have died included."""
+        ...
+
+    async def exchange(self, report: ReplicaReport, generation: str, snapshot: Snapshot | None) -> Exchange:
+        """Tells the other replicas what this one knows, and returns what they do; in one transaction."""
+        ...

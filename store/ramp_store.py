@@ -1,0 +1,161 @@
+"""Ramps, verdicts and evidence in the database: the primary key decides which of two writers moved the ramp."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, delete, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from routing.rollout import ramp_json
+from routing.rollout.ramp import Ramp
+from routing.rollout.ramp_store import Decision, Exchange, ReplicaReport, Snapshot, StaleRamp, StoredRamp
+from store.database import Database
+from store.tables import judge_evidence, leases, outbox, ramps, replicas, rollout_decisions
+
+LEADER = "ramp"
+LEASE_S = 1.5
+"""A leader that says nothing for so long, in seconds, has lost the lease."""
+REPORTED_FOR = timedelta(minutes=1)
+"""A replica that has said nothing for longer is no longer listed."""
+_encode = msgspec.json.encode
+_decode = msgspec.json.decode
+
+
+class SqlRampStore:
+    """Implements `routing.rollout.ramp_store.RampStore`."""
+
+    def __init__(self, database: Database, *, notifies: bool) -> None:
+        """Queues a notification of each change of state if `notifies`."""
+        self._database = database
+        self._notifies = notifies
+
+    async def latest(self) -> StoredRamp | None:
+        async with self._database.transaction() as connection:
+            return await _latest(connection)
+
+    async def append(self, ramp: Ramp, *, after: int) -> StoredRamp:
+        stored = StoredRamp(after + 1, ramp, datetime.now(UTC))
+        try:
+            async with self._database.transaction() as connection:
+                latest = await _latest(connection)
+                if latest is not None and latest.revision != after:
+                    raise StaleRamp(latest)
+                data = ramp_json.to_json(ramp)
+                values = {"revision": stored.revision, "at": stored.at, "data": _encode(data).decode()}
+                await connection.execute(insert(ramps).values(values))
+                if self._notifies and (latest is None or _is_news(latest.ramp, ramp)):
+                    event = {"revision": stored.revision, "at": stored.at.isoformat(), **data}
+                    await connection.execute(insert(outbox).values(_new_event(event, stored.at)))
+                await self._database.announce(connection, "ramp", str(stored.revision))
+        except IntegrityError:  # another replica was faster
+            current = await self.latest()
+            assert current is not None
+            raise StaleRamp(current) from None
+        return stored
+
+    async def decide(self, decision: Decision) -> None:
+        values = {
+            "verdict": decision.verdict,
+            "guardrail": decision.guardrail,
+            "evidence": _encode(decision.evidence).decode(),
+            "at": decision.at,
+        }
+        async with self._database.transaction() as connection:
+            await connection.execute(insert(rollout_decisions).values(values))
+
+    async def decisions(self, *, limit: int, before: int | None = None) -> Sequence[Decision]:
+        query = select(rollout_decisions).order_by(rollout_decisions.c.key.desc()).limit(limit)
+        if before is not None:
+            query = query.where(rollout_decisions.c.key < before)
+        async with self._database.transaction() as connection:
+            return [_decision(row) for row in await connection.execute(query)]
+
+    async def put_evidence(self, generation: str, replica: str, snapshot: Snapshot) -> None:
+        async with self._database.transaction() as connection:
+            await _put_evidence(connection, generation, replica, snapshot)
+
+    async def evidence(self, generation: str) -> Mapping[str, Snapshot]:
+        async with self._database.transaction() as connection:
+            return await _evidence(connection, generation)
+
+    async def exchange(self, report: ReplicaReport, generation: str, snapshot: Snapshot | None) -> Exchange:
+        async with self._database.transaction() as connection:
+            is_leader = await _lead(connection, report.id)
+            await _report(connection, report)
+            if snapshot is not None:
+                await _put_evidence(connection, generation, report.id, snapshot)
+            return Exchange(
+                is_leader,
+                await _reports(connection, report.seen_at - REPORTED_FOR),
+                await _latest(connection),
+                await _evidence(connection, generation) if snapshot is not None else {},
+            )
+
+
+async def _put_evidence(connection: AsyncConnection, generation: str, replica: str, snapshot: Snapshot) -> None:
+    data, now = _encode(snapshot).decode(), datetime.now(UTC)
+    mine = judge_evidence.c.replica == replica
+    written = await connection.execute(
+        update(judge_evidence).where(mine, judge_evidence.c.generation == generation).values(data=data, at=now)
+    )
+    if not written.rowcount:
+        await connection.execute(delete(judge_evidence).where(mine))
+        values = {"generation": generation, "replica": replica, "data": data, "at": now}
+        await connection.execute(insert(judge_evidence).values(values))
+
+
+async def _evidence(connection: AsyncConnection, generation: str) -> Mapping[str, Snapshot]:
+    query = select(judge_evidence).where(judge_evidence.c.generation == generation)
+    return {row.replica: _decode(row.data) for row in await connection.execute(query)}
+
+
+async def _lead(connection: AsyncConnection, replica: str) -> bool:
+    """Takes or renews the lease, by the database's clock, since the replicas' own may differ (PostgreSQL alone)."""
+    until = f"clock_timestamp() + interval '{LEASE_S} seconds'"
+    taken = text(
+        f"INSERT INTO {leases.name} (name, holder, expires_at) VALUES (:name, :holder, {until})"  # noqa: S608
+        f" ON CONFLICT (name) DO UPDATE SET holder = :holder, expires_at = {until}"
+        f" WHERE {leases.name}.holder = :holder OR {leases.name}.expires_at < clock_timestamp()"
+    )
+    return bool((await connection.execute(taken, {"name": LEADER, "holder": replica})).rowcount)
+
+
+async def _report(connection: AsyncConnection, report: ReplicaReport) -> None:
+    values = {
+        "seen_at": report.seen_at,
+        "rollout_revision": report.rollout_revision,
+        "v1_calls": report.calls[0],
+        "v2_calls": report.calls[1],
+    }
+    written = await connection.execute(update(replicas).where(replicas.c.id == report.id).values(values))
+    if not written.rowcount:
+        await connection.execute(delete(replicas).where(replicas.c.seen_at < report.seen_at - 10 * REPORTED_FOR))
+        await connection.execute(insert(replicas).values(id=report.id, **values))
+
+
+async def _reports(connection: AsyncConnection, since: datetime) -> Sequence[ReplicaReport]:
+    query = select(replicas).where(replicas.c.seen_at >= since).order_by(replicas.c.id)
+    return [
+        ReplicaReport(row.id, row.seen_at, row.rollout_revision, (row.v1_calls, row.v2_calls))
+        for row in await connection.execute(query)
+    ]
+
+
+async def _latest(connection: AsyncConnection) -> StoredRamp | None:
+    row = (await connection.execute(select(ramps).order_by(ramps.c.revision.desc()).limit(1))).one_or_none()
+    return None if row is None else StoredRamp(row.revision, ramp_json.from_json(_decode(row.data)), row.at)
+
+
+def _is_news(before: Ramp, after: Ramp) -> bool:
+    return (before.state, before.step) != (after.state, after.step)
+
+
+def _new_event(event: Mapping[str, Any], at: datetime) -> dict[str, Any]:
+    return {"kind": "ramp", "data": _encode(event).decode(), "at": at, "attempts": 0, "next_at": at}
+
+
+def _decision(row: Row[Any]) -> Decision:
+    return Decision(row.verdict, row.guardrail, _decode(row.evidence), row.at, row.key)

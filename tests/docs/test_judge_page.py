@@ -1,0 +1,26 @@
+"""docs/judge.md: its table of guardrails is the code's, and its pictures are there."""
+
+import re
+
+from analysis.guardrails import GUARDRAIL_OF, GUARDRAILS
+from tests.support.pages import codes, page, table
+from tests.support.service import ROOT
+
+PAGE = page("judge.md")
+
+
+def test_the_guardrails_are_those_of_the_code() -> None:
+    rows = {name: row for row in table(PAGE, "guardrail") for name in codes(row["guardrail"])}
+    assert list(rows) == [one.name for one in GUARDRAILS]
+    for one in GUARDRAILS:
+        row = rows[one.name]
+        assert row["default action"] == one.action.value
+        assert row["share of α"] == (f"{one.share:.0%} of 1 %".replace("%", " %", 1) if one.share else "0.1 %")
+        if one.name in GUARDRAIL_OF.values():
+            assert codes(row["evidence"]) == [code for code, name in GUARDRAIL_OF.items() if name == one.name]
+
+
+def test_its_pictures_are_small_and_there() -> None:
+    pictures = re.findall(r"\]\((pictures/.*?)\)", PAGE)
+    assert pictures
+    assert all((ROOT / "docs" / one).stat().st_size < 60_000 for one in pictures)

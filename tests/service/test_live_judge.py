@@ -1,0 +1,197 @@
+"""The judge on real workers: an equal V2 goes all the way, a worse one is rolled back, and no call is lost."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import StartService
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+RAMPS = int(os.environ.get("JUDGE_RAMPS", "1"))
+"""Ramps of each kind; `make nightly` does 20."""
+CLIENTS = 8
+PLAN = {
+    "steps": [
+        {"percent": 10, "hold_s": 0.2, "min_calls": 200},
+        {"percent": 50, "hold_s": 0.2, "min_calls": 400},
+    ]
+}
+
+pytestmark = pytest.mark.skipif(os.environ.get("POOL_VERSION") == "v1", reason="a pin leaves nothing to judge")
+
+
+@pytest.fixture
+def start_pair(start_service: StartService, tmp_path: Path) -> Callable[..., Service]:
+    """Starts services whose two pools have the same engine, and V2's workers the given environment."""
+
+    def start(**worker_environment: float) -> Service:
+        path = tmp_path / "v2.env"
+        path.write_text("".join(f"{name}={value}\n" for name, value in worker_environment.items()))
+        return start_service(ENGINE="session_pool_v2", V2_WORKER_ENV_FILE=path, V1_POOL_SIZE=4, V2_POOL_SIZE=4)
+
+    return start
+
+
+class Traffic:
+    """Clients that call one program for as long as the block lasts; every answer is kept."""
+
+    def __init__(self, service: Service, program: str, *, sessions: int = 0) -> None:
+        self.answers: list[tuple[int, int, str, str | None]] = []
+        """Number of the call, status, version, error code."""
+        self._service = service
+        self._program = program
+        self._sessions = sessions
+        self._is_over = False
+        self._pool = ThreadPoolExecutor(CLIENTS)
+
+    def __enter__(self) -> "Traffic":
+        self._runs = [self._pool.submit(self._call, client) for client in range(CLIENTS)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over = True
+        self._pool.shutdown()
+        for run in self._runs:
+            run.result()
+
+    def wait_for(self, count: int) -> None:
+        """Returns once `count` more calls are answered."""
+        enough = len(self.answers) + count
+        wait_until(lambda: len(self.answers) > enough, "traffic goes on", 60)
+
+    def _call(self, client: int) -> None:
+        number = client
+        with httpx.Client(base_url=self._service.url, timeout=30) as http:
+            while not self._is_over:
+                body: dict[str, Any] = {"inputs": {"call": number}}
+                if self._sessions:
+                    body["session_id"] = f"s-{number % self._sessions}"
+                answer = http.post(f"/programs/{self._program}/execute", json=body)
+                said = answer.json()
+                if answer.status_code == 200:
+                    assert said["outputs"]["result"] == number
+                self.answers.append((number, answer.status_code, answer.headers["x-pool-version"], said.get("code")))
+                number += CLIENTS
+
+
+def begin(service: Service, **plan: Any) -> None:
+    answer = service.client.put("/rollout/plan", json={**PLAN, **plan})
+    assert answer.status_code == 200, answer.text
+    answer = service.client.post("/rollout/start", json={"reason": "a test"})
+    assert answer.status_code == 200, answer.text
+
+
+def status(service: Service) -> dict[str, Any]:
+    answer = service.client.get("/rollout/status")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_an_equal_canary_goes_all_the_way(start_pair: Callable[..., Service]) -> None:
+    """V2 = V1: each ramp ends in a promotion by evidence, and in no rollback, and every call is answered."""
+    service = start_pair()
+    program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    for _ in range(RAMPS):
+        with Traffic(service, program) as traffic:
+            begin(service)
+            wait_until(lambda: status(service)["state"] not in ("ramping", "waiting"), "the ramp ends", 120)
+        assert (status(service)["state"], status(service)["canary_percent"]) == ("promoted", 100), status(service)
+        assert {code for _, _, _, code in traffic.answers} == {None}
+        newest = service.client.get("/rollout/history").json()["items"][0]
+        assert (newest["source"], newest["to_percent"]) == ("judge", 100)
+        assert service.client.get("/rollout/decisions").json()["items"][0]["verdict"] == "promote"
+
+
+def test_a_crashing_canary_is_rolled_back(start_pair: Callable[..., Service]) -> None:
+    """V2 crashes in 5 % of its calls: the judge says so with examples, nothing reaches V2 afterwards, none is lost."""
+    service = start_pair(CRASH_RATE=0.05)
+    program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    for _ in range(RAMPS):
+        with Traffic(service, program) as traffic:
+            begin(service)
+            wait_until(lambda: status(service)["state"] not in ("ramping", "waiting"), "the ramp ends", 120)
+            traffic.wait_for(200)
+        assert status(service)["state"] == "rolled_back", status(service)
+        assert {version for _, _, version, _ in traffic.answers[-100:]} == {"v1"}
+        assert service.metric("poolshift_rollback_last_dispatch_seconds") < 0.1
+        outcomes = Counter((status_code, code) for _, status_code, _, code in traffic.answers)
+        assert outcomes.keys() <= {(200, None), (502, "worker_crashed"), (503, "program_quarantined")}, outcomes
+        newest = service.client.get("/rollout/history").json()["items"][0]
+        assert (newest["source"], newest["to_percent"]) == ("judge", 0)
+        decision = service.client.get("/rollout/decisions").json()["items"][0]
+        assert (decision["verdict"], decision["guardrail"]) == ("rollback", "engine")
+        assert {one["code"] for one in decision["evidence"]["examples"]} <= {"worker_crashed", "program_quarantined"}
+        assert decision["evidence"]["examples"][0]["execution_id"]
+
+
+def test_a_raising_canary_is_rolled_back(start_pair: Callable[..., Service]) -> None:
+    """V2's program raises in one call of twenty: the guardrail is the program's, and sessions do not mislead it."""
+    service = start_pair(RAISE_RATE=0.05)
+    program = service.create("fails_by_environment", {"call": "integer"}, output="integer")
+    with Traffic(service, program, sessions=5000):
+        begin(service)
+        wait_until(lambda: status(service)["state"] not in ("ramping", "waiting"), "the ramp ends", 120)
+    decision = service.client.get("/rollout/decisions").json()["items"][0]
+    assert (decision["verdict"], decision["guardrail"]) == ("rollback", "program")
+    rows = {row["name"]: row for row in decision["evidence"]["rows"]}
+    assert rows["program"]["ratio"][0] > 1
+
+
+def test_a_restart_goes_on_where_it_was(start_pair: Callable[..., Service]) -> None:
+    """A paused or running ramp, its step and its evidence are there again after a SIGKILL."""
+    service = start_pair()
+    program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    steps = [{"percent": 50, "hold_s": 3600, "min_calls": 100}]
+    with Traffic(service, program) as traffic:
+        begin(service, steps=steps)
+        traffic.wait_for(500)
+    before = status(service)
+    assert service.stop() == 0
+    service.start()
+    after = status(service)
+    assert (after["state"], after["step"], after["canary_percent"]) == (before["state"], 1, 50)
+    rows = {row["name"]: row for row in service.client.get("/rollout/analysis").json()}
+    assert rows["engine"]["v2"]["calls"] > 100
+
+
+def test_a_persons_change_pauses_the_plan(start_pair: Callable[..., Service]) -> None:
+    """The percentage stays the person's until the plan is resumed, which brings its step back."""
+    service = start_pair()
+    begin(service)
+    assert service.client.patch("/rollout", json={"canary_percent": 20}).status_code == 200
+    wait_until(lambda: status(service)["state"] == "paused", "the plan is paused")
+    assert status(service)["canary_percent"] == 20
+    assert "20" in status(service)["reason"]
+    assert service.client.post("/rollout/resume").json()["canary_percent"] == 10
+    assert service.client.post("/rollout/start").json()["code"] == "plan_conflict"
+    assert service.client.post("/rollout/abort", json={"reason": "enough"}).json()["state"] == "aborted"
+    assert status(service)["canary_percent"] == 0
+
+
+@pytest.mark.parametrize(
+    ("plan", "place"),
+    [
+        ({"steps": []}, "steps"),
+        ({"steps": [{"percent": 5, "hold_s": 1}, {"percent": 5, "hold_s": 1}]}, "rise"),
+        ({"steps": [{"percent": 0.001, "hold_s": 1}]}, "percent"),
+        ({"steps": [{"percent": 100, "hold_s": 1}]}, "below 100"),
+        ({"steps": [{"percent": 5}]}, "hold_s"),
+        ({"guardrails": {"nonsense": {"action": "pause"}}}, "nonsense"),
+        ({"guardrails": {"upstream": {"action": "rollback", "share": 0.5}}}, "over 1"),
+        ({"on_inconclusive": "rollback"}, "max_wait_s"),
+        ({"on_inconclusive": "guess"}, "on_inconclusive"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(shared_service: Service, plan: dict[str, Any], place: str) -> None:
+    """The answer says where."""
+    answer = shared_service.client.put("/rollout/plan", json={**PLAN, **plan})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_plan")
+    assert place in answer.json()["detail"]

@@ -1,0 +1,233 @@
+"""The state machine of a ramp, transition by transition, without a clock, a flag or a store."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.verdict import Say, Verdict
+from routing.errors import NoPlan, PlanConflict
+from routing.rollout import ramp as ramps
+from routing.rollout.model import Rollout, Source
+from routing.rollout.plan import Plan
+from routing.rollout.ramp import Facts, Move, Ramp, RampState, RollBack, SetPercent
+
+STEPS = [{"percent": 1, "hold_s": 60, "min_calls": 100}, {"percent": 50, "hold_s": 60, "min_calls": 100}]
+
+
+def plan(**changes: Any) -> Plan:
+    return Plan.model_validate({"steps": STEPS, **changes})
+
+
+def verdict(action: Say = Say.CONTINUE, guardrail: str | None = None) -> Verdict:
+    return Verdict(action, guardrail, 9.0, 5.0, "all", 0.0)
+
+
+def facts(**changes: Any) -> Facts:
+    return replace(Facts(verdict(), held_s=61.0, waited_s=0.0, calls=1000, v1_serves=True), **changes)
+
+
+def started(**changes: Any) -> Ramp:
+    return ramps.start(Ramp(plan=plan(**changes)), "ops", None).ramp
+
+
+def at_last_step(**changes: Any) -> Ramp:
+    move = ramps.advance(started(**changes), facts())
+    assert move is not None
+    assert move.ramp.step == 1
+    return move.ramp
+
+
+def test_a_start_sets_the_first_step() -> None:
+    """The evidence of a start belongs to it alone: each has a number of its own."""
+    move = ramps.start(Ramp(plan=plan(), run=4), "ops", "release 7")
+    assert (move.ramp.state, move.ramp.step, move.ramp.run) == (RampState.RAMPING, 0, 5)
+    assert isinstance(move.effect, SetPercent)
+    assert (move.effect.basis_points, move.effect.source) == (100, Source.PLAN)
+
+
+@pytest.mark.parametrize(
+    ("changed", "state", "reason"),
+    [
+        ({"held_s": 59.0}, RampState.RAMPING, None),
+        ({"calls": 99}, RampState.WAITING, "not enough calls: 99 of 100"),
+        ({"calls": 0}, RampState.WAITING, "not enough calls: 0 of 100"),
+        ({"v1_serves": False}, RampState.PAUSED, "V1 has no live worker: there is nothing to compare V2 with"),
+        ({"verdict": verdict(Say.PAUSE, "srm")}, RampState.PAUSED, "srm: log e-value 9.00 reached 5.00"),
+        ({"verdict": verdict(Say.ROLLBACK, "engine")}, RampState.ROLLED_BACK, "engine: log e-value 9.00 reached 5.00"),
+        ({"verdict": verdict(Say.PROMOTE)}, RampState.RAMPING, None),
+    ],
+)
+def test_a_step_is_left_upwards_only_if_nothing_speaks_against_it(
+    changed: dict[str, Any], state: RampState, reason: str | None
+) -> None:
+    """The hold, the calls, V1 and the evidence each keep it, and evidence comes before everything."""
+    ramp = started()
+    move = ramps.advance(ramp, facts(**changed))
+    after = ramp if move is None else move.ramp
+    assert (after.state, after.reason) == (state, reason)
+    assert after.step == (1 if changed.get("verdict") == verdict(Say.PROMOTE) else 0)
+
+
+def test_a_rollback_by_evidence_is_a_rollback() -> None:
+    """The effect names the judge, and is the same at every step and whatever else is missing."""
+    for ramp in (started(), at_last_step()):
+        move = ramps.advance(ramp, facts(verdict=verdict(Say.ROLLBACK, "engine"), held_s=0.0, calls=0, v1_serves=False))
+        assert move is not None
+        assert move.effect == RollBack(Source.JUDGE, "engine: log e-value 9.00 reached 5.00")
+
+
+def test_the_last_step_is_left_on_evidence_alone() -> None:
+    """Promotion is 100 % by the judge; without evidence the ramp waits, for ever unless the plan says otherwise."""
+    ramp = at_last_step()
+    move = ramps.advance(ramp, facts(waited_s=1e9))
+    assert move is not None
+    assert (move.ramp.state, move.effect) == (RampState.WAITING, None)
+    move = ramps.advance(move.ramp, facts(verdict=verdict(Say.PROMOTE)))
+    assert move is not None
+    assert move.ramp.state is RampState.PROMOTED
+    assert isinstance(move.effect, SetPercent)
+    assert (move.effect.basis_points, move.effect.source) == (10_000, Source.JUDGE)
+
+
+@pytest.mark.parametrize(("word", "state"), [("advance", RampState.PROMOTED), ("rollback", RampState.ROLLED_BACK)])
+def test_the_plan_says_what_to_do_if_evidence_never_comes(word: str, state: RampState) -> None:
+    """After `max_wait_s`, and not before."""
+    ramp = at_last_step(on_inconclusive=word, max_wait_s=600)
+    early, late = (ramps.advance(ramp, facts(waited_s=waited_s)) for waited_s in (599.0, 600.0))
+    assert early is not None
+    assert early.ramp.state is RampState.WAITING
+    assert late is not None
+    assert late.ramp.state is state
+    assert late.effect is not None
+    assert late.effect.source is Source.PLAN
+
+
+def test_an_approval_is_a_persons() -> None:
+    """No time and no evidence stand for it, and it is for one step alone."""
+    steps = [{**STEPS[0], "approval": True}, {**STEPS[1], "approval": True}]
+    ramp = started(steps=steps, on_inconclusive="advance", max_wait_s=1)
+    move = ramps.advance(ramp, facts(waited_s=1e9))
+    assert move is not None
+    assert move.ramp.state is RampState.WAITING
+    move = ramps.advance(ramps.approve(move.ramp, "ops", None).ramp, facts())
+    assert move is not None
+    assert move.ramp.step == 1
+    assert not move.ramp.is_approved
+
+
+def test_a_person_overrules_a_pause() -> None:
+    """A resumed ramp is not paused by the same guardrail again, and begins to hold anew."""
+    paused = ramps.advance(started(), facts(verdict=verdict(Say.PAUSE, "upstream")))
+    assert paused is not None
+    resumed = ramps.resume(paused.ramp, "ops", "the LM was down", "upstream")
+    assert isinstance(resumed.effect, SetPercent)
+    move = ramps.advance(resumed.ramp, facts(verdict=verdict(Say.PAUSE, "upstream"), held_s=1.0))
+    assert move is None
+    move = ramps.advance(resumed.ramp, facts(verdict=verdict(Say.PAUSE, "srm"), held_s=1.0))
+    assert move is not None
+    assert move.ramp.state is RampState.PAUSED
+
+
+@pytest.mark.parametrize(
+    ("basis_points", "source", "state"),
+    [
+        (2000, Source.API, RampState.PAUSED),
+        (2000, Source.FILE, RampState.PAUSED),
+        (0, Source.API, RampState.PAUSED),
+        (0, Source.ROLLBACK, RampState.ROLLED_BACK),
+        (0, Source.JUDGE, RampState.ROLLED_BACK),
+        (100, Source.PLAN, RampState.RAMPING),
+    ],
+)
+def test_a_change_from_elsewhere_stops_the_ramp(basis_points: int, source: Source, state: RampState) -> None:
+    """A rollback ends it; any other change of the percentage pauses it; its own changes do neither."""
+    ramp = started()
+    move = ramps.percent_changed(ramp, Rollout(9, basis_points, 100, source, "ops", "why"))
+    assert (ramp if move is None else move.ramp).state is state
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "approve", "promote", "abort"])
+@pytest.mark.parametrize("state", [RampState.IDLE, RampState.PROMOTED, RampState.ROLLED_BACK, RampState.ABORTED])
+def test_nothing_can_be_asked_of_a_ramp_that_is_not_under_way(verb: str, state: RampState) -> None:
+    """The answer says what state it is in."""
+    arguments = ("ops", None, None) if verb == "resume" else ("ops", None)
+    with pytest.raises(PlanConflict, match=str(state)):
+        getattr(ramps, verb)(Ramp(state=state, plan=plan()), *arguments)
+
+
+def test_a_start_needs_a_plan_and_no_other() -> None:
+    """Two plans never run at once."""
+    with pytest.raises(NoPlan):
+        ramps.start(Ramp(), "ops", None)
+    for ramp in (started(), ramps.pause(started(), "ops", None).ramp):
+        with pytest.raises(PlanConflict):
+            ramps.start(ramp, "ops", None)
+        with pytest.raises(PlanConflict):
+            ramps.set_plan(ramp, plan(), "ops")
+
+
+EVENTS = st.one_of(
+    st.builds(
+        lambda say, held_s, waited_s, calls, v1: (
+            "advance",
+            facts(
+                verdict=verdict(say, "engine" if say in (Say.PAUSE, Say.ROLLBACK) else None),
+                held_s=held_s,
+                waited_s=waited_s,
+                calls=calls,
+                v1_serves=v1,
+            ),
+        ),
+        st.sampled_from(Say),
+        st.floats(0, 120),
+        st.floats(0, 1200),
+        st.integers(0, 200),
+        st.booleans(),
+    ),
+    st.sampled_from([("pause",), ("resume",), ("approve",), ("promote",), ("abort",), ("start",)]),
+    st.builds(
+        lambda points, source: ("percent", Rollout(9, points, 0, source, "ops", None)),
+        st.integers(0, 10_000),
+        st.sampled_from(Source),
+    ),
+)
+
+
+@given(st.lists(EVENTS, max_size=40))
+def test_whatever_happens_the_share_follows_the_ramp(events: list[tuple[Any, ...]]) -> None:
+    """V2's share rises by steps of the plan alone, a ramp that ended takes a start to move, and a rollback is 0 %."""
+    ramp = started(on_inconclusive="advance", max_wait_s=600)
+    share = 100
+    for kind, *arguments in events:
+        before = ramp
+        try:
+            move = _apply(ramp, kind, arguments)
+        except (PlanConflict, NoPlan):
+            continue
+        if move is None:
+            continue
+        ramp = move.ramp
+        if isinstance(move.effect, RollBack):
+            share = 0
+        elif isinstance(move.effect, SetPercent):
+            assert move.effect.basis_points in (100, 5000, 10_000)
+            share = move.effect.basis_points
+        if kind == "advance" and not before.state.is_active:
+            raise AssertionError("a ramp that is not active does not move by itself")
+        assert -1 <= ramp.step <= 1
+        if ramp.state is RampState.PROMOTED and before.state is not RampState.PROMOTED:
+            assert share == 10_000
+
+
+def _apply(ramp: Ramp, kind: str, arguments: list[Any]) -> Move | None:
+    if kind == "advance":
+        return ramps.advance(ramp, arguments[0])
+    if kind == "percent":
+        return ramps.percent_changed(ramp, arguments[0])
+    if kind == "resume":
+        return ramps.resume(ramp, "ops", None, None)
+    move: Move = getattr(ramps, kind)(ramp, "ops", None)
+    return move
