@@ -226,10 +226,10 @@ class Supervisor:
         self.starts += 1
         self._observer.worker_started(self.version, seconds)
         replaced = self.state.started(slot, process)
-        if replaced is not None:
-            self._retire(replaced)
         process.when_left(lambda: self._replace(slot))
         process.when_ended(lambda end: self._gone(slot, end))
+        if replaced is not None:
+            self._retire(replaced)
 
     def _gone(self, slot: WorkerSlot, end: Exit) -> None:
         assert slot.process is not None

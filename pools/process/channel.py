@@ -65,7 +65,10 @@ class Channel:
         """Leaves what the worker sends in the socket; once that is full, the worker waits."""
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._socket)
+            try:
+                self._loop.remove_reader(self._socket)
+            except OSError:
+                pass  # the kernel does not know it any more
 
     def resume_reading(self) -> None:
         """Takes what the worker sends again."""
@@ -84,11 +87,12 @@ class Channel:
         """Closes the socket; the worker, if it lives, sees the end of it and exits."""
         if self._open:
             self._open = False
+            self.pause_reading()
+            self._forget_writer()
             try:
-                self.pause_reading()
-                self._loop.remove_writer(self._socket)
-            finally:
                 self._socket.close()
+            except OSError:
+                pass  # the kernel complains, and closes it
 
     def _watch(self) -> None:
         self._loop.add_reader(self._socket, self._readable)
@@ -121,7 +125,13 @@ class Channel:
             sent = len(self._unsent)
         del self._unsent[:sent]
         if not self._unsent:
+            self._forget_writer()
+
+    def _forget_writer(self) -> None:
+        try:
             self._loop.remove_writer(self._socket)
+        except OSError:
+            pass  # the kernel does not know it any more
 
     def _end(self, fault: str | None) -> None:
         self.close()

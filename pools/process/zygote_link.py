@@ -79,13 +79,13 @@ class ZygoteLink:
             raise SpawnFailed("the zygote has died")
         with ExitStack() as worker_ends:
             ours, theirs = socket.socketpair()
-            worker_ends.callback(theirs.close)
+            worker_ends.callback(_close, theirs.close)
             try:
                 output_read, output_write = os.pipe()
             except OSError:
                 ours.close()
                 raise
-            worker_ends.callback(os.close, output_write)
+            worker_ends.callback(_close, os.close, output_write)
             worker = WorkerProcess(generation, ours, output_read)
             self._workers[generation] = worker
             try:
@@ -190,7 +190,7 @@ class ZygoteLink:
         if worker is not None:
             worker.forked(pid, pidfd, lambda: self._unreported(generation))
         elif pidfd >= 0:
-            os.close(pidfd)
+            _close(os.close, pidfd)
 
     def _exited(self, generation: int, status: int, cpu_s: float) -> None:
         worker = self._workers.get(generation)
@@ -233,9 +233,9 @@ class ZygoteLink:
 
     def _forget_control(self) -> None:
         if self._control is not None:
-            self._loop.remove_reader(self._control)
-            self._control.close()
-            self._control = None
+            control, self._control = self._control, None
+            _close(self._loop.remove_reader, control)
+            _close(control.close)
 
     def _lose_workers(self, cause: ExitCause) -> None:
         for generation, worker in list(self._workers.items()):
@@ -249,5 +249,13 @@ class ZygoteLink:
 
 
 def _kill_group(leader: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
+    with suppress(OSError):  # nobody is left in it
         os.killpg(leader, signal.SIGKILL)
+
+
+def _close(close: Callable[..., object], *arguments: object) -> None:
+    """Lets go of something; a complaint of the kernel's keeps nothing else from being done."""
+    try:
+        close(*arguments)
+    except OSError as error:
+        _log.warning("cannot let go of a descriptor", reason=str(error))
