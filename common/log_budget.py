@@ -1,4 +1,4 @@
-"""How many log lines someone may write: past that they are counted, and the count is told in one line."""
+"""A bound on log lines: the lines past the bound are counted, and one line tells the count."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,7 @@ WINDOW_S = 1.0
 
 
 class LineBudget:
-    """So many lines and bytes a second. `tell` gets the number of lines that were left out, once a window."""
+    """A number of lines and bytes per second. `tell` gets the number of lines left out, once per window."""
 
     def __init__(self, *, lines: int, size: int, tell: Callable[[int], None]) -> None:
         self._lines = lines
@@ -21,7 +21,7 @@ class LineBudget:
         self._timer: asyncio.TimerHandle | None = None
 
     def admits(self, size: int) -> bool:
-        """Whether a line of `size` bytes may be written; one that may not is counted."""
+        """Decides if a line of `size` bytes may be written, and counts a line that may not."""
         now = self._loop.time()
         if now >= self._ends:
             self.tell()
@@ -37,11 +37,11 @@ class LineBudget:
 
     @property
     def is_spent(self) -> bool:
-        """Whether lines are being left out at the moment."""
+        """True while lines are being left out."""
         return self._timer is not None
 
     def tell(self) -> None:
-        """Says now what was left out, if anything was."""
+        """Tells now how many lines were left out, if any."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -11,7 +11,7 @@ RETRY_S = 1.0
 class DeadlineTimer:
     """Rings at the earliest of the times that it was set to, or just after.
 
-    Nobody takes a time back: it may ring when what it was set for is long over, and the sweep finds nothing.
+    A time is never taken back. The timer may ring for a call that is long over, and the sweep then finds nothing.
     """
 
     def __init__(self, sweep: Callable[[float], float]) -> None:
@@ -22,14 +22,14 @@ class DeadlineTimer:
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, when: float) -> None:
-        """Something is due at `when`."""
+        """Rings at `when` at the latest."""
         if when < self._when:
             self.cancel()
             self._when = when
             self._timer = self._loop.call_at(when, self._ring)
 
     def cancel(self) -> None:
-        """It rings no more, unless it is set again."""
+        """Stops the timer until it is set again."""
         self._when = math.inf
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""Streams whose listeners are slow: each holds its worker up, but not for long while others wait for one."""
+"""Bounds the time for which a slow listener of a stream holds its worker up while other calls wait."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,15 +9,15 @@ from pools.events import EventSink, EventSource
 from poolshift.worker.messages import EventKind
 
 HOLD_LIMIT_S = 3.0
-"""A stream may hold its worker up for so long at a stretch while calls wait for a worker; while none does, for ever."""
+"""A stream may hold its worker up for this long at a stretch while calls wait; for ever if none does."""
 _LOOK_EVERY_S = 0.5
 
 
 class Backpressure:
-    """Stands between the worker and the listener of one call: to the one it is the sink, to the other the source."""
+    """Stands between the worker and the listener of one call: the sink of the one, the source of the other."""
 
     def __init__(self, sink: EventSink, is_wanted: Callable[[], bool], end: Callable[[], None]) -> None:
-        """`is_wanted` says whether others wait for the worker; `end` is called where it has been held up too long."""
+        """`is_wanted` says if others wait for the worker; `end` is called if the worker was held up for too long."""
         self.is_over = False
         self._sink = sink
         self._is_wanted = is_wanted
@@ -59,7 +59,7 @@ class Backpressure:
         self._source.resume()
 
     def close(self) -> EventSink:
-        """The call has run; who listened to it."""
+        """Ends the link once the call has run. Returns the listener."""
         self.is_over = True
         self.taken()
         return self._sink
@@ -67,7 +67,7 @@ class Backpressure:
     # --- how long it is held up
 
     def taken(self) -> None:
-        """The listener holds it up no longer."""
+        """Notes that the listener holds the worker up no longer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

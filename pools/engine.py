@@ -1,7 +1,7 @@
-"""What both engines share: admission, the queue and its deadlines, drain.
+"""The common part of both engines: admission, the queue and its deadlines, drain.
 
-An engine adds when a call may go to a slot. A call costs one wake-up: when its reply arrives, the worker is given
-the next in the queue at once, and only then is whoever waits for the reply woken.
+An engine decides when a call may go to a slot. A call costs one wake-up: when its reply arrives, the worker is given
+the next call of the queue at once; the caller that waits for the reply is woken afterwards.
 
 One call, from the top:
 
@@ -50,12 +50,12 @@ from pools.supervisor import RecycleLimits, Supervisor
 COLD_EXECUTIONS: Final = 20
 """A worker's first executions are slower whatever its version is."""
 _SERVICE_TIME_WEIGHT: Final = 0.1
-"""Of the newest call in the moving average of service times."""
+"""The weight of the newest call in the moving average of service times."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolOptions:
-    """How big a pool is and how long its callers wait; times in seconds."""
+    """The size of a pool and the bounds of its queue; times in seconds."""
 
     size: int
     queue_limit: int = 1000
@@ -64,7 +64,7 @@ class PoolOptions:
 
 
 class Engine(abc.ABC):
-    """A pool (see `pools.protocol.Pool`) but for when a call may go to a slot."""
+    """A pool (see `pools.protocol.Pool`), except for the decision when a call may go to a slot."""
 
     def __init__(
         self,
@@ -97,17 +97,17 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def _can_begin(self) -> bool:
-        """Whether a call may go to a worker now."""
+        """True if a call may go to a worker now."""
 
     @property
     @abc.abstractmethod
     def _concurrency(self) -> int:
-        """How many calls run at once, at most."""
+        """The number of calls that can run at once."""
 
     # --- streams: a worker is taken back from a stream that nobody reads, once other calls need it
 
     def _backpressure_on(self, queued_call: QueuedCall, sink: EventSink) -> Backpressure:
-        """What stands between the worker and `sink`."""
+        """Makes the link between the worker and `sink`."""
         return Backpressure(sink, self._is_short_of_workers, partial(self._end_held, queued_call))
 
     def _engage(self, queued_call: QueuedCall) -> None:
@@ -119,7 +119,7 @@ class Engine(abc.ABC):
             queued_call.call.events = queued_call.call.events.close()
 
     def _is_short_of_workers(self) -> bool:
-        """Whether calls wait that the workers which are idle, or about to be replaced, will not serve."""
+        """True if more calls wait than the workers that are idle, or being replaced, will serve."""
         counts = self._state.counts()
         coming = counts[WorkerState.STARTING] + counts[WorkerState.STOPPING]
         return not counts[WorkerState.IDLE] and len(self._queue) > coming
@@ -313,7 +313,7 @@ class Engine(abc.ABC):
             queued_call.answer.set_exception(outcome)
 
     def _abandon(self, queued_call: QueuedCall) -> None:
-        """Nobody waits for it any more."""
+        """Drops a call that nobody waits for any more."""
         if queued_call.slot is not None:
             self._supervisor.kill(queued_call.slot, ExitCause.CANCELLED)
         else:
@@ -328,14 +328,14 @@ class Engine(abc.ABC):
     # --- the queue
 
     def _serve_queue(self) -> None:
-        """Whoever can be served now is served."""
+        """Begins every queued call that can be served now."""
         while self._can_begin() and (queued_call := self._queue.pop()) is not None:
             if not queued_call.answer.done():
                 queued_call.call.queued_s += time.perf_counter() - queued_call.since
                 self._begin(queued_call)
 
     def _expire(self, now: float) -> float:
-        """Those who have waited too long are told; when the next will have."""
+        """Ends the calls that have waited too long. Returns the time at which the next one will have."""
         next_one = math.inf
         for queued_call in self._queue.queued_calls():
             if queued_call.give_up_at > now:
@@ -352,7 +352,7 @@ class Engine(abc.ABC):
             self._resolve(queued_call, error)
 
     def _wait_s(self, depth: int) -> float:
-        """How long the queue takes to serve `depth` calls: depth × service time ÷ workers (Little's law)."""
+        """Seconds that the queue takes to serve `depth` calls: depth × service time ÷ workers (Little's law)."""
         return depth * self._service_time_s / max(1, self._concurrency)
 
     def _retry_after_s(self) -> float:

@@ -1,4 +1,4 @@
-"""What a running program says on its way, and how a slow listener holds it up.
+"""The events of a running program, and the way in which a slow listener holds it up.
 
 The socket itself is the last buffer: while a sink has paused its source, the service leaves what the worker sends
 there; once that is full the worker blocks in its write, and with it the program alone.
@@ -14,7 +14,7 @@ from poolshift.worker.messages import EventKind
 
 
 class EventSource(Protocol):
-    """Where a call's events come from. Once the call has ended, both methods do nothing."""
+    """The source of a call's events. Once the call has ended, both methods do nothing."""
 
     def pause(self) -> None:
         """Sends no more events, but for those of the read that is under way."""
@@ -28,7 +28,7 @@ class EventSink(Protocol):
 
     @property
     def has_taken(self) -> bool:
-        """Whether an event has come: then the program is not started once more behind the listener's back."""
+        """True once an event has come: then the program is not run again, since the listener would hear it twice."""
         ...
 
     def began(self, source: EventSource) -> None:

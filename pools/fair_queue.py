@@ -1,4 +1,4 @@
-"""Who waits for a worker: bounded, and fair between sessions."""
+"""A queue of calls that wait for a worker: bounded, and fair between sessions."""
 
 import asyncio
 from collections import OrderedDict
@@ -14,13 +14,13 @@ class QueuedCall:
         self.call = call
         self.answer = answer
         self.since = 0.0
-        """When its wait in the queue began, by `time.perf_counter`."""
+        """Time at which the wait in the queue began, by `time.perf_counter`."""
         self.give_up_at = 0.0
-        """When its wait in the queue ends at the latest, by the event loop's clock."""
+        """Time at which the wait in the queue ends at the latest, by the event loop's clock."""
         self.slot: WorkerSlot | None = None
-        """Where it runs."""
+        """The slot that runs the call."""
         self.was_accepted = call.is_accepted
-        """Whether a pool accepted the call before: it moved here, or its worker died. Such a call is never shed."""
+        """True if a pool accepted the call before: it moved here, or its worker died. Such a call is never shed."""
 
 
 class FairQueue:
@@ -89,7 +89,7 @@ class FairQueue:
         return True
 
     def ahead_of(self, lane: str | None) -> int:
-        """How many are served before one who now joins `lane`: in each lane as many as wait in its own, at most."""
+        """The number of calls served before one that joins `lane` now: in each lane at most as many as in its own."""
         return min(self._length, (len(self._lanes.get(lane, ())) + 1) * len(self._lanes))
 
     def queued_calls(self) -> list[QueuedCall]:

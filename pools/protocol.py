@@ -1,4 +1,4 @@
-"""What every engine offers, whatever is underneath: the router knows this and no engine."""
+"""The protocol of a pool, which every engine implements: the router knows this and no engine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class PoolSnapshot:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a worker lives that could take a call."""
+        """True if a worker lives that could take a call."""
         return self.busy + self.idle > 0
 
 
@@ -74,7 +74,7 @@ class Pool(Protocol):
         ...
 
     def withdraw(self, which: Callable[[Call], bool]) -> int:
-        """Takes back the queued calls that `which` names, which then raise Withdrawn; how many these were."""
+        """Takes back the queued calls that `which` names, which then raise Withdrawn. Returns their number."""
         ...
 
     def withdraw_running(self, which: Callable[[Call], bool]) -> int:
@@ -83,7 +83,7 @@ class Pool(Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """Whether a worker lives that could take a call."""
+        """True if a worker lives that could take a call."""
         ...
 
     async def snapshot(self) -> PoolSnapshot:
@@ -102,7 +102,7 @@ class Pool(Protocol):
 
     @property
     def is_drained(self) -> bool:
-        """Whether no call is queued or running."""
+        """True if no call is queued or running."""
         ...
 
     async def drain(self) -> None:

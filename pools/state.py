@@ -19,7 +19,7 @@ from pools.process.interface import Worker
 
 
 class WorkerState(StrEnum):
-    """Where a worker is in its life."""
+    """The state of a worker."""
 
     STARTING = "starting"
     IDLE = "idle"
@@ -39,7 +39,7 @@ class WorkerSlot:
 
 
 REMEMBERED_SESSIONS: Final = 10_000
-"""Of the last so many sessions, and of at most twice as many, a pool remembers which worker served them last."""
+"""A pool remembers which worker served each of this many last sessions, and of at most twice as many."""
 
 
 class PoolState:
@@ -63,7 +63,7 @@ class PoolState:
         return f"<PoolState size={self.size} spare={self.spare} {counts} closing={self.is_closing}>"
 
     def counts(self) -> dict[WorkerState, int]:
-        """How many workers are in each state."""
+        """The number of workers in each state."""
         counts = dict.fromkeys(WorkerState, 0)
         for slot in self.slots:
             counts[slot.state] += 1
@@ -75,7 +75,7 @@ class PoolState:
         return len(self.idle) + self.busy
 
     def wanted(self) -> int:
-        """How many workers to start now.
+        """The number of workers to start now.
 
         1. A closing pool starts none.
         2. Every place without a worker that serves, or will, wants one; a worker that is due wants one more beside
@@ -90,13 +90,13 @@ class PoolState:
         return max(0, min(self.size + due - serving, self.size + self.spare - len(self.slots)))
 
     def begin_start(self) -> WorkerSlot:
-        """A process is being started."""
+        """Takes a place for a process that is being started."""
         slot = WorkerSlot()
         self.slots.add(slot)
         return slot
 
     def started(self, slot: WorkerSlot, process: Worker) -> WorkerSlot | None:
-        """It is ready, and idle. Returns the worker that it replaces, where that is idle and now to be retired."""
+        """Makes a worker idle that is ready. Returns the idle worker that it replaces, to be retired now."""
         slot.process = process
         slot.state = WorkerState.IDLE
         self.idle[slot] = None
@@ -119,7 +119,7 @@ class PoolState:
         return slot
 
     def give_back(self, slot: WorkerSlot) -> WorkerSlot | None:
-        """Its call is over: it is idle, unless it is being stopped. Returns a worker that is to be retired now."""
+        """Makes a worker idle after its call, unless it is being stopped. Returns a worker to be retired now."""
         if slot.state is not WorkerState.BUSY:
             return None
         self.busy -= 1
@@ -128,19 +128,19 @@ class PoolState:
         return self._surplus() if slot.is_due else None
 
     def begin_stop(self, slot: WorkerSlot) -> None:
-        """It is to die and takes no more calls."""
+        """Takes a worker that is to die out of service."""
         if slot.state is WorkerState.BUSY:
             self.busy -= 1
         self.idle.pop(slot, None)
         slot.state = WorkerState.STOPPING
 
     def gone(self, slot: WorkerSlot) -> None:
-        """It is dead; its place is free."""
+        """Frees the place of a worker that is dead."""
         self.begin_stop(slot)
         self.slots.discard(slot)
 
     def _surplus(self) -> WorkerSlot | None:
-        """An idle worker that is due, where enough others serve."""
+        """An idle worker that is due, if enough others serve."""
         if self.live <= self.size:
             return None
         due = next((slot for slot in self.idle if slot.is_due), None)

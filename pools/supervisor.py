@@ -23,7 +23,7 @@ from pools.protocol import PoolObserver, WorkerSnapshot
 from pools.state import PoolState, WorkerSlot, WorkerState
 
 INSPECTION_INTERVAL_S = 1.0
-"""How often workers are measured against the limits on memory and age."""
+"""Between two comparisons of workers with the limits on memory and age."""
 SHORT_LIFE_S = 1.0
 """A worker that dies sooner than this after it was ready, without a call, counts as one that could not start."""
 
@@ -102,7 +102,7 @@ class Supervisor:
         self._deadline_timer.set(call.deadline)
 
     def withdraw(self, which: Callable[[Call], bool]) -> int:
-        """Takes the running calls that `which` names from their workers, which are killed; how many these were."""
+        """Takes the running calls that `which` names from their workers, and kills these. Returns their number."""
         withdrawn = [slot for slot, call in self._running_calls() if which(call)]
         for slot in withdrawn:
             assert slot.process is not None
@@ -123,7 +123,7 @@ class Supervisor:
             self._retire(retired)
 
     def kill(self, slot: WorkerSlot, cause: ExitCause) -> None:
-        """Ends `slot` whatever it does; its replacement starts at once where there is room for it."""
+        """Ends `slot` whatever it does; its replacement starts at once if there is room for it."""
         if slot.state is WorkerState.STOPPING or slot not in self.state.slots:
             return
         assert slot.process is not None
@@ -132,7 +132,7 @@ class Supervisor:
         self._reconcile()
 
     def _overrun(self, now: float) -> float:
-        """Workers whose call has passed its deadline are killed; when the next one will have."""
+        """Kills workers whose call has passed its deadline. Returns the time of the next deadline."""
         next_one = math.inf
         for slot, call in self._running_calls():
             if call.deadline <= now:

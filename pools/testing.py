@@ -20,7 +20,7 @@ from poolshift.worker.definitions import Definition, Field, Signature
 from poolshift.worker.messages import EventKind
 
 Answer = Result | ExecutionError
-"""How a call ends."""
+"""The end of a call."""
 
 
 def echo_program(name: str = "echo", *, idempotent: bool = False) -> Program:
@@ -31,7 +31,7 @@ def echo_program(name: str = "echo", *, idempotent: bool = False) -> Program:
 
 
 def result(text: str = "done", run_s: float = 0.0) -> Result:
-    """What a call of `echo_program` ends with."""
+    """The result of a call of `echo_program`."""
     return Result(msgspec.Raw(msgspec.json.encode({"text": text})), run_s)
 
 

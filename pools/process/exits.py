@@ -1,4 +1,4 @@
-"""How a worker ended, and what that means for the call that it was at."""
+"""The end of a worker, and its meaning for the call that the worker was at."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ class ExitCause(StrEnum):
 
     @property
     def is_failure(self) -> bool:
-        """Whether the worker, or the program in it, is to blame."""
+        """True if the worker, or the program in it, is to blame."""
         return self in (ExitCause.CRASH, ExitCause.SIGNAL, ExitCause.OOM)
 
 

@@ -12,7 +12,7 @@ from poolshift.worker.stdio import MAX_LINE_BYTES, RECORD_SEPARATOR, Record
 
 MAX_LINES_PER_S = 100
 MAX_BYTES_PER_S = 64 * 1024
-"""What one worker gets into the log; the rest is read and counted."""
+"""The share of one worker in the log; the rest is read and counted."""
 
 _READ_BYTES = 64 * 1024
 _SPENT_PAUSE_S = 0.01
@@ -51,7 +51,7 @@ class OutputReader:
             self._budget.tell()
 
     def admits(self, size: int) -> bool:
-        """Whether another line about this worker, of `size` characters, may be logged; one that may not is counted."""
+        """Decides if another line of `size` characters about this worker may be logged, and counts one that may not."""
         return self._budget.admits(size)
 
     def _readable(self) -> None:

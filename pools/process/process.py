@@ -67,7 +67,7 @@ class WorkerProcess:
         self.generation = generation
         self.pid = 0
         self.is_forked = False
-        """Whether the process was there, with a descriptor to signal it through."""
+        """True once the process was there, with a descriptor to signal it through."""
         self.started_at = time.time()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
@@ -76,7 +76,7 @@ class WorkerProcess:
         self._pidfd = -1
         self._is_up = False
         self._numbers: dict[Definition, int] = {}
-        """Of the definitions that it has been told."""
+        """The number of each definition that the worker has been told."""
         self._told_bytes = 0
         self.call: Call | None = None
         self._flow_control: FlowControl | None = None
@@ -193,7 +193,7 @@ class WorkerProcess:
         self._when_left = listener
 
     def log_ids(self) -> dict[str, str | None]:
-        """What a log line about it says of the call that it is at, if any."""
+        """The ids of the running call, if any, for a log line about the worker."""
         return self.call.log_ids() if self.call is not None else {"execution_id": None}
 
     # --- what the spawner tells
@@ -399,7 +399,7 @@ class WorkerProcess:
         )
 
     def _about(self, record: Record) -> dict[str, str | None]:
-        """What a record belongs to. One without ids was written past Python: by what runs now, if anything does."""
+        """The ids of a record's call. A record without ids was written past Python, by the running call if any."""
         if record.execution_id is not None or self.call is None:
             return {
                 "program_id": record.program_id,

@@ -55,11 +55,11 @@ class Spawner:
         self._zygote: ZygoteLink | None = None
         """The zygote that forks at the moment."""
         self._zygotes: set[ZygoteLink] = set()
-        """That zygote, and those that have retired and still have workers."""
+        """The same, and those that have retired and still have workers."""
         self._start: asyncio.Task[None] | None = None
         """The start of a zygote that is under way."""
         self._has_begun = False
-        """Whether that start may have read code already."""
+        """True once that start may have read code."""
         self._is_closing = False
         self._checks = Checks(self.spawn)
         self._tasks = TaskOwner("zygotes", is_detached=True)
