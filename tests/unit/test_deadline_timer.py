@@ -3,6 +3,9 @@
 import asyncio
 import math
 
+import pytest
+
+from common import timers
 from common.timers import DeadlineTimer
 
 
@@ -61,3 +64,27 @@ def test_a_cancelled_alarm_is_silent_until_it_is_set_again() -> None:
         return rings
 
     assert asyncio.run(run()) == 1
+
+
+def test_a_sweep_that_raises_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises: no deadline is forgotten."""
+    monkeypatch.setattr(timers, "RETRY_S", 0.01)
+
+    async def run() -> list[str]:
+        errors: list[str] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: errors.append(repr(context["exception"])))
+        over = asyncio.Event()
+
+        def sweep(_: float) -> float:
+            if len(errors) < 2:
+                raise OSError(24, "Too many open files")
+            over.set()
+            return math.inf
+
+        DeadlineTimer(sweep).set(loop.time())
+        async with asyncio.timeout(10):
+            await over.wait()
+        return errors
+
+    assert len(asyncio.run(run())) == 2
