@@ -251,9 +251,12 @@ class RampController:
                 await self._flag.rollback(move.ramp.by, effect.reason, source=effect.source)
                 await self._flush()
             else:
-                self._adopt(await self._append(move.ramp))
-                if isinstance(effect, SetPercent):
-                    await self._set_percent(effect, move.ramp.by)
+                stored = await self._append(move.ramp)
+                try:
+                    if isinstance(effect, SetPercent):
+                        await self._set_percent(effect, move.ramp.by)
+                finally:
+                    self._adopt(stored)
         finally:
             self._is_acting = False
         return self.ramp
@@ -270,13 +273,10 @@ class RampController:
             await self._flag.change(Change(effect.basis_points, effect.source, by, effect.reason))
 
     async def _reconcile(self) -> None:
-        """Moves the flag to the ramp's step, if the service ended between the two writes."""
-        step = self.ramp.current
-        current = self._flag.current
-        if self.ramp.state.is_active and step is not None and current.canary_basis_points != step.basis_points:
-            move = ramps.at_current_step(self.ramp)
-            if isinstance(move.effect, SetPercent):
-                await self._set_percent(move.effect, ramps.PLAN)
+        """Moves the flag to the ramp's share, if the service or the database failed between the two writes."""
+        effect = ramps.own_share(self.ramp)
+        if effect is not None:
+            await self._set_percent(effect, ramps.PLAN)
 
     async def _flush(self) -> None:
         """Writes a ramp that is in force here and not in the store yet."""

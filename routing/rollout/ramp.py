@@ -273,10 +273,14 @@ def evidence_restarted(ramp: Ramp, why: str) -> Move:
     return Move(replace(ramp, run=ramp.run + 1, acknowledged=(), by=PLAN, reason=f"evidence starts again: {why}"))
 
 
-def at_current_step(ramp: Ramp) -> Move:
-    """Brings the flag to the ramp's step, and leaves the ramp as it is."""
-    move = _at_step(ramp, ramp.step, PLAN, None)
-    return Move(ramp, move.effect)
+def own_share(ramp: Ramp) -> SetPercent | None:
+    """The share that the ramp gives V2 in its state, None if it gives none."""
+    if ramp.state is RampState.PROMOTED:
+        return SetPercent(BASIS_POINTS, Source.PLAN, ramp.reason or "promoted")
+    if ramp.state.is_active:
+        effect = _at_step(ramp, ramp.step, PLAN, None).effect
+        return effect if isinstance(effect, SetPercent) else None
+    return None
 
 
 def moved_elsewhere(ramp: Ramp) -> PlanConflict:

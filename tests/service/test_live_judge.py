@@ -95,6 +95,21 @@ def status(service: Service) -> dict[str, Any]:
     return found
 
 
+def test_an_equal_canary_is_left_alone(start_pair: Callable[..., Service]) -> None:
+    """V2 = V1: the ramp reaches its last step and waits there for evidence; nothing speaks against V2."""
+    service = start_pair()
+    program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    with Traffic(service, program) as traffic:
+        begin(service)
+        wait_until(lambda: status(service)["state"] == "waiting" and status(service)["step"] == 2, "it waits", 120)
+        traffic.wait_for(500)
+    assert status(service)["state"] in ("waiting", "promoted"), status(service)
+    assert {code for _, _, _, code in traffic.answers} == {None}
+    decisions = service.client.get("/rollout/decisions").json()["items"]
+    assert {one["verdict"] for one in decisions} <= {"continue", "promote"}
+
+
+@pytest.mark.judge
 def test_an_equal_canary_goes_all_the_way(start_pair: Callable[..., Service]) -> None:
     """V2 = V1: each ramp ends in a promotion by evidence, and in no rollback, and every call is answered."""
     service = start_pair()
