@@ -122,6 +122,7 @@ class Server(uvicorn.Server):
         pools = services.pools.values()
         try:
             services.recorder.draining(self._seconds_left(self._drain_timeout_s))
+            services.ramp.rest()
             services.jobs.refuse()
             for pool in pools:
                 pool.refuse()

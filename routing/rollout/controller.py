@@ -28,6 +28,8 @@ TICK_S = 0.5
 """Time between two looks at plan and evidence, in seconds; a fault of V2's causes another look at once."""
 SILENT_AFTER_S = 5.0
 """A replica that has said nothing for so long, in seconds, has died or is cut off."""
+V1_DOWN_S = 5.0
+"""V1 without a live worker for so long, in seconds, is nothing to compare V2 with."""
 KEEP_EVERY_S = 5.0
 """Time between two writes of the evidence of a service that shares its database with no other, in seconds."""
 
@@ -79,6 +81,8 @@ class RampController:
         self._moving = asyncio.Lock()
         self._wake = asyncio.Event()
         self._is_acting = False
+        self._is_resting = False
+        self._v1_served_at = self._loop.time()
         self._said: tuple[str, str | None] | None = None
         self._log_once = LogOnce("ramp cannot be written; this replica judges on by itself")
 
@@ -107,8 +111,14 @@ class RampController:
                 async with asyncio.timeout(TICK_S):
                     await self._wake.wait()
 
+    def rest(self) -> None:
+        """Decides nothing any more: the service is ending, and its pools with it."""
+        self._is_resting = True
+
     async def tick(self) -> None:
         """One look: exchanges evidence with the other replicas, and moves the ramp if this one decides."""
+        if self._is_resting:
+            return
         try:
             await self._exchange()
             await self._flush()
@@ -201,7 +211,11 @@ class RampController:
     def facts(self, verdict: Verdict) -> Facts:
         """What the ramp is asked with."""
         waited_s = 0.0 if self._waiting_since is None else self._loop.time() - self._waiting_since
-        return Facts(verdict, self.held_s(), waited_s, self._judge.step_calls(), self._v1_serves())
+        now = self._loop.time()
+        if self._v1_serves():
+            self._v1_served_at = now
+        v1_serves = now - self._v1_served_at < V1_DOWN_S
+        return Facts(verdict, self.held_s(), waited_s, self._judge.step_calls(), v1_serves)
 
     # --- moving
 
@@ -227,7 +241,7 @@ class RampController:
     def _judged(self, verdict: Verdict) -> None:
         """Acts at once on a look that an event of V2's has caused; a store that hangs must not hold up a rollback."""
         self.last_verdict = verdict
-        if verdict.action is Say.ROLLBACK and self.is_leader:
+        if verdict.action is Say.ROLLBACK and self.is_leader and not self._is_resting:
             move = ramps.advance(self.ramp, self.facts(verdict))
             if move is not None and isinstance(move.effect, RollBack):
                 self._take(move.ramp)
@@ -341,7 +355,8 @@ class RampController:
     async def _decide(self, verdict: Verdict) -> None:
         """Keeps a verdict that is another one than before."""
         said = (str(verdict.action), verdict.guardrail)
-        if said == self._said or self._judge.w == 0.0:
+        is_over = self._judge.w == 0.0 and verdict.action is Say.CONTINUE
+        if said == self._said or is_over:
             return
         await self._store.decide(self._decision(verdict))
         self._said = said
@@ -352,7 +367,7 @@ class RampController:
             "log_e": verdict.log_e,
             "threshold": verdict.threshold,
             "stratum": verdict.stratum,
-            "canary_percent": self._flag.current.canary_percent,
+            "canary_percent": 100 * self._judge.judge.w,
             "step": self.ramp.step,
             "run": self.ramp.run,
             "rows": [asdict(row) for row in self._judge.analysis()],
