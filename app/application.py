@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app import documentation, problems
 from app.api import analysis, executions, health, lms, pools, programs, ramp, rollout, sessions
 from app.auth import Authenticator
-from app.body_limit import limit_body
+from app.body_limit import guard_body
 from app.execute.endpoint import ExecuteLane, is_execute
 from app.hosts import EXEMPT_PATHS, HostGuard
 from app.http_metrics import HttpMetrics
@@ -33,6 +33,23 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, description in (("4XX", "The request's fault"), ("5XX", "Not the request's fault"))
 }
 
+_NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""FastAPI's own: `routing.telemetry` does it."""
+
+_ROUTERS = (
+    executions.execute_router,
+    programs.router,
+    executions.router,
+    sessions.router,
+    lms.router,
+    rollout.router,
+    ramp.router,
+    analysis.router,
+    pools.router,
+    health.router,
+    documentation.router,
+)
+
 _OPERATORS_ERRORS = (StoreUnavailable, InvalidProvider, SpawnFailed)
 
 
@@ -49,7 +66,8 @@ class Application(FastAPI):
         if scope["type"] == "http":
             if (refusal := self._refusal(scope)) is not None:
                 return refusal(scope, receive, send)
-            receive = limit_body(scope, receive, self.state.settings.max_body_bytes)
+            state = self.state
+            receive = guard_body(scope, receive, state.authenticator, state.settings.max_body_bytes)
         elif scope["type"] == "lifespan":
             send = _in_one_line(send)
         return super().__call__(scope, receive, send)
@@ -90,45 +108,33 @@ def create_app(settings: Settings) -> Application:
         InvalidKeyFile: `API_KEYS_FILE` is missing or is not a file of keys.
         InvalidSecretKey: `SECRET_KEY_FILE` is missing or is not a file of secret keys.
     """
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    http_metrics = HttpMetrics(registry)
     app = Application(
         title="Poolshift",
         summary="Runs programs on pools of Python workers and moves their traffic from one engine to the next.",
         version=VERSION,
         lifespan=lifespan,
         responses=_PROBLEMS,
-        telemetry={
-            "tracing": False,
-            "metrics": False,
-            "logs": False,
-            "auto_configure": False,
-        },  # `routing.telemetry.tracing` does it
+        telemetry=_NO_TELEMETRY,
         redirect_slashes=False,  # a redirect has no handler, and its path would be a label of the metrics
         openapi_url=None,  # `app.documentation` has what FastAPI would serve to everyone
     )
     app.state.settings = settings
-    app.state.registry = registry
-    app.state.http_metrics = http_metrics
     app.state.authenticator = Authenticator(read_key_file(settings.api_keys_file) if settings.api_keys_file else None)
     app.state.secret_keys = read_secret_keys(settings.secret_key_file) if settings.secret_key_file else None
     app.state.host_guard = HostGuard.of(settings)
     app.state.is_draining = False
     problems.install(app)
-    Instrumentator(registry=registry, excluded_handlers=["/metrics"]).add(http_metrics.instrument).instrument(app)
-    for router in (
-        executions.execute_router,
-        programs.router,
-        executions.router,
-        sessions.router,
-        lms.router,
-        rollout.router,
-        ramp.router,
-        analysis.router,
-        pools.router,
-        health.router,
-        documentation.router,
-    ):
+    _install_metrics(app)
+    for router in _ROUTERS:
         app.include_router(router)
     return app
+
+
+def _install_metrics(app: Application) -> None:
+    """Gives the application a registry of its own, and counts its requests there."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    app.state.registry = registry
+    app.state.http_metrics = HttpMetrics(registry)
+    instrumentator = Instrumentator(registry=registry, excluded_handlers=["/metrics"])
+    instrumentator.add(app.state.http_metrics.instrument).instrument(app)

@@ -214,7 +214,7 @@ def _(error: SpawnFailed) -> Problem:
 
 @problem_of.register
 def _(error: HTTPException) -> Problem:
-    codes = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
+    codes = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
     code = codes.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal_error")
     return Problem(code, str(error.detail))
 
@@ -224,13 +224,7 @@ def install(app: FastAPI) -> None:
 
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, RequestValidationError):
-            # FastAPI parses the body before any dependency checks the key.
-            try:
-                request.app.state.authenticator.principal(dict(request.scope["headers"]))
-            except Problem as problem:
-                error = problem
-            else:
-                error = _unread(request, error) or error
+            error = _unread(request, error) or error
         return problem_of(error).response()
 
     foreseen = (kind for kind in problem_of.registry if issubclass(kind, Exception))

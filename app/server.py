@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -14,6 +15,7 @@ from prometheus_client import disable_created_metrics
 
 from app import listening
 from app.application import Application, create_app
+from app.execute.connections import Connections, Limits
 from app.execute.protocol import LaneProtocol
 from app.protection import protect
 from app.services import Services
@@ -41,7 +43,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=LaneProtocol,  # type: ignore[arg-type]  # no subclass of asyncio.Protocol, but one
+                http=self._connect,  # type: ignore[arg-type]  # what it calls to make one
                 interface="asgi3",
                 ws="none",
                 lifespan="on",
@@ -55,10 +57,16 @@ class Server(uvicorn.Server):
             )
         )
         self._app = app
-        self._host, self._port = settings.host, settings.port
-        self._drain_timeout_s = settings.drain_timeout_s
+        self._settings = settings
+        self._connections: Connections | None = None
         self._drain: asyncio.Task[None] | None = None
         self._skips_drain = asyncio.Event()
+
+    def _connect(self, **handed: Any) -> LaneProtocol:
+        """The service's end of a new connection, from what uvicorn hands to every protocol."""
+        if self._connections is None:
+            self._connections = Connections(self._app.lane, _limits(self._settings))
+        return LaneProtocol(self._connections, **handed)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves until it is told to stop, where the settings say unless `sockets` listen already.
@@ -66,7 +74,7 @@ class Server(uvicorn.Server):
         Raises:
             CannotListen: the port is taken, or there is no such address. Nothing has been touched then.
         """
-        super().run(sockets or listening.listen(self._host, self._port))
+        super().run(sockets or listening.listen(self._settings.host, self._settings.port))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, which does not say where it listens on sockets that are handed to it."""
@@ -97,7 +105,7 @@ class Server(uvicorn.Server):
         if self._drain is not None:
             self._skips_drain.set()
             return
-        _log.info("draining", signal=number.name, timeout_s=self._drain_timeout_s)
+        _log.info("draining", signal=number.name, timeout_s=self._settings.drain_timeout_s)
         self._app.state.is_draining = True
         self._drain = asyncio.get_running_loop().create_task(self._stop_pools())
         self._drain.add_done_callback(self._drained)
@@ -121,7 +129,7 @@ class Server(uvicorn.Server):
         services: Services = self._app.state.services
         pools = services.pools.values()
         try:
-            services.recorder.draining(self._seconds_left(self._drain_timeout_s))
+            services.recorder.draining(self._seconds_left(self._settings.drain_timeout_s))
             services.ramp.rest()
             services.jobs.refuse()
             for pool in pools:
@@ -135,9 +143,9 @@ class Server(uvicorn.Server):
         drained = asyncio.ensure_future(_all_drained(pools))
         skipped = asyncio.ensure_future(self._skips_drain.wait())
         waits = (drained, skipped)
-        done, _ = await asyncio.wait(waits, timeout=self._drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(waits, timeout=self._settings.drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if not done:
-            _log.warning("drain timed out; what still runs is ended", timeout_s=self._drain_timeout_s)
+            _log.warning("drain timed out; what still runs is ended", timeout_s=self._settings.drain_timeout_s)
         elif skipped in done:
             _log.warning("drain skipped; what still runs is ended")
         for wait in waits:
@@ -158,6 +166,15 @@ class Server(uvicorn.Server):
 async def _all_drained(pools: Collection[Pool]) -> None:
     while not all(pool.is_drained for pool in pools):  # a change of the rollout still moves calls over
         await asyncio.gather(*(pool.drain() for pool in pools))
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        head_s=settings.head_timeout_s,
+        body_s=settings.body_timeout_s,
+        answer_s=settings.answer_timeout_s,
+        unread_bytes=settings.max_unread_bytes,
+    )
 
 
 def has_terminal() -> bool:

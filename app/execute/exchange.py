@@ -1,25 +1,38 @@
-"""One execute call on its connection: its request, and its answer in one piece.
+"""One execute call: its request, all that becomes known of it, and the way back to its client.
 
-What uvicorn's `RequestResponseCycle` is to every other request, for a fraction of what that costs (docs/adr/0004).
+The endpoint knows `Exchange` alone. A plain call has a `ConnectionExchange`, made by the connection itself
+(`app.execute.protocol`); streams, and all else that uvicorn has parsed, have an `AsgiExchange`.
 """
 
 import asyncio
 import contextvars
-from collections.abc import Callable
-from typing import Any, Final
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
 
 import structlog
-from starlette.types import ASGIApp, Message, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-from uvicorn.server import ServerState
+from starlette.types import Message, Receive, Scope, Send
 
-from app.problems import CONTENT_TYPE, internal_error
+from app.auth import Principal
+from app.execute.uvicorn_adapter import STATUS_LINE, ServerState, default_headers
+from app.problems import CONTENT_TYPE, Problem, internal_error
+from common.tasks import TaskOwner
+from pools.calls import Call, Program
+from poolshift.worker.tracing.traceparent import Carried, trace_id_of
+from routing.router import Route
+from routing.telemetry.call_trace import CallTrace
+from routing.versions import Version
 
 Response = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, well-formed headers with the body's length among them, body."""
+Address = tuple[str, int | None]
+"""A host and a port, or the path of a socket."""
+
+_LISTS: Final = frozenset({b"accept", b"baggage", b"prefer", b"tracestate"})
+_MAX_CANARY_KEY_LENGTH: Final = 256
 _TASK_NAME: Final = "execute"
 _CLOSE: Final = (b"connection", b"close")
-_DISCONNECT: Final[Message] = {"type": "http.disconnect"}
 _FAILURE: Final = internal_error().body()
 _NO_ANSWER: Final[Response] = (
     500,
@@ -29,94 +42,270 @@ _NO_ANSWER: Final[Response] = (
 _log = structlog.stdlib.get_logger("poolshift.http")
 
 
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
 class Exchange:
-    """A request that has arrived, and whoever runs the application for it."""
+    """An execute call from its request to its answer. An error at any point finds here what its answer needs.
+
+    `with exchange:` is a scope that ends with ClientGone as soon as the client disconnects.
+    """
+
+    def __init__(self, path: str, lines: list[tuple[bytes, bytes]], address: Address | None, scheme: str) -> None:
+        """`lines` are the request's headers, with names in lower case; `address` is the service's own."""
+        self.path = path
+        self.headers = headers_of(lines)
+        self.address = address
+        self.scheme = scheme
+        self.principal: Principal | None = None
+        """The sender, once its key has been looked at."""
+        self.began = time.perf_counter()
+        """The event loop's own clock counts whole milliseconds."""
+        self.execution_id = ""
+        self.trace: CallTrace | None = None
+        """Of a call that is sampled."""
+        self.traceparent: str | None = None
+        """As it came in, for a call that is not sampled."""
+        self.carried: Carried | None = None
+        """The headers that travel beside the traceparent."""
+        self.received = 0
+        """Bytes of the body."""
+        self.route: Route | None = None
+        self.program: Program | None = None
+        self.call: Call | None = None
+        self.is_counted = False
+        """By the router, which counts every call that is handed to it; one that fails before, the endpoint counts."""
+        self.error: str | None = None
+        """The code of the answer, if it is an error."""
+        self.task: asyncio.Task[Any] | None = None
+        """Runs the endpoint."""
+        self._is_client_gone = False
+        self._is_cancellable = False
+
+    @property
+    def owner(self) -> str | None:
+        """The owner of what the call makes: its session and its job."""
+        return None if self.principal is None else self.principal.caller.owner
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace that its log lines belong to."""
+        if self.trace is not None:
+            return self.trace.trace_id
+        return trace_id_of(self.traceparent)
+
+    # --- the request
+
+    async def body(self, max_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            Problem: `payload_too_large`, as soon as that is known.
+            ClientGone: the client has disconnected before its end.
+        """
+        raise NotImplementedError
+
+    def forced_version(self) -> Version | None:
+        """The version that the client asks for.
+
+        Raises:
+            Problem: `invalid_request`, for a version that nobody knows.
+        """
+        header = self.headers.get(b"x-pool-version")
+        if header is None:
+            return None
+        value = header.decode("latin-1")
+        try:
+            return Version(value.lower())
+        except ValueError:
+            raise Problem("invalid_request", f"X-Pool-Version: {value!r} is neither v1 nor v2") from None
+
+    def canary_key(self) -> str | None:
+        """The key that the split goes by if there is no session."""
+        value = self.headers.get(b"x-canary-key")
+        return value[:_MAX_CANARY_KEY_LENGTH].decode("latin-1") if value else None
+
+    # --- the answer
+
+    async def answer(self, response: Response) -> None:
+        """Answers in one piece; does nothing if nobody is there any more."""
+        raise NotImplementedError
+
+    # --- the client
+
+    def client_gone(self) -> None:
+        """Cancels the call, if it runs: its client has disconnected."""
+        self._is_client_gone = True
+        if self._is_cancellable:
+            assert self.task is not None
+            self.task.cancel()
+
+    def __enter__(self) -> Self:
+        if self._is_client_gone:
+            raise ClientGone
+        self._is_cancellable = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._is_cancellable = False
+        if self._is_client_gone and kind is asyncio.CancelledError:
+            assert self.task is not None
+            self.task.uncancel()
+            raise ClientGone from None
+
+
+class Endpoint(Protocol):
+    """The endpoint of execute calls, as a connection knows it."""
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Answers a call, whatever becomes of it."""
+        ...
+
+    def admits(self, exchange: Exchange) -> bool:
+        """Tells if the sender of a call may run programs, before its body is here."""
+        ...
+
+
+class ConnectionExchange(Exchange):
+    """A plain call, which the connection reads and whose answer it writes."""
 
     def __init__(
-        self, scope: dict[str, Any], body: bytes, server: ServerState, on_answer: Callable[[bytes], None]
+        self,
+        path: str,
+        lines: list[tuple[bytes, bytes]],
+        address: Address | None,
+        server: ServerState,
+        tasks: set[asyncio.Task[None]],
+        on_answer: Callable[[bytes], None],
     ) -> None:
-        """`on_answer` is called once, unless the client goes, with the answer's bytes."""
+        """Calls `on_answer` once with the answer's bytes, unless the client goes; the server waits for `tasks`."""
+        super().__init__(path, lines, address, "http")
         self.keep_alive = True
         """Whether the connection is there for others after it."""
-        self._scope = scope
-        self._body: bytes | None = body
+        self._body = b""
         self._server = server
-        self._on_answer = on_answer
-        self._head: Message = {}
-        self._is_over = False
-        self._over: asyncio.Event | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = tasks
+        self._on_answer: Callable[[bytes], None] | None = on_answer
 
-    def begin(self, app: ASGIApp, loop: asyncio.AbstractEventLoop) -> None:
-        """Has the application answer, in a task that the server waits for."""
+    def begin(self, body: bytes, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
+        """Has the endpoint answer, in a task that the server waits for. The upload is no part of the call's time."""
+        self._body = body
+        self.began = time.perf_counter()
         # Not by `loop.create_task`, which would print a name of its own for each.
         # In a context of its own, or else one that came early would have that of the call before it.
-        self._task = asyncio.Task(self._run(app), loop=loop, name=_TASK_NAME, context=contextvars.Context())
-        self._server.tasks.add(self._task)
+        self.task = asyncio.Task(self._run(endpoint), loop=loop, name=_TASK_NAME, context=contextvars.Context())
+        self._tasks.add(self.task)
 
-    async def _run(self, app: ASGIApp) -> None:
+    async def _run(self, endpoint: Endpoint) -> None:
         try:
-            await app(self._scope, self.receive, self.send)
+            await endpoint.serve(self)
         except Exception:
             _log.exception("unforeseen error")
         finally:
-            assert self._task is not None
-            self._server.tasks.discard(self._task)
-            self.answer(_NO_ANSWER)  # wrong or cancelled, it leaves no client waiting
+            assert self.task is not None
+            self._tasks.discard(self.task)
+            self.task = None  # they would hold each other
+            self._write(_NO_ANSWER)  # wrong or cancelled, it leaves no client waiting
+
+    async def body(self, max_bytes: int) -> bytes:
+        body = self._body
+        self.received = len(body)
+        if len(body) > max_bytes:
+            raise too_large(max_bytes)
+        return body
+
+    async def answer(self, response: Response) -> None:
+        self._write(response)
 
     def client_gone(self) -> None:
-        """Nobody is there to be answered."""
-        self._end()
+        self._on_answer = None
+        super().client_gone()
 
-    async def receive(self) -> Message:
-        """By ASGI: the body, then that the client has gone."""
-        if self._body is not None:
-            body, self._body = self._body, None
-            return {"type": "http.request", "body": body, "more_body": False}
-        if not self._is_over:
-            self._over = self._over or asyncio.Event()
-            await self._over.wait()
-        return _DISCONNECT
-
-    async def send(self, message: Message) -> None:
-        """By ASGI: the answer's head, then its body, which leave together.
-
-        Raises:
-            RuntimeError: there is more than one message to the body.
-        """
-        if message["type"] == "http.response.start":
-            self._head = message
-        elif message.get("more_body"):
-            raise RuntimeError("an exchange has its answer in one piece")
-        else:
-            self.answer((self._head["status"], list(self._head["headers"]), message["body"]))
-
-    def answer(self, response: Response) -> None:
-        """The same without ASGI. Does nothing where that has been done, or nobody is there."""
-        if self._is_over:
+    def _write(self, response: Response) -> None:
+        on_answer, self._on_answer = self._on_answer, None
+        if on_answer is None:
             return
         status, headers, body = response
-        headers = [*self._server.default_headers, *headers]
+        headers = [*default_headers(self._server), *headers]
         if _CLOSE in headers:
             self.keep_alive = False
         elif not self.keep_alive:
             headers.append(_CLOSE)
         lines = [b": ".join(header) for header in headers]
-        self._end()
-        self._on_answer(b"".join((STATUS_LINE[status], b"\r\n".join(lines), b"\r\n\r\n", body)))
-
-    def _end(self) -> None:
-        self._is_over = True
-        if self._over is not None:
-            self._over.set()
+        on_answer(b"".join((STATUS_LINE[status], b"\r\n".join(lines), b"\r\n\r\n", body)))
 
 
-async def answer(send: Send, response: Response) -> None:
-    """Answers by ASGI, or an exchange directly: uvicorn writes head and body apart, and the client wakes up twice."""
-    exchange = getattr(send, "__self__", None)
-    if isinstance(exchange, Exchange):
-        exchange.answer(response)
-        return
-    status, headers, body = response
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+class AsgiExchange(Exchange):
+    """A call that uvicorn has parsed: a stream, or one whose bytes are not plainly a call's."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, tasks: TaskOwner) -> None:
+        """`tasks` owns the task that waits for the client to disconnect."""
+        super().__init__(scope["path"], scope["headers"], scope["server"], scope["scheme"])
+        self.send = send
+        """Sends the messages of a stream."""
+        self._receive = receive
+        self._tasks = tasks
+        self._watcher: asyncio.Task[Any] | None = None
+
+    async def body(self, max_bytes: int) -> bytes:
+        body = bytearray()
+        size = int(self.headers.get(b"content-length", b"0"))  # uvicorn has seen that it is a number
+        more_body = True
+        while size <= max_bytes:
+            if not more_body:
+                return bytes(body)
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            body += message["body"]
+            size = self.received = len(body)
+            more_body = message.get("more_body", False)
+        raise too_large(max_bytes)
+
+    async def answer(self, response: Response) -> None:
+        status, headers, body = response
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.task = asyncio.current_task()
+        self._watcher = self._tasks.start(self._watch())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._watcher is not None
+        self._watcher.cancel()
+        try:
+            super().__exit__(kind, error, traceback)
+        finally:
+            self.task = None  # they would hold each other
+
+    async def _watch(self) -> None:
+        message: Message = {"type": "http.request"}
+        while message["type"] != "http.disconnect":
+            message = await self._receive()
+        self.client_gone()
+
+
+def too_large(max_bytes: int) -> Problem:
+    """The problem of a body over `max_bytes`."""
+    return Problem("payload_too_large", f"the body is over {max_bytes} bytes (MAX_BODY_BYTES)")
+
+
+def headers_of(lines: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers by name. If one comes twice, all lines of a list count (RFC 9110, 5.3), and of another the last."""
+    headers = dict(lines)
+    return headers if len(headers) == len(lines) else _joined(lines)
+
+
+def _joined(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    headers: dict[bytes, bytes] = {}
+    for name, value in lines:
+        headers[name] = headers[name] + b", " + value if name in _LISTS and name in headers else value
+    return headers

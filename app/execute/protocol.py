@@ -7,87 +7,94 @@ import asyncio
 import contextvars
 from typing import Any, Final
 
-from starlette.types import ASGIApp
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr
-from uvicorn.server import ServerState
 
-from app.execute.exchange import Exchange
-from app.execute.reader import CallReader
+from app.execute import reader as requests
+from app.execute import uvicorn_adapter
+from app.execute.connections import Connection, Connections
+from app.execute.exchange import Address, ConnectionExchange
+from app.execute.reader import RequestReader
+from app.execute.uvicorn_adapter import STATUS_LINE, ServerState, UvicornProtocol
 
-_MAX_HEAD_BYTES: Final = 64 * 1024
-"""Of a request's head after its first piece: uvicorn would go on for ever, in ever more time for each byte."""
+_MAX_EARLY_BYTES: Final = 64 * 1024
+"""Of what comes before the request ahead of it is answered. So long it is read, to notice that the client leaves."""
+_MAX_DRAIN_BYTES: Final = 256 * 1024
+"""Of a body whose request is answered already."""
 
 
-class LaneProtocol:
+class LaneProtocol(Connection):
     """One connection, an `asyncio.Protocol` that uvicorn makes for each.
 
-    Between two requests a plain execute call becomes an `Exchange`. Whatever else arrives is handed to uvicorn's own
-    protocol, with all that follows until it is answered:
+    Requests are read one at a time. A plain execute call becomes a `ConnectionExchange`, any other is handed to
+    uvicorn's own protocol, and nothing of the next is looked at before the answer is written:
 
-        uvicorn at a request?          ──► uvicorn
-        an exchange not answered yet?  ──► it waits, and nothing more is read
-        a call, or a part of one?      ──► an exchange, once it is whole
-        anything else                  ──► uvicorn
+        a request not answered yet?   ──► what arrives waits
+        uvicorn in a body?            ──► uvicorn, as far as the body goes
+        a call, or a part of one?     ──► an exchange, once it is whole
+        another request?              ──► uvicorn, once its head is whole
+        no HTTP?                      ──► 400, and the end
     """
 
     def __init__(
         self,
+        connections: Connections,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        super().__init__()
+        self._connections = connections
         self._config = config
         self._server = server_state
+        self._tasks = uvicorn_adapter.running_tasks(server_state)
         self._app_state = app_state
-        self._app: ASGIApp = config.loaded_app
-        self._keep_alive_s = float(config.timeout_keep_alive)
         self._loop = _loop or asyncio.get_running_loop()
-        self._reader = CallReader()
+        self._keep_alive_s = float(config.timeout_keep_alive)
+        self._keep_alive_timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
-        self._scope: dict[str, Any] = {
-            "type": "http",
-            "asgi": {"version": config.asgi_version, "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "query_string": b"",
-            "root_path": "",
-            "state": app_state,
-        }
-        """What all calls of the connection have in theirs."""
-        self._uvicorn: HttpToolsProtocol | None = None
-        """There is one once it has been needed."""
-        self._exchange: Exchange | None = None
+        self._address: Address | None = None
+        self._reader = RequestReader()
+        self._exchange: ConnectionExchange | None = None
         """The call that is being answered."""
-        self._early = b""
-        """What came before that was answered."""
+        self._arriving: ConnectionExchange | None = None
+        """The call whose body is awaited."""
+        self._uvicorn: UvicornProtocol | None = None
+        """There is one once it has been needed."""
+        self._is_uvicorns = False
+        """It has the request that is being read or answered."""
+        self._drained_bytes = 0
+        """Of the body of a request that uvicorn has answered."""
+        self._early = bytearray()
+        """The bytes behind the request that is being answered."""
+        self._held_back: bytes | None = None
+        """The answer that waits until the client reads those before."""
         self._client_is_slow = False
         """It does not read its answers."""
-        self._held_back: bytes | None = None
-        """The answer that waits until it does."""
+        self._is_unfinished = False
+        """A request has a limit of time to arrive."""
         self._is_ending = False
         """No request is taken on but those that have begun to arrive."""
-        self._unfinished_head_bytes = 0
-        """Which uvicorn has."""
-        self._answered_at = 0.0
-        self._keep_alive_timer: asyncio.TimerHandle | None = None
 
     # --- what the transport tells
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """The client is there."""
         self._transport = transport
-        self._scope["server"], self._scope["client"] = get_local_addr(transport), get_remote_addr(transport)
-        self._server.connections.add(self)  # type: ignore[arg-type]  # it asks for `shutdown` alone
+        self._address = uvicorn_adapter.local_address(transport)
+        self.waits_since = self._loop.time()
+        uvicorn_adapter.opened(self._server, self)
+        socket = transport.get_extra_info("socket")
+        self._connections.opened(self, -1 if socket is None else socket.fileno())
+        self._await_rest(self._connections.limits.head_s)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client has gone."""
-        self._server.connections.discard(self)
+        uvicorn_adapter.shut(self._server, self)
+        self._connections.lost(self)
         self._stop_timer()
-        self._reader.release()
+        self._reader.close()
+        self._early.clear()
         self._held_back = None
         if self._exchange is not None:
             self._exchange.client_gone()
@@ -99,24 +106,24 @@ class LaneProtocol:
 
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived."""
-        if self._uvicorn is not None and not _is_between_requests(self._uvicorn):
-            self._feed(self._uvicorn, data)
-        elif self._exchange is not None:
-            assert self._transport is not None
-            self._early += data
-            self._transport.pause_reading()
+        if self._exchange is not None:
+            self._hold(data)
+        elif self._is_uvicorns:
+            self._feed(data)
         else:
             self._take(data)
 
     def pause_writing(self) -> None:
         """The client does not read its answers."""
         self._client_is_slow = True
+        self._connections.is_unread(self)
         if self._uvicorn is not None:
             self._uvicorn.pause_writing()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """The client reads again."""
         self._client_is_slow = False
+        self._connections.is_read(self)
         if self._uvicorn is not None:
             self._uvicorn.resume_writing()
         if self._held_back is not None:
@@ -127,116 +134,234 @@ class LaneProtocol:
 
     def shutdown(self) -> None:
         """Closes the connection, once what has begun to arrive on it is answered."""
-        assert self._transport is not None
         self._is_ending = True
-        if self._exchange is not None:
-            if not self._early:
-                self._exchange.keep_alive = False
+        if self._early or self._reader.is_in_call:
             return
-        if self._reader.is_waiting:
-            self._hand_over(self._reader.release())
-        if self._uvicorn is not None:
+        if self._exchange is not None:
+            self._exchange.keep_alive = False
+        elif self._is_uvicorns:
+            assert self._uvicorn is not None
             self._uvicorn.shutdown()
         else:
-            self._transport.close()
+            self.close()
+
+    # --- what the limits ask and tell
+
+    def awaits_client(self) -> bool:
+        if self._exchange is not None or self._client_is_slow:
+            return False
+        return not self._is_uvicorns or not self._reader.is_read
+
+    def is_amid_stream(self) -> bool:
+        return self._is_uvicorns and self._uvicorn is not None and self._uvicorn.is_amid_answer
+
+    def unread_bytes(self) -> int:
+        assert self._transport is not None
+        return self._transport.get_write_buffer_size() + (0 if self._held_back is None else len(self._held_back))
+
+    def time_out(self) -> None:
+        if self._reader.is_waiting or (self._is_uvicorns and not self.is_amid_stream() and not self._is_answered()):
+            self._end_with(408)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        assert self._transport is not None
+        self._transport.close()
+        if self.unread_bytes():  # it stays open until they are read
+            self._connections.is_unread(self)
+
+    def abort(self) -> None:
+        assert self._transport is not None
+        self._transport.abort()
 
     # --- one request
 
     def _take(self, data: bytes) -> None:
-        """What has arrived between two requests."""
-        if not self._reader.take(data):
-            self._hand_over(self._reader.release())
-            return
-        if self._uvicorn is not None:
-            self._uvicorn._unset_keepalive_if_required()
-        if self._reader.is_whole:
+        """Bytes have arrived between two requests, in a head or in a call."""
+        kind = self._reader.take(data)
+        if kind == requests.CALL:
             self._begin()
+        elif kind == requests.UNFINISHED:
+            self._wait()
+        elif kind == requests.OTHER:
+            self._hand_over()
+        elif kind == requests.OVERSIZED:
+            self._end_with(431)
+        else:
+            self._refuse()
 
     def _begin(self) -> None:
         """Has the call that was read answered."""
-        target = self._reader.target
-        scope = self._scope.copy()
-        scope["path"], scope["raw_path"], scope["headers"] = target.decode(), target, self._reader.headers
-        exchange = self._exchange = Exchange(scope, self._reader.body(), self._server, self._answer)
-        exchange.begin(self._app, self._loop)
+        reader = self._reader
+        if self._is_unfinished:
+            self._is_finished()
+        exchange = self._exchange = self._arriving or self._new_exchange()
+        self._arriving = None
+        if reader.rest:
+            self._hold(reader.rest)
+        elif self._is_ending:
+            exchange.keep_alive = False
+        exchange.begin(reader.body, self._connections.endpoint, self._loop)
 
     def _answer(self, data: bytes) -> None:
         assert self._transport is not None
         assert self._exchange is not None
         if self._client_is_slow:
             self._held_back = data
+            if self._early:
+                self._transport.pause_reading()
             return
         exchange, self._exchange = self._exchange, None
         self._transport.write(data)
-        self._server.total_requests += 1
-        if not exchange.keep_alive:
+        if exchange.keep_alive:
+            self._next()
+        else:
             self._transport.close()
-            return
-        self._answered_at = self._loop.time()
+
+    def _next(self) -> None:
+        """The request has been read and answered."""
+        self._is_uvicorns = False
+        self.waits_since = self._loop.time()
         if self._early:
-            contextvars.Context().run(self._take_early)  # not in that of the call which is over
+            contextvars.Context().run(self._take_early)  # not in that of the request which is over
         elif self._keep_alive_timer is None:
             self._keep_alive_timer = self._loop.call_later(self._keep_alive_s, self._close_if_unused)
 
+    def _hold(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._early += data
+        if len(self._early) > _MAX_EARLY_BYTES or self._client_is_slow:
+            self._transport.pause_reading()
+
     def _take_early(self) -> None:
         assert self._transport is not None
-        data, self._early = self._early, b""
+        data = bytes(self._early)
+        self._early.clear()
         self._transport.resume_reading()
         self._take(data)
         if self._is_ending:
             self.shutdown()
 
-    def _hand_over(self, data: bytes) -> None:
-        """Gives uvicorn what has arrived between two requests."""
+    # --- a request that is not here yet
+
+    def _wait(self) -> None:
+        """A head, or a call, is not whole."""
+        reader = self._reader
+        if not reader.is_in_call:
+            if reader.is_waiting and not self._is_unfinished:
+                self._await_rest(self._connections.limits.head_s)
+        elif self._arriving is None:
+            self._arriving = self._new_exchange()
+            if self._connections.endpoint.admits(self._arriving):
+                self._await_rest(self._connections.limits.body_s)
+            else:
+                self._arriving = None
+                reader.leave()  # a stranger is answered before his body is here
+                self._hand_over()
+
+    def _new_exchange(self) -> ConnectionExchange:
+        reader = self._reader
+        return ConnectionExchange(
+            reader.target.decode(), reader.headers, self._address, self._server, self._tasks, self._answer
+        )
+
+    def _await_rest(self, limit_s: float) -> None:
+        self._is_unfinished = True
+        self._connections.is_unfinished(self, limit_s)
+
+    def _is_finished(self) -> None:
+        self._is_unfinished = False
+        self._connections.is_finished(self)
+
+    def _end_with(self, status: int) -> None:
+        """Ends the connection with an answer that says why."""
         assert self._transport is not None
-        self._stop_timer()  # from now on it has its own
+        if not self._transport.is_closing():
+            self._transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+            self._transport.close()
+
+    # --- uvicorn's requests
+
+    def _hand_over(self) -> None:
+        """Gives uvicorn the request whose head was read, and as much of its body as is there."""
+        self._is_uvicorns = True
+        self._drained_bytes = 0
+        self._its_uvicorn().begin(self._reader.head)
+        if not self._reader.is_read:
+            self._await_rest(self._connections.limits.body_s)
+        self._feed(self._reader.rest)
+        if self._is_ending:
+            self.shutdown()
+
+    def _feed(self, data: bytes) -> None:
+        """Gives uvicorn what belongs to its request; what lies behind that waits."""
+        assert self._uvicorn is not None
+        reader = self._reader
+        if not reader.is_read:
+            if not data:
+                return
+            part = reader.pass_on(data)
+            if reader.is_malformed:
+                self._refuse()
+                return
+            self._uvicorn.data_received(part)
+            if not reader.is_read:
+                self._drain(len(part))
+                return
+            data = reader.rest
+        if self._is_unfinished:
+            self._is_finished()
+        if data:
+            self._hold(data)
+        if not self._uvicorn.is_read:
+            self.close()  # it sees the request's end elsewhere, and what would come next is anybody's guess
+        elif self._is_answered():
+            self._next()
+
+    def _drain(self, size: int) -> None:
+        """Reads the rest of a body whose request is answered already, within bounds."""
+        if self._is_answered():
+            self._drained_bytes += size
+            if self._drained_bytes > _MAX_DRAIN_BYTES:
+                self.close()
+
+    def _uvicorn_answered(self) -> None:
+        assert self._transport is not None
+        if self._reader.is_read and not self._transport.is_closing():
+            self._next()
+
+    def _is_answered(self) -> bool:
+        return self._uvicorn is not None and self._uvicorn.is_answered
+
+    def _refuse(self) -> None:
+        self._its_uvicorn().refuse()
+
+    def _its_uvicorn(self) -> UvicornProtocol:
         if self._uvicorn is None:
-            self._uvicorn = HttpToolsProtocol(self._config, self._server, self._app_state, self._loop)
+            assert self._transport is not None
+            self._uvicorn = UvicornProtocol(
+                self._config, self._server, self._app_state, self._loop, self._uvicorn_answered
+            )
             self._uvicorn.connection_made(self._transport)
-            self._server.connections.discard(self._uvicorn)  # it is not the connection
             if self._client_is_slow:
                 self._uvicorn.pause_writing()
-        self._feed(self._uvicorn, data)
-
-    def _feed(self, uvicorn: HttpToolsProtocol, data: bytes) -> None:
-        assert self._transport is not None
-        if self._unfinished_head_bytes > _MAX_HEAD_BYTES:
-            return  # refused already
-        scope = uvicorn.scope
-        uvicorn.data_received(data)
-        is_one_head = _is_in_head(uvicorn) and uvicorn.scope is scope
-        self._unfinished_head_bytes = self._unfinished_head_bytes + len(data) if is_one_head else 0
-        if self._unfinished_head_bytes > _MAX_HEAD_BYTES and not self._transport.is_closing():
-            if uvicorn.cycle is None or uvicorn.cycle.response_complete:
-                self._transport.write(STATUS_LINE[431] + b"content-length: 0\r\nconnection: close\r\n\r\n")
-            uvicorn.shutdown()  # once what came before is answered
+        return self._uvicorn
 
     # --- keep-alive
 
     def _close_if_unused(self) -> None:
-        """One timer for many answers: it looks when the last one was."""
-        assert self._transport is not None
+        """Closes a connection that is not used: one timer for many answers looks when the last one was."""
         self._keep_alive_timer = None
-        left_s = self._answered_at + self._keep_alive_s - self._loop.time()
-        if self._exchange is not None or self._reader.is_waiting:
+        left_s = self.waits_since + self._keep_alive_s - self._loop.time()
+        if self._exchange is not None or self._is_uvicorns or self._reader.is_waiting:
             return
         if left_s > 0:
             self._keep_alive_timer = self._loop.call_later(left_s, self._close_if_unused)
         else:
-            self._transport.close()
+            self.close()
 
     def _stop_timer(self) -> None:
         if self._keep_alive_timer is not None:
             self._keep_alive_timer.cancel()
             self._keep_alive_timer = None
-
-
-def _is_between_requests(uvicorn: HttpToolsProtocol) -> bool:
-    """Whether its last request is read and answered to the end, and it has seen nothing of the next."""
-    cycle = uvicorn.cycle
-    return cycle is not None and cycle.response_complete and not cycle.more_body and cycle.scope is uvicorn.scope
-
-
-def _is_in_head(uvicorn: HttpToolsProtocol) -> bool:
-    """Whether what it has seen last is the head of a request, and not all of that."""
-    return uvicorn.cycle is None or uvicorn.cycle.scope is not uvicorn.scope

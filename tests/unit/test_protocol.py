@@ -10,19 +10,66 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.execute.exchange import answer
+from app.execute.connections import Connections, Limits
+from app.execute.exchange import ClientGone, Exchange, Response
 from app.execute.protocol import LaneProtocol
 from app.execute.reader import MAX_BYTES
 
 Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 CALL: ContextVar[str] = ContextVar("CALL")
+CLIENT = ("127.0.0.1", 50000)
+LIMITS = Limits(head_s=60, body_s=60, answer_s=60, unread_bytes=2**30)
+WRONG_KEY = b"X-API-Key: wrong\r\n"
+
+
+class Lane:
+    """The endpoint of plain calls: the application that uvicorn runs for all others."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    def admits(self, exchange: Exchange) -> bool:
+        return exchange.headers.get(b"x-api-key") != b"wrong"
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Answers once the application has; ClientGone ends it as soon as the client disconnects."""
+        body = await exchange.body(2**30)
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": exchange.path,
+            "raw_path": exchange.path.encode(),
+            "query_string": b"",
+            "http_version": "1.1",
+            "scheme": exchange.scheme,
+            "root_path": "",
+            "server": exchange.address,
+            "client": CLIENT,
+            "headers": list(exchange.headers.items()),
+        }
+        head: Message = {}
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                head.update(message)
+            else:
+                await exchange.answer((head["status"], head["headers"], message["body"]))
+
+        try:
+            with exchange:
+                await self._app(scope, receive, send)
+        except ClientGone:
+            pass
 
 
 class Wire(asyncio.Transport):
@@ -33,10 +80,12 @@ class Wire(asyncio.Transport):
         self.written = b""
         self.is_paused = False
         self.is_closed = False
+        self.is_aborted = False
+        self.unread = 0
         self.on_write: Callable[[], None] | None = None
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"sockname": ("127.0.0.1", 8000), "peername": ("127.0.0.1", 50000)}.get(name, default)
+        return {"sockname": ("127.0.0.1", 8000), "peername": CLIENT}.get(name, default)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.is_closed, "written to after its end"
@@ -56,11 +105,24 @@ class Wire(asyncio.Transport):
     def close(self) -> None:
         self.is_closed = True
 
+    def abort(self) -> None:
+        self.is_closed = self.is_aborted = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
 
 class Connection:
     """A protocol between a wire and an application."""
 
-    def __init__(self, kind: type[Any], app: Handler, keep_alive_s: float = 60) -> None:
+    def __init__(
+        self,
+        kind: type[Any],
+        app: Handler,
+        keep_alive_s: float = 60,
+        limits: Limits = LIMITS,
+        connections: Connections | None = None,
+    ) -> None:
         config = Config(
             app,
             http="httptools",
@@ -74,7 +136,10 @@ class Connection:
         config.load()
         self.state = ServerState()
         self.wire = Wire()
-        self.protocol = kind(config=config, server_state=self.state, app_state={})
+        handed = {"config": config, "server_state": self.state, "app_state": {}}
+        if kind is LaneProtocol:
+            handed["connections"] = connections or Connections(Lane(app), limits)
+        self.protocol = kind(**handed)
         self.protocol.connection_made(self.wire)
         self._unread: deque[bytes] = deque()
 
@@ -110,8 +175,18 @@ async def later(seconds: float) -> None:
     await is_later.wait()
 
 
+async def answer(send: Send, response: Response) -> None:
+    """Answers by ASGI."""
+    status, headers, body = response
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 async def tells(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with what it was asked, after a few turns of the event loop; at once where the path says `early`."""
+    """Answers with what it was asked, after a few turns of the event loop; at once if the path says `early`.
+
+    It says nothing of the header `Upgrade`, which the service leaves out.
+    """
     body, more = b"", scope["path"] != "/early"
     while more:
         message = await receive()
@@ -125,7 +200,7 @@ async def tells(scope: Scope, receive: Receive, send: Send) -> None:
         **{key: scope[key] for key in ("method", "path", "http_version", "scheme", "root_path", "server", "client")},
         "raw_path": scope["raw_path"].decode(),
         "query": scope["query_string"].decode(),
-        "headers": [[name.decode(), value.decode()] for name, value in scope["headers"]],
+        "headers": [[name.decode(), value.decode()] for name, value in scope["headers"] if name != b"upgrade"],
         "body": body.decode(),
     }
     content = json.dumps(seen).encode()
@@ -196,9 +271,11 @@ def test_each_request_is_answered_as_uvicorn_does(name: str) -> None:
     """Alone, and between two others."""
     request = (REQUESTS | LAST_REQUESTS)[name]
     _same([request], at_once=False)
-    _same([call(), request, call()], at_once=False)
+    if name != "half a body":  # the next call completes it, and garbage follows: uvicorn forgets the good one for that
+        _same([call(), request, call()], at_once=False)
 
 
+@settings(deadline=None)
 @given(
     names=st.lists(st.sampled_from([name for name in REQUESTS if name != "upgrade"]), min_size=1, max_size=5),
     last=st.sampled_from([None, *LAST_REQUESTS]),
@@ -208,9 +285,11 @@ def test_each_request_is_answered_as_uvicorn_does(name: str) -> None:
 def test_no_cut_makes_a_difference(names: list[str], last: str | None, cuts: list[int], *, at_once: bool) -> None:
     """Requests that follow one another, waiting for answers or not, in pieces of any size."""
     stream = b"".join(REQUESTS[name] for name in names)
-    if last is not None and not at_once:  # uvicorn answers what is wrong before what came before it
+    ends = {0, len(stream)}
+    if last is not None and not at_once:  # uvicorn answers what is wrong instead of what came before it in one piece
         stream += LAST_REQUESTS[last]
-    places = sorted({cut * len(stream) // 1000 for cut in cuts} | {0, len(stream)})
+        ends.add(len(stream))
+    places = sorted({cut * len(stream) // 1000 for cut in cuts} | ends)
     pieces = [stream[begin:end] for begin, end in itertools.pairwise(places)]
     _same(pieces, at_once=at_once)
 
@@ -251,7 +330,7 @@ def test_a_plain_call_never_reaches_uvicorn() -> None:
     asyncio.run(run())
 
 
-def test_calls_that_come_early_wait_and_nothing_more_is_read() -> None:
+def test_calls_that_come_early_wait_and_little_more_is_read() -> None:
     """The client is not let fill the memory with calls while one is answered."""
 
     async def run() -> None:
@@ -261,17 +340,19 @@ def test_calls_that_come_early_wait_and_nothing_more_is_read() -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             body = (await receive())["body"]
             await go.wait()
-            order.append(body)
-            await answer(send, (200, [(b"content-length", b"1")], body))
+            order.append(body[:1])
+            await answer(send, (200, [(b"content-length", b"1")], body[:1]))
 
         connection = Connection(LaneProtocol, app)
-        connection.receive(call(b"1"), call(b"2"), call(b"3"), GET)
+        connection.receive(call(b"1"), call(b"2"))
+        assert not connection.wire.is_paused
+        connection.receive(call(b"3" * 70_000), call(b"4"), GET)
         assert connection.wire.is_paused
         assert len(connection.state.tasks) == 1
         go.set()
-        await connection.until(lambda: len(order) == 4)
-        assert order == [b"1", b"2", b"3", b""]
-        assert (await connection.flush()).count(b"200 OK") == 4
+        await connection.until(lambda: len(order) == 5)
+        assert order == [b"1", b"2", b"3", b"4", b""]
+        assert (await connection.flush()).count(b"200 OK") == 5
 
     asyncio.run(run())
 
@@ -371,7 +452,7 @@ def test_a_head_that_does_not_end_is_refused(before: list[bytes]) -> None:
 
 
 def test_a_head_that_does_not_end_cuts_no_answer_off() -> None:
-    """What came before it is answered first; then the connection ends."""
+    """What came before it is answered first; then the connection ends, and says why."""
 
     async def run() -> None:
         go = asyncio.Event()
@@ -385,32 +466,8 @@ def test_a_head_that_does_not_end_cuts_no_answer_off() -> None:
         assert await connection.flush() == b""
         go.set()
         assert (await connection.flush()).startswith(b"HTTP/1.1 200 ")
-        assert b" 431 " not in connection.wire.written
+        assert connection.wire.written.count(b"HTTP/1.1 431 ") == 1
         assert connection.wire.is_closed
-
-    asyncio.run(run())
-
-
-def test_whoever_waits_for_the_client_to_go_is_told() -> None:
-    """Once it has gone, and once it has its answer; no answer is written to nobody."""
-
-    async def run() -> None:
-        told: list[Message] = []
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await receive()
-            told.append(await receive())
-            await answer(send, (200, [(b"content-length", b"0")], b""))
-            told.append(await receive())
-
-        connection = Connection(LaneProtocol, app)
-        connection.receive(call())
-        await connection.until(lambda: bool(connection.protocol._exchange._over))
-        assert told == []
-        connection.protocol.connection_lost(None)
-        assert await connection.flush() == b""
-        assert told == [{"type": "http.disconnect"}] * 2
-        assert not connection.state.connections
 
     asyncio.run(run())
 
@@ -442,23 +499,6 @@ def test_an_application_that_does_not_answer_leaves_no_client_waiting(how: str) 
             await task
 
     asyncio.run(run())
-
-
-def test_an_answer_by_asgi_leaves_in_one_piece() -> None:
-    """As whatever wraps `send` would give it; one in several pieces is refused."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-        with pytest.raises(RuntimeError, match="one piece"):
-            await send({"type": "http.response.body", "body": b"o", "more_body": True})
-        await send({"type": "http.response.body", "body": b"ok"})
-
-    async def run() -> bytes:
-        connection = Connection(LaneProtocol, app)
-        connection.receive(call())
-        return await connection.flush()
-
-    assert asyncio.run(run()) == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 @pytest.mark.parametrize("before", [[], [call()], [GET], [GET, call()]])

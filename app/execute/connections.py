@@ -1,0 +1,191 @@
+"""Bounds the connections of the service: no client holds one, or the memory of its answer, for as long as it likes."""
+
+import asyncio
+import heapq
+import math
+import resource
+from typing import Final
+
+import structlog
+
+from app.execute.exchange import Endpoint
+from common.log_budget import LineBudget
+from common.timers import DeadlineTimer
+
+GRACE_S: Final = 1.0
+"""An answer that has been on its way for less than this, in seconds, is not dropped for the memory it takes."""
+_MIN_PROGRESS_BYTES: Final = 64 * 1024
+_MAX_RESERVE: Final = 1024
+"""Descriptors that are left to all else: workers, the database, and connections before one of them can be closed."""
+_LINES_PER_S: Final = 5
+
+_log = structlog.stdlib.get_logger("poolshift.http")
+
+
+class Limits:
+    """The limits of all connections, in seconds and bytes."""
+
+    def __init__(self, *, head_s: float, body_s: float, answer_s: float, unread_bytes: int) -> None:
+        """See `HEAD_TIMEOUT_S`, `BODY_TIMEOUT_S`, `ANSWER_TIMEOUT_S` and `MAX_UNREAD_BYTES`."""
+        self.head_s = head_s
+        self.body_s = body_s
+        self.answer_s = answer_s
+        self.unread_bytes = unread_bytes
+
+
+class Connection:
+    """A connection, as the limits see it."""
+
+    def __init__(self) -> None:
+        self.waits_since = 0.0
+        """The time at which it was opened, or its last answer was written."""
+
+    def awaits_client(self) -> bool:
+        """Tells if nothing is due from the service: it is idle, or its request is unfinished."""
+        raise NotImplementedError
+
+    def is_amid_stream(self) -> bool:
+        """Tells if its answer is a stream, which has limits of its own."""
+        raise NotImplementedError
+
+    def unread_bytes(self) -> int:
+        """The bytes of answers that wait for the client to read."""
+        raise NotImplementedError
+
+    def time_out(self) -> None:
+        """Ends a request that takes too long to arrive."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Closes the connection, once what was written has left."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Closes the connection, and drops what was written."""
+        raise NotImplementedError
+
+
+class _Unread:
+    """An answer that its client does not read fast enough."""
+
+    def __init__(self, since: float, due: float, size: int) -> None:
+        self.since = since
+        self.due = due
+        self.size = size
+        """In bytes, when `due` was set."""
+
+
+class Connections:
+    """All connections of the service. One timer serves them all, and none of it is on the way of a plain call."""
+
+    def __init__(self, endpoint: Endpoint, limits: Limits) -> None:
+        self.endpoint = endpoint
+        self.limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._open: set[Connection] = set()
+        self._unfinished: dict[Connection, float] = {}
+        self._unread: dict[Connection, _Unread] = {}
+        self._timer = DeadlineTimer(self._sweep)
+        self._lines = LineBudget(lines=_LINES_PER_S, size=1024 * 1024, tell=_tell_left_out)
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._scarce_from = descriptors - min(descriptors // 8, _MAX_RESERVE)
+
+    # --- what a connection tells
+
+    def opened(self, connection: Connection, descriptor: int) -> None:
+        """Counts a connection in, and closes others if descriptors grow scarce.
+
+        The kernel gives the lowest descriptor that is free, so `descriptor` tells how many are not.
+        """
+        self._open.add(connection)
+        if descriptor >= self._scarce_from:
+            self._make_room(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """Forgets a connection."""
+        self._open.discard(connection)
+        self._unfinished.pop(connection, None)
+        self._unread.pop(connection, None)
+
+    def is_unfinished(self, connection: Connection, limit_s: float) -> None:
+        """Times a request out unless it has arrived within `limit_s`; a second call takes the place of the first."""
+        due = _whole(self._loop.time() + limit_s)
+        self._unfinished[connection] = due
+        self._timer.set(due)
+
+    def is_finished(self, connection: Connection) -> None:
+        """Takes back `is_unfinished`."""
+        self._unfinished.pop(connection, None)
+
+    def is_unread(self, connection: Connection) -> None:
+        """Bounds the answer that a client does not read at the moment."""
+        now = self._loop.time()
+        due = _whole(now + self.limits.answer_s)
+        self._unread[connection] = _Unread(now, due, connection.unread_bytes())
+        self._timer.set(due)
+        self._bound_unread(now)
+
+    def is_read(self, connection: Connection) -> None:
+        """Takes back `is_unread`."""
+        self._unread.pop(connection, None)
+
+    # --- what becomes of them
+
+    def _sweep(self, now: float) -> float:
+        for connection in [connection for connection, due in self._unfinished.items() if due <= now]:
+            del self._unfinished[connection]
+            connection.time_out()
+        for connection in [connection for connection, unread in self._unread.items() if unread.due <= now]:
+            self._look_at_unread(connection, now)
+        self._bound_unread(now)
+        dues = [*self._unfinished.values(), *[unread.due for unread in self._unread.values()]]
+        return min(dues, default=math.inf)
+
+    def _look_at_unread(self, connection: Connection, now: float) -> None:
+        unread, size = self._unread[connection], connection.unread_bytes()
+        if connection.is_amid_stream() or size <= unread.size - _MIN_PROGRESS_BYTES:
+            unread.due, unread.size = _whole(now + self.limits.answer_s), size
+        else:
+            self._drop(connection)
+
+    def _bound_unread(self, now: float) -> None:
+        """Drops the answers that have been waiting longest, if all together are too large."""
+        too_much = sum([one.unread_bytes() for one in self._unread]) - self.limits.unread_bytes
+        if too_much <= 0:
+            return
+        for connection, unread in list(self._unread.items()):
+            if too_much <= 0:
+                return
+            if unread.since + GRACE_S > now:
+                self._timer.set(unread.since + GRACE_S)
+                return
+            if not connection.is_amid_stream():
+                too_much -= connection.unread_bytes()
+                self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        size = connection.unread_bytes()
+        del self._unread[connection]
+        if self._lines.admits(0):
+            _log.warning("a client did not read its answer", bytes_left=size)
+        connection.abort()
+
+    def _make_room(self, newcomer: Connection) -> None:
+        """Closes those that have waited longest for their client, a few at once."""
+        waiting = [one for one in self._open if one is not newcomer and one.awaits_client()]
+        for connection in heapq.nsmallest(max(1, len(waiting) // 16), waiting, key=_waits_since):
+            self._open.discard(connection)
+            connection.close()
+
+
+def _whole(seconds: float) -> float:
+    """Rounded up to a whole second, so that one sweep does for many."""
+    return float(math.ceil(seconds))
+
+
+def _waits_since(connection: Connection) -> float:
+    return connection.waits_since
+
+
+def _tell_left_out(count: int) -> None:
+    _log.warning("clients did not read their answers, without a line for each", count=count)
