@@ -83,7 +83,7 @@ def test_every_package_from_debian_is_there() -> None:
     text = section(PAGE, "## Ship tools").partition("From Debian")[2]
     found = {codes(row["package"])[0] for row in table(text, "package")}
     tools = re.findall(r"\[\w+\]=([\w-]+)", (ROOT / "tests/ship/tools.sh").read_text())
-    seen = re.search(r"--no-install-recommends (.+)$", (ROOT / "see.mk").read_text(), re.MULTILINE)
+    seen = re.search(r"--no-install-recommends (.+)$", (ROOT / "make/dashboards.mk").read_text(), re.MULTILINE)
     assert seen is not None
     assert found == {*tools, *seen[1].split()}
 

@@ -1,5 +1,5 @@
-# `make bench`: Poolshift, compiled as in its image, against itself and its peers, in an environment of its own.
-# Its load generators are Debian's packages wrk and nghttp2-client (h2load).
+# Poolshift, compiled as in its image, against itself and its peers, in a virtual environment of its own.
+# The load generators are Debian's packages wrk and nghttp2-client (h2load).
 
 BENCH_VENV := .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
@@ -7,7 +7,9 @@ BENCH_INSTALLED := $(BENCH_VENV)/.installed
 
 .PHONY: bench
 
-bench: $(BENCH_INSTALLED) ## Measures against peers, under 5 minutes; ARGS="--help" tells what else it can do
+##@ Measure
+
+bench: $(BENCH_INSTALLED) ## Measures against peers in under 5 minutes; ARGS="--help" shows the options
 	$(BENCH_BIN)/poolshift bench $(ARGS)
 
 $(BENCH_INSTALLED): $(WHEEL) requirements/bootstrap.txt requirements/bench.txt
