@@ -23,11 +23,13 @@ def _rules(kind: str) -> Iterator[dict[str, Any]]:
 ALERTS = {rule["alert"]: rule for rule in _rules("alert")}
 
 
+@pytest.mark.prometheus
 def test_promtool_finds_no_fault() -> None:
     """Syntax and promtool's lints."""
     promtool("check", "rules", "--lint=all", "--lint-fatal", *sorted(RULES.glob("*.yaml")))
 
 
+@pytest.mark.prometheus
 def test_unit_tests_pass() -> None:
     """Every alert's own cases, computed by Prometheus' engine."""
     promtool("test", "rules", *sorted(TESTS.glob("*.yaml")))
