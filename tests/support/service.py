@@ -19,6 +19,9 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 POOLSHIFT = [str(Path(sys.executable).with_name("poolshift"))]
+COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+"""The settings by which a process that is started is measured, too (`make coverage`)."""
+
 PROGRAM_MODULES = "examples,tests.support.programs"
 
 
@@ -58,6 +61,7 @@ class Service:
             "V1_POOL_SIZE": "2",
             "V2_POOL_SIZE": "2",
             **self._settings,
+            **COVERAGE,
         }
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
