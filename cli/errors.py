@@ -1,11 +1,11 @@
-"""How a command fails: one line on standard error, and an exit code that a script can go by."""
+"""Failures of a command: one line on standard error, and an exit code for scripts."""
 
 from enum import IntEnum
 from typing import Any
 
 
 class ExitCode(IntEnum):
-    """What the exit code of a command says (docs/cli.md)."""
+    """The exit codes of commands (docs/cli.md)."""
 
     DONE = 0
     REFUSED = 1

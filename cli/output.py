@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for scripts. Colours only on a terminal."""
+"""Prints tables for people and JSON for scripts. Only a terminal gets colours."""
 
 import io
 import json

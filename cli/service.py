@@ -48,7 +48,7 @@ class Service:
         self._client.close()
 
     def get(self, path: str, **params: Any) -> Any:
-        """What is there; a parameter that is None is left out."""
+        """Gets a resource; a parameter that is None is left out."""
         return self.send("GET", path, params=params)
 
     def items(self, path: str, limit: int, **params: Any) -> list[Any]:

@@ -93,4 +93,5 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if config.getoption("--say-left-out"):
         counts = config.stash.get(_counts, Counter[str]())
         groups = [f"{count} tests of {group} ({WAY_TO[group]})" for group, count in counts.items()]
-        print("Left out: " + ("; ".join(groups) or "nothing"))
+        if groups:
+            print("Left out: " + "; ".join(groups))

@@ -119,7 +119,7 @@ def test_a_constant_rate_has_no_bursts(rate: float) -> None:
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
-    """What slows a whole round down, slows both sides of its ratio down."""
+    """A slow round slows both sides of its ratio down."""
     loads = {"ours": [_load(400), _load(40), _load(200)], "theirs": [_load(200), _load(20), _load(100)]}
     assert ratio(loads, "ours", "theirs") == 2
 

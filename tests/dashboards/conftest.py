@@ -21,7 +21,7 @@ WORD_COUNTS = ("words", "sentences", "characters", "reading_minutes")
 
 @dataclass
 class Watched:
-    """What the tests look at: a service after its load, and what Prometheus has seen of it."""
+    """A service after its load, and Prometheus' view of it."""
 
     service: Service
     prometheus: Prometheus

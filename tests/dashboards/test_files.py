@@ -63,7 +63,7 @@ def test_everything_is_named_once_and_explained(name: str) -> None:
 
 @pytest.mark.schema
 def test_grafana_would_read_it(name: str) -> None:
-    """It fits Grafana's own types, options of panels included: a misspelt option fails."""
+    """The JSON fits Grafana's own types, options of panels included: a misspelt option fails."""
     kinds = load(SCHEMA)["definitions"]["Checked"]["properties"]
     dashboard = load(DASHBOARDS[name])
     _assert_valid(dashboard, kinds["dashboard"])

@@ -87,7 +87,7 @@ class Prometheus:
         return answer.json()["data"]
 
     def now(self, expression: str) -> list[Series]:
-        """What a query returns at this moment."""
+        """Returns the result of a query at this moment."""
         result: list[Series] = self.get("query", query=expression)["result"]
         return result
 
