@@ -17,7 +17,7 @@ from cli.errors import printable
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _UNBOUNDED = 100_000
-"""Columns of an output that is no terminal: what reads it wants its lines whole."""
+"""Columns of an output that is not a terminal: its reader wants whole lines."""
 
 
 def print_json(value: Any) -> None:
