@@ -35,9 +35,7 @@ def bench(
     executions: Annotated[
         int | None, typer.Option(min=2, help=f"Executions of the scenario memory ({_DEFAULTS.executions:,})")
     ] = None,
-    budget: Annotated[
-        int, typer.Option(min=1, help="Seconds after which no other scenario begins")
-    ] = _DEFAULTS.budget_s,
+    budget: Annotated[int, typer.Option(min=1, help="Seconds in which scenarios may begin")] = _DEFAULTS.budget_s,
     first_port: Annotated[
         int, typer.Option(min=1024, max=65000, help="The first port to try; each server takes the next free one")
     ] = _DEFAULTS.first_port,

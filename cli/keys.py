@@ -25,11 +25,12 @@ def create_key(
         typer.Option("--scope", help="A right; admin includes all, operate includes observe."),
     ],
     owner: Annotated[
-        str | None, typer.Option(help="Whose sessions and jobs it makes and sees; the key's name by default.")
+        str | None,
+        typer.Option(help="Owner of the sessions and jobs that the key makes and sees; by default the key's name."),
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", envvar="API_KEYS_FILE", help="The key file to add the key to; without one the command shows the entry."),
+        typer.Option("--file", envvar="API_KEYS_FILE", help="The key file; without one the command shows the entry."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
