@@ -1,4 +1,4 @@
-"""Where contenders meet: all of a scenario's servers are up, and take turns round by round."""
+"""Runs a scenario's servers side by side; they take turns, round by round."""
 
 import contextlib
 import itertools
@@ -20,7 +20,7 @@ V1, V2, UNOBSERVED = "Poolshift V1", "Poolshift V2", "Poolshift V2, unobserved"
 
 @dataclass
 class Arena:
-    """What every scenario needs."""
+    """Everything that a scenario needs."""
 
     plan: Plan
     directory: Path
@@ -44,7 +44,7 @@ class Arena:
         return Poolshift(UNOBSERVED, v1_share=0, is_observed=False)
 
     def peers(self, *which: Peer) -> list[Peer]:
-        """Those that are installed, of `which` or of all."""
+        """Lists the installed contenders, of `which` or of all."""
         wanted = which or PEERS
         self.missing |= {f"{one.name}, which is not installed" for one in wanted if not one.is_installed}
         return [one for one in wanted if one.is_installed]

@@ -35,7 +35,7 @@ class Collector:
 
     @property
     def spans(self) -> int:
-        """How many have come."""
+        """Counts the spans that have arrived."""
         requests = [ExportTraceServiceRequest.FromString(_unpacked(export)) for export in self._exports]
         scopes = [
             scope for request in requests for resource in request.resource_spans for scope in resource.scope_spans

@@ -1,4 +1,4 @@
-"""Who takes part: how each is started for a workload and a number of workers."""
+"""The contenders, each with the command that starts it for a workload and a number of workers."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ class Contender(ABC):
 
     @property
     def is_installed(self) -> bool:
-        """Whether it can run here."""
+        """Tells if the contender is installed here."""
         return True
 
     @abstractmethod

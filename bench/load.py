@@ -31,7 +31,7 @@ class GeneratorFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one run of a generator saw."""
+    """The measurements of one run of a generator."""
 
     requests: int
     seconds: float
@@ -157,7 +157,7 @@ def _h2load(body: Path, connections: int, *, count: int) -> list[str]:
 
 
 def _run(server: Server, command: Sequence[str], seconds: float) -> str:
-    """What a generator prints. Raises ContenderFailed, GeneratorFailed."""
+    """Returns the output of a generator. Raises ContenderFailed, GeneratorFailed."""
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60)  # noqa: S603
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:

@@ -1,4 +1,4 @@
-"""Where and with what a run took place."""
+"""The machine and the versions of a run."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ _ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Machine:
-    """What a figure depends on."""
+    """Everything that a figure depends on."""
 
     cpu: str
     cores: int

@@ -1,4 +1,4 @@
-"""What a scenario found: loads by contender and round, single figures, goals, and what a reader has to know."""
+"""A scenario's findings: loads by contender and round, single figures, goals and notes."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -61,12 +61,12 @@ def throughput(load: Load) -> float:
 
 
 def p99(load: Load) -> float:
-    """What one answer in a hundred took longer than, in milliseconds."""
+    """The 99th percentile of the latency, in milliseconds."""
     return load.p99_ms
 
 
 def median(loads: Sequence[Load], figure: Callable[[Load], float]) -> float:
-    """Of all rounds."""
+    """Returns the median of all rounds."""
     return statistics.median(figure(load) for load in loads)
 
 

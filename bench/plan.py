@@ -1,4 +1,4 @@
-"""How long and how big the bench is."""
+"""The length and the size of a run."""
 
 from dataclasses import dataclass
 

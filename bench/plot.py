@@ -1,4 +1,4 @@
-"""What tells the contenders of each scenario apart, as bars, in one picture."""
+"""Draws the contenders of each scenario as bars, in one picture."""
 
 import statistics
 from collections.abc import Sequence

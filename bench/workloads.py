@@ -1,4 +1,4 @@
-"""What a scenario asks every contender to do: a program, its inputs, and the outputs that are right."""
+"""The workloads of the scenarios: a program, its inputs, and the right outputs."""
 
 import json
 from collections.abc import Mapping

@@ -29,18 +29,19 @@ def bench(
         typer.Option(min=1, help=f"Of the load generator, but where a scenario has its own ({_DEFAULTS.connections})"),
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help=f"In which each contender has its turn ({_DEFAULTS.rounds})")
+        int | None, typer.Option(min=1, help=f"Rounds; each contender has a turn in each ({_DEFAULTS.rounds})")
     ] = None,
-    seconds: Annotated[int | None, typer.Option(min=1, help=f"Of a measurement ({_DEFAULTS.seconds})")] = None,
+    seconds: Annotated[int | None, typer.Option(min=1, help=f"Length of a measurement ({_DEFAULTS.seconds})")] = None,
     executions: Annotated[
-        int | None, typer.Option(min=2, help=f"For the scenario memory ({_DEFAULTS.executions:,})")
+        int | None, typer.Option(min=2, help=f"Executions of the scenario memory ({_DEFAULTS.executions:,})")
     ] = None,
-    budget: Annotated[int, typer.Option(min=1, help="No scenario begins after so many seconds")] = _DEFAULTS.budget_s,
+    budget: Annotated[int, typer.Option(min=1, help="Seconds in which scenarios may begin")] = _DEFAULTS.budget_s,
     first_port: Annotated[
-        int, typer.Option(min=1024, max=65000, help="Each server takes the first from there on that is free")
+        int, typer.Option(min=1024, max=65000, help="The first port to try; each server takes the next free one")
     ] = _DEFAULTS.first_port,
     quick: Annotated[  # noqa: FBT002 - a flag of the command line
-        bool, typer.Option("--quick", help="All else at its smallest, to see that it works; the figures say little")
+        bool,
+        typer.Option("--quick", help="Runs everything at its smallest, to see that it works; the figures mean little"),
     ] = False,
     output: Annotated[Path, typer.Option(help="The folder for the results")] = Path("bench/results/latest"),
 ) -> None:
@@ -77,5 +78,5 @@ def bench(
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    """Ends it as Ctrl-C does: the servers with it."""
+    """Ends the bench and its servers, as Ctrl-C does."""
     raise SystemExit(128 + number)

@@ -1,23 +1,23 @@
-"""How a command fails: one line on standard error, and an exit code that a script can go by."""
+"""Failures of a command: one line on standard error, and an exit code for scripts."""
 
 from enum import IntEnum
 from typing import Any
 
 
 class ExitCode(IntEnum):
-    """What the exit code of a command says (docs/cli.md)."""
+    """The exit codes of commands (docs/cli.md)."""
 
     DONE = 0
     REFUSED = 1
-    """The service (or the file of keys) says no; the line begins with the problem's code."""
+    """The service (or the key file) refused; the line begins with the problem's code."""
     USAGE = 2
-    """The command line, the environment or a file that they name makes no sense."""
+    """The command line, the environment or a file that they name is invalid."""
     UNREACHABLE = 3
-    """No answer, or not one of Poolshift's."""
+    """No answer, or an answer that is not Poolshift's."""
     CONFLICT = 4
-    """Someone else was there first: a stale revision, a name or a port that is taken."""
+    """A conflict: a stale revision, or a name or a port that is taken."""
     NOT_ALLOWED = 5
-    """No key, a wrong one, or one without the scope."""
+    """No key, a wrong key, or a key without the scope."""
 
 
 class CommandFailed(Exception):
@@ -46,5 +46,5 @@ def refused(problem: dict[str, Any], retry_after: str | None) -> CommandFailed:
 
 
 def printable(text: str) -> str:
-    """On one line, and without what could steer a terminal: much of what is shown here was written by others."""
+    """Puts a text on one line without control characters: others wrote much of what is shown."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

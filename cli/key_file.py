@@ -16,13 +16,13 @@ from config.api_keys import InvalidKeyFile, KeyFile, StoredKey, read_key_file
 
 
 def keys_in(path: Path) -> tuple[StoredKey, ...]:
-    """The keys of a file."""
+    """Reads the keys of a file."""
     with _usage_errors(path):
         return read_key_file(path).keys
 
 
 def add_key(path: Path, key: StoredKey) -> None:
-    """Adds a key; the file is made where there is none."""
+    """Adds a key; creates the file if there is none."""
 
     def added(keys: KeyFile) -> KeyFile:
         if any(other.name == key.name for other in keys.keys):
@@ -33,7 +33,7 @@ def add_key(path: Path, key: StoredKey) -> None:
 
 
 def remove_key(path: Path, name: str) -> bool:
-    """Takes a key out; whether it was there."""
+    """Removes a key; tells if it was there."""
     found = False
 
     def without(keys: KeyFile) -> KeyFile:
@@ -47,7 +47,7 @@ def remove_key(path: Path, name: str) -> bool:
 
 
 def to_yaml(keys: KeyFile) -> str:
-    """The file's content."""
+    """Reads the file's content."""
     return yaml.safe_dump(_plain(keys), sort_keys=False, allow_unicode=True)
 
 
@@ -86,7 +86,7 @@ def _usage_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _only_writer(directory: Path) -> Iterator[None]:
-    """Locks the folder: the file itself is replaced, and a lock on it would be a lock on what was."""
+    """Locks the folder. The file itself is replaced, so that a lock on it would be on the old one."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -97,7 +97,7 @@ def _only_writer(directory: Path) -> Iterator[None]:
 
 
 def _replace(target: Path, text: str) -> None:
-    """Whoever reads meanwhile has the old file or the new one."""
+    """Replaces the file: a reader sees the old file or the new one, never a part."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # mode 0600
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

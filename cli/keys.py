@@ -1,4 +1,4 @@
-"""`poolshift keys`: makes, lists and revokes API keys in the file that a service reads."""
+"""`poolshift keys`: creates, lists and revokes API keys in the file that a service reads."""
 
 import sys
 from pathlib import Path
@@ -11,29 +11,30 @@ from cli.key_file import add_key, entry_of, keys_in, remove_key, to_yaml
 from cli.output import AsJson, print_fields, print_json, print_rows
 from config.api_keys import KeyFile, Scope, StoredKey, hash_key, new_key
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Makes, lists and revokes API keys.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Creates, lists and revokes API keys.")
 
-File = Annotated[Path, typer.Option("--file", envvar="API_KEYS_FILE", help="The file of keys.")]
+File = Annotated[Path, typer.Option("--file", envvar="API_KEYS_FILE", help="The key file.")]
 
 
 @app.command("create")
 def create_key(
     *,
-    name: Annotated[str, typer.Option(help="Whose key it is; the rollout's history shows it.")],
+    name: Annotated[str, typer.Option(help="Name of the key; the rollout's history shows it.")],
     scopes: Annotated[
         list[Scope],
         typer.Option("--scope", help="A right; admin includes all, operate includes observe."),
     ],
     owner: Annotated[
-        str | None, typer.Option(help="Whose sessions and jobs it makes and sees; the key's name by default.")
+        str | None,
+        typer.Option(help="Owner of the sessions and jobs that the key makes and sees; by default the key's name."),
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", envvar="API_KEYS_FILE", help="The file to add it to; without one the entry is shown."),
+        typer.Option("--file", envvar="API_KEYS_FILE", help="The key file; without one the command shows the entry."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Makes a key and prints it, once: only its hash is kept (exit code 4 if the name is taken)."""
+    """Creates a key and prints it once: the file keeps only its hash (exit code 4 if the name is taken)."""
     for option, value in (("--name", name), ("--owner", name if owner is None else owner)):
         if not 1 <= len(value) <= 128 or not value.isprintable():
             raise typer.BadParameter("a name has 1 to 128 printable characters", param_hint=option)
@@ -54,7 +55,7 @@ def create_key(
 
 @app.command("list")
 def list_keys(*, file: File, as_json: AsJson = False) -> None:
-    """Lists whose keys there are, and what they allow."""
+    """Lists the names of the keys and their scopes."""
     keys = keys_in(file)
     if as_json:
         entries = [entry_of(key) for key in keys]
@@ -65,12 +66,12 @@ def list_keys(*, file: File, as_json: AsJson = False) -> None:
 
 @app.command("revoke")
 def revoke_key(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the key.")],
     *,
     file: File,
     as_json: AsJson = False,
 ) -> None:
-    """Takes a key out of the file (exit code 1 if there is none of that name)."""
+    """Removes a key from the file (exit code 1 if no key has that name)."""
     if not remove_key(file, name):
         raise CommandFailed(ExitCode.REFUSED, f"{file}: no key is named {name!r}")
     if as_json:

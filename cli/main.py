@@ -1,4 +1,4 @@
-"""`poolshift`: serve, and steer a service that runs."""
+"""`poolshift`: serves, and controls a running service."""
 
 import sys
 from importlib import import_module
@@ -46,7 +46,7 @@ def poolshift(
     *,
     show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Programs on pools of Python workers, moved from one engine to the next."""
+    """Runs programs on pools of Python workers, and moves their traffic from one engine to the next."""
     if show_version:
         print(f"poolshift {version('poolshift')}")
         raise typer.Exit

@@ -11,7 +11,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def migrate() -> None:
-    """Brings the database's schema up to date; `serve` does so too, this is for a role that may alter tables."""
+    """Updates the database's schema, as `serve` does, for a role that may alter tables."""
     # Imported here, since the help of all commands does without a database.
     from app.logs import configure_logs  # noqa: PLC0415
     from config.settings import InvalidSettings, load_settings  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for scripts. Colours only on a terminal."""
+"""Prints tables for people and JSON for scripts. Only a terminal gets colours."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from cli.errors import printable
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _UNBOUNDED = 100_000
-"""Columns of an output that is no terminal: what reads it wants its lines whole."""
+"""Columns of an output that is not a terminal: its reader wants whole lines."""
 
 
 def print_json(value: Any) -> None:

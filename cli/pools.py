@@ -1,4 +1,4 @@
-"""`poolshift pools`: what the pools and their workers are doing."""
+"""`poolshift pools`: shows the pools and their workers."""
 
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ def show_pools(
     service: Service,
     version: Annotated[
         Literal["v1", "v2"] | None,
-        typer.Argument(metavar="VERSION", help="Only this one (v1 or v2), with its workers."),
+        typer.Argument(metavar="VERSION", help="The pool to show (v1 or v2), with its workers."),
     ] = None,
     *,
     as_json: AsJson = False,

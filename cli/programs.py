@@ -16,7 +16,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Creates, sh
 
 ProgramId = Annotated[str, typer.Argument(metavar="ID")]
 Session = Annotated[
-    str | None, typer.Option("--session", metavar="ID", help="Its programs first, then the global ones.")
+    str | None,
+    typer.Option("--session", metavar="ID", help="A session: its programs come first, then the global ones."),
 ]
 
 
@@ -25,8 +26,10 @@ Session = Annotated[
 def list_programs(
     service: Service,
     *,
-    session: Annotated[str | None, typer.Option(metavar="ID", help="Its programs; without it the global ones.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
+    session: Annotated[
+        str | None, typer.Option(metavar="ID", help="A session whose programs to list; without it the global ones.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Programs to list at most.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Lists programs, by creation."""
@@ -64,7 +67,7 @@ def create_program(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Its definition, in JSON or, by the suffix, in YAML; - is JSON from standard input.", allow_dash=True
+            help="The definition, in JSON, or in YAML by the suffix; - reads JSON from standard input.", allow_dash=True
         ),
     ],
     *,
@@ -79,7 +82,7 @@ def create_program(
 def delete_program(
     service: Service, program_id: ProgramId, *, session: Session = None, as_json: AsJson = False
 ) -> None:
-    """Deletes a program; calls that run go on."""
+    """Deletes a program; running calls continue."""
     service.send("DELETE", f"/programs/{segment(program_id)}", params={"session_id": session})
     if as_json:
         print_json({"deleted": program_id})
@@ -95,11 +98,11 @@ def run_program(
     *,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--input", metavar="NAME=VALUE", help="An input; JSON, unless the program says it is a string."),
+        typer.Option("--input", metavar="NAME=VALUE", help="An input: a string as it is, any other type as JSON."),
     ] = None,
     inputs_json: Annotated[
         str | None,
-        typer.Option("--inputs", metavar="JSON", help="All inputs as a JSON object; - is standard input."),
+        typer.Option("--inputs", metavar="JSON", help="All inputs as a JSON object; - reads standard input."),
     ] = None,
     session: Session = None,
     pool_version: Annotated[Literal["v1", "v2"] | None, typer.Option(help="Forces the version (scope admin).")] = None,
@@ -156,7 +159,7 @@ def _text(value: Any) -> str:
 
 
 def _definition(file: Path) -> dict[str, Any]:
-    """JSON, unless the file's name says that it is YAML."""
+    """Reads JSON, or YAML if the file's name says so."""
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
         definition = yaml.safe_load(text) if file.suffix in (".yaml", ".yml") else json.loads(text)
@@ -180,7 +183,7 @@ def _inputs(text: str | None) -> dict[str, Any]:
 
 
 def _assigned(assignment: str, types: dict[str, str]) -> tuple[str, Any]:
-    """A name and its value. A string is taken as it stands, so that quoting it twice is not needed."""
+    """Splits NAME=VALUE. A string is taken as it is, so that nobody has to quote it twice."""
     name, is_assignment, value = assignment.partition("=")
     if not is_assignment:
         raise typer.BadParameter(f"{assignment!r} is not NAME=VALUE", param_hint="--input")

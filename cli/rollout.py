@@ -1,4 +1,4 @@
-"""`poolshift rollout`: the flag, its changes, its history, and the way back."""
+"""`poolshift rollout`: shows, changes and rolls back the flag."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,15 +7,15 @@ import typer
 from cli.output import AsJson, print_fields, print_json, print_rows, when
 from cli.service import Service, on_service
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows and moves the canary.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows and changes the canary percentage.")
 
-Reason = Annotated[str | None, typer.Option(help="Why; the history keeps it.")]
+Reason = Annotated[str | None, typer.Option(help="The reason for the history.")]
 
 
 @app.command("get")
 @on_service
 def get_rollout(service: Service, *, as_json: AsJson = False) -> None:
-    """Shows how much traffic V2 gets, and who said so."""
+    """Shows V2's share of the traffic, and who set it."""
     _show(service.get("/rollout"), as_json=as_json)
 
 
@@ -29,11 +29,11 @@ def set_rollout(
     *,
     reason: Reason = None,
     if_revision: Annotated[
-        int | None, typer.Option(min=0, help="Only if this is still the revision (exit code 4 if it is not).")
+        int | None, typer.Option(min=0, help="The revision to change; exit code 4 if another is current.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Gives V2 its share of the traffic, from the next call on."""
+    """Sets V2's share of the traffic, from the next call on."""
     body = _given(canary_percent=percent, reason=reason)
     headers = None if if_revision is None else {"if-match": f'"{if_revision}"'}
     _show(service.send("PATCH", "/rollout", body=body, headers=headers), as_json=as_json)
@@ -47,9 +47,7 @@ def roll_back(
     reason: Reason = None,
     in_flight: Annotated[
         Literal["finish", "replay"] | None,
-        typer.Option(
-            help="What becomes of calls that run on V2: they finish there, or, if idempotent, run again on V1."
-        ),
+        typer.Option(help="Calls that run on V2 finish there; with replay, idempotent ones run again on V1."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -63,7 +61,7 @@ def roll_back(
 def show_history(
     service: Service,
     *,
-    limit: Annotated[int, typer.Option(min=1, help="How many changes at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Changes to show at most.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Shows the changes, the newest first."""

@@ -1,4 +1,4 @@
-"""The running service that a command is about: where it is, who asks, what it answers."""
+"""The client of the service that a command talks to."""
 
 import inspect
 import os
@@ -15,22 +15,22 @@ from cli.errors import CommandFailed, ExitCode, refused
 DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT_S = 5.0
 PAGE_SIZE = 1000
-"""As many items as the service gives at once."""
+"""The largest page of the service, in items."""
 
-_Url = Annotated[str, typer.Option("--url", envvar="POOLSHIFT_URL", help="Where the service is.")]
+_Url = Annotated[str, typer.Option("--url", envvar="POOLSHIFT_URL", help="Address of the service.")]
 _ApiKeyFile = Annotated[
     Path | None,
     typer.Option(
         "--api-key-file",
         envvar="POOLSHIFT_API_KEY_FILE",
-        help="A file with the API key; without it the variable POOLSHIFT_API_KEY has the key.",
+        help="A file with the API key; without it POOLSHIFT_API_KEY has the key.",
     ),
 ]
 _Timeout = Annotated[float, typer.Option("--timeout", min=0.001, max=86400, help="Seconds to wait for an answer.")]
 
 
 class Service:
-    """Poolshift over HTTP. Whatever goes wrong is a CommandFailed."""
+    """Poolshift over HTTP. Every failure is a CommandFailed."""
 
     def __init__(self, url: str, api_key: str | None, timeout_s: float) -> None:
         self._timeout_s = timeout_s
@@ -48,11 +48,11 @@ class Service:
         self._client.close()
 
     def get(self, path: str, **params: Any) -> Any:
-        """What is there; a parameter that is None is left out."""
+        """Gets a resource; a parameter that is None is left out."""
         return self.send("GET", path, params=params)
 
     def items(self, path: str, limit: int, **params: Any) -> list[Any]:
-        """At most `limit` items of a list that comes in pages."""
+        """Lists at most `limit` items, page by page."""
         items: list[Any] = []
         cursor: str | None = None
         while len(items) < limit:
@@ -72,7 +72,7 @@ class Service:
         params: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
     ) -> Any:
-        """The JSON of the answer, None where it has no content."""
+        """Returns the response's JSON, None if the response is empty."""
         given = {name: value for name, value in (params or {}).items() if value is not None}
         try:
             answer = self._client.request(method, path, json=body, params=given, headers=headers)
@@ -103,14 +103,14 @@ class Service:
 
 
 def segment(text: str) -> str:
-    """One segment of a path, whatever is in it."""
+    """Encodes one segment of a path."""
     if text in ("", ".", ".."):
         raise typer.BadParameter(f"{text!r} is no id")
     return quote(text, safe="")
 
 
 def on_service(command: Callable[..., None]) -> Callable[..., None]:
-    """Hands `command` the service as its first argument, and gives it the options that say where that is."""
+    """Gives `command` the service as its first argument, and the options for its address."""
 
     def run(
         *,
@@ -147,7 +147,7 @@ def _checked(url: str) -> str:
 
 
 def _api_key(path: Path | None) -> str | None:
-    """The key to send. It is never an argument, which every user of the machine could read."""
+    """Reads the key to send. Never an option: every user of the machine can read the arguments."""
     if path is None:
         return _one_word(os.environ.get("POOLSHIFT_API_KEY", ""), "POOLSHIFT_API_KEY") or None
     try:
@@ -157,12 +157,12 @@ def _api_key(path: Path | None) -> str | None:
     except UnicodeDecodeError:
         key = ""
     if not key:
-        raise CommandFailed(ExitCode.USAGE, f"{path}: there is no API key in it")
+        raise CommandFailed(ExitCode.USAGE, f"{path}: the file has no API key")
     return key
 
 
 def _one_word(text: str, where: str) -> str:
     word = text.strip()
     if not (word.isascii() and all(char.isprintable() and char != " " for char in word)):
-        raise CommandFailed(ExitCode.USAGE, f"{where}: what it holds is no API key")
+        raise CommandFailed(ExitCode.USAGE, f"{where}: the content is not an API key")
     return word

@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 
 
 def generate() -> dict[Path, str]:
-    """What each file is to hold."""
+    """Returns the content of each file."""
     return {
         HERE / f"{part.__name__.rpartition('.')[2]}.json": to_json(part.build()) for part in (canary, pools, service)
     }

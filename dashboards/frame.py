@@ -1,4 +1,4 @@
-"""What every dashboard has: the data source, job and instance to choose, the rollout's changes, links to the others.
+"""The frame of all dashboards: data source, job and instance to choose, the rollout's changes, links to the others.
 
 The dashboards are of the classic schema, which file provisioning and the sidecar of Grafana's Helm chart load into any
 Grafana since 10; the newer one, which the SDK recommends in a warning, needs Grafana 13.
@@ -59,7 +59,7 @@ def window_variable() -> dashboard.CustomVariable:
 
 
 def to_json(builder: dashboard.Dashboard) -> str:
-    """What is checked in: sorted, so that a difference shows what has changed."""
+    """Renders a dashboard as it is checked in: sorted, so that a difference shows the change."""
     built = builder.build()
     for number, panel in enumerate(built.panels or [], start=1):
         panel.id_val = number  # a link to a panel goes by it

@@ -1,4 +1,4 @@
-"""What the pools do: how full they are, who waits, how workers live and die, and what they cost."""
+"""The dashboard of the pools: utilization, queues, lives of workers, and costs."""
 
 from grafana_foundation_sdk.builders import dashboard
 

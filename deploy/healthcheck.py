@@ -11,7 +11,7 @@ _TIMEOUT_S = 2
 
 
 def main() -> str | None:
-    """What is wrong, or None."""
+    """Returns the reason why the service is not ready, or None."""
     host = os.environ.get("HOST", "")
     connection = http.client.HTTPConnection(
         _EVERY_ADDRESS.get(host, host), int(os.environ.get("PORT", "8000")), timeout=_TIMEOUT_S

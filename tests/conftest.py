@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.service import Service, running_service
 
+pytest_plugins = ["tests.groups"]
+
 VERSIONS = [os.environ["POOL_VERSION"]] if os.environ.get("POOL_VERSION") else ["v1", "v2"]
 
 StartService = Callable[..., Service]

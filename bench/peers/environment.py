@@ -1,4 +1,4 @@
-"""What a peer is told, by environment variables, since mosec and LitServe start processes that know nothing else."""
+"""A peer's settings as environment variables, since mosec and LitServe start processes that know nothing else."""
 
 import importlib
 import os
@@ -18,10 +18,10 @@ def program() -> Callable[..., Any]:
 
 
 def workers() -> int:
-    """How many worker processes."""
+    """Returns the number of worker processes."""
     return int(os.environ[WORKERS])
 
 
 def port() -> int:
-    """Where to listen, on loopback."""
+    """Returns the port to listen on, on loopback."""
     return int(os.environ[PORT])

@@ -20,7 +20,7 @@ class Call(BaseModel):
 
 
 class Answer(BaseModel):
-    """What it is answered."""
+    """The answer to a call."""
 
     outputs: dict[str, Any]
 

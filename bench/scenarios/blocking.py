@@ -45,7 +45,7 @@ def _compare(arena: Arena, workers: int) -> tuple[list[Load], list[Load]]:
 
 
 def _share(one: Load) -> float:
-    """How many workers would do this much at best. No answer can come within the first 20 ms."""
+    """Returns the number of workers that would do this much at best. No answer can come within the first 20 ms."""
     return one.rps * one.seconds / (one.seconds - BLOCK_S) * BLOCK_S
 
 

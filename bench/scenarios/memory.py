@@ -1,4 +1,4 @@
-"""Whether the server grows with what it has executed."""
+"""Measures the server's memory before and after many executions."""
 
 from bench import load
 from bench.arena import V2, Arena

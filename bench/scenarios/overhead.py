@@ -1,4 +1,4 @@
-"""What a contender adds to a call: a program that does next to nothing, as many calls as go."""
+"""Measures the overhead of a contender: a program that does next to nothing, as many calls as possible."""
 
 from bench.arena import UNOBSERVED, V2, Arena
 from bench.contenders import EXECUTOR, LITSERVE, MOSEC

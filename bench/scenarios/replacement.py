@@ -1,4 +1,4 @@
-"""How long a pool is short of a worker: from a worker's SIGKILL until its successor can be given a call."""
+"""Measures the time from a worker's SIGKILL until its successor can take a call."""
 
 import os
 import signal
@@ -73,7 +73,7 @@ def _start_durations(server: Server) -> tuple[float, float]:
 
 
 def _preloaded(server: Server) -> str:
-    """What the zygote was told to import."""
+    """The modules that the zygote imports."""
     for child in server.process.children():
         command = child.cmdline()
         if "poolshift.worker.zygote" in command:

@@ -1,4 +1,4 @@
-"""Whether a call costs more where there is much of everything: workers, programs, sessions."""
+"""Measures a call's cost with many workers, programs and sessions, against few."""
 
 import asyncio
 import contextlib

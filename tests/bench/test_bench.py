@@ -1,7 +1,6 @@
 """The bench works: real servers, real load generators. No number that it measures fails a test."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,17 +18,13 @@ from cli.main import app
 from tests.support.service import is_alive
 from tests.support.waiting import wait_until
 
-needs_generators = pytest.mark.skipif(
-    shutil.which("wrk") is None or shutil.which("h2load") is None,
-    reason="wrk and h2load are missing: apt-get install wrk nghttp2-client",
-)
-
 
 def _load(requests: int, failed: int = 0) -> Load:
     return Load(requests, 2.0, failed, p50_ms=1, p99_ms=2, server_cpu_us=100, generator_cpu=0.5)
 
 
-@needs_generators
+@pytest.mark.generators
+@pytest.mark.timing
 def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
     """A peak, requests that differ, a constant rate, a count of requests and the micro-benchmark, all in one run."""
     scenarios = ("overhead", "scale", "tail", "memory", "routing")
@@ -65,7 +60,8 @@ def servers_of(bench: subprocess.Popen[str]) -> list[psutil.Process]:
     return [one for one in psutil.Process(bench.pid).children() if "serve" in one.cmdline()]
 
 
-@needs_generators
+@pytest.mark.generators
+@pytest.mark.timing
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_who_ends_it_ends_its_servers(tmp_path: Path, number: signal.Signals) -> None:
     """A closed terminal too: nothing is left that would disturb whoever measures next."""
@@ -77,7 +73,8 @@ def test_who_ends_it_ends_its_servers(tmp_path: Path, number: signal.Signals) ->
     wait_until(lambda: not any(is_alive(one.pid) for one in processes), "all that it started has ended")
 
 
-@needs_generators
+@pytest.mark.generators
+@pytest.mark.timing
 def test_a_contender_that_dies_is_named(tmp_path: Path) -> None:
     """In the place of figures that its orphans might have got, or a traceback of the generator's."""
     bench = start_bench(tmp_path)
@@ -122,7 +119,7 @@ def test_a_constant_rate_has_no_bursts(rate: float) -> None:
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
-    """What slows a whole round down, slows both sides of its ratio down."""
+    """A slow round slows both sides of its ratio down."""
     loads = {"ours": [_load(400), _load(40), _load(200)], "theirs": [_load(200), _load(20), _load(100)]}
     assert ratio(loads, "ours", "theirs") == 2
 

@@ -18,7 +18,7 @@ from tests.conftest import StartService
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timing]
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 KILL_INTERVAL_S = 0.2

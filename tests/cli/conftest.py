@@ -42,19 +42,19 @@ class Poolshift:
         )
 
     def succeeds(self, *arguments: object, **more: str) -> str:
-        """What it prints; it ends well and has nothing to complain about."""
+        """Returns the output of a command that succeeds without a complaint."""
         ended = self(*arguments, **more)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
     def json(self, *arguments: object, **more: str) -> Any:
-        """What it prints with `--json`, and nothing beside it."""
+        """Returns the output with `--json`, and checks that nothing else is printed."""
         ended = self(*arguments, "--json", **more)
         assert (ended.returncode, ended.stderr) == (0, "")
         return json.loads(ended.stdout)
 
     def fails(self, exit_code: int, *arguments: object, **more: str) -> str:
-        """Its complaint: one line, no traceback, and nothing on standard output."""
+        """Returns the complaint: one line, no traceback, and nothing on standard output."""
         ended = self(*arguments, **more)
         assert ended.returncode == exit_code, ended.stderr
         assert ended.stdout == ""

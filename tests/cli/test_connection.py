@@ -1,4 +1,4 @@
-"""Where the service is, what if it is not there, and what is shown on a terminal."""
+"""The service's address, a service that is not there, and output on a terminal."""
 
 import http.server
 import json
@@ -84,7 +84,7 @@ def test_what_answers_is_not_poolshift(
 
 
 def test_when_to_try_again(poolshift: Poolshift) -> None:
-    """What the service says of that is passed on."""
+    """The service's own words are passed on."""
     problem = {"code": "pool_overloaded", "detail": "the queue is full"}
     with web_server(503, json.dumps(problem), **{"retry-after": "7"}) as url:
         assert poolshift.at(url).fails(1, "rollout", "get") == "pool_overloaded: the queue is full (try again in 7 s)"
@@ -116,7 +116,7 @@ def test_a_file_that_holds_no_key(operator: Poolshift, tmp_path: Path, content: 
 
 
 def on_a_terminal(poolshift: Poolshift, *arguments: str, **environment: str) -> str:
-    """What the command prints where its standard output is a terminal."""
+    """Returns the command's output on a terminal."""
     ours, theirs = pty.openpty()
     try:
         subprocess.run(

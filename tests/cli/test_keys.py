@@ -15,12 +15,12 @@ from tests.conftest import StartService
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the keys are to be; there is no file yet."""
+    """The path for the keys; there is no file yet."""
     return tmp_path / "keys.yaml"
 
 
 def test_a_service_takes_the_key(poolshift: Poolshift, start_service: StartService, path: Path) -> None:
-    """What `keys create` prints is what the service lets in, as far as its scopes go, and the history has its name."""
+    """The service lets in the key that `keys create` prints, as far as its scopes go, and the history has its name."""
     admin = poolshift.succeeds("keys", "create", "--name", "alice", "--scope", "admin", "--file", path).strip()
     execute = poolshift.json("keys", "create", "--name", "app", "--scope", "execute", API_KEYS_FILE=str(path))["key"]
     url = start_service(API_KEYS_FILE=path).url
@@ -97,7 +97,7 @@ def test_only_its_owner_reads_the_file(poolshift: Poolshift, path: Path) -> None
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can write a file of another user's")
 def test_the_file_stays_its_owners(poolshift: Poolshift, path: Path) -> None:
-    """Where root adds a key, the service's user can still read the file."""
+    """If root adds a key, the service's user can still read the file."""
     path.touch()
     os.chown(path, 65534, 65534)
     poolshift.succeeds("keys", "create", "--name", "a", "--scope", "execute", "--file", path)

@@ -43,7 +43,7 @@ def program(operator: Poolshift, tmp_path: Path) -> str:
 def test_a_program_comes_from_a_file_or_from_standard_input(
     operator: Poolshift, service: Service, tmp_path: Path, name: str
 ) -> None:
-    """What was created is what the service has."""
+    """The service has the program as it was created."""
     wanted = definition(instructions="Line one.\nLine two.")
     if name == "-":
         created = operator.json("programs", "create", "-", stdin=json.dumps(wanted))
@@ -117,7 +117,7 @@ def test_a_sessions_programs(operator: Poolshift, service: Service, tmp_path: Pa
 
 
 def test_a_program_that_fails(operator: Poolshift, service: Service) -> None:
-    """Its message is on one line and cannot steer the terminal."""
+    """The message is on one line and cannot steer the terminal."""
     program = service.create("fail", {"message": "string"})
     complaint = operator.fails(1, "programs", "run", program, "--input", "message=one\ntwo\x1b[31m")
     assert complaint.startswith("program_error: ")

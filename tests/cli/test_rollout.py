@@ -25,7 +25,7 @@ def test_set_get_rollback_history(operator: Poolshift, service: Service) -> None
 
 
 def changes(rollout: dict[str, object]) -> dict[str, object]:
-    """What the history has of a rollout beside its percentages."""
+    """The history's columns beside the percentages."""
     return {name: rollout[name] for name in ("revision", "source", "updated_at", "updated_by", "reason")}
 
 
@@ -72,7 +72,7 @@ def test_history_asks_for_page_after_page(operator: Poolshift, service: Service)
 
 
 def test_a_pin_is_said(poolshift: Poolshift, shared_service: Service, version: str) -> None:
-    """Where POOL_VERSION overrides the canary, whoever looks at the canary is told."""
+    """If POOL_VERSION overrides the canary, the command says so."""
     shown = poolshift.at(shared_service.url).succeeds("rollout", "get")
     assert f"{version}: POOL_VERSION overrides the canary" in shown
 

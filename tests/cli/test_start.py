@@ -1,4 +1,4 @@
-"""What is imported when, the help, and mistakes on the command line."""
+"""Imports, the help, and mistakes on the command line."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_no_command_but_serve_imports_the_server(poolshift: Poolshift, arguments
 
 
 def test_serve_imports_nothing_of_the_other_commands(poolshift: Poolshift, tmp_path: Path) -> None:
-    """It starts as fast as it would alone: without HTTP client and tables."""
+    """`serve` starts as fast as it would alone: without HTTP client and tables."""
     missing = tmp_path / "no-such-file"
     ended = poolshift("serve", API_KEYS_FILE=str(missing), PYTHONPROFILEIMPORTTIME="1")
     assert ended.returncode == 2
@@ -94,12 +94,12 @@ def test_serve_without_what_it_needs(poolshift: Poolshift, environment: dict[str
 
 
 def test_version(poolshift: Poolshift) -> None:
-    """It is the package's."""
+    """The version is the package's."""
     assert poolshift.succeeds("--version") == f"poolshift {version('poolshift')}\n"
 
 
 def test_help_names_every_command(poolshift: Poolshift) -> None:
-    """Those that are imported late, too; without arguments the help is the answer to a mistake."""
+    """Commands that are imported late have help, too; without arguments the help is the answer to a mistake."""
     shown = poolshift.succeeds("--help")
     for command in ("serve", "rollout", "pools", "programs", "keys", "db", "migrate"):
         assert f"\n  {command} " in shown

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.dashboards.tools import Prometheus, running_alertmanager, running_prometheus, tool
+from tests.dashboards.tools import Prometheus, running_alertmanager, running_prometheus
 from tests.support.service import Service, running_service
 from tests.support.waiting import wait_until
 
@@ -21,7 +21,7 @@ WORD_COUNTS = ("words", "sentences", "characters", "reading_minutes")
 
 @dataclass
 class Watched:
-    """What the tests look at: a service after its load, and what Prometheus has seen of it."""
+    """A service after its load, and Prometheus' view of it."""
 
     service: Service
     prometheus: Prometheus
@@ -71,8 +71,6 @@ class Load:
 @pytest.fixture(scope="package")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """The service has moved to V2 in steps and back, under load all the while."""
-    for name in ("prometheus", "prometheus-alertmanager"):
-        tool(name)
     directory = tmp_path_factory.mktemp("watched")
     with (
         running_service(directory, QUEUE_LIMIT=QUEUE_LIMIT) as service,

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.conftest import StartService
 from tests.dashboards.tools import (
@@ -17,6 +18,8 @@ from tests.dashboards.tools import (
     running_prometheus,
 )
 from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.prometheus, pytest.mark.timing]
 
 
 def test_a_drain_that_runs_out_of_time_is_seen(start_service: StartService, tmp_path: Path) -> None:

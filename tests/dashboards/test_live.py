@@ -1,4 +1,4 @@
-"""What a user sees: every panel shows something, every rule finds its figures, an alert arrives."""
+"""Every panel shows something, every rule finds its figures, an alert arrives."""
 
 import math
 import re

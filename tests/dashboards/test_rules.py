@@ -23,11 +23,13 @@ def _rules(kind: str) -> Iterator[dict[str, Any]]:
 ALERTS = {rule["alert"]: rule for rule in _rules("alert")}
 
 
+@pytest.mark.prometheus
 def test_promtool_finds_no_fault() -> None:
     """Syntax and promtool's lints."""
     promtool("check", "rules", "--lint=all", "--lint-fatal", *sorted(RULES.glob("*.yaml")))
 
 
+@pytest.mark.prometheus
 def test_unit_tests_pass() -> None:
     """Every alert's own cases, computed by Prometheus' engine."""
     promtool("test", "rules", *sorted(TESTS.glob("*.yaml")))
@@ -35,7 +37,7 @@ def test_unit_tests_pass() -> None:
 
 @pytest.mark.parametrize("name", ALERTS)
 def test_an_alert_is_tried_both_ways(name: str) -> None:
-    """Its unit tests have a case in which it fires and one in which it does not."""
+    """The unit tests have a case in which it fires and one in which it does not."""
     cases = [case for test in load(TESTS / f"{name}.yaml")["tests"] for case in test["alert_rule_test"]]
     assert {case["alertname"] for case in cases} == {name}
     assert {bool(case["exp_alerts"]) for case in cases} == {True, False}
@@ -43,7 +45,7 @@ def test_an_alert_is_tried_both_ways(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALERTS)
 def test_an_alert_is_explained(name: str) -> None:
-    """It has a severity, a summary, a description, and a runbook that says what it means and what to do."""
+    """An alert has a severity, a summary, a description, and a runbook with its meaning and the remedy."""
     alert = ALERTS[name]
     assert alert["labels"]["severity"] in ("critical", "warning")
     assert alert["annotations"].keys() == {"summary", "description", "runbook"}
@@ -53,7 +55,7 @@ def test_an_alert_is_explained(name: str) -> None:
 
 
 def test_no_page_and_no_test_without_its_alert() -> None:
-    """What is left of an alert that is gone would mislead."""
+    """A page or test of an alert that is gone would mislead."""
     assert {path.stem for path in RUNBOOKS.glob("*.md")} == ALERTS.keys()
     assert {path.stem for path in TESTS.glob("*.yaml")} == ALERTS.keys()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
 from tests.support.service import ROOT, free_port
@@ -19,7 +18,6 @@ from tests.support.waiting import wait_until
 
 RULES = ROOT / "dashboards" / "rules"
 DASHBOARDS = {path.stem: path for path in sorted((ROOT / "dashboards").glob("*.json"))}
-MISSING = "is missing: `make prometheus` gets it (Debian: apt-get install prometheus prometheus-alertmanager)"
 
 WHILE_DRAINING = "poolshift_drain_seconds_left"
 """Has a value only then: `test_drain.py` looks at what shows it."""
@@ -28,10 +26,9 @@ Series = dict[str, Any]
 
 
 def tool(name: str) -> str:
-    """The path of a program; the test is skipped where it is missing."""
+    """Returns the path of a program that the group `prometheus` needs."""
     path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} {MISSING}")
+    assert path is not None, f"{name} is missing: mark the test with `prometheus`"
     return path
 
 
@@ -90,7 +87,7 @@ class Prometheus:
         return answer.json()["data"]
 
     def now(self, expression: str) -> list[Series]:
-        """What a query returns at this moment."""
+        """Returns the result of a query at this moment."""
         result: list[Series] = self.get("query", query=expression)["result"]
         return result
 

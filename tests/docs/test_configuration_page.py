@@ -38,7 +38,7 @@ def test_every_setting_is_there() -> None:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_default_is_as_the_page_says(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """What an operator gets who sets nothing: of the page's word for it, Settings makes the same value."""
+    """An operator who sets nothing gets the page's default: Settings makes the same value of the page's word."""
     said = ROWS[name]["default"]
     field = Settings.model_fields[name.lower()]
     default = getattr(load_settings(), name.lower())

@@ -55,7 +55,7 @@ def test_every_direct_dependency_has_its_reason(heading: str, requirements: list
     [("## In the image alone", ["image", "local-model"]), ("## Ship tools", ["ship", "ship-binaries"])],
 )
 def test_every_tool_of_a_lock_has_its_reason(heading: str, locks: list[str]) -> None:
-    """Those that are asked for, in the version that is locked, and no other."""
+    """Tools that are asked for, in the version that is locked, and no other."""
     asked = {name for lock in locks for name in names((ROOT / f"requirements/{lock}.in").read_text().split())}
     locked = {name: version for lock in locks for name, version in versions(f"{lock}.txt").items()}
     text = section(PAGE, heading).partition("From npm")[0]
@@ -79,11 +79,11 @@ def test_every_package_from_npm_is_there() -> None:
 
 
 def test_every_package_from_debian_is_there() -> None:
-    """What `make ship-tools` and `make prometheus` install."""
+    """The page has the packages that `make ship-tools` and `make prometheus` install."""
     text = section(PAGE, "## Ship tools").partition("From Debian")[2]
     found = {codes(row["package"])[0] for row in table(text, "package")}
     tools = re.findall(r"\[\w+\]=([\w-]+)", (ROOT / "tests/ship/tools.sh").read_text())
-    seen = re.search(r"--no-install-recommends (.+)$", (ROOT / "see.mk").read_text(), re.MULTILINE)
+    seen = re.search(r"--no-install-recommends (.+)$", (ROOT / "make/dashboards.mk").read_text(), re.MULTILINE)
     assert seen is not None
     assert found == {*tools, *seen[1].split()}
 
@@ -104,7 +104,7 @@ def test_the_locked_versions_are_in_the_locks() -> None:
 
 
 def test_a_version_fits_its_bounds() -> None:
-    """Of everything that the page gives one for."""
+    """Every version of the page is within the bounds of pyproject.toml."""
     everything = {**rows("## Runtime"), **rows("## Extras"), **rows("## Development")}
     for one in [
         *PROJECT["dependencies"],
@@ -136,6 +136,6 @@ def test_every_lock_is_in_the_policy() -> None:
 
 
 def versions(lock: str) -> dict[str, str]:
-    """What a lock pins, by package."""
+    """Returns the versions that a lock pins, by package."""
     text = (ROOT / "requirements" / lock).read_text()
     return dict(re.findall(r"^([a-z0-9._-]+)==([^\s;\\]+)", text, re.MULTILINE))

@@ -66,7 +66,7 @@ def test_the_pools_errors_are_as_the_page_says() -> None:
 
 
 def test_the_other_errors_are_as_the_page_says() -> None:
-    """Those that come from the router, the store, FastAPI, and nowhere that anyone foresaw."""
+    """Errors of the router, the store and FastAPI, and an error that nobody foresaw."""
     for error in (
         ProgramNotFound("p"),
         SessionNotFound("s"),
@@ -150,6 +150,6 @@ def test_both_engines_and_their_categories_agree() -> None:
 
 
 def test_an_error_of_a_worker_and_one_of_the_queue_are_told_apart() -> None:
-    """What the original's V1 both called a pool error."""
+    """Errors that the original's V1 both called a pool error."""
     assert WorkerCrashed("", exit_cause="").started
     assert not CheckoutTimeout("", retry_after_s=1).started

@@ -105,7 +105,7 @@ def test_a_fault_is_as_its_row_says(
 
 
 def exits(service: Service, version: str, cause: str) -> float:
-    """How many workers the metrics say ended for `cause`."""
+    """Returns the number of workers that ended for `cause`, by the metrics."""
     return service.metric("poolshift_worker_exits_total", pool_version=version, cause=cause)
 
 

@@ -84,7 +84,7 @@ def test_the_page_from_top_to_bottom(start_service: StartService, version: str, 
 
 @pytest.mark.parametrize("row", table(section(PAGE, "## Signatures"), "type"), ids=lambda row: row["type"])
 def test_a_type_takes_what_the_page_says(shared_service: Service, row: dict[str, str]) -> None:
-    """What fits goes in and comes out as it was; what does not is refused."""
+    """A value that fits goes in and comes out unchanged; another is refused."""
     (kind,) = codes(row["type"])
     program = shared_service.create("echo", {"nonce": kind}, kind)
 

@@ -1,7 +1,6 @@
 """An LM's calls in the trace of the call that they are made for, on an endpoint of the tests' own."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import pytest
 
@@ -12,7 +11,7 @@ from tests.observability.conftest import traced
 from tests.observability.test_traces import TREE, is_error, new_ids, sampled_execute
 from tests.support.service import Service, running_service
 
-pytestmark = pytest.mark.skipif(find_spec("dspy") is None, reason="the optional group lm is not installed")
+pytestmark = pytest.mark.lm
 
 CHAT = "chat test"
 

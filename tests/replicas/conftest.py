@@ -1,5 +1,6 @@
 """A real PostgreSQL, from a package, without root."""
 
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,13 @@ class Postgres:
 
 
 @pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A database server of the test's own."""
-    server = Postgres(tmp_path_factory.mktemp("pg"))
-    yield server
-    server.close()
+def postgres() -> Iterator[Postgres]:
+    """A database server of the test's own.
+
+    Its folder is not in pytest's. If root runs the tests, PostgreSQL has a user of its own, and each pytest that starts
+    closes pytest's folder to other users.
+    """
+    with tempfile.TemporaryDirectory(prefix="poolshift-pg-") as directory:
+        server = Postgres(Path(directory))
+        yield server
+        server.close()

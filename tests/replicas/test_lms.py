@@ -2,7 +2,6 @@
 
 import concurrent.futures
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import pytest
 
@@ -15,7 +14,7 @@ from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 PROMISED_S = 1.0
-pytestmark = pytest.mark.skipif(find_spec("dspy") is None, reason="the optional group is not installed")
+pytestmark = pytest.mark.lm
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ def replicas(start_service: StartService, postgres: Postgres) -> list[Service]:
         return [one.result() for one in started]
 
 
+@pytest.mark.timing
 def test_a_rollback_on_one_replica_is_obeyed_by_all(replicas: list[Service]) -> None:
     """Under load, a second after the answer no replica dispatches to V2, and no call has failed."""
     program = replicas[0].create("echo", ECHO)

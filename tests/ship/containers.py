@@ -28,7 +28,7 @@ def podman(*arguments: str | Path, check: bool = True, **options: Any) -> subpro
 
 
 def build_flags() -> str:
-    """What a build needs that has no daemon and reaches package registries the way this machine does."""
+    """Options for a build without a daemon that reaches package registries as this machine does."""
     files, processes = (resource.getrlimit(limit)[1] for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC))
     flags = (
         f"--isolation chroot --network host --pull=never --layers --ulimit nofile={files} --ulimit nproc={processes}"
@@ -51,7 +51,7 @@ def build_base(directory: Path) -> None:
 
 @contextmanager
 def built_image(extras: str = "") -> Iterator[str]:
-    """What `make image` builds, with these optional groups in it, for as long as the block lasts."""
+    """Builds the image of `make image`, with these optional groups in it, for as long as the block lasts."""
     name = f"localhost/poolshift-test:{os.getpid()}{extras.replace(' ', '-')}"
     flags = f"{build_flags()} --format docker --build-arg PYTHON_IMAGE={PYTHON} --build-arg RUNTIME_IMAGE={BASE}"
     run("make", "image", "BUILDER=buildah", f"BUILD_FLAGS={flags}", f"IMAGE={name}", f"EXTRAS={extras}", cwd=ROOT)
@@ -110,12 +110,12 @@ class Container:
         return podman("exec", self.name, *command, check=check)
 
     def log(self) -> str:
-        """What it wrote."""
+        """Returns the container's log."""
         done = podman("logs", self.name)
         return done.stdout + done.stderr
 
     def remove(self) -> None:
-        """It and its volumes."""
+        """Removes the container and its volumes."""
         self.client.close()
         podman("rm", "--force", "--volumes", "--time", "5", self.name)
 

@@ -20,7 +20,7 @@ ANONYMOUS = ("--set", "auth.allowAnonymous=true")
 
 
 def _environment(resources: list[Resource]) -> dict[str, str]:
-    """What the service's container gets, secrets by what the chart's own Secret has."""
+    """Returns the environment of the service's container, secrets by the chart's own Secret."""
     secrets = of_kind(resources, "Secret")
     data = secrets[0]["stringData"] if secrets else {}
     (container,) = only(resources, "Deployment")["spec"]["template"]["spec"]["containers"]

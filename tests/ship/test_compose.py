@@ -94,7 +94,7 @@ def test_the_autoscaler_asks_for_what_the_adapter_serves(chart: Chart) -> None:
 
 
 def adapter_rules() -> list[dict[str, Any]]:
-    """Of prometheus-adapter, as docs/deploy.md has them."""
+    """Returns the rules of prometheus-adapter, as docs/deploy.md has them."""
     (block,) = (block for block in blocks(page("deploy.md")) if "seriesQuery" in block.text)
     rules: list[dict[str, Any]] = yaml.safe_load(block.text)["rules"]
     return rules

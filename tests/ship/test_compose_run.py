@@ -99,7 +99,7 @@ class Compose:
 
 @pytest.fixture
 def compose(engine: str, image: str, tmp_path: Path) -> Iterator[Compose]:
-    """What is built first, and taken down again with its volumes."""
+    """Builds the images first, and takes everything down again with its volumes."""
     run(*("buildah", "build", *build_flags().split(), "--build-arg", f"DEBIAN={BASE}", "--tag", POSTGRES),
         ROOT / "tests/ship/postgres")  # fmt: skip
     composed = Compose(engine, tmp_path, image)

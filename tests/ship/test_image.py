@@ -69,7 +69,7 @@ def test_serves_a_program(image: str) -> None:
 
 
 def test_its_hot_path_is_compiled(image: str) -> None:
-    """It says so when it starts, and the modules are there in C, without what made them."""
+    """The log says so at the start, and the modules are there in C, without the compiler's own files."""
     with container(image) as running:
         lines = running.log().splitlines()
         started = json.loads(next(line for line in lines if '"started"' in line))

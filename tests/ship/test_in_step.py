@@ -47,7 +47,7 @@ def test_values_and_their_schema_have_the_same_names() -> None:
 
 
 def test_the_image_is_made_of_every_package() -> None:
-    """What the wheel is built of gets past .dockerignore."""
+    """Every package of the wheel gets past .dockerignore."""
     let_in = re.findall(r"^!(\w+)/$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     hook: dict[str, Any] = _PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
     packages = [*{source.partition("/")[0] for source in hook["packages"].values()}, "poolshift"]
@@ -62,7 +62,7 @@ def test_every_optional_group_can_be_in_an_image() -> None:
 
 
 def test_every_lock_has_hashes_and_names_no_index() -> None:
-    """What is installed is what was locked, from whichever index a machine uses."""
+    """Installed packages are the locked ones, from any index that a machine uses."""
     for lock in (ROOT / "requirements").glob("*.txt"):
         text = lock.read_text()
         pins = re.findall(r"^[a-z0-9][^\n]*==[^\n]*(?:\n    --hash=[^\n]*)*", text, re.MULTILINE)

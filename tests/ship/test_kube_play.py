@@ -1,4 +1,4 @@
-"""What Helm renders, played by podman: no cluster, but the rendered Deployment and the pod of `helm test`, running."""
+"""Helm's output, played by podman: no cluster, but the rendered Deployment and the pod of `helm test`, running."""
 
 import json
 from collections.abc import Iterator

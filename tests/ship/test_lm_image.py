@@ -30,5 +30,5 @@ def test_a_program_on_the_local_model_answers(lm_image: str) -> None:
 
 
 def test_is_as_big_as_the_readme_says(lm_image: str) -> None:
-    """It is the groups that are big."""
+    """The optional groups are big, the service is not."""
     assert_size_of_the_readme(lm_image, "lm local-model")

@@ -1,4 +1,4 @@
-"""What the templates render, line by line: a change of a template shows in review as a change of what it gives."""
+"""The templates' output, line by line: a change of a template shows in review as a change of its output."""
 
 import os
 from pathlib import Path

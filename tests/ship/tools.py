@@ -35,7 +35,7 @@ class Chart:
     helm: Path
 
     def template(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """What `helm template` says."""
+        """Returns the output of `helm template`."""
         return run(self.helm, "template", "release", self.path, "--namespace", "ns", *arguments, check=check)
 
     def render(self, *arguments: str | Path) -> list[Resource]:
@@ -51,7 +51,7 @@ class Chart:
 
 
 def of_kind(resources: list[Resource], kind: str) -> list[Resource]:
-    """Those of one kind."""
+    """Returns the resources of one kind."""
     return [resource for resource in resources if resource["kind"] == kind]
 
 
@@ -62,7 +62,7 @@ def only(resources: list[Resource], kind: str) -> Resource:
 
 
 def pod_specs(resources: list[Resource]) -> list[Resource]:
-    """Of every pod that would run: the Deployment's and that of `helm test`."""
+    """Returns the specification of every pod that would run: the Deployment's and that of `helm test`."""
     deployed = [deployment["spec"]["template"]["spec"] for deployment in of_kind(resources, "Deployment")]
     return deployed + [pod["spec"] for pod in of_kind(resources, "Pod")]
 

@@ -21,7 +21,7 @@ class Block:
     text: str
 
     def json(self) -> Any:
-        """What it says, where it is JSON."""
+        """Parses the text as JSON."""
         return json.loads(self.text)
 
 
@@ -31,7 +31,7 @@ def page(name: str) -> str:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands under `heading`, up to the next heading of its level or above."""
+    """Returns the text under `heading`, up to the next heading of its level or above."""
     lines = text.splitlines()
     start = lines.index(heading)
     level = len(heading) - len(heading.lstrip("#"))
@@ -61,7 +61,7 @@ def table(text: str, first_column: str) -> list[dict[str, str]]:
 
 
 def codes(cell: str) -> list[str]:
-    """What is between backticks in a cell, in order."""
+    """Returns the texts between backticks in a cell, in order."""
     return _CODE.findall(cell)
 
 

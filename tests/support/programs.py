@@ -188,7 +188,7 @@ def logs_oddly() -> str:
 
 
 def forks() -> str:
-    """Its child returns as well, as if it were the program."""
+    """Forks a child that returns as well, as if the child were the program."""
     child = os.fork()
     if child == 0:
         return "child"

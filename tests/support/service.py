@@ -19,6 +19,9 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 POOLSHIFT = [str(Path(sys.executable).with_name("poolshift"))]
+COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+"""The settings by which a process that is started is measured, too (`make coverage`)."""
+
 PROGRAM_MODULES = "examples,tests.support.programs"
 
 
@@ -58,6 +61,7 @@ class Service:
             "V1_POOL_SIZE": "2",
             "V2_POOL_SIZE": "2",
             **self._settings,
+            **COVERAGE,
         }
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -75,7 +79,7 @@ class Service:
             wait_until(self.is_ready, f"the service is ready; its log:\n{self.log()}")
 
     def is_ready(self) -> bool:
-        """Whether `/readyz` says so. Fails the test where the process has ended."""
+        """Asks `/readyz`. Fails the test if the process has ended."""
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"the service ended with {self.process.returncode}:\n{self.log()}")
@@ -99,7 +103,7 @@ class Service:
                 self.process.wait()
 
     def log(self) -> str:
-        """What it has logged."""
+        """Returns everything that it has logged."""
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     # --- what is asked of it
@@ -125,7 +129,7 @@ class Service:
         return self.client.post(f"/programs/{program_id}/execute", json={"inputs": {}, **body}, headers=headers)
 
     def pool(self, version: str) -> dict[str, Any]:
-        """What `/pools/{version}` says."""
+        """Returns the view of `/pools/{version}`."""
         answer = self.client.get(f"/pools/{version}")
         assert answer.status_code == 200, answer.text
         pool: dict[str, Any] = answer.json()
@@ -158,7 +162,7 @@ def running_service(directory: Path, **settings: Any) -> Iterator[Service]:
 
 
 def says_ready(client: httpx.Client) -> bool:
-    """Whether a service answers there, and says that it can serve."""
+    """Tells if a service answers there and says that it can serve."""
     try:
         return client.get("/readyz").status_code == 200
     except httpx.TransportError:
@@ -166,7 +170,7 @@ def says_ready(client: httpx.Client) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
+    """Tells if a process exists and is not a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

