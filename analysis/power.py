@@ -53,18 +53,22 @@ def power(rate: float, faults: float, ratio: float, ramp: Sequence[Stage], guard
     """
     codes = [code for code, name in GUARDRAIL_OF.items() if name == guardrail]
     if not codes:
-        raise ValueError(
-            f"{guardrail} does not judge faults: power knows {', '.join(sorted(set(GUARDRAIL_OF.values())))}"
-        )
-    rising = [stage.w for stage in ramp]
-    if not ramp or rising != sorted(rising) or not all(0 < one.w < 1 and one.calls > 0 for one in ramp):
-        raise ValueError("a ramp has rising percentages between 0 and 100, each with a positive number of calls")
+        known = ", ".join(sorted(set(GUARDRAIL_OF.values())))
+        raise ValueError(f"{guardrail} does not judge faults: power knows {known}")
+    _check_ramp(ramp)
     if faults * ratio > 1:
         raise ValueError("V2 cannot have more faults than calls")
     calls = [_until_found(rate, faults, ratio, ramp, codes[0], seed) for seed in range(RAMPS)]
     found = sorted(one for one in calls if one is not None)
     median = found[RAMPS // 2] if len(found) > RAMPS // 2 else None
     return Power(rate, RAMPS, len(found), median)
+
+
+def _check_ramp(ramp: Sequence[Stage]) -> None:
+    """Raises ValueError for a ramp that makes no sense."""
+    rising = [stage.w for stage in ramp]
+    if not ramp or rising != sorted(rising) or not all(0 < one.w < 1 and one.calls > 0 for one in ramp):
+        raise ValueError("a ramp has rising percentages between 0 and 100, each with a positive number of calls")
 
 
 def _until_found(rate: float, faults: float, ratio: float, ramp: Sequence[Stage], code: str, seed: int) -> int | None:

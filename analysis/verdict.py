@@ -1,4 +1,4 @@
-"""What the judge says: frozen values for controllers, pages and notifications."""
+"""Values that the judge returns, frozen, for controllers, pages and notifications."""
 
 from dataclasses import dataclass
 from enum import StrEnum

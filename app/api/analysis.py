@@ -77,7 +77,7 @@ async def show_analysis(services: Running, principal: Executor) -> list[Guardrai
 
 @router.get("/analysis/trace", response_class=StreamingResponse)
 async def export_trace(services: Running, _: Admin) -> StreamingResponse:
-    """What the judge of this replica saw, as JSON lines for `poolshift judge replay`; keys are hashes."""
+    """Exports the calls that the judge of this replica saw, as JSON lines for `poolshift judge replay`; keys are hashes."""
     dropped = services.judge.dropped
     return StreamingResponse(
         _lines(services.judge.recorded()),

@@ -92,12 +92,12 @@ class UvicornProtocol(HttpToolsProtocol):
 
     @property
     def is_answered(self) -> bool:
-        """Whether the last request has its whole answer."""
+        """Tells if the last request has its whole answer."""
         return self.cycle is None or self.cycle.response_complete
 
     @property
     def is_amid_answer(self) -> bool:
-        """Whether a part of an answer is out, and not all."""
+        """Tells if a part of an answer is out, and not all."""
         return self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
 
     # --- what uvicorn's parser and its request tell

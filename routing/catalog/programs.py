@@ -202,7 +202,7 @@ class Programs:
             self._forget(program_id, session_id)
 
     def count(self) -> int:
-        """How many programs there are."""
+        """Counts the programs."""
         return len(self._global) + sum(map(len, self._of_sessions.values()))
 
     def forget_session(self, session_id: str) -> None:

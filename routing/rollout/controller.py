@@ -197,7 +197,7 @@ class RampController:
         return self.last_verdict or self._judge.judge.verdict
 
     def reports(self) -> Sequence[ReplicaReport]:
-        """What every replica says about itself, this one included."""
+        """The reports of all replicas, this one included."""
         return [*(one for one in self.replicas if one.id != self.replica), self.report()]
 
     async def decisions(self, *, limit: int, before: int | None) -> Sequence[Decision]:
@@ -209,7 +209,7 @@ class RampController:
         return self._loop.time() - self._step_began
 
     def facts(self, verdict: Verdict) -> Facts:
-        """What the ramp is asked with."""
+        """The facts that the ramp is asked with."""
         waited_s = 0.0 if self._waiting_since is None else self._loop.time() - self._waiting_since
         now = self._loop.time()
         if self._v1_serves():
@@ -429,7 +429,7 @@ class RampController:
             await self._store.put_evidence(self._generation, self.replica, snapshot)
 
     def report(self) -> ReplicaReport:
-        """What this replica says about itself."""
+        """The report of this replica."""
         revision = self._flag.current.revision
         return ReplicaReport(self.replica, datetime.now(UTC), revision, (self._judge.calls[0], self._judge.calls[1]))
 

@@ -37,7 +37,7 @@ class Example:
 
 
 class Evidence:
-    """What a route carries for the judge: the canary probability at its assignment, and the hash of its key."""
+    """The judge's part of a route: the canary probability at its assignment, and the hash of its key."""
 
     def __init__(self, w: float, key_hash: int | None, t: float) -> None:
         self.w = w
@@ -156,7 +156,7 @@ class LiveJudge:
         return sum(sum(counters.calls.get(index, (0, 0))) for index in at)
 
     def recorded(self) -> list[dict[str, Any]]:
-        """What the judge saw, as lines of a trace for `poolshift judge replay`; keys are hashes."""
+        """The calls that the judge saw, as lines of a trace for `poolshift judge replay`; keys are hashes."""
         return [_trace_line(*call) for call in self._recorded]
 
     def close(self) -> None:

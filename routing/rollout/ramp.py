@@ -95,7 +95,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the controller knows when it asks whether the ramp moves. Times in seconds."""
+    """The state of the world when the ramp is asked whether it moves. Times in seconds."""
 
     verdict: Verdict
     held_s: float

@@ -31,7 +31,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaReport:
-    """What one replica says about itself, and when it last did."""
+    """A replica's word about itself, and the time of it."""
 
     id: str
     seen_at: datetime
@@ -46,7 +46,7 @@ Snapshot = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What a replica learns from the others."""
+    """The news that a replica gets from the others."""
 
     is_leader: bool
     """Tells if this replica has the lease, and decides for all."""

@@ -23,7 +23,7 @@ def feed(judge: Judge, at: int, key: int | None, arm: str, *, fails: bool) -> No
 
 
 def told(judge: Judge) -> dict[str, Any]:
-    """What another replica reads from the store."""
+    """The snapshot that another replica reads from the store."""
     found: dict[str, Any] = json.loads(json.dumps(replicas.snapshot(judge.counters, judge.keyed)))
     return found
 
