@@ -12,7 +12,7 @@ from pydantic import Field
 
 from analysis.verdict import Row
 from app.api.base import MAX_KEY, Out, Page
-from app.auth import Admin, Executor, Principal
+from app.auth import Admin, Observer, Principal
 from app.services import Running
 from config.api_keys import Scope
 from routing.rollout.live_judge import Example
@@ -69,7 +69,7 @@ class DecisionView(Out):
 
 
 @router.get("/analysis")
-async def show_analysis(services: Running, principal: Executor) -> list[GuardrailView]:
+async def show_analysis(services: Running, principal: Observer) -> list[GuardrailView]:
     """A row for each guardrail, on the calls of all replicas."""
     examples = services.judge.examples()
     return [_view(row, examples.get(row.name, ()), principal) for row in services.judge.analysis()]
@@ -77,7 +77,7 @@ async def show_analysis(services: Running, principal: Executor) -> list[Guardrai
 
 @router.get("/analysis/trace", response_class=StreamingResponse)
 async def export_trace(services: Running, _: Admin) -> StreamingResponse:
-    """Exports the calls that the judge of this replica saw, as JSON lines for `poolshift judge replay`; keys are hashes."""
+    """Exports the calls that this replica's judge saw, as JSON lines for `poolshift judge replay`; keys are hashes."""
     dropped = services.judge.dropped
     return StreamingResponse(
         _lines(services.judge.recorded()),
@@ -89,7 +89,7 @@ async def export_trace(services: Running, _: Admin) -> StreamingResponse:
 @router.get("/decisions")
 async def show_decisions(
     services: Running,
-    principal: Executor,
+    principal: Observer,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[int | None, Query(ge=1, le=MAX_KEY, description="`next_cursor` of the page before")] = None,
 ) -> Page[DecisionView]:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from analysis.verdict import Say
 from app.api.base import In, Out
-from app.auth import Admin, Executor
+from app.auth import Operator, Reader
 from app.problems import Problem
 from app.services import Running, Services
 from routing.rollout.controller import SILENT_AFTER_S
@@ -70,7 +70,7 @@ class StatusView(Out):
 
 
 @router.get("/plan")
-async def show_plan(services: Running, _: Executor) -> Plan:
+async def show_plan(services: Running, _: Reader) -> Plan:
     """The plan that is under way, or that the next start carries out."""
     plan = services.ramp.ramp.plan
     if plan is None:
@@ -79,59 +79,59 @@ async def show_plan(services: Running, _: Executor) -> Plan:
 
 
 @router.put("/plan", openapi_extra=_PLAN_BODY)
-async def set_plan(request: Request, services: Running, admin: Admin) -> Plan:
+async def set_plan(request: Request, services: Running, operator: Operator) -> Plan:
     """Sets the plan that the next start carries out, as JSON or YAML; not while one is under way."""
     plan = parse_plan(await request.body())
-    await services.ramp.set_plan(plan, admin.name)
+    await services.ramp.set_plan(plan, operator.name)
     return plan
 
 
 @router.delete("/plan", status_code=204)
-async def clear_plan(services: Running, admin: Admin) -> None:
+async def clear_plan(services: Running, operator: Operator) -> None:
     """Forgets the plan; not while it is under way."""
-    await services.ramp.set_plan(None, admin.name)
+    await services.ramp.set_plan(None, operator.name)
 
 
 @router.post("/start")
-async def start(services: Running, admin: Admin, body: ReasonBody | None = None) -> StatusView:
+async def start(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Begins the plan at its first step, with no evidence."""
-    return await _moved(services.ramp.start, services, admin.name, body)
+    return await _moved(services.ramp.start, services, operator.name, body)
 
 
 @router.post("/pause")
-async def pause(services: Running, admin: Admin, body: ReasonBody | None = None) -> StatusView:
+async def pause(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Stops the ramp where it is."""
-    return await _moved(services.ramp.pause, services, admin.name, body)
+    return await _moved(services.ramp.pause, services, operator.name, body)
 
 
 @router.post("/resume")
-async def resume(services: Running, admin: Admin, body: ReasonBody | None = None) -> StatusView:
+async def resume(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Goes on at the step that the ramp stopped at, in spite of the guardrail that paused it."""
-    return await _moved(services.ramp.resume, services, admin.name, body)
+    return await _moved(services.ramp.resume, services, operator.name, body)
 
 
 @router.post("/approve")
-async def approve(services: Running, admin: Admin, body: ReasonBody | None = None) -> StatusView:
+async def approve(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Lets the ramp leave a step that waits for a person's approval."""
-    return await _moved(services.ramp.approve, services, admin.name, body)
+    return await _moved(services.ramp.approve, services, operator.name, body)
 
 
 @router.post("/promote")
-async def promote(services: Running, admin: Admin, body: ReasonBody | None = None) -> StatusView:
+async def promote(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Gives V2 everything without waiting for evidence; the history says so."""
-    return await _moved(services.ramp.promote, services, admin.name, body)
+    return await _moved(services.ramp.promote, services, operator.name, body)
 
 
 @router.post("/abort")
-async def abort(services: Running, admin: Admin, body: ReasonBody | None = None) -> StatusView:
+async def abort(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Ends the plan, and rolls back."""
     if Version.V1 not in services.pools:
         raise Problem("rollback_impossible", "this service runs without V1 (POOLS=v2)")
-    return await _moved(services.ramp.abort, services, admin.name, body)
+    return await _moved(services.ramp.abort, services, operator.name, body)
 
 
 @router.get("/status")
-async def show_status(services: Running, _: Executor) -> StatusView:
+async def show_status(services: Running, _: Reader) -> StatusView:
     """The ramp as it is, here and on the other replicas."""
     return status_view(services)
 

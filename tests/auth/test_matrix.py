@@ -48,6 +48,8 @@ OPERATE = ADMIN | {Scope.OPERATE}
 OBSERVE = OPERATE | {Scope.OBSERVE}
 READ = OBSERVE | EXECUTE
 
+RAMP_VERBS = ("start", "pause", "resume", "approve", "promote", "abort")
+"""Without a plan each is a conflict, whoever asks first."""
 ROWS = [
     Row("GET", "/healthz", None),
     Row("GET", "/readyz", None),
@@ -71,6 +73,14 @@ ROWS = [
     Row("GET", "/rollout", READ),
     Row("PATCH", "/rollout", OPERATE, 200, {"canary_percent": 1}),
     Row("POST", "/rollout/rollback", OPERATE, 200, {}),
+    Row("PUT", "/rollout/plan", OPERATE, 200, {"steps": [{"percent": 5, "hold_s": 60}]}),
+    Row("GET", "/rollout/plan", READ),
+    Row("DELETE", "/rollout/plan", OPERATE, 204),
+    *(Row("POST", f"/rollout/{verb}", OPERATE, 409, {}) for verb in RAMP_VERBS),
+    Row("GET", "/rollout/status", READ),
+    Row("GET", "/rollout/analysis", OBSERVE),
+    Row("GET", "/rollout/analysis/trace", ADMIN),
+    Row("GET", "/rollout/decisions", OBSERVE),
     Row("GET", "/rollout/history", READ),
     Row("GET", "/pools", OBSERVE),
     Row("GET", "/pools/{version}", OBSERVE),
