@@ -11,7 +11,7 @@ each_python = for version in $$(sh make/pythons.sh $(PYTHON)); do \
 # Rooms of tests that start services; elsewhere the marker `service` says which do.
 SERVICE_ROOMS := auth chaos cli lm make observability replicas service
 FAST = -n $$(nproc) --dist loadscope -q -p no:schemathesis $(SERVICE_ROOMS:%=--ignore=tests/%) \
-	-m "not service and not timing and not ship and not judge and not nightly"
+	-m "not service and not timing and not ship and not judge"
 
 ##@ Test
 
@@ -38,7 +38,6 @@ coverage: $(INSTALLED) ## Measures which lines the tests run; fails if fewer tha
 nightly: $(INSTALLED) ## Runs everything on every Python, with soaks (over an hour); before a release
 	$(MAKE) lint test test-compiled test-ship test-judge coverage
 	@$(call each_python,sh make/tests.sh $$pytest)
-	$(BIN)/pytest -m nightly
 	CHAOS_SECONDS=600 $(MAKE) chaos
 
 # A virtual environment of another Python, with the same packages.

@@ -29,7 +29,6 @@ FILES_OF = {"schema": (ROOT / ".cache/grafana/schema.json",)}
 WAY_TO = {
     "ship": "make ship-tools test-ship",
     "judge": "make test-judge",
-    "nightly": "make nightly",
     "prometheus": "make prometheus test",
     "generators": "apt-get install wrk nghttp2-client",
     "schema": "make test with npm and a network",
@@ -62,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if item.get_closest_marker(group) is not None:
                 counts[group] += 1
                 item.add_marker(pytest.mark.skip(reason))
-        counts.update(group for group in ("ship", "judge", "nightly") if item.get_closest_marker(group) is not None)
+        counts.update(group for group in ("ship", "judge") if item.get_closest_marker(group) is not None)
     _select(config, items)
 
 
