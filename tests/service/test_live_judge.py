@@ -3,27 +3,18 @@
 import os
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.conftest import StartService
+from tests.support.ramps import PLAN, Traffic, begin, newest_decision, status
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 RAMPS = int(os.environ.get("JUDGE_RAMPS", "1"))
 """Ramps of each kind; `make nightly` does 20."""
-CLIENTS = 8
-PLAN = {
-    "steps": [
-        {"percent": 10, "hold_s": 0.2, "min_calls": 200},
-        {"percent": 50, "hold_s": 0.2, "min_calls": 400},
-    ]
-}
-
 pytestmark = pytest.mark.skipif(os.environ.get("POOL_VERSION") == "v1", reason="a pin leaves nothing to judge")
 
 
@@ -39,77 +30,11 @@ def start_pair(start_service: StartService, tmp_path: Path) -> Callable[..., Ser
     return start
 
 
-class Traffic:
-    """Clients that call one program for as long as the block lasts; every answer is kept."""
-
-    def __init__(self, service: Service, program: str, *, sessions: int = 0) -> None:
-        self.answers: list[tuple[int, int, str, str | None]] = []
-        """Number of the call, status, version, error code."""
-        self._service = service
-        self._program = program
-        self._sessions = sessions
-        self._is_over = False
-        self._pool = ThreadPoolExecutor(CLIENTS)
-
-    def __enter__(self) -> "Traffic":
-        self._runs = [self._pool.submit(self._call, client) for client in range(CLIENTS)]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over = True
-        self._pool.shutdown()
-        for run in self._runs:
-            run.result()
-
-    def wait_for(self, count: int) -> None:
-        """Returns once `count` more calls are answered."""
-        enough = len(self.answers) + count
-        wait_until(lambda: len(self.answers) > enough, "traffic goes on", 60)
-
-    def _call(self, client: int) -> None:
-        number = client
-        with httpx.Client(base_url=self._service.url, timeout=30) as http:
-            while not self._is_over:
-                body: dict[str, Any] = {"inputs": {"call": number}}
-                if self._sessions:
-                    body["session_id"] = f"s-{number % self._sessions}"
-                answer = http.post(f"/programs/{self._program}/execute", json=body)
-                said = answer.json()
-                if answer.status_code == 200:
-                    assert said["outputs"]["result"] == number
-                self.answers.append((number, answer.status_code, answer.headers["x-pool-version"], said.get("code")))
-                number += CLIENTS
-
-
-def begin(service: Service, **plan: Any) -> None:
-    answer = service.client.put("/rollout/plan", json={**PLAN, **plan})
-    assert answer.status_code == 200, answer.text
-    answer = service.client.post("/rollout/start", json={"reason": "a test"})
-    assert answer.status_code == 200, answer.text
-
-
-def status(service: Service) -> dict[str, Any]:
-    answer = service.client.get("/rollout/status")
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def newest_decision(service: Service) -> dict[str, Any]:
-    """The last verdict that is not "continue", which is written behind the flag."""
-
-    def grave() -> list[dict[str, Any]]:
-        return [one for one in service.client.get("/rollout/decisions").json()["items"] if one["verdict"] != "continue"]
-
-    wait_until(lambda: bool(grave()), "the verdict is written")
-    return grave()[0]
-
-
 def test_an_equal_canary_is_left_alone(start_pair: Callable[..., Service]) -> None:
     """V2 = V1: the ramp reaches its last step and waits there for evidence; nothing speaks against V2."""
     service = start_pair()
     program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
-    with Traffic(service, program) as traffic:
+    with Traffic([service], program) as traffic:
         begin(service)
         wait_until(lambda: status(service)["state"] == "waiting" and status(service)["step"] == 2, "it waits", 120)
         traffic.wait_for(500)
@@ -125,7 +50,7 @@ def test_an_equal_canary_goes_all_the_way(start_pair: Callable[..., Service]) ->
     service = start_pair()
     program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
     for _ in range(RAMPS):
-        with Traffic(service, program) as traffic:
+        with Traffic([service], program) as traffic:
             begin(service)
             wait_until(lambda: status(service)["state"] not in ("ramping", "waiting"), "the ramp ends", 120)
         assert (status(service)["state"], status(service)["canary_percent"]) == ("promoted", 100), status(service)
@@ -140,7 +65,7 @@ def test_a_crashing_canary_is_rolled_back(start_pair: Callable[..., Service]) ->
     service = start_pair(CRASH_RATE=0.05)
     program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
     for _ in range(RAMPS):
-        with Traffic(service, program) as traffic:
+        with Traffic([service], program) as traffic:
             begin(service)
             wait_until(lambda: status(service)["state"] not in ("ramping", "waiting"), "the ramp ends", 120)
             traffic.wait_for(200)
@@ -161,7 +86,7 @@ def test_a_raising_canary_is_rolled_back(start_pair: Callable[..., Service]) -> 
     """V2's program raises in one call of twenty: the guardrail is the program's, and sessions do not mislead it."""
     service = start_pair(RAISE_RATE=0.05)
     program = service.create("fails_by_environment", {"call": "integer"}, output="integer")
-    with Traffic(service, program, sessions=5000):
+    with Traffic([service], program, sessions=5000):
         begin(service)
         wait_until(lambda: status(service)["state"] not in ("ramping", "waiting"), "the ramp ends", 120)
     decision = newest_decision(service)
@@ -175,7 +100,7 @@ def test_a_restart_goes_on_where_it_was(start_pair: Callable[..., Service]) -> N
     service = start_pair()
     program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
     steps = [{"percent": 50, "hold_s": 3600, "min_calls": 100}]
-    with Traffic(service, program) as traffic:
+    with Traffic([service], program) as traffic:
         begin(service, steps=steps)
         traffic.wait_for(500)
     before = status(service)
