@@ -1,4 +1,4 @@
-"""Builds the services, hands them to each other, and closes them in reverse: the one place that knows them all."""
+"""Builds the services, hands them to each other, and closes them in reverse: the only module that knows them all."""
 
 import asyncio
 import functools
@@ -79,7 +79,7 @@ _log = structlog.stdlib.get_logger("poolshift")
 
 @asynccontextmanager
 async def lifespan(app: "Application") -> AsyncIterator[None]:
-    """From an empty process to a service that can serve, and back. Each step is undone in reverse order."""
+    """Opens every service, and closes them in reverse order after the `yield`."""
     settings: Settings = app.state.settings
     await start_threads()
     environment = worker_environment(os.environ, settings.worker_env.split(","))
@@ -124,9 +124,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             tasks=tasks,
             background=background,
         )
-        http_metrics: HttpMetrics = app.state.http_metrics
-        handler_metrics = http_metrics.of("POST", "/programs/{program_id}/execute")
-        app.lane = ExecuteLane(services, app.state.authenticator, settings, handler_metrics)
+        app.lane = _open_lane(app, services, settings)
         bookkeeping.start()
         if follower is not None:
             _follow_replicas(follower, catalog, flag, log, stack)
@@ -134,7 +132,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
                 _limit_staleness(follower, flag, max_s, background)
         _follow_sources(settings, flag, app.state.authenticator, background)
         _log_start(settings, services)
-        # What is there now stays: no collection need look at it again, and there are many under load.
+        # These objects live as long as the service, so the collections under load skip them.
         gc.collect()
         gc.freeze()
         yield
@@ -143,7 +141,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Catalog:
-    """What is kept in memory and written behind."""
+    """Programs, sessions, jobs and LMs: kept in memory, written behind."""
 
     programs: Programs
     sessions: Sessions
@@ -151,14 +149,14 @@ class _Catalog:
     lms: LMs
 
     async def reload(self) -> None:
-        """Reads everything again, after this replica has missed changes of others."""
+        """Reads everything again, after this replica has missed changes by others."""
         await self.programs.load()
         await self.sessions.load()
         await self.lms.load()
 
 
 def _open_background(recorder: Recorder, stack: AsyncExitStack) -> tuple[Background, TaskOwner]:
-    """The owners of tasks: of those that live as long as the service, and of those that belong to a request."""
+    """Opens the two owners of tasks: for those that live as long as the service, and for those of a request."""
     background = Background(recorder.background_restarted)
     tasks = TaskOwner("http")
     stack.push_async_callback(tasks.aclose)
@@ -169,7 +167,7 @@ def _open_background(recorder: Recorder, stack: AsyncExitStack) -> tuple[Backgro
 async def _open_store(
     settings: Settings, background: Background, stack: AsyncExitStack
 ) -> tuple[Database, Follower | None]:
-    """The database, migrated, and the follower of its changes if other replicas share it."""
+    """Opens and migrates the database; with a follower of its changes if other replicas share it."""
     database = Database(settings.database_url.get_secret_value())
     stack.push_async_callback(database.aclose)
     await database.migrate()
@@ -184,7 +182,7 @@ async def _open_store(
 def _open_local_lm(
     settings: Settings, environment: Mapping[str, str], background: Background, stack: AsyncExitStack
 ) -> LocalLMServer | None:
-    """The small model of this machine, if the settings ask for it."""
+    """Opens the small model of this machine, if the settings ask for it."""
     if settings.lm_model != LOCAL:
         return None
     local_lm = LocalLMServer(environment, background)
@@ -199,7 +197,7 @@ async def _open_catalog(
     secret_keys: Sequence[bytes] | None,
     stack: AsyncExitStack,
 ) -> _Catalog:
-    """Programs, sessions, jobs and LMs, as the last run or the other replicas left them."""
+    """Loads programs, sessions, jobs and LMs, as the last run or the other replicas left them."""
     at_once = settings.queue_limit + settings.v1_pool_size + settings.v2_pool_size
     quotas = _quotas(settings, at_once)
     programs = Programs(SqlProgramStore(database), is_shared=database.is_shared, quotas=quotas)
@@ -225,7 +223,7 @@ async def _open_catalog(
 
 
 async def _open_rollout(settings: Settings, log: SqlRolloutLog, recorder: Recorder) -> RolloutFlag:
-    """The rollout flag, recorded from its first revision on."""
+    """Opens the rollout flag, and records it from its first revision on."""
     percent = settings.canary_percent
     flag = await open_flag(log, None if percent is None else to_basis_points(percent))
     recorder.rollout_changed(flag.current)
@@ -234,7 +232,7 @@ async def _open_rollout(settings: Settings, log: SqlRolloutLog, recorder: Record
 
 
 def _open_tracing(settings: Settings, recorder: Recorder, background: Background, stack: AsyncExitStack) -> Tracing:
-    """Sampling, and the export of what is sampled if the settings name a collector."""
+    """Opens the sampling of calls, and the export of sampled calls if the settings name a collector."""
     export = None
     if settings.exports_traces:
         who = {SERVICE_NAME: "poolshift", SERVICE_VERSION: VERSION, SERVICE_INSTANCE_ID: str(uuid.uuid4())}
@@ -258,7 +256,7 @@ def _open_pools(
     background: Background,
     stack: AsyncExitStack,
 ) -> tuple[Spawner, dict[Version, Engine]]:
-    """The first pool's spawner, which tries new programs, and the pools, which are not started yet."""
+    """Makes the pools without starting them. Also returns the first pool's spawner, which checks new programs."""
     preload = ["poolshift.worker.tracing.preload"] if settings.exports_traces else []
     if settings.lm_model != NONE:
         preload.append(DSPY_PROGRAMS)
@@ -290,7 +288,7 @@ async def _open_ramp(
     background: Background,
     stack: AsyncExitStack,
 ) -> RampController:
-    """The plan and its evidence, as the last run or the other replicas left them; carried out from now on."""
+    """Loads the plan and its evidence, as the last run or the other replicas left them, and carries the plan out."""
     v1 = pools.get(Version.V1)
     ramp = RampController(
         flag,
@@ -317,7 +315,7 @@ async def _start(pools: Mapping[Version, Engine], local_lm: LocalLMServer | None
 def _follow_replicas(
     follower: Follower, catalog: _Catalog, flag: RolloutFlag, log: SqlRolloutLog, stack: AsyncExitStack
 ) -> None:
-    """Follows what other replicas write, from now on."""
+    """Follows the changes that other replicas write, from now on."""
     stack.push_async_callback(follower.aclose)
     follower.start(_handlers(catalog, flag, log), catalog.reload)
 
@@ -328,7 +326,7 @@ def _limit_staleness(follower: Follower, flag: RolloutFlag, max_s: float, backgr
 
 
 def _handlers(catalog: _Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:
-    """The reactions to what another replica has written, by kind."""
+    """Returns the handlers of other replicas' changes, by kind of change."""
 
     async def rollout(_: str) -> None:
         latest = await log.latest()
@@ -350,7 +348,7 @@ def _handlers(catalog: _Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handl
 def _follow_sources(
     settings: Settings, flag: RolloutFlag, authenticator: Authenticator, background: Background
 ) -> None:
-    """Applies what the sources of the rollout and of the keys say, beside the API, from now on."""
+    """Applies the values of the sources other than the API, of the rollout and of the keys, from now on."""
     if (path := settings.rollout_file) is not None:
         file = RolloutFile(flag, path.name)
         background.run("ROLLOUT_FILE", lambda: file.follow(contents(path)))
@@ -359,6 +357,13 @@ def _follow_sources(
         background.run("ROLLOUT_FLAG", provider.follow)
     if (keys := settings.api_keys_file) is not None:
         background.run("API_KEYS_FILE", lambda: follow_key_file(keys, contents(keys), authenticator))
+
+
+def _open_lane(app: "Application", services: Services, settings: Settings) -> ExecuteLane:
+    """Makes the execute lane, which counts for the same endpoint as FastAPI's route would."""
+    http_metrics: HttpMetrics = app.state.http_metrics
+    handler_metrics = http_metrics.of("POST", "/programs/{program_id}/execute")
+    return ExecuteLane(services, app.state.authenticator, settings, handler_metrics)
 
 
 def _log_start(settings: Settings, services: Services) -> None:
@@ -374,7 +379,7 @@ def _log_start(settings: Settings, services: Services) -> None:
 
 
 def _quotas(settings: Settings, at_once: int) -> Quotas:
-    """The quotas. Of the jobs that may be queued or running at once, neither a session nor an owner takes all."""
+    """Reads the quotas. Neither one session nor one owner can take all places for jobs."""
     return Quotas(
         programs=settings.quota_programs,
         programs_per_session=settings.quota_programs_per_session,
@@ -388,7 +393,7 @@ def _quotas(settings: Settings, at_once: int) -> Quotas:
 
 
 def _configured_lm(settings: Settings) -> LMSettings:
-    """The LM that the environment names."""
+    """Returns the LM that the environment names."""
     key = settings.lm_api_key
     return LMSettings(settings.lm_model, settings.lm_api_base, key.get_secret_value() if key is not None else None)
 

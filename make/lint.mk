@@ -10,7 +10,7 @@ lint: $(INSTALLED) ## Checks style, types, layers, sizes and docstrings
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.10 --package poolshift
 	$(BIN)/lint-imports
-	$(BIN)/python -m tools.house_rules --exempt tools/exempt.txt
+	$(BIN)/python -m tools.house_rules
 
 format: $(INSTALLED) ## Formats the code and fixes what ruff can
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""One call of a program: what goes into a pool and what comes out."""
+"""One call of a program, as it goes into a pool, and its result."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,7 +12,7 @@ from poolshift.worker.tracing.traceparent import Carried, trace_id_of
 
 
 class Program:
-    """A definition under a name. `key` is unique: an id that is deleted and made anew gets another."""
+    """A definition under a name. `key` is unique: an id that is deleted and created again gets another key."""
 
     def __init__(self, key: str, program_id: str, definition: Definition) -> None:
         self.key = key
@@ -24,26 +24,29 @@ class Program:
 
 
 class RunObserver(Protocol):
-    """Is told of each run of a sampled call: there are several where a worker died or the rollout changed."""
+    """Listens to each run of a sampled call. There are several if a worker died or the rollout changed."""
 
     @property
     def trace_id(self) -> str:
-        """The trace's id, as logs have it."""
+        """The trace's id, as log lines show it."""
         ...
 
     def run_begins(self, worker_pid: int) -> str:
-        """A worker is to get the call; returns the traceparent for it. Without an end, it never got it."""
+        """Notes that a pool is about to send the call to a worker, and returns the traceparent for the worker.
+
+        If no end follows, the worker never got the call.
+        """
         ...
 
     def run_ended(self, error: Exception | None, spans: Sequence[msgspec.Raw]) -> None:
-        """The run is over; `spans` are what the worker recorded, each as JSON (`poolshift.worker.tracing`)."""
+        """Notes the end of the run. `spans` are the worker's, each as JSON (`poolshift.worker.tracing`)."""
 
 
 class Call:
     """A program to run once.
 
     `deadline` is a time of the event loop's clock, in seconds; it covers the wait in the queue and the run. `inputs`
-    are JSON, parsed by the worker. Calls of one session share a place in the queue and prefer one worker.
+    are JSON, which the worker parses. Calls of one session share a place in the queue and prefer one worker.
     """
 
     def __init__(
@@ -58,9 +61,9 @@ class Call:
         trace: RunObserver | None = None,
         lm: LMSettings | None = None,
     ) -> None:
-        """`traceparent` is that of a call that is not sampled, `trace` is there for one that is.
+        """Takes `trace` for a sampled call, and `traceparent` for any other.
 
-        `carried` came beside either of them. A DSPy program runs on `lm`.
+        `carried` has the headers that the client sent beside its traceparent. A DSPy program runs on `lm`.
         """
         self.execution_id = execution_id
         self.program = program
@@ -72,36 +75,36 @@ class Call:
         self.trace = trace
         self.lm = lm
         self.events: EventSink | None = None
-        """Who listens to what the program says on its way; without it the worker sends none of it."""
+        """The sink of the program's events. Without a sink the worker sends none."""
         self.is_accepted = False
-        """Whether a pool has taken the call on: from then on it is neither refused nor shed. The pool sets it."""
+        """True once a pool has accepted the call: no pool refuses or sheds it from then on. The pool sets it."""
         self.is_retry = False
-        """Whether the call runs for the second time, since its worker died. The router sets it, once at most."""
+        """True if the call runs for the second time, because its worker died. The router sets it, once at most."""
         self.dispatched_at = 0.0
-        """When it was given to a worker, by `time.perf_counter`; 0 while it was not. The pool fills it in."""
+        """Time of `time.perf_counter` at which the pool gave the call to a worker; 0 before that. The pool sets it."""
         self.is_cold = False
-        """Tells that its worker is young or loads the program first: slow for a reason that is no version's."""
+        """True if the worker is young or loads the program first. A call is slow for that on any version."""
         self.queued_s = 0.0
-        """How long it waited for a worker, in seconds; the pool fills it in."""
+        """Time that the call waited for a worker, in seconds. The pool sets it."""
         self.backpressure_s = 0.0
-        """How long its worker waited for `events` to take more, in seconds; the pool fills it in."""
+        """Time that the worker waited for `events` to take more, in seconds. The pool sets it."""
 
     def __repr__(self) -> str:
         return f"<Call {self.execution_id} program={self.program.id!r} session={self.session_id!r} lm={self.lm!r}>"
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether it may be run again from the start: nobody would hear the same events twice."""
+        """Tells if the call may run again from the start: an idempotent program, no event of which is out."""
         return self.program.definition.idempotent and (self.events is None or not self.events.has_taken)
 
     def log_ids(self) -> dict[str, str | None]:
-        """What a log line about it says."""
+        """Returns the ids for a log line about the call."""
         trace_id = self.trace.trace_id if self.trace is not None else trace_id_of(self.traceparent)
         return {"program_id": self.program.id, "execution_id": self.execution_id, "trace_id": trace_id}
 
 
 class Result:
-    """A call that ended well. `run_s` is the time in the program, in seconds, as its worker measured it."""
+    """The result of a call that succeeded. `run_s` is the time in the program, in seconds, by the worker's clock."""
 
     def __init__(self, outputs: msgspec.Raw, run_s: float, usage: LMUsage | None = None) -> None:
         self.outputs = outputs

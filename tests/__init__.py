@@ -1,1 +1,1 @@
-"""What Poolshift promises, tried: `unit` on single services, `service` on real server and worker processes."""
+"""Tests of Poolshift's promises: `unit` on single services, `service` on real server and worker processes."""

@@ -1,9 +1,8 @@
 """Checks the rules of the house that no linter has: docstrings' first words, and the size of functions.
 
-    python -m tools.house_rules [--exempt FILE] [FILE …]
+    python -m tools.house_rules [FILE …]
 
 Without files it checks every tracked Python file. It prints one line for each fault, and exits with 1 if there is any.
-A file that `--exempt` lists, one a line, may have faults. A listed file without any is a fault: the list only shrinks.
 """
 
 import argparse
@@ -103,16 +102,10 @@ def tracked_files() -> list[Path]:
 def main(arguments: list[str]) -> int:
     """Prints the faults of the files; returns the exit code."""
     parser = argparse.ArgumentParser(prog="house_rules")
-    parser.add_argument("--exempt", type=Path)
     parser.add_argument("files", nargs="*", type=Path)
     options = parser.parse_args(arguments)
-    exempt = {Path(line) for line in options.exempt.read_text().split()} if options.exempt else set()
-    faults = [f"{path} is on the list of exempted files, and is gone" for path in sorted(exempt) if not path.exists()]
-    for path in options.files or tracked_files():
-        found = file_faults(path)
-        if path in exempt:
-            found = [] if found else [Fault(1, "has no fault: take it off the list of exempted files")]
-        faults += [f"{path}:{line}: {text}" for line, text in found]
+    files = options.files or tracked_files()
+    faults = [f"{path}:{line}: {text}" for path in files for line, text in file_faults(path)]
     for fault in faults:
         print(fault)
     return 1 if faults else 0

@@ -1,8 +1,8 @@
 """`POST /programs/{id}/execute`, the hot lane: one call from its request to its answer, top to bottom.
 
-It stands ahead of FastAPI's routing, validation and middleware, none of which it needs: the envelope is read here, and
-the inputs pass unparsed to the worker, which checks them. Auth, errors and metrics are those of every other endpoint.
-The key is looked at before the body is.
+The lane runs ahead of FastAPI's routing, validation and middleware, and needs none of them. It reads the envelope, and
+passes the inputs unparsed to the worker, which checks them. Auth, errors and metrics are those of every other endpoint.
+The lane checks the key before it reads the body.
 """
 
 import asyncio
@@ -40,9 +40,9 @@ _PREFIX: Final = "/programs/"
 _SUFFIX: Final = "/execute"
 _SHORTEST_PATH: Final = len(_PREFIX) + 1 + len(_SUFFIX)
 _PROGRAM_ID: Final = slice(len(_PREFIX), -len(_SUFFIX))
-"""Of a path."""
+"""The part of a path that is the program's id."""
 _MAX_FAILURE_LINES = 50
-"""A second. A service that sheds thousands of calls says how many, not each."""
+"""Log lines a second. A service that sheds thousands of calls logs their number, not a line for each."""
 
 _log = structlog.stdlib.get_logger("poolshift.http")
 _EXECUTE: Final = api_keys.Scope.EXECUTE
@@ -51,7 +51,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def is_execute(scope: Scope) -> bool:
-    """Whether a request is for this endpoint."""
+    """Tells if a request is for this endpoint."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return False
     path: str = scope["path"]
@@ -79,7 +79,7 @@ class ExecuteLane:
         await self.serve(AsgiExchange(scope, receive, send, self._services.tasks))
 
     async def serve(self, exchange: Exchange) -> None:
-        """Answers a call, whatever becomes of it."""
+        """Answers a call, whether it succeeds or fails."""
         exchange.execution_id = self._ids.next()
         exchange.trace, exchange.traceparent, exchange.carried = self._services.tracing.begin(exchange.headers)
         current_call.set(exchange)
@@ -93,14 +93,14 @@ class ExecuteLane:
         if response is None:
             _end_trace(exchange, 200)
             return
-        # Before the answer leaves, so that whoever has it finds it counted.
+        # Counted before the answer leaves: a client that has it finds it in the metrics.
         status, _, body = response
         self._metrics.answered(status, time.perf_counter() - exchange.began, exchange.received, len(body))
         _end_trace(exchange, status)
         await exchange.answer(response)
 
     def admits(self, exchange: Exchange) -> bool:
-        """Tells if the sender of a call may run programs, before its body is here."""
+        """Tells if the sender of a call may run programs, before the body has arrived."""
         try:
             self._authorise(exchange)
         except Problem:
@@ -108,7 +108,7 @@ class ExecuteLane:
         return True
 
     async def _execute(self, exchange: Exchange) -> Response | None:
-        """The answer; None if it has been sent already, event by event."""
+        """Runs a call and returns its answer; None if the answer has been sent already, event by event."""
         principal = exchange.principal or self._authorise(exchange)
         envelope = _read(await exchange.body(self._max_body_bytes))
         session_id, sessions = envelope.session_id, self._services.sessions
@@ -177,7 +177,7 @@ class ExecuteLane:
                 self._services.sessions.seen(call.session_id, exchange.route.decision.version, exchange.owner)
 
     async def _stream(self, exchange: Exchange, call: Call) -> Response | None:
-        """Answers with events, or with an ordinary answer if the call fails before there is one."""
+        """Answers with events, or with an ordinary answer if the call fails before the first event."""
         route = exchange.route
         assert route is not None
         assert isinstance(exchange, AsgiExchange)  # no plain call asks for events
@@ -203,14 +203,14 @@ class ExecuteLane:
         return response
 
     async def _outcome(self, exchange: Exchange, call: Call, operation: str) -> Response:
-        """The ordinary answer, good or bad."""
+        """Runs a call and returns its ordinary answer, a result or a problem."""
         try:
             return self._answer(exchange, call, await self._run(exchange, call, operation))
         except Exception as error:
             return self._refuse(exchange, error)
 
     async def _start_job(self, exchange: Exchange, call: Call) -> Response:
-        """Runs the call in the background after the answer, which says where to look for its result."""
+        """Runs the call in the background after the answer, which names the URL of the result."""
         assert exchange.route is not None
         if call.session_id is not None:
             self._services.sessions.seen(call.session_id, owner=exchange.owner)
@@ -244,7 +244,7 @@ class ExecuteLane:
         return 200, headers, body
 
     def _refuse(self, exchange: Exchange, error: Exception) -> Response:
-        """The answer to a call that failed, at whatever point."""
+        """Counts and logs a failed call, and returns the problem as its answer."""
         problem = problem_of(error)
         exchange.error = problem.code
         if exchange.program is not None and exchange.program.definition.idempotent:
@@ -261,9 +261,9 @@ class ExecuteLane:
         return problem.kind.status, headers, body
 
     def _count_failure(self, exchange: Exchange, problem: Problem) -> Version:
-        """The version that a failed call counts for."""
+        """Counts a failed call, and returns the version that it counts for."""
         if exchange.route is None:
-            # It failed before its session was known: it still counts for a version, as chance would have it.
+            # The call failed before its session was known: it counts for the version that the split gives without one.
             exchange.route = self._router.route(None, exchange.canary_key())
         if not exchange.is_counted:
             operation = _operation(exchange.headers)
@@ -285,7 +285,7 @@ def _log_failure(exchange: Exchange, problem: Problem, version: Version) -> None
 
 
 def _end_trace(exchange: Exchange, status: int | None) -> None:
-    """Ends a sampled call's trace; `status` is the answer's, or None if nobody waited for it."""
+    """Ends a sampled call's trace; `status` is the answer's, or None if the client has left."""
     if exchange.trace is None:
         return
     values = server_span.attributes(exchange)
@@ -311,7 +311,7 @@ def _read(body: bytes) -> Envelope:
 
 
 def _operation(headers: dict[bytes, bytes]) -> Literal["execute", "stream", "async"]:
-    """How a call wants its answer, which is also what the metrics call it."""
+    """Returns the form of answer that a call asks for, which is also its label in the metrics."""
     accept = headers.get(b"accept")
     if accept is not None and accept != b"*/*" and asks_for_events(accept):
         return "stream"
@@ -328,5 +328,5 @@ def _headers(exchange: Exchange, version: Version, queued_s: float, run_s: float
 
 
 def _prefers_async(prefer: bytes) -> bool:
-    """Whether a Prefer header (RFC 7240) has `respond-async`."""
+    """Tells if a Prefer header (RFC 7240) has `respond-async`."""
     return any(preference.partition(b";")[0].strip().lower() == b"respond-async" for preference in prefer.split(b","))

@@ -1,6 +1,6 @@
-"""What the execute lane reads and writes.
+"""Bodies that the execute lane reads and writes.
 
-Apart from the lane, which is compiled (docs/adr/0007): msgspec needs the classes of its structs as Python makes them.
+They are apart from the lane, which is compiled (docs/adr/0007): msgspec needs classes that Python makes.
 """
 
 from typing import Annotated
@@ -14,7 +14,7 @@ _Identifier = Annotated[str, msgspec.Meta(pattern=ID_PATTERN_OF_RE, max_length=M
 
 
 class Envelope(msgspec.Struct, forbid_unknown_fields=True):
-    """A request's body. `inputs` stay as they came."""
+    """A request's body. `inputs` stay unparsed."""
 
     inputs: msgspec.Raw
     session_id: _Identifier | None = None
@@ -22,7 +22,7 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Answer(msgspec.Struct, omit_defaults=True):
-    """The body of an answer that went well."""
+    """The body of an answer to a call that succeeded."""
 
     execution_id: str
     program_id: str

@@ -1,7 +1,7 @@
 """Cuts the bytes of a connection into requests, and tells plain execute calls from all others.
 
-llhttp parses the heads, as it does for uvicorn, once all of a head is there. A request's body ends here where its head
-says: nothing behind it is taken for a part of it, and nothing of it for the next request.
+llhttp parses each head, as it does for uvicorn, once the head is complete. A request's body ends exactly where its head
+says. So the reader takes no later byte for a part of the body, and no byte of the body for the next request.
 """
 
 import re
@@ -12,24 +12,24 @@ import httptools
 from app.execute.chunked import ChunkedBody
 
 UNFINISHED: Final = 0
-"""There is more to come."""
+"""The head or the call is not complete yet."""
 CALL: Final = 1
-"""A plain execute call, which is whole."""
+"""A complete plain execute call."""
 OTHER: Final = 2
-"""Another request: its head is whole."""
+"""The complete head of another request."""
 MALFORMED: Final = 3
-"""This is no HTTP."""
+"""Bytes that are not HTTP."""
 OVERSIZED: Final = 4
 """A head over `MAX_HEAD_BYTES` or `MAX_HEAD_LINES`."""
 
 MAX_BYTES: Final = 256 * 1024
-"""Of a call that is read here. It is also what uvloop reads at once."""
+"""Limit of a call's head and body together. uvloop reads as many bytes at once."""
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEAD_LINES: Final = 256
 
 _HEAD_END: Final = b"\r\n\r\n"
 _FEW_BYTES: Final = 2 * MAX_HEAD_LINES
-"""A head of so few bytes has not more lines."""
+"""A head of at most this many bytes cannot have more than `MAX_HEAD_LINES` lines."""
 _LINE_BREAK: Final = b"\r\n"
 _CARRIAGE_RETURN: Final = 13
 _REQUEST_LINE: Final = re.compile(rb"POST (/programs/[^\x00-\x20%?#\x7f-\xff]{1,256}/execute) HTTP/1\.1\r\n")
@@ -39,26 +39,26 @@ _UPGRADE_LINE: Final = re.compile(rb"(?<=\n)upgrade:[^\r\n]*\r\n", re.IGNORECASE
 class RequestReader:
     """Reads the requests of one connection, one after another.
 
-    A plain call is a POST to `/programs/{id}/execute` with a body of the length that its head gives, and no wish for
-    anything but one answer in one piece on a connection that stays. It is held until it is whole.
+    A plain call is a POST to `/programs/{id}/execute` whose head gives the length of its body. Such a call asks for one
+    answer in one piece, on a connection that stays open. The reader holds it until it is complete.
     """
 
     def __init__(self) -> None:
         self.target = b""
-        """Of a call."""
+        """The path of the last call."""
         self.headers: list[tuple[bytes, bytes]] = []
-        """Names are in lower case."""
+        """The headers of the last head, with their names in lower case."""
         self.body = b""
-        """Of a call that is whole."""
+        """The body of the last complete call."""
         self.head = b""
-        """Of another request."""
+        """The head of the last other request."""
         self.rest = b""
-        """The bytes behind those that were taken."""
+        """Bytes that follow those that the reader took."""
         self._held = bytearray()
         self._head_bytes = 0
-        """Of the call in `_held` whose body is awaited; 0 while its head is."""
+        """The length of the head in `_held` while its call's body is incomplete; 0 while the head itself is."""
         self._missing = 0
-        """Bytes of the body that are still to come, if its head gives its length."""
+        """The number of bytes that the body still lacks, if the head gives its length."""
         self._chunks: ChunkedBody | None = None
         self._length = -1
         self._coding = b""
@@ -66,25 +66,25 @@ class RequestReader:
         self._stays = False
         self._is_head_over = False
         self._parser: httptools.HttpRequestParser | None = None
-        """Between two requests, or in a call's body."""
+        """llhttp's parser, between two requests or in a call's body; None if the next head needs a new one."""
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a part of a head, or of a call, is held."""
+        """Tells if the reader holds a part of a head or of a call."""
         return bool(self._held)
 
     @property
     def is_in_call(self) -> bool:
-        """Whether a call's head is held, and a part of its body is missing."""
+        """Tells if the reader holds a call's head and a part of its body is missing."""
         return self._head_bytes > 0
 
     @property
     def is_read(self) -> bool:
-        """Whether the other request, of which the last head was, has been passed on to its end."""
+        """Tells if the request of the last head, another than a plain call, has been passed on completely."""
         return not self._missing and self._chunks is None
 
     def take(self, data: bytes) -> int:
-        """Takes bytes of a head or a call, and tells what they make; not empty."""
+        """Takes bytes of a head or a call, at least one, and returns the kind that they complete."""
         if self._held:
             return self._take_more(data)
         if data[0] <= _CARRIAGE_RETURN:
@@ -98,7 +98,7 @@ class RequestReader:
         return self._take_head(data, end)
 
     def pass_on(self, data: bytes) -> bytes:
-        """The part of `data` that belongs to the body of the other request; the `rest` lies behind it."""
+        """Returns the part of `data` that belongs to the other request's body. `rest` has the bytes behind it."""
         if self._chunks is not None:
             part, self.rest = self._chunks.take(data)
             if self._chunks.is_over:
@@ -110,11 +110,11 @@ class RequestReader:
 
     @property
     def is_malformed(self) -> bool:
-        """Whether the chunks of the body that is passed on make no sense."""
+        """Tells if the body that is passed on has malformed chunks."""
         return self._chunks is not None and self._chunks.is_malformed
 
     def leave(self) -> None:
-        """Makes the call whose body is missing another request: its `head` and the `rest` are there."""
+        """Turns the incomplete call into another request, and sets its `head` and the `rest`."""
         held = bytes(self._held)
         self._held.clear()
         self.head, self.rest, self._head_bytes, self._parser = (
@@ -126,14 +126,14 @@ class RequestReader:
         self._missing = self._length
 
     def close(self) -> None:
-        """Forgets everything; the parser and its reader hold each other."""
+        """Drops all state, and the reference cycle of the parser and its reader."""
         self._parser = None
         self._held.clear()
 
     # --- heads and calls
 
     def _hold_head(self, data: bytes) -> int:
-        if not 65 <= data[0] <= 90:  # no method begins so: nobody waits for the end of a TLS greeting
+        if not 65 <= data[0] <= 90:  # no method begins so: a TLS greeting has no end to wait for
             return MALFORMED
         self.rest = b""
         self._held += data
@@ -208,15 +208,15 @@ class RequestReader:
     def _read_without_upgrade(self, head: bytes) -> int:
         """Reads a request that asks for another protocol as one that does not (RFC 9110, 7.8).
 
-        llhttp takes its body for the other protocol, so the wish for one is left out before anybody reads it.
+        llhttp would take the body for the other protocol, so the reader removes the Upgrade header first.
         """
         self._parser = None
         without = _UPGRADE_LINE.sub(b"", head)
-        return self._read_head(without) if len(without) < len(head) else MALFORMED  # CONNECT, which nobody serves
+        return self._read_head(without) if len(without) < len(head) else MALFORMED  # CONNECT
 
     def _pass_on_from(self, head: bytes) -> int:
         if self._coding not in (b"", b"chunked"):
-            return MALFORMED  # nobody here undoes another coding
+            return MALFORMED  # the service supports no other coding
         self.head = head
         self._missing = max(0, self._length)
         self._chunks = ChunkedBody() if self._coding else None
@@ -224,10 +224,10 @@ class RequestReader:
             self._parser = None
         return OTHER
 
-    # --- what the parser tells
+    # --- the parser's callbacks
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header."""
+        """Records a header."""
         name = name.lower()
         if name == b"content-length":
             self._length = int(value)
@@ -238,7 +238,7 @@ class RequestReader:
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """The head is over; where nothing follows it, so is what the parser knows of it."""
+        """Notes the end of the head, and if the connection stays open after the answer."""
         assert self._parser is not None
         self._is_head_over = True
         self._stays = self._parser.should_keep_alive()

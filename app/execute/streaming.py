@@ -1,7 +1,7 @@
 """Server-sent events: an execution's progress and output as they come, then its result or its error.
 
-Between the worker and the client there is a bounded buffer. When the client reads too slowly it fills, the worker is
-held up, and nobody else is: see `pools.events`.
+A bounded buffer lies between the worker and the client. If the client reads too slowly, the buffer fills and the worker
+waits. No other call waits for that: see `pools.events`.
 """
 
 import asyncio
@@ -17,18 +17,21 @@ from poolshift.worker.messages import EventKind
 
 CONTENT_TYPE = b"text/event-stream"
 HEARTBEAT_S = 15.0
-"""A proxy that closes silent connections usually waits for twice as long, at least."""
+"""Interval of heartbeats. A proxy that closes silent connections usually waits at least twice as long."""
 START_AFTER_S = 1.0
-"""Once a worker has had a call for so long, the answer starts without an event; until then an error has its status."""
+"""Time that a call runs before its answer starts without an event.
+
+An error that comes earlier is answered with its own status.
+"""
 LINGER_S = 30.0
-"""A client has so long to read what is left when the execution is over."""
+"""Time that a client has to read the remaining events after the execution has ended."""
 MAX_EVENTS = 64
 MAX_BYTES = 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
 
 
 def asks_for_events(accept: bytes) -> bool:
-    """Whether an Accept header (RFC 9110, 12.5.1) names event streams and prefers nothing else to them."""
+    """Tells if an Accept header (RFC 9110, 12.5.1) names event streams and does not prefer JSON to them."""
     quality = {b"text/event-stream": 0.0, b"application/json": 0.0}
     for media_range in accept.lower().split(b","):
         name, *parameters = (part.strip() for part in media_range.split(b";"))
@@ -45,9 +48,10 @@ def _quality(parameter: bytes) -> float:
 
 
 class EventBuffer:
-    """The sink of one call's events: holds up to `MAX_EVENTS` or `MAX_BYTES`, then pauses the call until half is taken.
+    """The sink of one call's events.
 
-    What the service had read from the worker before the pause comes on top of that: one read.
+    At `MAX_EVENTS` or `MAX_BYTES` the buffer pauses the call until the writer has taken half of them. The service may
+    have read more from the worker before the pause, one read at most. The buffer holds these events too.
     """
 
     def __init__(self) -> None:
@@ -59,7 +63,7 @@ class EventBuffer:
         self._is_paused = False
         self._changed = asyncio.Event()
 
-    # --- what the pool tells
+    # --- for the pool
 
     def began(self, source: EventSource) -> None:
         self._source = source
@@ -77,10 +81,10 @@ class EventBuffer:
             self._source.pause()
         self.wake()
 
-    # --- what the writer asks
+    # --- for the writer
 
     def take(self) -> bytes:
-        """The oldest events, about `_CHUNK_BYTES` of them; empty where there are none."""
+        """Takes the oldest events, about `_CHUNK_BYTES` of them; empty if there are none."""
         taken, size = [], 0
         while self._events and size < _CHUNK_BYTES:
             event = self._events.popleft()
@@ -94,7 +98,7 @@ class EventBuffer:
         return b"".join(taken)
 
     async def changed(self, timeout_s: float) -> bool:
-        """Waits for the next thing to happen; False where nothing does within `timeout_s`."""
+        """Waits for the next change of the buffer or the outcome; False if there is none within `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
@@ -104,7 +108,7 @@ class EventBuffer:
         return True
 
     def wake(self) -> None:
-        """Something has happened."""
+        """Wakes the writer, because the buffer or the outcome has changed."""
         self._changed.set()
 
 
@@ -120,7 +124,7 @@ class EventStream:
         *,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
-        """`outcome` is the call's ordinary answer, good or bad; `headers` are asked for when the answer starts."""
+        """Takes the call's ordinary answer as `outcome`. `headers` is called when the answer starts."""
         self._events = events
         self._outcome = outcome
         self._headers = headers
@@ -130,10 +134,12 @@ class EventStream:
         self.bytes_sent = 0
 
     async def run(self) -> Response | None:
-        """Sends everything; or nothing where the call fails before its first event: then that is an ordinary answer.
+        """Sends all events and the outcome.
+
+        If the call fails before its first event, sends nothing and returns the ordinary answer.
 
         Raises:
-            TimeoutError: the client does not read what is left.
+            TimeoutError: the client does not read the remaining events.
         """
         self._outcome.add_done_callback(lambda _: self._events.wake())
         while not self._events.has_taken and not self._outcome.done():
@@ -177,5 +183,5 @@ class EventStream:
 
 
 def format_event(name: str, data: bytes) -> bytes:
-    """An event as it goes over the wire. A line break, which in JSON is white space, would end the data."""
+    """Formats an event for the wire. A line break in the JSON would end the data, so it becomes a space."""
     return b"event: %s\ndata: %s\n\n" % (name.encode(), b" ".join(data.splitlines()))

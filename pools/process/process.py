@@ -1,4 +1,4 @@
-"""A worker process as the service sees it: one execution at a time, from the request to the one right reply."""
+"""The service's side of a worker process: one execution at a time, from its request to its reply."""
 
 import asyncio
 import os
@@ -38,20 +38,20 @@ from poolshift.worker.messages import Check, Done, Failed, Left, Progress, Ready
 from poolshift.worker.stdio import Record
 
 KILL_GRACE_S = 0.2
-"""From SIGTERM to SIGKILL: time for a program that handles SIGTERM to put things right."""
+"""Time from SIGTERM to SIGKILL, in which a program that handles SIGTERM can clean up."""
 REPORT_GRACE_S = 1.0
-"""From a worker's death to the zygote's report of it, which also says how it ended."""
+"""Time from a worker's death to the zygote's report, which has the exit status."""
 RETIRE_GRACE_S = 2.0
-"""From the closed socket to SIGTERM: an idle worker exits by itself in less."""
+"""Time from closing the socket to SIGTERM. An idle worker exits by itself in less."""
 MAX_LOADED = 1000
 MAX_LOADED_BYTES = 16 * 1024 * 1024
-"""A worker keeps so many definitions loaded, of so many bytes of JSON together; then it forgets them all."""
+"""Limits of the definitions that a worker keeps loaded, and of their JSON together. Beyond, it drops them all."""
 
 MAX_DETAIL_LENGTH = MAX_MESSAGE_LENGTH + 64
-"""Of what a worker says of an error; it keeps to less itself."""
+"""Limit of an error text from a worker. The worker itself sends less."""
 MAX_LEFT = 8
 MAX_LEFT_LENGTH = 64
-"""How much of what a worker says it was left with is logged: so many things, of so many characters each."""
+"""Limits of the log line about an unfit worker: the number of its leftovers, and the characters of each."""
 
 _encoder: Final = msgspec.json.Encoder()
 _reply_decoder: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
@@ -59,15 +59,15 @@ _log = structlog.stdlib.get_logger("poolshift.worker")
 
 
 class WorkerProcess:
-    """One worker. `ready` is done when it can run, `exited` when it is dead."""
+    """One worker. `ready` is done when it can run a call, `exited` when it is dead."""
 
     def __init__(self, generation: int, sock: socket.socket, output_fd: int) -> None:
-        """Takes over `sock` and `output_fd`, which are closed if this raises."""
+        """Takes over `sock` and `output_fd`, and closes both if it raises."""
         self._loop = asyncio.get_running_loop()
         self.generation = generation
         self.pid = 0
         self.is_forked = False
-        """True once the process was there, with a descriptor to signal it through."""
+        """True once the process has existed, with a descriptor to signal it through."""
         self.started_at = time.time()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
@@ -83,7 +83,7 @@ class WorkerProcess:
         self._on_end: Callable[[Result | Exception], None] | None = None
         self._when_ended: Callable[[Exit], None] | None = None
         self.left_by: Program | None = None
-        """The program whose call has left the worker in a state that is not for another."""
+        """The program whose call has made the worker unfit for other programs."""
         self._when_left: Callable[[], None] | None = None
         self._ended_id = ""
         self._ended_program: Program | None = None
@@ -104,10 +104,10 @@ class WorkerProcess:
     def __repr__(self) -> str:
         return f"<WorkerProcess generation={self.generation} pid={self.pid} ended_for={self.ended_for}>"
 
-    # --- what it is asked
+    # --- calls and checks
 
     def run(self, call: Call, on_end: Callable[[Result | Exception], None]) -> None:
-        """Sends the call. The worker must be idle; `on_end` is called once, with the result or one of `pools.errors`.
+        """Sends the call to the idle worker. Calls `on_end` once, with the result or one of `pools.errors`.
 
         Raises:
             InvalidInputs: the inputs are over the frame's limit; nothing was sent.
@@ -119,8 +119,7 @@ class WorkerProcess:
         size = 0
         if number is None:
             size = len(_encoder.encode(definition))
-            is_full = len(self._numbers) >= MAX_LOADED or self._told_bytes + size > MAX_LOADED_BYTES
-            number = 0 if is_full else len(self._numbers)
+            number = self._next_number(size)
         request = Run(
             id=call.execution_id,
             program_id=call.program.id,
@@ -142,31 +141,39 @@ class WorkerProcess:
             raise WorkerLost
         if is_new:
             call.is_cold = True  # it loads the program first
-            if number == 0:
-                self._numbers.clear()
-                self._told_bytes = 0
-            self._numbers[definition] = number
-            self._told_bytes += size
+            self._remember(definition, number, size)
         self.call = call
         self._on_end = on_end
         if call.events is not None:
             self._flow_control = FlowControl(self._channel)
             call.events.began(self._flow_control)
 
+    def _next_number(self, size: int) -> int:
+        """Returns the number for a new definition of `size` bytes; 0 makes the worker drop all others."""
+        is_full = len(self._numbers) >= MAX_LOADED or self._told_bytes + size > MAX_LOADED_BYTES
+        return 0 if is_full else len(self._numbers)
+
+    def _remember(self, definition: Definition, number: int, size: int) -> None:
+        if number == 0:
+            self._numbers.clear()
+            self._told_bytes = 0
+        self._numbers[definition] = number
+        self._told_bytes += size
+
     def check(self, definition: Definition) -> asyncio.Future[None]:
-        """Asks whether `definition` can be loaded; the future is None or EntrypointError or WorkerCrashed."""
+        """Asks the worker to load `definition`. The future ends with None, EntrypointError or WorkerCrashed."""
         self._check = self._loop.create_future()
         self._channel.send(frame(_encoder.encode(Check(id="check", definition=definition))))
         return self._check
 
     def withdraw(self) -> None:
-        """Takes its call away, which raises Withdrawn; whatever it may still answer is dropped. It is to be killed."""
+        """Ends its call with Withdrawn, and drops every later reply to it. The caller must kill the worker then."""
         self._end_run(Withdrawn(), ())
 
-    # --- how it is ended
+    # --- its end
 
     def kill(self, cause: ExitCause) -> None:
-        """Ends it whatever it does: SIGTERM, and SIGKILL after `KILL_GRACE_S`. `exited` tells when it is dead."""
+        """Sends SIGTERM, and SIGKILL after `KILL_GRACE_S`. `exited` is done when the process is dead."""
         if self.exited.done() or self.ended_for not in (None, ExitCause.RECYCLED, ExitCause.SHUTDOWN):
             return
         self.ended_for = self.ended_for or cause
@@ -174,7 +181,7 @@ class WorkerProcess:
         self._arm(KILL_GRACE_S, lambda: self._signal(signal.SIGKILL))
 
     def retire(self, cause: ExitCause) -> None:
-        """Lets an idle worker exit by itself, and kills it if it does not."""
+        """Lets an idle worker exit by itself, and kills it after `RETIRE_GRACE_S`."""
         if self.exited.done() or self.ended_for is not None:
             return
         self.ended_for = cause
@@ -182,26 +189,27 @@ class WorkerProcess:
         self._arm(RETIRE_GRACE_S, lambda: self.kill(cause))
 
     def when_ended(self, listener: Callable[[Exit], None]) -> None:
-        """Calls `listener` once it is dead and reaped, before its call is answered; at once if it is already."""
+        """Calls `listener` once the process is dead and reaped, before its call is answered; at once if it is dead."""
         if self.exited.done():
             listener(self.exited.result())
         else:
             self._when_ended = listener
 
     def when_left(self, listener: Callable[[], None]) -> None:
-        """Calls `listener` if a call that is answered already turns out to have left something in the worker."""
+        """Calls `listener` if the worker reports after a reply that the call has made it unfit for others."""
         self._when_left = listener
 
     def log_ids(self) -> dict[str, str | None]:
-        """The ids of the running call, if any, for a log line about the worker."""
+        """Returns the ids of the running call, if any, for a log line about the worker."""
         return self.call.log_ids() if self.call is not None else {"execution_id": None}
 
-    # --- what the spawner tells
+    # --- for the spawner
 
     def forked(self, pid: int, pidfd: int, on_unreported: Callable[[], None]) -> None:
-        """The process exists. It is of no use without `pidfd`, which is -1 if no descriptor was left for it.
+        """Takes over the process that the zygote has forked.
 
-        `on_unreported` is called if the process dies and `ended` does not follow soon.
+        `pidfd` is -1 if no descriptor was left for it; then the process is killed. `on_unreported` is called if the
+        process dies and `ended` does not follow within `REPORT_GRACE_S`.
         """
         self.pid, self._pidfd = pid, pidfd
         if pidfd < 0:
@@ -218,7 +226,7 @@ class WorkerProcess:
         self._become_ready()
 
     def ended(self, end: Exit) -> None:
-        """The process is dead: whatever waits for it is told."""
+        """Notes that the process is dead, and ends everything that waits for it."""
         if self.exited.done():
             return
         if self.ended_for is None:
@@ -229,12 +237,12 @@ class WorkerProcess:
         if not self.ready.done():
             fault = f"the worker died at its start: {end.description}"
             self.ready.set_exception(WorkerCrashed(fault, exit_cause=end.description))
-            self.ready.exception()  # a caller that gave up on it is not to be missed
+            self.ready.exception()  # retrieved, since its caller may have given up
         if self._check is not None and not self._check.done():
             self._check.set_exception(WorkerCrashed(f"the worker died: {end.description}", exit_cause=end.description))
             self._check.exception()
         self.exited.set_result(end)
-        # The exit first: whoever is told of the answer finds the worker gone.
+        # The exit comes first: a caller that gets the answer finds the worker gone.
         try:
             if self._when_ended is not None:
                 self._when_ended(end)
@@ -242,7 +250,7 @@ class WorkerProcess:
             self._end_run(failure_of(end, None if self.left_by is None else self.left_by.key), ())
 
     def _attempt(self, action: Callable[[], None]) -> None:
-        """Takes one step of the end; a step that fails does not keep the others from being taken."""
+        """Takes one step of the end, and logs its failure, so that the other steps follow."""
         try:
             action()
         except Exception:
@@ -263,11 +271,11 @@ class WorkerProcess:
             finally:
                 os.close(pidfd)
 
-    # --- what it answers
+    # --- its replies
 
     def _take(self, payload: bytes) -> None:
         if self.ended_for is not None:
-            return  # too late, whatever it is
+            return  # too late
         try:
             reply = _decode_reply(payload)
         except MALFORMED as error:
@@ -364,7 +372,7 @@ class WorkerProcess:
         self.kill(ExitCause.CRASH)
 
     def _channel_ended(self, fault: str | None) -> None:
-        # The exit's own report follows, if it died; a living worker without a socket is of no use.
+        # If the worker has died, the report of its exit follows. A living worker without a socket is useless.
         self.fault = self.fault or fault
         if self.ended_for is None:
             self._arm(KILL_GRACE_S, self._orphaned)
@@ -382,7 +390,7 @@ class WorkerProcess:
             elif self.pid and not self.exited.done():
                 os.kill(self.pid, number)
         except OSError:
-            pass  # dead already; the report is on its way
+            pass  # dead already; the report follows
 
     def _arm(self, delay_s: float, action: Callable[[], None]) -> None:
         if self._kill_timer is not None:
@@ -399,7 +407,7 @@ class WorkerProcess:
         )
 
     def _about(self, record: Record) -> dict[str, str | None]:
-        """The ids of a record's call. A record without ids was written past Python, by the running call if any."""
+        """Returns the ids of a record's call. A record without ids was written past Python, by the running call."""
         if record.execution_id is not None or self.call is None:
             return {
                 "program_id": record.program_id,
@@ -413,9 +421,9 @@ class WorkerProcess:
 
 
 def _decode_reply(payload: bytes) -> Reply:
-    """Decodes a reply, of which msgspec does not check the text that it leaves raw, such as the outputs.
+    """Decodes a reply, and raises one of `MALFORMED` if it cannot.
 
-    Raises one of `MALFORMED`.
+    msgspec does not check the text that it leaves raw, such as the outputs: this function does.
     """
     if not payload.isascii():
         payload.decode()
@@ -423,7 +431,7 @@ def _decode_reply(payload: bytes) -> Reply:
 
 
 def _error_of(failed: Failed) -> ExecutionError:
-    detail = truncate(failed.detail, MAX_DETAIL_LENGTH)  # a program can write the message itself
+    detail = truncate(failed.detail, MAX_DETAIL_LENGTH)  # a program can forge the message
     field = None if failed.field is None else truncate(failed.field, MAX_DETAIL_LENGTH)
     match failed.code:
         case InvalidInputs.code:

@@ -1,6 +1,6 @@
-"""Figures of the pools at the moment of a scrape, as Prometheus families."""
+"""Figures of the pools at a scrape, as Prometheus families."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -12,7 +12,10 @@ from routing.versions import Version
 
 
 class PoolFigures(Collector):
-    """Gauges over snapshots. A scrape takes the snapshots first, since measuring workers must not block."""
+    """Metrics of the pools' snapshots.
+
+    The handler of a scrape updates the snapshots first, because a collector must not wait for a measurement.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._snapshots: Sequence[PoolSnapshot] = ()
@@ -24,45 +27,47 @@ class PoolFigures(Collector):
         self._snapshots, self._sessions = snapshots, sessions
 
     def collect(self) -> Iterable[Metric]:
-        states = GaugeMetricFamily("poolshift_pool_workers", "Workers by state.", labels=["pool_version", "state"])
-        for snapshot in self._snapshots:
-            for state in WorkerState:
-                states.add_metric([snapshot.version, state], getattr(snapshot, state))
-        yield states
+        yield self._workers_by_state()
         yield self._gauge(
-            "pool_utilization_ratio",
-            "Busy workers to the pool's size, 0 to 1.",
-            {one.version: one.utilization for one in self._snapshots},
+            "pool_utilization_ratio", "Busy workers to the pool's size, 0 to 1.", lambda pool: pool.utilization
         )
-        yield self._gauge(
-            "queue_depth", "Calls that wait for a worker.", {one.version: one.queue_depth for one in self._snapshots}
-        )
+        yield self._gauge("queue_depth", "Calls that wait for a worker.", lambda pool: pool.queue_depth)
         yield self._gauge(
             "sessions_active",
             "Sessions within their time to live, by the version that served them last.",
-            {one.version: self._sessions.get(Version(one.version), 0) for one in self._snapshots},
+            lambda pool: self._sessions.get(Version(pool.version), 0),
         )
         yield self._gauge(
             "worker_resident_memory_bytes",
             "Resident memory of the version's workers.",
-            {one.version: sum(worker.rss_bytes or 0 for worker in one.workers) for one in self._snapshots},
+            lambda pool: sum(worker.rss_bytes or 0 for worker in pool.workers),
         )
         yield self._gauge(
             "worker_open_fds",
             "Open file descriptors of the version's workers.",
-            {one.version: sum(worker.open_fds or 0 for worker in one.workers) for one in self._snapshots},
+            lambda pool: sum(worker.open_fds or 0 for worker in pool.workers),
         )
-        cpu = CounterMetricFamily(
+        yield self._processor_time()
+
+    def _workers_by_state(self) -> Metric:
+        family = GaugeMetricFamily("poolshift_pool_workers", "Workers by state.", labels=["pool_version", "state"])
+        for pool in self._snapshots:
+            for state in WorkerState:
+                family.add_metric([pool.version, state], getattr(pool, state))
+        return family
+
+    def _gauge(self, name: str, documentation: str, figure: Callable[[PoolSnapshot], float]) -> Metric:
+        family = GaugeMetricFamily(f"poolshift_{name}", documentation, labels=["pool_version"])
+        for pool in self._snapshots:
+            family.add_metric([pool.version], figure(pool))
+        return family
+
+    def _processor_time(self) -> Metric:
+        family = CounterMetricFamily(
             "poolshift_worker_cpu_seconds",
             "Processor time of the version's workers, those that have ended included.",
             labels=["pool_version"],
         )
-        for snapshot in self._snapshots:
-            cpu.add_metric([snapshot.version], snapshot.cpu_seconds_total)
-        yield cpu
-
-    def _gauge(self, name: str, documentation: str, values: Mapping[str, float]) -> Metric:
-        family = GaugeMetricFamily(f"poolshift_{name}", documentation, labels=["pool_version"])
-        for version, value in values.items():
-            family.add_metric([version], value)
+        for pool in self._snapshots:
+            family.add_metric([pool.version], pool.cpu_seconds_total)
         return family

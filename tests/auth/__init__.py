@@ -1,1 +1,1 @@
-"""Who may do what, asked of a real service with real keys."""
+"""Permissions and owners, tested on a real service with real keys."""

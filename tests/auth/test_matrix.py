@@ -121,7 +121,7 @@ def write_keys(path: Path, keys: list[StoredKey]) -> Path:
 
 
 def headers_of(caller: str) -> dict[str, str]:
-    """What a caller sends; the wrong key differs from a right one in its last character alone."""
+    """Returns a caller's headers; the wrong key differs from a right one in its last character only."""
     if caller == "no key":
         return {}
     if caller == "a wrong key":
@@ -235,7 +235,7 @@ def test_an_authorization_that_is_none(service: Service, value: str) -> None:
 
 
 def test_the_history_names_the_key(service: Service) -> None:
-    """Who changed the rollout is the name that the file gives their key."""
+    """The history shows the author of a change by the name that the key file gives to the key."""
     assert call(service, Row("PATCH", "/rollout", OPERATE, body={"canary_percent": 2}), "admin").status_code == 200
     newest = service.client.get("/rollout/history?limit=1", headers=headers_of("execute")).json()["items"][0]
     assert (newest["to_percent"], newest["updated_by"]) == (2, "the admin")

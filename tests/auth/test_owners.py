@@ -82,7 +82,7 @@ def masked(answer: httpx.Response, *ids: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("caller", SCOPES)
 def test_who_sees_a_session(service: Service, caller: str) -> None:
-    """Its owner by any key, whoever may observe, and admins; to others it is what a missing one is, word for word."""
+    """The owner by any key, observers and admins see a session; all others get the answer for a missing one."""
     session = new_session(service)
     answer = ask(service, caller, "GET", f"/sessions/{session}")
     listed = [one["id"] for one in ask(service, caller, "GET", "/sessions?limit=1000").json()["items"]]
@@ -138,7 +138,7 @@ def test_who_uses_a_session(service: Service, caller: str) -> None:
 @pytest.mark.parametrize("caller", SCOPES)
 @pytest.mark.parametrize("in_session", [False, True])
 def test_who_sees_a_job(service: Service, caller: str, *, in_session: bool) -> None:
-    """Its owner by any key, whoever may observe, and admins; only its owner and admins may cancel it."""
+    """The owner by any key, observers and admins see a job; only the owner and admins may cancel it."""
     body = {"session_id": new_session(service)} if in_session else {}
     execution = job(service, "alice", **body)
     query = f"?session_id={body['session_id']}" if in_session else ""

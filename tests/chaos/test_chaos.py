@@ -27,7 +27,7 @@ CALLERS = 16
 
 @dataclass
 class Tally:
-    """What came of the calls."""
+    """A count of the calls' answers."""
 
     answers: Counter[str] = field(default_factory=Counter)
     wrong: list[Any] = field(default_factory=list)
@@ -69,7 +69,7 @@ async def kill_workers(service: Service, until: asyncio.Event) -> int:
 
 
 def is_whole(service: Service) -> bool:
-    """Whether both pools have all their workers, idle."""
+    """Tells if both pools have all their workers, idle."""
     return all(
         pool["idle"] == pool["size"] and pool["starting"] == pool["stopping"] == 0
         for pool in service.client.get("/pools").json()

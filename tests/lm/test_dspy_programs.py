@@ -92,7 +92,7 @@ def test_any_name_is_a_fields_name(lm_service: Service, program_type: str) -> No
 
 @pytest.mark.parametrize("program_type", ["predict", "chain_of_thought"])
 def test_an_input_that_is_left_out(lm_service: Service, endpoint: Endpoint, version: str, program_type: str) -> None:
-    """Its default stands in, for null too, with its type; without a default the LM hears nothing of it."""
+    """A missing or null input gets its default, with its type; without a default, the LM's prompt does not have it."""
     inputs = [
         *TEXT,
         field("count", "integer", default=41),
@@ -181,7 +181,7 @@ def test_a_change_is_there_for_the_next_call(lm_service: Service, endpoint: Endp
 
 
 def test_tokens_are_counted_by_version_and_model(lm_service: Service, endpoint: Endpoint, version: str) -> None:
-    """Those of calls that failed too; models beyond the limit share one label."""
+    """The metric counts the tokens of failed calls too; models beyond the limit share one label."""
     program = create(lm_service, TEXT, TOPIC)
     session = f"counting-{version}"
 

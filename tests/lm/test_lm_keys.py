@@ -90,7 +90,7 @@ def test_no_resource_shows_a_key(talkative: Service, endpoint: Endpoint) -> None
 
 
 def test_the_environments_key_is_not_stored(talkative: Service) -> None:
-    """What the API was given is, in a file that is its owner's alone."""
+    """The service stores only keys from the API, in files that only its own user may read."""
     files = list(talkative.directory.glob("poolshift.db*"))
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     stored = b"".join(path.read_bytes() for path in files)

@@ -21,7 +21,7 @@ SAID = f"everyone {EVERYONES_KEY}"
 
 
 def texts(events: list[tuple[str, Any]]) -> dict[str, str]:
-    """What the chunks of each output add up to."""
+    """Joins the chunks of each output."""
     together: dict[str, str] = defaultdict(str)
     for name, data in events:
         assert name == "output"
@@ -144,7 +144,7 @@ def leaving(lm_service: Service, endpoint: Endpoint, version: str) -> Iterator[h
 
 
 def test_a_client_that_leaves_cancels(lm_service: Service, leaving: httpx.Response, version: str) -> None:
-    """Its worker is killed, and with it the call of the LM."""
+    """The pool kills the worker of a client that leaves, and the call of the LM ends with it."""
     before = exits(lm_service, version, "cancelled")
     assert "output" in next(leaving.iter_text())
     leaving.close()

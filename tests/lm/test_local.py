@@ -44,7 +44,7 @@ def test_a_predict_answers_with_the_types_asked_for(local_service: Service, vers
 
 
 def test_a_chain_of_thought_reasons_first(local_service: Service, version: str) -> None:
-    """Its reasoning is the model's own text."""
+    """The model's own text is the reasoning."""
     program = create(local_service, TICKET, [field("reasoning"), field("answer")], "chain_of_thought")
     answer = local_service.execute(program, inputs={"text": "What is the capital of France?"}, headers=on(version))
     assert answer.status_code == 200, answer.text
@@ -52,7 +52,7 @@ def test_a_chain_of_thought_reasons_first(local_service: Service, version: str) 
 
 
 def run_as_written(service: Service, text: str) -> list[str]:
-    """What each command in the shell blocks of a page's part prints, run as it stands there."""
+    """Runs each command in the shell blocks of a page as it is written there, and returns their output."""
     commands = [line for block in blocks(text) if block.info == "sh" for line in unfolded(block.text)]
     return [
         subprocess.run(

@@ -28,7 +28,7 @@ def pieces(text: str, cuts: list[int]) -> list[str]:
 
 
 def said(reader: OutputText, text: str, cuts: list[int]) -> dict[str, str]:
-    """What the reader says of each field."""
+    """Joins the pieces that the reader returns for each field."""
     together: dict[str, str] = defaultdict(str)
     for written in pieces(text, cuts):
         for name, piece in reader.feed(written):

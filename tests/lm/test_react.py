@@ -36,7 +36,7 @@ def run(service: Service, session: str, version: str, plan: list[Any], **more: A
 def test_the_lm_calls_tools_until_it_is_done(
     lm_service: Service, endpoint: Endpoint, acting: str, version: str
 ) -> None:
-    """It is told what they are, and what each of them returned; all that it wrote is counted."""
+    """The prompt describes the tools and has the result of each call; the usage counts all tokens that the LM wrote."""
     plan = [["echo", {"nonce": "first"}], ["echo", {"nonce": "second"}]]
     answer = run(lm_service, acting, version, plan)
     assert answer.status_code == 200, answer.text
@@ -51,7 +51,7 @@ def test_the_lm_calls_tools_until_it_is_done(
 def test_a_tool_that_raises_tells_the_lm_and_the_log(
     lm_service: Service, endpoint: Endpoint, acting: str, version: str
 ) -> None:
-    """Its type and message: no traceback of ours goes to an LM. Arguments that do not fit are told, too."""
+    """The LM gets the exception's type and message without a traceback; arguments that do not fit are an error too."""
     answer = run(lm_service, acting, version, [["fail", {"message": f"no such thing {version}"}]])
     assert answer.json()["outputs"] == {"answer": f"ValueError: no such thing {version}"}
     assert "programs.py" not in endpoint.prompt("acting")
@@ -81,7 +81,7 @@ def test_a_tool_that_is_too_slow_is_not_the_lms_fault(
 
 
 def test_what_may_be_a_tool(lm_service: Service) -> None:
-    """What may be an entrypoint, if it is a plain function; each is told at the creation."""
+    """A tool is an allowed entrypoint that is a plain function; creating a program refuses anything else."""
     body = {"program_type": "react", "signature": {"inputs": PLAN, "outputs": ANSWER}}
     for tools, says in (
         ([], "tools are for programs of type"),

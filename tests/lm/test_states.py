@@ -62,7 +62,7 @@ def test_a_pickle_is_refused(lm_service: Service, tmp_path: Path) -> None:
 
 
 def saved(instructions: str, demos: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """What `dspy.Predict("text -> topic").save("x.json")` writes."""
+    """Returns the state that `dspy.Predict("text -> topic").save("x.json")` writes."""
     fields = [{"prefix": "Text:", "description": "${text}"}, {"prefix": "Topic:", "description": "${topic}"}]
     return {
         "traces": [],

@@ -1,4 +1,4 @@
-"""Where DSPy is not installed, everything says so and nothing else is different."""
+"""A service without DSPy: every use of it is refused with the reason, and all else works."""
 
 import subprocess
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_creating_a_dspy_program_names_what_to_install(start_service: StartServi
 
 @pytest.mark.parametrize("model", ["local", "openai/x"])
 def test_an_lm_without_the_group_ends_the_start_with_one_line(tmp_path: Path, without_dspy: str, model: str) -> None:
-    """It names the variable and what is missing."""
+    """The line names the variable and the missing package."""
     environment = {"PYTHONPATH": without_dspy, "LM_MODEL": model, "PORT": str(Service(tmp_path).port)}
     ended = subprocess.run(
         [*POOLSHIFT, "serve"], check=False, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60

@@ -18,7 +18,7 @@ Behaviour = Literal["takes", "hangs"]
 
 
 class Collector:
-    """What has arrived, by name of the span."""
+    """An OpenTelemetry collector that keeps the spans it receives."""
 
     def __init__(self, behaviour: Behaviour = "takes") -> None:
         self.behaviour = behaviour
@@ -48,7 +48,7 @@ class Collector:
                     self._spans += scope.spans
 
     def trace(self, trace_id: str) -> "Trace":
-        """What has arrived of a trace."""
+        """Returns the spans of a trace that have arrived."""
         with self._lock:
             return Trace([span for span in self._spans if span.trace_id.hex() == trace_id])
 

@@ -13,7 +13,7 @@ from poolshift.worker.tracing import program as program_trace
 
 
 def looks_at_its_trace() -> dict[str, Any]:
-    """What `opentelemetry-api` shows a program, and what it would send on with a request of its own."""
+    """Returns the context that `opentelemetry-api` shows a program, and the headers for a request of its own."""
     context = trace.get_current_span().get_span_context()
     sent: dict[str, str] = {}
     propagate.inject(sent)

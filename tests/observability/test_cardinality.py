@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from poolshift.worker.lm import LMUsage
-from routing.telemetry.recorder import MAX_LM_MODELS, OTHER_MODELS, Recorder
+from routing.telemetry.families import MAX_LM_MODELS, OTHER_MODELS
+from routing.telemetry.recorder import Recorder
 from routing.versions import Version
 from tests.conftest import StartService
 from tests.support.service import Service

@@ -1,4 +1,4 @@
-"""What W3C lets travel beside a traceparent: `tracestate` and `baggage`, from the client to what a program calls."""
+"""W3C's headers beside a traceparent, `tracestate` and `baggage`: from the client to a program's own requests."""
 
 import secrets
 from typing import Any
@@ -31,7 +31,7 @@ def sent_on(service: Service, headers: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("flags", ["00", "01"])
 def test_they_reach_what_a_program_calls(traced_service: Service, flags: str) -> None:
-    """Whether the call is sampled or not, a program's own request has them as they came; the next call has none."""
+    """A program's own request has the headers unchanged, sampled or not; the next call does not have them."""
     headers, trace_id = traceparent(flags)
     sent = sent_on(traced_service, headers | CARRIED)
     assert sent.pop("traceparent").startswith(f"00-{trace_id}-")
@@ -48,14 +48,14 @@ def test_they_do_without_an_export(start_service: StartService) -> None:
 
 
 def test_the_state_is_on_every_span(traced_service: Service, collector: Collector) -> None:
-    """Those of the worker too: whoever reads one of them finds what the caller's vendor wrote."""
+    """Every span has the caller's `tracestate`, the worker's spans too."""
     headers, trace_id = traceparent("01")
     sent_on(traced_service, headers | CARRIED)
     assert {span.trace_state for span in collector.whole_trace(trace_id, 5).spans} == {STATE}
 
 
 def test_baggage_goes_without_a_trace(traced_service: Service) -> None:
-    """It is a header of its own; a state without a valid traceparent is nobody's."""
+    """`baggage` needs no traceparent; a `tracestate` without a valid one is dropped."""
     for headers in (CARRIED, CARRIED | {"traceparent": "garbage"}):
         sent = sent_on(traced_service, headers)
         assert sent["baggage"] == BAGGAGE

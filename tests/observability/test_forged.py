@@ -1,4 +1,4 @@
-"""What a program forges: lines of the log, and messages of its worker. It hits nobody but its own call."""
+"""Programs that forge log lines or messages of their worker: only their own call suffers."""
 
 import re
 import subprocess
@@ -85,7 +85,7 @@ log.info("grün")
 
 @pytest.mark.parametrize("frame", FRAMES)
 def test_a_forged_message_ends_its_own_worker_alone(shared_service: Service, version: str, frame: str) -> None:
-    """Its call is `worker_crashed`; the background tasks and all other calls go on."""
+    """The call ends with `worker_crashed`; background tasks and all other calls go on."""
     restarts = shared_service.metric("poolshift_background_restarts_total")
     before = exits(shared_service, version, "crash")
     program = shared_service.create("tests.support.programs:forges", {"body": "string"})
@@ -102,7 +102,7 @@ def test_a_forged_message_ends_its_own_worker_alone(shared_service: Service, ver
 
 @pytest.mark.parametrize("text", [NUL, ESC])
 def test_an_error_with_control_characters(shared_service: Service, text: bytes) -> None:
-    """It is told, its NUL escaped: no database takes one."""
+    """The answer has the error's text with NUL escaped, because no database accepts NUL."""
     body = b'"op":"failed","run_us":1,"code":"program_error","detail":"a%sb"' % text
     program = shared_service.create("tests.support.programs:forges_and_exits", {"body": "string"})
     answer = shared_service.execute(program, inputs={"body": body.decode("latin-1")})

@@ -31,7 +31,7 @@ def exporters(service: Service) -> list[psutil.Process]:
 
 
 def test_the_exporter_is_killed(start_service: StartService) -> None:
-    """What it had is counted as failed, and another exports what comes later."""
+    """The service counts the exporter's spans as failed, and another exporter sends the later ones."""
     with running_collector("hangs") as collector:
         service = start_service(**traced(collector))
         program = service.create("echo", ECHO)
@@ -108,7 +108,7 @@ def test_the_service_is_killed(start_service: StartService) -> None:
 
 
 def test_the_other_end_is_closed() -> None:
-    """It exports what it has been handed by then, however long it would have waited for more."""
+    """The exporter sends the spans that it has received by then, without waiting for its interval."""
     trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
     now = time.time_ns()
     how = Export(None, {"service.name": "a"}, max_queue_size=16, max_batch_size=8, interval_ms=3_600_000)

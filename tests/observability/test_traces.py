@@ -194,7 +194,7 @@ def test_streams_and_long_runs_are_traced(
 def test_a_stream_that_ends_in_an_error(
     traced_service: Service, collector: Collector, tmp_path: Path, function: str, inputs: dict[str, Any], code: str
 ) -> None:
-    """Its status was 200 before anyone knew; its span is an error all the same."""
+    """The span is an error, although the status was 200 before the error."""
     if "directory" in inputs:
         inputs = inputs | {"directory": str(tmp_path)}
     kinds = {"directory": "string", "count": "integer"}
@@ -212,7 +212,7 @@ def test_a_stream_that_ends_in_an_error(
 
 
 def test_a_long_run_is_cancelled(traced_service: Service, collector: Collector, tmp_path: Path) -> None:
-    """Its answer was fine; its run was not."""
+    """The span of the run is an error, and the span of the answer is not."""
     program = traced_service.create("hold", {"directory": "string", "name": "string"})
     trace_id, span_id = new_ids()
     header = {"traceparent": f"00-{trace_id}-{span_id}-01", "prefer": "respond-async"}
@@ -258,7 +258,7 @@ def test_what_a_program_records_is_in_the_trace(traced_service: Service, collect
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_program_says_more_of_its_span(traced_service: Service, collector: Collector, fails: bool) -> None:
-    """It is one span with all of it, in its place, whether what is within it began before or after."""
+    """The program's additions are on its one span, and spans within it are nested, whenever they began."""
     program = traced_service.create(f"{PROGRAMS}:speaks_of_itself", {"fails": "boolean"})
     answer, trace_id = sampled_execute(traced_service, program, inputs={"fails": fails})
     trace = collector.whole_trace(trace_id, 7)
@@ -274,7 +274,7 @@ def test_a_program_says_more_of_its_span(traced_service: Service, collector: Col
 
 
 def test_a_program_raises_within_its_span(traced_service: Service, collector: Collector) -> None:
-    """It may enter the span as one of the SDK's: the exception is recorded there."""
+    """A program may enter its span as one of the SDK's, which records the exception."""
     program = traced_service.create(f"{PROGRAMS}:raises_within_its_span", {})
     _, trace_id = sampled_execute(traced_service, program)
     span = collector.whole_trace(trace_id, 5).one("program")

@@ -25,7 +25,7 @@ DEFINITION = Definition("python", Signature((), ()), "examples.text:keywords")
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def databases(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[list[Database]]:
-    """Those of two replicas; with SQLite there is one."""
+    """The databases of two replicas; with SQLite there is only one."""
     if request.param == "sqlite":
         url, count = f"sqlite+aiosqlite:///{tmp_path / 'test.db'}", 1
     else:

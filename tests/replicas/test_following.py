@@ -1,4 +1,4 @@
-"""What a replica makes of the changes that others write to PostgreSQL, also of those that it cannot know."""
+"""A replica follows the changes that others write to PostgreSQL, of unknown kinds too."""
 
 import asyncio
 from collections import Counter
@@ -39,7 +39,7 @@ async def test_changes_that_hang_in_postgresql(database: Database, *, is_elsewhe
 
 @pytest.mark.parametrize("text", ["a NUL \x00", "half a pair \ud800", "«ünïcode» ∀"])
 async def test_a_rollback_is_written_to_postgresql_whatever_its_text_is(database: Database, text: str) -> None:
-    """It holds up no change that follows it, and comes to the other replicas."""
+    """The rollback blocks no later change, and reaches the other replicas."""
     flag, elsewhere = await open_flag(SqlRolloutLog(database), 5000), await open_flag(SqlRolloutLog(database), None)
     await flag.rollback(text, text)
     assert (flag.is_written, flag.current.revision) == (True, 2)

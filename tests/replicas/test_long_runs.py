@@ -10,7 +10,7 @@ from tests.support.waiting import wait_until
 
 
 def test_any_replica_answers_for_a_long_run(start_service: StartService, postgres: Postgres, tmp_path: Path) -> None:
-    """It is seen and cancelled where it does not run; its session's end and its result are everywhere."""
+    """Every replica shows and cancels a job, ends its session and has its result."""
     one, other = (start_service(DATABASE_URL=postgres.url, POOL_VERSION="v2") for _ in range(2))
     hold = one.create("hold", HOLD)
 

@@ -63,7 +63,7 @@ def test_a_session_has_one_owner_on_all_replicas(replicas: list[Service]) -> Non
 
 
 def test_a_job_is_its_owners_on_every_replica(replicas: list[Service]) -> None:
-    """It is found by its owner where it does not run, and by nobody else."""
+    """On every replica the owner finds the job, and nobody else does."""
     created = replicas[0].client.post("/programs", json=PROGRAM, headers=HEADERS["alice"])
     headers = {**HEADERS["alice"], "prefer": "respond-async"}
     started = replicas[0].client.post(created.headers["location"] + "/execute", json=INPUTS, headers=headers)

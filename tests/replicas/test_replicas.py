@@ -41,7 +41,7 @@ def steady_load(services: list[Service], program: str) -> Iterator[list[int]]:
 
 
 def on_v2(service: Service) -> float:
-    """How many calls this replica has given to V2."""
+    """Returns the number of calls that this replica has given to V2."""
     return service.metric("poolshift_routing_decisions_total", pool_version="v2")
 
 

@@ -31,7 +31,7 @@ def start(service: Service, program_id: str, inputs: dict[str, Any], **body: Any
 
 
 def show(service: Service, place: str) -> dict[str, Any]:
-    """What is known of a long run."""
+    """Returns the view of a job."""
     answer = service.client.get(place)
     assert answer.status_code == 200, answer.text
     shown: dict[str, Any] = answer.json()
@@ -119,7 +119,7 @@ def test_what_is_refused_is_refused_at_once(shared_service: Service) -> None:
 
 
 def test_every_call_that_is_shed_is_counted(start_service: StartService, version: str, tmp_path: Path) -> None:
-    """Whether it is refused at once or, once accepted, by the pool: one runs, one waits, and all others are told of."""
+    """One call runs and one waits; the metrics count all others, refused at once or shed by the pool."""
     service = start_service(POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, QUEUE_LIMIT=1, DRAIN_TIMEOUT_S=0.1)
     program = service.create("hold", HOLD)
     calls = 8
@@ -148,7 +148,7 @@ def test_too_large_a_result_is_not_kept(shared_service: Service) -> None:
 
 
 def test_long_runs_are_listed_page_by_page(shared_service: Service, version: str) -> None:
-    """Those of a session, each once, the newest first."""
+    """The pages list each job of the session once, the newest first."""
     echo = shared_service.create("echo", ECHO)
     session = f"lister-{version}"
     places = [start(shared_service, echo, {"nonce": "a"}, session_id=session) for _ in range(5)]
@@ -197,9 +197,9 @@ def test_cancelling_kills_what_runs(start_service: StartService, version: str, t
 
 
 def test_no_long_run_is_lost_in_silence(start_service: StartService, version: str, tmp_path: Path) -> None:
-    """What a kill ends is `interrupted`, and so is what a shutdown ends; what ends within the drain has its result.
+    """A job is `interrupted` if a kill or a shutdown ends it, and has its result if it ends within the drain.
 
-    All of it is forgotten after EXECUTION_TTL_S.
+    The service forgets all jobs after EXECUTION_TTL_S.
     """
     service = start_service(POOL_VERSION=version)
     hold, echo = service.create("hold", HOLD), service.create("echo", ECHO)

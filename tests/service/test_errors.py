@@ -33,7 +33,7 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 def crashes(service: Service) -> int:
-    """How many workers have died of something."""
+    """Returns the number of workers that have crashed."""
     return sum(
         count
         for pool in service.client.get("/pools").json()
@@ -65,7 +65,7 @@ def crashes(service: Service) -> int:
     ],
 )
 def test_a_malformed_call_is_refused(shared_service: Service, content: bytes, says: str) -> None:
-    """It gets 422, says where, carries the headers of every answer, and no worker dies of it."""
+    """The answer is 422, names the place and has the usual headers; no worker dies."""
     before = crashes(shared_service)
     program = shared_service.create("echo", ECHO)
     answer = shared_service.client.post(f"/programs/{program}/execute", content=content)
@@ -113,7 +113,7 @@ def test_inputs_that_do_not_fit(shared_service: Service, version: str, inputs: o
     ],
 )
 def test_every_type_of_field(shared_service: Service, kind: str, good: object, bad: object) -> None:
-    """What fits goes in and comes out unchanged; what does not is refused."""
+    """A value of the type comes back unchanged; any other value is refused."""
     program = shared_service.create("echo", {"nonce": kind}, kind)
     assert shared_service.execute(program, inputs={"nonce": good}).json()["outputs"] == {"result": good}
     problem(shared_service.execute(program, inputs={"nonce": bad}), 422, "invalid_inputs")
@@ -213,7 +213,7 @@ def test_a_program_that_raises(shared_service: Service) -> None:
     ],
 )
 def test_a_program_that_makes_no_sense(shared_service: Service, change: dict[str, Any], says: str) -> None:
-    """It is refused when it is created, with the place of the mistake, and no worker dies of it."""
+    """Creating the program is refused with the place of the mistake, and no worker dies."""
     before = crashes(shared_service)
     body: dict[str, Any] = {
         "program_type": "python",
@@ -282,7 +282,7 @@ def test_an_id_is_unique_in_its_session(shared_service: Service, version: str) -
 
 @pytest.mark.parametrize(("content_type", "says"), [(None, "is missing"), ("text/plain", "is 'text/plain'")])
 def test_a_body_of_another_content_type(shared_service: Service, content_type: str | None, says: str) -> None:
-    """Where JSON is not announced, that is what the answer says, and not what is wrong with the text."""
+    """The answer names the content type as the fault, and no fault of the text."""
     headers = {} if content_type is None else {"content-type": content_type}
     for method, path in (("PATCH", "/rollout"), ("POST", "/programs"), ("PUT", "/lm")):
         answer = shared_service.client.request(method, path, content=b'{"model": "none"}', headers=headers)
@@ -314,7 +314,7 @@ def test_an_announced_body_is_refused_before_it_comes(shared_service: Service, p
 
 
 def test_too_large_a_body(start_service: StartService) -> None:
-    """It gets 413 on every endpoint, whether its length is announced or not."""
+    """Every endpoint answers 413, whether the request announces its length or not."""
     service = start_service(MAX_BODY_BYTES=2048)
     program = service.create("echo", ECHO)
     large = b'{"inputs": {"nonce": "' + b"x" * 4096 + b'"}}'

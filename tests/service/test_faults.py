@@ -22,25 +22,25 @@ ECHO = {"nonce": "string"}
 
 
 def busy(service: Service, version: str) -> int:
-    """How many workers are at a call."""
+    """Returns the number of workers that run a call."""
     count: int = service.pool(version)["busy"]
     return count
 
 
 def whole(service: Service, version: str) -> bool:
-    """Whether the pool has all its workers again, and nothing else."""
+    """Tells if the pool has all its workers, idle, and no others."""
     pool = service.pool(version)
     return bool(pool["idle"] == pool["size"] and pool["starting"] == pool["stopping"] == 0)
 
 
 def exits(service: Service, version: str, cause: str) -> int:
-    """How many workers ended for `cause`."""
+    """Returns the number of workers that ended for `cause`."""
     count: int = service.pool(version)["totals"]["worker_exits"].get(cause, 0)
     return count
 
 
 def test_a_program_that_overruns_its_deadline_is_killed(shared_service: Service, version: str) -> None:
-    """Whether it sleeps, spins, hangs in C, ignores signals or stops itself: 504, its worker dead and replaced."""
+    """A program that spins, hangs in C, ignores signals or stops itself gets 504; its worker is replaced."""
     for function in ("spins", "hangs_in_c", "ignores_signals", "stops_itself"):
         program = shared_service.create(function, {})
         before = exits(shared_service, version, "timeout")
@@ -92,7 +92,7 @@ def test_a_worker_that_dies(
 
 
 def test_an_idempotent_program_is_run_once_more(shared_service: Service, version: str, tmp_path: Path) -> None:
-    """Where its worker died, the caller never sees it; where it dies again, the caller may try again."""
+    """A first crash of the worker stays invisible to the caller; after a second, the caller may try again."""
     program = shared_service.create("crashes_once", {"directory": "string"}, idempotent=True)
     answer = shared_service.execute(program, inputs={"directory": str(tmp_path)})
     assert answer.json()["outputs"] == {"result": "second time"}
@@ -274,7 +274,7 @@ def test_workers_are_measured_on_themselves(start_service: StartService, version
 
 
 def test_a_session_ends_and_frees_what_it_holds(start_service: StartService, version: str) -> None:
-    """Its programs go with it, by request and by its time to live."""
+    """The session's programs end with it, on request and after its time to live."""
     service = start_service(POOL_VERSION=version, SESSION_TTL_S=1.5)
     program = service.create("echo", ECHO, session_id="mine")
     assert service.execute(program, inputs={"nonce": "a"}, session_id="mine").status_code == 200
@@ -312,7 +312,7 @@ def test_a_rollback_amid_a_session(start_service: StartService) -> None:
 
 
 def test_calls_that_wait_for_v2_move_over_at_a_rollback(start_service: StartService, tmp_path: Path) -> None:
-    """What runs on V2 ends there; what waits for it is served by V1, at once."""
+    """A call that runs on V2 ends there; V1 serves the calls that wait for V2 at once."""
     service = start_service(CANARY_PERCENT=100, V2_POOL_SIZE=1, CHECKOUT_TIMEOUT_S=20)
     hold = service.create("hold", {"directory": "string", "name": "string"})
     echo = service.create("echo", ECHO)
@@ -349,7 +349,7 @@ def test_sigterm_finishes_what_was_accepted(start_service: StartService, version
 
 
 def test_a_rollback_amid_a_drain_loses_nothing(start_service: StartService, tmp_path: Path) -> None:
-    """What waits for V2 was accepted: it moves over and is served, and the drain waits for it there."""
+    """The accepted calls that wait for V2 move to V1, and the drain waits for them there."""
     service = start_service(CANARY_PERCENT=100, V1_POOL_SIZE=1, V2_POOL_SIZE=1, CHECKOUT_TIMEOUT_S=20)
     hold = service.create("hold", {"directory": "string", "name": "string"})
     with concurrent.futures.ThreadPoolExecutor(16) as callers:
@@ -369,7 +369,7 @@ def test_a_rollback_amid_a_drain_loses_nothing(start_service: StartService, tmp_
 
 
 def test_a_drain_ends_at_its_timeout(start_service: StartService, version: str, tmp_path: Path) -> None:
-    """What does not end in time is answered `pool_closed`, and the exit code is 0 all the same."""
+    """A call that does not end in time gets `pool_closed`, and the exit code is still 0."""
     service = start_service(POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, DRAIN_TIMEOUT_S=0.5)
     program = service.create("hold", {"directory": "string", "name": "string"})
     with concurrent.futures.ThreadPoolExecutor(16) as callers:
@@ -420,7 +420,7 @@ def test_only_the_service_may_open_more_files(start_service: StartService) -> No
 
 @pytest.mark.parametrize("escape", [False, True])
 def test_a_worker_leaves_no_children(start_service: StartService, version: str, escape: bool) -> None:
-    """What a program started dies with its worker, even where it has left the worker's process group."""
+    """A program's children die with its worker, even outside the worker's process group."""
     service = start_service(POOL_VERSION=version, WORKER_MAX_EXECUTIONS=1)
     program = service.create("leaves_children", {"escape": "boolean"}, "integer")
     pid = service.execute(program, inputs={"escape": escape}).json()["outputs"]["result"]
@@ -428,7 +428,7 @@ def test_a_worker_leaves_no_children(start_service: StartService, version: str, 
 
 
 def test_a_killed_zygote_is_replaced(start_service: StartService, version: str) -> None:
-    """Its workers die with it; the service starts another and serves on."""
+    """The zygote's workers die with it; the service starts another zygote and serves again."""
     service = start_service(POOL_VERSION=version)
     program = service.create("whoami", {}, "object")
     who = service.execute(program).json()["outputs"]["result"]

@@ -45,7 +45,7 @@ def test_a_stranger_is_told_so_before_his_body_is_here(start_service: StartServi
 
 
 def test_a_byte_behind_a_call_does_not_keep_its_worker_busy(start_service: StartService, tmp_path: Path) -> None:
-    """Its client has left, whatever it sent before: on the lane, and by uvicorn."""
+    """The worker is free once the client has left, on the lane and by uvicorn, whatever bytes follow the call."""
     service = start_service(POOL_VERSION="v2", V1_POOL_SIZE=1, V2_POOL_SIZE=1)
     program = service.create("hold", {"directory": "string", "name": "string"})
     for count, (more, behind) in enumerate([("", "X"), ("connection: close\r\n", "X"), ("", "GET / HTTP/1.1\r\n\r\n")]):

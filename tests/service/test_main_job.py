@@ -234,7 +234,7 @@ def test_a_reason_alone_is_remembered(start_service: StartService) -> None:
 
 @pytest.mark.parametrize("percent", ["-1", "100.01", "0.001", '"10"', "true", "[]", "1e400", "NaN", "-0.01"])
 def test_a_percentage_that_makes_no_sense_is_refused(shared_service: Service, percent: str) -> None:
-    """What is no multiple of 0.01 from 0 to 100 gets 422 and changes nothing."""
+    """A percentage that is not a multiple of 0.01 from 0 to 100 gets 422 and changes nothing."""
     before = shared_service.client.get("/rollout").json()
     content = f'{{"canary_percent": {percent}}}'
     answer = shared_service.client.patch("/rollout", content=content, headers={"content-type": "application/json"})
@@ -243,7 +243,7 @@ def test_a_percentage_that_makes_no_sense_is_refused(shared_service: Service, pe
 
 
 def test_sigterm_ends_it_in_order(start_service: StartService) -> None:
-    """It exits with 0 and leaves no worker."""
+    """The service exits with 0 and leaves no worker."""
     service = start_service()
     pids = service.worker_pids()
     assert service.stop() == 0

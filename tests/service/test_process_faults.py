@@ -161,7 +161,7 @@ def test_sighup_reloads_the_code(start_service: StartService, version: str) -> N
 
 
 def test_a_hangup_of_the_terminal_ends_it_drained(tmp_path: Path, version: str) -> None:
-    """What was accepted is finished; the exit code is 0."""
+    """The service finishes the accepted calls and exits with 0."""
     master, terminal = os.openpty()
     service = Service(tmp_path, POOL_VERSION=version)
     try:

@@ -100,7 +100,7 @@ def test_sessions(start_service: StartService, how: str) -> None:
 
 
 def test_an_owner_takes_no_more_than_its_share(tmp_path: Path) -> None:
-    """Of sessions and of jobs; by none of its keys, and another owner has its own."""
+    """The quotas of sessions and jobs hold for all keys of an owner together; another owner has its own."""
     keys = {name: new_key() for name in ("alice", "alice too", "bob")}
     owners = {"alice too": "alice"}
     stored = [

@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 
 @pytest.mark.parametrize("size", [MAX_MESSAGE_LENGTH, 900_000, 70_000_000])
 def test_a_long_message_is_cut(shared_service: Service, size: int) -> None:
-    """It stays the program's error, of whatever length, and so it does where nobody waits for it."""
+    """The answer and the job show a truncated `program_error`, however long the message is."""
     program = shared_service.create("fail_at_length", {"size": "integer"})
     detail = problem(shared_service.execute(program, inputs={"size": size}), 500, "program_error")["detail"]
     assert detail == "ValueError: zzz".ljust(MAX_MESSAGE_LENGTH, "z") + "…"
@@ -60,7 +60,7 @@ def raised_lines(service: Service) -> list[dict[str, str]]:
     ],
 )
 def test_an_exception_that_cannot_be_told(shared_service: Service, version: str, function: str, detail: str) -> None:
-    """It is the program's error, as often as it comes: no worker dies of it, no quarantine follows."""
+    """The answer is `program_error` each time: no worker dies, and the program is not quarantined."""
     before = crashes(shared_service)
     program = shared_service.create(function, {})
     for _ in range(5):
@@ -79,7 +79,7 @@ def test_an_exception_that_cannot_be_told(shared_service: Service, version: str,
     ],
 )
 def test_half_a_character(shared_service: Service, way: str, status: int, code: str | None) -> None:
-    """It has no JSON: as an output it is refused, in the log it is escaped, and no worker dies of it."""
+    """A lone surrogate is refused as an output and escaped in the log; no worker dies."""
     before = crashes(shared_service)
     output = "object" if way == "returns inside" else "string"
     answer = shared_service.execute(
@@ -95,7 +95,7 @@ def test_half_a_character(shared_service: Service, way: str, status: int, code: 
 
 @pytest.mark.parametrize("headers", [{}, EVENTS])
 def test_half_a_character_as_progress(shared_service: Service, headers: dict[str, str]) -> None:
-    """It is the program's error, streamed or not."""
+    """A lone surrogate as progress is a `program_error`, streamed or not."""
     before = crashes(shared_service)
     problem(shared_service.execute(shared_service.create("yields_surrogates", {}), headers), 500, "program_error")
     assert crashes(shared_service) == before
@@ -122,7 +122,7 @@ def test_odd_log_records(shared_service: Service) -> None:
 
 @pytest.mark.parametrize(("function", "status"), [("forks", 0), ("forks_and_fails", 1)])
 def test_a_forked_child_does_not_answer(shared_service: Service, version: str, function: str, status: int) -> None:
-    """It ends where it would have: the call's answer is the program's own."""
+    """A forked child ends at the end of the program, and the call's answer is the parent's."""
     answer = shared_service.execute(shared_service.create(function, {}))
     assert answer.json()["outputs"] == {"result": f"parent, whose child ended with {status}"}
     assert whole(shared_service, version)

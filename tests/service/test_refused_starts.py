@@ -72,7 +72,7 @@ def test_a_taken_port_leaves_no_database_behind(taken_port: int, tmp_path: Path)
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a..b"])
 def test_an_address_that_is_not_ours(tmp_path: Path, host: str) -> None:
-    """It is the environment's mistake: exit code 2, and one line that names the setting."""
+    """The exit code is 2, an error of the environment, and one line names the setting."""
     exit_code, log = refused(tmp_path / "service", HOST=host, ALLOW_ANONYMOUS="true")
     assert exit_code == 2
     assert log.startswith(f"poolshift: HOST={host}")
@@ -163,7 +163,10 @@ def test_a_sqlite_file_has_one_service(start_service: StartService, tmp_path: Pa
 
 
 def test_a_deleted_database_is_told(start_service: StartService, tmp_path: Path) -> None:
-    """What would be lost is not acknowledged; programs run on; a rollback is in force, and written once it can be."""
+    """The service acknowledges no write that would be lost, and runs programs on.
+
+    A rollback is in force at once, and the service writes it as soon as it can.
+    """
     service = start_service(CANARY_PERCENT=100, LOG_FORMAT="json")
     program = service.create("echo", {"nonce": "string"})
     files = list(service.directory.glob("poolshift.db*"))
@@ -194,7 +197,7 @@ def test_a_deleted_database_is_told(start_service: StartService, tmp_path: Path)
 @pytest.mark.parametrize("suffixes", [["-wal"], ["-wal", "-shm"]])
 @pytest.mark.parametrize("is_replaced", [False, True])
 def test_a_deleted_log_loses_nothing(start_service: StartService, suffixes: list[str], is_replaced: bool) -> None:
-    """What was acknowledged before and after is there when the service has been killed and started again."""
+    """All acknowledged programs, from before and after, are there after a kill and a new start."""
     service = start_service(LOG_FORMAT="json")
     before = service.create("echo", {"nonce": "string"})
     for suffix in suffixes:
@@ -220,7 +223,7 @@ def test_a_deleted_log_loses_nothing_of_an_idle_service(start_service: StartServ
 
 
 def has_program(database: Path, program: str) -> bool:
-    """Whether a copy of the database file, without its log, has the program."""
+    """Tells if a copy of the database file, without its log, has the program."""
     copy = database.with_name("copy.db")
     copy.write_bytes(database.read_bytes())
     with closing(sqlite3.connect(copy)) as connection:

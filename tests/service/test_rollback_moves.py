@@ -68,7 +68,7 @@ def test_the_retry_after_a_rollback_is_on_v1(start_service: StartService, tmp_pa
 
 
 def test_a_streams_headers_name_the_version_that_runs_it(start_service: StartService, tmp_path: Path) -> None:
-    """It waited for V2 when the rollback came."""
+    """A stream that waited for V2 at the rollback names V1."""
     service = start_service(CANARY_PERCENT=100, V1_POOL_SIZE=1, V2_POOL_SIZE=1, CHECKOUT_TIMEOUT_S=20)
     program = service.create("hold", HOLD)
     body: dict[str, Any] = {"inputs": {"directory": str(tmp_path), "name": "stream"}}

@@ -77,7 +77,7 @@ def _unchunked(data: bytes) -> bytes:
 
 
 def test_progress_comes_before_the_result(shared_service: Service, version: str) -> None:
-    """What a generator yields, in its order, then the body that a JSON answer would have had."""
+    """The events are the generator's values in their order, then the body of a JSON answer."""
     program = shared_service.create("steps", {"count": "integer"}, "integer")
     labels = {"pool_version": version, "operation": "stream", "outcome": "ok"}
     before = shared_service.metric("poolshift_requests_total", **labels)
@@ -99,7 +99,7 @@ def test_a_program_without_progress_has_a_result_alone(shared_service: Service) 
 
 
 def test_an_error_before_the_first_event_keeps_its_status(shared_service: Service, version: str) -> None:
-    """It is the problem response that every client of the API knows."""
+    """The answer is the same problem response as without events."""
     echo = shared_service.create("echo", ECHO)
     fails = shared_service.create("fail", {"message": "string"})
     problem(shared_service.execute("nothing", EVENTS), 404, "program_not_found")
@@ -163,14 +163,14 @@ MANY = {"path": "string", "count": "integer", "size": "integer"}
 
 
 def steps_of(written: Path) -> int:
-    """How far the program is; between its truncating the file and writing it again there is nothing to read."""
+    """Returns the program's last step; waits while the program writes the file again."""
     while not (text := written.read_text()):
         pass
     return int(text)
 
 
 def test_a_slow_client_holds_up_nobody_else(shared_service: Service, version: str, tmp_path: Path) -> None:
-    """Its program waits, the service keeps little of what it says, others are served, and nothing is lost."""
+    """The slow client's program waits, the service buffers little, other calls are served, and no event is lost."""
     assert shared_service.process is not None
     process = psutil.Process(shared_service.process.pid)
     echo = shared_service.create("echo", ECHO)
@@ -270,7 +270,7 @@ def test_a_silent_stream_begins_and_outlives_a_sigterm(
     ],
 )
 def test_who_gets_events(accept: bytes, expected: bool) -> None:
-    """Who names them and prefers nothing else."""
+    """Clients get events if they name them and prefer nothing else."""
     assert asks_for_events(accept) is expected
 
 

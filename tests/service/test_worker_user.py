@@ -114,7 +114,7 @@ def test_a_program_of_the_same_user(directory: Path, command: list[str]) -> None
 
 
 def test_root_sees_no_secret_in_the_environment(directory: Path, command: list[str]) -> None:
-    """It is overwritten there, for what the service reads again too."""
+    """The service overwrites its secrets in its environment, also those that it reads again."""
     service = serving(directory, command)
     try:
         service.start()

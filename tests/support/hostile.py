@@ -71,7 +71,7 @@ def parameters(method: str, path: str) -> list[dict[str, Any]]:
 
 
 def takes_text(parameter: dict[str, Any]) -> bool:
-    """Whether a parameter is text, and not a number."""
+    """Tells if a parameter is text, and not a number."""
     schema = parameter["schema"]
     return "string" in [one.get("type") for one in (schema, *schema.get("anyOf", []))]
 

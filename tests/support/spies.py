@@ -20,7 +20,7 @@ def service() -> int:
 
 
 def spies(files: list[str], secret: str) -> dict[str, str]:
-    """What it gets at, by name: of each attempt `denied`, or what there is."""
+    """Tries to reach the service's secrets; returns for each attempt, by name, `denied` or its result."""
     pid = service()
     attempts = {
         "environ": lambda: _has(Path(f"/proc/{pid}/environ").read_bytes(), secret),
@@ -38,7 +38,7 @@ def spies(files: list[str], secret: str) -> dict[str, str]:
 
 
 def user() -> dict[str, Any]:
-    """Who it is, and if it can work: its own files in /proc, a temporary file, a subprocess."""
+    """Returns the worker's user, and proof that it can work: its own files in /proc, a subprocess."""
     return {
         "uid": list(os.getresuid()),
         "gid": list(os.getresgid()),

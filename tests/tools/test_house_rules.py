@@ -10,18 +10,17 @@ from tools.house_rules import BANNED_FIRST_WORDS, complexity, docstring_faults, 
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder of the check."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the check in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
-def check(text: str, *options: str, name: str = "module.py") -> int:
+def check(text: str, name: str = "module.py") -> int:
     """Checks a file of this text."""
     path = Path(name)
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
-    return main([*options, name])
+    return main([name])
 
 
 PLACES = {
@@ -86,19 +85,6 @@ def test_a_function_that_is_too_big_is_found(
     assert ("f has " in capsys.readouterr().out) == bool(exit_code)
     assert check(text, name="tests/module.py") == 0
     assert check(text, name="bench/module.py") == 0
-
-
-def test_the_list_of_exempted_files_only_shrinks(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    """A listed file may have faults; one that has none or is gone has to be taken off."""
-    exempt = folder / "exempt.txt"
-    exempt.write_text("module.py\n")
-    options = ("--exempt", str(exempt))
-    assert check('"""What."""', *options) == 0
-    assert check('"""Waits."""', *options) == 1
-    assert "module.py:1: has no fault" in capsys.readouterr().out
-    exempt.write_text("gone.py\n")
-    assert check('"""Waits."""', *options) == 1
-    assert "gone.py is on the list" in capsys.readouterr().out
 
 
 def test_a_fault_is_told_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:

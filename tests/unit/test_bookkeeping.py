@@ -36,7 +36,7 @@ def short_interval(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Store:
-    """What the bookkeeping works on; writing counts takes a while."""
+    """A stand-in for everything that the bookkeeping works on; writing counts takes a while."""
 
     def __init__(self, ttl_s: float = 3600.0) -> None:
         self.ttl_s = ttl_s
@@ -180,7 +180,7 @@ def test_a_step_that_fails_keeps_no_other_from_running(faults: dict[str, Excepti
 @pytest.mark.parametrize("ttl_s", [1e-9, 3600.0, 1e11, 1e300])
 @pytest.mark.anyio
 async def test_any_time_to_live_is_a_time_to_live(tmp_path: Path, ttl_s: float) -> None:
-    """Of sessions and of jobs: one that reaches back before the first calendar ends nothing."""
+    """A time to live that reaches back before the first calendar year ends no session and no job."""
     database = Database(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}")
     await database.migrate()
     programs = Programs(SqlProgramStore(database))

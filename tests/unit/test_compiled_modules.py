@@ -1,4 +1,4 @@
-"""What is compiled can be: no class of it is one that mypyc gets wrong without a word."""
+"""Compiled modules have no class that mypyc silently gets wrong."""
 
 import importlib
 import inspect

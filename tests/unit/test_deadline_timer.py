@@ -42,7 +42,7 @@ def test_a_time_that_is_over_rings_at_once() -> None:
 
 
 def test_a_cancelled_alarm_is_silent_until_it_is_set_again() -> None:
-    """What it was set to before is forgotten."""
+    """A cancelled timer drops its earlier deadline."""
 
     async def run() -> int:
         rings = 0

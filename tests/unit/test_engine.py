@@ -72,7 +72,7 @@ async def test_so_many_calls_run_at_once(pool: Bench, engine: type[Engine]) -> N
 
 
 async def test_an_error_of_the_program_is_the_calls_alone(pool: Bench) -> None:
-    """Its worker serves on."""
+    """The worker serves on after its program's error."""
     call = pool.call()
     task = await pool.begin(call)
     pool.worker_of(call).answer(ProgramError("boom"))
@@ -196,7 +196,7 @@ async def test_an_overdue_call_is_answered_when_its_worker_is_dead(engine: type[
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
 async def test_a_call_that_was_accepted_before_is_never_shed(engine: type[Engine], limit: int) -> None:
-    """It comes from the other pool: neither the limit, nor the estimate of the wait, nor a newcomer turn it away."""
+    """No limit, no estimate of the wait and no newcomer sheds a call from the other pool."""
     async with bench(engine, size=1, queue_limit=limit) as pool:
         running = pool.call()
         tasks = [await pool.begin(running)]
@@ -322,7 +322,7 @@ async def test_a_caller_that_leaves_frees_its_place(engine: type[Engine]) -> Non
 
 
 async def test_queued_calls_are_taken_back(engine: type[Engine]) -> None:
-    """Those that are named, and none that runs."""
+    """Withdrawing takes the named queued calls back, and no running call."""
     async with bench(engine, size=1) as pool:
         calls = [pool.call(session_id=name) for name in ("a", "b", "b")]
         tasks = [await pool.begin(call) for call in calls]
@@ -371,7 +371,7 @@ async def test_a_drain_finishes_what_was_accepted(engine: type[Engine]) -> None:
 
 
 async def test_closing_answers_everybody(engine: type[Engine]) -> None:
-    """Who waited may safely try again; of who ran that is not known."""
+    """The error tells if the call had started: only a queued call may safely be tried again."""
     async with bench(engine, size=1) as pool:
         running, queued = await pool.begin(pool.call()), await pool.begin(pool.call())
         await pool.engine.aclose()
@@ -385,7 +385,7 @@ async def test_closing_answers_everybody(engine: type[Engine]) -> None:
 
 
 async def test_a_worker_is_recycled_after_so_many_calls(engine: type[Engine]) -> None:
-    """Its replacement is ready before it goes."""
+    """The replacement is ready before the old worker exits."""
     async with bench(engine, size=1, recycle=RecycleLimits(executions=2)) as pool:
         first = pool.spawner.processes[0]
         for _ in range(2):

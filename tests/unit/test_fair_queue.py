@@ -20,7 +20,7 @@ def queued_call(lane: str | None) -> QueuedCall:
 
 @pytest.mark.parametrize("limit", [0, 1, 5, 6])
 def test_the_limit(limit: int) -> None:
-    """Of six calls of one session, as many as the limit wait; the rest are handed back."""
+    """The queue takes calls of one session up to the limit, and hands the rest back."""
     queue = FairQueue()
     shed = [queue.push(one, limit) is one for one in [queued_call("a") for _ in range(6)]]
     assert shed == [False] * min(limit, 6) + [True] * (6 - min(limit, 6))
@@ -106,7 +106,7 @@ TestQueue = QueueMachine.TestCase
 
 @pytest.mark.parametrize("limit", [0, 1, 5])
 def test_an_accepted_call_is_never_shed(limit: int) -> None:
-    """It waits over the limit, and a newcomer does not take its place, but that of a call that may be shed."""
+    """Accepted calls wait beyond the limit; a newcomer takes only the place of a call that may be shed."""
     queue = FairQueue()
     accepted = [queued_call("flood") for _ in range(6)]
     for one in accepted:

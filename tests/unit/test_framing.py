@@ -9,7 +9,7 @@ from poolshift.worker.framing import MAX_FRAME_BYTES, FrameDecoder, FrameError, 
 
 @given(st.lists(st.binary(max_size=300)), st.lists(st.integers(1, 50)))
 def test_however_the_stream_is_cut_the_payloads_come_out(payloads: list[bytes], cuts: list[int]) -> None:
-    """What goes in comes out, in order, whatever the reads return."""
+    """The decoder returns the payloads unchanged and in order, however the reads cut the stream."""
     stream = b"".join(frame(payload) for payload in payloads)
     decoder, received, position = FrameDecoder(), list[bytes](), 0
     for length in [*cuts, len(stream)]:
@@ -20,7 +20,7 @@ def test_however_the_stream_is_cut_the_payloads_come_out(payloads: list[bytes], 
 
 @pytest.mark.parametrize("length", [MAX_FRAME_BYTES + 1, 2**32 - 1])
 def test_a_length_over_the_limit_is_garbage(length: int) -> None:
-    """It is refused before anything of it is kept."""
+    """The decoder refuses the frame before it keeps any byte of it."""
     with pytest.raises(FrameError, match=str(length)):
         list(FrameDecoder().feed(length.to_bytes(4, "big") + b"x"))
 

@@ -149,7 +149,7 @@ def test_chunks_that_make_no_sense_end_the_connection(body: bytes) -> None:
 @pytest.mark.parametrize("good", [call(), GET, CHUNKED_HEAD + b"2\r\n{}\r\n0\r\n\r\n"], ids=["call", "get", "chunks"])
 @pytest.mark.parametrize("garbage", [b"\0", b"\x16\x03\x01", b"GARBAGE\r\n\r\n", b"G /\0 HTTP/1.1\r\n\r\n"])
 def test_garbage_behind_a_good_request_costs_it_nothing(good: bytes, garbage: bytes) -> None:
-    """It is answered first; then the garbage is, and the connection ends."""
+    """The good requests are answered first, then the garbage, and the connection ends."""
 
     def check(seen: Seen, written: bytes) -> None:
         assert len(seen.requests) == 3
@@ -196,7 +196,7 @@ def test_a_stranger_is_answered_before_his_body_is_here(body: bytes) -> None:
 
 
 def test_the_body_of_a_stranger_is_not_read_for_ever() -> None:
-    """What he sends after his answer is thrown away, and soon the connection ends."""
+    """The service drops the bytes that follow the answer, and ends the connection soon."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, (401, [LENGTH], b""))
@@ -291,7 +291,7 @@ UNFINISHED = {
 @pytest.mark.parametrize(("before", "answered"), [(b"", 0), (call(), 1), (GET, 1)], ids=["first", "call", "get"])
 @pytest.mark.parametrize("name", UNFINISHED)
 def test_a_request_that_does_not_arrive_is_ended(name: str, before: bytes, answered: int) -> None:
-    """Of a head or a body, after its limit; it is told, unless there is nothing that could be."""
+    """A head or a body that exceeds its time gets 408, unless no request has begun."""
     begun, told = UNFINISHED[name]
 
     async def run() -> None:
@@ -305,7 +305,7 @@ def test_a_request_that_does_not_arrive_is_ended(name: str, before: bytes, answe
 
 
 def test_a_request_in_time_is_not_ended() -> None:
-    """Its limit is over once it is here, however long the answer takes."""
+    """The time limit ends with the request's last byte, however long the answer takes."""
 
     async def run() -> None:
         go = asyncio.Event()

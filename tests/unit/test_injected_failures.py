@@ -102,7 +102,7 @@ def program(function: str) -> Program:
 
 
 async def ends(pool: Engine, function: str, seconds: float = 20.0) -> BaseException | None:
-    """How a call ends, which it does."""
+    """Runs a call, which must end, and returns its error."""
     deadline = asyncio.get_running_loop().time() + seconds
     made = program(function)
     made.key = f"{function} {next(_numbers)}"  # another each time, so that none is quarantined

@@ -109,7 +109,7 @@ async def test_only_so_many_at_once(replicas: tuple[Jobs, Jobs]) -> None:
 
 
 async def test_too_large_a_problem_is_not_kept(replicas: tuple[Jobs, Jobs]) -> None:
-    """It is told that it was; a result has its test on a service."""
+    """The job shows that its error was too large; a result has its test on a service."""
     one, _ = replicas
 
     async def fail() -> Result:
@@ -124,7 +124,7 @@ async def test_too_large_a_problem_is_not_kept(replicas: tuple[Jobs, Jobs]) -> N
 
 
 async def test_a_replica_cancels_what_another_runs(replicas: tuple[Jobs, Jobs]) -> None:
-    """It asks by way of the store; the one that runs it hears of it when it next says that it lives."""
+    """The request goes through the store; the running replica sees it at its next heartbeat."""
     one, other = replicas
     await start(one, "a")
     assert not (await other.cancel("a")).status.is_over
@@ -149,7 +149,7 @@ async def test_another_replica_sees_that_it_runs(replicas: tuple[Jobs, Jobs]) ->
 async def test_a_replica_that_falls_silent_has_died(
     database: Database, replicas: tuple[Jobs, Jobs], clock: Clock
 ) -> None:
-    """What it ran is interrupted by another, which leaves alone what a living one runs."""
+    """Another replica interrupts the jobs of a silent one, and leaves those of a living one alone."""
     one, other = replicas
     await start(one, "living")
     silent_since = datetime.now(UTC) - timedelta(seconds=STALE_AFTER_S + 1)

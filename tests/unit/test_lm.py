@@ -7,7 +7,7 @@ from poolshift.worker.messages import Run
 
 
 def test_no_repr_shows_a_key() -> None:
-    """Of the settings or of anything that carries them."""
+    """Neither the settings nor any object that carries them shows the key."""
     settings = LMSettings("openai/x", "http://127.0.0.1/v1", "sk-secret")
     program = Program("1", "p", Definition("predict", Signature((), ())))
     call = Call("e", program, b"{}", 0.0, lm=settings)

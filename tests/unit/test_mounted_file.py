@@ -50,7 +50,7 @@ def test_no_bytes_make_another_error_of_a_key_file(content: bytes) -> None:
 
 @given(DOCUMENTS)
 def test_no_bytes_make_another_error_of_a_document(content: bytes) -> None:
-    """Of what is no key file and no rollout either."""
+    """Any bytes either parse or raise InvalidDocument, even if they are not a key file or a rollout."""
     with contextlib.suppress(InvalidDocument):
         mounted_file.parse(content)
 

@@ -261,7 +261,7 @@ async def _exchanged(kind: type[Any], pieces: list[bytes], *, at_once: bool) -> 
 
 
 def _same(pieces: list[bytes], *, at_once: bool) -> bytes:
-    """What comes back for these pieces, which is the same from both."""
+    """Returns the answer to these pieces, which must be the same from both protocols."""
     ours = asyncio.run(_exchanged(LaneProtocol, pieces, at_once=at_once))
     assert ours == asyncio.run(_exchanged(HttpToolsProtocol, pieces, at_once=at_once))
     return ours[0]
@@ -418,7 +418,7 @@ def test_a_server_that_ends_answers_what_came_early() -> None:
 
 
 def test_a_call_has_nothing_of_the_one_before_it() -> None:
-    """Its context least of all: lines that it logs would carry the other's id. Whoever serves the next, it is so."""
+    """Each request begins with a fresh context on either path, so no log line carries another call's id."""
     seen: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -438,7 +438,7 @@ def test_a_call_has_nothing_of_the_one_before_it() -> None:
 
 @pytest.mark.parametrize("before", [[], [call()], [GET]])
 def test_a_head_that_does_not_end_is_refused(before: list[bytes]) -> None:
-    """It would cost memory without bound, from clients that need no key."""
+    """The service bounds the memory for a head, which needs no key."""
 
     async def run() -> None:
         connection = Connection(LaneProtocol, tells)
@@ -453,7 +453,7 @@ def test_a_head_that_does_not_end_is_refused(before: list[bytes]) -> None:
 
 
 def test_a_head_that_does_not_end_cuts_no_answer_off() -> None:
-    """What came before it is answered first; then the connection ends, and says why."""
+    """Earlier requests are answered first; then the connection ends with the reason."""
 
     async def run() -> None:
         go = asyncio.Event()

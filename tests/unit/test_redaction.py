@@ -57,6 +57,6 @@ def test_a_key_in_base64_is_masked(key: str, before: bytes, after: bytes) -> Non
 
 @given(key=KEYS, text=st.text(max_size=80))
 def test_other_text_stays(key: str, text: str) -> None:
-    """What has nothing of the key in it is told as it is."""
+    """Redaction leaves a text without the key unchanged."""
     assume(key not in text)
     assert redacted(text, key) == text

@@ -20,7 +20,7 @@ FULL = Change(10_000, Source.API, "bob", "full")
 
 
 class Disk:
-    """Where the database is: it can be away."""
+    """The database's place, which can be taken away."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -74,7 +74,7 @@ async def test_a_rollback_is_one_change(flag: RolloutFlag, log: SqlRolloutLog) -
 
 
 async def test_a_rollback_that_cannot_be_written_yet(flag: RolloutFlag, log: SqlRolloutLog, disk: Disk) -> None:
-    """It is in force, has no revision of its own, and gets one later; its one line in the log has that revision."""
+    """The rollback is in force at once and gets its own revision later; its one log line has that revision."""
     heard: list[Rollout] = []
     flag.listen(heard.append)
     disk.take_away()
@@ -143,7 +143,7 @@ async def test_the_newest_is_in_force_after_a_rollback(log: SqlRolloutLog, *, is
 
 
 async def test_a_stale_change_has_the_newest_followed(flag: RolloutFlag, log: SqlRolloutLog) -> None:
-    """What it is told of is the log's truth, and so in force here from then on."""
+    """A stale change makes the replica follow the log's newest rollout."""
     newest = await (await open_flag(log, None)).change(FULL)
     with pytest.raises(StaleRevision):
         await flag.change(HALF, expected=2)

@@ -133,7 +133,7 @@ async def test_a_rollback_moves_what_waits_and_lets_what_runs_end() -> None:
 
 
 async def test_a_call_routed_before_a_rollback_and_executed_after_it_is_on_v1() -> None:
-    """Its program was looked up meanwhile, or its job was written."""
+    """The rollback comes while the call's program is looked up, or its job is written."""
     here = await traffic(100)
     route = here.router.route(None)
     assert route.decision.version is V2
@@ -199,7 +199,7 @@ async def test_a_retry_after_a_rollback_is_on_v1() -> None:
 def test_a_call_has_one_retry_however_often_it_moves(
     idempotent: bool, has_begun_on_v2: bool, events: list[str]
 ) -> None:
-    """It runs on the version that the rollout requires at each start, and its second crash is the caller's."""
+    """Each start of the call follows the rollout, and the caller gets the error of the second crash."""
 
     async def run() -> None:
         here = await traffic(100 if has_begun_on_v2 else 0)
@@ -268,7 +268,7 @@ async def test_what_is_recorded_is_the_version_that_answered() -> None:
 
 
 async def test_a_cut_off_replica_sends_everything_to_v1_and_comes_back() -> None:
-    """What waits for V2 moves over; afterwards the log's value counts again."""
+    """Calls that wait for V2 move to V1; after the reconnection the log's value counts again."""
     here = await traffic(100)
     task = await here.send(call := here.call())
     here.flag.cut_off(20.0)

@@ -61,7 +61,7 @@ def zygote_of(worker: WorkerProcess) -> int:
 
 
 def workers(made: Spawner) -> int:
-    """How many workers it has, in pools or not."""
+    """Returns the number of the spawner's workers, in pools or not."""
     return sum(len(zygote._workers) for zygote in made._zygotes)
 
 
@@ -161,7 +161,10 @@ def kept_stopped(pid: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_zygote_that_stays_silent_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its workers die with it, by no fault of their programs; the start that waited fails, and the next is whole."""
+    """The zygote's workers die with it, not by their programs' fault.
+
+    The start that waited fails, and the next succeeds.
+    """
     monkeypatch.setattr(spawner, "PING_INTERVAL_S", 0.05)
 
     async def test() -> None:
@@ -282,7 +285,7 @@ def test_checks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_check_that_fails_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the entrypoint is wrong, no worker can be started, or the client leaves."""
+    """A wrong entrypoint, a failed start of a worker and a client that leaves all free the place."""
     missing = Definition("python", INCREMENT.signature, "bench.programs:missing")
 
     async def test() -> None:

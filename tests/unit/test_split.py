@@ -37,7 +37,7 @@ def test_the_hash_is_murmur3() -> None:
 
 
 def is_canary(number: int, points: int) -> bool:
-    """Whether V2 has a bucket."""
+    """Tells if a bucket belongs to V2."""
     return number < threshold(points)
 
 
@@ -75,7 +75,7 @@ def test_it_is_unbiased() -> None:
 
 
 def test_another_salt_is_another_population() -> None:
-    """Of the canary's keys under one salt, under another only its share is in it again."""
+    """Under another salt, the canary has only its share of the first canary's keys."""
     canary = [key for key in map(str, range(100_000)) if is_canary(bucket("one", key), 1000)]
     again = sum(is_canary(bucket("two", key), 1000) for key in canary)
     assert 0.08 < again / len(canary) < 0.12

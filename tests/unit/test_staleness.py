@@ -25,7 +25,7 @@ async def until(flag: RolloutFlag, *, is_cut_off: bool) -> None:
 
 @pytest.mark.parametrize("percent", [0, 50, 100])
 async def test_a_stale_flag_is_cut_off_and_comes_back(monkeypatch: pytest.MonkeyPatch, percent: int) -> None:
-    """What the log says meanwhile is in force as soon as the replica has caught up; both moments are logged once."""
+    """The log's value is in force once the replica has caught up; the log shows both moments once."""
     monkeypatch.setattr(staleness, "CHECK_INTERVAL_S", 0.001)
     log = MemoryLog()
     flag, elsewhere = await open_flag(log, 5000), await open_flag(log, None)
@@ -46,7 +46,7 @@ async def test_a_stale_flag_is_cut_off_and_comes_back(monkeypatch: pytest.Monkey
 
 
 async def test_a_rollback_while_cut_off_stays() -> None:
-    """Its revision follows that of the log."""
+    """The rollback's revision follows the log's."""
     flag = await open_flag(MemoryLog(), 5000)
     flag.cut_off(20.0)
     await flag.rollback("carol", "enough")

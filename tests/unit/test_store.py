@@ -66,13 +66,13 @@ async def test_an_error_does_not_show_what_was_to_be_stored(database: Database) 
 
 
 async def test_the_file_is_its_owners_alone(database: Database, tmp_path: Path) -> None:
-    """It has the keys of LMs; and so have the write-ahead log and its index, which are there while it is open."""
+    """Only the owner may read the database, its write-ahead log and its index, which hold the keys of LMs."""
     modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("test.db", "test.db-wal", "test.db-shm")}
     assert set(modes.values()) == {0o600}
 
 
 async def test_a_file_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
-    """Its operator may have a reason."""
+    """The store leaves the mode of an existing file alone: the operator may have a reason."""
     path = tmp_path / "test.db"
     path.touch()
     path.chmod(0o640)

@@ -1,4 +1,4 @@
-"""What is counted in memory is written once, whatever fails on the way."""
+"""Counts in memory are written once, even if a write fails."""
 
 from collections.abc import Mapping
 
@@ -47,7 +47,7 @@ async def test_all_is_written_in_order_and_in_bounds(count: int) -> None:
 
 
 async def test_what_fails_is_left() -> None:
-    """What was written before is not."""
+    """A batch that fails stays dirty; the batches written before do not."""
     written: dict[str, int] = {}
 
     async def write(batch: Mapping[str, int]) -> None:

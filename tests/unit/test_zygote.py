@@ -80,7 +80,7 @@ async def parent(worker: WorkerProcess) -> int:
 
 @pytest.mark.parametrize("way", _LEAVES)
 async def test_what_a_program_leaves_ends_its_own_worker_alone(start: Start, way: str) -> None:
-    """Its sibling answers on, from the same zygote, which forks on."""
+    """The sibling worker answers on, and the same zygote forks on."""
     spawner = start()
     worker, sibling = await spawner.spawn(), await spawner.spawn()
     zygote = await parent(sibling)
@@ -107,7 +107,10 @@ async def test_however_a_program_ends_its_sibling_goes_on(start: Start, way: str
     ["fork EAGAIN", "fork ENOMEM", "pidfd_open EMFILE", "pidfd_open ENOMEM"],
 )
 async def test_a_start_that_the_system_refuses(start: Start, tmp_path: Path, failing: str) -> None:
-    """It fails alone, at once and with the system's reason; the workers go on, and the next start succeeds."""
+    """Only this start fails, at once and with the system's reason.
+
+    The workers go on, and the next start succeeds.
+    """
     gate = tmp_path / "gate"
     spawner = start(("tests.support.failing_system",), FAILING=failing, FAILING_WHILE=str(gate))
     worker = await spawner.spawn()
@@ -171,7 +174,7 @@ async def test_a_worker_takes_its_own_helpers_along(start: Start) -> None:
 @pytest.mark.parametrize("who", ["zygote", "reaper"])
 @pytest.mark.parametrize("is_stopped", [False, True])
 async def test_helpers_do_not_outlive_the_zygote(start: Start, who: str, is_stopped: bool) -> None:
-    """Of the zygote and its parent, whichever is killed, the other kills all; even a zygote that was stopped."""
+    """If the zygote or its parent is killed, the other kills all processes; even if the zygote was stopped."""
     spawner = start()
     worker = await spawner.spawn()
     helper = await call(worker, "exits:daemon", "number", "integer", seconds=600)

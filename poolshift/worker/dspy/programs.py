@@ -1,11 +1,11 @@
-"""Programs of the types that are DSPy's: a module, built from the signature, on the LM that comes with the call.
+"""Programs of DSPy's types: a module that is built from the signature, on the LM that comes with the call.
 
-Imported only where such a program is loaded, or ahead of all workers in the zygote: DSPy takes its time to import.
+A worker imports this module only to load such a program, unless the zygote has preloaded it: DSPy is slow to import.
 """
 
 import keyword
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import dspy
@@ -29,9 +29,9 @@ _TYPES: Final[dict[FieldType, Any]] = {
     "array": list[Any],
     "object": dict[str, Any],
 }
-# Names that DSPy takes for itself when a module is called.
+# Names that DSPy reserves in the call of a module.
 _TAKEN = frozenset({"self", "signature", "demos", "config", "lm", "prediction", "new_signature"})
-# ... and those that it adds to a signature.
+# Names that DSPy adds to a signature.
 _REASONING = "reasoning"
 _OF_REACT = frozenset({"trajectory", "next_thought", "next_tool_name", "next_tool_args", "max_iters"})
 
@@ -42,7 +42,7 @@ class _SavedSignature(msgspec.Struct):
 
 
 class _SavedPredict(msgspec.Struct):
-    """One predictor as DSPy's `save` writes it, without its LM and without the parts that only an optimizer needs."""
+    """A predictor as DSPy's `save` writes it, without its LM and without the parts that only an optimizer needs."""
 
     signature: _SavedSignature
     demos: list[dict[str, Any]] = []
@@ -56,36 +56,28 @@ class DSPyProgram:
         signature = definition.signature
         self._checked_inputs = Validator(signature.inputs)
         self._checked_outputs = Validator(signature.outputs)
-        reserved = set(_TAKEN)
         thinks = definition.program_type != "predict"
-        # An output of this name is the reasoning that a chain of thought, or the end of a react, has anyway.
-        shown = [one for one in signature.outputs if thinks and one.name == _REASONING and one.type == "string"]
-        if thinks:
-            reserved |= {_REASONING, *_OF_REACT}
+        reserved = {*_TAKEN, _REASONING, *_OF_REACT} if thinks else set(_TAKEN)
+        own = [one for one in signature.outputs if not (thinks and _is_reasoning(one))]
         self._inputs = _safe_names(signature.inputs, reserved)
-        self._outputs = _safe_names([one for one in signature.outputs if one not in shown], reserved)
-        fields: dict[str, Any] = {}
-        for one in signature.inputs:
-            fields[self._inputs[one.name]] = _annotation(one), dspy.InputField(desc=one.description or one.name)
-        for one in signature.outputs:
-            if one not in shown:
-                fields[self._outputs[one.name]] = _annotation(one), dspy.OutputField(desc=one.description or one.name)
+        own_names = _safe_names(own, reserved)
+        fields = {self._inputs[one.name]: (_annotation(one), _prompt(dspy.InputField, one)) for one in signature.inputs}
+        fields |= {own_names[one.name]: (_annotation(one), _prompt(dspy.OutputField, one)) for one in own}
         instructions = "\n\n".join(filter(None, (signature.description, definition.instructions)))
         built = dspy.make_signature(fields, instructions or None)
         self._module = _module(definition, built, allowed_modules)
-        in_prompt = self._outputs | {one.name: _REASONING for one in shown}
-        self._outputs = {one.name: in_prompt[one.name] for one in signature.outputs}
+        self._outputs = {one.name: own_names.get(one.name, _REASONING) for one in signature.outputs}
         self._texts = {one.name: self._outputs[one.name] for one in signature.outputs if one.type == "string"}
         if definition.state is not None:
             self._restore(definition.state)
 
     def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
-        """The outputs as JSON, checked.
+        """Runs the program and returns the checked outputs as JSON.
 
         Raises:
-            InvalidInputs, MalformedInputs: as `Validator` says.
+            InvalidInputs, MalformedInputs: as `Validator` raises them.
             LMError: the LM failed, refused, was too slow, or gave an answer that does not fit the signature.
-            LMNotConfigured: there is none.
+            LMNotConfigured: neither the session nor the service has an LM.
         """
         if lm is None:
             raise LMNotConfigured("neither the session nor the service has an LM", started=False)
@@ -108,7 +100,7 @@ class DSPyProgram:
 
         A saved LM or configuration could send the session's key to an address that the state names.
         """
-        # A module's state has those of its predictors by their names; a predictor's own is flat.
+        # A module's state maps the names of its predictors to their states; a predictor's state is flat.
         by_name = {"self": state} if isinstance(self._module, dspy.Predict) else state
         names = self._inputs | self._outputs
         for name, predictor in self._module.named_predictors():
@@ -138,7 +130,7 @@ def _module(definition: Definition, signature: type[dspy.Signature], allowed_mod
 
 
 def _safe_names(fields: Iterable[Field], taken: set[str]) -> dict[str, str]:
-    """For each field a name that DSPy and pydantic take, as near to its own as possible; adds them to `taken`."""
+    """Finds for each field a name that DSPy and pydantic accept, near to its own; adds the names to `taken`."""
     names = {}
     for field in fields:
         safe = re.sub(r"\W", "_", field.name, flags=re.ASCII)
@@ -153,6 +145,16 @@ def _safe_names(fields: Iterable[Field], taken: set[str]) -> dict[str, str]:
         taken.add(unique)
         names[field.name] = unique
     return names
+
+
+def _is_reasoning(field: Field) -> bool:
+    """Tells if an output is the reasoning that a chain of thought, and the end of a react, have anyway."""
+    return field.name == _REASONING and field.type == "string"
+
+
+def _prompt(kind: Callable[..., Any], field: Field) -> Any:
+    """Makes DSPy's input or output field, with the description that the prompt shows."""
+    return kind(desc=field.description or field.name)
 
 
 def _annotation(field: Field) -> Any:

@@ -1,0 +1,121 @@
+"""Prometheus metrics of everything but calls: the rollout, the workers, the LMs and the service itself.
+
+The recorder's verbs set and count them. The metrics of calls are the recorder's own, because each call counts there.
+"""
+
+import math
+from typing import Final, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from pools.process.exits import ExitCause
+from poolshift.worker.lm import LMUsage
+from routing.telemetry.spans import SpanOutcome
+from routing.versions import Version
+
+_START_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+MAX_LM_MODELS = 20
+"""Limit of models with their own label: sessions choose the names."""
+OTHER_MODELS = "other"
+
+
+class RolloutMetrics:
+    """The rollout in force on this replica, and its distance to the newest one."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.canary_percent = Gauge(
+            "poolshift_canary_percent", "The share of V2 in the split, from 0 to 100.", registry=registry
+        )
+        self.revision = Gauge("poolshift_rollout_revision", "The revision of the rollout in force.", registry=registry)
+        self.staleness = Gauge(
+            "poolshift_rollout_staleness_seconds",
+            "Since this replica last knew that its rollout is the newest; 0 while it keeps up.",
+            registry=registry,
+        )
+        self.cut_off = Gauge(
+            "poolshift_rollout_cut_off",
+            "1 while everything goes to V1 because this replica is cut off from the rollout, else 0.",
+            registry=registry,
+        )
+        self.rollback = Gauge(
+            "poolshift_rollback_last_dispatch_seconds",
+            "From the last fall to 0 percent until the last dispatch to V2; 0 if none came after it.",
+            registry=registry,
+        )
+
+
+class ServiceMetrics:
+    """The service's drain, its exported spans and the restarts of its background tasks."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.drain = Gauge(
+            "poolshift_drain_seconds_left",
+            "While draining, until DRAIN_TIMEOUT_S is over (negative afterwards); NaN otherwise.",
+            registry=registry,
+        )
+        self.drain.set(math.nan)
+        self.spans = Counter(
+            "poolshift_trace_spans_total",
+            "Spans of sampled calls: exported, failed (the collector did not take them), dropped (the queue was full).",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in get_args(SpanOutcome):
+            self.spans.labels(outcome)
+        self.restarts = Counter(
+            "poolshift_background_restarts_total",
+            "Restarts of background tasks that ended, by task.",
+            ["task"],
+            registry=registry,
+        )
+
+
+class WorkerMetrics:
+    """The workers' starts and exits."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.starts = Counter(
+            "poolshift_worker_starts_total", "Workers that got ready.", ["pool_version"], registry=registry
+        )
+        self.exits = Counter(
+            "poolshift_worker_exits_total",
+            "Workers that ended, by cause.",
+            ["pool_version", "cause"],
+            registry=registry,
+        )
+        self.start_duration = Histogram(
+            "poolshift_worker_start_duration_seconds",
+            "Time from requesting a worker until it is ready.",
+            ["pool_version"],
+            buckets=_START_BUCKETS,
+            registry=registry,
+        )
+        for version in Version:
+            self.starts.labels(version)
+            self.start_duration.labels(version)
+            for cause in ExitCause:
+                self.exits.labels(version, cause)
+
+
+class LMMetrics:
+    """The tokens that DSPy programs used. The first `MAX_LM_MODELS` models have their own label."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._tokens = Counter(
+            "poolshift_lm_tokens_total",
+            "Tokens that DSPy programs used, by version, model and kind (prompt or completion).",
+            ["pool_version", "model", "kind"],
+            registry=registry,
+        )
+        self._models: set[str] = set()
+        for version in Version:
+            for kind in ("prompt", "completion"):
+                self._tokens.labels(version, OTHER_MODELS, kind)
+
+    def used(self, version: Version, model: str, usage: LMUsage) -> None:
+        """Counts the tokens of an execution."""
+        if len(self._models) < MAX_LM_MODELS:
+            self._models.add(model)
+        label = model if model in self._models else OTHER_MODELS
+        self._tokens.labels(version, label, "prompt").inc(usage.prompt_tokens)
+        self._tokens.labels(version, label, "completion").inc(usage.completion_tokens)
