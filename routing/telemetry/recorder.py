@@ -96,6 +96,14 @@ class Recorder:
             ["outcome"],
             registry=registry,
         )
+        self._deliveries = Counter(
+            "poolshift_webhook_deliveries_total",
+            "Notifications of the ramp: delivered, failed (an attempt; it is tried again), given_up.",
+            ["outcome"],
+            registry=registry,
+        )
+        for delivery in ("delivered", "failed", "given_up"):
+            self._deliveries.labels(delivery)
         self._restarts = Counter(
             "poolshift_background_restarts_total",
             "Restarts of background tasks that ended, by task.",
@@ -176,6 +184,10 @@ class Recorder:
     def spans(self, outcome: SpanOutcome, count: int) -> None:
         """Counts the end of `count` spans."""
         self._spans.labels(outcome).inc(count)
+
+    def webhook_delivery(self, outcome: str) -> None:
+        """Counts an attempt to deliver a notification, or a notification that is given up."""
+        self._deliveries.labels(outcome).inc()
 
     def lm_used(self, version: Version, model: str, usage: LMUsage) -> None:
         """Counts the tokens of an execution, whether it went well or not."""
