@@ -1,5 +1,6 @@
 """The judge: counts calls, and says on a look if the canary goes on."""
 
+from collections.abc import Callable
 from typing import Final
 
 from analysis.counters import Counters
@@ -146,6 +147,12 @@ class Judge:
     def analysis(self, others: Counters | None = None) -> tuple[Row, ...]:
         """Returns a row for each guardrail. This takes some 10 ms: for pages and metrics, not for each call."""
         return rows(self._bench(others), {name: row for name, (_, row) in self._fed.items()}, self._rate)
+
+    def analysis_of_now(self, others: Counters | None = None) -> Callable[[], tuple[Row, ...]]:
+        """Copies the evidence, and returns a function that computes the rows from the copy, on any thread."""
+        counters = self.counters.merge(others if others is not None else Counters())
+        config, rate, fed = self.config, self._rate, {name: row for name, (_, row) in self._fed.items()}
+        return lambda: rows(Bench(config, counters), fed, rate)
 
     def evidence(self, others: Counters | None = None) -> tuple[Evidence, ...]:
         """Returns each guardrail's evidence, without intervals: cheap enough for metrics."""

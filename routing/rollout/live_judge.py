@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import mmh3
 
-from analysis.counters import Counters
+from analysis.counters import Counters, total
 from analysis.guardrails import Config
 from analysis.judge import Judge
 from analysis.verdict import Row, Verdict
@@ -129,6 +129,14 @@ class LiveJudge:
     def analysis(self) -> tuple[Row, ...]:
         """A row for each guardrail."""
         return self.judge.analysis(self._others)
+
+    def analysis_of_now(self) -> Callable[[], tuple[Row, ...]]:
+        """Copies the evidence, and returns a function that computes the rows from the copy, on any thread."""
+        return self.judge.analysis_of_now(self._others)
+
+    def counted(self) -> tuple[int, int]:
+        """Organic calls to V1 and V2 that this replica has added to the evidence."""
+        return total(self.judge.counters.calls.values())
 
     def examples(self) -> Mapping[str, tuple[Example, ...]]:
         """The newest executions that are part of the evidence, by guardrail."""
