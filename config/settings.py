@@ -239,7 +239,8 @@ class Settings(BaseSettings):
     def _secret_files(self) -> list[Path]:
         """The files that no program is to read: keys, `.env` and a SQLite database with what belongs to it."""
         files = [Path(".env")]
-        files += [path for path in (self.api_keys_file, self.secret_key_file) if path is not None]
+        secrets = (self.api_keys_file, self.secret_key_file, self.rollout_webhook_secret_file)
+        files += [path for path in secrets if path is not None]
         scheme, _, name = self.database_url.get_secret_value().partition(":///")
         if scheme.startswith("sqlite"):
             files += [Path(name.partition("?")[0] + suffix) for suffix in ("", "-wal", "-journal")]
