@@ -1,5 +1,6 @@
 """The judge: counts calls, and says on a look if the canary goes on."""
 
+from collections.abc import Callable
 from typing import Final
 
 from analysis.counters import Counters
@@ -122,8 +123,8 @@ class Judge:
         """
         return self._ended >= _CALLS_A_LOOK and not 0 <= t - self._looked_at < LOOK_EVERY_S
 
-    def look(self, t: float, others: Counters | None = None) -> Verdict:
-        """Returns the verdict at `t`, on the sum of the own counters and those of other replicas.
+    def look(self, t: float, others: Counters | None = None, *, bench: Bench | None = None) -> Verdict:
+        """Returns the verdict at `t`, on the sum of the own counters and those of other replicas, or on `bench`.
 
         A rollback is final; a pause (until acknowledged) and a promotion last until something graver comes. A threshold
         that was crossed is evidence, even if the e-value falls again.
@@ -134,7 +135,7 @@ class Judge:
         before = self._verdict
         if before.action is Say.ROLLBACK or not self.counters.steps:
             return before
-        said, evidence = self._say(self._bench(others))
+        said, evidence = self._say(bench if bench is not None else self._bench(others))
         is_released = before.action is Say.PAUSE and before.guardrail in self._acknowledged
         if _GRAVITY[said] < _GRAVITY[before.action] and not is_released:
             return before
@@ -146,6 +147,25 @@ class Judge:
     def analysis(self, others: Counters | None = None) -> tuple[Row, ...]:
         """Returns a row for each guardrail. This takes some 10 ms: for pages and metrics, not for each call."""
         return rows(self._bench(others), {name: row for name, (_, row) in self._fed.items()}, self._rate)
+
+    def analysis_of_now(self, others: Counters | None = None) -> Callable[[], tuple[Row, ...]]:
+        """Copies the evidence, and returns a function that computes the rows from the copy, on any thread."""
+        counters = self.counters.merge(others if others is not None else Counters())
+        config, rate, fed = self.config, self._rate, {name: row for name, (_, row) in self._fed.items()}
+        return lambda: rows(Bench(config, counters), fed, rate)
+
+    def bench_of_now(self, others: Counters) -> Callable[[], Bench]:
+        """Copies the evidence, and returns a function that computes all of it from the copy, on any thread."""
+        counters, config = self.counters.merge(others), self.config
+
+        def compute() -> Bench:
+            bench = Bench(config, counters)
+            for one in config.guardrails:
+                if one.kind is not Kind.FED:
+                    bench.look(one)
+            return bench
+
+        return compute
 
     def evidence(self, others: Counters | None = None) -> tuple[Evidence, ...]:
         """Returns each guardrail's evidence, without intervals: cheap enough for metrics."""

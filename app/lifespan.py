@@ -46,15 +46,18 @@ from routing.catalog.programs import Programs
 from routing.catalog.quotas import Quotas
 from routing.catalog.sessions import Sessions
 from routing.rollout.controller import RampController
+from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.file import RolloutFile
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import to_basis_points
+from routing.rollout.plan_file import PlanFile
 from routing.rollout.provider import RolloutProvider
 from routing.rollout.staleness import limit_staleness
 from routing.router import Router
 from routing.telemetry.call_trace import CallTrace
 from routing.telemetry.pool_figures import PoolFigures
+from routing.telemetry.ramp_figures import RampFigures
 from routing.telemetry.recorder import Recorder
 from routing.telemetry.span_export import SpanExport
 from routing.telemetry.spans import Export
@@ -64,6 +67,7 @@ from store.database import Database
 from store.follower import Follower, Handlers
 from store.job_store import SqlJobStore
 from store.lm_store import SqlLMStore
+from store.outbox import SqlOutbox
 from store.program_store import SqlProgramStore
 from store.ramp_store import SqlRampStore
 from store.rollout_log import SqlRolloutLog
@@ -100,11 +104,8 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools) < len(Version))
         router = Router(pools, flag, recorder, judge=judge, pin=pin, salt=settings.canary_salt)
         ramp = await _open_ramp(database, flag, judge, pools, catalog, background, stack)
-        recorder.watch(
-            staleness=lambda: follower.staleness_s if follower is not None else 0.0,
-            rollback=lambda: router.rollback_seconds,
-            is_cut_off=lambda: flag.is_cut_off,
-        )
+        _open_webhook(settings, database, recorder, background, stack)
+        _watch_rollout(recorder, follower, router, flag)
         app.state.services = services = Services(
             programs=catalog.programs,
             sessions=catalog.sessions,
@@ -115,12 +116,14 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             router=router,
             judge=judge,
             ramp=ramp,
+            evidence=EvidenceView(judge),
             recorder=recorder,
             tracing=tracing,
             pools=pools,
             spawner=spawner,
             registry=app.state.registry,
             figures=PoolFigures(app.state.registry),
+            ramp_figures=RampFigures(app.state.registry),
             tasks=tasks,
             background=background,
         )
@@ -131,6 +134,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             if (max_s := settings.rollout_max_staleness_s) is not None:
                 _limit_staleness(follower, flag, max_s, background)
         _follow_sources(settings, flag, app.state.authenticator, background)
+        _follow_plan(settings, ramp, log, background)
         _log_start(settings, services)
         # These objects live as long as the service, so the collections under load skip them.
         gc.collect()
@@ -153,6 +157,15 @@ class _Catalog:
         await self.programs.load()
         await self.sessions.load()
         await self.lms.load()
+
+
+def _watch_rollout(recorder: Recorder, follower: Follower | None, router: Router, flag: RolloutFlag) -> None:
+    """Has the metrics ask, at each scrape, how the rollout is on this replica."""
+    recorder.watch(
+        staleness=lambda: follower.staleness_s if follower is not None else 0.0,
+        rollback=lambda: router.rollback_seconds,
+        is_cut_off=lambda: flag.is_cut_off,
+    )
 
 
 def _open_background(recorder: Recorder, stack: AsyncExitStack) -> tuple[Background, TaskOwner]:
@@ -293,15 +306,35 @@ async def _open_ramp(
     ramp = RampController(
         flag,
         judge,
-        SqlRampStore(database, notifies=False),
+        SqlRampStore(database, notifies=app.state.settings.rollout_webhook_url is not None),
         is_shared=database.is_shared,
+        # A shutdown ends V1's workers before it ends the ramp, which must not pause for it.
         v1_serves=lambda: v1 is not None and v1.is_ready,
         programs=catalog.programs.count,
     )
     await ramp.open()
     stack.push_async_callback(ramp.aclose)
-    background.run("ramp", ramp.run, is_vital=True)
+    stack.push_async_callback(background.stop, background.run("ramp", ramp.run, is_vital=True))
     return ramp
+
+
+def _open_webhook(
+    settings: Settings, database: Database, recorder: Recorder, background: Background, stack: AsyncExitStack
+) -> None:
+    """Delivers what the ramp tells, if the settings name a receiver."""
+    if settings.rollout_webhook_url is None:
+        return
+    # Imported here, since a service that notifies nobody does without the HTTP client and is quicker for it.
+    from routing.rollout.webhook import WebhookNotifier  # noqa: PLC0415
+
+    secret = settings.webhook_secret
+    notifier = WebhookNotifier(
+        SqlOutbox(database),
+        settings.rollout_webhook_url.get_secret_value(),
+        None if secret is None else secret.get_secret_value(),
+        recorder.webhook_delivery,
+    )
+    stack.push_async_callback(background.stop, background.run("webhook", notifier.run))
 
 
 async def _start(pools: Mapping[Version, Engine], local_lm: LocalLMServer | None) -> None:
@@ -364,6 +397,13 @@ def _open_lane(app: "Application", services: Services, settings: Settings) -> Ex
     http_metrics: HttpMetrics = app.state.http_metrics
     handler_metrics = http_metrics.of("POST", "/programs/{program_id}/execute")
     return ExecuteLane(services, app.state.authenticator, settings, handler_metrics)
+
+
+def _follow_plan(settings: Settings, ramp: RampController, log: SqlRolloutLog, background: Background) -> None:
+    """Takes up the plan that a file has, now and whenever the file changes."""
+    if (path := settings.rollout_plan_file) is not None:
+        file = PlanFile(ramp, log, path.name)
+        background.run("ROLLOUT_PLAN_FILE", lambda: file.follow(contents(path)))
 
 
 def _log_start(settings: Settings, services: Services) -> None:

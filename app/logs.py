@@ -61,6 +61,8 @@ def configure_logs(log_format: LogFormat, level: LogLevel = "info") -> None:
     logging.getLogger("uvicorn.error").addFilter(_WarningBudget())
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs what is stored, with the keys of LMs
+    for client in ("httpx", "httpcore"):
+        logging.getLogger(client).setLevel(logging.WARNING)  # below they log addresses, and so the webhook's token
 
 
 class _WarningBudget(logging.Filter):

@@ -16,10 +16,12 @@ from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
 from routing.catalog.sessions import Sessions
 from routing.rollout.controller import RampController
+from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import LiveJudge
 from routing.router import Router
 from routing.telemetry.pool_figures import PoolFigures
+from routing.telemetry.ramp_figures import RampFigures
 from routing.telemetry.recorder import Recorder
 from routing.telemetry.tracing import Tracing
 from routing.versions import Version
@@ -38,12 +40,14 @@ class Services:
     router: Router
     judge: LiveJudge
     ramp: RampController
+    evidence: EvidenceView
     recorder: Recorder
     tracing: Tracing
     pools: Mapping[Version, Pool]
     spawner: WorkerSpawner
     registry: CollectorRegistry
     figures: PoolFigures
+    ramp_figures: RampFigures
     tasks: TaskOwner
     background: Background
 

@@ -31,6 +31,7 @@ class CommandFailed(Exception):
 _OTHER_THAN_REFUSED = {
     "stale_revision": ExitCode.CONFLICT,
     "program_exists": ExitCode.CONFLICT,
+    "plan_conflict": ExitCode.CONFLICT,
     "unauthorized": ExitCode.NOT_ALLOWED,
     "forbidden": ExitCode.NOT_ALLOWED,
 }

@@ -1,8 +1,9 @@
-"""`poolshift judge`: judges recorded ramps, and tells what a ramp could find. Neither needs a service."""
+"""`poolshift judge`: judges recorded ramps, tells what a ramp could find, and exports what a service's judge saw."""
 
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from analysis.power import DEFAULT_RAMP, Power, Stage, power
 from analysis.replay import Change, Replay
 from cli.errors import CommandFailed, ExitCode, printable
 from cli.output import AsJson, print_rows
+from cli.service import Service, on_service
 from cli.trace_file import TraceFile, UnreadableTrace
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Judge recorded ramps.")
@@ -46,6 +48,27 @@ def replay(
         raise typer.Exit(ExitCode.USAGE)
 
 
+@app.command()
+@on_service
+def export(
+    service: Service,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Without one, standard output.")] = None,
+) -> None:
+    """Export what the judge of a running service saw, as a trace for `replay`; keys are hashes."""
+    headers, trace = service.lines("/rollout/analysis/trace")
+    if "x-dropped-calls" not in headers:
+        raise CommandFailed(ExitCode.UNREACHABLE, "the answer is no trace of this version of Poolshift")
+    if file is None:
+        sys.stdout.buffer.write(trace)
+        sys.stdout.buffer.flush()
+    else:
+        _replace(file, trace)
+    dropped = int(headers["x-dropped-calls"])
+    told = f"; {dropped:,} older ones are dropped, and the verdicts of a replay may differ" if dropped else ""
+    calls = trace.count(b"\n")
+    print(f"{calls:,} calls{told}", file=sys.stderr)
+
+
 @app.command(name="power")
 def power_command(
     rate: Annotated[float, typer.Option(min=0.001, help="Calls per second")] = 50.0,
@@ -65,6 +88,16 @@ def power_command(
         print(json.dumps(found.as_data()))
     else:
         print(_sentence(found))
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Writes the file whole or not at all."""
+    temporary = file.with_name(f"{file.name}.new")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(file)
+    except OSError as error:
+        raise CommandFailed(ExitCode.USAGE, f"{file}: {error.strerror}") from None
 
 
 def _replay(path: str, config: Config, *, as_json: bool) -> tuple[list[Change], Replay]:

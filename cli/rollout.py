@@ -1,15 +1,16 @@
-"""`poolshift rollout`: shows, changes and rolls back the flag."""
+"""`poolshift rollout`: shows, changes and rolls back the flag; the commands of a ramp are in `cli.ramp`."""
 
 from typing import Annotated, Any, Literal
 
 import typer
 
+from cli import ramp
 from cli.output import AsJson, print_fields, print_json, print_rows, when
+from cli.ramp import Reason
 from cli.service import Service, on_service
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows and changes the canary percentage.")
-
-Reason = Annotated[str | None, typer.Option(help="The reason for the history.")]
+ramp.add_to(app)
 
 
 @app.command("get")

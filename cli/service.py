@@ -69,13 +69,24 @@ class Service:
         path: str,
         *,
         body: dict[str, Any] | None = None,
+        content: bytes | None = None,
         params: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
     ) -> Any:
-        """Returns the response's JSON, None if the response is empty."""
-        given = {name: value for name, value in (params or {}).items() if value is not None}
+        """Returns the response's JSON, None if the response is empty. The service parses `content` itself."""
+        answer = self._exchange(method, path, json=body, content=content, params=_given(params), headers=headers)
+        return self._content(answer)
+
+    def lines(self, path: str) -> tuple[httpx.Headers, bytes]:
+        """Returns the headers and the body of a response that is not one JSON document."""
+        answer = self._exchange("GET", path)
+        if not answer.is_success:
+            self._content(answer)
+        return answer.headers, answer.content
+
+    def _exchange(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
-            answer = self._client.request(method, path, json=body, params=given, headers=headers)
+            return self._client.request(method, path, **request)
         except httpx.ConnectTimeout:
             raise self._unreachable("no connection in time") from None
         except httpx.TimeoutException:
@@ -83,7 +94,6 @@ class Service:
             raise self._unreachable(f"no answer within {self._timeout_s:g} s{unknown}") from None
         except httpx.TransportError as error:
             raise self._unreachable(str(error) or type(error).__name__) from None
-        return self._content(answer)
 
     def _content(self, answer: httpx.Response) -> Any:
         if answer.status_code == httpx.codes.NO_CONTENT:
@@ -100,6 +110,10 @@ class Service:
 
     def _unreachable(self, why: str) -> CommandFailed:
         return CommandFailed(ExitCode.UNREACHABLE, f"{self._url}: {why}")
+
+
+def _given(params: dict[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (params or {}).items() if value is not None}
 
 
 def segment(text: str) -> str:

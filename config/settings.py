@@ -1,5 +1,6 @@
 """Every setting of the service, by the name of its environment variable (a `.env` file counts too)."""
 
+import base64
 import ipaddress
 import os
 import re
@@ -7,16 +8,27 @@ from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from config import mounted_file
 from config.lm import ApiBase, ApiKey
 from config.worker_user import find_user, first_readable
 
 MIB = 1024 * 1024
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105
+_SECRET_SETTINGS = (
+    "DATABASE_URL",
+    "LM_API_BASE",
+    "LM_API_KEY",
+    "ROLLOUT_WEBHOOK_SECRET",
+    "ROLLOUT_WEBHOOK_URL",
+)
+"""No message shows their values."""
 _DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 
 
@@ -60,6 +72,29 @@ def _known_database(url: SecretStr) -> SecretStr:
     return url
 
 
+def _http_url(url: SecretStr) -> SecretStr:
+    try:
+        parsed = urlsplit(url.get_secret_value())
+        is_usable = parsed.scheme in ("http", "https") and parsed.hostname and parsed.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ValueError("must be an http:// or https:// URL")
+    return url
+
+
+def _webhook_secret(secret: SecretStr) -> SecretStr:
+    """Accepts `whsec_` and 24 to 64 bytes in Base64, as Standard Webhooks has it."""
+    prefix, _, encoded = secret.get_secret_value().partition(_WEBHOOK_SECRET_PREFIX)
+    try:
+        size = len(base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)) if not prefix else 0
+    except ValueError:
+        size = 0
+    if not 24 <= size <= 64:
+        raise ValueError(f"must be {_WEBHOOK_SECRET_PREFIX} and 24 to 64 bytes in Base64")
+    return secret
+
+
 CanaryPercent = Annotated[Decimal, Field(ge=0, le=100), AfterValidator(_whole_basis_points)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 EngineName = Literal["session_pool", "session_pool_v2"]
@@ -90,6 +125,12 @@ class Settings(BaseSettings):
     """`module:factory`; the provider reads an environment of its own (flagd's is `FLAGD_*`)."""
     rollout_max_staleness_s: Seconds | None = None
     """With PostgreSQL: a replica that has not reached the database for longer sends everything to V1."""
+    rollout_plan_file: Path | None = None
+    rollout_webhook_url: Annotated[SecretStr, AfterValidator(_http_url)] | None = None
+    """Gets a CloudEvent for each change of the ramp's state; it may hold a token, so no message shows it."""
+    rollout_webhook_secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None
+    rollout_webhook_secret_file: Path | None = None
+    """A file with the secret, read at the start; `webhook_secret` is the one that counts."""
     pools: Literal["v1,v2", "v2"] = "v1,v2"
     """After the burn-in `v2` runs without V1; a rollback is then not possible."""
 
@@ -198,7 +239,8 @@ class Settings(BaseSettings):
     def _secret_files(self) -> list[Path]:
         """The files that no program is to read: keys, `.env` and a SQLite database with what belongs to it."""
         files = [Path(".env")]
-        files += [path for path in (self.api_keys_file, self.secret_key_file) if path is not None]
+        secrets = (self.api_keys_file, self.secret_key_file, self.rollout_webhook_secret_file)
+        files += [path for path in secrets if path is not None]
         scheme, _, name = self.database_url.get_secret_value().partition(":///")
         if scheme.startswith("sqlite"):
             files += [Path(name.partition("?")[0] + suffix) for suffix in ("", "-wal", "-journal")]
@@ -229,6 +271,31 @@ class Settings(BaseSettings):
         if self.otel_bsp_max_export_batch_size > self.otel_bsp_max_queue_size:
             raise ValueError("OTEL_BSP_MAX_EXPORT_BATCH_SIZE is over OTEL_BSP_MAX_QUEUE_SIZE")
         return self
+
+    @model_validator(mode="after")
+    def _one_webhook_secret(self) -> Self:
+        if self.rollout_webhook_secret is not None and self.rollout_webhook_secret_file is not None:
+            raise ValueError("set ROLLOUT_WEBHOOK_SECRET or ROLLOUT_WEBHOOK_SECRET_FILE, not both")
+        if self.rollout_webhook_secret_file is not None:
+            self._read_webhook_secret(self.rollout_webhook_secret_file)
+        return self
+
+    @staticmethod
+    def _read_webhook_secret(path: Path) -> SecretStr:
+        content = mounted_file.look(path)
+        if isinstance(content, OSError):
+            raise ValueError(f"ROLLOUT_WEBHOOK_SECRET_FILE={path}: {content.strerror}")  # noqa: TRY004
+        try:
+            return _webhook_secret(SecretStr(content.decode("ascii", "replace").strip()))
+        except ValueError as error:
+            raise ValueError(f"ROLLOUT_WEBHOOK_SECRET_FILE={path}: {error}") from None
+
+    @property
+    def webhook_secret(self) -> SecretStr | None:
+        """The secret that notifications are signed with, from the environment or from the file; None is unsigned."""
+        if self.rollout_webhook_secret_file is not None:
+            return self._read_webhook_secret(self.rollout_webhook_secret_file)
+        return self.rollout_webhook_secret
 
     @property
     def exports_traces(self) -> bool:
@@ -293,5 +360,5 @@ def _line(problem: ErrorDetails) -> str:
     if not problem["loc"]:
         return message
     name = str(problem["loc"][0]).upper()
-    value = "" if name in ("DATABASE_URL", "LM_API_BASE", "LM_API_KEY") else f"={problem['input']!r}"
+    value = "" if name in _SECRET_SETTINGS else f"={problem['input']!r}"
     return f"{name}{value}: {message}"

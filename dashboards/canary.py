@@ -1,6 +1,6 @@
 """V1 against V2: whether the canary is as good as what it replaces, and how sure that is."""
 
-from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.builders import dashboard, timeseries
 
 from dashboards.frame import new_dashboard, window_variable
 from dashboards.panels import density, interval_lines, lines, number, row
@@ -22,6 +22,10 @@ from dashboards.queries import (
 
 REQUESTS = "poolshift_requests_total"
 DURATION = "poolshift_request_duration_seconds"
+ANY_RATIO = 10
+"""An upper end that is not known yet, or is over this, is drawn here."""
+ROLLING_BACK = {"engine": "engine faults", "program": "program faults", "latency": "time", "tail": "slow calls"}
+"""The guardrails that roll back unless a plan says otherwise."""
 EXCUSED_ERRORS = ('category=~"request|session|upstream"',)
 
 
@@ -30,7 +34,7 @@ def build() -> dashboard.Dashboard:
     built = new_dashboard(
         "canary", "Poolshift / Canary", "V1 against V2 while traffic moves: rate, faults, latency, and how sure it is."
     ).with_variable(window_variable())
-    for part in (_now, _traffic, _faults, _latency, _rollout):
+    for part in (_now, _evidence, _traffic, _faults, _latency, _rollout):
         part(built)
     return built
 
@@ -92,6 +96,81 @@ def _now(built: dashboard.Dashboard) -> None:
             alarm_at=1.0,
             sparkline=False,
         )
+    )
+
+
+def _evidence(built: dashboard.Dashboard) -> None:
+    log_e, threshold = (
+        f"max by (guardrail) ({selector(f'poolshift_judge_{name}')})" for name in ("log_e_value", "threshold")
+    )
+    built.with_row(row("Evidence: what the judge goes by, on the calls of all replicas")).with_panel(
+        lines(
+            "Evidence to its threshold",
+            "The log e-value of each guardrail as a share of its threshold. At 1 the guardrail acts; below 0 the calls"
+            " speak for V2. It may be looked at as often as one likes (docs/judge.md).",
+            [(f"{log_e} / {threshold}", "{{guardrail}}")],
+            unit="percentunit",
+            width=12,
+            minimum=None,
+        )
+    ).with_panel(
+        lines(
+            "Log e-values and thresholds",
+            "The same in themselves: each guardrail's evidence, and the line that it must not reach.",
+            [(log_e, "{{guardrail}}"), (threshold, "{{guardrail}} threshold")],
+            unit="none",
+            width=12,
+            minimum=None,
+        )
+    )
+    for guardrail, what in (
+        ("engine", "engine faults"),
+        ("program", "program faults"),
+        ("latency", "time"),
+        ("tail", "slow calls"),
+    ):
+        built.with_panel(_ratio(guardrail, what))
+    built.with_panel(
+        lines(
+            "State of the ramp",
+            "1 for the state that the ramp is in.",
+            [(f"max by (state) ({selector('poolshift_rollout_state')})", "{{state}}")],
+            unit="none",
+            maximum=1,
+            stepped=True,
+        )
+    ).with_panel(
+        lines(
+            "Step of the plan",
+            "From 1; 0 before the first.",
+            [(f"max({selector('poolshift_rollout_step')})", "step")],
+            unit="none",
+            stepped=True,
+        )
+    ).with_panel(
+        lines(
+            "Calls in the evidence",
+            "Organic calls that the judge counts, of all replicas. It begins again with each start.",
+            [(f"sum by (pool_version) ({selector('poolshift_judge_calls_total')})", "{{pool_version}}")],
+        )
+    )
+
+
+def _ratio(guardrail: str, what: str) -> timeseries.Panel:
+    """V2 over V1 with its always-valid interval; the line is the interval's middle on a logarithmic scale."""
+    matcher = f'guardrail="{guardrail}"'
+    low, high = (
+        f"clamp_max(max({selector(f'poolshift_judge_ratio_{end}', matcher)}), {ANY_RATIO})"
+        for end in ("lower", "upper")
+    )
+    return interval_lines(
+        f"V2 over V1: {what}",
+        f"Always-valid interval, {ANY_RATIO} for «any». Wholly above 1, V2 is worse.",
+        (f"sqrt({low} * {high})", "middle"),
+        (low, "lower end"),
+        (high, "upper end"),
+        unit="none",
+        width=6,
     )
 
 

@@ -86,10 +86,10 @@ def lines(
 
 
 def interval_lines(
-    title: str, description: str, middle: Query, low: Query, high: Query, *, unit: str
+    title: str, description: str, middle: Query, low: Query, high: Query, *, unit: str, width: int = 12
 ) -> timeseries.Panel:
     """A line within its interval, which is shaded; zero is always in sight."""
-    panel = lines(title, description, [middle, high, low], unit=unit, width=12, minimum=None)
+    panel = lines(title, description, [middle, high, low], unit=unit, width=width, minimum=None)
     panel.axis_soft_min(0).axis_soft_max(0)
     faint = DynamicConfigValue("custom.lineWidth", 0)
     panel.override_by_name(

@@ -6,7 +6,7 @@ uv=$(realpath "../$1")
 compile() { "$uv" pip compile --quiet --no-header --generate-hashes --universal --python-version 3.11 \
     --no-emit-package poolshift "$@"; } # it comes from this repository
 compile bootstrap.in -o bootstrap.txt
-compile ../pyproject.toml -o base.txt
+compile ../pyproject.toml -c base.in -o base.txt
 compile ../pyproject.toml --extra lm -c base.txt -o lm.txt
 compile ../pyproject.toml --extra dev -c lm.txt -o dev.txt
 compile ../pyproject.toml --extra bench -c base.txt -o bench.txt

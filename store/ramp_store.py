@@ -13,6 +13,7 @@ from routing.rollout import ramp_json
 from routing.rollout.ramp import Ramp
 from routing.rollout.ramp_store import Decision, Exchange, ReplicaReport, Snapshot, StaleRamp, StoredRamp
 from store.database import Database
+from store.outbox import RAMP
 from store.tables import judge_evidence, leases, outbox, ramps, replicas, rollout_decisions
 
 LEADER = "ramp"
@@ -154,7 +155,7 @@ def _is_news(before: Ramp, after: Ramp) -> bool:
 
 
 def _new_event(event: Mapping[str, Any], at: datetime) -> dict[str, Any]:
-    return {"kind": "ramp", "data": _encode(event).decode(), "at": at, "attempts": 0, "next_at": at}
+    return {"kind": RAMP, "data": _encode(event).decode(), "at": at, "attempts": 0, "next_at": at}
 
 
 def _decision(row: Row[Any]) -> Decision:

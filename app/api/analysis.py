@@ -72,7 +72,7 @@ class DecisionView(Out):
 async def show_analysis(services: Running, principal: Observer) -> list[GuardrailView]:
     """A row for each guardrail, on the calls of all replicas."""
     examples = services.judge.examples()
-    return [_view(row, examples.get(row.name, ()), principal) for row in services.judge.analysis()]
+    return [_view(row, examples.get(row.name, ()), principal) for row in await services.evidence.rows()]
 
 
 @router.get("/analysis/trace", response_class=StreamingResponse)

@@ -8,6 +8,8 @@ from prometheus_client.exposition import choose_encoder
 
 from app.api.base import Out
 from app.services import Running, Services
+from routing.telemetry.ramp_figures import MAX_AGE_S
+from routing.versions import Version
 
 router = APIRouter(tags=["health"])
 
@@ -59,5 +61,8 @@ async def metrics(services: Running, accept: Annotated[str, Header()] = "") -> R
     """Every figure, for Prometheus (or as OpenMetrics, where that is asked for)."""
     snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
     services.figures.update(snapshots, services.sessions.active())
+    rows = await services.evidence.rows(max_age_s=MAX_AGE_S)
+    calls = dict(zip(Version, services.judge.counted(), strict=True))
+    services.ramp_figures.update(rows, services.ramp.ramp, calls)
     encode, content_type = choose_encoder(accept)
     return Response(encode(services.registry), headers={"content-type": content_type})

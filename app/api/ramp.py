@@ -14,7 +14,7 @@ from app.services import Running, Services
 from routing.rollout.controller import SILENT_AFTER_S
 from routing.rollout.outlook import outlook
 from routing.rollout.plan import Plan, parse_plan
-from routing.rollout.ramp import Ramp, RampState
+from routing.rollout.ramp import Facts, Ramp, RampState, missing_for_next
 from routing.rollout.ramp_store import ReplicaReport
 from routing.versions import Version
 
@@ -150,22 +150,30 @@ def status_view(services: Services) -> StatusView:
     verdict = controller.verdict()
     current = services.flag.current
     rows = [_replica_view(services, report) for report in controller.reports()]
+    facts = controller.facts(verdict)
     return StatusView(
         state=ramp.state,
         step=ramp.step + 1,
         steps=0 if ramp.plan is None else len(ramp.plan.steps),
         canary_percent=current.canary_percent,
-        next=outlook(ramp, controller.facts(verdict)),
+        next=outlook(ramp, facts),
         verdict=verdict.action,
         guardrail=verdict.guardrail,
         since=controller.since,
-        reason=ramp.reason,
+        reason=_reason(ramp, facts),
         by=ramp.by,
         in_force=all(row.rollout_revision >= current.revision and not row.is_silent for row in rows),
         silent=[row.id for row in rows if row.is_silent],
         split=_split(current.canary_percent, _sum([row.split for row in rows])),
         replicas=rows,
     )
+
+
+def _reason(ramp: Ramp, facts: Facts) -> str | None:
+    """The reason for the state; for a ramp that waits, what it lacks at this moment."""
+    if ramp.state is RampState.WAITING and ramp.current is not None:
+        return missing_for_next(ramp, ramp.current, facts) or ramp.reason
+    return ramp.reason
 
 
 def _replica_view(services: Services, report: ReplicaReport) -> ReplicaView:

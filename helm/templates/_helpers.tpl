@@ -94,7 +94,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if gt (include "poolshift.milliseconds" $monitor.scrapeTimeout | int) (include "poolshift.milliseconds" $monitor.interval | int) -}}
 {{- fail "metrics.serviceMonitor: scrapeTimeout is above interval, and the operator would not take it" -}}
 {{- end -}}
-{{- $own := list "HOST" "PORT" "ALLOW_ANONYMOUS" "API_KEYS_FILE" "CANARY_PERCENT" "ROLLOUT_FILE" "V1_POOL_SIZE" "V2_POOL_SIZE" "DATABASE_URL" "LM_MODEL" "LM_API_BASE" "LM_API_KEY" -}}
+{{- $own := list "HOST" "PORT" "ALLOW_ANONYMOUS" "API_KEYS_FILE" "CANARY_PERCENT" "ROLLOUT_FILE" "ROLLOUT_PLAN_FILE" "V1_POOL_SIZE" "V2_POOL_SIZE" "DATABASE_URL" "LM_MODEL" "LM_API_BASE" "LM_API_KEY" -}}
 {{- range $v.extraEnv -}}
 {{- if or (has .name $own) (hasKey $v.config .name) -}}
 {{- fail (printf "extraEnv: %s has a value of its own in this chart" .name) -}}
@@ -145,6 +145,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - name: ROLLOUT_FILE
   value: /etc/poolshift/rollout/rollout.yaml
 {{- end }}
+{{- if .Values.canary.plan }}
+- name: ROLLOUT_PLAN_FILE
+  value: /etc/poolshift/rollout/plan.yaml
+{{- end }}
 - name: V1_POOL_SIZE
   value: {{ include "poolshift.env" .Values.pools.v1.size }}
 - name: V2_POOL_SIZE
@@ -187,7 +191,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   mountPath: /etc/poolshift/auth
   readOnly: true
 {{- end }}
-{{- if .Values.canary.file.enabled }}
+{{- if or .Values.canary.file.enabled .Values.canary.plan }}
 - name: rollout
   mountPath: /etc/poolshift/rollout
   readOnly: true

@@ -30,6 +30,8 @@ SILENT_AFTER_S = 5.0
 """A replica that has said nothing for so long, in seconds, has died or is cut off."""
 V1_DOWN_S = 5.0
 """V1 without a live worker for so long, in seconds, is nothing to compare V2 with."""
+SHARED_LOOK_S = 0.2
+"""Time from an event of V2's to the look at the evidence of all replicas, in seconds."""
 KEEP_EVERY_S = 5.0
 """Time between two writes of the evidence of a service that shares its database with no other, in seconds."""
 
@@ -110,6 +112,8 @@ class RampController:
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
                     await self._wake.wait()
+                    if self._is_shared:  # a burst of faults is one look
+                        await asyncio.sleep(SHARED_LOOK_S)
 
     def rest(self) -> None:
         """Decides nothing any more: the service is ending, and its pools with it."""
@@ -128,7 +132,7 @@ class RampController:
             await self._judge_alone()
             return
         self._log_once.clear()
-        verdict = self._judge.look()
+        verdict = await self._judge.look_together() if self.is_leader else self._judge.look()
         self.last_verdict = verdict
         if self.is_leader:
             await self._decide(verdict)
@@ -238,8 +242,11 @@ class RampController:
                     with suppress(RollbackUnwritten):
                         await self._apply(move)
 
-    def _judged(self, verdict: Verdict) -> None:
+    def _judged(self, verdict: Verdict | None) -> None:
         """Acts at once on a look that an event of V2's has caused; a store that hangs must not hold up a rollback."""
+        if verdict is None:  # the evidence of all replicas has to be summed up first
+            self._wake.set()
+            return
         self.last_verdict = verdict
         if verdict.action is Say.ROLLBACK and self.is_leader and not self._is_resting:
             move = ramps.advance(self.ramp, self.facts(verdict))

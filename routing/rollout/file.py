@@ -1,7 +1,7 @@
 """`ROLLOUT_FILE`: the percentage from a mounted file (YAML or JSON). An invalid file moves no traffic."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -38,6 +38,28 @@ def parse(content: bytes, by: str) -> Change:
         raise InvalidRolloutFile(str(error)) from None
 
 
+async def follow(
+    contents: AsyncIterator[bytes | OSError], apply: Callable[[bytes], Awaitable[bool]], log_once: LogOnce
+) -> None:
+    """Calls `apply` with each new content of a file, until it returns true; a file in the making is waited for."""
+    applied: bytes | None = None
+    unsettled: tuple[bytes, float] | None = None
+    async for content in contents:
+        if isinstance(content, OSError):
+            log_once.warn(f"it cannot be read: {content.strerror}")
+            continue
+        if content == applied:
+            continue
+        now = asyncio.get_running_loop().time()
+        if not content.endswith(b"\n"):
+            if unsettled is None or unsettled[0] != content:
+                unsettled = content, now
+            if now - unsettled[1] < SETTLE_S:
+                continue
+        if await apply(content):
+            applied = content
+
+
 class RolloutFile:
     """Applies the file's percentage each time that the content is new."""
 
@@ -49,22 +71,7 @@ class RolloutFile:
 
     async def follow(self, contents: AsyncIterator[bytes | OSError]) -> None:
         """Applies each new content, for as long as there are any to come."""
-        applied: bytes | None = None
-        unsettled: tuple[bytes, float] | None = None
-        async for content in contents:
-            if isinstance(content, OSError):
-                self._log_once.warn(f"it cannot be read: {content.strerror}")
-                continue
-            if content == applied:
-                continue
-            now = asyncio.get_running_loop().time()
-            if not content.endswith(b"\n"):
-                if unsettled is None or unsettled[0] != content:
-                    unsettled = content, now
-                if now - unsettled[1] < SETTLE_S:
-                    continue
-            if await self._apply(content):
-                applied = content
+        await follow(contents, self._apply, self._log_once)
 
     async def _apply(self, content: bytes) -> bool:
         """Applies `content`; returns False if that must be tried again."""

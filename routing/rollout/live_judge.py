@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import mmh3
 
-from analysis.counters import Counters
+from analysis.counters import Counters, total
 from analysis.guardrails import Config
 from analysis.judge import Judge
 from analysis.verdict import Row, Verdict
@@ -66,10 +66,10 @@ class LiveJudge:
         self._examples: dict[str, deque[Example]] = {}
         self._recorded: deque[tuple[Any, ...]] = deque(maxlen=MAX_RECORDED)
         self._looks_at: asyncio.TimerHandle | None = None
-        self._listener: Callable[[Verdict], None] = lambda _: None
+        self._listener: Callable[[Verdict | None], None] = lambda _: None
 
-    def listen(self, listener: Callable[[Verdict], None]) -> None:
-        """Calls `listener` after each look that an event of V2's has caused."""
+    def listen(self, listener: Callable[[Verdict | None], None]) -> None:
+        """Calls `listener` soon after an event of V2's, with the verdict if it takes no evidence of other replicas."""
         self._listener = listener
 
     def percent_changed(self, basis_points: int) -> None:
@@ -118,17 +118,33 @@ class LiveJudge:
 
     def _look(self) -> None:
         self._looks_at = None
-        self._listener(self.look())
+        self._listener(self.look() if self._others is None else None)
 
     # --- asked by the controller
 
     def look(self) -> Verdict:
-        """The verdict now, on the calls of this replica and of the others."""
-        return self.judge.look(time.monotonic(), self._others)
+        """The verdict now, on the calls of this replica alone."""
+        return self.judge.look(time.monotonic())
+
+    async def look_together(self) -> Verdict:
+        """The verdict now, with the evidence of other replicas, whose sum takes a thread some 100 ms."""
+        if self._others is None:
+            return self.look()
+        judge = self.judge
+        bench = await asyncio.to_thread(judge.bench_of_now(self._others))
+        return judge.look(time.monotonic(), bench=bench)
 
     def analysis(self) -> tuple[Row, ...]:
         """A row for each guardrail."""
         return self.judge.analysis(self._others)
+
+    def analysis_of_now(self) -> Callable[[], tuple[Row, ...]]:
+        """Copies the evidence, and returns a function that computes the rows from the copy, on any thread."""
+        return self.judge.analysis_of_now(self._others)
+
+    def counted(self) -> tuple[int, int]:
+        """Organic calls to V1 and V2 that this replica has added to the evidence."""
+        return total(self.judge.counters.calls.values())
 
     def examples(self) -> Mapping[str, tuple[Example, ...]]:
         """The newest executions that are part of the evidence, by guardrail."""

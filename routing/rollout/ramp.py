@@ -132,8 +132,9 @@ def advance(ramp: Ramp, facts: Facts) -> Move | None:
         return _next(ramp, facts.verdict.action is Say.PROMOTE)
     if is_inconclusive(ramp, step, facts):
         return _inconclusive(ramp, missing)
-    waiting = _to(ramp, RampState.WAITING, PLAN, missing)
-    return None if (waiting.state, waiting.reason) == (ramp.state, ramp.reason) else Move(waiting)
+    if ramp.state is RampState.WAITING and _kind(ramp.reason) == _kind(missing):
+        return None  # the number of calls has changed, and nothing else
+    return Move(_to(ramp, RampState.WAITING, PLAN, missing))
 
 
 def missing_for_next(ramp: Ramp, step: PlanStep, facts: Facts) -> str | None:
@@ -156,6 +157,10 @@ def is_inconclusive(ramp: Ramp, step: PlanStep, facts: Facts) -> bool:
     return (
         ramp.plan.on_inconclusive != "hold" and limit is not None and facts.waited_s >= limit and not waits_for_person
     )
+
+
+def _kind(reason: str | None) -> str:
+    return (reason or "").partition(":")[0]
 
 
 def evidence_text(verdict: Verdict) -> str:

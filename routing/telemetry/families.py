@@ -45,7 +45,7 @@ class RolloutMetrics:
 
 
 class ServiceMetrics:
-    """The service's drain, its exported spans and the restarts of its background tasks."""
+    """The service's drain, exported spans, restarts of background tasks and delivered notifications."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.drain = Gauge(
@@ -68,6 +68,14 @@ class ServiceMetrics:
             ["task"],
             registry=registry,
         )
+        self.deliveries = Counter(
+            "poolshift_webhook_deliveries_total",
+            "Notifications of the ramp: delivered, failed (an attempt; it is tried again), given_up.",
+            ["outcome"],
+            registry=registry,
+        )
+        for delivery in ("delivered", "failed", "given_up"):
+            self.deliveries.labels(delivery)
 
 
 class WorkerMetrics:

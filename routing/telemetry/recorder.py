@@ -116,6 +116,10 @@ class Recorder:
         """Counts the end of `count` spans."""
         self._service.spans.labels(outcome).inc(count)
 
+    def webhook_delivery(self, outcome: str) -> None:
+        """Counts an attempt to deliver a notification, or a notification that is given up."""
+        self._service.deliveries.labels(outcome).inc()
+
     def lm_used(self, version: Version, model: str, usage: LMUsage) -> None:
         """Counts the tokens of an execution, successful or failed."""
         self._lms.used(version, model, usage)

@@ -10,6 +10,7 @@ import yaml
 
 from config.api_keys import read_key_file
 from config.settings import Settings
+from routing.rollout.plan import Plan, parse_plan
 from tests.ship.conftest import DASHBOARDS
 from tests.ship.tools import BIN, Chart, Resource, assert_valid, containers, of_kind, only, pod_specs, run
 from tests.support.service import ROOT
@@ -100,6 +101,17 @@ def test_the_settings_take_what_the_chart_gives(chart: Chart, values: Path, monk
             assert getattr(settings, name.lower()) == value
     percent = said.get("canary", {}).get("percent", 0)
     assert settings.canary_percent == (None if percent is None else Decimal(str(percent)))
+
+
+def test_the_service_reads_the_plan_that_the_chart_writes(chart: Chart) -> None:
+    """A value of each kind comes out as the plan that was meant, beside the rollout file in the same folder."""
+    values = ROOT / "helm/ci/every-option-values.yaml"
+    resources = chart.render("-f", values)
+    (data,) = (one["data"] for one in of_kind(resources, "ConfigMap") if "plan.yaml" in one["data"])
+    said = yaml.safe_load(values.read_text())["canary"]["plan"]
+    assert parse_plan(data["plan.yaml"].encode()) == Plan.model_validate(said)
+    assert _environment(resources)["ROLLOUT_PLAN_FILE"] == "/etc/poolshift/rollout/plan.yaml"
+    assert "rollout.yaml" in data
 
 
 def test_the_service_reads_the_keys_that_the_chart_writes(chart: Chart, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ _FROM_OTHER_VALUES = {
     "LM_MODEL",
     "PORT",
     "ROLLOUT_FILE",
+    "ROLLOUT_PLAN_FILE",
     "V1_POOL_SIZE",
     "V2_POOL_SIZE",
 }

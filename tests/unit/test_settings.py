@@ -8,6 +8,8 @@ import pytest
 from config.settings import InvalidSettings, Settings, load_settings
 from config.worker_environment import worker_environment
 
+WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAAA="
+
 
 @pytest.fixture(autouse=True)
 def fresh_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -72,6 +74,15 @@ def test_a_wrong_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, nam
         ("LM_API_BASE", "http://me:secret@127.0.0.1/v1"),
         ("LM_API_BASE", "http://127.0.0.1/v1?key=secret"),
         ("LM_API_BASE", "127.0.0.1/secret"),
+        ("ROLLOUT_WEBHOOK_URL", "hooks.example.org/secret"),
+        ("ROLLOUT_WEBHOOK_URL", "ftp://hooks.example.org/secret"),
+        ("ROLLOUT_WEBHOOK_URL", "https:///secret"),
+        ("ROLLOUT_WEBHOOK_URL", "http://[secret"),
+        ("ROLLOUT_WEBHOOK_SECRET", "secret"),
+        ("ROLLOUT_WEBHOOK_SECRET", "whsec_c2VjcmV0"),
+        ("ROLLOUT_WEBHOOK_SECRET", "whsec_sécret"),
+        ("ROLLOUT_WEBHOOK_SECRET", f"secretwhsec_{'c2VjcmV0' * 5}"),
+        ("ROLLOUT_WEBHOOK_SECRET", f"whsec_{'c2VjcmV0' * 12}"),
     ],
 )
 def test_what_may_be_a_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -80,6 +91,34 @@ def test_what_may_be_a_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch, n
     with pytest.raises(InvalidSettings, match=f"^{name}: must ") as refused:
         load_settings()
     assert "cret" not in str(refused.value).removesuffix("a secret")
+
+
+@pytest.mark.parametrize("text", [WEBHOOK_SECRET, f"{WEBHOOK_SECRET}\n", WEBHOOK_SECRET.rstrip("=")])
+def test_the_webhooks_secret_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
+    """As editors leave it, with or without padding; and not in the environment as well."""
+    file = tmp_path / "secret"
+    file.write_text(text)
+    monkeypatch.setenv("ROLLOUT_WEBHOOK_SECRET_FILE", str(file))
+    secret = load_settings().webhook_secret
+    assert secret is not None
+    assert secret.get_secret_value() == text.strip()
+    monkeypatch.setenv("ROLLOUT_WEBHOOK_SECRET", WEBHOOK_SECRET)
+    with pytest.raises(InvalidSettings, match="not both"):
+        load_settings()
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file"), ("whsec_secret", "must be"), ("", "must be")])
+def test_a_wrong_file_of_the_webhooks_secret_ends_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None, why: str
+) -> None:
+    """In one line that names the file and shows nothing of what it holds."""
+    file = tmp_path / "hook"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("ROLLOUT_WEBHOOK_SECRET_FILE", str(file))
+    with pytest.raises(InvalidSettings, match=f"^ROLLOUT_WEBHOOK_SECRET_FILE={file}: {why}") as refused:
+        load_settings()
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
@@ -118,6 +157,9 @@ def test_a_workers_environment() -> None:
         "AWS_SECRET_ACCESS_KEY": "x",
         "GITHUB_TOKEN": "x",
         "PGPASSWORD": "x",
+        "ROLLOUT_WEBHOOK_SECRET": "x",
+        "ROLLOUT_WEBHOOK_SECRET_FILE": "x",
+        "ROLLOUT_WEBHOOK_URL": "x",
         "OTEL_EXPORTER_OTLP_HEADERS": "x",
     }
     kept = worker_environment(environment, ["OPENAI_API_KEY"])

@@ -1,0 +1,162 @@
+"""`poolshift rollout plan`, `start` and the like, `status`, `watch`: a ramp that goes on by itself."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.errors import CommandFailed, ExitCode
+from cli.output import AsJson, print_fields, print_json, print_rows, when
+from cli.service import Service, on_service
+from cli.watch import Watch
+from cli.watch_screen import condition_texts, duration_text, percent_text, split_text
+
+Reason = Annotated[str | None, typer.Option(help="The reason for the history.")]
+
+plan_app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows, sets and clears the plan.")
+
+
+@plan_app.command("show")
+@on_service
+def show_plan(service: Service, *, as_json: AsJson = False) -> None:
+    """Shows the plan; `plan set` takes its JSON back."""
+    _show_plan(service.get("/rollout/plan"), as_json=as_json)
+
+
+@plan_app.command("set")
+@on_service
+def set_plan(
+    service: Service,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="YAML or JSON; - is standard input.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Sets the plan that the next start carries out (exit code 4 while one is under way)."""
+    _show_plan(service.send("PUT", "/rollout/plan", content=_content(file)), as_json=as_json)
+
+
+@plan_app.command("clear")
+@on_service
+def clear_plan(service: Service) -> None:
+    """Forgets the plan (exit code 4 while it is under way)."""
+    service.send("DELETE", "/rollout/plan")
+
+
+@on_service
+def start(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Begins the plan at its first step, with no evidence."""
+    _move(service, "start", reason, as_json=as_json)
+
+
+@on_service
+def pause(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Stops the ramp where it is."""
+    _move(service, "pause", reason, as_json=as_json)
+
+
+@on_service
+def resume(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Goes on at the step that the ramp stopped at, in spite of the guardrail that paused it."""
+    _move(service, "resume", reason, as_json=as_json)
+
+
+@on_service
+def approve(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Lets the ramp leave a step that waits for a person's approval."""
+    _move(service, "approve", reason, as_json=as_json)
+
+
+@on_service
+def promote(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Gives V2 everything without waiting for evidence; the history says so."""
+    _move(service, "promote", reason, as_json=as_json)
+
+
+@on_service
+def abort(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Ends the plan, and sends all traffic to V1."""
+    _move(service, "abort", reason, as_json=as_json)
+
+
+@on_service
+def status(service: Service, *, as_json: AsJson = False) -> None:
+    """Shows the ramp: its state and step, the verdict, what comes next, and the split on each replica."""
+    _show_status(service.get("/rollout/status"), as_json=as_json)
+
+
+@on_service
+def watch(
+    service: Service,
+    *,
+    until_done: Annotated[
+        bool,
+        typer.Option(
+            "--until-done", help="End with the ramp: exit code 0 if V2 is promoted, 1 if it is rolled back or aborted."
+        ),
+    ] = False,
+) -> None:
+    """Shows the ramp and its evidence, each second; without a terminal, a line for each change."""
+    end = Watch(service, until_done=until_done).run()
+    if not end.is_promoted:
+        raise CommandFailed(ExitCode.REFUSED, f"{end.state}: {end.reason or 'no reason given'}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands to `poolshift rollout`."""
+    app.add_typer(plan_app, name="plan")
+    for command in (start, pause, resume, approve, promote, abort, status, watch):
+        app.command(command.__name__)(command)
+
+
+def _content(file: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise CommandFailed(ExitCode.USAGE, f"{file}: {error.strerror}") from None
+
+
+def _move(service: Service, what: str, reason: str | None, *, as_json: bool) -> None:
+    body = None if reason is None else {"reason": reason}
+    _show_status(service.send("POST", f"/rollout/{what}", body=body), as_json=as_json)
+
+
+def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+        return
+    wait = plan["max_wait_s"]
+    print_fields(
+        {
+            "plan": plan["name"],
+            "inconclusive": plan["on_inconclusive"] + (f" after {duration_text(wait)}" if wait is not None else ""),
+            "margins": f"faults × {plan['fault_margin']:g}, time × {plan['latency_margin']:g}",
+            **{f"guardrail {name}": one["action"] for name, one in plan["guardrails"].items()},
+        }
+    )
+    rows = [(index, percent_text(step), *condition_texts(step)) for index, step in enumerate(plan["steps"], start=1)]
+    print_rows(("STEP", "V2", "HOLD", "CALLS", "APPROVAL"), rows)
+
+
+def _show_status(status: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(status)
+        return
+    print_fields(
+        {
+            "state": f"{status['state']} since {when(status['since'])} by {status['by']}",
+            "reason": status["reason"],
+            "step": f"{status['step']} of {status['steps']}",
+            "verdict": status["verdict"] + (f" ({status['guardrail']})" if status["guardrail"] else ""),
+            "next": status["next"],
+            "split": split_text(status["split"]),
+            "in force": "on every replica" if status["in_force"] else "not on every replica",
+            **({"silent": ", ".join(status["silent"])} if status["silent"] else {}),
+        }
+    )
+    rows = [
+        (one["id"], "silent" if one["is_silent"] else "yes", one["rollout_revision"], split_text(one["split"]))
+        for one in status["replicas"]
+    ]
+    if len(rows) > 1:
+        print_rows(("REPLICA", "HEARD", "REVISION", "SPLIT"), rows)

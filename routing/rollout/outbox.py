@@ -1,0 +1,39 @@
+"""The interface to the place where notifications wait for their delivery."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A change of the ramp that a receiver has not been told of yet."""
+
+    key: int
+    data: Mapping[str, Any]
+    at: datetime
+    """The time of the change."""
+    attempts: int
+    """Deliveries that have failed so far."""
+    age_s: float
+    """Seconds since the change, by the store's clock."""
+
+
+class Outbox(Protocol):
+    """Keeps notifications. Every method raises StoreUnavailable if the store does not answer."""
+
+    async def claim(self, *, for_s: float) -> Notification | None:
+        """Takes the oldest notification that is due, if any; no other replica gets it for `for_s` seconds.
+
+        A replica that ends before it has reported the outcome leaves the notification to the others.
+        """
+        ...
+
+    async def delivered(self, key: int) -> None:
+        """Takes note that the receiver has accepted a notification."""
+        ...
+
+    async def failed(self, key: int, *, again_in_s: float | None) -> None:
+        """Takes note of a failed delivery; None gives the notification up."""
+        ...
