@@ -103,7 +103,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         pin = Version(settings.pool_version) if settings.pool_version else None
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools) < len(Version))
         router = Router(pools, flag, recorder, judge=judge, pin=pin, salt=settings.canary_salt)
-        ramp = await _open_ramp(database, flag, judge, pools, catalog, background, stack)
+        ramp = await _open_ramp(settings, database, flag, judge, pools, catalog, background, stack)
         _open_webhook(settings, database, recorder, background, stack)
         _watch_rollout(recorder, follower, router, flag)
         app.state.services = services = Services(
@@ -293,6 +293,7 @@ def _open_pools(
 
 
 async def _open_ramp(
+    settings: Settings,
     database: Database,
     flag: RolloutFlag,
     judge: LiveJudge,
@@ -306,9 +307,8 @@ async def _open_ramp(
     ramp = RampController(
         flag,
         judge,
-        SqlRampStore(database, notifies=app.state.settings.rollout_webhook_url is not None),
+        SqlRampStore(database, notifies=settings.rollout_webhook_url is not None),
         is_shared=database.is_shared,
-        # A shutdown ends V1's workers before it ends the ramp, which must not pause for it.
         v1_serves=lambda: v1 is not None and v1.is_ready,
         programs=catalog.programs.count,
     )
