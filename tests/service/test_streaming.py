@@ -48,7 +48,7 @@ class RawClient:
         content = json.dumps({"inputs": inputs, **body}).encode()
         self._socket = socket.create_connection(("127.0.0.1", service.port), timeout=20)
         self._socket.sendall(
-            b"POST /programs/%s/execute HTTP/1.1\r\nhost: test\r\naccept: text/event-stream\r\n"
+            b"POST /programs/%s/execute HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n"
             b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (program_id.encode(), len(content), content)
         )
 
