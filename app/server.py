@@ -123,6 +123,8 @@ class Server(uvicorn.Server):
             _log.error("reload failed; the old code stays", reason=str(error))
         else:
             _log.info("reloaded")
+            services: Services = self._app.state.services
+            await services.ramp.restart_evidence("the code was reloaded")
 
     async def _stop_pools(self) -> None:
         """Drains the pools, and closes them whatever comes of that."""

@@ -77,21 +77,10 @@ def _next(change: Change, after: int, latest: Rollout | None) -> Rollout:
         canary_basis_points=change.canary_basis_points,
         previous_basis_points=latest.canary_basis_points if latest else None,
         source=change.source,
-        updated_by=_storable("by", change.by)[:_MAX_BY_LENGTH],
-        reason=None if change.reason is None else _storable("reason", change.reason),
+        updated_by=change.by[:_MAX_BY_LENGTH],
+        reason=change.reason,
         rollback_revision=revision if is_rollback else latest.rollback_revision if latest else 0,
     )
-
-
-def _storable(name: str, text: str) -> str:
-    """Replaces the characters that no database takes (NUL, half of a surrogate pair), and logs that it did.
-
-    A rollback that is in force must be written in any case: it would hold up all later changes.
-    """
-    clean = text.encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
-    if clean != text:
-        _log.warning("characters that cannot be stored were replaced in a change", field=name, text=clean)
-    return clean
 
 
 def _columns(rollout: Rollout) -> dict[str, Any]:

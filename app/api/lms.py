@@ -99,4 +99,6 @@ async def _set(session_id: str | None, body: LMBody, services: Services, by: str
     if body.model == LOCAL and not services.lms.has_local:
         raise Problem("invalid_request", "body.model: this service runs no model itself (LM_MODEL=local does)")
     await services.lms.put(session_id, body.settings(), by)
+    if session_id is None:
+        await services.ramp.restart_evidence(f"{by} set everyone's LM to {body.model}")
     return lm_view(*services.lms.shown(session_id))

@@ -192,7 +192,10 @@ class RampController:
         """Begins with no evidence: other code, another definition or another LM is another canary."""
         async with self._moving:
             if self._judge.w > 0 or self.ramp.state.is_under_way:
-                await self._apply(ramps.evidence_restarted(self.ramp, why))
+                self._take(ramps.evidence_restarted(self.ramp, why).ramp)
+                self._dirty = True
+                with suppress(StoreUnavailable):
+                    await self._flush()
 
     # --- what is shown
 

@@ -16,7 +16,7 @@ import structlog
 
 from routing.errors import ChangeVoided, RollbackUnwritten, StaleRevision
 from routing.rollout.log import RolloutLog
-from routing.rollout.model import Change, Rollout, Source
+from routing.rollout.model import Change, Rollout, Source, storable
 
 _log = structlog.stdlib.get_logger("poolshift.rollout")
 
@@ -75,6 +75,7 @@ class RolloutFlag:
         Raises:
             RollbackUnwritten: it is in force here, but not written yet, and so nowhere else; `flush` tries again.
         """
+        by, reason = _storable(by), None if reason is None else _storable(reason)
         self.epoch += 1
         self._dirty = Change(0, source, by, reason)
         self._come_into_force(
@@ -199,6 +200,13 @@ class RolloutFlag:
         self.threshold = effective.threshold
         for listener in self._listeners:
             listener(effective)
+
+
+def _storable(text: str) -> str:
+    clean = storable(text)
+    if clean != text:
+        _log.warning("characters that cannot be stored were replaced in a change", text=clean)
+    return clean
 
 
 async def open_flag(log: RolloutLog, canary_basis_points: int | None) -> RolloutFlag:

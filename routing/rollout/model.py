@@ -34,6 +34,14 @@ def voids_earlier_changes(canary_basis_points: int, source: str) -> bool:
     return canary_basis_points == 0 and source not in RAMPS
 
 
+def storable(text: str) -> str:
+    """Replaces the characters that no database takes: NUL, and halves of surrogate pairs.
+
+    A rollback that is in force must be written in any case: it would hold up all later changes.
+    """
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A request for a percentage (in hundredths of a percent): by whom, from which source, and why."""

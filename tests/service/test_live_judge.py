@@ -1,6 +1,7 @@
 """The judge on real workers: an equal V2 goes all the way, a worse one is rolled back, and no call is lost."""
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,30 @@ def test_a_restart_goes_on_where_it_was(start_pair: Callable[..., Service]) -> N
     assert (after["state"], after["step"], after["canary_percent"]) == (before["state"], 1, 50)
     rows = {row["name"]: row for row in service.client.get("/rollout/analysis").json()}
     assert rows["engine"]["v2"]["calls"] > 100
+
+
+@pytest.mark.parametrize("change", ["code", "lm"])
+def test_another_canary_begins_with_no_evidence(start_pair: Callable[..., Service], change: str) -> None:
+    """A reload of the code, or another LM, makes V2 something else: what was seen before does not count for it."""
+    service = start_pair()
+    program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    with Traffic([service], program) as traffic:
+        begin(service, steps=[{"percent": 50, "hold_s": 3600, "min_calls": 100}])
+        traffic.wait_for(300)
+    assert judged(service) > 0
+    if change == "lm":
+        assert service.client.put("/lm", json={"model": "none"}).status_code == 200
+    else:
+        assert service.process is not None
+        service.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: judged(service) == 0, "the evidence starts again")
+    assert status(service)["state"] == "ramping"
+    assert "evidence starts again" in status(service)["reason"]
+
+
+def judged(service: Service) -> int:
+    rows = {row["name"]: row for row in service.client.get("/rollout/analysis").json()}
+    return int(rows["engine"]["v1"]["calls"] + rows["engine"]["v2"]["calls"])
 
 
 def test_a_persons_change_pauses_the_plan(start_pair: Callable[..., Service]) -> None:
