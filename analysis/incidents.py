@@ -2,27 +2,27 @@
 
 from typing import Final
 
-GAP_S: Final = 0.1
-"""Faults closer together than this belong to one incident."""
-LONGEST_S: Final = 0.5
-"""An incident lasts no longer; otherwise a service that fails all the time would have one incident without end."""
+INCIDENT_S: Final = 0.1
+"""Faults of one category within this time, in seconds, are one incident.
+
+The time counts from the incident's first fault. Otherwise a version that fails all the time would have one incident
+without end, and would be found the later the worse it is.
+"""
 
 
 class Incidents:
     """The incident that each category is in. Blind to the version, so that it prefers none."""
 
-    __slots__ = ("_began", "_last")
+    __slots__ = ("_began",)
 
     def __init__(self) -> None:
         self._began: dict[str, float] = {}
-        self._last: dict[str, float] = {}
 
     def is_new(self, category: str, t: float) -> bool:
         """Tells if a fault at `t` begins an incident, and notes the fault."""
-        last = self._last.get(category)
-        self._last[category] = t
+        began = self._began.get(category)
         # abs: clocks jump, and calls may be told in another order than they ended in.
-        if last is not None and abs(t - last) < GAP_S and abs(t - self._began[category]) < LONGEST_S:
+        if began is not None and abs(t - began) < INCIDENT_S:
             return False
         self._began[category] = t
         return True

@@ -18,6 +18,9 @@ MAX_STEPS: Final = 256
 FELL: Final = -2
 """Instead of a step: the ramp has fallen."""
 _NEVER: Final = 1 << 30
+_V1_TIMES: Final = 256
+"""Times of V1 that a call without a time of its own draws from."""
+_31_BITS: Final = (1 << 31) - 1
 
 
 class Intake:
@@ -33,7 +36,9 @@ class Intake:
         self._index = {w: index for index, (w, _) in enumerate(counters.steps)}
         self._stragglers = config.stragglers
         self._lower = 0
-        self._last_v1 = -1
+        self._v1_times: list[int] = []
+        self._drawn = 1
+        self._noted = 0
         self._m0 = config.m0
         floor = max(self.current, 0)
         self._units = KeyMarks(floor, config.shard, config.shards)
@@ -116,7 +121,7 @@ class Intake:
     ) -> str | None:
         fine = fine_bin(ms / self._m0 if version else ms)
         if not version:
-            self._last_v1 = fine
+            self._note_v1_time(fine)
         self._count_latency(step, version, key_hash, fine)
         if fine < self._p99:
             return None
@@ -124,14 +129,24 @@ class Intake:
         return self.fault("tail", t, step, version, key_hash, code, program)
 
     def _has_no_time(self, step: int, version: int, key_hash: int | None) -> None:
-        """Counts a call that failed or was cold with the time of V1's last call.
+        """Counts a call that failed or was cold with a time that one of V1's last calls took, drawn at random.
 
         Leaving such calls out would leave out V2's more often than V1's. Then a counted call's version is no longer a
         coin of probability w, and the missing calls would look like slow ones. A time drawn from V1's distribution is
-        what a V2 that is as fast would have.
+        what a V2 that is as fast would have. The draws are independent, since the same time for a run of V2's calls
+        would be evidence out of nothing; their numbers depend on nothing but the calls, so that a replay repeats them.
         """
-        if self._last_v1 >= 0:
-            self._count_latency(step, version, key_hash, self._last_v1)
+        if self._v1_times:
+            self._drawn = self._drawn * 1_103_515_245 + 12_345 & _31_BITS
+            fine = self._v1_times[(self._drawn >> 8) % len(self._v1_times)]
+            self._count_latency(step, version, key_hash, fine)
+
+    def _note_v1_time(self, fine: int) -> None:
+        if len(self._v1_times) < _V1_TIMES:
+            self._v1_times.append(fine)
+        else:
+            self._v1_times[self._noted % _V1_TIMES] = fine
+        self._noted += 1
 
     def _count_latency(self, step: int, version: int, key_hash: int | None, fine: int) -> None:
         first = self._successes.first_copy(key_hash, step)

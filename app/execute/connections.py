@@ -1,8 +1,10 @@
 """Bounds the connections of the service: no client holds one, or the memory of its answer, for as long as it likes."""
 
 import asyncio
+import errno
 import heapq
 import math
+import os
 import resource
 from typing import Final
 
@@ -18,6 +20,8 @@ _MIN_PROGRESS_BYTES: Final = 64 * 1024
 _MAX_RESERVE: Final = 1024
 """Descriptors that are left to all else: workers, the database, and connections before one of them can be closed."""
 _LINES_PER_S: Final = 5
+_ROOM_CHECK_S: Final = 0.1
+"""Time between two looks at the descriptors that are left, once half of them are taken, in seconds."""
 
 _log = structlog.stdlib.get_logger("poolshift.http")
 
@@ -87,8 +91,10 @@ class Connections:
         self._unread: dict[Connection, _Unread] = {}
         self._timer = DeadlineTimer(self._sweep)
         self._lines = LineBudget(lines=_LINES_PER_S, size=1024 * 1024, tell=_tell_left_out)
+        self._scarce_lines = LineBudget(lines=1, size=1024 * 1024, tell=lambda _: None)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._scarce_from = descriptors - min(descriptors // 8, _MAX_RESERVE)
+        self._room_check: asyncio.TimerHandle | None = None
 
     # --- what a connection tells
 
@@ -100,6 +106,8 @@ class Connections:
         self._open.add(connection)
         if descriptor >= self._scarce_from:
             self._make_room(connection)
+        if descriptor >= self._scarce_from // 2 and self._room_check is None:
+            self._room_check = self._loop.call_later(_ROOM_CHECK_S, self._check_room)
 
     def lost(self, connection: Connection) -> None:
         """Forgets a connection."""
@@ -170,10 +178,25 @@ class Connections:
             _log.warning("a client did not read its answer", bytes_left=size)
         connection.abort()
 
-    def _make_room(self, newcomer: Connection) -> None:
+    def _check_room(self) -> None:
+        """Makes room without a newcomer: without a descriptor, a new connection is reset before it is counted in."""
+        self._room_check = None
+        try:
+            lowest = os.dup(2)
+            os.close(lowest)
+        except OSError as error:
+            lowest = self._scarce_from if error.errno in (errno.EMFILE, errno.ENFILE) else 0
+        if lowest >= self._scarce_from:
+            self._make_room(None)
+        if lowest >= self._scarce_from // 2:
+            self._room_check = self._loop.call_later(_ROOM_CHECK_S, self._check_room)
+
+    def _make_room(self, newcomer: Connection | None) -> None:
         """Closes those that have waited longest for their client, a few at once."""
+        if self._scarce_lines.admits(0):
+            _log.warning("descriptors are scarce; connections that wait for their client are closed")
         waiting = [one for one in self._open if one is not newcomer and one.awaits_client()]
-        for connection in heapq.nsmallest(max(1, len(waiting) // 16), waiting, key=_waits_since):
+        for connection in heapq.nsmallest(max(4, len(waiting) // 8), waiting, key=_waits_since):
             self._open.discard(connection)
             connection.close()
 

@@ -160,7 +160,7 @@ def test_nobody_waits_for_the_answer(traced_service: Service, collector: Collect
     body = json.dumps({"inputs": {"directory": str(tmp_path), "name": "here"}})
     with socket.create_connection(("127.0.0.1", traced_service.port)) as client:
         client.sendall(
-            f"POST /programs/{program}/execute HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+            f"POST /programs/{program}/execute HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n"
             f"traceparent: 00-{trace_id}-{span_id}-01\r\n\r\n{body}".encode()
         )
         wait_until(lambda: any(tmp_path.iterdir()), "the program runs")

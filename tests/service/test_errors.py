@@ -305,7 +305,7 @@ def test_what_is_no_http_gets_no_problem(shared_service: Service) -> None:
 def test_an_announced_body_is_refused_before_it_comes(shared_service: Service, path: str) -> None:
     """Nobody has to send what is not going to be read."""
     with socket.create_connection(("127.0.0.1", shared_service.port), timeout=20) as sock:
-        head = f"POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         sock.sendall(f"{head}content-length: 60000000\r\n\r\n".encode())
         answer = b"".join(iter(lambda: sock.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 413 ")

@@ -212,7 +212,7 @@ def test_a_client_that_goes_away_frees_its_worker(start_service: StartService, v
     def call(name: str) -> socket.socket:
         body = f'{{"inputs":{{"directory":"{tmp_path}","name":"{name}"}}}}'
         sock = socket.create_connection(("127.0.0.1", service.port))
-        head = f"POST /programs/{program}/execute HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"POST /programs/{program}/execute HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
         sock.sendall((head + body).encode())
         return sock
 

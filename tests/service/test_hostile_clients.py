@@ -5,6 +5,7 @@ import resource
 import socket
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -13,7 +14,7 @@ from tests.conftest import StartService
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
-HEAD = "POST {} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{}content-length: {}\r\n\r\n"
+HEAD = "POST {} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{}content-length: {}\r\n\r\n"
 
 
 def connect(service: Service) -> socket.socket:
@@ -83,14 +84,15 @@ def test_answers_that_nobody_reads_are_dropped(start_service: StartService) -> N
         sock.close()
 
 
-def test_idle_connections_do_not_lock_others_out(tmp_path: Path) -> None:
-    """However few descriptors there are: the oldest that wait for their client make room."""
+@pytest.mark.parametrize("descriptors", [128, 256])
+def test_idle_connections_do_not_lock_others_out(tmp_path: Path, descriptors: int) -> None:
+    """However few descriptors there are, the oldest that wait for their client make room, for a burst of others too."""
     service = Service(tmp_path, V1_POOL_SIZE=1, V2_POOL_SIZE=1)
     idle: list[socket.socket] = []
     try:
         service.start(wait=False)
         assert service.process is not None
-        resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (256, 256))
+        resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (descriptors, descriptors))
         wait_until(service.is_ready, "the service is ready")
         program = service.create("echo", {"nonce": "string"})
         for count in range(400):
@@ -101,9 +103,23 @@ def test_idle_connections_do_not_lock_others_out(tmp_path: Path) -> None:
             )
         assert service.execute(program, inputs={"nonce": "a"}).status_code == 200
         with connect(service) as sock:
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert head_of_answer(sock).startswith("HTTP/1.1 200 ")
+        for _ in range(300):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", service.port))
+            idle.append(sock)
+        wait_until(lambda: is_answered(service), "others are answered again", 20)
     finally:
         for sock in idle:
             sock.close()
         service.close()
+
+
+def is_answered(service: Service) -> bool:
+    """Tells if a new connection gets its answer at this moment."""
+    try:
+        return httpx.get(f"{service.url}/healthz", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
