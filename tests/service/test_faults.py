@@ -432,9 +432,11 @@ def test_a_killed_zygote_is_replaced(start_service: StartService, version: str) 
     service = start_service(POOL_VERSION=version)
     program = service.create("whoami", {}, "object")
     who = service.execute(program).json()["outputs"]["result"]
-    pids = service.worker_pids()
+    pids = [worker["pid"] for worker in service.pool(version)["workers"]]
+    others = set(service.worker_pids()) - set(pids)
     os.kill(who["ppid"], signal.SIGKILL)
     wait_until(lambda: not any(is_alive(pid) for pid in pids), "the old workers are gone")
+    assert all(is_alive(pid) for pid in others)
     wait_until(lambda: whole(service, version), "there are new workers")
     assert service.execute(program).json()["outputs"]["result"]["ppid"] != who["ppid"]
 

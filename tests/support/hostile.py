@@ -41,6 +41,7 @@ SIGNATURE = {
     "outputs": [{"name": "keywords", "type": "array"}],
 }
 LM = {"model": "openai/test", "api_base": "http://127.0.0.1:9/v1", "api_key": "sk-test"}
+RAMP_VERBS = ("start", "pause", "resume", "approve", "promote", "abort")
 BODIES: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("post", "/programs"): [
         {
@@ -58,6 +59,15 @@ BODIES: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("put", "/sessions/{session_id}/lm"): [LM],
     ("patch", "/rollout"): [{"canary_percent": 0, "reason": "r"}],
     ("post", "/rollout/rollback"): [{"reason": "r", "in_flight": "finish"}],
+    ("put", "/rollout/plan"): [
+        {
+            "name": "a plan",
+            "steps": [{"percent": 5, "hold_s": 60}],
+            "guardrails": {"upstream": {"action": "observe"}},
+            "on_inconclusive": "hold",
+        }
+    ],
+    **{("post", f"/rollout/{verb}"): [{"reason": "r"}] for verb in RAMP_VERBS},
 }
 """A body for each operation that takes one, with all of its members that are text."""
 FREE = {"default", "state", "inputs"}
