@@ -60,14 +60,29 @@ class Bench:
 
     def is_not_worse(self, step: int) -> bool:
         """Tells if every guardrail that promotion waits for shows that V2 is not worse, on this step's calls alone."""
+        return not self.lacking(step)
+
+    def lacking(self, step: int) -> tuple[Evidence, ...]:
+        """Returns the guardrails that promotion still waits for, with their evidence that V2 is not worse.
+
+        A step that went on after a restart of the judge is one step. The copy that begins with it counts no key twice,
+        since a key that comes back after the restart counts in later copies alone.
+        """
         threshold = -math.log(self.config.promotion_alpha)
-        return all(self.not_worse(one, step) >= threshold for one in self.config.guardrails if one.promotes)
+        w = self.counters.steps[step][0]
+        first = next(index for index, (at, _) in enumerate(self.counters.steps) if at == w)
+        found = [
+            Evidence(one.name, self.not_worse(one, first), threshold) for one in self.config.guardrails if one.promotes
+        ]
+        return tuple(one for one in found if not one.is_alarm)
 
     def not_worse(self, guardrail: Guardrail, step: int) -> float:
         """Returns the log e-value against "V2 is worse by the margin"."""
         if guardrail.kind is Kind.LATENCY:
             return self.latency.log_e_not_slower(step, bins_of_ratio(guardrail.margin))
-        faults = self.counters.faults.get((guardrail.name, step), [0, 0])[1]
+        faults = sum(
+            pair[1] for (name, at), pair in self.counters.faults.items() if name == guardrail.name and at >= step
+        )
         rate = rate_log_e(self.config.floor, self.counters.units, step, faults)
         if guardrail.name == "tail":
             rate = -math.inf  # a share of calls is slow by definition

@@ -154,6 +154,10 @@ class Judge:
         config, rate, fed = self.config, self._rate, {name: row for name, (_, row) in self._fed.items()}
         return lambda: rows(Bench(config, counters), fed, rate)
 
+    def lacking(self) -> tuple[Evidence, ...]:
+        """Returns the guardrails that promotion still waits for, on the own counters."""
+        return self._intake.bench.lacking(self.step) if self.counters.steps else ()
+
     def bench_of_now(self, others: Counters) -> Callable[[], Bench]:
         """Copies the evidence, and returns a function that computes all of it from the copy, on any thread."""
         counters, config = self.counters.merge(others), self.config

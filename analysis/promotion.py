@@ -38,6 +38,6 @@ def log_e_not_faultier(evidence: FaultEvidence, step: int, steps: list[StepId], 
 
 
 def rate_log_e(floor: float, units: dict[tuple[int, int], list[int]], step: int, faults: int) -> float:
-    """Log e-value of the floor's test for the units of one step."""
-    counted = total([pair for (first, at), pair in units.items() if first <= step == at])
+    """Log e-value of the floor's test for the units from one step on."""
+    counted = total([pair for (first, at), pair in units.items() if first <= step <= at])
     return log_e_rarer_than(floor, counted[1], faults)

@@ -14,7 +14,7 @@ from app.services import Running, Services
 from routing.rollout.controller import SILENT_AFTER_S
 from routing.rollout.outlook import outlook
 from routing.rollout.plan import Plan, parse_plan
-from routing.rollout.ramp import Facts, Ramp, RampState, missing_for_next
+from routing.rollout.ramp import NEEDS_EVIDENCE, Facts, Ramp, RampState, missing_for_next
 from routing.rollout.ramp_store import ReplicaReport
 from routing.versions import Version
 
@@ -160,7 +160,7 @@ def status_view(services: Services) -> StatusView:
         verdict=verdict.action,
         guardrail=verdict.guardrail,
         since=controller.since,
-        reason=_reason(ramp, facts),
+        reason=_reason(services, facts),
         by=ramp.by,
         in_force=all(row.rollout_revision >= current.revision and not row.is_silent for row in rows),
         silent=[row.id for row in rows if row.is_silent],
@@ -169,10 +169,13 @@ def status_view(services: Services) -> StatusView:
     )
 
 
-def _reason(ramp: Ramp, facts: Facts) -> str | None:
+def _reason(services: Services, facts: Facts) -> str | None:
     """The reason for the state; for a ramp that waits, what it lacks at this moment."""
+    ramp = services.ramp.ramp
     if ramp.state is RampState.WAITING and ramp.current is not None:
-        return missing_for_next(ramp, ramp.current, facts) or ramp.reason
+        missing = missing_for_next(ramp, ramp.current, facts) or ramp.reason
+        lacking = services.judge.lacking() if missing == NEEDS_EVIDENCE else ""
+        return f"{missing}: {lacking}" if lacking else missing
     return ramp.reason
 
 

@@ -222,7 +222,9 @@ class RampController:
         if self._v1_serves():
             self._v1_served_at = now
         v1_serves = now - self._v1_served_at < V1_DOWN_S
-        return Facts(verdict, self.held_s(), waited_s, self._judge.step_calls(), v1_serves)
+        is_grave = verdict.action in (Say.ROLLBACK, Say.PAUSE)
+        told = self._judge.told(verdict.guardrail) if is_grave and self.ramp.state.is_active else ""
+        return Facts(verdict, self.held_s(), waited_s, self._judge.step_calls(), v1_serves, told)
 
     # --- moving
 
@@ -396,6 +398,8 @@ class RampController:
             config = self.ramp.plan.judge_config(self._programs())
             self._judge.latency_floor_ms = self.ramp.plan.latency_floor_ms
         self._judge.restart(config, counters)
+        for guardrail in self.ramp.acknowledged:
+            self._judge.judge.acknowledge(guardrail)
         self._hear_others(evidence)
 
     async def _last_fall(self) -> int:
@@ -431,6 +435,8 @@ class RampController:
         judge = self._judge.judge
         if (shard, shards) != (judge.config.shard, judge.config.shards):
             self._judge.restart(replace(judge.config, shard=shard, shards=shards), judge.counters)
+            for guardrail in self.ramp.acknowledged:
+                self._judge.judge.acknowledge(guardrail)
 
     async def _keep_evidence(self) -> None:
         self._kept_at = self._loop.time()

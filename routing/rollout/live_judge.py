@@ -142,6 +142,22 @@ class LiveJudge:
         """Copies the evidence, and returns a function that computes the rows from the copy, on any thread."""
         return self.judge.analysis_of_now(self._others)
 
+    def told(self, guardrail: str | None) -> str:
+        """The counts behind a guardrail's evidence in words; empty if it does not count faults."""
+        counters = self.judge.counters if self._others is None else self.judge.counters.merge(self._others)
+        calls = total(counters.calls.values())
+        faults = total(pair for (name, _), pair in counters.faults.items() if name == guardrail)
+        if not sum(faults):
+            return ""
+        return f"V2 has {faults[1]:,} faults in {calls[1]:,} calls, V1 {faults[0]:,} in {calls[0]:,}"
+
+    def lacking(self) -> str:
+        """The guardrails whose evidence promotion still waits for, in words; empty with several replicas."""
+        if self._others is not None:
+            return ""
+        lacking = [f"{one.guardrail} {one.log_e:.2f} of {one.threshold:.2f}" for one in self.judge.lacking()]
+        return ", ".join(lacking)
+
     def counted(self) -> tuple[int, int]:
         """Organic calls to V1 and V2 that this replica has added to the evidence."""
         return total(self.judge.counters.calls.values())

@@ -105,8 +105,11 @@ class Facts:
     calls: int
     """Organic calls of both versions at this step."""
     v1_serves: bool
+    told: str = ""
+    """The counts behind the verdict, in words."""
 
 
+NEEDS_EVIDENCE = "the last step waits for evidence that V2 is no worse"
 JUDGE = "judge"
 PLAN = "plan"
 
@@ -120,9 +123,9 @@ def advance(ramp: Ramp, facts: Facts) -> Move | None:
     if not ramp.state.is_active or step is None:
         return None
     if facts.verdict.action is Say.ROLLBACK:
-        return _judged_back(ramp, facts.verdict)
+        return _judged_back(ramp, facts)
     if facts.verdict.action is Say.PAUSE and facts.verdict.guardrail not in ramp.acknowledged:
-        return Move(_to(ramp, RampState.PAUSED, JUDGE, evidence_text(facts.verdict)))
+        return Move(_to(ramp, RampState.PAUSED, JUDGE, evidence_text(facts)))
     if not facts.v1_serves:
         return Move(_to(ramp, RampState.PAUSED, PLAN, "V1 has no live worker: there is nothing to compare V2 with"))
     if facts.held_s < step.hold_s:
@@ -145,7 +148,7 @@ def missing_for_next(ramp: Ramp, step: PlanStep, facts: Facts) -> str | None:
     if step.approval and not ramp.is_approved:
         return "this step waits for a person's approval"
     if ramp.step == ramp.plan.last_step and facts.verdict.action is not Say.PROMOTE:
-        return "the last step waits for evidence that V2 is no worse"
+        return NEEDS_EVIDENCE
     return None
 
 
@@ -163,14 +166,16 @@ def _kind(reason: str | None) -> str:
     return (reason or "").partition(":")[0]
 
 
-def evidence_text(verdict: Verdict) -> str:
+def evidence_text(facts: Facts) -> str:
     """A verdict's evidence in words, for the history."""
+    verdict = facts.verdict
     stratum = "" if verdict.stratum == "all" else f", mostly by {verdict.stratum}"
-    return f"{verdict.guardrail}: log e-value {verdict.log_e:.2f} reached {verdict.threshold:.2f}{stratum}"
+    evidence = f"log e-value {verdict.log_e:.2f} reached {verdict.threshold:.2f}{stratum}"
+    return f"{verdict.guardrail}: {facts.told} ({evidence})" if facts.told else f"{verdict.guardrail}: {evidence}"
 
 
-def _judged_back(ramp: Ramp, verdict: Verdict) -> Move:
-    reason = evidence_text(verdict)
+def _judged_back(ramp: Ramp, facts: Facts) -> Move:
+    reason = evidence_text(facts)
     return Move(_to(ramp, RampState.ROLLED_BACK, JUDGE, reason), RollBack(Source.JUDGE, reason))
 
 
