@@ -139,7 +139,8 @@ class Config:
         """Returns a configuration in which some guardrails have another action and share."""
         unknown = sorted(set(actions) - {one.name for one in self.guardrails})
         if unknown:
-            raise InvalidConfig(f"no guardrail is called {', '.join(unknown)}")
+            known = ", ".join(one.name for one in self.guardrails)
+            raise InvalidConfig(f"no guardrail is called {', '.join(unknown)}; there are {known}")
         changed = [
             replace(one, action=actions[one.name][0], share=actions[one.name][1]) if one.name in actions else one
             for one in self.guardrails

@@ -81,7 +81,8 @@ def _line(problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":  # its name is the file's content: it may be a secret in the wrong place
         location = (*location[:-1], "(an unknown name)")
     place = ".".join(str(part) for part in location)
-    return f"{place}: {problem['msg']}" if place else problem["msg"]
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {said}" if place else said
 
 
 class _Refusal(yaml.MarkedYAMLError):

@@ -56,7 +56,7 @@ class Plan(_Part):
     """A ramp that goes on by itself while nothing speaks against V2."""
 
     name: str = Field("ramp", min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")
-    steps: tuple[PlanStep, ...] = Field(min_length=1, max_length=MAX_STEPS)
+    steps: tuple[PlanStep, ...] = Field(max_length=MAX_STEPS)
     guardrails: dict[str, GuardrailPlan] = Field(default_factory=dict)
     on_inconclusive: OnInconclusive = Field(
         "hold", description="The consequence if evidence for or against V2 has not come after `max_wait_s`"
@@ -75,6 +75,8 @@ class Plan(_Part):
     @model_validator(mode="after")
     def _rises(self) -> Self:
         percents = [step.percent for step in self.steps]
+        if not percents:
+            raise ValueError("steps: a plan needs one at least")
         if any(later <= earlier for earlier, later in itertools.pairwise(percents)):
             raise ValueError("the percentages of the steps must rise")
         if percents[0] >= 100:
