@@ -13,6 +13,8 @@ from app.execute.protocol import LaneProtocol
 from app.execute.reader import MAX_HEAD_LINES
 from tests.unit.test_protocol import CHUNKED_HEAD, GET, WRONG_KEY, Connection, Lane, answer, call, later
 
+pytestmark = pytest.mark.thorough
+
 ROLLBACK = b"POST /rollout/rollback HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{}"
 """The request that somebody tries to smuggle."""
 CHUNKED_ROLLBACK = b"%x\r\n%s\r\n0\r\n\r\n" % (len(ROLLBACK), ROLLBACK)

@@ -25,6 +25,8 @@ from pools.testing import FakeObserver
 from poolshift.worker.definitions import Definition, Field, Signature
 from tests.support.waiting import wait_until_async
 
+pytestmark = pytest.mark.thorough
+
 MODULES: dict[str, tuple[ModuleType, ...]] = {
     "os": (output, process, zygote_link),
     "signal": (process,),

@@ -20,7 +20,7 @@ from tests.support.leftovers import _HARMLESS, _PUT_BACK, _RECYCLED
 from tests.support.service import ROOT
 from tests.support.waiting import wait_until_async
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 ECHO = "programs:echo"
 

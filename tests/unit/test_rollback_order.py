@@ -16,6 +16,8 @@ from store.database import Database
 from store.rollout_log import SqlRolloutLog
 from tests.support.rollout import DelayedLog, Delays, MemoryLog, rise_before_a_rollback
 
+pytestmark = pytest.mark.thorough
+
 Step = tuple[Literal["patch", "rollback", "file", "flag", "restate", "flush", "follow", "go_on", "fail"], int]
 """A step of the world and a number: the replica it is for, or what goes on."""
 

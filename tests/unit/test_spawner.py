@@ -23,6 +23,8 @@ from poolshift.worker.loading import EntrypointError
 from tests.support.service import is_alive
 from tests.support.waiting import wait_until_async
 
+pytestmark = pytest.mark.thorough
+
 LIMIT = 256
 INCREMENT = Definition(
     "python", Signature((Field("number", "integer"),), (Field("number", "integer"),)), "bench.programs:increment"

@@ -22,7 +22,7 @@ from poolshift.worker.definitions import Definition, Field, Signature
 from poolshift.worker.loading import EntrypointError
 from tests.support.service import ROOT
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 OPTIONAL = {"dspy": {"dspy", "pydantic", "pydantic_core"}, "tracing": {"opentelemetry"}}

@@ -22,7 +22,7 @@ from tests.support.exits import _ENDS, _LEAVES
 from tests.support.service import ROOT, is_alive
 from tests.support.waiting import wait_until_async
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 Start = Callable[..., Spawner]
 
