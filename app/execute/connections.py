@@ -196,7 +196,8 @@ class Connections:
         if self._scarce_lines.admits(0):
             _log.warning("descriptors are scarce; connections that wait for their client are closed")
         waiting = [one for one in self._open if one is not newcomer and one.awaits_client()]
-        for connection in heapq.nsmallest(max(4, len(waiting) // 8), waiting, key=_waits_since):
+        count = max(1, len(waiting) // 16) if newcomer is not None else max(4, len(waiting) // 8)
+        for connection in heapq.nsmallest(count, waiting, key=_waits_since):
             self._open.discard(connection)
             connection.close()
 

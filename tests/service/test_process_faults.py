@@ -23,12 +23,11 @@ def zygote(service: Service) -> int:
     return pid
 
 
-def zygote_of(service: Service) -> int:
-    """The same, of a service whose programs cannot be asked."""
+def zygotes_of(service: Service) -> list[int]:
+    """The zygotes of both pools, or the reapers before them, of a service whose programs cannot be asked."""
     assert service.process is not None
     children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
-    (pid,) = [int(child) for child in children if "zygote" in Path(f"/proc/{child}/cmdline").read_text()]
-    return pid
+    return [int(child) for child in children if "zygote" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
 def open_fds(service: Service) -> int:
@@ -50,7 +49,8 @@ def test_pools_come_back_when_there_are_descriptors_again(start_service: StartSe
         failures = service.log().count("worker could not be started")
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1 + left, limits[1]))
         workers = service.worker_pids()
-        os.kill(zygote_of(service), signal.SIGKILL)
+        for zygote in zygotes_of(service):
+            os.kill(zygote, signal.SIGKILL)
         wait_until(lambda: not any(map(is_alive, workers)), "the old workers are gone")  # noqa: B023
         wait_until(
             lambda: service.log().count("worker could not be started") > failures or whole(service, "v1"),  # noqa: B023

@@ -197,7 +197,8 @@ async def test_any_time_to_live_is_a_time_to_live(tmp_path: Path, ttl_s: float) 
 
 def test_looking_at_the_active_sessions_changes_nothing() -> None:
     """The sweep alone frees those that have expired."""
-    sessions = Sessions(*cast("Any", (None, None)), ttl_s=0.0)
+    nothing = cast("Any", None)
+    sessions = Sessions(nothing, Programs(nothing), ttl_s=0.0)
     sessions.seen("a", Version.V1)
     sessions._dirty.clear()
     sessions._sessions["a"].is_dirty = False

@@ -22,7 +22,11 @@ from poolshift.worker.definitions import Definition, Field, Signature
 from poolshift.worker.loading import EntrypointError
 from tests.support.service import ROOT
 
-pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.thorough,
+    pytest.mark.skipif(not (ROOT / "poolshift").is_dir(), reason="needs the sources beside the tests"),
+]
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 OPTIONAL = {"dspy": {"dspy", "pydantic", "pydantic_core"}, "tracing": {"opentelemetry"}}
