@@ -36,7 +36,7 @@ class Route:
         self.decision = decision
         self.trace = trace
         self.evidence: Evidence | None = None
-        """What the judge knows of the call, if it is organic and both versions get calls."""
+        """The judge's part of the call, if it is organic and both versions get calls."""
 
     @property
     def trace_id(self) -> str | None:

@@ -64,7 +64,7 @@ class Exchange:
         """The event loop's own clock counts whole milliseconds."""
         self.execution_id = ""
         self.trace: CallTrace | None = None
-        """Of a call that is sampled."""
+        """The trace, if the call is sampled."""
         self.traceparent: str | None = None
         """As it came in, for a call that is not sampled."""
         self.carried: Carried | None = None
@@ -184,7 +184,7 @@ class ConnectionExchange(Exchange):
         """Calls `on_answer` once with the answer's bytes, unless the client goes; the server waits for `tasks`."""
         super().__init__(path, lines, address, "http")
         self.keep_alive = True
-        """Whether the connection is there for others after it."""
+        """Set if the connection stays open for other requests."""
         self._body = b""
         self._server = server
         self._tasks = tasks

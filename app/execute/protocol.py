@@ -17,9 +17,9 @@ from app.execute.reader import RequestReader
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState, UvicornProtocol
 
 _MAX_EARLY_BYTES: Final = 64 * 1024
-"""Of what comes before the request ahead of it is answered. So long it is read, to notice that the client leaves."""
+"""Bytes read behind a request that is not answered yet; reading on notices that the client leaves."""
 _MAX_DRAIN_BYTES: Final = 256 * 1024
-"""Of a body whose request is answered already."""
+"""Bytes read of a body whose request is answered already."""
 
 
 class LaneProtocol(Connection):
@@ -62,15 +62,15 @@ class LaneProtocol(Connection):
         self._uvicorn: UvicornProtocol | None = None
         """There is one once it has been needed."""
         self._is_uvicorns = False
-        """It has the request that is being read or answered."""
+        """Set while uvicorn has the request that is being read or answered."""
         self._drained_bytes = 0
-        """Of the body of a request that uvicorn has answered."""
+        """Bytes left of the body of a request that uvicorn has answered."""
         self._early = bytearray()
         """The bytes behind the request that is being answered."""
         self._held_back: bytes | None = None
         """The answer that waits until the client reads those before."""
         self._client_is_slow = False
-        """It does not read its answers."""
+        """Set while the client does not read its answers."""
         self._is_unfinished = False
         """A request has a limit of time to arrive."""
         self._is_ending = False
