@@ -147,9 +147,9 @@ class Settings(BaseSettings):
     head_timeout_s: Seconds = 30.0
     body_timeout_s: Seconds = 60.0
     answer_timeout_s: Seconds = 30.0
-    """How long a client may take to read the next part of an answer."""
+    """The longest time that a client may take to read the next part of an answer."""
     max_unread_bytes: int = Field(256 * MIB, ge=MIB)
-    """Of all answers together that their clients have not read yet."""
+    """Bytes of all answers together that their clients have not read yet."""
 
     worker_max_executions: int | None = Field(None, ge=1)
     worker_max_rss_mb: int | None = Field(None, ge=1)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.judge
 SEEDS = range(500, 521)
 HEALTHY_SEEDS = range(500, 505)
 LEAST_IN_TIME = 5
-"""Of 21 ramps: fewer have a probability under 1 % if the median is within the goal."""
+"""Least count, of 21 ramps, in time: fewer have a probability under 1 % if the median is within the goal."""
 
 
 def most_by_chance(ramps_: int, probability: float) -> int:

@@ -16,7 +16,7 @@ PROMPT_TOKENS, COMPLETION_TOKENS = 11, 5
 FAILS = ("refuses", "forbids", "limits", "fails", "babbles", "garbles", "empty")
 """What an endpoint does that says nothing of use, and at once."""
 COUNTS = {"huge": "1" + 310 * "0", "negative": "-5", "text": '"many"', "float": "1.5e300", "null": "null"}
-"""What an endpoint that `boasts` reports as tokens, by its name."""
+"""Token counts that an endpoint which `boasts` reports, by its name."""
 PIECE = 4
 """A streamed text comes in so many characters at a time: amid headers and words."""
 _ABOUT = {"id": "one", "created": 1, "model": "test"}

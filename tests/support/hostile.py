@@ -29,7 +29,7 @@ TEXTS = {
 }
 DOCUMENT: dict[str, Any] = create_app(Settings(_env_file=None)).openapi()
 BODY_TEXTS = {name: TEXTS[name] for name in ("NUL", "half a surrogate pair", "NUL within")}
-"""Those that a program's creation, which starts a process, is tried with."""
+"""Texts that a program's creation, which starts a process, is tried with."""
 METHODS = ("get", "put", "post", "patch", "delete")
 OPERATIONS = [(method, path) for path, item in DOCUMENT["paths"].items() for method in METHODS if method in item]
 
