@@ -1,9 +1,7 @@
 """The catalogue: what it knows of a program stays one thing, however often it is read from the store."""
 
 import gc
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -23,11 +21,8 @@ def definition(name: str = "text") -> Definition:
 
 
 @pytest.fixture
-async def programs(tmp_path: Path) -> AsyncIterator[Programs]:
-    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}")
-    await database.migrate()
-    yield Programs(SqlProgramStore(database), is_shared=True)
-    await database.aclose()
+async def programs(database: Database) -> Programs:
+    return Programs(SqlProgramStore(database), is_shared=True)
 
 
 @pytest.mark.parametrize("session", [None, "a-session"])

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,14 +25,6 @@ pytestmark = pytest.mark.anyio
 
 PROGRAM = Program("1", "a program", Definition("python", Signature((), ())))
 RESULT = Result(msgspec.Raw(b"{}"), 0.0)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}")
-    await database.migrate()
-    yield database
-    await database.aclose()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import re
 import stat
 import traceback
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -35,14 +34,6 @@ pytestmark = pytest.mark.anyio
 
 def files(directory: Path) -> list[Path]:
     return list(directory.iterdir())
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}")
-    await database.migrate()
-    yield database
-    await database.aclose()
 
 
 async def test_the_migrations_make_what_the_tables_say(database: Database) -> None:

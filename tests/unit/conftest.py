@@ -1,0 +1,17 @@
+"""A store for the unit tests that need one."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from store.database import Database
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    """A migrated SQLite file of the test's own."""
+    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}")
+    await database.migrate()
+    yield database
+    await database.aclose()
