@@ -423,11 +423,15 @@ class WorkerProcess:
 def _decode_reply(payload: bytes) -> Reply:
     """Decodes a reply, and raises one of `MALFORMED` if it cannot.
 
-    msgspec does not check the text that it leaves raw, such as the outputs: this function does.
+    msgspec does not check the text that it leaves raw: this function does, but for spans, which their exporter checks.
     """
+    reply = _reply_decoder.decode(payload)
     if not payload.isascii():
-        payload.decode()
-    return _reply_decoder.decode(payload)
+        if isinstance(reply, Done):
+            bytes(reply.outputs).decode()
+        elif isinstance(reply, Progress):
+            bytes(reply.data).decode()
+    return reply
 
 
 def _error_of(failed: Failed) -> ExecutionError:
