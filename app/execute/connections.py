@@ -6,6 +6,7 @@ import heapq
 import math
 import os
 import resource
+import sys
 from typing import Final
 
 import structlog
@@ -20,6 +21,7 @@ _MIN_PROGRESS_BYTES: Final = 64 * 1024
 _MAX_RESERVE: Final = 1024
 """Descriptors that are left to all else: workers, the database, and connections before one of them can be closed."""
 _LINES_PER_S: Final = 5
+_NO_LIMIT: Final = sys.maxsize
 _ROOM_CHECK_S: Final = 0.1
 """Time between two looks at the descriptors that are left, once half of them are taken, in seconds."""
 
@@ -87,13 +89,17 @@ class Connections:
         self.limits = limits
         self._loop = asyncio.get_running_loop()
         self._open: set[Connection] = set()
+        self._closing: set[Connection] = set()
+        """The connections that were closed to make room, until their descriptors are free."""
+        self._most_open = _NO_LIMIT
+        """Limit of the open connections; there is one while descriptors are scarce."""
         self._unfinished: dict[Connection, float] = {}
         self._unread: dict[Connection, _Unread] = {}
         self._timer = DeadlineTimer(self._sweep)
         self._lines = LineBudget(lines=_LINES_PER_S, size=1024 * 1024, tell=_tell_left_out)
         self._scarce_lines = LineBudget(lines=1, size=1024 * 1024, tell=lambda _: None)
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._scarce_from = descriptors - min(descriptors // 8, _MAX_RESERVE)
+        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._scarce_from = self._descriptors - min(self._descriptors // 8, _MAX_RESERVE)
         self._room_check: asyncio.TimerHandle | None = None
 
     # --- what a connection tells
@@ -105,6 +111,8 @@ class Connections:
         """
         self._open.add(connection)
         if descriptor >= self._scarce_from:
+            self._limit_open(descriptor + 1)
+        if len(self._open) > self._most_open:
             self._make_room(connection)
         if descriptor >= self._scarce_from // 2 and self._room_check is None:
             self._room_check = self._loop.call_later(_ROOM_CHECK_S, self._check_room)
@@ -112,6 +120,7 @@ class Connections:
     def lost(self, connection: Connection) -> None:
         """Forgets a connection."""
         self._open.discard(connection)
+        self._closing.discard(connection)
         self._unfinished.pop(connection, None)
         self._unread.pop(connection, None)
 
@@ -185,20 +194,32 @@ class Connections:
             lowest = os.dup(2)
             os.close(lowest)
         except OSError as error:
-            lowest = self._scarce_from if error.errno in (errno.EMFILE, errno.ENFILE) else 0
+            lowest = self._descriptors if error.errno in (errno.EMFILE, errno.ENFILE) else 0
         if lowest >= self._scarce_from:
+            self._limit_open(lowest)
             self._make_room(None)
         if lowest >= self._scarce_from // 2:
             self._room_check = self._loop.call_later(_ROOM_CHECK_S, self._check_room)
+        else:
+            self._most_open = _NO_LIMIT
+
+    def _limit_open(self, taken: int) -> None:
+        """Sets the number of connections at which no scarce descriptor is taken, from how many descriptors are.
+
+        The next descriptors do not tell: newcomers get those of the connections that were closed, as many as there are.
+        """
+        self._most_open = len(self._open) + len(self._closing) - (taken - self._scarce_from)
 
     def _make_room(self, newcomer: Connection | None) -> None:
-        """Closes those that have waited longest for their client, a few at once."""
+        """Closes those that have waited longest for their client, a few more than have to go."""
         if self._scarce_lines.admits(0):
             _log.warning("descriptors are scarce; connections that wait for their client are closed")
         waiting = [one for one in self._open if one is not newcomer and one.awaits_client()]
-        count = max(1, len(waiting) // 16) if newcomer is not None else max(4, len(waiting) // 8)
-        for connection in heapq.nsmallest(count, waiting, key=_waits_since):
+        excess = max(0, len(self._open) - self._most_open)
+        few = max(1, len(waiting) // 16) if newcomer is not None else max(4, len(waiting) // 8)
+        for connection in heapq.nsmallest(excess + few, waiting, key=_waits_since):
             self._open.discard(connection)
+            self._closing.add(connection)
             connection.close()
 
 

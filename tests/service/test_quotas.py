@@ -178,4 +178,5 @@ def test_large_definitions_cost_what_their_text_does(start_service: StartService
     for number in range(count):
         assert create(service, None, [number, *default]).status_code == 201
     grown = process.memory_info().rss - before
-    assert grown < 3 * count * size, f"{grown / MIB:.0f} MiB"
+    # Some three times in practice: the threads of the allocator keep some. The objects would take 25 times as much.
+    assert grown < 6 * count * size, f"{grown / MIB:.0f} MiB"

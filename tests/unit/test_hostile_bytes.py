@@ -429,14 +429,48 @@ def test_the_oldest_that_wait_make_room(monkeypatch: pytest.MonkeyPatch) -> None
         closed = []
         for age, one in enumerate(waiting):
             one.protocol.waits_since = 100.0 - age
-        for _ in range(4):
+        for descriptor in (223, 224, 50, 51):  # the last two are those of the connections that were closed
             newcomer = Connection(LaneProtocol, app, connections=connections)
             newcomer.protocol.waits_since = 200.0
-            connections.opened(newcomer.protocol, 230)
-            closed.append([one.wire.is_closed for one in waiting].count(True))
-        assert closed == [1, 2, 3, 4]
+            connections.opened(newcomer.protocol, descriptor)
+            closed.append([one.wire.is_closed for one in waiting])
+            for one in waiting:
+                if one.wire.is_closed:
+                    connections.lost(one.protocol)
+        assert closed == [
+            [False, False, False, False],
+            [False, False, True, True],
+            [False, False, True, True],
+            [True, True, True, True],
+        ]
         assert not any(one.wire.is_closed for one in busy)
         connections.opened(newcomer.protocol, 100)
         assert not newcomer.wire.is_closed
+
+    asyncio.run(run())
+
+
+def test_no_burst_of_newcomers_takes_all_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every connection that is closed makes room for a newcomer, whose descriptor then says nothing of scarcity."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (128, 128))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send, (200, [LENGTH], b""))
+
+    async def run() -> None:
+        connections = Connections(Lane(app), limits())
+        taken: dict[int, Connection] = {}
+        highest = 0
+        for _ in range(1000):
+            newcomer = Connection(LaneProtocol, app, connections=connections)
+            descriptor = next(number for number in range(40, 129) if number not in taken)
+            highest = max(highest, descriptor)
+            taken[descriptor] = newcomer
+            connections.opened(newcomer.protocol, descriptor)
+            for number, one in list(taken.items()):
+                if one.wire.is_closed:
+                    connections.lost(one.protocol)
+                    del taken[number]
+        assert highest < 120
 
     asyncio.run(run())
