@@ -11,11 +11,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from analysis.verdict import Row
-from app.api.base import MAX_KEY, Out, Page
+from app.api.base import MAX_KEY, Out, Page, page_of
 from app.auth import Admin, Observer, Principal
 from app.services import Running
 from config.api_keys import Scope
 from routing.rollout.live_judge import Example
+from routing.rollout.ramp_store import Decision
 
 router = APIRouter(prefix="/rollout", tags=["rollout"])
 
@@ -95,16 +96,17 @@ async def show_decisions(
 ) -> Page[DecisionView]:
     """Every verdict, the newest first."""
     found = await services.ramp.decisions(limit=limit + 1, before=cursor)
-    items = [
-        DecisionView(
-            verdict=one.verdict,
-            guardrail=one.guardrail,
-            at=one.at,
-            evidence=dict(one.evidence) if principal.may(Scope.ADMIN) else _without_details(one.evidence),
-        )
-        for one in found[:limit]
-    ]
-    return Page(items=items, next_cursor=str(found[limit - 1].key) if len(found) > limit else None)
+    return page_of(found, limit, view=lambda one: _decision_view(one, principal), cursor=lambda one: one.key)
+
+
+def _decision_view(decision: Decision, principal: Principal) -> DecisionView:
+    evidence = decision.evidence
+    return DecisionView(
+        verdict=decision.verdict,
+        guardrail=decision.guardrail,
+        at=decision.at,
+        evidence=dict(evidence) if principal.may(Scope.ADMIN) else _without_details(evidence),
+    )
 
 
 def _view(row: Row, examples: tuple[Example, ...], principal: Principal) -> GuardrailView:

@@ -1,5 +1,6 @@
 """Types that the bodies, parameters and answers of several resources share."""
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
@@ -31,6 +32,7 @@ Text = Annotated[str, AfterValidator(storable)]
 """A text parameter of any kind. `In` checks the members of bodies alike; a test looks for parameters without it."""
 
 Item = TypeVar("Item")
+_Found = TypeVar("_Found")
 
 
 class In(BaseModel):
@@ -55,3 +57,14 @@ class Page(Out, Generic[Item]):
 
     items: list[Item]
     next_cursor: str | None
+
+
+def page_of(
+    found: Sequence[_Found], limit: int, *, view: Callable[[_Found], Item], cursor: Callable[[_Found], object]
+) -> Page[Item]:
+    """Shows the first `limit` of what was found, which is one more if another page follows.
+
+    `cursor` names the position of an item, after which the next page begins.
+    """
+    items = [view(one) for one in found[:limit]]
+    return Page(items=items, next_cursor=str(cursor(found[limit - 1])) if len(found) > limit else None)

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from pydantic import Field, JsonValue
 from starlette.types import Receive, Scope, Send
 
-from app.api.base import MAX_KEY, Identifier, In, Out, Page, Text
+from app.api.base import MAX_KEY, Identifier, In, Out, Page, Text, page_of
 from app.auth import Executor, Reader
 from app.problems import ProblemView
 from app.services import Running
@@ -167,8 +167,7 @@ async def list_executions(
 ) -> Page[JobView]:
     """Lists jobs, the newest first, without their results."""
     found = await services.jobs.page(session_id, reader.reader, limit=limit + 1, before=cursor)
-    items = [job_view(job) for job in found[:limit]]
-    return Page(items=items, next_cursor=str(found[limit - 1].key) if len(found) > limit else None)
+    return page_of(found, limit, view=job_view, cursor=lambda job: job.key)
 
 
 @router.get("/{execution_id}", response_model=JobResultView)

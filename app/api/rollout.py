@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import AfterValidator, Field
 
-from app.api.base import MAX_REVISION, In, Out, Page, Text
+from app.api.base import MAX_REVISION, In, Out, Page, Text, page_of
 from app.auth import Operator, Reader
 from app.problems import Problem
 from app.services import Running, Services
@@ -161,8 +161,7 @@ async def show_history(
 ) -> Page[RevisionView]:
     """Lists the changes, the newest first."""
     found = await services.flag.history(limit=limit + 1, before=cursor)
-    items = [revision_view(rollout) for rollout in found[:limit]]
-    return Page(items=items, next_cursor=str(found[limit - 1].revision) if len(found) > limit else None)
+    return page_of(found, limit, view=revision_view, cursor=lambda rollout: rollout.revision)
 
 
 def _revision(if_match: str | None) -> int | None:

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
-from app.api.base import Identifier, Out, Page, Text
+from app.api.base import Identifier, Out, Page, Text, page_of
 from app.auth import Executor, Reader
 from app.services import Running
 from routing.catalog.sessions import StoredSession
@@ -50,8 +50,8 @@ async def list_sessions(
 ) -> Page[SessionView]:
     """Lists sessions by id."""
     found = await services.sessions.page(reader.reader, limit=limit + 1, after=cursor)
-    items = [session_view(session, services.sessions.ttl_s) for session in found[:limit]]
-    return Page(items=items, next_cursor=found[limit - 1].id if len(found) > limit else None)
+    ttl_s = services.sessions.ttl_s
+    return page_of(found, limit, view=lambda session: session_view(session, ttl_s), cursor=lambda session: session.id)
 
 
 @router.get("/{session_id}")
