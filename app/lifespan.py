@@ -133,7 +133,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             _follow_replicas(follower, catalog, flag, log, stack)
             if (max_s := settings.rollout_max_staleness_s) is not None:
                 _limit_staleness(follower, flag, max_s, background)
-        _follow_sources(settings, flag, app.state.authenticator, background)
+        await _follow_sources(settings, flag, app.state.authenticator, background)
         _follow_plan(settings, ramp, log, background)
         _log_start(settings, services)
         # These objects live as long as the service, so the collections under load skip them.
@@ -378,13 +378,14 @@ def _handlers(catalog: _Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handl
     return {"rollout": rollout, "program": program, "session_ended": session_ended, "lm": lm}
 
 
-def _follow_sources(
+async def _follow_sources(
     settings: Settings, flag: RolloutFlag, authenticator: Authenticator, background: Background
 ) -> None:
     """Applies the values of the sources other than the API, of the rollout and of the keys, from now on."""
     if (path := settings.rollout_file) is not None:
         file = RolloutFile(flag, path.name)
         background.run("ROLLOUT_FILE", lambda: file.follow(contents(path)))
+        await file.first_look()
     if settings.rollout_flag is not None:
         provider = RolloutProvider(flag, settings.rollout_flag, settings.rollout_flag_provider)
         background.run("ROLLOUT_FLAG", provider.follow)

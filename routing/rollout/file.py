@@ -12,6 +12,8 @@ from routing.errors import StoreUnavailable
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.model import Change, Source, to_basis_points
 
+FIRST_LOOK_TIMEOUT_S = 5.0
+"""Time that a start waits for the file, in seconds: a mounted folder may hang."""
 SETTLE_S = 1.0
 """Time that a file without a final line break must stay unchanged, in seconds: the file may be half-written."""
 
@@ -68,10 +70,24 @@ class RolloutFile:
         self._flag = flag
         self._name = name
         self._log_once = LogOnce("rollout file ignored; the last good value stays", file=name)
+        self._first_look = asyncio.Event()
 
     async def follow(self, contents: AsyncIterator[bytes | OSError]) -> None:
         """Applies each new content, for as long as there are any to come."""
-        await follow(contents, self._apply, self._log_once)
+        await follow(self._noted(contents), self._apply, self._log_once)
+
+    async def first_look(self) -> None:
+        """Waits until the content that the file has at the start is applied or refused: no call is routed before."""
+        try:
+            async with asyncio.timeout(FIRST_LOOK_TIMEOUT_S):
+                await self._first_look.wait()
+        except TimeoutError:
+            self._log_once.warn(f"it was not read within {FIRST_LOOK_TIMEOUT_S:g} s")
+
+    async def _noted(self, contents: AsyncIterator[bytes | OSError]) -> AsyncIterator[bytes | OSError]:
+        async for content in contents:
+            yield content
+            self._first_look.set()  # the next content is asked for once this one is dealt with
 
     async def _apply(self, content: bytes) -> bool:
         """Applies `content`; returns False if that must be tried again."""
