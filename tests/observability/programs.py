@@ -91,9 +91,9 @@ def touches_its_span_at_once(threads: int) -> int:
 
 
 def breaks_its_recording() -> str:
-    """Makes its worker send what no JSON is, as a program can that means harm."""
+    """Makes its worker send JSON that is not a span, as a program can that means harm."""
     trace.get_current_span().set_attribute("touched", True)
-    vars(program_trace)["encode_span"] = lambda _: b'{"name":"\xff\xfe"}'
+    vars(program_trace)["encode_span"] = lambda _: b'{"name":7}'
     return "broken"
 
 

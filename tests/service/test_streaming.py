@@ -152,7 +152,8 @@ def test_a_client_that_leaves_has_its_program_killed(shared_service: Service, ve
     inputs = {"inputs": {"directory": str(tmp_path), "name": "left"}}
     url = f"{shared_service.url}/programs/{program}/execute"
     with httpx.stream("POST", url, json=inputs, headers=EVENTS, timeout=20) as answer:
-        pid = int(next(line for line in answer.iter_lines() if line.startswith("data")).removeprefix("data: "))
+        lines = answer.iter_lines()  # kept: the connection closes with it
+        pid = int(next(line for line in lines if line.startswith("data")).removeprefix("data: "))
         assert is_alive(pid)
     wait_until(lambda: not is_alive(pid), "the program of the client that left is dead")
     wait_until(lambda: exits(shared_service, version, "cancelled") == before + 1, "its worker was killed for that")

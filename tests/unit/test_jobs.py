@@ -42,7 +42,7 @@ class Clock:
     """A clock of the sweeps that the test moves."""
 
     def __init__(self) -> None:
-        self.now = time.monotonic()
+        self.now = float(int(time.monotonic()))  # whole seconds, so that sums are exact
 
     async def sweep_for(self, jobs: Jobs, seconds: float) -> None:
         """Has `jobs` sweep every 10 s for so long."""
