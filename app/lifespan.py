@@ -23,6 +23,7 @@ from app.http_metrics import HttpMetrics
 from app.key_file import follow_key_file
 from app.local_lm import LocalLMServer
 from app.problems import KINDS
+from app.reload import CodeReloader
 from app.services import Services
 from app.version import IS_COMPILED, VERSION
 from common import own_process
@@ -33,6 +34,8 @@ from config.file_watch import contents
 from config.settings import Settings
 from config.worker_environment import with_file, worker_environment
 from pools.engine import Engine, PoolOptions
+from pools.errors import SpawnFailed
+from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from pools.session_pool import SessionPool
 from pools.session_pool_v2 import SessionPoolV2
@@ -98,12 +101,13 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         bookkeeping = Bookkeeping(catalog.programs, catalog.sessions, catalog.jobs, flag, background)
         stack.push_async_callback(bookkeeping.aclose)
         tracing = _open_tracing(settings, recorder, background, stack)
-        spawner, pools = _open_pools(settings, environment, recorder, background, stack)
-        await _start(pools, local_lm)
+        spawners, pools = _open_pools(settings, environment, recorder, background, stack)
+        await _start(pools, spawners, local_lm)
         pin = Version(settings.pool_version) if settings.pool_version else None
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools) < len(Version))
         router = Router(pools, flag, recorder, judge=judge, pin=pin, salt=settings.canary_salt)
         ramp = await _open_ramp(settings, database, flag, judge, pools, catalog, background, stack)
+        reloader = _open_reloader(settings, pools, spawners, ramp, tasks)
         _open_webhook(settings, database, recorder, background, stack)
         _watch_rollout(recorder, follower, router, flag)
         app.state.services = services = Services(
@@ -120,7 +124,8 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             recorder=recorder,
             tracing=tracing,
             pools=pools,
-            spawner=spawner,
+            spawners=spawners,
+            reloader=reloader,
             registry=app.state.registry,
             figures=PoolFigures(app.state.registry),
             ramp_figures=RampFigures(app.state.registry),
@@ -131,8 +136,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         bookkeeping.start()
         if follower is not None:
             _follow_replicas(follower, catalog, flag, log, stack)
-            if (max_s := settings.rollout_max_staleness_s) is not None:
-                _limit_staleness(follower, flag, max_s, background)
+            _limit_staleness(settings, follower, flag, background)
         await _follow_sources(settings, flag, app.state.authenticator, background)
         _follow_plan(settings, ramp, log, background)
         _log_start(settings, services)
@@ -268,19 +272,24 @@ def _open_pools(
     recorder: Recorder,
     background: Background,
     stack: AsyncExitStack,
-) -> tuple[Spawner, dict[Version, Engine]]:
-    """Makes the pools without starting them. Also returns the first pool's spawner, which checks new programs."""
-    preload = ["poolshift.worker.tracing.preload"] if settings.exports_traces else []
+) -> tuple[dict[Version, Spawner], dict[Version, Engine]]:
+    """Makes the pools, each with its spawner, without starting them."""
+    own_preload = ["poolshift.worker.tracing.preload"] if settings.exports_traces else []
     if settings.lm_model != NONE:
-        preload.append(DSPY_PROGRAMS)
+        own_preload.append(DSPY_PROGRAMS)
+    code = ProgramCode(
+        allowed_modules=settings.allowed_modules,
+        own_root=own_process.ROOT,
+        own_preload=tuple(own_preload),
+        preload=settings.preloaded_modules,
+        load_timeout_s=settings.load_timeout_s,
+    )
     spawners: dict[Version, Spawner] = {}
     pools: dict[Version, Engine] = {}
     for version in map(Version, settings.pools.split(",")):
         spawner = spawners[version] = Spawner(
-            settings.allowed_modules,
+            code,
             with_file(environment, settings.worker_env_file_of(version.value)),
-            preload,
-            own_root=own_process.ROOT,
             background=background,
             user=settings.worker_user_ids,
         )
@@ -289,7 +298,7 @@ def _open_pools(
         pools[version] = engine(version, _pool_options(settings, version), spawner, recorder, background)
     for pool in pools.values():
         stack.push_async_callback(pool.aclose)
-    return next(iter(spawners.values())), pools
+    return spawners, pools
 
 
 async def _open_ramp(
@@ -318,6 +327,21 @@ async def _open_ramp(
     return ramp
 
 
+def _open_reloader(
+    settings: Settings,
+    pools: Mapping[Version, Engine],
+    spawners: Mapping[Version, Spawner],
+    ramp: RampController,
+    tasks: TaskOwner,
+) -> CodeReloader:
+    """Makes what reloads the programs' code; it follows the disk by itself if the settings ask for that."""
+    reloader = CodeReloader(pools, ramp, tasks, is_automatic=settings.reload)
+    if settings.reload:
+        for spawner in spawners.values():
+            spawner.watch_code(reloader.reload_soon)
+    return reloader
+
+
 def _open_webhook(
     settings: Settings, database: Database, recorder: Recorder, background: Background, stack: AsyncExitStack
 ) -> None:
@@ -337,12 +361,21 @@ def _open_webhook(
     stack.push_async_callback(background.stop, background.run("webhook", notifier.run))
 
 
-async def _start(pools: Mapping[Version, Engine], local_lm: LocalLMServer | None) -> None:
-    """Starts all pools and the local model at once."""
+async def _start(
+    pools: Mapping[Version, Engine], spawners: Mapping[Version, Spawner], local_lm: LocalLMServer | None
+) -> None:
+    """Starts all pools and the local model at once.
+
+    Raises:
+        SpawnFailed: a module of `PRELOAD` cannot be imported. Workers that fail for other reasons are started again.
+    """
     starts = [pool.start() for pool in pools.values()]
     if local_lm is not None:
         starts.append(local_lm.start())
     await asyncio.gather(*starts)
+    for spawner in spawners.values():
+        if spawner.preload_failure is not None:
+            raise SpawnFailed(spawner.preload_failure)
 
 
 def _follow_replicas(
@@ -353,9 +386,10 @@ def _follow_replicas(
     follower.start(_handlers(catalog, flag, log), catalog.reload)
 
 
-def _limit_staleness(follower: Follower, flag: RolloutFlag, max_s: float, background: Background) -> None:
-    """Sends everything to V1 while this replica may have missed a rollback."""
-    background.run("ROLLOUT_MAX_STALENESS_S", lambda: limit_staleness(flag, lambda: follower.staleness_s, max_s))
+def _limit_staleness(settings: Settings, follower: Follower, flag: RolloutFlag, background: Background) -> None:
+    """Sends everything to V1 while this replica may have missed a rollback, if the settings ask for that."""
+    if (max_s := settings.rollout_max_staleness_s) is not None:
+        background.run("ROLLOUT_MAX_STALENESS_S", lambda: limit_staleness(flag, lambda: follower.staleness_s, max_s))
 
 
 def _handlers(catalog: _Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:

@@ -14,7 +14,15 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
-from pools.errors import Category, ExecutionError, InvalidInputs, InvalidOutputs, SpawnFailed, WorkerCrashed
+from pools.errors import (
+    Category,
+    CodeOutdated,
+    ExecutionError,
+    InvalidInputs,
+    InvalidOutputs,
+    SpawnFailed,
+    WorkerCrashed,
+)
 from routing.errors import (
     InvalidPlan,
     JobNotFound,
@@ -66,6 +74,9 @@ KINDS: Mapping[str, Kind] = {
     "pool_overloaded": Kind(503, "resource", "The pool is overloaded"),
     "checkout_timeout": Kind(503, "timeout", "No worker came free in time"),
     "execution_timeout": Kind(504, "timeout", "The deadline passed"),
+    "load_failed": Kind(500, "program", "The program could not be loaded"),
+    "load_timeout": Kind(504, "program", "The program took too long to load"),
+    "code_outdated": Kind(409, "program", "The pool's workers have other code"),
     "worker_crashed": Kind(502, "communication", "The worker died"),
     "program_quarantined": Kind(503, "program", "The program is in quarantine"),
     "pool_closed": Kind(503, "resource", "The service is shutting down"),
@@ -205,6 +216,13 @@ def _(error: PlanConflict | NoPlan) -> Problem:
 @problem_of.register
 def _(error: StoreUnavailable) -> Problem:
     return Problem("store_unavailable", str(error), retry_after_s=1.0)
+
+
+@problem_of.register
+def _(error: CodeOutdated) -> Problem:
+    detail = f"{error}: `poolshift pools reload` gives the workers the code on disk"
+    revisions = {"on_disk": error.on_disk, "of_workers": error.of_workers}
+    return Problem("code_outdated", detail, extensions=revisions)
 
 
 @problem_of.register

@@ -20,7 +20,6 @@ from app.execute.protocol import LaneProtocol
 from app.protection import protect
 from app.services import Services
 from config.settings import Settings
-from pools.errors import SpawnFailed
 from pools.protocol import Pool
 from poolshift.worker.linux import open_many_files
 
@@ -113,18 +112,7 @@ class Server(uvicorn.Server):
     def _reload_requested(self, number: signal.Signals) -> None:
         if self.started and self._drain is None:  # a start reads the newest code anyway
             services: Services = self._app.state.services
-            services.tasks.start(self._reload(services.pools.values()))
-
-    async def _reload(self, pools: Collection[Pool]) -> None:
-        _log.info("reloading")
-        try:
-            await asyncio.gather(*(pool.reload() for pool in pools))
-        except SpawnFailed as error:
-            _log.error("reload failed; the old code stays", reason=str(error))
-        else:
-            _log.info("reloaded")
-            services: Services = self._app.state.services
-            await services.ramp.restart_evidence("the code was reloaded")
+            services.reloader.reload_soon()
 
     async def _stop_pools(self) -> None:
         """Drains the pools, and closes them whatever comes of that."""

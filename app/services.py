@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 
+from app.reload import CodeReloader
 from common.background import Background
 from common.tasks import TaskOwner
 from pools.process.interface import WorkerSpawner
@@ -44,7 +45,8 @@ class Services:
     recorder: Recorder
     tracing: Tracing
     pools: Mapping[Version, Pool]
-    spawner: WorkerSpawner
+    spawners: Mapping[Version, WorkerSpawner]
+    reloader: CodeReloader
     registry: CollectorRegistry
     figures: PoolFigures
     ramp_figures: RampFigures

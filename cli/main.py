@@ -56,7 +56,10 @@ def poolshift(
 
 
 @app.command()
-def serve() -> None:
+def serve(
+    *,
+    reload: Annotated[bool, typer.Option("--reload", help="Reload the pools when the programs' code changes.")] = False,
+) -> None:
     """Runs the service; the environment has its settings (docs/configuration.md)."""
     # Imported here, since the other commands do without the server and are quicker for it.
     from app.listening import CannotListen, PortTaken  # noqa: PLC0415
@@ -68,6 +71,8 @@ def serve() -> None:
 
     try:
         settings = load_settings()
+        if reload:
+            settings = settings.model_copy(update={"reload": True})
         configure_logs(settings.log_format, settings.log_level)
         started = serve_app(settings)
     except PortTaken as error:

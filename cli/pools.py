@@ -1,23 +1,41 @@
-"""`poolshift pools`: shows the pools and their workers."""
+"""`poolshift pools`: shows the pools and their workers, and gives them the code on disk."""
 
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from cli.output import AsJson, print_json, print_rows
 from cli.service import Service, on_service
 
 MIB = 1024 * 1024
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+class ShowsByDefault(TyperGroup):
+    """A group in which `show` need not be said: `poolshift pools v2` is `poolshift pools show v2`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Puts `show` first if no command is named."""
+        is_named = "--help" in args or any(arg in self.commands for arg in args)
+        return super().parse_args(ctx, args if is_named else ["show", *args])
 
 
-@app.command("pools")
+app = typer.Typer(
+    cls=ShowsByDefault,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Shows the pools (by default), and reloads them.",
+)
+
+Pool = Literal["v1", "v2"]
+
+
+@app.command("show")
 @on_service
 def show_pools(
     service: Service,
     version: Annotated[
-        Literal["v1", "v2"] | None,
+        Pool | None,
         typer.Argument(metavar="VERSION", help="The pool to show (v1 or v2), with its workers."),
     ] = None,
     *,
@@ -41,15 +59,39 @@ def show_pools(
             "DISPATCHED",
             "STARTS",
             "EXITS",
+            "CODE",
         ),
         [_summary(pool) for pool in ([answer] if version else answer)],
     )
     if version:
         print()
         print_rows(
-            ("PID", "STATE", "AGE S", "EXECUTIONS", "RSS MIB", "CPU S", "OPEN FDS"),
+            ("PID", "STATE", "AGE S", "EXECUTIONS", "RSS MIB", "CPU S", "OPEN FDS", "CODE"),
             [_worker(worker) for worker in answer["workers"]],
         )
+
+
+@app.command("reload")
+@on_service
+def reload_pools(
+    service: Service,
+    version: Annotated[
+        Pool | None, typer.Argument(metavar="VERSION", help="The pool to reload (v1 or v2); without it all.")
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Replaces workers by workers with the code that is on disk, one after another; no call is lost.
+
+    A pool with long calls takes as long as they do: see --timeout.
+    """
+    versions = [version] if version else [pool["pool_version"] for pool in service.get("/pools")]
+    pools = [service.send("POST", f"/pools/{one}/reload") for one in versions]
+    if as_json:
+        print_json(pools)
+        return
+    for pool in pools:
+        print(f"{pool['pool_version']}: {pool['size']} workers have the programs' code {pool['programs_revision']}")
 
 
 def _summary(pool: dict[str, Any]) -> tuple[object, ...]:
@@ -67,6 +109,7 @@ def _summary(pool: dict[str, Any]) -> tuple[object, ...]:
         totals["dispatched"],
         totals["worker_starts"],
         exits or None,
+        pool["programs_revision"],
     )
 
 
@@ -80,4 +123,5 @@ def _worker(worker: dict[str, Any]) -> tuple[object, ...]:
         None if rss is None else round(rss / MIB, 1),
         None if cpu is None else round(cpu, 2),
         worker["open_fds"],
+        worker["programs_revision"],
     )

@@ -49,6 +49,10 @@ def _module_names(value: str) -> str:
     return value
 
 
+def _module_names_or_none(value: str) -> str:
+    return _module_names(value) if value.strip() else ""
+
+
 def _host_names(value: str) -> str:
     for name in _listed(value):
         if not _HOST_NAME.fullmatch(name):
@@ -142,6 +146,8 @@ class Settings(BaseSettings):
     queue_limit: int = Field(1000, ge=0)
     checkout_timeout_s: Seconds = 5.0
     execution_timeout_s: Seconds = 30.0
+    load_timeout_s: Seconds = 60.0
+    """The time that a worker has to import a program's module and to run its `setup()`; no part of a call's time."""
     drain_timeout_s: Seconds = 30.0
     max_body_bytes: int = Field(MIB, ge=1024, le=32 * MIB)
     head_timeout_s: Seconds = 30.0
@@ -174,6 +180,10 @@ class Settings(BaseSettings):
     quota_jobs_per_session: Count = 500
     quota_jobs_per_owner: Count = 750
     program_modules: Annotated[str, AfterValidator(_module_names)] = "examples"
+    preload: Annotated[str, AfterValidator(_module_names_or_none)] = ""
+    """Modules, comma-separated, that are imported once, ahead of all workers, which share them."""
+    reload: bool = False
+    """The service follows the programs' code on disk: it replaces the workers when the code changes."""
 
     lm_model: str = Field("none", min_length=1, max_length=256)
     """The model as DSPy's `LM` takes it; `local` is the small model that the service runs, `none` means no LM."""
@@ -340,7 +350,12 @@ class Settings(BaseSettings):
     @property
     def allowed_modules(self) -> tuple[str, ...]:
         """The modules whose functions may be entrypoints."""
-        return tuple(name.strip() for name in self.program_modules.split(","))
+        return _listed(self.program_modules)
+
+    @property
+    def preloaded_modules(self) -> tuple[str, ...]:
+        """The modules that are imported ahead of all workers."""
+        return _listed(self.preload)
 
 
 def load_settings() -> Settings:

@@ -86,6 +86,8 @@ class Call:
         """True if the worker is young or loads the program first. A call is slow for that on any version."""
         self.queued_s = 0.0
         """Time that the call waited for a worker, in seconds. The pool sets it."""
+        self.load_s = 0.0
+        """Time that the call waited while a worker loaded the program, in seconds. The pool sets it."""
         self.backpressure_s = 0.0
         """Time that the worker waited for `events` to take more, in seconds. The pool sets it."""
 

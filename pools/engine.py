@@ -177,6 +177,7 @@ class Engine(abc.ABC):
             worker_exits_total=dict(self._supervisor.exits),
             service_time_s=self._service_time_s,
             cpu_seconds_total=cpu_s,
+            programs_revision=self._supervisor.programs_revision,
             workers=slots,
         )
 
@@ -213,7 +214,7 @@ class Engine(abc.ABC):
     async def _attempt(self, call: Call) -> Result:
         """Runs `call` once and draws the conclusions for its program and for the queue's estimates."""
         key = call.program.key
-        backpressure_before_s = call.backpressure_s
+        waited_before_s = call.backpressure_s + call.load_s
         queued_call = QueuedCall(call, self._loop.create_future())
         try:
             self._admit(queued_call)
@@ -236,7 +237,8 @@ class Engine(abc.ABC):
             self._quarantine.undecided(key, call.execution_id)
             raise
         self._quarantine.survived(key)
-        self._learn(time.perf_counter() - call.dispatched_at - (call.backpressure_s - backpressure_before_s))
+        waited_s = call.backpressure_s + call.load_s - waited_before_s
+        self._learn(time.perf_counter() - call.dispatched_at - waited_s)
         return result
 
     def _admit(self, queued_call: QueuedCall) -> None:

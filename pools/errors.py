@@ -10,6 +10,7 @@ from poolshift.worker.errors import (
     InvalidOutputs,
     LMError,
     LMNotConfigured,
+    LoadFailed,
     MalformedInputs,
     ProgramError,
 )
@@ -17,12 +18,15 @@ from poolshift.worker.errors import (
 __all__ = [
     "Category",
     "CheckoutTimeout",
+    "CodeOutdated",
     "ExecutionError",
     "ExecutionTimeout",
     "InvalidInputs",
     "InvalidOutputs",
     "LMError",
     "LMNotConfigured",
+    "LoadFailed",
+    "LoadTimeout",
     "MalformedInputs",
     "PoolClosed",
     "PoolOverloaded",
@@ -60,6 +64,16 @@ class ExecutionTimeout(ExecutionError):
 
     code = "execution_timeout"
     category = "timeout"
+
+
+class LoadTimeout(ExecutionError):
+    """The program was not loaded in time; its worker was killed."""
+
+    code = "load_timeout"
+    category = "program"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, started=False)
 
 
 class WorkerCrashed(ExecutionError):
@@ -104,6 +118,15 @@ class Withdrawn(Exception):
 
 class WorkerLost(Exception):
     """A worker was dead before it was given the call, so another is given it; never seen by a client."""
+
+
+class CodeOutdated(Exception):
+    """The workers of a pool have other code than the disk; `on_disk` and `of_workers` are the two revisions."""
+
+    def __init__(self, *, on_disk: str, of_workers: str) -> None:
+        super().__init__(f"the code on disk is {on_disk}, the workers have {of_workers}")
+        self.on_disk = on_disk
+        self.of_workers = of_workers
 
 
 class SpawnFailed(Exception):

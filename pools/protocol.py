@@ -19,6 +19,8 @@ class WorkerSnapshot:
     rss_bytes: int | None
     cpu_seconds: float | None
     open_fds: int | None
+    programs_revision: str
+    """The revision of the programs' code that it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class PoolSnapshot:
     worker_exits_total: dict[ExitCause, int]
     service_time_s: float
     cpu_seconds_total: float
+    programs_revision: str | None
+    """The revision of the code that workers have which are started now; None before the first start."""
     workers: tuple[WorkerSnapshot, ...]
 
     @property

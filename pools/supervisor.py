@@ -99,7 +99,7 @@ class Supervisor:
             raise
         call.dispatched_at = time.perf_counter()
         self.dispatched += 1
-        self._deadline_timer.set(call.deadline)
+        self._deadline_timer.set(slot.process.due)
 
     def withdraw(self, which: Callable[[Call], bool]) -> int:
         """Takes the running calls that `which` names from their workers, and kills these. Returns their number."""
@@ -132,13 +132,15 @@ class Supervisor:
         self._reconcile()
 
     def _overrun(self, now: float) -> float:
-        """Kills workers whose call has passed its deadline. Returns the time of the next deadline."""
+        """Kills workers that are over their time, of a call or of loading. Returns the next such time."""
         next_one = math.inf
-        for slot, call in self._running_calls():
-            if call.deadline <= now:
+        for slot, _ in self._running_calls():
+            assert slot.process is not None
+            due = slot.process.due
+            if due <= now:
                 self.kill(slot, ExitCause.TIMEOUT)
             else:
-                next_one = min(next_one, call.deadline)
+                next_one = min(next_one, due)
         return next_one
 
     def _running_calls(self) -> list[tuple[WorkerSlot, Call]]:
@@ -147,6 +149,11 @@ class Supervisor:
             for slot in self.state.slots
             if slot.state is WorkerState.BUSY and slot.process is not None and slot.process.call is not None
         ]
+
+    @property
+    def programs_revision(self) -> str | None:
+        """The revision of the code that workers have which are started now; None before the first start."""
+        return self._spawner.revision
 
     # --- keeping them alive
 
@@ -227,6 +234,7 @@ class Supervisor:
         self._observer.worker_started(self.version, seconds)
         replaced = self.state.started(slot, process)
         process.when_left(lambda: self._replace(slot))
+        process.when_due_changes(lambda: self._deadline_timer.set(process.due))
         process.when_ended(lambda end: self._gone(slot, end))
         if replaced is not None:
             self._retire(replaced)
@@ -319,6 +327,7 @@ class Supervisor:
                     rss_bytes=usage.rss_bytes if usage else None,
                     cpu_seconds=usage.cpu_seconds if usage else None,
                     open_fds=usage.open_fds if usage else None,
+                    programs_revision=slot.process.revision,
                 )
             )
         cpu_s = self._cpu_of_the_dead_s + sum(usage.cpu_seconds for usage in usages.values() if usage)

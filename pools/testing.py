@@ -6,6 +6,7 @@
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Callable
 
@@ -121,6 +122,7 @@ class FakePool:
             worker_exits_total=dict.fromkeys(ExitCause, 0),
             service_time_s=0.0,
             cpu_seconds_total=0.0,
+            programs_revision=f"code {self.reloads}",
             workers=(),
         )
 
@@ -182,6 +184,7 @@ class FakeProcess:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.started_at = time.time()
+        self.revision = "code 0"
         self.call: Call | None = None
         self.calls: list[Call] = []
         """Every call that was ever sent, in order."""
@@ -196,6 +199,8 @@ class FakeProcess:
         self._when_ended: Callable[[Exit], None] | None = None
         self.left_by: Program | None = None
         self._when_left: Callable[[], None] | None = None
+        self._when_due_changes: Callable[[], None] | None = None
+        self._load_due: float | None = None
 
     def __repr__(self) -> str:
         return f"<FakeProcess pid={self.pid} call={self.call} ended_for={self.ended_for}>"
@@ -206,6 +211,22 @@ class FakeProcess:
         """Ends the running call; a worker that is being ended is not heard any more."""
         if self.ended_for is None:
             self._end_run(outcome)
+
+    def begin_load(self, due: float) -> None:
+        """Lets the running call wait for its program, which must be loaded by `due`, a time of the loop."""
+        self._load_due = due
+        self._tell_due()
+
+    def loaded(self, seconds: float) -> None:
+        """Ends the loading, which took so long."""
+        assert self.call is not None
+        self._load_due = None
+        self.call.deadline += seconds
+        self._tell_due()
+
+    def _tell_due(self) -> None:
+        if self._when_due_changes is not None:
+            self._when_due_changes()
 
     def emit(self, data: object) -> None:
         """Sends an event of the running call."""
@@ -241,6 +262,12 @@ class FakeProcess:
         if call.events is not None:
             call.events.began(self.source)
 
+    @property
+    def due(self) -> float:
+        if self._load_due is not None:
+            return self._load_due
+        return math.inf if self.call is None else self.call.deadline
+
     def withdraw(self) -> None:
         self._end_run(Withdrawn())
 
@@ -260,6 +287,9 @@ class FakeProcess:
 
     def when_left(self, listener: Callable[[], None]) -> None:
         self._when_left = listener
+
+    def when_due_changes(self, listener: Callable[[], None]) -> None:
+        self._when_due_changes = listener
 
     def log_ids(self) -> dict[str, str | None]:
         return self.call.log_ids() if self.call is not None else {"execution_id": None}
@@ -318,6 +348,10 @@ class FakeSpawner:
 
     async def check(self, definition: Definition) -> None:
         """Finds nothing wrong."""
+
+    @property
+    def revision(self) -> str:
+        return f"code {self.renewals}"
 
     async def renew(self) -> None:
         if self.renewal_failure is not None:

@@ -152,12 +152,13 @@ class Router:
     def _judge_end(self, route: Route, call: Call, outcome: str, seconds: float, detail: str) -> None:
         """Tells the judge how an organic call ended.
 
-        The wait for a worker is left out of its time: that measures the pool's size, not the version.
+        The wait for a worker is left out of its time: that measures the pool's size, not the version. So is the time in
+        which the worker loaded the program.
         """
         evidence = route.evidence
         assert evidence is not None
         version = route.decision.version
-        ms = 1000 * (seconds - call.queued_s - call.backpressure_s)
+        ms = 1000 * (seconds - call.queued_s - call.load_s - call.backpressure_s)
         guardrail = self._judge.ended(evidence, version, call.program.id, outcome, ms, is_cold=call.is_cold)
         if guardrail is not None:
             self._judge.keep_example(guardrail, Example(call.execution_id, route.trace_id, outcome, detail))

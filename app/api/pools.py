@@ -6,10 +6,11 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from app.api.base import Out
-from app.auth import Observer
+from app.auth import Observer, Operator
 from app.problems import Problem
-from app.services import Running
-from pools.protocol import PoolSnapshot
+from app.services import Running, Services
+from pools.errors import SpawnFailed
+from pools.protocol import Pool, PoolSnapshot
 from routing.versions import Version
 
 router = APIRouter(prefix="/pools", tags=["pools"])
@@ -25,6 +26,7 @@ class WorkerView(Out):
     rss_bytes: int | None
     cpu_seconds: float | None
     open_fds: int | None
+    programs_revision: str = Field(description="The revision of the programs' code that it has")
 
 
 class PoolTotals(Out):
@@ -49,6 +51,7 @@ class PoolView(Out):
     queue_depth: int
     utilization: float
     service_time_s: float = Field(description="Moving average of the time that a call takes on a worker")
+    programs_revision: str | None = Field(description="The revision of the code that new workers have")
     totals: PoolTotals
     workers: list[WorkerView]
 
@@ -66,6 +69,7 @@ def pool_view(snapshot: PoolSnapshot) -> PoolView:
         queue_depth=snapshot.queue_depth,
         utilization=snapshot.utilization,
         service_time_s=snapshot.service_time_s,
+        programs_revision=snapshot.programs_revision,
         totals=PoolTotals(
             dispatched=snapshot.dispatched_total,
             worker_starts=snapshot.worker_starts_total,
@@ -86,7 +90,26 @@ async def list_pools(services: Running, _: Observer) -> list[PoolView]:
 @router.get("/{version}")
 async def show_pool(version: Version, services: Running, _: Observer) -> PoolView:
     """Shows a pool with its workers."""
+    return pool_view(await _pool(version, services).snapshot())
+
+
+@router.post("/{version}/reload")
+async def reload_pool(version: Version, services: Running, _: Operator) -> PoolView:
+    """Replaces the workers, one after another, by workers with the code that is on disk; answers when it is done.
+
+    No call is lost. A worker that is at a call is replaced after it. If the code cannot be loaded ahead of the workers
+    (`PRELOAD`), they stay as they are.
+    """
+    pool = _pool(version, services)
+    try:
+        await services.reloader.reload([version])
+    except SpawnFailed as error:
+        raise Problem("load_failed", f"the workers keep their code: {error}") from None
+    return pool_view(await pool.snapshot())
+
+
+def _pool(version: Version, services: Services) -> Pool:
     pool = services.pools.get(version)
     if pool is None:
         raise Problem("not_found", f"this service runs no pool {version}")
-    return pool_view(await pool.snapshot())
+    return pool

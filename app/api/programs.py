@@ -11,11 +11,10 @@ from pydantic import JsonValue
 
 from app.api.base import MAX_KEY, Identifier, Out, Page, Text
 from app.api.program_body import FieldTypeName, ProgramBody, ProgramTypeName
+from app.api.program_check import try_definition
 from app.auth import Executor, Reader
-from app.problems import Problem
 from app.services import Running
-from poolshift.worker.definitions import Definition, Field, Signature
-from poolshift.worker.loading import EntrypointError
+from poolshift.worker.definitions import Field, Signature
 from routing.catalog.definitions import default_of, has_state
 from routing.catalog.owners import Caller
 from routing.catalog.programs import NewProgram, ProgramPage, StoredProgram
@@ -111,7 +110,7 @@ async def create_program(body: ProgramBody, services: Running, executor: Executo
     definition = body.definition()
     if body.session_id is not None:
         await services.sessions.admit(body.session_id, executor.caller)
-    await _try(definition, services)
+    await try_definition(definition, services)
     stored = await services.programs.add(NewProgram(program_id, body.session_id, definition))
     if body.session_id is not None:
         services.sessions.seen(body.session_id, owner=executor.caller.owner)
@@ -165,11 +164,3 @@ async def _visible(session_id: str | None, services: Running, caller: Caller) ->
     if session_id is None or await services.sessions.sees(session_id, caller):
         return session_id
     return None
-
-
-async def _try(definition: Definition, services: Running) -> None:
-    try:
-        await services.spawner.check(definition)
-    except EntrypointError as error:
-        errors = [{"at": f"body.{error.at}", "message": str(error)}]
-        raise Problem("invalid_request", f"body.{error.at}: {error}", extensions={"errors": errors}) from None

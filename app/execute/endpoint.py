@@ -186,7 +186,7 @@ class ExecuteLane:
         stream = EventStream(
             events,
             outcome,
-            lambda: _headers(exchange, route.decision.version, call.queued_s, 0.0),
+            lambda: _headers(exchange, route.decision.version, call, 0.0),
             exchange.send,
         )
         try:
@@ -223,7 +223,7 @@ class ExecuteLane:
             exchange.owner,
         )
         body = job_view(job).model_dump_json().encode()
-        headers = _headers(exchange, exchange.route.decision.version, 0.0, 0.0)
+        headers = _headers(exchange, exchange.route.decision.version, None, 0.0)
         headers += [
             _JSON,
             (b"content-length", b"%d" % len(body)),
@@ -239,7 +239,7 @@ class ExecuteLane:
         version = exchange.route.decision.version
         duration_ms = round((time.perf_counter() - exchange.began) * 1e6) / 1000
         body = _encode(Answer(call.execution_id, call.program.id, version, result.outputs, duration_ms, result.usage))
-        headers = _headers(exchange, version, call.queued_s, result.run_s)
+        headers = _headers(exchange, version, call, result.run_s)
         headers += (_JSON, (b"content-length", b"%d" % len(body)))
         return 200, headers, body
 
@@ -252,10 +252,9 @@ class ExecuteLane:
         version = self._count_failure(exchange, problem)
         if problem.kind.status >= 500 and self._failure_lines.admits(0):
             _log_failure(exchange, problem, version)
-        queued_s = exchange.call.queued_s if exchange.call is not None else 0.0
         run_s = error.run_s if isinstance(error, ExecutionError) else 0.0
         body = problem.body(pool_version=version, execution_id=exchange.execution_id)
-        headers = _headers(exchange, version, queued_s, run_s)
+        headers = _headers(exchange, version, exchange.call, run_s)
         headers += [(name.encode(), value.encode()) for name, value in problem.headers().items()]
         headers.append((b"content-length", b"%d" % len(body)))
         return problem.kind.status, headers, body
@@ -319,11 +318,15 @@ def _operation(headers: dict[bytes, bytes]) -> Literal["execute", "stream", "asy
     return "async" if prefer is not None and _prefers_async(prefer) else "execute"
 
 
-def _headers(exchange: Exchange, version: Version, queued_s: float, run_s: float) -> list[tuple[bytes, bytes]]:
+def _headers(exchange: Exchange, version: Version, call: Call | None, run_s: float) -> list[tuple[bytes, bytes]]:
+    """Returns the headers of every answer; `call` is None for one that has not waited yet."""
+    timing = b"queue;dur=%.3f, run;dur=%.3f" % (0.0 if call is None else call.queued_s * 1000, run_s * 1000)
+    if call is not None and call.load_s > 0.0:
+        timing += b", load;dur=%.3f" % (call.load_s * 1000)
     return [
         _VERSION_HEADERS[version],
         (b"x-execution-id", exchange.execution_id.encode()),
-        (b"server-timing", b"queue;dur=%.3f, run;dur=%.3f" % (queued_s * 1000, run_s * 1000)),
+        (b"server-timing", timing),
     ]
 
 

@@ -15,14 +15,14 @@ CHECKS_AT_ONCE: Final = 2
 QUEUE_LIMIT: Final = 64
 """So many more may wait."""
 QUEUE_TIMEOUT_S: Final = 10.0
-CHECK_TIMEOUT_S: Final = 10.0
-"""For the import of a program's module."""
 
 
 class Checks:
     """A bounded number of workers that try definitions, one each, and end."""
 
-    def __init__(self, spawn: Callable[[], Awaitable[WorkerProcess]]) -> None:
+    def __init__(self, spawn: Callable[[], Awaitable[WorkerProcess]], timeout_s: float) -> None:
+        """`timeout_s` is the time for a definition to load, in seconds."""
+        self._timeout_s = timeout_s
         self._spawn = spawn
         self._places = asyncio.Semaphore(CHECKS_AT_ONCE)
         self._waiting = 0
@@ -40,10 +40,10 @@ class Checks:
             raise
         worker.when_ended(lambda _: self._places.release())  # its process counts until it is dead
         try:
-            async with asyncio.timeout(CHECK_TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 await worker.check(definition)
         except TimeoutError:
-            raise EntrypointError(f"{definition.entrypoint} takes more than {CHECK_TIMEOUT_S:g} s to import") from None
+            raise EntrypointError(f"{definition.entrypoint} takes more than {self._timeout_s:g} s to import") from None
         except WorkerCrashed as error:
             raise EntrypointError(f"{definition.entrypoint} ends the process on import ({error.exit_cause})") from None
         finally:

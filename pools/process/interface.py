@@ -22,6 +22,8 @@ class Worker(Protocol):
     """The running call."""
     exited: asyncio.Future[Exit]
     """Done once the worker is dead."""
+    revision: str
+    """The revision of the programs' code that the worker has."""
     left_by: Program | None
     """The program whose call has left the worker in a state that is not for another; then it is to be replaced."""
 
@@ -41,6 +43,14 @@ class Worker(Protocol):
 
     def retire(self, cause: ExitCause) -> None:
         """Lets an idle worker exit, and kills it if it does not. Never raises."""
+
+    @property
+    def due(self) -> float:
+        """The time of the loop by which its call must end or, if it loads the program, by which it must have loaded."""
+        ...
+
+    def when_due_changes(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` when the program of its call is loaded, and its deadline counts from then on."""
 
     def when_ended(self, listener: Callable[[Exit], None]) -> None:
         """Calls `listener` once the worker is dead, before its call is answered; at once if it is dead already."""
@@ -68,10 +78,16 @@ class WorkerSpawner(Protocol):
         """Tries to load `definition` in a worker of its own, which is in no pool.
 
         Raises:
+            CodeOutdated: the pool's workers have other code than the disk.
             EntrypointError: it cannot be loaded, and why.
             PoolOverloaded: too many definitions are being checked.
             SpawnFailed: no worker could be started for it.
         """
+
+    @property
+    def revision(self) -> str | None:
+        """The revision of the code that workers have which are started now; None before the first start."""
+        ...
 
     async def renew(self) -> None:
         """Makes workers that are started from now on run the code that is on disk now.

@@ -1,6 +1,7 @@
 """The service's side of a worker process: one execution at a time, from its request to its reply."""
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -14,11 +15,14 @@ import structlog
 from common.log_levels import named_level
 from pools.calls import Call, Program, Result
 from pools.errors import (
+    CodeOutdated,
     ExecutionError,
     InvalidInputs,
     InvalidOutputs,
     LMError,
     LMNotConfigured,
+    LoadFailed,
+    LoadTimeout,
     MalformedInputs,
     ProgramError,
     Withdrawn,
@@ -34,7 +38,18 @@ from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, truncate
 from poolshift.worker.framing import MALFORMED, FrameError, frame
 from poolshift.worker.lm import lm_budget_s
 from poolshift.worker.loading import EntrypointError
-from poolshift.worker.messages import Check, Done, Failed, Left, Progress, Ready, Reply, Run
+from poolshift.worker.messages import (
+    CODE_OUTDATED,
+    Check,
+    Done,
+    Failed,
+    Left,
+    Loaded,
+    Progress,
+    Ready,
+    Reply,
+    Run,
+)
 from poolshift.worker.stdio import Record
 
 KILL_GRACE_S = 0.2
@@ -61,8 +76,18 @@ _log = structlog.stdlib.get_logger("poolshift.worker")
 class WorkerProcess:
     """One worker. `ready` is done when it can run a call, `exited` when it is dead."""
 
-    def __init__(self, generation: int, sock: socket.socket, output_fd: int) -> None:
-        """Takes over `sock` and `output_fd`, and closes both if it raises."""
+    def __init__(
+        self,
+        generation: int,
+        sock: socket.socket,
+        output_fd: int,
+        load_timeout_s: float,
+        when_loaded: Callable[[Definition], None],
+    ) -> None:
+        """Takes over `sock` and `output_fd`, and closes both if it raises.
+
+        A program has `load_timeout_s` seconds to load. `when_loaded` is called with each definition that has.
+        """
         self._loop = asyncio.get_running_loop()
         self.generation = generation
         self.pid = 0
@@ -74,10 +99,19 @@ class WorkerProcess:
         self.ended_for: ExitCause | None = None
         self.fault: str | None = None
         self._pidfd = -1
+        self.revision = ""
+        """The revision of the programs' code that the worker has."""
         self._is_up = False
         self._numbers: dict[Definition, int] = {}
         """The number of each definition that the worker has been told."""
         self._told_bytes = 0
+        self._not_loaded: set[Definition] = set()
+        """The definitions among them that the worker could not load, or not yet."""
+        self._load_timeout_s = load_timeout_s
+        self._load_began: float | None = None
+        """The time of the loop at which the worker began to load the program of its call; None if it does not."""
+        self._note_loaded = when_loaded
+        self._when_due_changes: Callable[[], None] | None = None
         self.call: Call | None = None
         self._flow_control: FlowControl | None = None
         self._on_end: Callable[[Result | Exception], None] | None = None
@@ -140,8 +174,10 @@ class WorkerProcess:
         if not self._channel.send(data):
             raise WorkerLost
         if is_new:
-            call.is_cold = True  # it loads the program first
             self._remember(definition, number, size)
+        if definition in self._not_loaded:
+            call.is_cold = True
+            self._load_began = self._loop.time()
         self.call = call
         self._on_end = on_end
         if call.events is not None:
@@ -156,9 +192,18 @@ class WorkerProcess:
     def _remember(self, definition: Definition, number: int, size: int) -> None:
         if number == 0:
             self._numbers.clear()
+            self._not_loaded.clear()
             self._told_bytes = 0
         self._numbers[definition] = number
+        self._not_loaded.add(definition)
         self._told_bytes += size
+
+    @property
+    def due(self) -> float:
+        """The time of the loop by which its call must end or, if it loads the program, by which it must have loaded."""
+        if self._load_began is not None:
+            return self._load_began + self._load_timeout_s
+        return self.call.deadline if self.call is not None else math.inf
 
     def check(self, definition: Definition) -> asyncio.Future[None]:
         """Asks the worker to load `definition`. The future ends with None, EntrypointError or WorkerCrashed."""
@@ -198,6 +243,10 @@ class WorkerProcess:
     def when_left(self, listener: Callable[[], None]) -> None:
         """Calls `listener` if the worker reports after a reply that the call has made it unfit for others."""
         self._when_left = listener
+
+    def when_due_changes(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` when the program of its call is loaded, and its deadline counts from then on."""
+        self._when_due_changes = listener
 
     def log_ids(self) -> dict[str, str | None]:
         """Returns the ids of the running call, if any, for a log line about the worker."""
@@ -247,7 +296,12 @@ class WorkerProcess:
             if self._when_ended is not None:
                 self._when_ended(end)
         finally:
-            self._end_run(failure_of(end, None if self.left_by is None else self.left_by.key), ())
+            self._end_run(self._failure_of(end), ())
+
+    def _failure_of(self, end: Exit) -> ExecutionError:
+        if end.cause is ExitCause.TIMEOUT and self._load_began is not None:
+            return LoadTimeout(f"the program did not load within {self._load_timeout_s:g} s; its worker was killed")
+        return failure_of(end, None if self.left_by is None else self.left_by.key)
 
     def _attempt(self, action: Callable[[], None]) -> None:
         """Takes one step of the end, and logs its failure, so that the other steps follow."""
@@ -289,11 +343,17 @@ class WorkerProcess:
             self._take_check(reply)
         elif self.call is None or reply.id != self.call.execution_id:
             self._violated(f"a reply to {reply.id!r}, which it is not at")
-        elif isinstance(reply, Done):
+        else:
+            self._take_of_call(reply, self.call)
+
+    def _take_of_call(self, reply: Loaded | Progress | Done | Failed, call: Call) -> None:
+        if isinstance(reply, Done):
             self._end_run(Result(reply.outputs, reply.run_us / 1e6, reply.usage), reply.spans)
         elif isinstance(reply, Progress):
-            if self.call.events is not None:
-                self.call.events.put(reply.kind, reply.data)
+            if call.events is not None:
+                call.events.put(reply.kind, reply.data)
+        elif isinstance(reply, Loaded):
+            self._take_loaded(call, reply.revision)
         else:
             self._end_run(self._error_of(reply), reply.spans)
 
@@ -301,8 +361,29 @@ class WorkerProcess:
         if isinstance(notice, Left):
             self._take_left(notice)
         else:
+            self.revision = notice.revision
             self._is_up = True
             self._become_ready()
+
+    def _take_loaded(self, call: Call, revision: str) -> None:
+        """Lets the call's time begin: its deadline moves by the time that the loading took."""
+        if self._load_began is None:
+            self._violated("it says that a program is loaded, which it was not to load")
+            return
+        self.revision = revision
+        self._not_loaded.discard(call.program.definition)
+        call.deadline += self._end_load(call)
+        self._note_loaded(call.program.definition)
+        if self._when_due_changes is not None:
+            self._when_due_changes()
+
+    def _end_load(self, call: Call) -> float:
+        """Ends the time in which the program loads, and returns how long it was, in seconds."""
+        if self._load_began is None:
+            return 0.0
+        seconds, self._load_began = self._loop.time() - self._load_began, None
+        call.load_s += seconds
+        return seconds
 
     def _take_left(self, left: Left) -> None:
         if self.call is not None and left.id == self.call.execution_id:
@@ -325,11 +406,13 @@ class WorkerProcess:
         if self.call is None and self._when_left is not None:
             self._when_left()
 
-    def _take_check(self, reply: Progress | Done | Failed) -> None:
+    def _take_check(self, reply: Loaded | Progress | Done | Failed) -> None:
         check, self._check = self._check, None
         if check is None or check.done():
             return
-        if isinstance(reply, Failed):
+        if isinstance(reply, Failed) and reply.code == CODE_OUTDATED:
+            check.set_exception(CodeOutdated(on_disk=truncate(reply.detail, MAX_LEFT_LENGTH), of_workers=self.revision))
+        elif isinstance(reply, Failed):
             check.set_exception(EntrypointError(reply.detail, at=reply.field or "entrypoint"))
         else:
             check.set_result(None)
@@ -340,6 +423,7 @@ class WorkerProcess:
             return
         self._ended_id, self._ended_program = call.execution_id, call.program
         self.call = self._on_end = None
+        self._end_load(call)
         try:
             if call.trace is not None:
                 call.trace.run_ended(None if isinstance(outcome, Result) else outcome, spans)
@@ -423,15 +507,11 @@ class WorkerProcess:
 def _decode_reply(payload: bytes) -> Reply:
     """Decodes a reply, and raises one of `MALFORMED` if it cannot.
 
-    msgspec does not check the text that it leaves raw: this function does, but for spans, which their exporter checks.
+    msgspec does not check the text that it leaves raw, such as the outputs: this function does.
     """
-    reply = _reply_decoder.decode(payload)
     if not payload.isascii():
-        if isinstance(reply, Done):
-            bytes(reply.outputs).decode()
-        elif isinstance(reply, Progress):
-            bytes(reply.data).decode()
-    return reply
+        payload.decode()
+    return _reply_decoder.decode(payload)
 
 
 def _error_of(failed: Failed) -> ExecutionError:
@@ -446,6 +526,8 @@ def _error_of(failed: Failed) -> ExecutionError:
             return MalformedInputs(detail, started=False)
         case LMNotConfigured.code:
             return LMNotConfigured(detail, started=False)
+        case LoadFailed.code:
+            return LoadFailed(detail)
         case LMError.code:
             return LMError(detail, retry_after_s=failed.retry_after_s)
         case _:

@@ -5,8 +5,7 @@ import itertools
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -16,12 +15,14 @@ from pools.errors import SpawnFailed, WorkerCrashed
 from pools.process.checks import Checks
 from pools.process.exits import ExitCause
 from pools.process.process import WorkerProcess
+from pools.process.program_code import ProgramCode, RecentModules
 from pools.process.zygote_link import ZygoteLink
 from poolshift.worker import linux
 from poolshift.worker.definitions import Definition
+from poolshift.worker.notices import Preloaded
 
 START_TIMEOUT_S = 60.0
-"""For the zygote to import what it preloads, and for a worker to say that it is ready."""
+"""For a worker to say that it is ready, and for a zygote beside the time that its modules have to load."""
 PING_INTERVAL_S = 1.0
 """Between two looks at the zygotes."""
 
@@ -33,24 +34,24 @@ class Spawner:
 
     def __init__(
         self,
-        allowed_modules: Sequence[str],
+        code: ProgramCode,
         environment: Mapping[str, str],
-        preload: Sequence[str] = (),
         *,
-        own_root: Path,
         background: Background,
         user: tuple[int, int] | None = None,
     ) -> None:
-        """Takes the service's own folder as `own_root`: a worker finds the examples there, and nothing else.
+        """Takes as `environment` all that a worker sees of the service's environment.
 
-        `environment` is all that a worker sees of the service's environment. `user` is the user id and the group id
-        that workers change to.
+        `user` is the user id and the group id that workers change to.
         """
-        self._allowed_modules = tuple(allowed_modules)
+        self._code = code
         self._environment = dict(environment)
-        self._preload = tuple(preload)
-        self._own_root = own_root
         self._user = user
+        self.preload_failure: str | None = None
+        """The reason for which the last zygote was refused that could not import a module of `PRELOAD`."""
+        self._recent = RecentModules()
+        self._on_new_code: Callable[[], None] | None = None
+        self._revision_on_disk: str | None = None
         self._generations = itertools.count(1)
         self._zygote: ZygoteLink | None = None
         """The zygote that forks at the moment."""
@@ -61,7 +62,8 @@ class Spawner:
         self._has_begun = False
         """True once that start may have read code."""
         self._is_closing = False
-        self._checks = Checks(self.spawn)
+        self._revision: str | None = None
+        self._checks = Checks(self.spawn, code.load_timeout_s)
         self._tasks = TaskOwner("zygotes", is_detached=True)
         self._background = background
         self._health = background.vital("spawner")
@@ -103,11 +105,21 @@ class Spawner:
         """Tries to load `definition` in a worker of its own, which is in no pool.
 
         Raises:
+            CodeOutdated: the pool's workers have other code than the disk.
             EntrypointError: it cannot be loaded, and why; a module that hangs or dies on import is also one.
             PoolOverloaded: too many definitions are being checked.
             SpawnFailed: no worker could be started for it.
         """
         await self._checks.check(definition)
+
+    @property
+    def revision(self) -> str | None:
+        """The revision of the code that workers have which are started now; None before the first start."""
+        return self._revision
+
+    def watch_code(self, on_new_code: Callable[[], None]) -> None:
+        """Calls `on_new_code` each time that the code on disk has changed and is settled."""
+        self._on_new_code = on_new_code
 
     async def renew(self) -> None:
         """Replaces the zygote, so that workers which are started from now on run the code that is on disk now.
@@ -115,7 +127,8 @@ class Spawner:
         Workers of the old zygote live on, and it lives for as long as they do.
 
         Raises:
-            SpawnFailed: the new zygote did not get ready; the old one forks as before.
+            SpawnFailed: the new zygote did not get ready, or cannot import a module of `PRELOAD`; the old one forks as
+                before.
         """
         if self._start is not None and self._has_begun:
             await asyncio.wait([self._start])  # it may have read the code before
@@ -158,22 +171,52 @@ class Spawner:
 
     async def _replace_zygote(self) -> None:
         self._has_begun = True
+        recent = self._recent.names()
         try:
-            zygote = self._start_zygote()
-        except OSError as error:
-            raise SpawnFailed(f"the zygote could not be started: {error}") from error
-        self._zygotes.add(zygote)
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                await zygote.preloaded
-        except TimeoutError:
-            zygote.kill()
-            raise SpawnFailed("the zygote did not get ready") from None
+            zygote, preloaded = await self._ready_zygote(recent)
+        except SpawnFailed:
+            if not recent:
+                raise
+            self._recent.clear()  # one of them may hang, or end its process
+            zygote, preloaded = await self._ready_zygote(())
+        self._see_to_failures(zygote, preloaded.failures)
+        self._revision = self._revision_on_disk = preloaded.revision
         old, self._zygote = self._zygote, zygote
         if old is not None:
             old.retire()
 
-    def _start_zygote(self) -> ZygoteLink:
+    async def _ready_zygote(self, recent: Sequence[str]) -> tuple[ZygoteLink, Preloaded]:
+        """Starts a zygote and waits until it has imported all modules. Raises SpawnFailed."""
+        try:
+            zygote = self._start_zygote(recent)
+        except OSError as error:
+            raise SpawnFailed(f"the zygote could not be started: {error}") from error
+        self._zygotes.add(zygote)
+        limit_s = START_TIMEOUT_S + self._code.load_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return zygote, await zygote.preloaded
+        except TimeoutError:
+            zygote.kill()
+            raise SpawnFailed(f"the zygote did not get ready within {limit_s:g} s") from None
+
+    def _see_to_failures(self, zygote: ZygoteLink, failures: Mapping[str, str]) -> None:
+        """Refuses a zygote without a module of `PRELOAD`, unless the one before has died and workers must start.
+
+        Raises:
+            SpawnFailed: says which module, and why.
+        """
+        if not failures:
+            return
+        reasons = "; ".join(f"{module!r} cannot be imported: {reason}" for module, reason in failures.items())
+        if self._revision is not None and self._zygote is None:
+            _log.error("workers start without modules of PRELOAD", reasons=reasons)
+            return
+        zygote.kill()
+        self.preload_failure = f"PRELOAD: {reasons}"
+        raise SpawnFailed(self.preload_failure)
+
+    def _start_zygote(self, recent: Sequence[str]) -> ZygoteLink:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
@@ -186,10 +229,12 @@ class Spawner:
                         "-m",
                         "poolshift.worker.zygote",
                         str(theirs.fileno()),
-                        ",".join(self._allowed_modules),
-                        ",".join(self._preload),
+                        ",".join(self._code.allowed_modules),
+                        ",".join(self._code.own_preload),
+                        ",".join(self._code.preload),
+                        ",".join(recent),
                         str(linux.OPEN_FILES_AT_START),
-                        str(self._own_root),
+                        str(self._code.own_root),
                     ],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
@@ -199,7 +244,7 @@ class Spawner:
             except BaseException:
                 ours.close()
                 raise
-        return ZygoteLink(process, ours, self._ended)
+        return ZygoteLink(process, ours, self._ended, self._code.load_timeout_s, self._recent.loaded)
 
     def _ended(self, zygote: ZygoteLink) -> None:
         """Forgets a zygote that was lost, and closes one that has retired and has no worker left."""
@@ -210,8 +255,18 @@ class Spawner:
             self._tasks.start(zygote.aclose())
 
     async def _ping_zygotes(self) -> None:
-        """Finds zygotes that do not answer."""
+        """Finds zygotes that do not answer, and new code on disk if somebody wants to know."""
         while True:
             await asyncio.sleep(PING_INTERVAL_S)
             for zygote in list(self._zygotes):
-                zygote.ping()
+                zygote.ping(asks_revision=self._on_new_code is not None and zygote is self._zygote)
+            self._look_at_code()
+
+    def _look_at_code(self) -> None:
+        """Tells of new code once two looks have found the same: a file may be half-written."""
+        on_disk = None if self._zygote is None else self._zygote.revision_on_disk
+        if on_disk is None:
+            return
+        is_settled, self._revision_on_disk = on_disk == self._revision_on_disk, on_disk
+        if on_disk != self._revision and is_settled and self._on_new_code is not None:
+            self._on_new_code()

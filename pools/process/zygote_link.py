@@ -15,6 +15,7 @@ from pools.errors import SpawnFailed
 from pools.process.exits import Exit, ExitCause, describe_exit
 from pools.process.process import WorkerProcess
 from poolshift.worker import linux
+from poolshift.worker.definitions import Definition
 from poolshift.worker.framing import MALFORMED
 from poolshift.worker.notices import (
     MAX_PACKET_BYTES,
@@ -42,21 +43,31 @@ class ZygoteLink:
     """One zygote and the workers that it has forked, until it is lost or closed."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], control: socket.socket, on_end: Callable[["ZygoteLink"], None]
+        self,
+        process: subprocess.Popen[bytes],
+        control: socket.socket,
+        on_end: Callable[["ZygoteLink"], None],
+        load_timeout_s: float,
+        when_loaded: Callable[[Definition], None],
     ) -> None:
         """Takes over `control`, which is closed if this raises.
 
-        `on_end` is called when the zygote is of no more use: lost, or retired and without a living worker.
+        `on_end` is called when the zygote is of no more use: lost, or retired and without a living worker. The rest is
+        for its workers.
         """
         self.is_retired = False
         self._process = process
         self._control: socket.socket | None = control
         self._on_end = on_end
+        self._load_timeout_s = load_timeout_s
+        self._when_loaded = when_loaded
         self._workers: dict[int, WorkerProcess] = {}
         self._unanswered = 0
         self._oom_kills = linux.oom_kills()
         self._loop = asyncio.get_running_loop()
-        self.preloaded: asyncio.Future[None] = self._loop.create_future()
+        self.preloaded: asyncio.Future[Preloaded] = self._loop.create_future()
+        self.revision_on_disk: str | None = None
+        """The revision of the code on disk, as the zygote has last seen it."""
         try:
             self._loop.add_reader(control, self._readable)
         except BaseException:
@@ -86,7 +97,7 @@ class ZygoteLink:
                 ours.close()
                 raise
             worker_ends.callback(_close, os.close, output_write)
-            worker = WorkerProcess(generation, ours, output_read)
+            worker = WorkerProcess(generation, ours, output_read, self._load_timeout_s, self._when_loaded)
             self._workers[generation] = worker
             try:
                 packet = msgspec.json.encode(Fork(generation, user))
@@ -96,7 +107,7 @@ class ZygoteLink:
                 raise SpawnFailed(f"the zygote takes no order: {error}") from None
         return worker
 
-    def ping(self) -> None:
+    def ping(self, *, asks_revision: bool = False) -> None:
         """Asks the zygote for a sign of life, if it has preloaded; called at regular intervals.
 
         A zygote that did not answer the last ping is continued, since any program can stop its parent. One that has
@@ -113,7 +124,7 @@ class ZygoteLink:
             self._signal(signal.SIGCONT)
         self._unanswered += 1
         try:
-            self._control.send(msgspec.json.encode(Ping()))
+            self._control.send(msgspec.json.encode(Ping(asks_revision)))
         except OSError:
             pass  # full, since nobody reads: that counts as unanswered; a broken one is noticed by its reader
 
@@ -174,15 +185,15 @@ class ZygoteLink:
         match notice:
             case Preloaded():
                 if not self.preloaded.done():
-                    self.preloaded.set_result(None)
+                    self.preloaded.set_result(notice)
             case Forked(generation, pid):
                 self._forked(generation, pid, fd)
             case NotForked(generation, reason):
                 self._ended(generation, Exit(ExitCause.CRASH, f"not started: {reason}", is_ours=True))
             case Exited(generation, status, cpu_s):
                 self._exited(generation, status, cpu_s)
-            case Pong():
-                pass  # any notice is a sign of life
+            case Pong(revision):  # any notice is a sign of life
+                self.revision_on_disk = revision or self.revision_on_disk
 
     def _forked(self, generation: int, pid: int, pidfd: int) -> None:
         """Hands on the worker's pidfd; the kernel drops it if this process has no descriptor left for it."""

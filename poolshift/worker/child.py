@@ -13,6 +13,7 @@ from typing import NoReturn, TypeVar
 
 from poolshift.worker import linux
 from poolshift.worker.loop import Worker
+from poolshift.worker.revision import CodeRevision
 
 _T = TypeVar("_T")
 _FAILED = 1
@@ -73,13 +74,20 @@ class WorkerChild:
     """A forked worker's whole life, from the zygote's copy to the last call."""
 
     def __init__(
-        self, generation: int, channel: int, output: int, allowed_modules: tuple[str, ...], open_files: int
+        self,
+        generation: int,
+        channel: int,
+        output: int,
+        allowed_modules: tuple[str, ...],
+        code: CodeRevision,
+        open_files: int,
     ) -> None:
         """`channel` is the worker's socket, `output` the pipe for what it prints."""
         self._generation = generation
         self._channel = channel
         self._output = output
         self._allowed_modules = allowed_modules
+        self._code = code
         self._open_files = open_files
 
     def run(self, zygote: int, user: tuple[int, int] | None) -> None:
@@ -98,7 +106,7 @@ class WorkerChild:
         linux.adopt_orphans()  # a helper of this worker stays its own until the worker dies
         sock = self._take_files()
         gc.enable()
-        Worker(sock, self._generation, self._allowed_modules).serve()
+        Worker(sock, self._generation, self._allowed_modules, self._code).serve()
 
     def _limit(self) -> None:
         signal.set_wakeup_fd(-1)

@@ -60,6 +60,16 @@ class InvalidOutputs(ExecutionError):
         self.field = field
 
 
+class LoadFailed(ExecutionError):
+    """The program's module, or its `setup()`, raised: the program itself did not start."""
+
+    code = "load_failed"
+    category = "program"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, started=False)
+
+
 class ProgramError(ExecutionError):
     """The program raised."""
 

@@ -6,8 +6,10 @@ Code from a client never runs: an entrypoint only names a function of the module
 import asyncio
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Generator
-from typing import Any, Protocol
+from types import MethodType
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -25,6 +27,10 @@ class Emit(Protocol):
         """`data` is any JSON value."""
         ...
 
+
+SETUP: Final = "setup"
+TEARDOWN: Final = "teardown"
+"""The methods that a class may have: called before its first call in a worker, and at the worker's orderly end."""
 
 DSPY_PROGRAMS = "poolshift.worker.dspy.programs"
 """The module for DSPy programs, imported when one is loaded or ahead of all workers, and never otherwise."""
@@ -54,9 +60,17 @@ class LoadedProgram(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Tears the program down: its worker runs it no more. Never raises."""
+        ...
+
 
 def load(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedProgram:
-    """Raises EntrypointError."""
+    """Loads a program: imports its module and, if its entrypoint is a class, makes an instance and sets it up.
+
+    Raises:
+        EntrypointError: it cannot be loaded, and why.
+    """
     if definition.program_type == "python":
         return PythonProgram(definition, allowed_modules)
     try:
@@ -74,13 +88,15 @@ def load(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedProg
 
 
 class PythonProgram:
-    """A program of the type `python`, with its function found and its validators compiled."""
+    """A program of the type `python`, with its function found, or its instance set up, and its validators compiled."""
 
     def __init__(self, definition: Definition, allowed_modules: tuple[str, ...]) -> None:
         """Raises EntrypointError."""
         self._inputs = Validator(definition.signature.inputs)
         self._outputs = Validator(definition.signature.outputs)
-        self._function = find_entrypoint(definition.entrypoint or "", allowed_modules)
+        found = find_program(definition.entrypoint or "", allowed_modules)
+        self._instance: Any = _set_up(found) if inspect.isclass(found) else None
+        self._function: Callable[..., Any] = found if self._instance is None else self._instance.__call__
         self._is_async = inspect.iscoroutinefunction(self._function)
 
     def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
@@ -91,6 +107,32 @@ class PythonProgram:
         elif isinstance(returned, Generator):
             returned = _exhaust(returned, emit)
         return self._outputs.outputs(returned)
+
+    def close(self) -> None:
+        if self._instance is None or not hasattr(self._instance, TEARDOWN):
+            return
+        try:
+            _finish(getattr(self._instance, TEARDOWN)())
+        except BaseException as error:  # whatever it raises, the worker ends well
+            print(f"{TEARDOWN}() failed: {describe(error).detail}", file=sys.stderr)
+
+
+def _set_up(program_class: type) -> Any:
+    step = "the constructor"
+    try:
+        instance = program_class()
+        step = f"{SETUP}()"
+        if hasattr(instance, SETUP):
+            _finish(getattr(instance, SETUP)())
+    except BaseException as error:  # SystemExit, too: the worker serves other programs
+        raise EntrypointError(f"{step} of {program_class.__name__} failed: {describe(error).detail}") from error
+    return instance
+
+
+def _finish(returned: Any) -> None:
+    """Runs a coroutine, if `setup` or `teardown` is `async`, to its end."""
+    if inspect.iscoroutine(returned):
+        asyncio.run(returned)
 
 
 def _exhaust(steps: Generator[Any, None, Any], emit: Emit) -> Any:
@@ -115,6 +157,29 @@ def find_entrypoint(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callab
     Raises:
         EntrypointError: says which of these it is.
     """
+    found = _find(entrypoint, allowed_modules)
+    if not inspect.isfunction(found):
+        module_name, _, name = entrypoint.partition(":")
+        raise EntrypointError(f"{module_name!r} has no function {name!r}")
+    return found
+
+
+def find_program(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[..., Any]:
+    """The function, or the class with `__call__`, that `module:name` names; as `find_entrypoint`.
+
+    Raises:
+        EntrypointError: says what it is instead.
+    """
+    found = _find(entrypoint, allowed_modules)
+    if inspect.isclass(found):
+        if "__call__" not in dir(found) or not inspect.isfunction(inspect.getattr_static(found, "__call__", None)):
+            raise EntrypointError(f"the class {entrypoint.partition(':')[2]!r} has no method __call__")
+        return found
+    return find_entrypoint(entrypoint, allowed_modules)
+
+
+def _find(entrypoint: str, allowed_modules: tuple[str, ...]) -> Any:
+    """The function or class of that name; None if there is something else, or nothing."""
     module_name, _, function_name = entrypoint.partition(":")
     if not is_allowed(module_name, allowed_modules):
         raise EntrypointError(f"module {module_name!r} is not allowed; allowed are {', '.join(allowed_modules)}")
@@ -126,12 +191,12 @@ def find_entrypoint(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callab
         raise EntrypointError(f"cannot import {module_name!r}: {error}") from None
     except Exception as error:
         raise EntrypointError(f"{module_name!r} fails on import: {describe(error).detail}") from error
-    function = getattr(module, function_name, None)
-    if not inspect.isfunction(function):
-        raise EntrypointError(f"{module_name!r} has no function {function_name!r}")
-    if not is_allowed(function.__module__, allowed_modules):
-        raise EntrypointError(f"{function_name!r} is defined in {function.__module__!r}, which is not allowed")
-    return function
+    found = getattr(module, function_name, None)
+    if not inspect.isfunction(found) and not inspect.isclass(found):
+        return None
+    if not is_allowed(found.__module__, allowed_modules):
+        raise EntrypointError(f"{function_name!r} is defined in {found.__module__!r}, which is not allowed")
+    return found
 
 
 def check(definition: Definition, allowed_modules: tuple[str, ...]) -> None:
@@ -143,7 +208,9 @@ def check(definition: Definition, allowed_modules: tuple[str, ...]) -> None:
     if definition.program_type != "python":
         load(definition, allowed_modules)
         return
-    function = find_entrypoint(definition.entrypoint or "", allowed_modules)
+    found = find_program(definition.entrypoint or "", allowed_modules)
+    # A method's `self` is bound to anything: nothing is called.
+    function = MethodType(found.__call__, object()) if inspect.isclass(found) else found
     accepted = inspect.signature(function)
     inputs = definition.signature.inputs
     try:

@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 
 from poolshift.worker.definitions import Definition
-from poolshift.worker.errors import ExecutionError
+from poolshift.worker.errors import ExecutionError, LoadFailed
 from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, describe, traceback_of, truncate
 from poolshift.worker.framing import FrameError, frame, read_frames
 from poolshift.worker.leftovers import Leftovers
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import EntrypointError, LoadedProgram, check, load
 from poolshift.worker.messages import (
+    CODE_OUTDATED,
     MAX_EVENT_BYTES,
     MAX_RETRY_AFTER_S,
     Check,
@@ -23,12 +24,14 @@ from poolshift.worker.messages import (
     EventKind,
     Failed,
     Left,
+    Loaded,
     Progress,
     Ready,
     Reply,
     Request,
     Run,
 )
+from poolshift.worker.revision import CodeRevision
 from poolshift.worker.stdio import CurrentExecution, tell_parent
 from poolshift.worker.tracing.optional import CallTracer
 
@@ -39,10 +42,14 @@ _encoder = msgspec.json.Encoder()
 class Worker:
     """Answers each request with exactly one reply, on the socket that it alone owns."""
 
-    def __init__(self, sock: socket.socket, generation: int, allowed_modules: tuple[str, ...]) -> None:
+    def __init__(
+        self, sock: socket.socket, generation: int, allowed_modules: tuple[str, ...], code: CodeRevision
+    ) -> None:
         self._socket = sock
         self._generation = generation
         self._allowed_modules = allowed_modules
+        self._code = code
+        self._revision = code.at_start
         self._definitions: dict[int, Definition] = {}
         """By the numbers that the service gives them."""
         self._loaded: dict[int, LoadedProgram] = {}
@@ -56,7 +63,7 @@ class Worker:
         tell_parent(self._current)
         os.register_at_fork(after_in_child=self._forked)
         self._leftovers.accept()
-        self._send(Ready(gen=self._generation, pid=os.getpid()))
+        self._send(Ready(gen=self._generation, pid=os.getpid(), revision=self._revision))
         try:
             for payload in read_frames(self._socket):
                 request = _request_decoder.decode(payload)
@@ -66,6 +73,8 @@ class Worker:
                     self._send(self._check(request))
         except (BrokenPipeError, ConnectionResetError):
             pass  # the service needs this worker no more, or is gone
+        if not self._is_fork:
+            self._unload()
 
     def _answer(self, request: Run) -> None:
         reply = self._execute(request)
@@ -89,10 +98,17 @@ class Worker:
             self._emit(request, data, kind)
 
         self._current.enter(request.id, request.program_id, request.traceparent)
+        loaded = self._loaded.get(request.number)
+        if loaded is None:
+            try:
+                loaded = self._load(request.number)
+            except BaseException as error:  # a module that exits while it is imported ends no worker
+                self._current.leave()
+                return self._load_failed(request.id, error)
+            self._send(Loaded(request.id, self._generation, self._revision))
         lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s, request.stream)
         started = time.perf_counter_ns()
         try:
-            loaded = self._loaded.get(request.number) or self._load(request.number)
             outputs = loaded.run(request.inputs, emit, lm)
         except SystemExit:
             raise
@@ -104,6 +120,8 @@ class Worker:
         return Done(request.id, self._generation, run_us, msgspec.Raw(outputs), usage=lm.usage if lm else None)
 
     def _check(self, request: Check) -> Reply:
+        if (revision := self._code.now()) != self._code.at_start:
+            return Failed(request.id, self._generation, 0, code=CODE_OUTDATED, detail=revision)
         try:
             check(request.definition, self._allowed_modules)
         except EntrypointError as error:
@@ -113,17 +131,38 @@ class Worker:
 
     def _remember(self, number: int, definition: Definition) -> None:
         if number == 0:
+            self._unload()
             self._definitions.clear()
-            self._loaded.clear()
             self._leftovers.forget_programs()
         self._definitions[number] = definition
 
     def _load(self, number: int) -> LoadedProgram:
+        modules = len(sys.modules)
         try:
             loaded = self._loaded[number] = load(self._definitions[number], self._allowed_modules)
         finally:
             self._leftovers.accept()
+            if len(sys.modules) != modules:
+                self._revision = self._code.now()
         return loaded
+
+    def _unload(self) -> None:
+        """Drops all loaded programs, each after its teardown."""
+        for loaded in self._loaded.values():
+            loaded.close()
+        self._loaded.clear()
+
+    def _load_failed(self, execution_id: str, error: BaseException) -> Failed:
+        is_told = isinstance(error, EntrypointError)  # its message says all; its cause is the program's exception
+        raised = error.__cause__ if is_told else error
+        return Failed(
+            id=execution_id,
+            gen=self._generation,
+            run_us=0,
+            code=LoadFailed.code,
+            detail=truncate(str(error) if is_told else describe(error).detail, MAX_MESSAGE_LENGTH),
+            traceback=None if raised is None else traceback_of(raised),
+        )
 
     def _failed(self, execution_id: str, run_us: int, error: BaseException, lm: LMRun | None) -> Failed:
         known = error if isinstance(error, ExecutionError) else describe(error)

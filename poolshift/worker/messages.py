@@ -3,7 +3,7 @@
 A reply carries the execution's id and the worker's generation, so that a late or foreign reply is recognised.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -14,12 +14,17 @@ from poolshift.worker.tracing.traceparent import Carried
 EventKind = Literal["progress", "output"]
 """`progress` is what a generator yields, `output` a piece of an output (of the text that an LM writes)."""
 
+CODE_OUTDATED: Final = "code_outdated"
+"""The code of a failed check: there is other code on disk than this worker has. The detail is its revision."""
+
 MAX_RETRY_AFTER_S = 86400.0
 """An LM that asks for a longer pause is taken to ask for this one."""
 
 # Bounded, since a program can write to the worker's socket, too.
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Pause = Annotated[float, msgspec.Meta(ge=0, le=MAX_RETRY_AFTER_S)]
+
+_Revision = Annotated[str, msgspec.Meta(max_length=64)]
 
 MAX_EVENT_BYTES = 1024 * 1024
 """A larger event is the program's error; so a sink that pauses in time has a bound in bytes."""
@@ -57,10 +62,20 @@ Request = Run | Check
 
 
 class Ready(msgspec.Struct, tag="ready", tag_field="op"):
-    """The worker's first message: it is up."""
+    """The worker's first message: it is up. `revision` is that of the code which it has (`CodeRevision`)."""
 
     gen: _Number
     pid: _Number
+    revision: _Revision
+
+
+class Loaded(msgspec.Struct, tag="loaded", tag_field="op"):
+    """The program of a call is loaded, and runs from now on: the time until this message is no part of the call's."""
+
+    id: str
+    gen: _Number
+    revision: _Revision
+    """The revision of the code that it has now."""
 
 
 class Progress(msgspec.Struct, tag="progress", tag_field="op", omit_defaults=True):
@@ -109,4 +124,4 @@ class Left(msgspec.Struct, tag="left", tag_field="op"):
     what: list[str]
 
 
-Reply = Ready | Progress | Done | Failed | Left
+Reply = Ready | Loaded | Progress | Done | Failed | Left

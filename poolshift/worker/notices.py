@@ -15,15 +15,24 @@ class Fork(msgspec.Struct, tag="fork", omit_defaults=True):
     user: tuple[int, int] | None = None
 
 
-class Ping(msgspec.Struct, tag="ping"):
-    """Asks the zygote for a sign of life."""
+class Ping(msgspec.Struct, tag="ping", omit_defaults=True):
+    """Asks the zygote for a sign of life, and for the revision of the code on disk if `asks_revision`."""
+
+    asks_revision: bool = False
 
 
 Order = Fork | Ping
 
 
 class Preloaded(msgspec.Struct, tag="preloaded"):
-    """The zygote's first message: it is up."""
+    """The zygote's first message: it is up.
+
+    `revision` is that of the code which its workers have; `failures` are the modules of `PRELOAD` that cannot be
+    imported, each with the reason.
+    """
+
+    revision: str
+    failures: dict[str, str]
 
 
 class Forked(msgspec.Struct, tag="forked"):
@@ -48,8 +57,11 @@ class Exited(msgspec.Struct, tag="exited"):
     cpu_s: float
 
 
-class Pong(msgspec.Struct, tag="pong"):
+class Pong(msgspec.Struct, tag="pong", omit_defaults=True):
     """The answer to a ping: the zygote is alive."""
+
+    revision: str | None = None
+    """The revision of the code on disk, if it was asked for."""
 
 
 Notice = Preloaded | Forked | NotForked | Exited | Pong

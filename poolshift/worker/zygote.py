@@ -4,9 +4,10 @@ The zygote stays single-threaded, runs no program, and does three things. It for
 worker and says how that ended. It kills everything when the service is gone. The parent's side is
 `pools.process.spawner`.
 
-    python -P -m poolshift.worker.zygote FD ALLOWED_MODULES PRELOAD OPEN_FILES OWN_ROOT
+    python -P -m poolshift.worker.zygote FD ALLOWED_MODULES OWN_PRELOAD PRELOAD RECENT OPEN_FILES OWN_ROOT
 
 FD is its end of a SOCK_SEQPACKET pair, OPEN_FILES how many files a worker may have open, OWN_ROOT the service's folder.
+Modules to import are of three kinds: the service's own, the operator's, and those that programs named recently.
 A request is a generation with two file descriptors: the worker's socket and the pipe for its output.
 """
 
@@ -19,6 +20,7 @@ import signal
 import socket
 import sys
 from collections import deque
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +28,7 @@ import msgspec
 
 from poolshift.worker import linux, reaper, user_path
 from poolshift.worker.child import WorkerChild, run_and_exit
+from poolshift.worker.exception_text import describe, truncate
 from poolshift.worker.notices import (
     MAX_PACKET_BYTES,
     Exited,
@@ -38,9 +41,12 @@ from poolshift.worker.notices import (
     Pong,
     Preloaded,
 )
+from poolshift.worker.revision import CodeRevision
 
 _PAUSE_S = 0.1
 """Between two attempts at something that the system refuses, for want of memory or of file descriptors."""
+
+_MAX_REASON_LENGTH = 512
 
 _encode = msgspec.json.encode
 _order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
@@ -53,9 +59,19 @@ class Zygote:
     anything else is tried again.
     """
 
-    def __init__(self, control: socket.socket, allowed_modules: tuple[str, ...], open_files: int) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        allowed_modules: tuple[str, ...],
+        code: CodeRevision,
+        failures: dict[str, str],
+        open_files: int,
+    ) -> None:
+        """`failures` are the operator's modules that could not be imported, each with the reason."""
         self._control = control
         self._allowed_modules = allowed_modules
+        self._code = code
+        self._failures = failures
         self._open_files = open_files
         self._pid = os.getpid()
         self._parent = os.getppid()
@@ -69,7 +85,7 @@ class Zygote:
     def serve(self) -> None:
         """Forks and reaps until the service closes the control socket or dies; then kills every worker."""
         self._watch()
-        self._tell(Preloaded())
+        self._tell(Preloaded(self._code.at_start, self._failures))
         try:
             while self._turn():
                 pass
@@ -113,7 +129,7 @@ class Zygote:
             return False
         order = _order_decoder.decode(packet)
         if isinstance(order, Ping):
-            self._tell(Pong())
+            self._tell(Pong(self._code.now() if order.asks_revision else None))
             return True
         try:
             self._start(order, fds)
@@ -135,7 +151,9 @@ class Zygote:
             self._tell(NotForked(request.generation, f"{error.strerror} (errno {error.errno})"))
             return
         if pid == 0:
-            child = WorkerChild(request.generation, channel, output, self._allowed_modules, self._open_files)
+            child = WorkerChild(
+                request.generation, channel, output, self._allowed_modules, self._code, self._open_files
+            )
             run_and_exit(partial(child.run, self._pid, request.user))
         self._generations[pid] = request.generation
         self._tell(Forked(request.generation, pid), pidfd)
@@ -205,22 +223,39 @@ def _both(fds: list[int]) -> tuple[int, int]:
     return fds[0], fds[1]
 
 
+def _import_all(modules: Iterable[str]) -> dict[str, str]:
+    """Imports modules of users. Returns those that cannot be imported, each with the reason."""
+    failures = ((module, _failure_of_import(module)) for module in modules)
+    return {module: failure for module, failure in failures if failure is not None}
+
+
+def _failure_of_import(module: str) -> str | None:
+    try:
+        importlib.import_module(module)
+    except BaseException as error:  # SystemExit, too: the workers' parent outlives every module
+        return truncate(describe(error).detail, _MAX_REASON_LENGTH)
+    return None
+
+
 def main() -> None:
     """Preloads what the command line names, and serves until the service is gone."""
-    fd, allowed_modules, preload, open_files, own_root = sys.argv[1:]
+    fd, allowed_modules, own_preload, preload, recent, open_files, own_root = sys.argv[1:]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # it ends with the service, when the control socket closes
     linux.adopt_orphans()
     user_path.install(Path(own_root), allowed_modules.split(","))
-    for module in filter(None, preload.split(",")):
+    code = CodeRevision(allowed_modules.split(","), Path(own_root))  # before any of it is imported
+    for module in filter(None, own_preload.split(",")):
         importlib.import_module(module)
+    failures = _import_all(filter(None, preload.split(",")))
+    _import_all(filter(None, recent.split(",")))  # the program that names such a module tells its failure
     # Forked children share what is imported until they write to it; a collection would write to all of it.
     gc.collect()
     gc.disable()
     gc.freeze()
     control = socket.socket(fileno=int(fd))
     control.set_inheritable(False)
-    Zygote(control, tuple(allowed_modules.split(",")), int(open_files)).serve()
+    Zygote(control, tuple(allowed_modules.split(",")), code, failures, int(open_files)).serve()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pools import supervisor
 from pools.calls import Call, Program
 from pools.engine import Engine, PoolOptions
 from pools.process import output, process, spawner, zygote_link
+from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from pools.session_pool_v2 import SessionPoolV2
 from pools.testing import FakeObserver
@@ -89,7 +90,11 @@ async def pool_with(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     monkeypatch.setattr(supervisor, "backoff_s", lambda _: 0.0)
     background = Background()
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(own_process.ROOT)}
-    made = Spawner(["tests.support.programs"], environment, own_root=own_process.ROOT, background=background)
+    made = Spawner(
+        ProgramCode(allowed_modules=("tests.support.programs",), own_root=own_process.ROOT),
+        environment,
+        background=background,
+    )
     pool = SessionPoolV2("v2", PoolOptions(1), made, FakeObserver(), background)
     await pool.start()
     yield pool

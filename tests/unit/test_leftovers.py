@@ -12,6 +12,7 @@ from common.background import Background
 from pools.calls import Call, Program
 from pools.engine import Engine, PoolOptions
 from pools.errors import ProgramQuarantined, WorkerCrashed
+from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from pools.session_pool_v2 import SessionPoolV2
 from poolshift.worker.definitions import Definition, Field, FieldType, Signature
@@ -35,7 +36,9 @@ async def pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Engine]:
     """A pool of one worker."""
     monkeypatch.chdir(ROOT)
     background = Background()
-    spawner = Spawner(["tests.support"], {"PATH": "/usr/bin"}, own_root=ROOT, background=background)
+    spawner = Spawner(
+        ProgramCode(allowed_modules=("tests.support",), own_root=ROOT), {"PATH": "/usr/bin"}, background=background
+    )
     engine = SessionPoolV2("v2", PoolOptions(1, checkout_timeout_s=20), spawner, Unobserved(), background)
     await engine.start()
     yield engine

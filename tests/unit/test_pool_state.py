@@ -23,7 +23,7 @@ def a_process() -> WorkerProcess:
         output, end = os.pipe()
         theirs.close()
         os.close(end)
-        return WorkerProcess(0, ours, output)
+        return WorkerProcess(0, ours, output, 60.0, lambda _: None)
 
     return asyncio.run(made())
 

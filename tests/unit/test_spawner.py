@@ -17,6 +17,7 @@ from pools.errors import PoolOverloaded, SpawnFailed
 from pools.process import checks, spawner, zygote_link
 from pools.process.exits import Exit, ExitCause
 from pools.process.process import WorkerProcess
+from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from poolshift.worker.definitions import Definition, Field, Signature
 from poolshift.worker.loading import EntrypointError
@@ -45,7 +46,9 @@ async def running_spawner() -> AsyncIterator[tuple[Spawner, Background]]:
     """A spawner that leaves no descriptor and no process behind."""
     background = Background()
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(own_process.ROOT)}
-    made = Spawner(["bench.programs"], environment, own_root=own_process.ROOT, background=background)
+    made = Spawner(
+        ProgramCode(allowed_modules=("bench.programs",), own_root=own_process.ROOT), environment, background=background
+    )
     try:
         yield made, background
     finally:

@@ -17,6 +17,7 @@ from pools.calls import Call, Program, Result
 from pools.errors import ProgramError
 from pools.process.exits import ExitCause
 from pools.process.process import WorkerProcess
+from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from poolshift.worker.definitions import Definition, Field, Signature
 from poolshift.worker.loading import EntrypointError
@@ -95,8 +96,8 @@ async def worker(python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "executable", str(python))
     environment = {"PATH": "/usr/bin", "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     background = Background()
-    preload = ["poolshift.worker.tracing.preload"]
-    spawner = Spawner(["shop"], environment, preload, own_root=ROOT, background=background)
+    code = ProgramCode(allowed_modules=("shop",), own_root=ROOT, own_preload=("poolshift.worker.tracing.preload",))
+    spawner = Spawner(code, environment, background=background)
     worker = await spawner.spawn()
     yield worker
     worker.kill(ExitCause.SHUTDOWN)

@@ -13,6 +13,7 @@ from common.background import Background
 from pools.calls import Call, Program, Result
 from pools.process.exits import ExitCause
 from pools.process.process import MAX_LOADED, MAX_LOADED_BYTES, WorkerProcess
+from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from poolshift.worker.definitions import Definition, Field, Signature
 
@@ -23,7 +24,9 @@ pytestmark = pytest.mark.anyio
 async def worker() -> AsyncIterator[WorkerProcess]:
     background = Background()
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(own_process.ROOT)}
-    spawner = Spawner(["bench.programs"], environment, own_root=own_process.ROOT, background=background)
+    spawner = Spawner(
+        ProgramCode(allowed_modules=("bench.programs",), own_root=own_process.ROOT), environment, background=background
+    )
     worker = await spawner.spawn()
     yield worker
     worker.kill(ExitCause.SHUTDOWN)

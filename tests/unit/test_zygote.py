@@ -16,6 +16,7 @@ from pools.calls import Call, Program, Result
 from pools.errors import SpawnFailed
 from pools.process.exits import Exit, ExitCause
 from pools.process.process import WorkerProcess
+from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from poolshift.worker.definitions import Definition, Field, FieldType, Signature
 from tests.support.exits import _ENDS, _LEAVES
@@ -36,10 +37,8 @@ async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     def start_one(preload: tuple[str, ...] = (), **environment: str) -> Spawner:
         spawners.append(
             Spawner(
-                ["tests.support"],
+                ProgramCode(allowed_modules=("tests.support",), own_root=ROOT, own_preload=preload),
                 {"PATH": os.environ["PATH"], **environment},
-                preload,
-                own_root=ROOT,
                 background=background,
             )
         )

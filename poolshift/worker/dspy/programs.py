@@ -71,6 +71,9 @@ class DSPyProgram:
         if definition.state is not None:
             self._restore(definition.state)
 
+    def close(self) -> None:
+        """Does nothing: a DSPy module holds nothing that outlives it."""
+
     def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
         """Runs the program and returns the checked outputs as JSON.
 
