@@ -3,16 +3,22 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
 
+from tests.service.test_faults import whole
 from tests.support.service import ROOT, Service
+from tests.support.waiting import wait_until
 
 SECRET = "sk-the-lms-own-secret"
 NOBODY = pwd.getpwnam("nobody")
@@ -171,3 +177,45 @@ def test_only_root_changes_the_user(directory: Path, command: list[str]) -> None
     finally:
         refused.close()
         accepted.close()
+
+
+def processes_of(uid: int) -> int:
+    """Counts the threads of a user, as RLIMIT_NPROC does."""
+    return sum(process.num_threads() for process in psutil.process_iter(["uids"]) if process.info["uids"].real == uid)
+
+
+def replaced_or_refused(service: Service) -> bool:
+    pool = service.pool("v2")
+    return "worker could not be started" in service.log() or pool["busy"] + pool["idle"] == pool["size"]
+
+
+def test_a_fork_bomb_under_a_limit_of_processes(directory: Path, command: list[str]) -> None:
+    """While no process can be started, living workers serve, and a dead one is replaced later by the same zygote."""
+    os.chown(directory, NOBODY.pw_uid, NOBODY.pw_gid)
+    limit = processes_of(NOBODY.pw_uid) + 100  # the service, its threads and workers need some 50 of them
+    limited = ["prlimit", f"--nproc={limit}:{limit}", *command]
+    service = serving(directory, limited, user=NOBODY.pw_uid, POOLS="v2", V2_POOL_SIZE=3, EXECUTION_TIMEOUT_S=600)
+    try:
+        service.start()
+        bomb = service.create("forks_for_ever", {"refused": "string"})
+        crashes = [service.create("exits_hard", {"code": "integer"}) for _ in range(20)]
+        echo = service.create("echo", {"nonce": "string"})
+        refused = directory / "refused"
+        with httpx.Client(base_url=service.url, timeout=600) as client, ThreadPoolExecutor() as threads:
+            call = threads.submit(client.post, f"/programs/{bomb}/execute", json={"inputs": {"refused": str(refused)}})
+            wait_until(refused.exists, "no process can be started any more")
+            while "worker could not be started" not in service.log():  # a replacement may be quicker than the bomb
+                answer = service.execute(crashes.pop(), inputs={"code": 7})
+                assert answer.json()["code"] == "worker_crashed"
+                wait_until(lambda: replaced_or_refused(service), "its replacement is there, or refused")
+            assert service.execute(echo, inputs={"nonce": "a"}).json()["outputs"] == {"result": "a"}
+            assert service.client.get("/healthz").status_code == 200
+            (busy,) = [worker["pid"] for worker in service.pool("v2")["workers"] if worker["state"] == "busy"]
+            os.killpg(busy, signal.SIGKILL)
+            assert call.result().json()["code"] == "worker_crashed"
+        wait_until(lambda: whole(service, "v2"), "all workers are back")
+        assert service.execute(echo, inputs={"nonce": "b"}).json()["outputs"] == {"result": "b"}
+        assert "zygote died" not in service.log()
+        assert service.stop() == 0
+    finally:
+        service.close()

@@ -37,6 +37,20 @@ def whoami() -> dict[str, Any]:
     return {"pid": os.getpid(), "ppid": os.getppid(), "pgid": os.getpgid(0)}
 
 
+def forks_for_ever(refused: str) -> None:
+    """A fork bomb: starts processes whenever the system starts one, and says by a file when it was first refused."""
+    while True:
+        try:
+            child = os.fork()
+        except OSError:
+            Path(refused).touch()
+            time.sleep(0.001)
+            continue
+        if child == 0:
+            time.sleep(600)
+            os._exit(0)
+
+
 def stops_its_parent(seconds: float) -> int:
     """Stops the process that it was forked from, and does so again each time that it goes on."""
     end = time.monotonic() + seconds
