@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.file import RolloutFile
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.live_judge import LiveJudge
-from routing.rollout.model import to_basis_points
+from routing.rollout.model import Rollout, to_basis_points
 from routing.rollout.plan_file import PlanFile
 from routing.rollout.provider import RolloutProvider
 from routing.rollout.staleness import limit_staleness
@@ -240,11 +240,22 @@ async def _open_catalog(
 
 
 async def _open_rollout(settings: Settings, log: SqlRolloutLog, recorder: Recorder) -> RolloutFlag:
-    """Opens the rollout flag, and records it from its first revision on."""
+    """Opens the rollout flag, and records it from its first revision on.
+
+    Without V1 the flag moves nothing. It is followed all the same, since other replicas may still have V1.
+    """
     percent = settings.canary_percent
     flag = await open_flag(log, None if percent is None else to_basis_points(percent))
-    recorder.rollout_changed(flag.current)
-    flag.listen(recorder.rollout_changed)
+
+    def record(rollout: Rollout) -> None:
+        recorder.rollout_changed(rollout if settings.has_v1 else replace(rollout, canary_basis_points=10_000))
+
+    record(flag.current)
+    flag.listen(record)
+    if not settings.has_v1 and percent is not None and percent < 100:
+        _log.warning(
+            "CANARY_PERCENT has no effect: this service runs without V1 (POOLS=v2)", CANARY_PERCENT=float(percent)
+        )
     return flag
 
 
@@ -388,7 +399,7 @@ def _follow_replicas(
 
 def _limit_staleness(settings: Settings, follower: Follower, flag: RolloutFlag, background: Background) -> None:
     """Sends everything to V1 while this replica may have missed a rollback, if the settings ask for that."""
-    if (max_s := settings.rollout_max_staleness_s) is not None:
+    if (max_s := settings.rollout_max_staleness_s) is not None and settings.has_v1:
         background.run("ROLLOUT_MAX_STALENESS_S", lambda: limit_staleness(flag, lambda: follower.staleness_s, max_s))
 
 
@@ -446,9 +457,9 @@ def _log_start(settings: Settings, services: Services) -> None:
         "started",
         version=VERSION,
         compiled=IS_COMPILED,
-        canary_percent=services.flag.current.canary_percent,
+        canary_percent=services.flag.current.canary_percent if settings.has_v1 else 100.0,
         pool_version=services.pin,
-        v1_workers=settings.v1_pool_size,
+        v1_workers=settings.v1_pool_size if settings.has_v1 else 0,
         v2_workers=settings.v2_pool_size,
     )
 
