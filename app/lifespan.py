@@ -7,7 +7,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -35,6 +35,7 @@ from config.settings import Settings
 from config.worker_environment import with_file, worker_environment
 from pools.engine import Engine, PoolOptions
 from pools.errors import SpawnFailed
+from pools.process.import_check import check_imports
 from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from pools.session_pool import SessionPool
@@ -102,7 +103,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         stack.push_async_callback(bookkeeping.aclose)
         tracing = _open_tracing(settings, recorder, background, stack)
         spawners, pools = _open_pools(settings, environment, recorder, background, stack)
-        await _start(pools, spawners, local_lm)
+        await _start(pools, spawners, local_lm, _check_modules(settings, environment))
         pin = Version(settings.pool_version) if settings.pool_version else None
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools) < len(Version))
         router = Router(pools, flag, recorder, judge=judge, pin=pin, salt=settings.canary_salt)
@@ -373,20 +374,46 @@ def _open_webhook(
 
 
 async def _start(
-    pools: Mapping[Version, Engine], spawners: Mapping[Version, Spawner], local_lm: LocalLMServer | None
+    pools: Mapping[Version, Engine],
+    spawners: Mapping[Version, Spawner],
+    local_lm: LocalLMServer | None,
+    check: Coroutine[None, None, None],
 ) -> None:
-    """Starts all pools and the local model at once.
+    """Starts all pools and the local model at once. Raises what `check` raises, once they are up.
 
     Raises:
         SpawnFailed: a module of `PRELOAD` cannot be imported. Workers that fail for other reasons are started again.
     """
-    starts = [pool.start() for pool in pools.values()]
-    if local_lm is not None:
-        starts.append(local_lm.start())
-    await asyncio.gather(*starts)
+    checking = asyncio.create_task(check)
+    try:
+        starts = [pool.start() for pool in pools.values()]
+        if local_lm is not None:
+            starts.append(local_lm.start())
+        await asyncio.gather(*starts)
+        await checking
+    finally:
+        checking.cancel()
+        await asyncio.wait([checking])
     for spawner in spawners.values():
         if spawner.preload_failure is not None:
             raise SpawnFailed(spawner.preload_failure)
+
+
+async def _check_modules(settings: Settings, environment: Mapping[str, str]) -> None:
+    """Imports the modules of the programs as a worker of the first pool would.
+
+    The environment of another pool is on trial, as that pool is: a fault there must not end the service.
+    """
+    first = settings.pools.split(",")[0]
+    try:
+        await check_imports(
+            settings.allowed_modules,
+            with_file(environment, settings.worker_env_file_of(Version(first).value)),
+            own_root=own_process.ROOT,
+            user=settings.worker_user_ids,
+        )
+    except OSError as error:
+        raise SpawnFailed(f"no process could be started to import PROGRAM_MODULES: {error}") from error
 
 
 def _follow_replicas(
