@@ -23,7 +23,13 @@ COPY . .
 RUN POOLSHIFT_COMPILE=1 /opt/build/bin/pip --python /opt/build/bin/python wheel --no-deps --no-build-isolation \
         --wheel-dir /tmp/wheel . ./packaging/poolshift \
     && /opt/build/bin/pip --python /opt/poolshift/bin/python install --no-deps /tmp/wheel/*.whl \
-    && install -m 0755 deploy/healthcheck.py /opt/poolshift/bin/healthcheck
+    && install -m 0755 deploy/healthcheck.py /opt/poolshift/bin/healthcheck \
+    && install -m 0755 deploy/install_requirements.py /opt/poolshift/bin/install-requirements
+# Python's own pip, on no path: install-requirements alone runs it, in an image that is built on this one.
+RUN install -d /opt/poolshift/share/installer \
+    && cp -r /opt/build/lib/python3.*/site-packages/pip /opt/build/lib/python3.*/site-packages/pip-*.dist-info \
+        /opt/poolshift/share/installer \
+    && find /opt/poolshift/share/installer -name __pycache__ -prune -exec rm -r {} +
 ARG EXTRAS=
 RUN for lock in ${EXTRAS}; do \
         /opt/build/bin/pip --python /opt/poolshift/bin/python install --no-deps --require-hashes -r "requirements/${lock}.txt" \
@@ -44,16 +50,18 @@ RUN groupadd --gid 10001 poolshift \
     && useradd --uid 10001 --gid poolshift --no-create-home --home-dir /var/lib/poolshift \
         --shell /usr/sbin/nologin poolshift \
     && install -d -o poolshift -g poolshift /var/lib/poolshift \
-    && install -d /programs
+    && install -d /programs \
+    && install -d -o poolshift -g poolshift -m 0555 /packages
 COPY --from=build /opt/poolshift /opt/poolshift
 ENV PATH=/opt/poolshift/bin:$PATH \
     HOME=/var/lib/poolshift \
     PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONPATH=/packages \
     HOST=0.0.0.0 \
     PORT=8000 \
     LOG_FORMAT=json \
     DATABASE_URL=sqlite+aiosqlite:////var/lib/poolshift/poolshift.db
-# The workers import from here: put your own modules in it, and name them in PROGRAM_MODULES.
+# The workers import from here, and from /packages what install-requirements puts there. Name your modules in PROGRAM_MODULES.
 WORKDIR /programs
 # All that the service writes; the rest of the file system may be read-only.
 VOLUME /var/lib/poolshift

@@ -24,6 +24,7 @@ from config.api_keys import read_key_file
 from config.secret_key import read_secret_keys
 from config.settings import Settings
 from pools.errors import SpawnFailed
+from pools.process.import_check import InvalidProgramModules
 from routing.errors import StoreUnavailable
 from routing.rollout.provider import InvalidProvider
 
@@ -50,7 +51,7 @@ _ROUTERS = (
     documentation.router,
 )
 
-_OPERATORS_ERRORS = (StoreUnavailable, InvalidProvider, SpawnFailed)
+_OPERATORS_ERRORS = (StoreUnavailable, InvalidProvider, InvalidProgramModules, SpawnFailed)
 
 
 class Application(FastAPI):

@@ -7,9 +7,9 @@ import json
 import math
 import os
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ from config.settings import Settings
 from config.worker_environment import with_file, worker_environment
 from pools.engine import Engine, PoolOptions
 from pools.errors import SpawnFailed
+from pools.process.import_check import check_imports
 from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from pools.session_pool import SessionPool
@@ -53,7 +54,7 @@ from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.file import RolloutFile
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.live_judge import LiveJudge
-from routing.rollout.model import to_basis_points
+from routing.rollout.model import Rollout, to_basis_points
 from routing.rollout.plan_file import PlanFile
 from routing.rollout.provider import RolloutProvider
 from routing.rollout.staleness import limit_staleness
@@ -102,7 +103,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         stack.push_async_callback(bookkeeping.aclose)
         tracing = _open_tracing(settings, recorder, background, stack)
         spawners, pools = _open_pools(settings, environment, recorder, background, stack)
-        await _start(pools, spawners, local_lm)
+        await _start(pools, spawners, local_lm, _check_modules(settings, environment))
         pin = Version(settings.pool_version) if settings.pool_version else None
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools) < len(Version))
         router = Router(pools, flag, recorder, judge=judge, pin=pin, salt=settings.canary_salt)
@@ -240,11 +241,22 @@ async def _open_catalog(
 
 
 async def _open_rollout(settings: Settings, log: SqlRolloutLog, recorder: Recorder) -> RolloutFlag:
-    """Opens the rollout flag, and records it from its first revision on."""
+    """Opens the rollout flag, and records it from its first revision on.
+
+    Without V1 the flag moves nothing. It is followed all the same, since other replicas may still have V1.
+    """
     percent = settings.canary_percent
     flag = await open_flag(log, None if percent is None else to_basis_points(percent))
-    recorder.rollout_changed(flag.current)
-    flag.listen(recorder.rollout_changed)
+
+    def record(rollout: Rollout) -> None:
+        recorder.rollout_changed(rollout if settings.has_v1 else replace(rollout, canary_basis_points=10_000))
+
+    record(flag.current)
+    flag.listen(record)
+    if not settings.has_v1 and percent is not None and percent < 100:
+        _log.warning(
+            "CANARY_PERCENT has no effect: this service runs without V1 (POOLS=v2)", CANARY_PERCENT=float(percent)
+        )
     return flag
 
 
@@ -362,20 +374,46 @@ def _open_webhook(
 
 
 async def _start(
-    pools: Mapping[Version, Engine], spawners: Mapping[Version, Spawner], local_lm: LocalLMServer | None
+    pools: Mapping[Version, Engine],
+    spawners: Mapping[Version, Spawner],
+    local_lm: LocalLMServer | None,
+    check: Coroutine[None, None, None],
 ) -> None:
-    """Starts all pools and the local model at once.
+    """Starts all pools and the local model at once. Raises what `check` raises, once they are up.
 
     Raises:
         SpawnFailed: a module of `PRELOAD` cannot be imported. Workers that fail for other reasons are started again.
     """
-    starts = [pool.start() for pool in pools.values()]
-    if local_lm is not None:
-        starts.append(local_lm.start())
-    await asyncio.gather(*starts)
+    checking = asyncio.create_task(check)
+    try:
+        starts = [pool.start() for pool in pools.values()]
+        if local_lm is not None:
+            starts.append(local_lm.start())
+        await asyncio.gather(*starts)
+        await checking
+    finally:
+        checking.cancel()
+        await asyncio.wait([checking])
     for spawner in spawners.values():
         if spawner.preload_failure is not None:
             raise SpawnFailed(spawner.preload_failure)
+
+
+async def _check_modules(settings: Settings, environment: Mapping[str, str]) -> None:
+    """Imports the modules of the programs as a worker of the first pool would.
+
+    The environment of another pool is on trial, as that pool is: a fault there must not end the service.
+    """
+    first = settings.pools.split(",")[0]
+    try:
+        await check_imports(
+            settings.allowed_modules,
+            with_file(environment, settings.worker_env_file_of(Version(first).value)),
+            own_root=own_process.ROOT,
+            user=settings.worker_user_ids,
+        )
+    except OSError as error:
+        raise SpawnFailed(f"no process could be started to import PROGRAM_MODULES: {error}") from error
 
 
 def _follow_replicas(
@@ -388,7 +426,7 @@ def _follow_replicas(
 
 def _limit_staleness(settings: Settings, follower: Follower, flag: RolloutFlag, background: Background) -> None:
     """Sends everything to V1 while this replica may have missed a rollback, if the settings ask for that."""
-    if (max_s := settings.rollout_max_staleness_s) is not None:
+    if (max_s := settings.rollout_max_staleness_s) is not None and settings.has_v1:
         background.run("ROLLOUT_MAX_STALENESS_S", lambda: limit_staleness(flag, lambda: follower.staleness_s, max_s))
 
 
@@ -446,9 +484,9 @@ def _log_start(settings: Settings, services: Services) -> None:
         "started",
         version=VERSION,
         compiled=IS_COMPILED,
-        canary_percent=services.flag.current.canary_percent,
+        canary_percent=services.flag.current.canary_percent if settings.has_v1 else 100.0,
         pool_version=services.pin,
-        v1_workers=settings.v1_pool_size,
+        v1_workers=settings.v1_pool_size if settings.has_v1 else 0,
         v2_workers=settings.v2_pool_size,
     )
 

@@ -32,6 +32,8 @@ current_call: ContextVar[CallInLog] = ContextVar("current_call")
 
 
 _WITH_LINES = frozenset({"exception", "stack"})
+"""Fields that the console shows below their line, and over several lines."""
+_INDENT = "    "
 _log = structlog.stdlib.get_logger("poolshift.http")
 
 
@@ -61,6 +63,10 @@ def configure_logs(log_format: LogFormat, level: LogLevel = "info") -> None:
     logging.getLogger("uvicorn.error").addFilter(_WarningBudget())
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs what is stored, with the keys of LMs
+    # At DEBUG it logs each change in a watched folder, and so each line of a log file there: without end.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    # Its traceback comes at each look at the flag; `routing.rollout.provider` logs the same failure once, in one line.
+    logging.getLogger("openfeature").setLevel(logging.CRITICAL)
     for client in ("httpx", "httpcore"):
         logging.getLogger(client).setLevel(logging.WARNING)  # below they log addresses, and so the webhook's token
 
@@ -102,28 +108,42 @@ def _renderers(log_format: LogFormat) -> list[Processor]:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     return [
         structlog.processors.format_exc_info,
+        _below,
         _escape,
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback),
     ]
 
 
+def _below(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Shows the traceback of a program as one of the service's own: below its line, and over several lines."""
+    if isinstance(event.get("traceback"), str) and "exception" not in event:
+        event["exception"] = event.pop("traceback").rstrip("\n")
+    return event
+
+
 def _escape(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     r"""Escapes control characters: a program or a client cannot write a line of its own, nor move a terminal's cursor.
 
-    The service's own tracebacks and messages keep their lines, but the first indented: a line of the log begins with
-    its time. What a worker's program says has a `source`, and stays one line.
+    Tracebacks keep their lines, all of them indented, and so do the service's own messages from the second line on: a
+    line of the log begins with its time. What a worker's program says has a `source`, and stays one line.
     """
     for name, value in event.items():
         text = value if isinstance(value, str) else str(value)
-        if text.isprintable():
+        if name in _WITH_LINES:
+            event[name] = _INDENT + _indented(text)
+        elif text.isprintable():
             continue
-        if name in _WITH_LINES or (name == "event" and "source" not in event):
-            event[name] = "\n    ".join(map(_escaped, text.split("\n")))
+        elif name == "event" and "source" not in event:
+            event[name] = _indented(text)
         elif isinstance(value, str):
             event[name] = _escaped(value)
         else:
             event[name] = _escaped(repr(value))
     return event
+
+
+def _indented(text: str) -> str:
+    return f"\n{_INDENT}".join(map(_escaped, text.split("\n")))
 
 
 def _escaped(text: str) -> str:

@@ -332,6 +332,11 @@ class Settings(BaseSettings):
         except ValueError:
             return False
 
+    @property
+    def has_v1(self) -> bool:
+        """False if `POOLS` leaves V1 out: all traffic goes to V2 then."""
+        return "v1" in self.pools.split(",")
+
     def engine_of(self, version: Literal["v1", "v2"]) -> EngineName:
         """The engine of one version's pool."""
         own = self.v1_engine if version == "v1" else self.v2_engine

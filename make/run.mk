@@ -2,7 +2,24 @@
 
 .PHONY: run
 
+# The file with what programs import (docs/programs.md). It is installed beside the service's own packages, so that neither
+# gets the other's versions.
+REQUIREMENTS ?=
+ifneq ($(REQUIREMENTS),)
+PACKAGES := $(abspath $(CACHE))/packages/$(subst /,+,$(abspath $(REQUIREMENTS)))
+WORKERS_PATH = PYTHONPATH="$(PACKAGES)$${PYTHONPATH:+:$$PYTHONPATH}"
+
+$(PACKAGES)/.installed: $(REQUIREMENTS) $(INSTALLED)
+	@echo "Installing $(REQUIREMENTS) for the workers"
+	@rm -rf $(@D)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(@D) -r $(REQUIREMENTS)
+	@touch $@
+
+$(REQUIREMENTS):
+	$(error REQUIREMENTS=$(REQUIREMENTS): there is no such file)
+endif
+
 ##@ Run
 
-run: $(INSTALLED) ## Serves on 127.0.0.1:8000; settings come from the environment
-	@LM_MODEL=$${LM_MODEL-$$(grep -qs "^LM_MODEL=" .env || echo local)} exec $(BIN)/poolshift serve --reload
+run: $(INSTALLED) $(PACKAGES:%=%/.installed) ## Serves on 127.0.0.1:8000; REQUIREMENTS names what programs need
+	@$(WORKERS_PATH) LM_MODEL=$${LM_MODEL-$$(grep -qs "^LM_MODEL=" .env || echo local)} exec $(BIN)/poolshift serve --reload

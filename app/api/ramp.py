@@ -8,6 +8,7 @@ from pydantic import Field
 
 from analysis.verdict import Say
 from app.api.base import In, Out
+from app.api.rollout import percent_of, require_v1
 from app.auth import Operator, Reader
 from app.problems import Problem
 from app.services import Running, Services
@@ -16,7 +17,6 @@ from routing.rollout.outlook import outlook
 from routing.rollout.plan import Plan, parse_plan
 from routing.rollout.ramp import NEEDS_EVIDENCE, Facts, Ramp, RampState, missing_for_next
 from routing.rollout.ramp_store import ReplicaReport
-from routing.versions import Version
 
 router = APIRouter(prefix="/rollout", tags=["rollout"])
 
@@ -95,6 +95,7 @@ async def clear_plan(services: Running, operator: Operator) -> None:
 @router.post("/start")
 async def start(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Begins the plan at its first step, with no evidence."""
+    require_v1(services)
     return await _moved(services.ramp.start, services, operator.name, body)
 
 
@@ -125,8 +126,7 @@ async def promote(services: Running, operator: Operator, body: ReasonBody | None
 @router.post("/abort")
 async def abort(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Ends the plan, and rolls back."""
-    if Version.V1 not in services.pools:
-        raise Problem("rollback_impossible", "this service runs without V1 (POOLS=v2)")
+    require_v1(services)
     return await _moved(services.ramp.abort, services, operator.name, body)
 
 
@@ -149,13 +149,14 @@ def status_view(services: Services) -> StatusView:
     controller, ramp = services.ramp, services.ramp.ramp
     verdict = controller.verdict()
     current = services.flag.current
+    percent = percent_of(current, services)
     rows = [_replica_view(services, report) for report in controller.reports()]
     facts = controller.facts(verdict)
     return StatusView(
         state=ramp.state,
         step=ramp.step + 1,
         steps=0 if ramp.plan is None else len(ramp.plan.steps),
-        canary_percent=current.canary_percent,
+        canary_percent=percent,
         next=outlook(ramp, facts),
         verdict=verdict.action,
         guardrail=verdict.guardrail,
@@ -164,7 +165,7 @@ def status_view(services: Services) -> StatusView:
         by=ramp.by,
         in_force=all(row.rollout_revision >= current.revision and not row.is_silent for row in rows),
         silent=[row.id for row in rows if row.is_silent],
-        split=_split(current.canary_percent, _sum([row.split for row in rows])),
+        split=_split(percent, _sum([row.split for row in rows])),
         replicas=rows,
     )
 
@@ -185,7 +186,7 @@ def _replica_view(services: Services, report: ReplicaReport) -> ReplicaView:
         seen_at=report.seen_at,
         is_silent=(datetime.now(UTC) - report.seen_at).total_seconds() > SILENT_AFTER_S,
         rollout_revision=report.rollout_revision,
-        split=_split(services.flag.current.canary_percent, report.calls),
+        split=_split(percent_of(services.flag.current, services), report.calls),
     )
 
 

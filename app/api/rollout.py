@@ -79,7 +79,7 @@ def rollout_view(rollout: Rollout, services: Services) -> RolloutView:
     """Shows the flag; a replica that is cut off from the rollout sends nothing to V2."""
     is_cut_off = services.flag.is_cut_off
     return RolloutView(
-        canary_percent=0 if is_cut_off else rollout.canary_percent,
+        canary_percent=0 if is_cut_off else percent_of(rollout, services),
         pool_version=services.pin,
         stale=is_cut_off,
         revision=rollout.revision,
@@ -88,6 +88,11 @@ def rollout_view(rollout: Rollout, services: Services) -> RolloutView:
         updated_by=rollout.updated_by,
         reason=rollout.reason,
     )
+
+
+def percent_of(rollout: Rollout, services: Services) -> float:
+    """The share of V2 that `rollout` stands for here: everything if the service runs without V1."""
+    return rollout.canary_percent if Version.V1 in services.pools else 100.0
 
 
 def revision_view(rollout: Rollout) -> RevisionView:
@@ -127,6 +132,7 @@ async def change_rollout(
     """
     if body.canary_percent is None and body.reason is None:
         return await show_rollout(services, operator, response)
+    require_v1(services)
     current, expected = services.flag.current, _revision(if_match)
     if body.canary_percent is not None:
         points = to_basis_points(body.canary_percent)
@@ -141,8 +147,7 @@ async def change_rollout(
 @router.post("/rollback")
 async def roll_back(services: Running, operator: Operator, body: RollbackBody | None = None) -> RolloutView:
     """Sends all traffic to V1, from the next call on. Calls queued for V2 move over; running ones finish."""
-    if Version.V1 not in services.pools:
-        raise Problem("rollback_impossible", "this service runs without V1 (POOLS=v2)")
+    require_v1(services)
     body = body or RollbackBody()
     try:
         rollout = await services.flag.rollback(operator.name, body.reason)
@@ -162,6 +167,16 @@ async def show_history(
     """Lists the changes, the newest first."""
     found = await services.flag.history(limit=limit + 1, before=cursor)
     return page_of(found, limit, view=revision_view, cursor=lambda rollout: rollout.revision)
+
+
+def require_v1(services: Services) -> None:
+    """Refuses to move traffic if there is nothing to move it to.
+
+    Raises:
+        Problem: `rollback_impossible`, if the service runs without V1.
+    """
+    if Version.V1 not in services.pools:
+        raise Problem("rollback_impossible", "this service runs without V1 (POOLS=v2): all traffic goes to V2")
 
 
 def _revision(if_match: str | None) -> int | None:

@@ -271,6 +271,8 @@ class ExecuteLane:
 
 
 def _log_failure(exchange: Exchange, problem: Problem, version: Version) -> None:
+    # The program returned these outputs and did not raise, so no other line says what is wrong with them.
+    wrong = {"field": problem.extensions.get("field"), "reason": problem.detail}
     _log.warning(
         "call failed",
         code=problem.code,
@@ -280,6 +282,7 @@ def _log_failure(exchange: Exchange, problem: Problem, version: Version) -> None
         execution_id=exchange.execution_id,
         trace_id=exchange.trace_id,
         duration_ms=round((time.perf_counter() - exchange.began) * 1000, 3),
+        **(wrong if problem.code == "invalid_outputs" else {}),
     )
 
 

@@ -98,7 +98,7 @@ class WorkerChild:
         self._limit()
         if user is not None:
             linux.become_user(*user)
-            _set_home(user[0])
+            set_home(user[0])
         linux.die_with_parent()  # after the change of the user, which takes this back
         if os.getppid() != zygote:
             raise SystemExit(_FAILED)  # the zygote died before the kernel knew that this process is to follow
@@ -125,7 +125,7 @@ class WorkerChild:
         return sock
 
 
-def _set_home(uid: int) -> None:
+def set_home(uid: int) -> None:
     """Points libraries that keep files in the user's home to that of the new user, as `login` does."""
     try:
         entry = pwd.getpwuid(uid)

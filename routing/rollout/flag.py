@@ -229,4 +229,18 @@ async def open_flag(log: RolloutLog, canary_basis_points: int | None) -> Rollout
     flag = RolloutFlag(log, latest)
     if canary_basis_points is not None:
         await flag.apply(Change(canary_basis_points, Source.ENVIRONMENT, "start", "CANARY_PERCENT at the start"))
+        if flag.current.canary_basis_points != canary_basis_points:
+            _tell_not_applied(flag.current, canary_basis_points / 100)
     return flag
+
+
+def _tell_not_applied(current: Rollout, percent: float) -> None:
+    _log.warning(
+        "CANARY_PERCENT is not applied: the rollout was changed since the start that first had this value",
+        CANARY_PERCENT=percent,
+        canary_percent=current.canary_percent,
+        revision=current.revision,
+        source=current.source,
+        by=current.updated_by,
+        to_apply=f"poolshift rollout set {percent:.10g}",
+    )

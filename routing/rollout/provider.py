@@ -5,6 +5,14 @@ OpenFeature (openfeature.dev) is an optional group of dependencies (`flags`).
 
 import asyncio
 import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from common.log_once import LogOnce
@@ -20,6 +28,31 @@ class InvalidProvider(Exception):
     """The provider cannot be loaded."""
 
 
+class _UsersFinder(MetaPathFinder):
+    """Finds the operator's modules: on `PYTHONPATH`, and in the folder in which the service was started."""
+
+    def __init__(self) -> None:
+        entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        self._folders = [*filter(None, entries), str(Path.cwd())]
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Called by the import system once every other finder has found nothing."""
+        return None if path is not None else PathFinder.find_spec(fullname, self._folders, target)
+
+
+@contextmanager
+def _users_modules() -> Iterator[None]:
+    """Lets the block import the operator's modules, which shadow none of the service's (docs/adr/0008)."""
+    finder = _UsersFinder()
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
 class RolloutProvider:
     """Evaluates one flag when its provider says that something has changed."""
 
@@ -29,15 +62,18 @@ class RolloutProvider:
         Raises:
             InvalidProvider: the provider cannot be imported.
         """
+        self._name = provider
         try:
             self._api: Any = importlib.import_module("openfeature.api")
             self._events: Any = importlib.import_module("openfeature.event").ProviderEvent
+        except ImportError as error:
+            raise InvalidProvider(f"ROLLOUT_FLAG needs the group `flags`: {error}") from None
+        try:
             module, _, factory = provider.partition(":")
-            self._factory: Any = getattr(importlib.import_module(module), factory)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise InvalidProvider(
-                f"ROLLOUT_FLAG needs the group `flags` and the provider {provider}: {error}"
-            ) from None
+            with _users_modules():
+                self._factory: Any = getattr(importlib.import_module(module), factory)
+        except Exception as error:  # it is the operator's code
+            raise InvalidProvider(f"ROLLOUT_FLAG_PROVIDER={provider}: {_in_one_line(error)}") from None
         self._flag = flag
         self._flag_key = flag_key
         self._changed = asyncio.Event()
@@ -54,7 +90,7 @@ class RolloutProvider:
         for event in events:
             self._api.add_handler(event, changed)
         try:
-            await asyncio.to_thread(self._api.set_provider, self._factory())
+            await self._set_provider()
             while True:
                 self._changed.clear()
                 await self._apply()
@@ -67,6 +103,23 @@ class RolloutProvider:
             for event in events:
                 self._api.remove_handler(event, changed)
             await asyncio.to_thread(self._api.shutdown)
+
+    async def _set_provider(self) -> None:
+        """Makes the provider and hands it to OpenFeature, as soon as neither raises."""
+
+        def make() -> None:
+            with _users_modules():
+                provider = self._factory()
+            self._api.set_provider(provider)
+
+        while True:
+            try:
+                await asyncio.to_thread(make)
+            except Exception as error:  # it is the operator's code
+                self._log_once.warn(f"ROLLOUT_FLAG_PROVIDER={self._name} raised {_in_one_line(error)}")
+            else:
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _apply(self) -> None:
         epoch = self._flag.epoch  # a rollback while the provider evaluates comes after the provider's wish
@@ -82,3 +135,7 @@ class RolloutProvider:
             self._log_once.warn(str(error))
         else:
             self._log_once.clear()
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

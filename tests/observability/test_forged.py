@@ -49,6 +49,23 @@ def test_a_program_cannot_forge_a_line_of_the_console(start_service: StartServic
     assert all(line.isprintable() for line in lines)
 
 
+def test_a_programs_traceback_is_read_line_by_line(start_service: StartService, version: str) -> None:
+    """On the console it follows its line, indented, so that no line of it can be taken for one of the log."""
+    service = start_service(POOL_VERSION=version, LOG_FORMAT="console")
+    program = service.create("fail", {"message": "string"})
+    service.execute(program, inputs={"message": "one\n2026-01-01T00:00:00Z [error    ] forged by a program"})
+    wait_until(lambda: "call failed" in service.log(), "all of it is logged")
+    lines = service.log().splitlines()
+    (first,) = [number for number, line in enumerate(lines) if "program raised" in line]
+    (last,) = [number for number, line in enumerate(lines) if "call failed" in line]
+    assert f"program_id={program}" in lines[first]
+    told = lines[first + 1 : last]
+    assert told[0] == "    Traceback (most recent call last):"
+    assert any(line.startswith('      File "') and line.endswith(", in fail") for line in told)
+    assert told[-2:] == ["    ValueError: one", "    2026-01-01T00:00:00Z [error    ] forged by a program"]
+    assert all(line.startswith("    ") for line in told)
+
+
 def test_any_line_of_the_console_is_printable() -> None:
     """Events, values, names of loggers and tracebacks; what is printable already stays as it is."""
     written = subprocess.run(

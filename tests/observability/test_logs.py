@@ -53,6 +53,18 @@ def test_a_failed_call_logs_one_line_of_the_services(traced_service: Service, ve
     (raised,) = log_lines(traced_service, event="program raised", execution_id=execution_id)
     assert raised["trace_id"] == trace_id
     assert "what went wrong" in raised["traceback"]
+    assert "reason" not in line
+
+
+def test_outputs_that_do_not_fit_are_explained(traced_service: Service) -> None:
+    """The program did not raise, so the call's own line names the field, and what is wrong with its value."""
+    program = traced_service.create("echo", {"nonce": "string"}, "integer")
+    answer = traced_service.execute(program, inputs={"nonce": "no number"})
+    assert answer.json()["code"] == "invalid_outputs"
+    (line,) = log_lines(traced_service, event="call failed", execution_id=answer.headers["x-execution-id"])
+    assert (line["field"], line["reason"]) == ("result", answer.json()["detail"])
+    assert "Expected `int`, got `str`" in line["reason"]
+    assert "no number" not in line["reason"]
 
 
 @pytest.mark.parametrize("flags", ["00", "01"])

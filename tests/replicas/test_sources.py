@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from config.api_keys import hash_key, new_key
 from routing.rollout.file import InvalidRolloutFile, parse
 from tests.conftest import StartService
+from tests.observability.conftest import log_lines
 from tests.service.test_errors import problem
-from tests.support.service import Service
+from tests.service.test_refused_starts import refused
+from tests.support.service import POOLSHIFT, ROOT, Service
 from tests.support.waiting import wait_until
 from tests.support.yaml_like import DOCUMENTS
 
@@ -206,6 +209,124 @@ def test_an_openfeature_provider_moves_traffic(start_service: StartService, tmp_
     assert (rollout["source"], rollout["updated_by"]) == ("flag", "canary-percent")
 
 
+def test_a_provider_in_the_current_folder(start_service: StartService, tmp_path: Path) -> None:
+    """The operator's module is found, with what it imports; a module of the service's own name shadows nothing."""
+    (tmp_path / "flags.py").write_text(PROVIDER)
+    (tmp_path / "config.py").write_text("raise RuntimeError\n")
+    (tmp_path / "percentages.py").write_text("PERCENT = 7.5\n")
+    service = start_service(
+        command=["env", "-C", str(tmp_path), *POOLSHIFT],
+        PYTHONPATH="",
+        PROGRAM_MODULES="examples",
+        ROLLOUT_FLAG="canary-percent",
+        ROLLOUT_FLAG_PROVIDER="flags:Provider",
+    )
+    wait_until(lambda: percent(service) == 7.5, "the flag's value is in force")
+
+
+@pytest.mark.parametrize(
+    ("factory", "reason"),
+    [
+        ("Unreachable", "GENERAL: no flags\ntoday"),
+        ("raises", "ROLLOUT_FLAG_PROVIDER=flags:raises raised RuntimeError: no server here"),
+    ],
+)
+def test_a_provider_that_raises(start_service: StartService, tmp_path: Path, factory: str, reason: str) -> None:
+    """One line says so, however often it raises; the service serves, and the last good value stays."""
+    (tmp_path / "flags.py").write_text(PROVIDER)
+    (tmp_path / "percentages.py").write_text("PERCENT = 7.5\n")
+    settings = {"ROLLOUT_FLAG": "canary-percent", "ROLLOUT_FLAG_PROVIDER": f"flags:{factory}"}
+    service = start_service(PYTHONPATH=f"{ROOT}:{tmp_path}", LOG_FORMAT="json", CANARY_PERCENT=3, **settings)
+    wait_until(lambda: (tmp_path / "raised").exists() and len((tmp_path / "raised").read_text()) > 1, "it raises again")
+    (line,) = log_lines(service, event="rollout flag ignored; the last good value stays")
+    assert line["reason"] == reason
+    assert "Traceback" not in service.log()
+    assert percent(service) == 3
+
+
+@pytest.mark.parametrize(
+    ("provider", "fault"),
+    [
+        ("no_such:Provider", "ModuleNotFoundError: No module named 'no_such'"),
+        ("flags:nothing", "AttributeError: module 'flags' has no attribute 'nothing'"),
+        ("unset:Provider", "KeyError: 'FLAG_SERVER'"),
+    ],
+)
+def test_a_provider_that_cannot_be_imported_ends_the_start(tmp_path: Path, provider: str, fault: str) -> None:
+    """In one line, whatever it raises."""
+    directory = tmp_path / "service"
+    directory.mkdir()
+    (directory / "flags.py").write_text("")
+    (directory / "unset.py").write_text("import os\nos.environ['FLAG_SERVER']\n")
+    exit_code, log = refused(directory, ROLLOUT_FLAG="canary-percent", ROLLOUT_FLAG_PROVIDER=provider)
+    assert exit_code == 3
+    (line,) = [line for line in log.splitlines() if "ROLLOUT_FLAG" in line]
+    assert f"ROLLOUT_FLAG_PROVIDER={provider}: {fault}" in line
+    assert "Traceback" not in log
+
+
+PROVIDER = """
+import pathlib
+import percentages
+from openfeature.flag_evaluation import FlagResolutionDetails
+from openfeature.provider import AbstractProvider, Metadata
+
+def note():
+    with (pathlib.Path(__file__).parent / "raised").open("a") as file:
+        file.write("x")
+
+class Provider(AbstractProvider):
+    def get_metadata(self):
+        return Metadata("of the operator")
+
+    def resolve_float_details(self, flag_key, default_value, evaluation_context=None):
+        return FlagResolutionDetails(value=percentages.PERCENT)
+
+    resolve_boolean_details = resolve_integer_details = resolve_object_details = resolve_string_details = None
+
+class Unreachable(Provider):
+    def resolve_float_details(self, flag_key, default_value, evaluation_context=None):
+        note()
+        raise RuntimeError("no flags\\ntoday")
+
+def raises():
+    note()
+    raise RuntimeError("no server\\nhere")
+"""
+
+
+def test_an_environment_that_does_not_count_says_so(start_service: StartService) -> None:
+    """After a rollback CANARY_PERCENT stays without effect: a line tells why, and a command that applies it."""
+    service = start_service(CANARY_PERCENT=10, LOG_FORMAT="json")
+    told = "CANARY_PERCENT is not applied: the rollout was changed since the start that first had this value"
+    assert log_lines(service, event=told) == []
+    service.client.post("/rollout/rollback")
+    assert service.stop() == 0
+    service.start()
+    assert percent(service) == 0
+    (line,) = log_lines(service, event=told)
+    expected = {"CANARY_PERCENT": 10, "canary_percent": 0, "revision": 2, "source": "rollback", "by": "anonymous"}
+    assert expected.items() <= line.items()
+
+    command = line["to_apply"].split()
+    assert command[0] == "poolshift"
+    subprocess.run([*POOLSHIFT, *command[1:], "--url", service.url], check=True, capture_output=True, timeout=30)
+    assert service.stop() == 0
+    service.start()
+    assert percent(service) == 10
+    assert len(log_lines(service, event=told)) == 1
+
+
+def test_a_log_beside_the_file_does_not_feed_its_watcher(start_service: StartService, tmp_path: Path) -> None:
+    """Even at the level `debug` the log does not grow by itself, and the file is followed all the same."""
+    service = start_service(LOG_LEVEL="debug", ROLLOUT_FILE="rollout.yaml", ROLLOUT_PLAN_FILE="plan.yaml")
+    assert service.log_path.parent == service.directory
+    for value in (5, 6):
+        write(service.directory / "rollout.yaml", f"canary_percent: {value}\n")
+        wait_until(lambda value=value: percent(service) == value, "the file's value")  # type: ignore[misc]
+    assert "watchfiles" not in service.log()
+
+
 def test_a_rollback_that_replays(start_service: StartService, tmp_path: Path) -> None:
     """Idempotent calls that run on V2 are cancelled and run on V1; the others finish on V2."""
     service = start_service(CANARY_PERCENT=100, V2_POOL_SIZE=2)
@@ -238,6 +359,32 @@ def test_without_v1_there_is_no_way_back(start_service: StartService) -> None:
     refused = service.execute(program, {"X-Pool-Version": "v1"}, inputs={"nonce": "a"})
     problem(refused, 422, "invalid_request")
     assert service.client.get("/readyz").json()["pools"] == {"v2": True}
+
+
+def test_without_v1_there_is_no_split(start_service: StartService) -> None:
+    """Everything that shows the percentage says 100, nothing can change it, and nobody is told of V1 workers."""
+    service = start_service(POOLS="v2", CANARY_PERCENT=5, LOG_FORMAT="json")
+    assert percent(service) == 100
+    assert service.client.get("/rollout/status").json()["canary_percent"] == 100
+    assert service.metric("poolshift_canary_percent") == 100
+    for body in ({"canary_percent": 50}, {"canary_percent": 100}, {"reason": "none"}):
+        refused = problem(service.client.patch("/rollout", json=body), 409, "rollback_impossible")
+        assert refused["detail"] == "this service runs without V1 (POOLS=v2): all traffic goes to V2"
+    problem(service.client.post("/rollout/start"), 409, "rollback_impossible")
+    command = [*POOLSHIFT, "rollout", "set", "50", "--url", service.url]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "this service runs without V1" in done.stderr
+    assert (percent(service), service.metric("poolshift_canary_percent")) == (100, 100)
+
+    assert [pool["pool_version"] for pool in service.client.get("/pools").json()] == ["v2"]
+    for name in ("pool_workers", "worker_resident_memory_bytes", "worker_open_fds", "worker_starts_total"):
+        assert service.metric(f"poolshift_{name}", pool_version="v1") == 0
+        assert service.metric(f"poolshift_{name}", pool_version="v2") > 0
+    (started,) = log_lines(service, event="started")
+    assert (started["canary_percent"], started["v1_workers"], started["v2_workers"]) == (100, 0, 2)
+    (told,) = log_lines(service, event="CANARY_PERCENT has no effect: this service runs without V1 (POOLS=v2)")
+    assert told["CANARY_PERCENT"] == 5
 
 
 def test_keys_are_reread(start_service: StartService, tmp_path: Path) -> None:

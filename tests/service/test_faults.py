@@ -15,7 +15,7 @@ from pools.quarantine import DEATHS_IN_A_ROW
 from poolshift.worker.linux import MAX_OPEN_FILES
 from tests.conftest import StartService
 from tests.service.test_errors import problem
-from tests.support.service import Service, is_alive
+from tests.support.service import ROOT, Service, is_alive
 from tests.support.waiting import wait_until
 
 ECHO = {"nonce": "string"}
@@ -488,7 +488,7 @@ def test_what_programs_print_is_logged(shared_service: Service) -> None:
 def test_workers_that_cannot_start(start_service: StartService, tmp_path: Path) -> None:
     """With every worker dying at its start the service is alive, says that it is not ready, and does not spin."""
     (tmp_path / "sitecustomize.py").write_text("")
-    service = Service(tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    service = Service(tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
     broken = "import sys, os\nif 'poolshift.worker.zygote' in ' '.join(sys.orig_argv): os._exit(9)\n"
     (tmp_path / "sitecustomize.py").write_text(broken)
     try:

@@ -135,11 +135,11 @@ def test_a_second_sigterm_ends_what_runs(start_service: StartService, version: s
 SHOP = "def price(nonce: str) -> str:\n    return '{}'\n"
 
 
-def test_sighup_reloads_the_code(start_service: StartService, version: str) -> None:
+def test_sighup_reloads_the_code(start_service: StartService, tmp_path: Path, version: str) -> None:
     """Without a terminal: each worker is replaced, every call that is made meanwhile is answered."""
-    service = start_service(POOL_VERSION=version, PROGRAM_MODULES="shop,tests.support.programs")
-    module = service.directory / "shop.py"
+    module = tmp_path / "shop.py"
     module.write_text(SHOP.format("old"))
+    service = start_service(POOL_VERSION=version, PROGRAM_MODULES="shop", PYTHONPATH=tmp_path)
     price = service.create("shop:price", ECHO)
     assert service.execute(price, inputs={"nonce": "a"}).json()["outputs"] == {"result": "old"}
     before = set(service.worker_pids())

@@ -79,6 +79,76 @@ def test_an_address_that_is_not_ours(tmp_path: Path, host: str) -> None:
     assert log.count("\n") == 1
 
 
+BROKEN = {
+    "broken": ("def f():\n    raise ValueError('one\\ntwo')\n\nf()\n", "ValueError: one two (broken.py, line 2)"),
+    "needs": ("import not_installed\n", "ModuleNotFoundError: No module named 'not_installed' (needs.py, line 1)"),
+    "unfinished": ("def f(:\n", "SyntaxError: invalid syntax (unfinished.py, line 1)"),
+    "leaves": ("raise SystemExit('bye')\n", "SystemExit: bye (leaves.py, line 1)"),
+}
+
+
+@pytest.mark.parametrize(
+    ("modules", "missing"), [("shpo", "shpo"), ("examples,shop.prices", "shop.prices"), ("examples.no", "examples.no")]
+)
+def test_a_module_of_programs_that_is_not_there(tmp_path: Path, modules: str, missing: str) -> None:
+    """One line names it; a module of another name does not help."""
+    directory = tmp_path / "service"
+    directory.mkdir()
+    (directory / "shop.py").write_text("")
+    exit_code, log = refused(directory, PROGRAM_MODULES=modules)
+    assert exit_code == 3
+    (line,) = [line for line in log.splitlines() if "PROGRAM_MODULES" in line]
+    assert f"PROGRAM_MODULES={modules}: the module '{missing}' is not found" in line
+    assert "Traceback" not in log
+
+
+def test_modules_of_programs_that_fail_on_import(tmp_path: Path) -> None:
+    """One line names each of them, with its error and where that was raised, and not the one that works."""
+    directory = tmp_path / "service"
+    directory.mkdir()
+    for name, (code, _) in BROKEN.items():
+        (directory / f"{name}.py").write_text(code)
+    exit_code, log = refused(directory, PROGRAM_MODULES=",".join(["examples", *BROKEN]))
+    assert exit_code == 3
+    (line,) = [line for line in log.splitlines() if "PROGRAM_MODULES" in line]
+    for name, (_, fault) in BROKEN.items():
+        assert f"the module '{name}' fails on import: {fault}" in line
+    assert "module 'examples'" not in line
+    assert "Traceback" not in log
+
+
+def test_a_module_of_programs_that_ends_its_process(tmp_path: Path) -> None:
+    """The start is told which one it was; the modules before it are in order."""
+    directory = tmp_path / "service"
+    directory.mkdir()
+    (directory / "ends.py").write_text("import os\nos._exit(0)\n")
+    exit_code, log = refused(directory, PROGRAM_MODULES="examples,ends,examples.text")
+    assert exit_code == 3
+    assert "PROGRAM_MODULES=examples,ends,examples.text: the module 'ends' ends the process that imports it" in log
+
+
+def test_what_a_module_starts_ends_with_its_trial(start_service: StartService, tmp_path: Path) -> None:
+    """Prints, threads and daemons of a module neither disturb the start nor outlive it."""
+    (tmp_path / "busy.py").write_text(BUSY)
+    service = start_service(PROGRAM_MODULES="busy", PYTHONPATH=tmp_path)
+    (pid,) = [int(path.suffix[1:]) for path in service.directory.glob("daemon.*")]
+    assert not is_alive(pid)
+    assert "said on import" not in service.log()
+
+
+BUSY = """
+import os, pathlib, threading, time
+print("said on import", flush=True)
+threading.Thread(target=time.sleep, args=(600,)).start()
+if os.fork() == 0:
+    os.setsid()
+    pathlib.Path(f"daemon.{os.getpid()}").touch()
+    time.sleep(600)
+while not list(pathlib.Path().glob("daemon.*")):
+    time.sleep(0.01)
+"""
+
+
 def test_localhost_is_every_address_that_it_names() -> None:
     """On one port, also where any free one will do; a second one that listens there is told that it is taken."""
     sockets = listen("localhost", 0)

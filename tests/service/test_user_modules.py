@@ -80,7 +80,7 @@ def test_nothing_of_the_service_is_on_a_workers_path(start_service: StartService
 
 def test_the_examples_are_there_without_a_users_own(start_service: StartService, version: str) -> None:
     """They are found last, so that the first call of a newcomer works wherever the service was started."""
-    service = start_service(POOL_VERSION=version, PYTHONPATH="")
+    service = start_service(POOL_VERSION=version, PROGRAM_MODULES="examples", PYTHONPATH="")
     program = service.create(
         "examples.text:keywords", {"text": "string"}, outputs=[{"name": "keywords", "type": "array"}]
     )

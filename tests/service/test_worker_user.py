@@ -219,3 +219,22 @@ def test_a_fork_bomb_under_a_limit_of_processes(directory: Path, command: list[s
         assert service.stop() == 0
     finally:
         service.close()
+
+
+def test_the_trial_of_modules_at_the_start_is_that_users(directory: Path, command: list[str]) -> None:
+    """No code of a program runs as root, and the module sees the home of the user that it will run as."""
+    (directory / "careful.py").write_text("import os\nraise RuntimeError(f\"{os.getresuid()} {os.environ['HOME']}\")\n")
+    service = serving(
+        directory, command, WORKER_USER="nobody", PROGRAM_MODULES="careful", PYTHONPATH=f"{ROOT}:{directory}"
+    )
+    try:
+        service.start(wait=False)
+        assert service.process is not None
+        assert service.process.wait(20) == 3
+    finally:
+        service.close()
+    ids = (NOBODY.pw_uid,) * 3
+    assert (
+        f"the module 'careful' fails on import: RuntimeError: {ids} {NOBODY.pw_dir} (careful.py, line 2)"
+        in service.log()
+    )

@@ -1,0 +1,76 @@
+"""Imports the modules that programs may come from, once, so that the start can tell which of them cannot be imported.
+
+    python -P -m poolshift.worker.import_check ALLOWED_MODULES OWN_ROOT [UID GID]
+
+The process has a worker's path, environment and user, and ends with whatever the modules have started. The parent's
+side is `pools.process.import_check`, which reads one `Imported` from standard output for each module.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import msgspec
+
+from poolshift.worker import linux, reaper, user_path
+from poolshift.worker.child import set_home
+from poolshift.worker.exception_text import describe, truncate
+
+_MAX_FAULT_LENGTH = 500
+
+
+class Imported(msgspec.Struct):
+    """The import of one module: without a `fault`, or with the reason for which it failed, in one line."""
+
+    module: str
+    is_found: bool = True
+    fault: str | None = None
+
+
+def try_import(module: str) -> Imported:
+    """Imports `module`, whatever that raises."""
+    try:
+        importlib.import_module(module)
+    except BaseException as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            return Imported(module, is_found=False, fault=_in_one_line(str(error)))
+        return Imported(module, fault=_in_one_line(describe(error).detail) + _place(error))
+    return Imported(module)
+
+
+def _in_one_line(text: str) -> str:
+    return truncate(" ".join(text.split()), _MAX_FAULT_LENGTH)
+
+
+def _place(error: BaseException) -> str:
+    """The last line of a user's code that led to the error; none for a SyntaxError, which names its own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [frame for frame in frames if frame.filename not in _OURS and not frame.filename.startswith("<frozen")]
+    return f" ({Path(users[-1].filename).name}, line {users[-1].lineno})" if users else ""
+
+
+_OURS = frozenset({__file__, importlib.__file__})
+
+
+def main() -> None:
+    """Imports each module, and writes how that went."""
+    modules, own_root, *user = sys.argv[1:]
+    linux.set_dumpable(True)
+    linux.prefer_as_oom_victim()
+    user_path.install(Path(own_root), modules.split(","))
+    if user:
+        linux.become_user(int(user[0]), int(user[1]))
+        set_home(int(user[0]))
+    linux.die_with_parent()  # after the change of the user, which takes this back
+    linux.gain_no_privileges()
+    report = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # the modules may print
+    for module in modules.split(","):
+        os.write(report, msgspec.json.encode(try_import(module)) + b"\n")
+    os._exit(0)  # threads of the modules would keep the process
+
+
+if __name__ == "__main__":
+    reaper.run_beside_reaper(main)
