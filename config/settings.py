@@ -263,6 +263,15 @@ class Settings(BaseSettings):
         return None if user is None else (user.uid, user.gid)
 
     @model_validator(mode="after")
+    def _nothing_is_preloaded_as_root(self) -> Self:
+        if self.worker_user is not None and self.preload:
+            raise ValueError(
+                "PRELOAD and WORKER_USER exclude each other: modules that are imported ahead of the workers run as the "
+                "service's own user"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pin_is_to_a_pool_that_runs(self) -> Self:
         if self.pool_version is not None and self.pool_version not in self.pools.split(","):
             raise ValueError(f"POOL_VERSION={self.pool_version} is not among POOLS={self.pools}")

@@ -171,7 +171,8 @@ class Spawner:
 
     async def _replace_zygote(self) -> None:
         self._has_begun = True
-        recent = self._recent.names()
+        # The zygote has the service's own rights: with a user for the workers, no program's code runs in it.
+        recent = self._recent.names() if self._user is None else ()
         try:
             zygote, preloaded = await self._ready_zygote(recent)
         except SpawnFailed:

@@ -121,6 +121,14 @@ def test_a_wrong_file_of_the_webhooks_secret_ends_the_start(
     assert "secret" not in str(refused.value)
 
 
+def test_nothing_is_preloaded_for_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules that are imported ahead of the workers would run with the rights of the service."""
+    monkeypatch.setenv("WORKER_USER", "nobody")
+    monkeypatch.setenv("PRELOAD", "json")
+    with pytest.raises(InvalidSettings, match="PRELOAD and WORKER_USER exclude each other"):
+        load_settings()
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_it_runs_open_on_loopback(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     """Only this machine can reach it there."""
