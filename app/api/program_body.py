@@ -1,10 +1,11 @@
 """The body that creates a program, checked at the border."""
 
 import json
+import re
 from typing import Annotated, Literal, Self
 
 import msgspec
-from pydantic import Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from app.api.base import Identifier, In
 from poolshift.worker.definitions import Definition, Signature
@@ -17,13 +18,23 @@ MAX_STATE_BYTES = 512 * 1024
 
 FieldName = Annotated[str, Field(min_length=1, max_length=128, pattern=r'^[^"\\\x00-\x1f]*$')]
 """A key in the JSON of inputs and outputs, which is written without escapes."""
+ENTRYPOINT_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+
+
+def _named(entrypoint: str) -> str:
+    """Says what is expected, which a message about a regular expression does not."""
+    if re.fullmatch(ENTRYPOINT_PATTERN, entrypoint) is None:
+        raise ValueError(
+            "an entrypoint is `module:function` or `module:Class`, as `shop.prices:quote`, a name of the module's own; "
+            f"got {entrypoint!r}"
+        )
+    return entrypoint
+
+
 Entrypoint = Annotated[
     str,
-    Field(
-        max_length=256,
-        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
-        examples=["examples.text:keywords"],
-    ),
+    Field(max_length=256, json_schema_extra={"pattern": ENTRYPOINT_PATTERN}, examples=["examples.text:keywords"]),
+    AfterValidator(_named),
 ]
 ProgramTypeName = Literal["predict", "chain_of_thought", "react", "python"]
 FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "object"]

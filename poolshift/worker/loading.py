@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from poolshift.worker.callables import fault_of, module_of
 from poolshift.worker.definitions import Definition
 from poolshift.worker.exception_text import describe
 from poolshift.worker.lm import LMRun
@@ -158,9 +159,8 @@ def find_entrypoint(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callab
         EntrypointError: says which of these it is.
     """
     found = _find(entrypoint, allowed_modules)
-    if not inspect.isfunction(found):
-        module_name, _, name = entrypoint.partition(":")
-        raise EntrypointError(f"{module_name!r} has no function {name!r}")
+    if inspect.isclass(found):
+        raise EntrypointError(f"{entrypoint!r} is a class, not a function")
     return found
 
 
@@ -178,8 +178,8 @@ def find_program(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[
     return find_entrypoint(entrypoint, allowed_modules)
 
 
-def _find(entrypoint: str, allowed_modules: tuple[str, ...]) -> Any:
-    """The function or class of that name; None if there is something else, or nothing."""
+def _find(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[..., Any]:
+    """The function or class of that name. Raises EntrypointError."""
     module_name, _, function_name = entrypoint.partition(":")
     if not is_allowed(module_name, allowed_modules):
         raise EntrypointError(f"module {module_name!r} is not allowed; allowed are {', '.join(allowed_modules)}")
@@ -191,11 +191,13 @@ def _find(entrypoint: str, allowed_modules: tuple[str, ...]) -> Any:
         raise EntrypointError(f"cannot import {module_name!r}: {error}") from None
     except Exception as error:
         raise EntrypointError(f"{module_name!r} fails on import: {describe(error).detail}") from error
-    found = getattr(module, function_name, None)
-    if not inspect.isfunction(found) and not inspect.isclass(found):
-        return None
-    if not is_allowed(found.__module__, allowed_modules):
-        raise EntrypointError(f"{function_name!r} is defined in {found.__module__!r}, which is not allowed")
+    if not hasattr(module, function_name):
+        raise EntrypointError(f"{module_name!r} has no function {function_name!r}")
+    found: Callable[..., Any] = getattr(module, function_name)
+    if not inspect.isclass(found) and (fault := fault_of(found)) is not None:
+        raise EntrypointError(f"{entrypoint!r} is {fault}")
+    if not is_allowed(defined_in := module_of(found), allowed_modules):
+        raise EntrypointError(f"{function_name!r} is defined in {defined_in!r}, which is not allowed")
     return found
 
 
