@@ -14,11 +14,12 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from poolshift.worker.callables import fault_of, module_of
-from poolshift.worker.definitions import Definition
+from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import describe
 from poolshift.worker.lm import LMRun
 from poolshift.worker.messages import EventKind
-from poolshift.worker.validation import Validator
+from poolshift.worker.types.annotations import derive
+from poolshift.worker.validation import validators_of
 
 
 class Emit(Protocol):
@@ -55,7 +56,7 @@ class LoadedProgram(Protocol):
         """The program's outputs as JSON, checked. `lm` is what a DSPy program runs on; it tells the tokens there.
 
         Raises:
-            InvalidInputs, InvalidOutputs, MalformedInputs: as `Validator` says.
+            InvalidInputs, InvalidOutputs, MalformedInputs: as the validators of `poolshift.worker.types` say.
             LMError, LMNotConfigured: from a DSPy program.
             Exception: whatever the program raises.
         """
@@ -70,7 +71,7 @@ def load(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedProg
     """Loads a program: imports its module and, if its entrypoint is a class, makes an instance and sets it up.
 
     Raises:
-        EntrypointError: it cannot be loaded, and why.
+        EntrypointError, SignatureError: it cannot be loaded, and why.
     """
     if definition.program_type == "python":
         return PythonProgram(definition, allowed_modules)
@@ -92,12 +93,11 @@ class PythonProgram:
     """A program of the type `python`, with its function found, or its instance set up, and its validators compiled."""
 
     def __init__(self, definition: Definition, allowed_modules: tuple[str, ...]) -> None:
-        """Raises EntrypointError."""
-        self._inputs = Validator(definition.signature.inputs)
-        self._outputs = Validator(definition.signature.outputs)
+        """Raises EntrypointError, SignatureError."""
         found = find_program(definition.entrypoint or "", allowed_modules)
         self._instance: Any = _set_up(found) if inspect.isclass(found) else None
         self._function: Callable[..., Any] = found if self._instance is None else self._instance.__call__
+        self._inputs, self._outputs = validators_of(definition.signature, self._function)
         self._is_async = inspect.iscoroutinefunction(self._function)
 
     def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
@@ -201,18 +201,24 @@ def _find(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[..., An
     return found
 
 
-def check(definition: Definition, allowed_modules: tuple[str, ...]) -> None:
+def check(definition: Definition, allowed_modules: tuple[str, ...]) -> Signature | None:
     """Sees that the program can be loaded and that its function takes the signature's inputs, without running it.
 
+    Returns the signature that the function's annotations tell, if the definition leaves it to them.
+
     Raises:
-        EntrypointError: says what is wrong.
+        EntrypointError, SignatureError: say what is wrong.
     """
     if definition.program_type != "python":
         load(definition, allowed_modules)
-        return
+        return None
     found = find_program(definition.entrypoint or "", allowed_modules)
     # A method's `self` is bound to anything: nothing is called.
     function = MethodType(found.__call__, object()) if inspect.isclass(found) else found
+    if definition.signature.derived:
+        derived = derive(function, definition.entrypoint or "")
+        validators_of(derived, function)
+        return derived
     accepted = inspect.signature(function)
     inputs = definition.signature.inputs
     try:
@@ -220,3 +226,5 @@ def check(definition: Definition, allowed_modules: tuple[str, ...]) -> None:
         accepted.bind(**{field.name: None for field in inputs if field.required or field.default is not None})
     except TypeError as error:
         raise EntrypointError(f"{definition.entrypoint} does not take the signature's inputs: {error}") from None
+    validators_of(definition.signature, function)
+    return None
