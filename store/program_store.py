@@ -1,10 +1,12 @@
 """Programs in the database."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+import structlog
 from sqlalchemy import BigInteger, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -15,6 +17,8 @@ from routing.errors import ProgramExists
 from store.database import Database
 from store.json_rows import json_rows, parameter
 from store.tables import GLOBAL, UtcDateTime, programs
+
+_log = structlog.stdlib.get_logger("poolshift.store")
 
 
 class SqlProgramStore:
@@ -32,7 +36,7 @@ class SqlProgramStore:
     async def load(self) -> Sequence[StoredProgram]:
         async with self._database.transaction() as connection:
             rows = await connection.execute(select(programs).order_by(programs.c.key))
-            return [_stored(row) for row in rows]
+            return _known(rows)
 
     async def add(self, new: NewProgram) -> StoredProgram:
         values = {
@@ -54,7 +58,7 @@ class SqlProgramStore:
         of_it = (programs.c.id == program_id) & (programs.c.session_id == (session_id or GLOBAL))
         async with self._database.transaction() as connection:
             row = (await connection.execute(select(programs).where(of_it))).one_or_none()
-        return _stored(row) if row is not None else None
+        return next(iter(_known([] if row is None else [row])), None)
 
     async def page(self, session_id: str | None, *, limit: int, max_bytes: int, after: int) -> ProgramPage:
         of_them = (programs.c.session_id == (session_id or GLOBAL)) & (programs.c.key > after)
@@ -66,7 +70,10 @@ class SqlProgramStore:
                 return ProgramPage([], has_more=False)
             on_page = of_them & (programs.c.key <= found[count - 1][0])
             rows = await connection.execute(select(programs).where(on_page).order_by(programs.c.key))
-            return ProgramPage([_stored(row) for row in rows], has_more=count < len(found))
+            shown, has_more = _known(rows), count < len(found)
+        if has_more and not shown:
+            return await self.page(session_id, limit=limit, max_bytes=max_bytes, after=found[count - 1][0])
+        return ProgramPage(shown, has_more=has_more)
 
     async def remove(self, key: str) -> bool:
         removal = delete(programs).where(programs.c.key == int(key)).returning(programs.c.id, programs.c.session_id)
@@ -96,6 +103,17 @@ def _fitting(sizes: Sequence[int], max_bytes: int) -> int:
 def reference(program_id: str, session_id: str | None) -> str:
     """Names a program to the other replicas."""
     return json.dumps([program_id, session_id or None])
+
+
+def _known(rows: Iterable[Row[Any]]) -> list[StoredProgram]:
+    """The programs of rows, but for those that a newer replica has written and that this one cannot run."""
+    known = []
+    for row in rows:
+        try:
+            known.append(_stored(row))
+        except msgspec.ValidationError as error:
+            _log.warning("a program of a newer version is left out", program_id=row.id, reason=str(error))
+    return known
 
 
 def _stored(row: Row[Any]) -> StoredProgram:

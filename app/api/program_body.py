@@ -1,40 +1,73 @@
 """The body that creates a program, checked at the border."""
 
 import json
+import re
 from typing import Annotated, Literal, Self
 
 import msgspec
-from pydantic import Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
 from app.api.base import Identifier, In
+from app.api.schema_bounds import check_schema
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.definitions import Field as FieldOf
-from poolshift.worker.validation import type_of
+from poolshift.worker.types.fields import type_of
+from poolshift.worker.types.schemas import type_of_schema
 
 MAX_FIELDS = 64
+DERIVED = Signature((), (), derived=True)
+"""A signature that the check of a program derives (`with_derived`)."""
 MAX_TOOLS = 32
 MAX_STATE_BYTES = 512 * 1024
 
 FieldName = Annotated[str, Field(min_length=1, max_length=128, pattern=r'^[^"\\\x00-\x1f]*$')]
 """A key in the JSON of inputs and outputs, which is written without escapes."""
+ENTRYPOINT_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+
+
+def _named(entrypoint: str) -> str:
+    """Says what is expected, which a message about a regular expression does not."""
+    if re.fullmatch(ENTRYPOINT_PATTERN, entrypoint) is None:
+        raise ValueError(
+            "an entrypoint is `module:function` or `module:Class`, as `shop.prices:quote`, a name of the module's own; "
+            f"got {entrypoint!r}"
+        )
+    return entrypoint
+
+
 Entrypoint = Annotated[
     str,
-    Field(
-        max_length=256,
-        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
-        examples=["examples.text:keywords"],
-    ),
+    Field(max_length=256, json_schema_extra={"pattern": ENTRYPOINT_PATTERN}, examples=["examples.text:keywords"]),
+    AfterValidator(_named),
 ]
 ProgramTypeName = Literal["predict", "chain_of_thought", "react", "python"]
-FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "object"]
+FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "object", "any"]
+JsonSchema = Annotated[dict[str, JsonValue], AfterValidator(check_schema)]
 
 
-class InputField(In):
-    """An input. It is required unless it has a default, or says that it is not."""
+class _TypedField(In):
+    """A field with its type, which a JSON Schema may tell."""
 
     name: FieldName
-    type: FieldTypeName
+    type: FieldTypeName | None = Field(None, description="By default the one type that `schema` allows")
+    json_schema: JsonSchema | None = Field(None, alias="schema", description="A JSON Schema, draft 2020-12")
     description: str | None = Field(None, max_length=4096)
+
+    @model_validator(mode="after")
+    def _has_a_type(self) -> Self:
+        if self.type is None and self.json_schema is None:
+            raise ValueError("a field needs a `type` or a `schema`")
+        return self
+
+    @property
+    def field_type(self) -> FieldTypeName:
+        """The type that is given, or the one that the schema allows."""
+        return self.type or type_of_schema(self.json_schema or {})
+
+
+class InputField(_TypedField):
+    """An input. It is required unless it has a default, or says that it is not."""
+
     required: bool | None = None
     default: JsonValue = None
 
@@ -45,7 +78,7 @@ class InputField(In):
                 raise ValueError("an input with a default is not required")
             _check_writable(self.default, "the default")
             try:
-                msgspec.convert(self.default, type_of(self.type), strict=True)
+                msgspec.convert(self.default, type_of(self.field_type), strict=True)
             except msgspec.ValidationError as error:
                 raise ValueError(f"the default does not fit the type: {error}") from None
         return self
@@ -56,12 +89,9 @@ class InputField(In):
         return self.default is None if self.required is None else self.required
 
 
-class OutputField(In):
+class OutputField(_TypedField):
     """An output."""
 
-    name: FieldName
-    type: FieldTypeName
-    description: str | None = Field(None, max_length=4096)
     required: bool = True
 
 
@@ -75,8 +105,14 @@ class SignatureBody(In):
 
     def signature(self) -> Signature:
         """Converts the body for the pools."""
-        inputs = [FieldOf(one.name, one.type, one.description, one.is_required, one.default) for one in self.inputs]
-        outputs = [FieldOf(one.name, one.type, one.description, one.required) for one in self.outputs]
+        inputs = [
+            FieldOf(one.name, one.field_type, one.description, one.is_required, one.default, one.json_schema)
+            for one in self.inputs
+        ]
+        outputs = [
+            FieldOf(one.name, one.field_type, one.description, one.required, schema=one.json_schema)
+            for one in self.outputs
+        ]
         return Signature(tuple(inputs), tuple(outputs), self.name, self.description)
 
     @model_validator(mode="after")
@@ -93,7 +129,9 @@ class ProgramBody(In):
 
     id: Identifier | None = None
     program_type: ProgramTypeName
-    signature: SignatureBody
+    signature: SignatureBody | None = Field(
+        None, description="Without it the annotations of the function tell it, of a program of type `python`"
+    )
     entrypoint: Entrypoint | None = Field(None, description="`module:function`, for programs of type `python`")
     instructions: str | None = Field(None, max_length=65536)
     idempotent: bool = Field(False, description="It may be run again if its worker dies")
@@ -119,6 +157,12 @@ class ProgramBody(In):
         return self
 
     @model_validator(mode="after")
+    def _signature_is_told(self) -> Self:
+        if self.signature is None and self.program_type != "python":
+            raise ValueError("a program of DSPy's types needs a signature")
+        return self
+
+    @model_validator(mode="after")
     def _state_is_dspys_and_small(self) -> Self:
         if self.state is not None:
             if self.program_type == "python":
@@ -132,13 +176,23 @@ class ProgramBody(In):
         """Converts the body for the pools."""
         return Definition(
             self.program_type,
-            self.signature.signature(),
+            DERIVED if self.signature is None else self.signature.signature(),
             self.entrypoint,
             self.instructions,
             self.idempotent,
             self.state,
             tuple(self.tools),
         )
+
+
+def with_derived(definition: Definition, derived: Signature) -> Definition:
+    """Completes a definition by its derived signature. Raises ValueError if that is over the bounds of a given one."""
+    try:
+        SignatureBody.model_validate_json(msgspec.json.encode({"inputs": derived.inputs, "outputs": derived.outputs}))
+    except ValidationError as error:
+        reason = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
+        raise ValueError(f"the signature derived from the annotations is not one: {reason}") from None
+    return msgspec.structs.replace(definition, signature=derived)
 
 
 def _check_writable(value: JsonValue, what: str) -> None:

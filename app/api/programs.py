@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Response
+from pydantic import Field as PydanticField
 from pydantic import JsonValue
 
 from app.api.base import MAX_KEY, Identifier, Out, Page, Text
@@ -15,7 +16,7 @@ from app.api.program_check import try_definition
 from app.auth import Executor, Reader
 from app.services import Running
 from poolshift.worker.definitions import Field, Signature
-from routing.catalog.definitions import default_of, has_state
+from routing.catalog.definitions import default_of, has_state, schema_of
 from routing.catalog.owners import Caller
 from routing.catalog.programs import NewProgram, ProgramPage, StoredProgram
 
@@ -35,6 +36,7 @@ class FieldView(Out):
     description: str | None
     required: bool
     default: JsonValue
+    json_schema: dict[str, JsonValue] | None = PydanticField(alias="schema")
 
 
 class SignatureView(Out):
@@ -44,6 +46,7 @@ class SignatureView(Out):
     description: str | None
     inputs: list[FieldView]
     outputs: list[FieldView]
+    derived: bool = PydanticField(description="True if the annotations of the program's function tell it")
 
 
 class ProgramView(Out):
@@ -90,6 +93,7 @@ def _signature(signature: Signature) -> dict[str, Any]:
         "description": signature.description,
         "inputs": [_field(field) for field in signature.inputs],
         "outputs": [_field(field) for field in signature.outputs],
+        "derived": signature.derived,
     }
 
 
@@ -100,6 +104,7 @@ def _field(field: Field) -> dict[str, Any]:
         "description": field.description,
         "required": field.required,
         "default": default_of(field),
+        "schema": schema_of(field),
     }
 
 
@@ -110,7 +115,7 @@ async def create_program(body: ProgramBody, services: Running, executor: Executo
     definition = body.definition()
     if body.session_id is not None:
         await services.sessions.admit(body.session_id, executor.caller)
-    await try_definition(definition, services)
+    definition = await try_definition(definition, services)
     stored = await services.programs.add(NewProgram(program_id, body.session_id, definition))
     if body.session_id is not None:
         services.sessions.seen(body.session_id, owner=executor.caller.owner)

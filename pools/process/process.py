@@ -33,7 +33,7 @@ from pools.events import FlowControl
 from pools.process.channel import Channel
 from pools.process.exits import Exit, ExitCause, failure_of
 from pools.process.output import OutputReader
-from poolshift.worker.definitions import Definition
+from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, truncate
 from poolshift.worker.framing import MALFORMED, FrameError, frame
 from poolshift.worker.lm import lm_budget_s
@@ -41,6 +41,7 @@ from poolshift.worker.loading import EntrypointError
 from poolshift.worker.messages import (
     CODE_OUTDATED,
     Check,
+    Checked,
     Done,
     Failed,
     Left,
@@ -121,7 +122,7 @@ class WorkerProcess:
         self._when_left: Callable[[], None] | None = None
         self._ended_id = ""
         self._ended_program: Program | None = None
-        self._check: asyncio.Future[None] | None = None
+        self._check: asyncio.Future[Signature | None] | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self._report_timer: asyncio.TimerHandle | None = None
         try:
@@ -205,8 +206,11 @@ class WorkerProcess:
             return self._load_began + self._load_timeout_s
         return self.call.deadline if self.call is not None else math.inf
 
-    def check(self, definition: Definition) -> asyncio.Future[None]:
-        """Asks the worker to load `definition`. The future ends with None, EntrypointError or WorkerCrashed."""
+    def check(self, definition: Definition) -> asyncio.Future[Signature | None]:
+        """Asks the worker to load `definition`.
+
+        The future ends with the derived signature, if there is one, or with EntrypointError or WorkerCrashed.
+        """
         self._check = self._loop.create_future()
         self._channel.send(frame(_encoder.encode(Check(id="check", definition=definition))))
         return self._check
@@ -339,7 +343,7 @@ class WorkerProcess:
             self._violated(f"a reply of generation {reply.gen}")
         elif isinstance(reply, (Ready, Left)):
             self._take_notice(reply)
-        elif self._check is not None:
+        elif self._check is not None or isinstance(reply, Checked):
             self._take_check(reply)
         elif self.call is None or reply.id != self.call.execution_id:
             self._violated(f"a reply to {reply.id!r}, which it is not at")
@@ -406,16 +410,20 @@ class WorkerProcess:
         if self.call is None and self._when_left is not None:
             self._when_left()
 
-    def _take_check(self, reply: Loaded | Progress | Done | Failed) -> None:
-        check, self._check = self._check, None
-        if check is None or check.done():
+    def _take_check(self, reply: Loaded | Progress | Done | Failed | Checked) -> None:
+        check = self._check
+        if check is None or not isinstance(reply, (Checked, Failed)):
+            self._violated("a reply that is not one to a check")
+            return
+        self._check = None
+        if check.done():
             return
         if isinstance(reply, Failed) and reply.code == CODE_OUTDATED:
             check.set_exception(CodeOutdated(on_disk=truncate(reply.detail, MAX_LEFT_LENGTH), of_workers=self.revision))
         elif isinstance(reply, Failed):
             check.set_exception(EntrypointError(reply.detail, at=reply.field or "entrypoint"))
         else:
-            check.set_result(None)
+            check.set_result(reply.derived)
 
     def _end_run(self, outcome: Result | Exception, spans: Sequence[msgspec.Raw]) -> None:
         call, on_end = self.call, self._on_end
@@ -437,6 +445,8 @@ class WorkerProcess:
         error = _error_of(failed)
         error.run_s = failed.run_us / 1e6
         error.usage = failed.usage
+        if isinstance(error, InvalidOutputs):
+            self._log_invalid_outputs(error)
         traceback = failed.traceback
         if traceback is not None and self.call is not None and self._output.admits(len(traceback)):
             _log.warning(
@@ -446,6 +456,16 @@ class WorkerProcess:
                 **self.call.log_ids(),
             )
         return error
+
+    def _log_invalid_outputs(self, error: InvalidOutputs) -> None:
+        if self.call is not None and self._output.admits(len(error.detail)):
+            _log.warning(
+                "outputs do not fit the signature",
+                pid=self.pid,
+                field=error.field,
+                reason=error.detail,
+                **self.call.log_ids(),
+            )
 
     def _become_ready(self) -> None:
         if self._is_up and self.pid and not self.ready.done():

@@ -4,27 +4,32 @@ from typing import Any, Literal
 
 import msgspec
 
-FieldType = Literal["string", "integer", "number", "boolean", "array", "object"]
+FieldType = Literal["string", "integer", "number", "boolean", "array", "object", "any"]
 ProgramType = Literal["predict", "chain_of_thought", "react", "python"]
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One input or output. `default` stands in for an input that is absent or null; `required` is then false."""
+    """One input or output. `default` stands in for an input that is absent or null; `required` is then false.
+
+    `schema` is a JSON Schema. In a derived signature it describes the annotation, which is what is checked.
+    """
 
     name: str
     type: FieldType
     description: str | None = None
     required: bool = True
     default: Any = None
+    schema: dict[str, Any] | None = None
 
 
 class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The inputs and outputs of a program."""
+    """The inputs and outputs of a program. `derived` says that the annotations of the program's function tell them."""
 
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     name: str | None = None
     description: str | None = None
+    derived: bool = False
 
 
 class Definition(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, weakref=True):

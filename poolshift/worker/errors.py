@@ -10,6 +10,15 @@ from poolshift.worker.lm import LMUsage
 Category = Literal["request", "session", "program", "upstream", "resource", "timeout", "communication"]
 
 
+class SignatureError(Exception):
+    """A signature that no worker can check: a schema is not valid, or annotations do not tell the inputs and outputs.
+
+    `at` names the part of the program that is wrong.
+    """
+
+    at = "signature"
+
+
 class ExecutionError(Exception):
     """A call that did not end with outputs.
 

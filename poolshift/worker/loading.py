@@ -13,11 +13,13 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from poolshift.worker.definitions import Definition
+from poolshift.worker.callables import fault_of, module_of
+from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import describe
 from poolshift.worker.lm import LMRun
 from poolshift.worker.messages import EventKind
-from poolshift.worker.validation import Validator
+from poolshift.worker.types.annotations import derive
+from poolshift.worker.validation import validators_of
 
 
 class Emit(Protocol):
@@ -54,7 +56,7 @@ class LoadedProgram(Protocol):
         """The program's outputs as JSON, checked. `lm` is what a DSPy program runs on; it tells the tokens there.
 
         Raises:
-            InvalidInputs, InvalidOutputs, MalformedInputs: as `Validator` says.
+            InvalidInputs, InvalidOutputs, MalformedInputs: as the validators of `poolshift.worker.types` say.
             LMError, LMNotConfigured: from a DSPy program.
             Exception: whatever the program raises.
         """
@@ -69,7 +71,7 @@ def load(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedProg
     """Loads a program: imports its module and, if its entrypoint is a class, makes an instance and sets it up.
 
     Raises:
-        EntrypointError: it cannot be loaded, and why.
+        EntrypointError, SignatureError: it cannot be loaded, and why.
     """
     if definition.program_type == "python":
         return PythonProgram(definition, allowed_modules)
@@ -91,12 +93,11 @@ class PythonProgram:
     """A program of the type `python`, with its function found, or its instance set up, and its validators compiled."""
 
     def __init__(self, definition: Definition, allowed_modules: tuple[str, ...]) -> None:
-        """Raises EntrypointError."""
-        self._inputs = Validator(definition.signature.inputs)
-        self._outputs = Validator(definition.signature.outputs)
+        """Raises EntrypointError, SignatureError."""
         found = find_program(definition.entrypoint or "", allowed_modules)
         self._instance: Any = _set_up(found) if inspect.isclass(found) else None
         self._function: Callable[..., Any] = found if self._instance is None else self._instance.__call__
+        self._inputs, self._outputs = validators_of(definition.signature, self._function)
         self._is_async = inspect.iscoroutinefunction(self._function)
 
     def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
@@ -158,9 +159,8 @@ def find_entrypoint(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callab
         EntrypointError: says which of these it is.
     """
     found = _find(entrypoint, allowed_modules)
-    if not inspect.isfunction(found):
-        module_name, _, name = entrypoint.partition(":")
-        raise EntrypointError(f"{module_name!r} has no function {name!r}")
+    if inspect.isclass(found):
+        raise EntrypointError(f"{entrypoint!r} is a class, not a function")
     return found
 
 
@@ -178,8 +178,8 @@ def find_program(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[
     return find_entrypoint(entrypoint, allowed_modules)
 
 
-def _find(entrypoint: str, allowed_modules: tuple[str, ...]) -> Any:
-    """The function or class of that name; None if there is something else, or nothing."""
+def _find(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[..., Any]:
+    """The function or class of that name. Raises EntrypointError."""
     module_name, _, function_name = entrypoint.partition(":")
     if not is_allowed(module_name, allowed_modules):
         raise EntrypointError(f"module {module_name!r} is not allowed; allowed are {', '.join(allowed_modules)}")
@@ -191,26 +191,34 @@ def _find(entrypoint: str, allowed_modules: tuple[str, ...]) -> Any:
         raise EntrypointError(f"cannot import {module_name!r}: {error}") from None
     except Exception as error:
         raise EntrypointError(f"{module_name!r} fails on import: {describe(error).detail}") from error
-    found = getattr(module, function_name, None)
-    if not inspect.isfunction(found) and not inspect.isclass(found):
-        return None
-    if not is_allowed(found.__module__, allowed_modules):
-        raise EntrypointError(f"{function_name!r} is defined in {found.__module__!r}, which is not allowed")
+    if not hasattr(module, function_name):
+        raise EntrypointError(f"{module_name!r} has no function {function_name!r}")
+    found: Callable[..., Any] = getattr(module, function_name)
+    if not inspect.isclass(found) and (fault := fault_of(found)) is not None:
+        raise EntrypointError(f"{entrypoint!r} is {fault}")
+    if not is_allowed(defined_in := module_of(found), allowed_modules):
+        raise EntrypointError(f"{function_name!r} is defined in {defined_in!r}, which is not allowed")
     return found
 
 
-def check(definition: Definition, allowed_modules: tuple[str, ...]) -> None:
+def check(definition: Definition, allowed_modules: tuple[str, ...]) -> Signature | None:
     """Sees that the program can be loaded and that its function takes the signature's inputs, without running it.
 
+    Returns the signature that the function's annotations tell, if the definition leaves it to them.
+
     Raises:
-        EntrypointError: says what is wrong.
+        EntrypointError, SignatureError: say what is wrong.
     """
     if definition.program_type != "python":
         load(definition, allowed_modules)
-        return
+        return None
     found = find_program(definition.entrypoint or "", allowed_modules)
     # A method's `self` is bound to anything: nothing is called.
     function = MethodType(found.__call__, object()) if inspect.isclass(found) else found
+    if definition.signature.derived:
+        derived = derive(function, definition.entrypoint or "")
+        validators_of(derived, function)
+        return derived
     accepted = inspect.signature(function)
     inputs = definition.signature.inputs
     try:
@@ -218,3 +226,5 @@ def check(definition: Definition, allowed_modules: tuple[str, ...]) -> None:
         accepted.bind(**{field.name: None for field in inputs if field.required or field.default is not None})
     except TypeError as error:
         raise EntrypointError(f"{definition.entrypoint} does not take the signature's inputs: {error}") from None
+    validators_of(definition.signature, function)
+    return None

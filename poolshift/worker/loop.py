@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from poolshift.worker.definitions import Definition
-from poolshift.worker.errors import ExecutionError, LoadFailed
+from poolshift.worker.errors import ExecutionError, LoadFailed, SignatureError
 from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, describe, traceback_of, truncate
 from poolshift.worker.framing import FrameError, frame, read_frames
 from poolshift.worker.leftovers import Leftovers
@@ -20,6 +20,7 @@ from poolshift.worker.messages import (
     MAX_EVENT_BYTES,
     MAX_RETRY_AFTER_S,
     Check,
+    Checked,
     Done,
     EventKind,
     Failed,
@@ -123,11 +124,11 @@ class Worker:
         if (revision := self._code.now()) != self._code.at_start:
             return Failed(request.id, self._generation, 0, code=CODE_OUTDATED, detail=revision)
         try:
-            check(request.definition, self._allowed_modules)
-        except EntrypointError as error:
+            derived = check(request.definition, self._allowed_modules)
+        except (EntrypointError, SignatureError) as error:
             detail = truncate(str(error), MAX_MESSAGE_LENGTH)
             return Failed(request.id, self._generation, 0, code="invalid_request", detail=detail, field=error.at)
-        return Done(request.id, self._generation, 0)
+        return Checked(request.id, self._generation, derived)
 
     def _remember(self, number: int, definition: Definition) -> None:
         if number == 0:
@@ -153,7 +154,9 @@ class Worker:
         self._loaded.clear()
 
     def _load_failed(self, execution_id: str, error: BaseException) -> Failed:
-        is_told = isinstance(error, EntrypointError)  # its message says all; its cause is the program's exception
+        is_told = isinstance(
+            error, (EntrypointError, SignatureError)
+        )  # its message says all; its cause is the program's exception
         raised = error.__cause__ if is_told else error
         return Failed(
             id=execution_id,

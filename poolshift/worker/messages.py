@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from poolshift.worker.definitions import Definition
+from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.lm import LMSettings, LMUsage
 from poolshift.worker.tracing.traceparent import Carried
 
@@ -113,6 +113,14 @@ class Failed(msgspec.Struct, tag="failed", tag_field="op", omit_defaults=True):
     usage: LMUsage | None = None
 
 
+class Checked(msgspec.Struct, tag="checked", tag_field="op", omit_defaults=True):
+    """The definition can be loaded. `derived` is the signature that it leaves to the function's annotations."""
+
+    id: str
+    gen: _Number
+    derived: Signature | None = None
+
+
 class Left(msgspec.Struct, tag="left", tag_field="op"):
     """A worker that an execution has left in a state that is not for another program; `what` names it for the log.
 
@@ -124,4 +132,4 @@ class Left(msgspec.Struct, tag="left", tag_field="op"):
     what: list[str]
 
 
-Reply = Ready | Loaded | Progress | Done | Failed | Left
+Reply = Ready | Loaded | Progress | Done | Failed | Checked | Left

@@ -1,7 +1,7 @@
 """Definitions as the service keeps them: what only a worker needs stays JSON.
 
-An input's default and a program's saved state may hold any JSON. As Python objects they would take up to 25 times the
-memory of their text, and their decoding would hold up the event loop.
+An input's default, a field's schema and a program's saved state may hold any JSON. As Python objects they would take
+up to 25 times the memory of their text, and their decoding would hold up the event loop.
 """
 
 import msgspec
@@ -11,6 +11,7 @@ from poolshift.worker.definitions import Definition, Field, Signature
 
 class _KeptField(Field, frozen=True, omit_defaults=True):
     default: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    schema: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # type: ignore[assignment]
 
 
 class _KeptSignature(Signature, frozen=True, omit_defaults=True):
@@ -34,7 +35,12 @@ def decode_definition(text: str | bytes) -> Definition:
 
 def default_of(field: Field) -> msgspec.Raw | None:
     """An input's default as JSON; None if there is none."""
-    return None if field.default is None or field.default is msgspec.UNSET else msgspec.Raw(_raw(field.default))
+    return _raw(field.default)
+
+
+def schema_of(field: Field) -> msgspec.Raw | None:
+    """A field's JSON Schema as JSON; None if there is none."""
+    return _raw(field.schema)
 
 
 def has_state(definition: Definition) -> bool:
@@ -42,5 +48,7 @@ def has_state(definition: Definition) -> bool:
     return definition.state is not None and definition.state is not msgspec.UNSET  # type: ignore[comparison-overlap]
 
 
-def _raw(default: object) -> msgspec.Raw | bytes:
-    return default if isinstance(default, msgspec.Raw) else encode_definition(default)
+def _raw(value: object) -> msgspec.Raw | None:
+    if value is None or value is msgspec.UNSET:
+        return None
+    return value if isinstance(value, msgspec.Raw) else msgspec.Raw(encode_definition(value))

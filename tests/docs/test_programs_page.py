@@ -28,6 +28,7 @@ class Reader:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._answer: httpx.Response | None = None
+        self._created: dict[str, Any] = {}
         self.done: list[str] = []
 
     def read(self, block: Block) -> None:
@@ -40,6 +41,9 @@ class Reader:
             case ["json", "create"]:
                 answer = self._service.client.post("/programs", json=block.json())
                 assert answer.status_code == 201, answer.text
+                self._created = answer.json()
+            case ["json", "created"]:
+                assert {name: self._created[name] for name in block.json()} == block.json()
             case ["json", "execute", program]:
                 assert self._answer is None, "an execution without its answer"
                 self._answer = self._service.client.post(f"/programs/{program}/execute", content=block.text)

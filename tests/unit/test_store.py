@@ -13,9 +13,10 @@ from cryptography.fernet import Fernet
 from sqlalchemy import Connection, text
 
 import store.database
+from pools.testing import echo_program
 from routing.catalog.jobs import Jobs
 from routing.catalog.owners import Caller
-from routing.catalog.programs import Programs
+from routing.catalog.programs import NewProgram, Programs
 from routing.catalog.sessions import Sessions
 from routing.errors import StaleRevision, StoreUnavailable
 from routing.rollout.flag import RolloutFlag, open_flag
@@ -142,6 +143,26 @@ async def test_what_an_older_version_writes_is_everyones(database: Database) -> 
     assert [one.id for one in await jobs.page("s", caller, limit=9, before=None)] == ["j"]
     (stored,) = await SqlLMStore(database, SecretBox([Fernet.generate_key()])).load()
     assert stored.settings.api_key == "k"
+
+
+async def test_a_program_of_a_newer_version_is_left_out(database: Database) -> None:
+    """In a rolling update that brings new kinds of programs, an older replica starts, and lists all others."""
+    store = SqlProgramStore(database)
+    for name in ("first", "new-1", "new-2", "last"):
+        await store.add(NewProgram(name, None, echo_program().definition))
+    async with database.transaction() as connection:
+        newer = "UPDATE programs SET definition = replace(definition, '\"python\"', '\"newer\"') WHERE id LIKE 'new%'"
+        await connection.execute(text(newer))
+    assert [one.program.id for one in await store.load()] == ["first", "last"]
+    assert await store.find("new-1", None) is None
+    shown, after = [], 0
+    for _ in range(4):
+        page = await store.page(None, limit=1, max_bytes=10**6, after=after)
+        shown += [one.program.id for one in page.programs]
+        if not page.has_more:
+            break
+        after = int(page.programs[-1].program.key)
+    assert shown == ["first", "last"]
 
 
 def test_migrations_only_add() -> None:

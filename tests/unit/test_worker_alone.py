@@ -14,7 +14,7 @@ import pytest
 
 from common.background import Background
 from pools.calls import Call, Program, Result
-from pools.errors import ProgramError
+from pools.errors import InvalidInputs, ProgramError
 from pools.process.exits import ExitCause
 from pools.process.process import WorkerProcess
 from pools.process.program_code import ProgramCode
@@ -32,9 +32,27 @@ pytestmark = [
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 OPTIONAL = {"dspy": {"dspy", "pydantic", "pydantic_core"}, "tracing": {"opentelemetry"}}
 """What a package of the worker's may import beside msgspec, if it is installed."""
+OPTIONAL_IN_FUNCTIONS = {"types": {"jsonschema_rs"}}
+"""The same, in functions alone: all modules of the package import without it."""
 TRACEPARENT = "00-1234567890abcdef1234567890abcdef-1234567890abcdef-01"
 SHOP = """
+import enum
 import sys
+from dataclasses import dataclass
+from typing import Dict, List
+
+class Size(enum.Enum):
+    SMALL = "S"
+    LARGE = "L"
+
+@dataclass
+class Parcel:
+    grams: int
+    size: Size
+
+def weigh(parcels: List[Parcel]) -> Dict[Size, List[Parcel]]:
+    assert all(isinstance(parcel, Parcel) and isinstance(parcel.size, Size) for parcel in parcels)
+    return {size: [parcel for parcel in parcels if parcel.size is size] for size in Size}
 
 def price(quantity: int) -> int:
     print("sold", quantity)
@@ -118,13 +136,17 @@ class _Sampled:
         self.spans = tuple(spans)
 
 
+async def finish(worker: WorkerProcess, program: Program, inputs: bytes, **more: Any) -> Result | Exception:
+    ended: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
+    deadline = asyncio.get_running_loop().time() + 30
+    worker.run(Call("e-1", program, inputs, deadline, **more), ended.set_result)
+    return await ended
+
+
 async def run(worker: WorkerProcess, function: str, kind: str = "integer", **more: Any) -> Any:
     signature = Signature((Field("quantity", "integer"),), (Field("result", kind),))  # type: ignore[arg-type]
     program = Program(function, function, Definition("python", signature, f"shop:{function}"))
-    ended: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
-    deadline = asyncio.get_running_loop().time() + 30
-    worker.run(Call("e-1", program, b'{"quantity": 7}', deadline, **more), ended.set_result)
-    outcome = await ended
+    outcome = await finish(worker, program, b'{"quantity": 7}', **more)
     return msgspec.json.decode(outcome.outputs)["result"] if isinstance(outcome, Result) else outcome
 
 
@@ -141,6 +163,31 @@ async def test_programs_run_with_msgspec_alone(worker: WorkerProcess) -> None:
     loaded = set(await run(worker, "loaded", "array"))
     assert "msgspec" in loaded
     assert not loaded & {"dspy", "opentelemetry", "pydantic", "structlog", "httpx"}
+
+
+async def test_a_schema_says_what_to_install(worker: WorkerProcess) -> None:
+    """jsonschema-rs is not there; annotations need nothing but msgspec."""
+    listed = Field("quantity", "array", schema={"items": {"type": "integer"}})
+    with pytest.raises(EntrypointError, match=r"quantity.*pip install 'poolshift\[schema\]'") as refused:
+        await worker.check(Definition("python", Signature((listed,), (Field("result", "integer"),)), "shop:price"))
+    assert refused.value.at == "signature"
+
+
+async def test_a_signature_is_derived_with_msgspec_alone(worker: WorkerProcess) -> None:
+    """Nested dataclasses and enumerations come in as objects, and go out as JSON, on each Python."""
+    derived = await worker.check(Definition("python", Signature((), (), derived=True), "shop:weigh"))
+    assert derived is not None
+    assert [(one.name, one.type, one.required) for one in derived.inputs] == [("parcels", "array", True)]
+    assert [(one.name, one.type) for one in derived.outputs] == [("result", "object")]
+    program = Program("weigh", "weigh", Definition("python", derived, "shop:weigh"))
+    heavy, light = ({"grams": 900, "size": "L"}, {"grams": 100, "size": "S"})
+    outcome = await finish(worker, program, msgspec.json.encode({"parcels": [heavy, light]}))
+    assert isinstance(outcome, Result)
+    assert msgspec.json.decode(outcome.outputs) == {"result": {"L": [heavy], "S": [light]}}
+    refused = await finish(worker, program, msgspec.json.encode({"parcels": [{"grams": 900, "size": "XXL"}]}))
+    assert isinstance(refused, InvalidInputs)
+    assert refused.field == "parcels"
+    assert "XXL" in refused.detail
 
 
 async def test_a_dspy_program_says_what_to_install(worker: WorkerProcess) -> None:
@@ -160,7 +207,8 @@ def test_every_module_imports_but_the_optional(python: Path) -> None:
 def test_the_package_imports_msgspec_alone() -> None:
     """Anywhere in its source, in functions too; what is optional has a package of its own."""
     for path in _sources():
-        allowed = {"msgspec", "poolshift", *sys.stdlib_module_names, *OPTIONAL.get(path.parent.name, ())}
+        optional = {**OPTIONAL, **OPTIONAL_IN_FUNCTIONS}.get(path.parent.name, ())
+        allowed = {"msgspec", "poolshift", *sys.stdlib_module_names, *optional}
         assert {name.partition(".")[0] for name in _imports(path)} <= allowed, path
 
 

@@ -19,7 +19,8 @@ from poolshift.worker.dspy.tools import tool
 from poolshift.worker.errors import LMNotConfigured
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import Emit, EntrypointError
-from poolshift.worker.validation import Validator
+from poolshift.worker.types.inputs import InputValidator
+from poolshift.worker.types.outputs import OutputValidator
 
 _TYPES: Final[dict[FieldType, Any]] = {
     "string": str,
@@ -28,6 +29,7 @@ _TYPES: Final[dict[FieldType, Any]] = {
     "boolean": bool,
     "array": list[Any],
     "object": dict[str, Any],
+    "any": Any,
 }
 # Names that DSPy reserves in the call of a module.
 _TAKEN = frozenset({"self", "signature", "demos", "config", "lm", "prediction", "new_signature"})
@@ -54,8 +56,8 @@ class DSPyProgram:
     def __init__(self, definition: Definition, allowed_modules: tuple[str, ...]) -> None:
         """Raises EntrypointError if a tool cannot be one, or if the program's state does not fit the program."""
         signature = definition.signature
-        self._checked_inputs = Validator(signature.inputs)
-        self._checked_outputs = Validator(signature.outputs)
+        self._checked_inputs = InputValidator(signature.inputs)
+        self._checked_outputs = OutputValidator(signature.outputs)
         thinks = definition.program_type != "predict"
         reserved = {*_TAKEN, _REASONING, *_OF_REACT} if thinks else set(_TAKEN)
         own = [one for one in signature.outputs if not (thinks and _is_reasoning(one))]
@@ -78,7 +80,7 @@ class DSPyProgram:
         """Runs the program and returns the checked outputs as JSON.
 
         Raises:
-            InvalidInputs, MalformedInputs: as `Validator` raises them.
+            InvalidInputs, MalformedInputs: as the validators raise them.
             LMError: the LM failed, refused, was too slow, or gave an answer that does not fit the signature.
             LMNotConfigured: neither the session nor the service has an LM.
         """

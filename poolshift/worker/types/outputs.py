@@ -1,0 +1,119 @@
+"""Checks what a program returned against a signature, and writes it as JSON."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from poolshift.worker.definitions import Field
+from poolshift.worker.errors import InvalidOutputs
+from poolshift.worker.types.annotated import PydanticType
+from poolshift.worker.types.annotations import OutputType
+from poolshift.worker.types.encoding import encode, misfit_of, plain
+from poolshift.worker.types.fields import Fields, field_of, text_of
+from poolshift.worker.types.misfit import Misfit, place
+
+_UNTYPED = OutputType()
+
+
+class OutputValidator(Fields):
+    """The outputs of a signature."""
+
+    def __init__(self, fields: tuple[Field, ...], kind: OutputType = _UNTYPED) -> None:
+        """Raises SignatureError."""
+        of_pydantic = isinstance(kind.type, PydanticType)
+        is_single = len(fields) == 1 and not kind.is_record
+        annotation = None if kind.type is None or of_pydantic else kind.type.annotation
+        super().__init__(fields, {fields[0].name: annotation} if is_single and annotation is not None else {})
+        self._is_single = is_single
+        self._is_value = kind.is_value
+        self._jsonable = kind.type.jsonable if isinstance(kind.type, PydanticType) else None
+        self._record = None if annotation is None or is_single else msgspec.json.Decoder(annotation)
+        self._is_typed = annotation is not None
+
+    def outputs(self, returned: Any) -> bytes:
+        """The JSON of what a program returned: a mapping of its outputs or, of a single output, the bare value.
+
+        A NaN or an infinity has no JSON: as an output it is refused, inside an array or an object it becomes null.
+
+        Raises:
+            InvalidOutputs: it does not fit; `field` names the first that does not.
+        """
+        if self._is_single and (
+            self._is_value or not (isinstance(returned, dict) and set(returned) == set(self._names))
+        ):
+            returned = {self._names[0]: returned}
+        if self._jsonable is not None:
+            returned = self._checked_by_pydantic(returned, self._jsonable)
+        try:
+            encoded = encode(returned)
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            raise _invalid(misfit_of(returned, str(error))) from None
+        try:
+            values = self._decode(encoded)
+        except msgspec.ValidationError as error:
+            if self._is_typed and self._fits_without_nan(returned):
+                return encoded
+            raise InvalidOutputs(f"outputs: {_reason(error, returned)}", field=field_of(error)) from None
+        except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+            raise InvalidOutputs(f"outputs: {error}") from None
+        if self._checks:
+            self._check(dict(zip(self._names, msgspec.structs.astuple(values), strict=True)))
+        return encoded
+
+    def _decode(self, encoded: bytes) -> Any:
+        values = self._decoder.decode(encoded)
+        if self._record is not None:
+            self._record.decode(encoded)
+        return values
+
+    def _checked_by_pydantic(self, returned: Any, jsonable: Callable[[Any], Any]) -> Any:
+        try:
+            if not self._is_single:
+                return jsonable(returned)
+            return {name: jsonable(value) for name, value in returned.items()}
+        except Misfit as misfit:
+            path = (self._names[0], *misfit.path) if self._is_single else misfit.path
+            raise _invalid(Misfit(misfit.reason, path)) from None
+
+    def _fits_without_nan(self, returned: Any) -> bool:
+        """Says if nothing but a NaN or an infinity, which JSON has as null, keeps a typed value from fitting."""
+        outputs = msgspec.to_builtins(returned, str_keys=True, enc_hook=plain)
+        finite = {name: value if isinstance(value, float) else _finite(value) for name, value in outputs.items()}
+        try:
+            self._decode(encode(finite))
+        except msgspec.MsgspecError:
+            return False
+        return True
+
+    def _check(self, values: dict[str, Any]) -> None:
+        for name, check in self._checks:
+            if values[name] is not None or name not in self._optional:
+                try:
+                    check(values[name])
+                except Misfit as misfit:
+                    raise _invalid(Misfit(misfit.reason, (name, *misfit.path))) from None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return 0.0 if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _invalid(misfit: Misfit) -> InvalidOutputs:
+    """The error for a misfit whose path begins with the output's name."""
+    name, *path = misfit.path or ("",)
+    if not name:
+        return InvalidOutputs(f"outputs: {misfit.reason}")
+    return InvalidOutputs(text_of("outputs", str(name), Misfit(misfit.reason, path)), field=str(name))
+
+
+def _reason(error: msgspec.ValidationError, returned: Any) -> str:
+    value = returned.get(field_of(error)) if isinstance(returned, dict) else None
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} has no JSON - at `{place([str(field_of(error))])}`"
+    return str(error)

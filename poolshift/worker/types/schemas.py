@@ -1,0 +1,131 @@
+"""JSON Schemas of fields: the type that a schema stands for, and checks by jsonschema-rs.
+
+jsonschema-rs is optional. It fetches nothing, and its regular expressions have a limit for backtracking.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from poolshift.worker.definitions import Field, FieldType
+from poolshift.worker.errors import SignatureError
+from poolshift.worker.types.misfit import Misfit
+
+INSTALL = "pip install 'poolshift[schema]'"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+_TYPES: dict[str, FieldType] = {
+    "string": "string",
+    "integer": "integer",
+    "number": "number",
+    "boolean": "boolean",
+    "array": "array",
+    "object": "object",
+}
+# Python's own types of JSON values; `bool` comes before `int`, which it is a kind of.
+_TYPES_OF_VALUES: tuple[tuple[type, FieldType], ...] = (
+    (bool, "boolean"),
+    (int, "integer"),
+    (float, "number"),
+    (str, "string"),
+    (list, "array"),
+    (dict, "object"),
+)
+Check = Callable[[Any], None]
+
+
+def check_of(field: Field) -> Check:
+    """Compiles a field's JSON Schema; the check raises Misfit.
+
+    Raises:
+        SignatureError: the schema is not valid, its own default does not fit it, or jsonschema-rs is not installed.
+    """
+    try:
+        import jsonschema_rs  # noqa: PLC0415  # optional, and most programs have no schema
+    except ModuleNotFoundError:
+        raise SignatureError(
+            f"field {field.name!r} has a schema, and the worker's Python has no jsonschema-rs: {INSTALL}"
+        ) from None
+    assert field.schema is not None
+    try:
+        validator = jsonschema_rs.Draft202012Validator(
+            field.schema, offline=True, validate_formats=True, mask="the value"
+        )
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+        reason = getattr(error, "message", None) or str(error)
+        at = "".join(f"/{step}" for step in getattr(error, "instance_path", ()))
+        where = f" at {at}" if at else ""
+        raise SignatureError(f"the schema of field {field.name!r} is not valid{where}: {reason}") from None
+
+    def check(value: Any) -> None:
+        try:
+            validator.validate(value)
+        except jsonschema_rs.ValidationError as error:
+            raise Misfit(error.message, error.instance_path) from None
+        except ValueError as error:  # nested too deeply
+            raise Misfit(str(error)) from None
+
+    if field.default is not None:
+        try:
+            check(field.default)
+        except Misfit as misfit:
+            reason = f"the default of field {field.name!r} does not fit its schema: {misfit.reason}"
+            raise SignatureError(reason) from None
+    return check
+
+
+def type_of_schema(schema: Mapping[str, Any]) -> FieldType:
+    """The type of a signature that a JSON Schema allows, null aside; `any` if the schema allows several."""
+    types = _types(schema, schema, set()) - {"null"}
+    if types == {"integer", "number"}:
+        return "number"
+    return _TYPES.get(next(iter(types)), "any") if len(types) == 1 else "any"
+
+
+def allows_null(schema: Mapping[str, Any]) -> bool:
+    """Says if a JSON Schema names null among its types, as an optional annotation has it."""
+    return "null" in _types(schema, schema, set())
+
+
+def _types(schema: Any, whole: Mapping[str, Any], resolved: set[str]) -> set[str]:
+    """The names of the types that a schema allows; `any` stands for all. Each definition is looked at once."""
+    if not isinstance(schema, Mapping):
+        return {"any"}
+    if named := _named_types(schema):
+        return named
+    if isinstance(reference := schema.get("$ref"), str):
+        if reference in resolved:
+            return set()
+        resolved.add(reference)
+        return _types(_definition(reference, whole), whole, resolved) or {"any"}
+    return set().union(*(_types(part, whole, resolved) for part in _alternatives(schema))) or {"any"}
+
+
+def _named_types(schema: Mapping[str, Any]) -> set[str]:
+    named, values = schema.get("type"), schema.get("enum")
+    if isinstance(named, str):
+        return {named}
+    if isinstance(named, list):
+        return set(map(str, named))
+    if "const" in schema:
+        return {_type_of_value(schema["const"])}
+    return {_type_of_value(value) for value in values} if isinstance(values, list) else set()
+
+
+def _definition(reference: str, whole: Mapping[str, Any]) -> Any:
+    definitions = whole.get("$defs")
+    return definitions.get(reference.removeprefix("#/$defs/")) if isinstance(definitions, Mapping) else None
+
+
+def _alternatives(schema: Mapping[str, Any]) -> list[Any]:
+    """The schemas of which a value fits one; none if that cannot be told."""
+    for keyword in ("anyOf", "oneOf", "allOf"):
+        parts = schema.get(keyword)
+        if isinstance(parts, list) and (keyword != "allOf" or len(parts) == 1):
+            return parts
+    return []
+
+
+def _type_of_value(value: Any) -> str:
+    if value is None:
+        return "null"
+    return next((name for kind, name in _TYPES_OF_VALUES if isinstance(value, kind)), "any")
