@@ -85,14 +85,22 @@ class Zygote:
     def serve(self) -> None:
         """Forks and reaps until the service closes the control socket or dies; then kills every worker."""
         self._watch()
-        self._tell(Preloaded(self._code.at_start, self._failures))
         try:
-            while self._turn():
-                pass
+            if self._begin():
+                while self._turn():
+                    pass
         finally:
             if os.getpid() != self._pid:
                 os._exit(1)  # a child: it never comes here, and must not end its siblings if it does
         linux.end_children(self._generations)
+
+    def _begin(self) -> bool:
+        """Says that it is up; False if the service is gone already."""
+        try:
+            self._tell(Preloaded(self._code.at_start, self._failures))
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
 
     def _watch(self) -> None:
         self._wakeup_read.setblocking(False)
