@@ -18,6 +18,7 @@ from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE
 
 from analysis.guardrails import Config
 from app.auth import Authenticator
+from app.execute.batch import BatchEndpoint
 from app.execute.endpoint import ExecuteLane
 from app.http_metrics import HttpMetrics
 from app.key_file import follow_key_file
@@ -134,6 +135,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             background=background,
         )
         app.lane = _open_lane(app, services, settings)
+        app.batches = BatchEndpoint(services, app.lane, settings.max_body_bytes)
         bookkeeping.start()
         if follower is not None:
             _follow_replicas(follower, catalog, flag, log, stack)

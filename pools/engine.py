@@ -104,6 +104,10 @@ class Engine(abc.ABC):
     def _concurrency(self) -> int:
         """The number of calls that can run at once."""
 
+    @property
+    def capacity(self) -> int:
+        return self._options.size
+
     # --- streams: a worker is taken back from a stream that nobody reads, once other calls need it
 
     def _backpressure_on(self, queued_call: QueuedCall, sink: EventSink) -> Backpressure:

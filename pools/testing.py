@@ -45,6 +45,7 @@ class FakePool:
 
     def __init__(self, version: str, answer: Callable[[Call], Answer] | None = None) -> None:
         self.version = version
+        self.capacity = 1
         self.answer = answer
         self.queued: list[Call] = []
         self.running: list[Call] = []
