@@ -7,13 +7,16 @@ import msgspec
 from pydantic import Field, JsonValue, model_validator
 
 from app.api.base import Identifier, In
-from poolshift.worker.definitions import Definition, Signature
+from poolshift.worker.definitions import Definition, Limits, Signature
 from poolshift.worker.definitions import Field as FieldOf
 from poolshift.worker.validation import type_of
 
 MAX_FIELDS = 64
 MAX_TOOLS = 32
 MAX_STATE_BYTES = 512 * 1024
+MAX_CONCURRENCY = 10_000
+MAX_MEMORY_MB = 1024 * 1024
+NO_LIMITS = Limits()
 
 FieldName = Annotated[str, Field(min_length=1, max_length=128, pattern=r'^[^"\\\x00-\x1f]*$')]
 """A key in the JSON of inputs and outputs, which is written without escapes."""
@@ -101,6 +104,16 @@ class ProgramBody(In):
         None, description="What DSPy's `save` wrote as JSON of an optimized program, for the types that are DSPy's"
     )
     tools: list[Entrypoint] = Field([], max_length=MAX_TOOLS, description="What the LM of a `react` program may call")
+    timeout_s: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="The longest deadline of its calls, and their default"
+    )
+    max_concurrency: int | None = Field(
+        None, ge=1, le=MAX_CONCURRENCY, description="Its calls that run at once in each pool; others wait"
+    )
+    memory_mb: int | None = Field(
+        None, ge=1, le=MAX_MEMORY_MB, description="A worker that grows past it while it runs the program is killed"
+    )
+    metrics: bool = Field(False, description="The program has metrics of its own")
     session_id: Identifier | None = None
 
     @model_validator(mode="after")
@@ -138,7 +151,12 @@ class ProgramBody(In):
             self.idempotent,
             self.state,
             tuple(self.tools),
+            self._limits(),
         )
+
+    def _limits(self) -> Limits | None:
+        limits = Limits(self.timeout_s, self.max_concurrency, self.memory_mb, self.metrics)
+        return None if limits == NO_LIMITS else limits
 
 
 def _check_writable(value: JsonValue, what: str) -> None:

@@ -158,6 +158,9 @@ class ExecuteLane:
     def _make_call(self, exchange: Exchange, program: CataloguedProgram, envelope: Envelope) -> Call:
         exchange.program = program
         session_id, longest_s = envelope.session_id, self._execution_timeout_s
+        limits = program.definition.limits
+        if limits is not None and limits.timeout_s is not None:
+            longest_s = min(longest_s, limits.timeout_s)
         exchange.call = call = Call(
             execution_id=exchange.execution_id,
             program=program,
