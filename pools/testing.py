@@ -17,17 +17,17 @@ from pools.errors import ExecutionError, PoolClosed, SpawnFailed, Withdrawn, Wor
 from pools.events import EventSource
 from pools.process.exits import Exit, ExitCause, failure_of
 from pools.protocol import PoolSnapshot
-from poolshift.worker.definitions import Definition, Field, Signature
+from poolshift.worker.definitions import Definition, Field, Limits, Signature
 from poolshift.worker.messages import EventKind
 
 Answer = Result | ExecutionError
 """The end of a call."""
 
 
-def echo_program(name: str = "echo", *, idempotent: bool = False) -> Program:
+def echo_program(name: str = "echo", *, idempotent: bool = False, limits: Limits | None = None) -> Program:
     """A program with one string in and out, which no worker is needed for."""
     text = Field("text", "string")
-    definition = Definition("python", Signature((text,), (text,)), "fake:echo", idempotent=idempotent)
+    definition = Definition("python", Signature((text,), (text,)), "fake:echo", idempotent=idempotent, limits=limits)
     return Program(f"key of {name}", name, definition)
 
 

@@ -13,7 +13,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from app.execute.endpoint import ExecuteLane
-from app.execute.envelopes import BatchEnvelope, Envelope
+from app.execute.envelopes import MAX_ITEMS, BatchEnvelope, Envelope
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response
 from app.problems import Problem
 from app.services import Services
@@ -92,13 +92,16 @@ class _Batch:
         If this is cancelled, the items that run are cancelled and the others never begin.
         """
         items = []
+        limits = self._program.definition.limits
+        own_places = asyncio.Semaphore(MAX_ITEMS if limits is None else limits.max_concurrency or MAX_ITEMS)
         async with asyncio.TaskGroup() as group:
             for inputs in self._envelope.inputs:
+                await own_places.acquire()
                 item = self._new_item()
                 place = places[self._lane.route_item(item, self._forced, self._envelope.session_id)]
                 await place.acquire()
                 task = group.create_task(self._run_item(item, inputs))
-                task.add_done_callback(partial(_leave, place))  # also called if the task never began
+                task.add_done_callback(partial(_leave, own_places, place))  # also called if the task never began
                 items.append(task)
         return [item.result() for item in items]
 
@@ -118,7 +121,8 @@ class _Batch:
         return True
 
 
-def _leave(place: asyncio.Semaphore, _: asyncio.Task[bytes]) -> None:
+def _leave(own_places: asyncio.Semaphore, place: asyncio.Semaphore, _: asyncio.Task[bytes]) -> None:
+    own_places.release()
     place.release()
 
 
