@@ -193,6 +193,7 @@ class FakeProcess:
         self.is_lost = False
         """Dead, but nobody has noticed yet: the next call raises WorkerLost."""
         self.ended_for: ExitCause | None = None
+        self.kill_reason: str | None = None
         self.source = FakeSource()
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
@@ -272,7 +273,8 @@ class FakeProcess:
     def withdraw(self) -> None:
         self._end_run(Withdrawn())
 
-    def kill(self, cause: ExitCause) -> None:
+    def kill(self, cause: ExitCause, reason: str | None = None) -> None:
+        self.kill_reason = self.kill_reason or reason
         if self.ended_for in (None, ExitCause.RECYCLED, ExitCause.SHUTDOWN):
             self._end_for(self.ended_for or cause)
 
