@@ -98,3 +98,37 @@ def test_a_programs_memory(start_service: StartService, version: str) -> None:
     beside = service.create("sleep", {"seconds": "number"}, "number", memory_mb=150)
     assert service.execute(beside, inputs={"seconds": 2.5}).status_code == 200
     assert exits(service, version, "oom") == 1
+
+
+def test_a_programs_own_metrics(start_service: StartService, version: str, tmp_path: Path) -> None:
+    """They exist from the creation on, count by outcome, end with the program, and are for so many programs alone."""
+    service = start_service(POOL_VERSION=version, PROGRAM_METRICS_LIMIT=2)
+    counter, histogram = "poolshift_program_requests_total", "poolshift_program_duration_seconds_count"
+    service.create("echo", {"nonce": "string"}, id="own", metrics=True)
+    assert 'poolshift_program_requests_total{outcome="ok",pool_version="v2",program="own"} 0.0' in scrape(service)
+    service.execute("own", inputs={"nonce": "a"})
+    service.execute("own", inputs={"nonce": 1})
+    items_of(batch(service, "own", [{"nonce": "a"}] * 3))
+    labels = {"program": "own", "pool_version": version}
+    assert service.metric(counter, **labels, outcome="ok") == 4
+    assert service.metric(counter, **labels, outcome="invalid_inputs") == 1
+    assert service.metric(histogram, **labels) == 5
+    service.create("hold", HOLD, id="held", session_id="a-session", metrics=True)
+    refused = problem(service.client.post("/programs", json={**PROGRAM, "metrics": True}), 429, "quota_exceeded")
+    assert (refused["quota"], "2 at most" in refused["detail"]) == ("PROGRAM_METRICS_LIMIT", True)
+    with concurrent.futures.ThreadPoolExecutor(1) as callers:
+        inputs = {"directory": str(tmp_path), "name": "item"}
+        call = callers.submit(service.execute, "held", inputs=inputs, session_id="a-session")
+        wait_until(lambda: begun(tmp_path) == 1, "it runs")
+        assert service.client.delete("/sessions/a-session").status_code == 204
+        (tmp_path / "go").touch()
+        assert call.result().status_code == 200
+    assert 'program="held"' not in scrape(service)
+    assert service.client.delete("/programs/own").status_code == 204
+    assert 'program="' not in scrape(service)
+    for number in range(2):
+        service.create("echo", {"nonce": "string"}, id=f"new-{number}", metrics=True)
+
+
+def scrape(service: Service) -> str:
+    return service.client.get("/metrics").text
