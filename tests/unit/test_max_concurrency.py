@@ -1,4 +1,4 @@
-"""Limits of a program in both engines, on fake workers."""
+"""Programs with a limit of calls that run at once, in both engines, on fake workers."""
 
 import pytest
 
