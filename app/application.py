@@ -11,9 +11,10 @@ from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.types import Message, Receive, Scope, Send
 
 from app import documentation, problems
-from app.api import analysis, executions, health, lms, pools, programs, ramp, rollout, sessions
+from app.api import analysis, batch, executions, health, lms, pools, programs, ramp, rollout, sessions
 from app.auth import Authenticator
 from app.body_limit import guard_body
+from app.execute.batch import BatchEndpoint
 from app.execute.endpoint import ExecuteLane, is_execute
 from app.hosts import EXEMPT_PATHS, HostGuard
 from app.http_metrics import HttpMetrics
@@ -39,6 +40,7 @@ _NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_c
 
 _ROUTERS = (
     executions.execute_router,
+    batch.router,
     programs.router,
     executions.router,
     sessions.router,
@@ -58,7 +60,8 @@ class Application(FastAPI):
     """FastAPI, and the execute lane ahead of it."""
 
     lane: ExecuteLane
-    """Set by the lifespan before the first request."""
+    batches: BatchEndpoint
+    """Both are set by the lifespan before the first request."""
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Returns the coroutine of the part that serves the request, so that none of its own is added."""

@@ -18,6 +18,7 @@ from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE
 
 from analysis.guardrails import Config
 from app.auth import Authenticator
+from app.execute.batch import BatchEndpoint
 from app.execute.endpoint import ExecuteLane
 from app.http_metrics import HttpMetrics
 from app.key_file import follow_key_file
@@ -92,11 +93,11 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
     await start_threads()
     environment = worker_environment(os.environ, settings.worker_env.split(","))
     async with AsyncExitStack() as stack:
-        recorder = Recorder(app.state.registry, {code: kind.category for code, kind in KINDS.items()})
+        recorder = _open_recorder(app, settings)
         background, tasks = _open_background(recorder, stack)
         database, follower = await _open_store(settings, background, stack)
         local_lm = _open_local_lm(settings, environment, background, stack)
-        catalog = await _open_catalog(settings, database, local_lm, app.state.secret_keys, stack)
+        catalog = await _open_catalog(settings, database, recorder, local_lm, app.state.secret_keys, stack)
         log = SqlRolloutLog(database)
         flag = await _open_rollout(settings, log, recorder)
         bookkeeping = Bookkeeping(catalog.programs, catalog.sessions, catalog.jobs, flag, background)
@@ -133,7 +134,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             tasks=tasks,
             background=background,
         )
-        app.lane = _open_lane(app, services, settings)
+        _open_lane(app, services, settings)
         bookkeeping.start()
         if follower is not None:
             _follow_replicas(follower, catalog, flag, log, stack)
@@ -211,6 +212,7 @@ def _open_local_lm(
 async def _open_catalog(
     settings: Settings,
     database: Database,
+    recorder: Recorder,
     local_lm: LocalLMServer | None,
     secret_keys: Sequence[bytes] | None,
     stack: AsyncExitStack,
@@ -218,7 +220,9 @@ async def _open_catalog(
     """Loads programs, sessions, jobs and LMs, as the last run or the other replicas left them."""
     at_once = settings.queue_limit + settings.v1_pool_size + settings.v2_pool_size
     quotas = _quotas(settings, at_once)
-    programs = Programs(SqlProgramStore(database), is_shared=database.is_shared, quotas=quotas)
+    programs = Programs(
+        SqlProgramStore(database), is_shared=database.is_shared, quotas=quotas, metrics=recorder.programs
+    )
     await programs.load()
     sessions = Sessions(
         SqlSessionStore(database),
@@ -465,11 +469,18 @@ async def _follow_sources(
         background.run("API_KEYS_FILE", lambda: follow_key_file(keys, contents(keys), authenticator))
 
 
-def _open_lane(app: "Application", services: Services, settings: Settings) -> ExecuteLane:
-    """Makes the execute lane, which counts for the same endpoint as FastAPI's route would."""
+def _open_recorder(app: "Application", settings: Settings) -> Recorder:
+    """Makes the recorder on the application's registry."""
+    categories = {code: kind.category for code, kind in KINDS.items()}
+    return Recorder(app.state.registry, categories, settings.program_metrics_limit)
+
+
+def _open_lane(app: "Application", services: Services, settings: Settings) -> None:
+    """Makes the execute lane, which counts for the same endpoint as FastAPI's route would, and the batches."""
     http_metrics: HttpMetrics = app.state.http_metrics
     handler_metrics = http_metrics.of("POST", "/programs/{program_id}/execute")
-    return ExecuteLane(services, app.state.authenticator, settings, handler_metrics)
+    app.lane = ExecuteLane(services, app.state.authenticator, settings, handler_metrics)
+    app.batches = BatchEndpoint(services, app.lane, settings.max_body_bytes)
 
 
 def _follow_plan(settings: Settings, ramp: RampController, log: SqlRolloutLog, background: Background) -> None:

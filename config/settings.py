@@ -179,6 +179,8 @@ class Settings(BaseSettings):
     quota_sessions_per_owner: Count = 50_000
     quota_jobs_per_session: Count = 500
     quota_jobs_per_owner: Count = 750
+    program_metrics_limit: int = Field(50, ge=0, le=1000)
+    """Programs that have metrics of their own."""
     program_modules: Annotated[str, AfterValidator(_module_names)] = "examples"
     preload: Annotated[str, AfterValidator(_module_names_or_none)] = ""
     """Modules, comma-separated, that are imported once, ahead of all workers, which share them."""

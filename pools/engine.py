@@ -27,6 +27,7 @@ from typing import Final
 from common.background import Background
 from common.timers import DeadlineTimer
 from pools.backpressure import HOLD_LIMIT_S, Backpressure
+from pools.call_queue import CallQueue
 from pools.calls import Call, Result
 from pools.errors import (
     CheckoutTimeout,
@@ -39,7 +40,7 @@ from pools.errors import (
     WorkerLost,
 )
 from pools.events import EventSink
-from pools.fair_queue import FairQueue, QueuedCall
+from pools.fair_queue import QueuedCall
 from pools.process.exits import ExitCause
 from pools.process.interface import WorkerSpawner
 from pools.protocol import PoolObserver, PoolSnapshot
@@ -81,7 +82,7 @@ class Engine(abc.ABC):
         self._supervisor = Supervisor(
             version, self._state, spawner, observer, options.recycle, self._serve_queue, background
         )
-        self._queue = FairQueue()
+        self._queue = CallQueue()
         self._deadline_timer = DeadlineTimer(self._expire)
         self._quarantine = Quarantine()
         self._service_time_s = 0.0
@@ -104,6 +105,10 @@ class Engine(abc.ABC):
     def _concurrency(self) -> int:
         """The number of calls that can run at once."""
 
+    @property
+    def capacity(self) -> int:
+        return self._options.size
+
     # --- streams: a worker is taken back from a stream that nobody reads, once other calls need it
 
     def _backpressure_on(self, queued_call: QueuedCall, sink: EventSink) -> Backpressure:
@@ -122,7 +127,7 @@ class Engine(abc.ABC):
         """True if more calls wait than the workers that are idle, or being replaced, will serve."""
         counts = self._state.counts()
         coming = counts[WorkerState.STARTING] + counts[WorkerState.STOPPING]
-        return not counts[WorkerState.IDLE] and len(self._queue) > coming
+        return not counts[WorkerState.IDLE] and self._queue.waiting_for_workers > coming
 
     def _end_held(self, queued_call: QueuedCall) -> None:
         detail = f"its client read nothing for {HOLD_LIMIT_S:g} s or more, and other calls waited for its worker"
@@ -249,7 +254,7 @@ class Engine(abc.ABC):
         """
         call, now = queued_call.call, self._loop.time()
         queued_call.give_up_at = min(now + self._options.checkout_timeout_s, call.deadline)
-        if not self._queue and self._can_begin():
+        if self._queue.can_pass(queued_call) and self._can_begin():
             call.is_accepted = True
             self._begin(queued_call)
             return
@@ -265,20 +270,24 @@ class Engine(abc.ABC):
         """Lets a new call wait if the queue has room and the wait is short enough. Raises PoolOverloaded."""
         call = queued_call.call
         if now + len(self._queue) * self._service_time_s > call.deadline:  # too long for one worker: for all of them?
-            ahead_s = self._wait_s(self._queue.ahead_of(call.session_id))
+            ahead_s = self._wait_s(queued_call, self._queue.ahead_of(queued_call))
             if now + ahead_s > call.deadline:
-                raise self._overloaded(f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows")
+                raise self._overloaded(
+                    queued_call, f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows"
+                )
         shed = self._queue.push(queued_call, self._options.queue_limit)
         if shed is queued_call:
-            raise self._overloaded(f"the queue is full ({self._options.queue_limit})")
+            raise self._overloaded(queued_call, f"the queue is full ({self._options.queue_limit})")
         if shed is not None:
-            self._resolve(shed, self._overloaded("the queue is full, and this session fills most of it"))
+            self._resolve(shed, self._overloaded(shed, "the queue is full, and this session fills most of it"))
 
     def _begin(self, queued_call: QueuedCall) -> None:
         """Gives the call to an idle slot."""
         slot = queued_call.slot = self._state.take(queued_call.call.session_id)
         assert slot is not None
         queued_call.call.is_cold = slot.executions <= COLD_EXECUTIONS
+        if queued_call.max_concurrency:
+            self._queue.began(queued_call)
         self._engage(queued_call)
         try:
             self._supervisor.give(slot, queued_call.call, partial(self._end, queued_call, slot))
@@ -293,12 +302,16 @@ class Engine(abc.ABC):
         except Exception as error:  # nothing is known of the worker, so it is replaced
             self._release(queued_call)
             queued_call.slot = None
+            if queued_call.max_concurrency:
+                self._queue.ended(queued_call)
             self._supervisor.kill(slot, ExitCause.CANCELLED)
             self._resolve(queued_call, error)
 
     def _end(self, queued_call: QueuedCall, slot: WorkerSlot, outcome: Result | Exception) -> None:
         """Ends a call that has run. Its worker gets the next call first, so that it does not wait for the caller."""
         queued_call.slot = None
+        if queued_call.max_concurrency:
+            self._queue.ended(queued_call)
         try:
             self._release(queued_call)
             self._supervisor.give_back(slot)
@@ -343,9 +356,8 @@ class Engine(abc.ABC):
             if queued_call.give_up_at > now:
                 next_one = min(next_one, queued_call.give_up_at)
                 continue
-            waited_s = time.perf_counter() - queued_call.since
-            detail = f"no worker came free within {waited_s:.3g} s"
-            self._give_up(queued_call, CheckoutTimeout(detail, retry_after_s=self._retry_after_s()))
+            error = CheckoutTimeout(self._why_waited(queued_call), retry_after_s=self._retry_after_s(queued_call))
+            self._give_up(queued_call, error)
         return next_one
 
     def _give_up(self, queued_call: QueuedCall, error: Exception) -> None:
@@ -353,12 +365,21 @@ class Engine(abc.ABC):
             queued_call.call.queued_s += time.perf_counter() - queued_call.since
             self._resolve(queued_call, error)
 
-    def _wait_s(self, depth: int) -> float:
-        """Seconds that the queue takes to serve `depth` calls: depth × service time ÷ workers (Little's law)."""
-        return depth * self._service_time_s / max(1, self._concurrency)
+    def _why_waited(self, queued_call: QueuedCall) -> str:
+        waited_s, limit = time.perf_counter() - queued_call.since, queued_call.max_concurrency
+        if self._queue.is_in_room(queued_call):
+            return f"the program runs {limit} at once (max_concurrency), and none of them ended within {waited_s:.3g} s"
+        return f"no worker came free within {waited_s:.3g} s"
 
-    def _retry_after_s(self) -> float:
-        return max(1.0, math.ceil(self._wait_s(len(self._queue))))
+    def _wait_s(self, queued_call: QueuedCall, depth: int) -> float:
+        """Seconds that `depth` calls ahead take: depth × service time ÷ calls that run at once (Little's law)."""
+        at_once = self._concurrency
+        if queued_call.max_concurrency:
+            at_once = min(at_once, queued_call.max_concurrency)
+        return depth * self._service_time_s / max(1, at_once)
 
-    def _overloaded(self, detail: str) -> PoolOverloaded:
-        return PoolOverloaded(detail, retry_after_s=self._retry_after_s())
+    def _retry_after_s(self, queued_call: QueuedCall) -> float:
+        return max(1.0, math.ceil(self._wait_s(queued_call, self._queue.depth(queued_call))))
+
+    def _overloaded(self, queued_call: QueuedCall, detail: str) -> PoolOverloaded:
+        return PoolOverloaded(detail, retry_after_s=self._retry_after_s(queued_call))

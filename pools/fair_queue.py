@@ -19,12 +19,20 @@ class QueuedCall:
         """Time at which the wait in the queue ends at the latest, by the event loop's clock."""
         self.slot: WorkerSlot | None = None
         """The slot that runs the call."""
+        self.lane = call.session_id
+        """The lane of the queue that the call waits in."""
+        limits = call.program.definition.limits
+        self.max_concurrency = 0 if limits is None or limits.max_concurrency is None else limits.max_concurrency
+        """The number of calls of this program that run at once; 0 is no limit."""
         self.was_accepted = call.is_accepted
         """True if a pool accepted the call before: it moved here, or its worker died. Such a call is never shed."""
 
 
 class FairQueue:
-    """Round robin over sessions, first come first served within one; calls without a session share a lane."""
+    """Round robin over lanes, first come first served within one.
+
+    A session has a lane; calls without a session share one.
+    """
 
     def __init__(self) -> None:
         self._lanes: OrderedDict[str | None, OrderedDict[int, QueuedCall]] = OrderedDict()
@@ -41,7 +49,7 @@ class FairQueue:
         """
         shed = None
         if self._length >= limit:
-            shed = self._last_of_longest_lane(queued_call)
+            shed = self.shed_for(queued_call, self.lane_length(queued_call.lane))
             if shed is queued_call:
                 return shed
             self.remove(shed)
@@ -55,12 +63,12 @@ class FairQueue:
     def push_back(self, queued_call: QueuedCall) -> None:
         """Lets one that was popped wait on: it is the next."""
         self._join(queued_call).move_to_end(id(queued_call), last=False)
-        self._lanes.move_to_end(queued_call.call.session_id, last=False)
+        self._lanes.move_to_end(queued_call.lane, last=False)
 
     def _join(self, queued_call: QueuedCall) -> OrderedDict[int, QueuedCall]:
-        lane = self._lanes.get(queued_call.call.session_id)
+        lane = self._lanes.get(queued_call.lane)
         if lane is None:
-            lane = self._lanes[queued_call.call.session_id] = OrderedDict()
+            lane = self._lanes[queued_call.lane] = OrderedDict()
         lane[id(queued_call)] = queued_call
         self._length += 1
         return lane
@@ -80,25 +88,33 @@ class FairQueue:
 
     def remove(self, queued_call: QueuedCall) -> bool:
         """Takes `queued_call` out; False where it does not wait (any more)."""
-        queued_calls = self._lanes.get(queued_call.call.session_id)
+        queued_calls = self._lanes.get(queued_call.lane)
         if queued_calls is None or queued_calls.pop(id(queued_call), None) is None:
             return False
         self._length -= 1
         if not queued_calls:
-            del self._lanes[queued_call.call.session_id]
+            del self._lanes[queued_call.lane]
         return True
 
     def ahead_of(self, lane: str | None) -> int:
         """The number of calls served before one that joins `lane` now: in each lane at most as many as in its own."""
-        return min(self._length, (len(self._lanes.get(lane, ())) + 1) * len(self._lanes))
+        return min(self._length, (self.lane_length(lane) + 1) * len(self._lanes))
 
     def queued_calls(self) -> list[QueuedCall]:
         """Everyone who waits, lane by lane."""
         return [queued_call for queued_calls in self._lanes.values() for queued_call in queued_calls.values()]
 
-    def _last_of_longest_lane(self, newcomer: QueuedCall) -> QueuedCall:
+    def lane_length(self, lane: str | None) -> int:
+        """The number of calls in a lane."""
+        return len(self._lanes.get(lane, ()))
+
+    def longest_lane(self) -> int:
+        """The number of calls in the longest lane."""
+        return max((len(lane) for lane in self._lanes.values()), default=0)
+
+    def shed_for(self, newcomer: QueuedCall, own: int) -> QueuedCall:
+        """Finds the call that makes room for `newcomer`, in whose lane are `own` calls; the newcomer if none does."""
         longest = max(self._lanes.values(), key=len, default=None)
-        own = len(self._lanes.get(newcomer.call.session_id, ()))
         if longest is None or len(longest) <= own + 1:
             return newcomer
         return next((one for one in reversed(longest.values()) if not one.was_accepted), newcomer)

@@ -65,6 +65,11 @@ class Pool(Protocol):
 
     version: str
 
+    @property
+    def capacity(self) -> int:
+        """The number of calls that run at once if all workers live."""
+        ...
+
     async def start(self) -> None:
         """Starts the workers; returns when the first of them is ready or could not be started."""
 

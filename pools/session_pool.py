@@ -40,6 +40,10 @@ class SessionPool(Engine):
     def _concurrency(self) -> int:
         return 1
 
+    @property
+    def capacity(self) -> int:
+        return 1
+
     def _engage(self, queued_call: QueuedCall) -> None:
         self._attends_to = queued_call
         super()._engage(queued_call)

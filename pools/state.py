@@ -36,6 +36,8 @@ class WorkerSlot:
     executions: int = 0
     is_due: bool = False
     """To be recycled: it serves on until its replacement is ready."""
+    rss_before: int = 0
+    """Resident memory, in bytes, before the running call, if the call's program has a limit of memory."""
 
 
 REMEMBERED_SESSIONS: Final = 10_000

@@ -18,7 +18,7 @@ from pools.calls import Call, Result
 from pools.errors import SpawnFailed, WorkerLost
 from pools.process.exits import Exit, ExitCause
 from pools.process.interface import Worker, WorkerSpawner
-from pools.process.stats import ProcessStats, process_stats
+from pools.process.stats import ProcessStats, process_stats, resident_bytes
 from pools.protocol import PoolObserver, WorkerSnapshot
 from pools.state import PoolState, WorkerSlot, WorkerState
 
@@ -26,6 +26,8 @@ INSPECTION_INTERVAL_S = 1.0
 """Between two comparisons of workers with the limits on memory and age."""
 SHORT_LIFE_S = 1.0
 """A worker that dies sooner than this after it was ready, without a call, counts as one that could not start."""
+
+MIB = 1024 * 1024
 
 _log = structlog.stdlib.get_logger("poolshift.pools")
 
@@ -40,6 +42,12 @@ class RecycleLimits:
     executions: int | None = None
     rss_bytes: int | None = None
     age_s: float | None = None
+
+
+def _memory_limit(call: Call | None) -> int | None:
+    """The limit of memory, in MiB, of the program that a worker runs."""
+    limits = None if call is None else call.program.definition.limits
+    return None if limits is None else limits.memory_mb
 
 
 class Supervisor:
@@ -91,6 +99,9 @@ class Supervisor:
             ExecutionError: it cannot be sent.
         """
         assert slot.process is not None
+        limits = call.program.definition.limits
+        if limits is not None and limits.memory_mb is not None:
+            slot.rss_before = resident_bytes(slot.process.pid)
         try:
             slot.process.run(call, on_end)
         except WorkerLost:
@@ -122,13 +133,16 @@ class Supervisor:
         if retired is not None:
             self._retire(retired)
 
-    def kill(self, slot: WorkerSlot, cause: ExitCause) -> None:
-        """Ends `slot` whatever it does; its replacement starts at once if there is room for it."""
+    def kill(self, slot: WorkerSlot, cause: ExitCause, reason: str | None = None) -> None:
+        """Ends `slot` whatever it does; its replacement starts at once if there is room for it.
+
+        `reason` is the memory limit that it grew past, if that is not the pool's.
+        """
         if slot.state is WorkerState.STOPPING or slot not in self.state.slots:
             return
         assert slot.process is not None
         self.state.begin_stop(slot)
-        slot.process.kill(cause)
+        slot.process.kill(cause, reason)
         self._reconcile()
 
     def _overrun(self, now: float) -> float:
@@ -293,10 +307,14 @@ class Supervisor:
         """Finds the workers that are over a limit."""
         while True:
             await asyncio.sleep(INSPECTION_INTERVAL_S)
-            usages = await self._all_stats() if self._limits.rss_bytes is not None else {}
+            calls = dict(self._running_calls())
+            is_needed = self._limits.rss_bytes is not None or any(_memory_limit(one) for one in calls.values())
+            usages = await self._all_stats() if is_needed else {}
             for slot in self._running():
                 try:
                     self._enforce_limits(slot, usages.get(slot))
+                    if (usage := usages.get(slot)) is not None:
+                        self._enforce_program_limit(slot, usage, calls.get(slot))
                 except Exception:
                     _log.exception("worker could not be inspected", pool_version=self.version)
 
@@ -311,6 +329,20 @@ class Supervisor:
                 self._make_due(slot)
         if self._limits.age_s is not None and slot.process.started_at < time.time() - self._limits.age_s:
             self._make_due(slot)
+
+    def _enforce_program_limit(self, slot: WorkerSlot, usage: ProcessStats, call: Call | None) -> None:
+        """Kills a worker that has grown past the limit of its running program; `usage` was measured amid `call`.
+
+        If the worker was over the limit before the call, its program may add as much as the limit.
+        """
+        assert slot.process is not None
+        limit_mb = _memory_limit(call)
+        if limit_mb is None or slot.process.call is not call:
+            return
+        limit = limit_mb * MIB
+        allowed = limit if slot.rss_before <= limit else slot.rss_before + limit
+        if usage.rss_bytes > allowed:
+            self.kill(slot, ExitCause.OOM, f"its program's memory limit of {limit_mb} MiB (memory_mb)")
 
     async def snapshots(self) -> tuple[tuple[WorkerSnapshot, ...], float]:
         """Every worker that has a process, measured now, and the processor time of all there ever were, in seconds."""

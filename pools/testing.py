@@ -17,17 +17,17 @@ from pools.errors import ExecutionError, PoolClosed, SpawnFailed, Withdrawn, Wor
 from pools.events import EventSource
 from pools.process.exits import Exit, ExitCause, failure_of
 from pools.protocol import PoolSnapshot
-from poolshift.worker.definitions import Definition, Field, Signature
+from poolshift.worker.definitions import Definition, Field, Limits, Signature
 from poolshift.worker.messages import EventKind
 
 Answer = Result | ExecutionError
 """The end of a call."""
 
 
-def echo_program(name: str = "echo", *, idempotent: bool = False) -> Program:
+def echo_program(name: str = "echo", *, idempotent: bool = False, limits: Limits | None = None) -> Program:
     """A program with one string in and out, which no worker is needed for."""
     text = Field("text", "string")
-    definition = Definition("python", Signature((text,), (text,)), "fake:echo", idempotent=idempotent)
+    definition = Definition("python", Signature((text,), (text,)), "fake:echo", idempotent=idempotent, limits=limits)
     return Program(f"key of {name}", name, definition)
 
 
@@ -45,6 +45,7 @@ class FakePool:
 
     def __init__(self, version: str, answer: Callable[[Call], Answer] | None = None) -> None:
         self.version = version
+        self.capacity = 1
         self.answer = answer
         self.queued: list[Call] = []
         self.running: list[Call] = []
@@ -192,6 +193,7 @@ class FakeProcess:
         self.is_lost = False
         """Dead, but nobody has noticed yet: the next call raises WorkerLost."""
         self.ended_for: ExitCause | None = None
+        self.kill_reason: str | None = None
         self.source = FakeSource()
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
@@ -271,7 +273,8 @@ class FakeProcess:
     def withdraw(self) -> None:
         self._end_run(Withdrawn())
 
-    def kill(self, cause: ExitCause) -> None:
+    def kill(self, cause: ExitCause, reason: str | None = None) -> None:
+        self.kill_reason = self.kill_reason or reason
         if self.ended_for in (None, ExitCause.RECYCLED, ExitCause.SHUTDOWN):
             self._end_for(self.ended_for or cause)
 

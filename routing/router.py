@@ -125,15 +125,22 @@ class Router:
             del self._routes[call]
             if route.decision is _CANARY:
                 self._last_canary_dispatch = max(self._last_canary_dispatch, call.dispatched_at)
+        self._succeeded(route, call, operation, began, result)
+        return result
+
+    def _succeeded(self, route: Route, call: Call, operation: str, began: float, result: Result) -> None:
         seconds = time.perf_counter() - began
         self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, route.trace_id)
+        if call.program.definition.limits is not None:
+            self._record_program(route, call, OK, seconds)
         self._record_tokens(route, call, result.usage)
         if route.evidence is not None:
             self._judge_end(route, call, OK, seconds, "")
-        return result
 
     def _failed(self, route: Route, call: Call, operation: str, began: float, error: ExecutionError) -> None:
         self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
+        if call.program.definition.limits is not None:
+            self._record_program(route, call, error.code, time.perf_counter() - began)
         if route.evidence is not None:
             self._judge_end(route, call, error.code, time.perf_counter() - began, error.detail)
         self._record_tokens(route, call, error.usage)
@@ -162,6 +169,10 @@ class Router:
         guardrail = self._judge.ended(evidence, version, call.program.id, outcome, ms, is_cold=call.is_cold)
         if guardrail is not None:
             self._judge.keep_example(guardrail, Example(call.execution_id, route.trace_id, outcome, detail))
+
+    def _record_program(self, route: Route, call: Call, outcome: str, seconds: float) -> None:
+        """Counts a call for its program, if that has metrics of its own."""
+        self._recorder.programs.answered(call.program, route.decision.version, outcome, seconds, route.trace_id)
 
     def _record_tokens(self, route: Route, call: Call, usage: LMUsage | None) -> None:
         if call.lm is not None and usage is not None:

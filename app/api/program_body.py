@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_va
 
 from app.api.base import Identifier, In
 from app.api.schema_bounds import check_schema
-from poolshift.worker.definitions import Definition, Signature
+from poolshift.worker.definitions import Definition, Limits, Signature
 from poolshift.worker.definitions import Field as FieldOf
 from poolshift.worker.types.fields import type_of
 from poolshift.worker.types.schemas import type_of_schema
@@ -19,6 +19,9 @@ DERIVED = Signature((), (), derived=True)
 """A signature that the check of a program derives (`with_derived`)."""
 MAX_TOOLS = 32
 MAX_STATE_BYTES = 512 * 1024
+MAX_CONCURRENCY = 10_000
+MAX_MEMORY_MB = 1024 * 1024
+NO_LIMITS = Limits()
 
 FieldName = Annotated[str, Field(min_length=1, max_length=128, pattern=r'^[^"\\\x00-\x1f]*$')]
 """A key in the JSON of inputs and outputs, which is written without escapes."""
@@ -139,6 +142,16 @@ class ProgramBody(In):
         None, description="What DSPy's `save` wrote as JSON of an optimized program, for the types that are DSPy's"
     )
     tools: list[Entrypoint] = Field([], max_length=MAX_TOOLS, description="What the LM of a `react` program may call")
+    timeout_s: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="The longest deadline of its calls, and their default"
+    )
+    max_concurrency: int | None = Field(
+        None, ge=1, le=MAX_CONCURRENCY, description="Its calls that run at once in each pool; others wait"
+    )
+    memory_mb: int | None = Field(
+        None, ge=1, le=MAX_MEMORY_MB, description="A worker that grows past it while it runs the program is killed"
+    )
+    metrics: bool = Field(False, description="The program has metrics of its own")
     session_id: Identifier | None = None
 
     @model_validator(mode="after")
@@ -182,7 +195,12 @@ class ProgramBody(In):
             self.idempotent,
             self.state,
             tuple(self.tools),
+            self._limits(),
         )
+
+    def _limits(self) -> Limits | None:
+        limits = Limits(self.timeout_s, self.max_concurrency, self.memory_mb, self.metrics)
+        return None if limits == NO_LIMITS else limits
 
 
 def with_derived(definition: Definition, derived: Signature) -> Definition:

@@ -15,7 +15,7 @@ from app.api.program_body import FieldTypeName, ProgramBody, ProgramTypeName
 from app.api.program_check import try_definition
 from app.auth import Executor, Reader
 from app.services import Running
-from poolshift.worker.definitions import Field, Signature
+from poolshift.worker.definitions import Field, Limits, Signature
 from routing.catalog.definitions import default_of, has_state, schema_of
 from routing.catalog.owners import Caller
 from routing.catalog.programs import NewProgram, ProgramPage, StoredProgram
@@ -61,6 +61,10 @@ class ProgramView(Out):
     idempotent: bool
     has_state: bool
     tools: list[str]
+    timeout_s: float | None
+    max_concurrency: int | None
+    memory_mb: int | None
+    metrics: bool
     created_at: datetime
     execution_count: int
     last_executed_at: datetime | None
@@ -80,6 +84,7 @@ def program_json(stored: StoredProgram) -> bytes:
             "idempotent": definition.idempotent,
             "has_state": has_state(definition),
             "tools": definition.tools,
+            **msgspec.structs.asdict(definition.limits or Limits()),
             "created_at": stored.created_at,
             "execution_count": stored.execution_count,
             "last_executed_at": stored.last_executed_at,

@@ -7,6 +7,7 @@ The lane checks the key before it reads the body.
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
@@ -30,7 +31,7 @@ from common.log_budget import LineBudget
 from config import api_keys
 from config.settings import Settings
 from pools.calls import Call, Result
-from pools.errors import ExecutionError
+from pools.errors import ExecutionError, InvalidOutputs
 from routing.catalog.programs import CataloguedProgram
 from routing.versions import Version
 
@@ -80,8 +81,7 @@ class ExecuteLane:
 
     async def serve(self, exchange: Exchange) -> None:
         """Answers a call, whether it succeeds or fails."""
-        exchange.execution_id = self._ids.next()
-        exchange.trace, exchange.traceparent, exchange.carried = self._services.tracing.begin(exchange.headers)
+        self._begin(exchange)
         current_call.set(exchange)
         try:
             response = await self._execute(exchange)
@@ -102,19 +102,24 @@ class ExecuteLane:
     def admits(self, exchange: Exchange) -> bool:
         """Tells if the sender of a call may run programs, before the body has arrived."""
         try:
-            self._authorise(exchange)
+            self.authorise(exchange)
         except Problem:
             return False
         return True
 
+    def _begin(self, exchange: Exchange) -> None:
+        exchange.execution_id = self._ids.next()
+        exchange.trace, exchange.traceparent, exchange.carried = self._services.tracing.begin(exchange.headers)
+
     async def _execute(self, exchange: Exchange) -> Response | None:
         """Runs a call and returns its answer; None if the answer has been sent already, event by event."""
-        principal = exchange.principal or self._authorise(exchange)
+        principal = exchange.principal or self.authorise(exchange)
         envelope = _read(await exchange.body(self._max_body_bytes))
         session_id, sessions = envelope.session_id, self._services.sessions
         if session_id is not None and not sessions.admits(session_id, principal.caller):
             await sessions.admit(session_id, principal.caller)
-        self._route(exchange, principal, session_id)
+        forced = self.forced_version(exchange, principal)
+        exchange.route = self._router.route(session_id, exchange.canary_key(), forced, exchange.trace)
         programs, program_id = self._services.programs, exchange.path[_PROGRAM_ID]
         program = programs.resolve(program_id, session_id) or await programs.seek(
             check_text("path.program_id", program_id), session_id
@@ -131,7 +136,8 @@ class ExecuteLane:
 
     # --- the steps before a call runs
 
-    def _authorise(self, exchange: Exchange) -> Principal:
+    def authorise(self, exchange: Exchange) -> Principal:
+        """Finds the sender of a call. Raises Problem if it may not run programs."""
         self._host_guard.check(exchange.headers)
         principal = self._authenticator.principal(exchange.headers)
         if not principal.may(_EXECUTE):
@@ -139,18 +145,22 @@ class ExecuteLane:
         exchange.principal = principal
         return principal
 
-    def _route(self, exchange: Exchange, principal: Principal, session_id: str | None) -> None:
+    def forced_version(self, exchange: Exchange, principal: Principal) -> Version | None:
+        """Reads the version that an admin forces. Raises Problem if the sender may not, or no such pool runs."""
         forced = exchange.forced_version()
         if forced is not None:
             if not principal.may(api_keys.Scope.ADMIN):
                 raise Problem("forbidden", "forcing a version needs the scope admin")
             if forced not in self._services.pools:
                 raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")
-        exchange.route = self._router.route(session_id, exchange.canary_key(), forced, exchange.trace)
+        return forced
 
     def _make_call(self, exchange: Exchange, program: CataloguedProgram, envelope: Envelope) -> Call:
         exchange.program = program
         session_id, longest_s = envelope.session_id, self._execution_timeout_s
+        limits = program.definition.limits
+        if limits is not None and limits.timeout_s is not None:
+            longest_s = min(longest_s, limits.timeout_s)
         exchange.call = call = Call(
             execution_id=exchange.execution_id,
             program=program,
@@ -175,6 +185,43 @@ class ExecuteLane:
         finally:
             if call.session_id is not None:
                 self._services.sessions.seen(call.session_id, exchange.route.decision.version, exchange.owner)
+
+    def route_item(self, exchange: Exchange, forced: Version | None, session_id: str | None) -> Version:
+        """Begins an item of a batch, and decides its version."""
+        exchange.is_item = True
+        self._begin(exchange)
+        route = exchange.route = self._router.route(session_id, exchange.canary_key(), forced, exchange.trace)
+        return route.decision.version
+
+    async def run_item(
+        self, exchange: Exchange, program: CataloguedProgram, envelope: Envelope, fits: Callable[[int], bool]
+    ) -> bytes:
+        """Runs an item that has a route, and returns the body of its answer, a result or a problem.
+
+        `fits` tells if the batch's answer has room for a result of so many bytes.
+        """
+        current_call.set(exchange)
+        exchange.began = time.perf_counter()
+        try:
+            response = await self._item_outcome(exchange, program, envelope, fits)
+        except asyncio.CancelledError:
+            _end_trace(exchange, None)
+            raise
+        _end_trace(exchange, response[0])
+        return response[2]
+
+    async def _item_outcome(
+        self, exchange: Exchange, program: CataloguedProgram, envelope: Envelope, fits: Callable[[int], bool]
+    ) -> Response:
+        try:
+            call = self._make_call(exchange, program, envelope)
+            response = self._answer(exchange, call, await self._run(exchange, call, "batch"))
+        except Exception as error:
+            return self._refuse(exchange, error)
+        if not fits(len(response[2])):
+            detail = "the answers of the batch are too large together: send fewer items at once"
+            return self._refuse(exchange, InvalidOutputs(detail))
+        return response
 
     async def _stream(self, exchange: Exchange, call: Call) -> Response | None:
         """Answers with events, or with an ordinary answer if the call fails before the first event."""
@@ -265,7 +312,7 @@ class ExecuteLane:
             # The call failed before its session was known: it counts for the version that the split gives without one.
             exchange.route = self._router.route(None, exchange.canary_key())
         if not exchange.is_counted:
-            operation = _operation(exchange.headers)
+            operation = "batch" if exchange.is_item else _operation(exchange.headers)
             self._router.record_failure(exchange.route, problem.code, problem.kind.category, operation, exchange.began)
         return exchange.route.decision.version
 
@@ -290,11 +337,11 @@ def _end_trace(exchange: Exchange, status: int | None) -> None:
     """Ends a sampled call's trace; `status` is the answer's, or None if the client has left."""
     if exchange.trace is None:
         return
-    values = server_span.attributes(exchange)
+    name, values = server_span.name_of(exchange), server_span.attributes(exchange)
     if status is None:
-        exchange.trace.abandoned(server_span.NAME, values)
+        exchange.trace.abandoned(name, values)
     else:
-        exchange.trace.answered(server_span.NAME, status, server_span.fault(exchange.error), values)
+        exchange.trace.answered(name, status, server_span.fault(exchange.error), values)
 
 
 def _tell_left_out(count: int) -> None:

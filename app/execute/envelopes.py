@@ -10,6 +10,9 @@ import msgspec
 from app.api.base import ID_PATTERN_OF_RE, MAX_ID_LENGTH
 from poolshift.worker.lm import LMUsage
 
+MAX_ITEMS = 1000
+"""Limit of the items of one batch."""
+
 _Identifier = Annotated[str, msgspec.Meta(pattern=ID_PATTERN_OF_RE, max_length=MAX_ID_LENGTH)]
 
 
@@ -17,6 +20,14 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
     """A request's body. `inputs` stay unparsed."""
 
     inputs: msgspec.Raw
+    session_id: _Identifier | None = None
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
+class BatchEnvelope(msgspec.Struct, forbid_unknown_fields=True):
+    """A batch's body: the inputs of each item, unparsed, and what all items share."""
+
+    inputs: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_ITEMS)]
     session_id: _Identifier | None = None
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 

@@ -74,6 +74,8 @@ class Exchange:
         self.route: Route | None = None
         self.program: Program | None = None
         self.call: Call | None = None
+        self.is_item = False
+        """Set for an item of a batch, whose request is the batch's."""
         self.is_counted = False
         """By the router, which counts every call that is handed to it; one that fails before, the endpoint counts."""
         self.error: str | None = None

@@ -7,14 +7,22 @@ from app.problems import KINDS
 from poolshift.worker.tracing import span_names
 
 HANDLER = "/programs/{program_id}/execute"
+BATCH_HANDLER = "/programs/{program_id}/batch"
 NAME = f"POST {HANDLER}"
+BATCH_NAME = f"POST {BATCH_HANDLER}"
+"""The spans' names. Each item of a batch has a span of its own."""
+
+
+def name_of(exchange: Exchange) -> str:
+    """The name of a call's span."""
+    return BATCH_NAME if exchange.is_item else NAME
 
 
 def attributes(exchange: Exchange) -> dict[str, str | int]:
     """The attributes of a call's span, however far the call came."""
     values: dict[str, str | int] = {
         http_attributes.HTTP_REQUEST_METHOD: "POST",
-        http_attributes.HTTP_ROUTE: HANDLER,
+        http_attributes.HTTP_ROUTE: BATCH_HANDLER if exchange.is_item else HANDLER,
         url_attributes.URL_PATH: exchange.path,
         url_attributes.URL_SCHEME: exchange.scheme,
         span_names.EXECUTION_ID: exchange.execution_id,

@@ -39,7 +39,13 @@ class Exit:
 
 
 def describe_exit(
-    status: int, cpu_s: float, *, ended_for: ExitCause | None, fault: str | None, oom_killed: bool
+    status: int,
+    cpu_s: float,
+    *,
+    ended_for: ExitCause | None,
+    fault: str | None,
+    oom_killed: bool,
+    reason: str | None = None,
 ) -> Exit:
     """Reads a wait status.
 
@@ -48,6 +54,7 @@ def describe_exit(
         cpu_s: the processor time that it used, in seconds.
         ended_for: why we ended the worker, where we did.
         fault: what it did wrong on its socket, where that is why we ended it.
+        reason: the memory limit that we ended the worker for, if not the pool's own.
         oom_killed: the kernel has ended a process for memory meanwhile.
     """
     if fault is not None:
@@ -56,7 +63,7 @@ def describe_exit(
         number = os.WTERMSIG(status)
         description = f"signal {_signal_name(number)}"
         if ended_for is ExitCause.OOM:
-            return Exit(ended_for, "killed: it grew past twice its memory limit", cpu_s)
+            return Exit(ended_for, f"killed: it grew past {reason or 'twice its memory limit'}", cpu_s)
         if ended_for is not None:
             return Exit(ended_for, description, cpu_s)
         if number == signal.SIGKILL and oom_killed:

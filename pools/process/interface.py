@@ -38,8 +38,11 @@ class Worker(Protocol):
     def withdraw(self) -> None:
         """Ends the running call with Withdrawn, and drops its answer. The caller kills the worker."""
 
-    def kill(self, cause: ExitCause) -> None:
-        """Ends the worker whatever it does; `exited` is done when it is dead. Never raises."""
+    def kill(self, cause: ExitCause, reason: str | None = None) -> None:
+        """Ends the worker whatever it does; `exited` is done when it is dead. Never raises.
+
+        `reason` is the memory limit that it grew past, in words, if that is not the pool's.
+        """
 
     def retire(self, cause: ExitCause) -> None:
         """Lets an idle worker exit, and kills it if it does not. Never raises."""

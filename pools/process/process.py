@@ -98,6 +98,7 @@ class WorkerProcess:
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
         self.ended_for: ExitCause | None = None
+        self.kill_reason: str | None = None
         self.fault: str | None = None
         self._pidfd = -1
         self.revision = ""
@@ -221,10 +222,11 @@ class WorkerProcess:
 
     # --- its end
 
-    def kill(self, cause: ExitCause) -> None:
+    def kill(self, cause: ExitCause, reason: str | None = None) -> None:
         """Sends SIGTERM, and SIGKILL after `KILL_GRACE_S`. `exited` is done when the process is dead."""
         if self.exited.done() or self.ended_for not in (None, ExitCause.RECYCLED, ExitCause.SHUTDOWN):
             return
+        self.kill_reason = reason
         self.ended_for = self.ended_for or cause
         self._signal(signal.SIGTERM)
         self._arm(KILL_GRACE_S, lambda: self._signal(signal.SIGKILL))

@@ -28,6 +28,14 @@ def process_stats(pid: int) -> ProcessStats | None:
         return None
 
 
+def resident_bytes(pid: int) -> int:
+    """The resident memory of `pid` now; 0 if it is gone or cannot be measured."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except Exception:  # as above
+        return 0
+
+
 def _open_fds(process: psutil.Process) -> int | None:
     try:
         return process.num_fds()

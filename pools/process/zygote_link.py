@@ -209,7 +209,12 @@ class ZygoteLink:
             return  # taken for dead already: the report came too late
         before, self._oom_kills = self._oom_kills, linux.oom_kills()
         end = describe_exit(
-            status, cpu_s, ended_for=worker.ended_for, fault=worker.fault, oom_killed=self._oom_kills > before
+            status,
+            cpu_s,
+            ended_for=worker.ended_for,
+            fault=worker.fault,
+            oom_killed=self._oom_kills > before,
+            reason=worker.kill_reason,
         )
         self._ended(generation, end)
 

@@ -32,6 +32,19 @@ class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
     derived: bool = False
 
 
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Limits of one program's calls, and its metrics. The service enforces them; a worker ignores them."""
+
+    timeout_s: float | None = None
+    """The longest deadline of a call, and the deadline of a call that sets none."""
+    max_concurrency: int | None = None
+    """The number of calls that run at once in each pool."""
+    memory_mb: int | None = None
+    """The memory of a worker that runs the program, in MiB. Beyond it the worker is killed."""
+    metrics: bool = False
+    """True if the program has metrics of its own."""
+
+
 class Definition(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, weakref=True):
     """All that a worker needs to load a program.
 
@@ -48,3 +61,5 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, weak
     """The state of an optimized program as DSPy saved it, for the types that are DSPy's."""
     tools: tuple[str, ...] = ()
     """Functions, as entrypoints name them, that the LM of a `react` program may call."""
+    limits: Limits | None = None
+    """None if the program has no limits of its own, as most."""

@@ -7,12 +7,15 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
+from prometheus_client import CollectorRegistry
+
 from pools.calls import Program
 from poolshift.worker.definitions import Definition
 from routing.catalog.definitions import encode_definition
 from routing.catalog.quotas import DEFAULT_QUOTAS, ProgramUsage, Quotas
 from routing.catalog.write_behind import Used, write_in_batches
 from routing.errors import ProgramNotFound
+from routing.telemetry.program_metrics import ProgramMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +112,16 @@ class ProgramStore(Protocol):
 class Programs:
     """The catalogue. Every change is written to the store first, so that both always agree."""
 
-    def __init__(self, store: ProgramStore, *, is_shared: bool = False, quotas: Quotas = DEFAULT_QUOTAS) -> None:
-        """Takes `is_shared` if other replicas write to the store too."""
+    def __init__(
+        self,
+        store: ProgramStore,
+        *,
+        is_shared: bool = False,
+        quotas: Quotas = DEFAULT_QUOTAS,
+        metrics: ProgramMetrics | None = None,
+    ) -> None:
+        """Takes `is_shared` if other replicas write to the store too, and the `metrics` of single programs."""
+        self._metrics = metrics or ProgramMetrics(CollectorRegistry())
         self._quotas = quotas
         self._usage = ProgramUsage(quotas)
         self._store = store
@@ -126,7 +137,9 @@ class Programs:
         self._global.clear()
         self._of_sessions.clear()
         self._usage = ProgramUsage(self._quotas)
-        for stored in await self._store.load():
+        all_stored = await self._store.load()
+        self._metrics.retain([stored.program.key for stored in all_stored])
+        for stored in all_stored:
             self._remember(stored)
 
     def resolve(self, program_id: str, session_id: str | None) -> CataloguedProgram | None:
@@ -167,10 +180,11 @@ class Programs:
         usage = self._usage
         usage.add(new.session_id, size)  # until it is remembered, so that programs added at once count each other
         try:
-            stored = await self._store.add(new)
+            with self._metrics.place_for(new.definition):
+                stored = await self._store.add(new)
+                self._remember(stored)
         finally:
             usage.remove(new.session_id, size)
-        self._remember(stored)
         return stored
 
     async def show(self, program_id: str, session_id: str | None) -> StoredProgram:
@@ -209,6 +223,7 @@ class Programs:
         """Forgets the programs of a session that has ended."""
         for program in self._of_sessions.pop(session_id, {}).values():
             self._usage.remove(session_id, program.size)
+            self._metrics.end(program.key)
 
     def _remember(self, stored: StoredProgram) -> CataloguedProgram:
         program = stored.program
@@ -217,10 +232,12 @@ class Programs:
         if known is None or known.key != program.key:
             if known is not None:
                 self._usage.remove(stored.session_id, known.size)
+                self._metrics.end(known.key)
             encoded = encode_definition(program.definition)
             definition = self._definitions.setdefault(hashlib.sha256(encoded).digest(), program.definition)
             known = of_its_own[program.id] = CataloguedProgram(program.key, program.id, definition, len(encoded))
             self._usage.add(stored.session_id, known.size)
+            self._metrics.note(known)
         return known
 
     def _forget(self, program_id: str, session_id: str | None) -> None:
@@ -228,6 +245,7 @@ class Programs:
         program = own.pop(program_id, None)
         if program is not None:
             self._usage.remove(session_id, program.size)
+            self._metrics.end(program.key)
         if session_id is not None and not own:
             self._of_sessions.pop(session_id, None)
 

@@ -14,6 +14,7 @@ from poolshift.worker.lm import LMUsage
 from routing.rollout.model import Rollout
 from routing.telemetry import tallies
 from routing.telemetry.families import LMMetrics, RolloutMetrics, ServiceMetrics, WorkerMetrics
+from routing.telemetry.program_metrics import DEFAULT_LIMIT, ProgramMetrics
 from routing.telemetry.spans import SpanOutcome
 from routing.versions import Decision, Reason, Version
 
@@ -31,11 +32,14 @@ class Recorder:
     and the service are in `routing.telemetry.families`.
     """
 
-    def __init__(self, registry: CollectorRegistry, errors: Mapping[str, str]) -> None:
-        """Takes the category of each error code as `errors`.
+    def __init__(
+        self, registry: CollectorRegistry, errors: Mapping[str, str], program_limit: int = DEFAULT_LIMIT
+    ) -> None:
+        """Takes the category of each error code as `errors`. At most `program_limit` programs have their own metrics.
 
         The series of each code begins at 0, so a rate sees the first error.
         """
+        self.programs = ProgramMetrics(registry, program_limit)
         self._requests = tallies.Counter(
             "poolshift_requests_total",
             "Calls that were answered, by version, operation and outcome (ok or an error code).",

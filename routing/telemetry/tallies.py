@@ -120,6 +120,11 @@ class _Family(Collector, Generic[_Series]):
             series = self._series[values] = self._new()
         return series
 
+    def forget(self, first: str) -> None:
+        """Drops the series whose first label has this value."""
+        for values in [values for values in self._series if values[0] == first]:
+            del self._series[values]
+
     def describe(self) -> Iterable[Metric]:
         """Describes the metric, so that the registry finds duplicate names."""
         yield self._family(self._name, self._documentation, labels=self._labels)

@@ -25,6 +25,7 @@ PROGRAM = {
     },
 }
 INPUTS = {"inputs": {"nonce": "a"}}
+BATCH = {"inputs": [{"nonce": "a"}]}
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ ROWS = [
     Row("GET", "/programs/{program_id}", READ),
     Row("DELETE", "/programs/{program_id}", EXECUTE, 204),
     Row("POST", "/programs/{program_id}/execute", EXECUTE, 200, INPUTS),
+    Row("POST", "/programs/{program_id}/batch", EXECUTE, 200, BATCH),
     Row("GET", "/executions", READ),
     Row("GET", "/executions/{execution_id}", READ),
     Row("DELETE", "/executions/{execution_id}", EXECUTE),
@@ -89,6 +91,7 @@ FORCED = [
     Row("POST", "/programs/{program_id}/execute", ADMIN, 200, INPUTS, (("x-pool-version", version),))
     for version in ("v1", "v2")
 ]
+FORCED.append(Row("POST", "/programs/{program_id}/batch", ADMIN, 200, BATCH, (("x-pool-version", "v2"),)))
 OTHERWISE_ANSWERED = [
     Row("POST", "/programs/{program_id}/execute", EXECUTE, 200, INPUTS, (("accept", "text/event-stream"),)),
     Row("POST", "/programs/{program_id}/execute", EXECUTE, 202, INPUTS, (("prefer", "respond-async"),)),

@@ -38,7 +38,7 @@ class Load:
         self._round = 0
         counts = [{"name": name, "type": "number"} for name in WORD_COUNTS]
         self._count = service.create("examples.text:word_count", {"text": "string"}, outputs=counts)
-        self._echo = service.create("echo", {"nonce": "string"})
+        self._echo = service.create("echo", {"nonce": "string"}, metrics=True)
         self._slow_echo = service.create("slow_echo", {"nonce": "string", "seconds": "number"})
         self._fail = service.create("fail", {"message": "string"})
         self._spin = service.create("spins", {})

@@ -448,3 +448,22 @@ def test_a_collector_that_is_not_there(start_service: StartService) -> None:
     assert {answer.status_code for answer in answers} == {200}
     wait_until(lambda: service.metric("poolshift_trace_spans_total", outcome="failed") == 50, "all are lost")
     assert service.stop(timeout_s=15) == 0
+
+
+def test_each_item_of_a_batch_has_its_spans(traced_service: Service, collector: Collector) -> None:
+    """All are in the caller's trace, each below a span of its own that names the item's execution."""
+    program = traced_service.create("echo", ECHO)
+    trace_id, caller = new_ids()
+    answer = traced_service.client.post(
+        f"/programs/{program}/batch",
+        json={"inputs": [{"nonce": str(number)} for number in range(3)]},
+        headers={"traceparent": f"00-{trace_id}-{caller}-01"},
+    )
+    trace = collector.whole_trace(trace_id, 15)
+    servers = [span for span in trace.spans if span.kind == Span.SPAN_KIND_SERVER]
+    assert {span.name for span in servers} == {"POST /programs/{program_id}/batch"}
+    assert {span.parent_span_id.hex() for span in servers} == {caller}
+    assert {attributes(span)["http.route"] for span in servers} == {"/programs/{program_id}/batch"}
+    executions = {attributes(span)["execution.id"] for span in servers}
+    assert executions == {item["execution_id"] for item in answer.json()["items"]}
+    assert sorted(span.name for span in trace.spans if span not in servers) == sorted([*TREE.keys() - {SERVER}] * 3)

@@ -129,6 +129,13 @@ def big_step(size: int) -> Generator[str, None, int]:
     return size
 
 
+def exits_if(nonce: str) -> str:
+    """Ends its worker if it is told `exit`."""
+    if nonce == "exit":
+        os._exit(1)
+    return nonce
+
+
 def fail(message: str) -> str:
     raise ValueError(message)
 

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from pools import supervisor
 from pools.calls import Result
-from pools.errors import PoolClosed, SpawnFailed
+from pools.errors import PoolClosed, SpawnFailed, WorkerCrashed
 from pools.process.exits import ExitCause
 from pools.process.stats import ProcessStats, process_stats
 from pools.session_pool_v2 import SessionPoolV2
 from pools.supervisor import RecycleLimits
-from pools.testing import result
-from tests.unit.pool_on_fakes import Bench, bench, error_of, turns, until
+from pools.testing import echo_program, result
+from poolshift.worker.definitions import Limits
+from tests.unit.pool_on_fakes import ECHO, Bench, bench, error_of, turns, until
 
 pytestmark = pytest.mark.anyio
 
@@ -210,6 +211,32 @@ async def test_limits_are_enforced(usage: dict[int, ProcessStats | Exception]) -
         await whole(pool, 2)
 
 
+async def test_a_programs_limit_of_memory(
+    usage: dict[int, ProcessStats | Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that its program makes too large is killed; one that another program has made large is not."""
+    before = 900 * MB
+    monkeypatch.setattr(supervisor, "resident_bytes", lambda _: before)
+    limited = echo_program("limited", limits=Limits(memory_mb=100))
+    async with bench(SessionPoolV2, size=4) as pool:
+        calls = [pool.call(limited), pool.call(ECHO), pool.call(limited), pool.call(limited)]
+        tasks = [await pool.begin(calls[0]), await pool.begin(calls[1])]
+        before = 30 * MB
+        tasks += [await pool.begin(calls[2]), await pool.begin(calls[3])]
+        large, free, fits, grows = (pool.worker_of(call) for call in calls)
+        figures = zip((large, free, fits, grows), (1000, 2000, 100, 101), strict=True)
+        usage.update({process.pid: ProcessStats(size * MB, 0.0, 4) for process, size in figures})
+        assert isinstance(await error_of(tasks[3]), WorkerCrashed)
+        assert grows.ended_for is ExitCause.OOM
+        assert grows.kill_reason == "its program's memory limit of 100 MiB (memory_mb)"
+        assert [process.ended_for for process in (large, free, fits)] == [None, None, None]
+        usage[large.pid] = ProcessStats(1001 * MB, 0.0, 4)
+        assert isinstance(await error_of(tasks[0]), WorkerCrashed)
+        for process, task in ((free, tasks[1]), (fits, tasks[2])):
+            process.answer(result())
+            await task
+
+
 async def test_old_workers_are_recycled(usage: dict[int, ProcessStats | Exception]) -> None:
     """Each of them, with its replacement ready first."""
     async with bench(SessionPoolV2, size=2, recycle=RecycleLimits(age_s=3600.0)) as pool:
@@ -238,7 +265,7 @@ async def test_one_bad_worker_does_not_keep_the_others_from_being_inspected(
 ) -> None:
     """In whichever order they come."""
 
-    def cannot_be_killed(_: ExitCause) -> None:
+    def cannot_be_killed(_: ExitCause, reason: str | None = None) -> None:
         raise OSError(1, "Operation not permitted")
 
     async with bench(SessionPoolV2, size=3, recycle=RecycleLimits(rss_bytes=100 * MB)) as pool:

@@ -1,0 +1,62 @@
+"""`POST /programs/{id}/batch`: running a program many times.
+
+`app.execute.batch` serves the call itself: this is its documentation.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path
+from fastapi.routing import APIRoute
+from pydantic import Field, JsonValue
+from starlette.types import Receive, Scope, Send
+
+from app.api.base import Identifier, In, Out, Text
+from app.api.executions import ExecuteView
+from app.auth import Executor
+from app.execute.envelopes import MAX_ITEMS
+from app.problems import ProblemView
+
+
+class BatchBody(In):
+    """The inputs of a program, once for each item."""
+
+    inputs: list[dict[str, JsonValue]] = Field(max_length=MAX_ITEMS)
+    session_id: Identifier | None = None
+    timeout_s: float | None = Field(None, gt=0, description="The deadline of each item in seconds, from its begin")
+
+
+class BatchView(Out):
+    """The answers of a batch's items, in the order of the inputs."""
+
+    items: list[ExecuteView | ProblemView] = Field(description="What an execute call answers, or its problem")
+
+
+class _BatchRoute(APIRoute):
+    """Documents the endpoint like any other, and hands its requests over unread."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            await scope["app"].batches(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
+
+
+router = APIRouter(tags=["programs"], route_class=_BatchRoute)
+
+
+@router.post("/programs/{program_id}/batch")
+async def run_batch(
+    program_id: Annotated[Text, Path()],
+    body: BatchBody,
+    _: Executor,
+    x_pool_version: Annotated[Text | None, Header(description="`v1` or `v2`: forces the version (admin)")] = None,
+    x_canary_key: Annotated[Text | None, Header(description="The key of the split if there is no session")] = None,
+    traceparent: Annotated[Text | None, Header(description="W3C trace context; it reaches the workers")] = None,
+    tracestate: Annotated[Text | None, Header(description="As W3C has it; it reaches the workers")] = None,
+    baggage: Annotated[Text | None, Header(description="As W3C has it; it reaches the workers")] = None,
+) -> BatchView:
+    """Runs a program once for each item, and answers when all have ended.
+
+    Each item is routed by itself, and has its own execution and outcome: the answer is 200 if all have failed, too.
+    """
+    raise NotImplementedError  # `app.execute.batch` serves this; the signature is its documentation

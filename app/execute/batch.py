@@ -1,0 +1,139 @@
+"""`POST /programs/{id}/batch`: many calls of one program, each with an outcome of its own.
+
+The items of a batch go through the execute lane one by one, and each has its own execution id, version and answer. They
+wait here and not in a pool's queue: in each pool, the items of all batches together have half of the places.
+"""
+
+import asyncio
+import http
+from functools import partial
+from typing import Final
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from app.execute.endpoint import ExecuteLane
+from app.execute.envelopes import MAX_ITEMS, BatchEnvelope, Envelope
+from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response
+from app.problems import Problem
+from app.services import Services
+from app.text import check_text
+from routing.catalog.programs import CataloguedProgram
+from routing.versions import Version
+
+MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
+"""Limit of the results of one batch together. An item beyond it fails."""
+_CLIENT_CLOSED_REQUEST: Final = 499
+"""The status that a request has in the metrics if its client has left; nobody gets it."""
+_decode: Final = msgspec.json.Decoder(BatchEnvelope).decode
+
+
+class BatchEndpoint:
+    """The endpoint, an ASGI application."""
+
+    def __init__(self, services: Services, lane: ExecuteLane, max_body_bytes: int) -> None:
+        self._services = services
+        self._lane = lane
+        self._max_body_bytes = max_body_bytes
+        self._places = {
+            version: asyncio.Semaphore(max(1, pool.capacity // 2)) for version, pool in services.pools.items()
+        }
+        """The places that the items of all batches have in each pool. A batch waits for one place at a time, so the
+        batches take turns."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = AsgiExchange(scope, receive, send, self._services.tasks)
+        try:
+            response = await self._serve(exchange, scope["path_params"]["program_id"])
+        except ClientGone:
+            response = _CLIENT_CLOSED_REQUEST, [], b""
+        await exchange.answer(response)
+
+    async def _serve(self, exchange: AsgiExchange, program_id: str) -> Response:
+        principal = self._lane.authorise(exchange)
+        envelope = _read(await exchange.body(self._max_body_bytes))
+        forced = self._lane.forced_version(exchange, principal)
+        if envelope.session_id is not None:
+            await self._services.sessions.admit(envelope.session_id, principal.caller)
+        programs = self._services.programs
+        program = programs.resolve(program_id, envelope.session_id) or await programs.seek(
+            check_text("path.program_id", program_id), envelope.session_id
+        )
+        batch = _Batch(self._lane, exchange, program, envelope, forced)
+        with exchange:
+            answers = await batch.run(self._places)
+        body = b'{"items":[' + b",".join(answers) + b"]}"
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        return http.HTTPStatus.OK, headers, body
+
+
+class _Batch:
+    """One batch that runs."""
+
+    def __init__(
+        self,
+        lane: ExecuteLane,
+        exchange: AsgiExchange,
+        program: CataloguedProgram,
+        envelope: BatchEnvelope,
+        forced: Version | None,
+    ) -> None:
+        self._lane = lane
+        self._exchange = exchange
+        self._lines = list(exchange.headers.items())
+        self._program = program
+        self._envelope = envelope
+        self._forced = forced
+        self._bytes_left = MAX_ANSWER_BYTES
+
+    async def run(self, places: dict[Version, asyncio.Semaphore]) -> list[bytes]:
+        """Runs all items, each as soon as its pool has a place for it, and returns their answers in order.
+
+        If this is cancelled, the items that run are cancelled and the others never begin.
+        """
+        items = []
+        limits = self._program.definition.limits
+        own_places = asyncio.Semaphore(MAX_ITEMS if limits is None else limits.max_concurrency or MAX_ITEMS)
+        async with asyncio.TaskGroup() as group:
+            for inputs in self._envelope.inputs:
+                await own_places.acquire()
+                item = self._new_item()
+                place = places[self._lane.route_item(item, self._forced, self._envelope.session_id)]
+                await place.acquire()
+                task = group.create_task(self._run_item(item, inputs))
+                task.add_done_callback(partial(_leave, own_places, place))  # also called if the task never began
+                items.append(task)
+        return [item.result() for item in items]
+
+    async def _run_item(self, item: Exchange, inputs: msgspec.Raw) -> bytes:
+        envelope = Envelope(inputs, self._envelope.session_id, self._envelope.timeout_s)
+        return await self._lane.run_item(item, self._program, envelope, self._fits)
+
+    def _new_item(self) -> Exchange:
+        item = Exchange(self._exchange.path, self._lines, self._exchange.address, self._exchange.scheme)
+        item.principal = self._exchange.principal
+        return item
+
+    def _fits(self, size: int) -> bool:
+        if size > self._bytes_left:
+            return False
+        self._bytes_left -= size
+        return True
+
+
+def _leave(own_places: asyncio.Semaphore, place: asyncio.Semaphore, _: asyncio.Task[bytes]) -> None:
+    own_places.release()
+    place.release()
+
+
+def _read(body: bytes) -> BatchEnvelope:
+    try:
+        envelope = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Problem("invalid_request", f"body: {error}") from None
+    except RecursionError:
+        raise Problem("invalid_request", "body: it is nested too deeply") from None
+    for index, inputs in enumerate(envelope.inputs):
+        if memoryview(inputs)[0] != ord("{"):
+            raise Problem("invalid_request", f"body.inputs.{index}: the inputs of an item are an object")
+    return envelope
