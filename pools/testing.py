@@ -346,8 +346,9 @@ class FakeSpawner:
         self.processes.append(process)
         return process
 
-    async def check(self, definition: Definition) -> None:
-        """Finds nothing wrong."""
+    async def check(self, definition: Definition) -> Signature | None:
+        """Finds nothing wrong, and derives nothing."""
+        return None
 
     @property
     def revision(self) -> str:

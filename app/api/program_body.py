@@ -1,10 +1,10 @@
 """The body that creates a program, checked at the border."""
 
 import json
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
 from app.api.base import Identifier, In
 from poolshift.worker.definitions import Definition, Signature
@@ -12,8 +12,12 @@ from poolshift.worker.definitions import Field as FieldOf
 from poolshift.worker.validation import type_of
 
 MAX_FIELDS = 64
+DERIVED = Signature((), ())
+"""A signature that the check of a program derives (`with_derived`)."""
 MAX_TOOLS = 32
 MAX_STATE_BYTES = 512 * 1024
+MAX_TEXT_LENGTH = 8192
+"""The length of a signature in DSPy's string form."""
 
 FieldName = Annotated[str, Field(min_length=1, max_length=128, pattern=r'^[^"\\\x00-\x1f]*$')]
 """A key in the JSON of inputs and outputs, which is written without escapes."""
@@ -25,7 +29,7 @@ Entrypoint = Annotated[
         examples=["examples.text:keywords"],
     ),
 ]
-ProgramTypeName = Literal["predict", "chain_of_thought", "react", "python"]
+ProgramTypeName = Literal["predict", "chain_of_thought", "react", "dspy", "python"]
 FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "object"]
 
 
@@ -88,13 +92,40 @@ class SignatureBody(In):
         return self
 
 
+class SignatureText(SignatureBody):
+    """A signature in DSPy's string form. The worker that checks the program finds its fields."""
+
+    inputs: list[InputField] = Field(default_factory=list)
+    outputs: list[OutputField] = Field(default_factory=list)
+    text: str
+
+    def signature(self) -> Signature:
+        return Signature((), (), text=self.text)
+
+
+def _of_text(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if len(value) > MAX_TEXT_LENGTH:
+        raise ValueError(f"a signature's string form has at most {MAX_TEXT_LENGTH} characters")
+    return SignatureText(text=value)
+
+
 class ProgramBody(In):
     """A program to create."""
 
     id: Identifier | None = None
     program_type: ProgramTypeName
-    signature: SignatureBody
-    entrypoint: Entrypoint | None = Field(None, description="`module:function`, for programs of type `python`")
+    signature: Annotated[
+        SignatureBody | None, BeforeValidator(_of_text, json_schema_input_type=SignatureBody | str | None)
+    ] = Field(
+        None,
+        description="The fields, or DSPy's string form (`question -> answer: float`) for the types that DSPy builds "
+        "from it. A program of type `dspy` may have none: then it is taken from the module",
+    )
+    entrypoint: Entrypoint | None = Field(
+        None, description="`module:function` for programs of type `python`, `module:Class` for those of type `dspy`"
+    )
     instructions: str | None = Field(None, max_length=65536)
     idempotent: bool = Field(False, description="It may be run again if its worker dies")
     state: dict[str, JsonValue] | None = Field(
@@ -113,9 +144,19 @@ class ProgramBody(In):
         return self
 
     @model_validator(mode="after")
-    def _entrypoint_goes_with_python(self) -> Self:
-        if (self.program_type == "python") != (self.entrypoint is not None):
-            raise ValueError("an entrypoint is for programs of type 'python', and needed there")
+    def _entrypoint_goes_with_code(self) -> Self:
+        if (self.program_type in ("python", "dspy")) != (self.entrypoint is not None):
+            raise ValueError("an entrypoint is for programs of type 'python' or 'dspy', and needed there")
+        return self
+
+    @model_validator(mode="after")
+    def _signature_goes_with_the_type(self) -> Self:
+        if self.signature is None and self.program_type != "dspy":
+            raise ValueError("a program has a signature, unless it is of type 'dspy'")
+        if isinstance(self.signature, SignatureText) and self.program_type in ("python", "dspy"):
+            raise ValueError("a signature in DSPy's string form is for programs that DSPy builds from a signature")
+        if self.instructions is not None and self.program_type == "dspy":
+            raise ValueError("a program of type 'dspy' has its instructions in its module, or in its state")
         return self
 
     @model_validator(mode="after")
@@ -132,13 +173,26 @@ class ProgramBody(In):
         """Converts the body for the pools."""
         return Definition(
             self.program_type,
-            self.signature.signature(),
+            DERIVED if self.signature is None else self.signature.signature(),
             self.entrypoint,
             self.instructions,
             self.idempotent,
             self.state,
             tuple(self.tools),
         )
+
+
+def with_derived(definition: Definition, derived: Signature) -> Definition:
+    """Completes a definition by its derived signature. Raises ValueError if that is over the bounds of a given one."""
+    fields = msgspec.json.encode({"inputs": derived.inputs, "outputs": derived.outputs})
+    try:
+        SignatureBody.model_validate_json(fields)
+    except ValidationError as error:
+        reason = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
+        raise ValueError(f"the derived signature is not one: {reason}") from None
+    return msgspec.structs.replace(
+        definition, signature=msgspec.structs.replace(derived, text=definition.signature.text)
+    )
 
 
 def _check_writable(value: JsonValue, what: str) -> None:

@@ -2,16 +2,19 @@
 
 import asyncio
 
+from app.api.program_body import with_derived
 from app.problems import Problem
 from app.services import Services
 from pools.errors import CodeOutdated
-from poolshift.worker.definitions import Definition
+from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.loading import EntrypointError
 from routing.versions import Version
 
 
-async def try_definition(definition: Definition, services: Services) -> None:
+async def try_definition(definition: Definition, services: Services) -> Definition:
     """Loads `definition` for each pool; with `--reload` the pools take the code on disk first, if that is newer.
+
+    Returns the definition, with the signature that its program tells if it has none.
 
     Raises:
         Problem: `invalid_request` if it cannot be loaded, `code_outdated` if a pool's workers have other code.
@@ -19,24 +22,39 @@ async def try_definition(definition: Definition, services: Services) -> None:
         SpawnFailed: no process could be started for it.
     """
     try:
-        await _try(definition, services)
+        return await _try(definition, services)
     except CodeOutdated:
         if not services.reloader.is_automatic:
             raise
         await services.reloader.reload(services.pools)
-        await _try(definition, services)
+        return await _try(definition, services)
 
 
-async def _try(definition: Definition, services: Services) -> None:
+async def _try(definition: Definition, services: Services) -> Definition:
     checks = [_try_for(version, definition, services) for version in services.spawners]
+    signatures: list[Signature | None] = []
     for outcome in await asyncio.gather(*checks, return_exceptions=True):
-        if outcome is not None:
+        if isinstance(outcome, BaseException):
             raise outcome
-
-
-async def _try_for(version: Version, definition: Definition, services: Services) -> None:
+        signatures.append(outcome)
+    derived = signatures[0]
+    if derived is None:
+        return definition
+    if any(other != derived for other in signatures):
+        raise _invalid("signature", "the code of the two versions tells different signatures: give it one")
     try:
-        await services.spawners[version].check(definition)
+        return with_derived(definition, derived)
+    except ValueError as error:
+        raise _invalid("signature", str(error)) from None
+
+
+async def _try_for(version: Version, definition: Definition, services: Services) -> Signature | None:
+    try:
+        return await services.spawners[version].check(definition)
     except EntrypointError as error:
-        errors = [{"at": f"body.{error.at}", "message": str(error)}]
-        raise Problem("invalid_request", f"body.{error.at}: {error}", extensions={"errors": errors}) from None
+        raise _invalid(error.at, str(error)) from None
+
+
+def _invalid(at: str, reason: str) -> Problem:
+    errors = [{"at": f"body.{at}", "message": reason}]
+    return Problem("invalid_request", f"body.{at}: {reason}", extensions={"errors": errors})

@@ -7,7 +7,7 @@ from typing import Final
 from pools.errors import PoolOverloaded, WorkerCrashed
 from pools.process.exits import ExitCause
 from pools.process.process import WorkerProcess
-from poolshift.worker.definitions import Definition
+from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.loading import EntrypointError
 
 CHECKS_AT_ONCE: Final = 2
@@ -30,7 +30,7 @@ class Checks:
     def __repr__(self) -> str:
         return f"<Checks waiting={self._waiting}>"
 
-    async def check(self, definition: Definition) -> None:
+    async def check(self, definition: Definition) -> Signature | None:
         """Tries to load `definition` (see `pools.process.interface.WorkerSpawner.check`)."""
         await self._take_place()
         try:
@@ -41,7 +41,7 @@ class Checks:
         worker.when_ended(lambda _: self._places.release())  # its process counts until it is dead
         try:
             async with asyncio.timeout(self._timeout_s):
-                await worker.check(definition)
+                return await worker.check(definition)
         except TimeoutError:
             raise EntrypointError(f"{definition.entrypoint} takes more than {self._timeout_s:g} s to import") from None
         except WorkerCrashed as error:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pools.calls import Call, Program, Result
 from pools.process.exits import Exit, ExitCause
-from poolshift.worker.definitions import Definition
+from poolshift.worker.definitions import Definition, Signature
 
 
 class Worker(Protocol):
@@ -74,8 +74,10 @@ class WorkerSpawner(Protocol):
         """
         ...
 
-    async def check(self, definition: Definition) -> None:
+    async def check(self, definition: Definition) -> Signature | None:
         """Tries to load `definition` in a worker of its own, which is in no pool.
+
+        Returns the signature if the definition has none and the worker has derived it.
 
         Raises:
             CodeOutdated: the pool's workers have other code than the disk.

@@ -33,7 +33,7 @@ from pools.events import FlowControl
 from pools.process.channel import Channel
 from pools.process.exits import Exit, ExitCause, failure_of
 from pools.process.output import OutputReader
-from poolshift.worker.definitions import Definition
+from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, truncate
 from poolshift.worker.framing import MALFORMED, FrameError, frame
 from poolshift.worker.lm import lm_budget_s
@@ -121,7 +121,7 @@ class WorkerProcess:
         self._when_left: Callable[[], None] | None = None
         self._ended_id = ""
         self._ended_program: Program | None = None
-        self._check: asyncio.Future[None] | None = None
+        self._check: asyncio.Future[Signature | None] | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self._report_timer: asyncio.TimerHandle | None = None
         try:
@@ -205,8 +205,11 @@ class WorkerProcess:
             return self._load_began + self._load_timeout_s
         return self.call.deadline if self.call is not None else math.inf
 
-    def check(self, definition: Definition) -> asyncio.Future[None]:
-        """Asks the worker to load `definition`. The future ends with None, EntrypointError or WorkerCrashed."""
+    def check(self, definition: Definition) -> asyncio.Future[Signature | None]:
+        """Asks the worker to load `definition`. The future ends with the derived signature, if any, or an error.
+
+        The error is EntrypointError or WorkerCrashed.
+        """
         self._check = self._loop.create_future()
         self._channel.send(frame(_encoder.encode(Check(id="check", definition=definition))))
         return self._check
@@ -415,7 +418,7 @@ class WorkerProcess:
         elif isinstance(reply, Failed):
             check.set_exception(EntrypointError(reply.detail, at=reply.field or "entrypoint"))
         else:
-            check.set_result(None)
+            check.set_result(reply.signature if isinstance(reply, Done) else None)
 
     def _end_run(self, outcome: Result | Exception, spans: Sequence[msgspec.Raw]) -> None:
         call, on_end = self.call, self._on_end

@@ -18,7 +18,7 @@ from pools.process.process import WorkerProcess
 from pools.process.program_code import ProgramCode, RecentModules
 from pools.process.zygote_link import ZygoteLink
 from poolshift.worker import linux
-from poolshift.worker.definitions import Definition
+from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.notices import Preloaded
 
 START_TIMEOUT_S = 60.0
@@ -101,8 +101,10 @@ class Spawner:
         self._health.works()
         return worker
 
-    async def check(self, definition: Definition) -> None:
+    async def check(self, definition: Definition) -> Signature | None:
         """Tries to load `definition` in a worker of its own, which is in no pool.
+
+        Returns the signature if the definition has none and the worker has derived it.
 
         Raises:
             CodeOutdated: the pool's workers have other code than the disk.
@@ -110,7 +112,7 @@ class Spawner:
             PoolOverloaded: too many definitions are being checked.
             SpawnFailed: no worker could be started for it.
         """
-        await self._checks.check(definition)
+        return await self._checks.check(definition)
 
     @property
     def revision(self) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 FieldType = Literal["string", "integer", "number", "boolean", "array", "object"]
-ProgramType = Literal["predict", "chain_of_thought", "react", "python"]
+ProgramType = Literal["predict", "chain_of_thought", "react", "dspy", "python"]
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -19,12 +19,17 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The inputs and outputs of a program."""
+    """The inputs and outputs of a program.
+
+    Without outputs the signature is not known yet: the worker that checks the program derives it.
+    """
 
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     name: str | None = None
     description: str | None = None
+    text: str | None = None
+    """DSPy's string form, if the signature was given so. The types in it say more than those of the fields."""
 
 
 class Definition(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, weakref=True):

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from poolshift.worker.definitions import Definition
+from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import describe
 from poolshift.worker.lm import LMRun
 from poolshift.worker.messages import EventKind
@@ -65,6 +65,13 @@ class LoadedProgram(Protocol):
         ...
 
 
+class LoadedDSPyProgram(LoadedProgram, Protocol):
+    """A program of one of DSPy's types that is ready to run."""
+
+    signature: Signature
+    """The definition's signature, or the one that was derived if the definition has none."""
+
+
 def load(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedProgram:
     """Loads a program: imports its module and, if its entrypoint is a class, makes an instance and sets it up.
 
@@ -73,6 +80,10 @@ def load(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedProg
     """
     if definition.program_type == "python":
         return PythonProgram(definition, allowed_modules)
+    return _load_with_dspy(definition, allowed_modules)
+
+
+def _load_with_dspy(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedDSPyProgram:
     try:
         # Here, since whoever never loads such a program is not to wait for DSPy.
         dspy_programs = importlib.import_module(DSPY_PROGRAMS)
@@ -83,7 +94,7 @@ def load(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedProg
             f"{definition.program_type!r} needs DSPy, which is not installed: pip install 'poolshift[lm]'",
             at="program_type",
         ) from None
-    loaded: LoadedProgram = dspy_programs.DSPyProgram(definition, allowed_modules)
+    loaded: LoadedDSPyProgram = dspy_programs.load(definition, allowed_modules)
     return loaded
 
 
@@ -157,7 +168,7 @@ def find_entrypoint(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callab
     Raises:
         EntrypointError: says which of these it is.
     """
-    found = _find(entrypoint, allowed_modules)
+    found = find_defined(entrypoint, allowed_modules)
     if not inspect.isfunction(found):
         module_name, _, name = entrypoint.partition(":")
         raise EntrypointError(f"{module_name!r} has no function {name!r}")
@@ -170,7 +181,7 @@ def find_program(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[
     Raises:
         EntrypointError: says what it is instead.
     """
-    found = _find(entrypoint, allowed_modules)
+    found = find_defined(entrypoint, allowed_modules)
     if inspect.isclass(found):
         if "__call__" not in dir(found) or not inspect.isfunction(inspect.getattr_static(found, "__call__", None)):
             raise EntrypointError(f"the class {entrypoint.partition(':')[2]!r} has no method __call__")
@@ -178,8 +189,12 @@ def find_program(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[
     return find_entrypoint(entrypoint, allowed_modules)
 
 
-def _find(entrypoint: str, allowed_modules: tuple[str, ...]) -> Any:
-    """The function or class of that name; None if there is something else, or nothing."""
+def find_defined(entrypoint: str, allowed_modules: tuple[str, ...]) -> Any:
+    """The function or class of that name; None if there is something else, or nothing.
+
+    Raises:
+        EntrypointError: the module is not allowed or fails on import, or the name is private or defined elsewhere.
+    """
     module_name, _, function_name = entrypoint.partition(":")
     if not is_allowed(module_name, allowed_modules):
         raise EntrypointError(f"module {module_name!r} is not allowed; allowed are {', '.join(allowed_modules)}")
@@ -199,15 +214,17 @@ def _find(entrypoint: str, allowed_modules: tuple[str, ...]) -> Any:
     return found
 
 
-def check(definition: Definition, allowed_modules: tuple[str, ...]) -> None:
+def check(definition: Definition, allowed_modules: tuple[str, ...]) -> Signature | None:
     """Sees that the program can be loaded and that its function takes the signature's inputs, without running it.
+
+    Returns the signature if the definition has none: it is derived from the program.
 
     Raises:
         EntrypointError: says what is wrong.
     """
     if definition.program_type != "python":
-        load(definition, allowed_modules)
-        return
+        loaded = _load_with_dspy(definition, allowed_modules)
+        return None if definition.signature.outputs else loaded.signature
     found = find_program(definition.entrypoint or "", allowed_modules)
     # A method's `self` is bound to anything: nothing is called.
     function = MethodType(found.__call__, object()) if inspect.isclass(found) else found
@@ -218,3 +235,4 @@ def check(definition: Definition, allowed_modules: tuple[str, ...]) -> None:
         accepted.bind(**{field.name: None for field in inputs if field.required or field.default is not None})
     except TypeError as error:
         raise EntrypointError(f"{definition.entrypoint} does not take the signature's inputs: {error}") from None
+    return None

@@ -123,11 +123,11 @@ class Worker:
         if (revision := self._code.now()) != self._code.at_start:
             return Failed(request.id, self._generation, 0, code=CODE_OUTDATED, detail=revision)
         try:
-            check(request.definition, self._allowed_modules)
+            signature = check(request.definition, self._allowed_modules)
         except EntrypointError as error:
             detail = truncate(str(error), MAX_MESSAGE_LENGTH)
             return Failed(request.id, self._generation, 0, code="invalid_request", detail=detail, field=error.at)
-        return Done(request.id, self._generation, 0)
+        return Done(request.id, self._generation, 0, signature=signature)
 
     def _remember(self, number: int, definition: Definition) -> None:
         if number == 0:

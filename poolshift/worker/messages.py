@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from poolshift.worker.definitions import Definition
+from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.lm import LMSettings, LMUsage
 from poolshift.worker.tracing.traceparent import Carried
 
@@ -52,7 +52,10 @@ class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
 
 
 class Check(msgspec.Struct, tag="check", tag_field="op"):
-    """Load a program's entrypoint and see that it takes the signature's inputs, without running it."""
+    """Load a program's entrypoint and see that it takes the signature's inputs, without running it.
+
+    If the definition has no signature, the worker derives it from the program.
+    """
 
     id: str
     definition: Definition
@@ -88,7 +91,10 @@ class Progress(msgspec.Struct, tag="progress", tag_field="op", omit_defaults=Tru
 
 
 class Done(msgspec.Struct, tag="done", tag_field="op", omit_defaults=True):
-    """The outputs, checked against the signature. `run_us` is the time in the program, in microseconds."""
+    """The outputs, checked against the signature. `run_us` is the time in the program, in microseconds.
+
+    The reply to a check has the `signature` instead, if the definition has none and the worker has derived it.
+    """
 
     id: str
     gen: _Number
@@ -96,6 +102,7 @@ class Done(msgspec.Struct, tag="done", tag_field="op", omit_defaults=True):
     outputs: msgspec.Raw = msgspec.Raw(b"{}")
     spans: list[msgspec.Raw] = []
     usage: LMUsage | None = None
+    signature: Signature | None = None
 
 
 class Failed(msgspec.Struct, tag="failed", tag_field="op", omit_defaults=True):
