@@ -18,7 +18,7 @@ from poolshift.worker import linux
 from poolshift.worker.lm import LOCAL_MODEL_NAME
 
 CONTEXT_TOKENS = 8192
-"""What SmolLM2 was trained for; all that run at once share it."""
+"""As many as SmolLM2 was trained for; each of the calls that may run at once has its part."""
 CONCURRENCY = 2
 MAX_ANSWER_TOKENS = 1024
 """So that a model that has lost its way ends."""
@@ -38,7 +38,6 @@ def _parameters(api_key: str) -> xllamacpp.CommonParams:
     parameters.api_keys = [api_key]
     parameters.n_ctx = CONTEXT_TOKENS
     parameters.n_parallel = CONCURRENCY
-    parameters.kv_unified = True
     parameters.n_predict = MAX_ANSWER_TOKENS
     # Threads that share a core with a busy worker wait for each other: fewer are faster.
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
@@ -50,6 +49,7 @@ def _parameters(api_key: str) -> xllamacpp.CommonParams:
     # What is kept of the prompt before shifts the next one's sums in their last digits, and with them what a small
     # model says: the same call would be answered well at one time and with nonsense at another.
     parameters.cache_prompt = False
+    parameters.kv_unified = False  # in a common cache, the last prompt of the other slot would do the same
     parameters.cache_ram_mib = 0  # nothing of a prompt is kept when its slot is given to the next
     parameters.fit_params = False
     parameters.verbosity = 1

@@ -1,1 +1,1 @@
-"""Programs to try and to copy: real text work on the standard library alone."""
+"""Programs to try and to copy: text work on the standard library alone, and a DSPy module."""

@@ -2,10 +2,10 @@
 
 import json
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
 from app.api.base import Identifier, In
 from app.api.schema_bounds import check_schema
@@ -19,6 +19,8 @@ DERIVED = Signature((), (), derived=True)
 """A signature that the check of a program derives (`with_derived`)."""
 MAX_TOOLS = 32
 MAX_STATE_BYTES = 512 * 1024
+MAX_TEXT_LENGTH = 8192
+"""The length of a signature in DSPy's string form."""
 MAX_CONCURRENCY = 10_000
 MAX_MEMORY_MB = 1024 * 1024
 NO_LIMITS = Limits()
@@ -43,7 +45,7 @@ Entrypoint = Annotated[
     Field(max_length=256, json_schema_extra={"pattern": ENTRYPOINT_PATTERN}, examples=["examples.text:keywords"]),
     AfterValidator(_named),
 ]
-ProgramTypeName = Literal["predict", "chain_of_thought", "react", "python"]
+ProgramTypeName = Literal["predict", "chain_of_thought", "react", "dspy", "python"]
 FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "object", "any"]
 JsonSchema = Annotated[dict[str, JsonValue], AfterValidator(check_schema)]
 
@@ -127,15 +129,42 @@ class SignatureBody(In):
         return self
 
 
+class SignatureText(SignatureBody):
+    """A signature in DSPy's string form. The worker that checks the program finds its fields."""
+
+    inputs: list[InputField] = Field(default_factory=list)
+    outputs: list[OutputField] = Field(default_factory=list)
+    text: str
+
+    def signature(self) -> Signature:
+        return Signature((), (), text=self.text)
+
+
+def _of_text(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if len(value) > MAX_TEXT_LENGTH:
+        raise ValueError(f"a signature's string form has at most {MAX_TEXT_LENGTH} characters")
+    return SignatureText(text=value)
+
+
 class ProgramBody(In):
     """A program to create."""
 
     id: Identifier | None = None
     program_type: ProgramTypeName
-    signature: SignatureBody | None = Field(
-        None, description="Without it the annotations of the function tell it, of a program of type `python`"
+    signature: Annotated[
+        SignatureBody | None, BeforeValidator(_of_text, json_schema_input_type=SignatureBody | str | None)
+    ] = Field(
+        None,
+        description="The fields, or DSPy's string form (`question -> answer: float`) for the types that DSPy builds "
+        "from it. Without it the program tells it: by its annotations (`python`), or by its module (`dspy`)",
     )
-    entrypoint: Entrypoint | None = Field(None, description="`module:function`, for programs of type `python`")
+    entrypoint: Entrypoint | None = Field(
+        None,
+        description="`module:function` or `module:Class` for programs of type `python`, `module:Class` for those of "
+        "type `dspy`",
+    )
     instructions: str | None = Field(None, max_length=65536)
     idempotent: bool = Field(False, description="It may be run again if its worker dies")
     state: dict[str, JsonValue] | None = Field(
@@ -164,15 +193,19 @@ class ProgramBody(In):
         return self
 
     @model_validator(mode="after")
-    def _entrypoint_goes_with_python(self) -> Self:
-        if (self.program_type == "python") != (self.entrypoint is not None):
-            raise ValueError("an entrypoint is for programs of type 'python', and needed there")
+    def _entrypoint_goes_with_code(self) -> Self:
+        if (self.program_type in ("python", "dspy")) != (self.entrypoint is not None):
+            raise ValueError("an entrypoint is for programs of type 'python' or 'dspy', and needed there")
         return self
 
     @model_validator(mode="after")
-    def _signature_is_told(self) -> Self:
-        if self.signature is None and self.program_type != "python":
-            raise ValueError("a program of DSPy's types needs a signature")
+    def _signature_goes_with_the_type(self) -> Self:
+        if self.signature is None and self.program_type not in ("python", "dspy"):
+            raise ValueError("a program has a signature, unless it is of type 'python' or 'dspy'")
+        if isinstance(self.signature, SignatureText) and self.program_type in ("python", "dspy"):
+            raise ValueError("a signature in DSPy's string form is for programs that DSPy builds from a signature")
+        if self.instructions is not None and self.program_type == "dspy":
+            raise ValueError("a program of type 'dspy' has its instructions in its module, or in its state")
         return self
 
     @model_validator(mode="after")
@@ -205,12 +238,15 @@ class ProgramBody(In):
 
 def with_derived(definition: Definition, derived: Signature) -> Definition:
     """Completes a definition by its derived signature. Raises ValueError if that is over the bounds of a given one."""
+    fields = msgspec.json.encode({"inputs": derived.inputs, "outputs": derived.outputs})
     try:
-        SignatureBody.model_validate_json(msgspec.json.encode({"inputs": derived.inputs, "outputs": derived.outputs}))
+        SignatureBody.model_validate_json(fields)
     except ValidationError as error:
         reason = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
-        raise ValueError(f"the signature derived from the annotations is not one: {reason}") from None
-    return msgspec.structs.replace(definition, signature=derived)
+        raise ValueError(f"the derived signature is not one: {reason}") from None
+    given = definition.signature
+    signature = msgspec.structs.replace(derived, text=given.text, derived=given.derived)
+    return msgspec.structs.replace(definition, signature=signature)
 
 
 def _check_writable(value: JsonValue, what: str) -> None:

@@ -14,7 +14,7 @@ from routing.versions import Version
 async def try_definition(definition: Definition, services: Services) -> Definition:
     """Loads `definition` for each pool; with `--reload` the pools take the code on disk first, if that is newer.
 
-    Returns the definition, completed by the signature that its function's annotations tell if it leaves it to them.
+    Returns the definition, completed by the signature that its program tells if it leaves it to that.
 
     Raises:
         Problem: `invalid_request` if it cannot be loaded, `code_outdated` if a pool's workers have other code.
@@ -32,13 +32,20 @@ async def try_definition(definition: Definition, services: Services) -> Definiti
 
 async def _try(definition: Definition, services: Services) -> Definition:
     checks = [_try_for(version, definition, services) for version in services.spawners]
-    derived: list[Signature | None] = []
+    signatures: list[Signature | None] = []
     for outcome in await asyncio.gather(*checks, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
-        derived.append(outcome)
-    # V1's, where there are both: a signature that fits the calls of today.
-    return definition if derived[0] is None else _completed(definition, derived[0])
+        signatures.append(outcome)
+    derived = signatures[0]
+    if derived is None:
+        return definition
+    if any(other != derived for other in signatures):
+        raise _invalid("signature", "the code of the two versions tells different signatures: give it one")
+    try:
+        return with_derived(definition, derived)
+    except ValueError as error:
+        raise _invalid("signature", str(error)) from None
 
 
 async def _try_for(version: Version, definition: Definition, services: Services) -> Signature | None:
@@ -46,13 +53,6 @@ async def _try_for(version: Version, definition: Definition, services: Services)
         return await services.spawners[version].check(definition)
     except EntrypointError as error:
         raise _invalid(error.at, str(error)) from None
-
-
-def _completed(definition: Definition, derived: Signature) -> Definition:
-    try:
-        return with_derived(definition, derived)
-    except ValueError as error:
-        raise _invalid("signature", str(error)) from None
 
 
 def _invalid(at: str, reason: str) -> Problem:

@@ -117,10 +117,9 @@ def _field(field: Field) -> dict[str, Any]:
 async def create_program(body: ProgramBody, services: Running, executor: Executor) -> Response:
     """Creates a program. A process of its own loads it at once, so that the answer tells a mistake."""
     program_id = body.id or f"prog-{secrets.token_hex(8)}"
-    definition = body.definition()
     if body.session_id is not None:
         await services.sessions.admit(body.session_id, executor.caller)
-    definition = await try_definition(definition, services)
+    definition = await try_definition(body.definition(), services)
     stored = await services.programs.add(NewProgram(program_id, body.session_id, definition))
     if body.session_id is not None:
         services.sessions.seen(body.session_id, owner=executor.caller.owner)

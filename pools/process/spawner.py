@@ -104,7 +104,7 @@ class Spawner:
     async def check(self, definition: Definition) -> Signature | None:
         """Tries to load `definition` in a worker of its own, which is in no pool.
 
-        Returns the derived signature, if the definition leaves its signature to its function's annotations.
+        Returns the derived signature, if the definition leaves its signature to the program.
 
         Raises:
             CodeOutdated: the pool's workers have other code than the disk.

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 FieldType = Literal["string", "integer", "number", "boolean", "array", "object", "any"]
-ProgramType = Literal["predict", "chain_of_thought", "react", "python"]
+ProgramType = Literal["predict", "chain_of_thought", "react", "dspy", "python"]
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -23,13 +23,19 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The inputs and outputs of a program. `derived` says that the annotations of the program's function tell them."""
+    """The inputs and outputs of a program.
+
+    `derived` says that the program tells them: its function's annotations, or its DSPy module. Without outputs the
+    signature is not known yet: the worker that checks the program derives it.
+    """
 
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     name: str | None = None
     description: str | None = None
     derived: bool = False
+    text: str | None = None
+    """DSPy's string form, if the signature was given so. The types in it say more than those of the fields."""
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True):

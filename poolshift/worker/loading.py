@@ -67,6 +67,13 @@ class LoadedProgram(Protocol):
         ...
 
 
+class LoadedDSPyProgram(LoadedProgram, Protocol):
+    """A program of one of DSPy's types that is ready to run."""
+
+    signature: Signature
+    """The definition's signature, or the one that was derived if the definition has none."""
+
+
 def load(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedProgram:
     """Loads a program: imports its module and, if its entrypoint is a class, makes an instance and sets it up.
 
@@ -75,6 +82,10 @@ def load(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedProg
     """
     if definition.program_type == "python":
         return PythonProgram(definition, allowed_modules)
+    return _load_with_dspy(definition, allowed_modules)
+
+
+def _load_with_dspy(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedDSPyProgram:
     try:
         # Here, since whoever never loads such a program is not to wait for DSPy.
         dspy_programs = importlib.import_module(DSPY_PROGRAMS)
@@ -85,7 +96,7 @@ def load(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedProg
             f"{definition.program_type!r} needs DSPy, which is not installed: pip install 'poolshift[lm]'",
             at="program_type",
         ) from None
-    loaded: LoadedProgram = dspy_programs.DSPyProgram(definition, allowed_modules)
+    loaded: LoadedDSPyProgram = dspy_programs.load(definition, allowed_modules)
     return loaded
 
 
@@ -158,7 +169,7 @@ def find_entrypoint(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callab
     Raises:
         EntrypointError: says which of these it is.
     """
-    found = _find(entrypoint, allowed_modules)
+    found = find_defined(entrypoint, allowed_modules)
     if inspect.isclass(found):
         raise EntrypointError(f"{entrypoint!r} is a class, not a function")
     return found
@@ -170,7 +181,7 @@ def find_program(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[
     Raises:
         EntrypointError: says what it is instead.
     """
-    found = _find(entrypoint, allowed_modules)
+    found = find_defined(entrypoint, allowed_modules)
     if inspect.isclass(found):
         if "__call__" not in dir(found) or not inspect.isfunction(inspect.getattr_static(found, "__call__", None)):
             raise EntrypointError(f"the class {entrypoint.partition(':')[2]!r} has no method __call__")
@@ -178,8 +189,13 @@ def find_program(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[
     return find_entrypoint(entrypoint, allowed_modules)
 
 
-def _find(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[..., Any]:
-    """The function or class of that name. Raises EntrypointError."""
+def find_defined(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[..., Any]:
+    """The function or class of that name.
+
+    Raises:
+        EntrypointError: the module is not allowed or fails on import, or the name is private, or is that of something
+            else, or of something that is defined elsewhere.
+    """
     module_name, _, function_name = entrypoint.partition(":")
     if not is_allowed(module_name, allowed_modules):
         raise EntrypointError(f"module {module_name!r} is not allowed; allowed are {', '.join(allowed_modules)}")
@@ -204,14 +220,14 @@ def _find(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[..., An
 def check(definition: Definition, allowed_modules: tuple[str, ...]) -> Signature | None:
     """Sees that the program can be loaded and that its function takes the signature's inputs, without running it.
 
-    Returns the signature that the function's annotations tell, if the definition leaves it to them.
+    Returns the derived signature, if the definition leaves its signature to the program.
 
     Raises:
         EntrypointError, SignatureError: say what is wrong.
     """
     if definition.program_type != "python":
-        load(definition, allowed_modules)
-        return None
+        loaded = _load_with_dspy(definition, allowed_modules)
+        return None if definition.signature.outputs else loaded.signature
     found = find_program(definition.entrypoint or "", allowed_modules)
     # A method's `self` is bound to anything: nothing is called.
     function = MethodType(found.__call__, object()) if inspect.isclass(found) else found

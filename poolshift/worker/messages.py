@@ -52,7 +52,10 @@ class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
 
 
 class Check(msgspec.Struct, tag="check", tag_field="op"):
-    """Load a program's entrypoint and see that it takes the signature's inputs, without running it."""
+    """Load a program's entrypoint and see that it takes the signature's inputs, without running it.
+
+    If the definition has no signature, the worker derives it from the program.
+    """
 
     id: str
     definition: Definition
@@ -114,7 +117,7 @@ class Failed(msgspec.Struct, tag="failed", tag_field="op", omit_defaults=True):
 
 
 class Checked(msgspec.Struct, tag="checked", tag_field="op", omit_defaults=True):
-    """The definition can be loaded. `derived` is the signature that it leaves to the function's annotations."""
+    """The definition can be loaded. `derived` is the signature that it leaves to the program."""
 
     id: str
     gen: _Number

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.lm.endpoint import Endpoint, running_endpoint
-from tests.support.service import Service, running_service
+from tests.support.service import PROGRAM_MODULES, Service, running_service
 
 EVERYONES_KEY = "sk-everyones-own"
 SMALL = {"V1_POOL_SIZE": 1, "V2_POOL_SIZE": 1}
@@ -36,6 +36,7 @@ def lm_service(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> 
         "LM_API_KEY": EVERYONES_KEY,
         "V1_POOL_SIZE": 4,
         "V2_POOL_SIZE": 4,
+        "PROGRAM_MODULES": f"{PROGRAM_MODULES},tests.lm.modules",
     }
     with running_service(tmp_path_factory.mktemp("lm"), **settings) as service:
         yield service

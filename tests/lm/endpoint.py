@@ -28,7 +28,7 @@ _USAGE = {
 
 
 class Endpoint:
-    """Behaviours are `answers`, `acts`, `boasts`, `waits`, `slow`, `drips`, `breaks`, and those of `FAILS`.
+    """Behaviours are `answers`, `says`, `acts`, `boasts`, `waits`, `slow`, `drips`, `breaks`, and those of `FAILS`.
 
     It answers a text with its own name and the key it was called with, so that a test sees which LM has answered. Where
     it fails it says the key, too, as some endpoints do, so that a test sees that it goes no further. To who wants a
@@ -40,6 +40,8 @@ class Endpoint:
         self.requests: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.closing = threading.Event()
         self.released: dict[str, threading.Event] = defaultdict(threading.Event)
+        self.texts: dict[str, dict[str, str]] = defaultdict(dict)
+        """By name: what an endpoint that `says` answers, by field."""
 
     def base(self, behaviour: str, name: str = "one") -> str:
         return f"{self.url}/{behaviour}/{name}/v1"
@@ -47,6 +49,15 @@ class Endpoint:
     def prompt(self, name: str) -> str:
         """All of the messages that `name` was sent last."""
         return "\n".join(message["content"] for message in self.requests[name][-1]["messages"])
+
+
+def _wanted(body: dict[str, Any]) -> list[tuple[str, str]]:
+    """Lists the output fields that a prompt asks for, each with its type if that is not a text."""
+    content = body["messages"][-1]["content"]
+    if not isinstance(content, str):  # a prompt with images is in parts
+        content = "".join(part.get("text", "") for part in content)
+    found: list[tuple[str, str]] = _FIELD.findall(content.rpartition("Respond with the corresponding output fields")[2])
+    return found
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -62,6 +73,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answers(self, name: str, body: dict[str, Any]) -> None:
         self._say(self._fitting(name, body), body)
+
+    def _says(self, name: str, body: dict[str, Any]) -> None:
+        """Answers with the texts that the test has set."""
+        texts = self.server.endpoint.texts[name]
+        fields = [f"[[ ## {field} ## ]]\n{texts.get(field, name)}" for field, _ in _wanted(body)]
+        self._say("\n\n".join([*fields, "[[ ## completed ## ]]"]), body)
 
     def _boasts(self, name: str, body: dict[str, Any]) -> None:
         """Answers, and reports a number of tokens that no other machine takes for one: the name is its JSON."""
@@ -91,9 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._end_stream()
 
     def _fitting(self, name: str, body: dict[str, Any]) -> str:
-        wanted = body["messages"][-1]["content"].rpartition("Respond with the corresponding output fields")[2]
         text = f"{name} {self._key()}"
-        fields = [f"[[ ## {field} ## ]]\n{_VALUES.get(kind, text)}" for field, kind in _FIELD.findall(wanted)]
+        fields = [f"[[ ## {field} ## ]]\n{_VALUES.get(kind, text)}" for field, kind in _wanted(body)]
         return "\n\n".join([*fields, "[[ ## completed ## ]]"])
 
     def _key(self) -> str:

@@ -1,28 +1,26 @@
 """Runs DSPy modules on the LM of a call: within its time, with its failures told apart and its tokens counted."""
 
 import asyncio
+import inspect
 import logging
-import signal
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, get_origin
 
 import dspy
 
 from poolshift.worker.dspy import lm_spans
+from poolshift.worker.dspy.lm_time import OutOfTime, TimedLM, forget_requests, in_time, no_longer_than
 from poolshift.worker.dspy.redaction import redacted
-from poolshift.worker.dspy.streaming import OutputEvents, run_streamed
-from poolshift.worker.dspy.tools import is_at_a_tool
-from poolshift.worker.errors import InvalidOutputs, LMError
-from poolshift.worker.exception_text import truncate
-from poolshift.worker.lm import MAX_TOKENS, LMRun, LMSettings, LMUsage, token_count
+from poolshift.worker.errors import ExecutionError, InvalidOutputs, LMError, ProgramError
+from poolshift.worker.exception_text import describe, traceback_of, truncate
+from poolshift.worker.lm import LMRun, LMSettings
 
 MAX_LMS = 32
 """The number of LMs to which a worker keeps connections."""
 MAX_DETAIL_LENGTH = 2000
 """The length of a quotation of an LM or of its endpoint; a longer one is cut."""
-_ALARM_INTERVAL_S = 0.1
 
 logging.getLogger("LiteLLM").setLevel(logging.WARNING)  # it says at each call that it is called
 
@@ -30,11 +28,29 @@ logging.getLogger("LiteLLM").setLevel(logging.WARNING)  # it says at each call t
 dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
 
 
-class _OutOfTime(BaseException):
-    """The LM took too long; none of the libraries underneath may take it for a failure to be retried."""
+class _DiscreetLM(TimedLM):
+    """An LM whose errors have its key masked: DSPy logs some of them, and a module's code may quote them."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._discretion():
+            return super().__call__(*args, **kwargs)
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        with self._discretion():
+            return await super().acall(*args, **kwargs)
+
+    @contextmanager
+    def _discretion(self) -> Iterator[None]:
+        try:
+            yield
+        except dspy.LMError as error:
+            if key := self.kwargs.get("api_key"):
+                error.message = redacted(str(error.message), key)
+                error.args = tuple(redacted(one, key) if isinstance(one, str) else one for one in error.args)
+            raise error from None  # what it comes from has the key, too
 
 
-class _SchemaLM(dspy.LM):  # type: ignore[misc]
+class _SchemaLM(_DiscreetLM):
     """An LM whose endpoint decodes under a JSON schema, whatever DSPy's catalogue knows of its model."""
 
     @property
@@ -74,7 +90,7 @@ def _lm_of(settings: LMSettings) -> dspy.LM:
     lm = _lms.pop(settings, None)
     if lm is None:
         # No retries: a worker that waits for an LM's better days is missing elsewhere, and the caller knows better.
-        lm = (_SchemaLM if settings.decodes_schema else dspy.LM)(
+        lm = (_SchemaLM if settings.decodes_schema else _DiscreetLM)(
             settings.model,
             api_base=settings.api_base,
             api_key=settings.api_key,
@@ -89,18 +105,25 @@ def _lm_of(settings: LMSettings) -> dspy.LM:
     return lm
 
 
-def ask(module: dspy.Module, lm: LMRun, arguments: dict[str, Any], events: OutputEvents | None) -> dspy.Prediction:
-    """Runs a module on the LM, which tells `events` what it writes, if somebody listens.
+@contextmanager
+def lm_context(settings: LMSettings) -> Iterator[None]:
+    """Makes DSPy use an LM as a call would: a notebook that enters this gets the same outputs."""
+    with dspy.context(lm=_lm_of(settings), adapter=_SchemaAdapter() if settings.decodes_schema else dspy.ChatAdapter()):
+        yield
 
-    Raises whatever DSPy does: see `failures_of`.
+
+def ask(lm: LMRun, run: Callable[[], Any]) -> Any:
+    """Calls `run` on the LM and returns its result, or the result of the coroutine that it returns.
+
+    Raises whatever `run` does: see `failures_of` and `lm_failures_of`.
     """
-    adapter = _SchemaAdapter() if lm.settings.decodes_schema else dspy.ChatAdapter()
+    forget_requests()
     heard = lm_spans.callbacks()
-    with dspy.context(lm=_lm_of(lm.settings), adapter=adapter, disable_history=True, trace=None, callbacks=heard):
-        if events is not None:
-            return _loop().run_until_complete(_ask_streamed(module, lm, arguments, events))
-        with _no_longer_than(lm.budget_s):
-            return module(**arguments)
+    with lm_context(lm.settings), dspy.context(disable_history=True, trace=None, callbacks=heard):
+        if inspect.iscoroutinefunction(run):
+            return _loop().run_until_complete(in_time(run(), lm.budget_s))
+        with no_longer_than(lm.budget_s):
+            return run()
 
 
 def _loop() -> asyncio.AbstractEventLoop:
@@ -109,59 +132,51 @@ def _loop() -> asyncio.AbstractEventLoop:
     return _loops[0]
 
 
-async def _ask_streamed(
-    module: dspy.Module, lm: LMRun, arguments: dict[str, Any], events: OutputEvents
-) -> dspy.Prediction:
-    answer = asyncio.ensure_future(run_streamed(module, arguments, events))
-    done, _ = await asyncio.wait({answer}, timeout=lm.budget_s)
-    if not done:
-        answer.cancel()
-        await asyncio.wait({answer})
-        raise _OutOfTime
-    return answer.result()
-
-
 @contextmanager
-def _no_longer_than(seconds: float) -> Iterator[None]:
-    """Raises _OutOfTime in the block after `seconds`, and again until it is heard.
-
-    A timeout of the connection would not do: an endpoint that sends a byte now and then never runs into it. A tool is
-    not the LM, and not interrupted: one that runs at the deadline ends as any program does.
-    """
-
-    def ring(*_: object) -> None:
-        if not is_at_a_tool():
-            raise _OutOfTime
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, _ALARM_INTERVAL_S)
+def lm_failures_of(settings: LMSettings) -> Iterator[None]:
+    """Turns a failure of the LM in the block into an LMError; DSPy raises exceptions of its own for them."""
     try:
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextmanager
-def failures_of(settings: LMSettings) -> Iterator[None]:
-    """Whatever goes wrong in the block is the LM's: the programs have no code of their own, their tools never raise."""
-    try:
-        yield
-    except _OutOfTime:
+    except OutOfTime:
         lm = _lms.pop(settings, None)  # its connection is amid an answer
         if lm is not None:
             lm.close()
         raise LMError("the LM did not answer in time") from None
     except dspy.AdapterParseError as error:
         raise LMError(_detail("the LM's answer does not fit the signature", error.lm_response, settings)) from None
-    except InvalidOutputs as error:
-        raise LMError(_detail("the LM's answer does not fit the signature", error.detail, settings)) from None
     except dspy.LMError as error:
         raise LMError(
             _detail(type(error).__name__.removeprefix("LM"), error.message, settings), retry_after_s=error.retry_after
         ) from None
+
+
+@contextmanager
+def failures_of(settings: LMSettings) -> Iterator[None]:
+    """Whatever goes wrong in the block is the LM's: the programs have no code of their own, their tools never raise."""
+    try:
+        with lm_failures_of(settings):
+            yield
+    except LMError:
+        raise
+    except InvalidOutputs as error:
+        raise LMError(_detail("the LM's answer does not fit the signature", error.detail, settings)) from None
     except Exception as error:
         raise LMError(_detail(type(error).__name__, str(error), settings)) from error
+
+
+@contextmanager
+def without_key_of(settings: LMSettings) -> Iterator[None]:
+    """Keeps the LM's key out of the errors of a program's own code, which may quote what an endpoint said."""
+    try:
+        yield
+    except ExecutionError:
+        raise
+    except Exception as error:
+        if settings.api_key:
+            whole = traceback_of(error)
+            if redacted(whole, settings.api_key) != whole:  # then the log does not get it
+                raise ProgramError(redacted(describe(error).detail, settings.api_key)) from None
+        raise
 
 
 def _detail(what: str, said: object, settings: LMSettings) -> str:
@@ -170,13 +185,3 @@ def _detail(what: str, said: object, settings: LMSettings) -> str:
     if settings.api_key:
         text = redacted(text, settings.api_key)
     return truncate(text, MAX_DETAIL_LENGTH)
-
-
-def total(entries_of_models: Iterable[list[dict[str, Any]]]) -> LMUsage:
-    """The tokens of all calls of the LM; what an endpoint does not tell, or what cannot be, counts as none."""
-    entries = [entry for entries in entries_of_models for entry in entries]
-    return LMUsage(_sum(entries, "prompt_tokens"), _sum(entries, "completion_tokens"))
-
-
-def _sum(entries: list[dict[str, Any]], name: str) -> int:
-    return min(sum(token_count(entry.get(name)) for entry in entries), MAX_TOKENS)

@@ -6,16 +6,22 @@ A worker imports this module only to load such a program, unless the zygote has 
 import keyword
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 import dspy
 import msgspec
 import pydantic
 
-from poolshift.worker.definitions import Definition, Field, FieldType
-from poolshift.worker.dspy.client import ask, failures_of, total
-from poolshift.worker.dspy.streaming import OutputEvents
+from poolshift.worker.definitions import Definition, Field, FieldType, Signature
+from poolshift.worker.dspy.annotations import Arguments, jsonable
+from poolshift.worker.dspy.client import ask, failures_of
+from poolshift.worker.dspy.modules import ModuleProgram
+from poolshift.worker.dspy.signatures import parse_text, signature_of
+from poolshift.worker.dspy.states import SavedPredict
+from poolshift.worker.dspy.streaming import OutputEvents, run_streamed
 from poolshift.worker.dspy.tools import tool
+from poolshift.worker.dspy.usage import counted_for
 from poolshift.worker.errors import LMNotConfigured
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import Emit, EntrypointError
@@ -38,38 +44,42 @@ _REASONING = "reasoning"
 _OF_REACT = frozenset({"trajectory", "next_thought", "next_tool_name", "next_tool_args", "max_iters"})
 
 
-class _SavedSignature(msgspec.Struct):
-    instructions: str
-    fields: list[dict[str, str]]
-
-
-class _SavedPredict(msgspec.Struct):
-    """A predictor as DSPy's `save` writes it, without its LM and without the parts that only an optimizer needs."""
-
-    signature: _SavedSignature
-    demos: list[dict[str, Any]] = []
+def load(definition: Definition, allowed_modules: tuple[str, ...]) -> "DSPyProgram | ModuleProgram":
+    """Loads a program of any of DSPy's types. Raises EntrypointError."""
+    if definition.program_type == "dspy":
+        return ModuleProgram(definition, allowed_modules)
+    return DSPyProgram(definition, allowed_modules)
 
 
 class DSPyProgram:
     """A program with its DSPy module built."""
 
     def __init__(self, definition: Definition, allowed_modules: tuple[str, ...]) -> None:
-        """Raises EntrypointError if a tool cannot be one, or if the program's state does not fit the program."""
-        signature = definition.signature
-        self._checked_inputs = InputValidator(signature.inputs)
-        self._checked_outputs = OutputValidator(signature.outputs)
+        """Raises EntrypointError if a tool cannot be one, or if the program's state or signature is not a valid one."""
+        self.signature, annotations = _read_signature(definition.signature)
+        self._arguments = Arguments(annotations)
+        self._checked_inputs = InputValidator(self.signature.inputs)
+        self._checked_outputs = OutputValidator(self.signature.outputs)
         thinks = definition.program_type != "predict"
-        reserved = {*_TAKEN, _REASONING, *_OF_REACT} if thinks else set(_TAKEN)
-        own = [one for one in signature.outputs if not (thinks and _is_reasoning(one))]
-        self._inputs = _safe_names(signature.inputs, reserved)
+        reserved = _reserved_names(thinks=thinks)
+        own = [one for one in self.signature.outputs if not (thinks and _is_reasoning(one))]
+        self._inputs = _safe_names(self.signature.inputs, reserved)
         own_names = _safe_names(own, reserved)
-        fields = {self._inputs[one.name]: (_annotation(one), _prompt(dspy.InputField, one)) for one in signature.inputs}
-        fields |= {own_names[one.name]: (_annotation(one), _prompt(dspy.OutputField, one)) for one in own}
-        instructions = "\n\n".join(filter(None, (signature.description, definition.instructions)))
+        self._outputs = {one.name: own_names.get(one.name, _REASONING) for one in self.signature.outputs}
+        self._texts = {
+            one.name: self._outputs[one.name] for one in self.signature.outputs if _is_text(one, annotations)
+        }
+        fields = {
+            names[one.name]: (annotations.get(one.name) or _annotation(one), _prompt(kind, one))
+            for side, names, kind in (
+                (self.signature.inputs, self._inputs, dspy.InputField),
+                (own, own_names, dspy.OutputField),
+            )
+            for one in side
+        }
+        instructions = "\n\n".join(filter(None, (self.signature.description, definition.instructions)))
         built = dspy.make_signature(fields, instructions or None)
         self._module = _module(definition, built, allowed_modules)
-        self._outputs = {one.name: own_names.get(one.name, _REASONING) for one in signature.outputs}
-        self._texts = {one.name: self._outputs[one.name] for one in signature.outputs if one.type == "string"}
         if definition.state is not None:
             self._restore(definition.state)
 
@@ -86,15 +96,13 @@ class DSPyProgram:
         """
         if lm is None:
             raise LMNotConfigured("neither the session nor the service has an LM", started=False)
-        arguments = self._checked_inputs.inputs(inputs)
+        arguments = self._arguments.convert(self._checked_inputs.inputs(inputs))
         named = {self._inputs[name]: value for name, value in arguments.items()}
         events = OutputEvents(self._texts, emit, as_json=lm.settings.decodes_schema) if lm.streams else None
-        with failures_of(lm.settings), dspy.track_usage() as tracker:
-            try:
-                prediction = ask(self._module, lm, named, events)
-            finally:
-                lm.usage = total(tracker.usage_data.values())
-            outputs = {name: prediction.get(safe) for name, safe in self._outputs.items()}
+        run = partial(self._module, **named) if events is None else partial(run_streamed, self._module, named, events)
+        with failures_of(lm.settings), counted_for(lm):
+            prediction = ask(lm, run)
+            outputs = {name: jsonable(prediction.get(safe)) for name, safe in self._outputs.items()}
             checked = self._checked_outputs.outputs(outputs)
             if events is not None:
                 events.finish(outputs)
@@ -110,7 +118,7 @@ class DSPyProgram:
         names = self._inputs | self._outputs
         for name, predictor in self._module.named_predictors():
             try:
-                one = msgspec.convert(by_name.get(name), _SavedPredict)
+                one = msgspec.convert(by_name.get(name), SavedPredict)
             except msgspec.ValidationError as error:
                 raise EntrypointError(f"not what DSPy saves of such a program: {error}", at="state") from None
             if len(one.signature.fields) != len(predictor.signature.fields):
@@ -124,6 +132,15 @@ class DSPyProgram:
                 raise EntrypointError(f"not what DSPy saves of such a program: {error!r}", at="state") from None
 
 
+def _read_signature(signature: Signature) -> tuple[Signature, dict[str, Any]]:
+    """Returns the fields, and the annotations of those that DSPy's string form has."""
+    if signature.text is None:
+        return signature, {}
+    parsed = parse_text(signature.text)
+    annotations = {name: info.annotation for name, info in parsed.fields.items()}
+    return signature if signature.outputs else signature_of(parsed, signature.text), annotations
+
+
 def _module(definition: Definition, signature: type[dspy.Signature], allowed_modules: tuple[str, ...]) -> dspy.Module:
     match definition.program_type:
         case "react":
@@ -132,6 +149,10 @@ def _module(definition: Definition, signature: type[dspy.Signature], allowed_mod
             return dspy.ChainOfThought(signature)
         case _:
             return dspy.Predict(signature)
+
+
+def _reserved_names(*, thinks: bool) -> set[str]:
+    return {*_TAKEN, _REASONING, *_OF_REACT} if thinks else set(_TAKEN)
 
 
 def _safe_names(fields: Iterable[Field], taken: set[str]) -> dict[str, str]:
@@ -155,6 +176,11 @@ def _safe_names(fields: Iterable[Field], taken: set[str]) -> dict[str, str]:
 def _is_reasoning(field: Field) -> bool:
     """Tells if an output is the reasoning that a chain of thought, and the end of a react, have anyway."""
     return field.name == _REASONING and field.type == "string"
+
+
+def _is_text(field: Field, annotations: dict[str, Any]) -> bool:
+    """Tells if an output is a text that an LM writes freely: a `Literal` is of type `string`, too."""
+    return field.type == "string" and annotations.get(field.name, str) is str
 
 
 def _prompt(kind: Callable[..., Any], field: Field) -> Any:

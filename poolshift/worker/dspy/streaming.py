@@ -1,11 +1,12 @@
 """The outputs' texts on their way to whoever listens, while the LM writes them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import dspy
 
+from poolshift.worker.dspy.lm_time import streaming_from_this_thread
 from poolshift.worker.dspy.output_text import ChatText, JSONText, OutputText
 from poolshift.worker.loading import Emit
 
@@ -31,12 +32,23 @@ class OutputEvents:
 
         Raises ValueError if that differs from the text that was emitted already.
         """
-        for name, said in self._said.items():
-            text = outputs[name] or ""
-            if not text.startswith(said):
+        for name in self._said:
+            if not self._complete(name, outputs):
                 raise ValueError(f"the output {name!r} is another than its pieces")
-            if text != said:
-                self._say(name, text[len(said) :])
+
+    def finish_if_same(self, outputs: Mapping[str, Any]) -> None:
+        """As `finish`, for a program that may return another text than its LM wrote: the result has it."""
+        for name in self._said:
+            self._complete(name, outputs)
+
+    def _complete(self, name: str, outputs: Mapping[str, Any]) -> bool:
+        text = outputs.get(name) or ""
+        said = self._said[name]
+        if not isinstance(text, str) or not text.startswith(said):
+            return False
+        if text != said:
+            self._say(name, text[len(said) :])
+        return True
 
     def _say(self, name: str, piece: str) -> None:
         self._said[name] += piece
@@ -53,6 +65,56 @@ async def run_streamed(module: dspy.Module, arguments: dict[str, Any], events: O
             elif getattr(value, "predict_id", None) == last:  # DSPy's remarks on tools have none
                 events.take(_written(value))
     return prediction
+
+
+class FirstAnswer:
+    """Listens to a predictor of a module, as DSPy's `StreamListener`: to its first answer, if it is asked again."""
+
+    stream_start = cache_hit = False
+    signature_field_name = predict_name = ""
+
+    def __init__(self, predictor: dspy.Predict, events: OutputEvents) -> None:
+        self.predict = predictor
+        self.events = events
+        self._is_over = False
+
+    def receive(self, chunk: Any) -> None:
+        """Takes the next chunk; there is nothing to hand on to DSPy."""
+        if not self._is_over:
+            if written := _written(chunk):
+                self.events.take(written)
+            self._is_over = bool(chunk.choices and chunk.choices[0].finish_reason)
+
+    def finalize(self) -> None:
+        """Does nothing: `OutputEvents` has the end of each text."""
+
+
+class _Wrapped(dspy.Module):  # type: ignore[misc]  # DSPy is without types
+    """Returns a Prediction whatever the module inside returns: DSPy ends a stream at nothing else."""
+
+    def __init__(self, module: dspy.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, **arguments: Any) -> dspy.Prediction:
+        with streaming_from_this_thread():
+            return dspy.Prediction(returned=self.module(**arguments))
+
+    async def aforward(self, **arguments: Any) -> dspy.Prediction:
+        return dspy.Prediction(returned=await self.module.acall(**arguments))
+
+
+async def run_module_streamed(
+    module: dspy.Module, arguments: dict[str, Any], listeners: Sequence[FirstAnswer], *, is_async: bool
+) -> Any:
+    """Runs a module while its predictors are listened to. A plain `forward` runs in a thread of its own."""
+    returned = None
+    streamed = dspy.streamify(_Wrapped(module), stream_listeners=list(listeners), is_async_program=is_async)
+    async with aclosing(streamed(**arguments)) as values:
+        async for value in values:
+            if isinstance(value, dspy.Prediction):
+                returned = value["returned"]
+    return returned
 
 
 def _written(chunk: Any) -> str:

@@ -11,12 +11,6 @@ from poolshift.worker.exception_text import describe
 from poolshift.worker.loading import EntrypointError, find_entrypoint
 
 _log = logging.getLogger("poolshift.tools")
-_at_a_tool = False
-
-
-def is_at_a_tool() -> bool:
-    """Says if a tool runs at this moment."""
-    return _at_a_tool
 
 
 def tool(entrypoint: str, allowed_modules: tuple[str, ...]) -> dspy.Tool:
@@ -36,14 +30,10 @@ def tool(entrypoint: str, allowed_modules: tuple[str, ...]) -> dspy.Tool:
 
     @functools.wraps(function)
     def call(**arguments: Any) -> Any:
-        global _at_a_tool  # noqa: PLW0603  # a worker runs one call at a time
-        _at_a_tool = True
         try:
             return function(**arguments)
         except Exception as error:
             _log.warning("tool %s raised", entrypoint, exc_info=True)
             return describe(error).detail
-        finally:
-            _at_a_tool = False
 
     return dspy.Tool(call)

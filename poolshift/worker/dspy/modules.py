@@ -1,0 +1,138 @@
+"""Programs of type `dspy`: a module as its author wrote it, on the LM that comes with the call."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import dspy
+import msgspec
+
+from poolshift.worker.definitions import Definition, Signature
+from poolshift.worker.dspy.annotations import Arguments, jsonable
+from poolshift.worker.dspy.client import ask, lm_failures_of, without_key_of
+from poolshift.worker.dspy.signatures import Parameter, derive_signature, parameters_of
+from poolshift.worker.dspy.states import restore
+from poolshift.worker.dspy.streaming import FirstAnswer, OutputEvents, run_module_streamed
+from poolshift.worker.dspy.usage import counted_for
+from poolshift.worker.errors import LMNotConfigured
+from poolshift.worker.exception_text import describe
+from poolshift.worker.lm import LMRun
+from poolshift.worker.loading import Emit, EntrypointError, find_defined
+from poolshift.worker.types.inputs import InputValidator
+from poolshift.worker.types.outputs import OutputValidator
+
+
+class ModuleProgram:
+    """A program with its module made: once per worker, for all of its calls."""
+
+    def __init__(self, definition: Definition, allowed_modules: tuple[str, ...]) -> None:
+        """Raises EntrypointError if the class, the state or the signature is not a valid one."""
+        self._module = _make(definition.entrypoint or "", allowed_modules)
+        if definition.state is not None:
+            restore(self._module, definition.state)
+        forward = _forward_of(self._module)
+        self._is_async = inspect.iscoroutinefunction(forward)
+        parameters = parameters_of(self._module, forward)
+        self.signature = definition.signature
+        if self.signature.outputs:
+            _check_takes(self.signature, forward)
+        else:
+            self.signature = derive_signature(self._module, parameters)
+        self._checked_inputs = InputValidator(self.signature.inputs)
+        self._checked_outputs = OutputValidator(self.signature.outputs)
+        self._arguments = Arguments(self._annotations(parameters or {}))
+        self._streamed = self._streamed_fields()
+
+    def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
+        """Runs the module and returns the checked outputs as JSON.
+
+        Raises:
+            InvalidInputs, MalformedInputs, InvalidOutputs: as the validators raise them.
+            LMError: the LM failed, refused, was too slow, or gave an answer that does not fit a predictor's signature.
+            LMNotConfigured: neither the session nor the service has an LM.
+            Exception: whatever the module's own code raises.
+        """
+        if lm is None:
+            raise LMNotConfigured("neither the session nor the service has an LM", started=False)
+        arguments = self._arguments.convert(self._checked_inputs.inputs(inputs))
+        listeners = self._listeners(emit, lm) if lm.streams else []
+        with without_key_of(lm.settings):
+            with lm_failures_of(lm.settings), counted_for(lm):
+                returned = ask(lm, self._runner(arguments, listeners))
+            outputs = self._outputs_of(returned)
+            checked = self._checked_outputs.outputs(outputs)
+        for listener in listeners:
+            listener.events.finish_if_same(outputs)
+        return checked
+
+    def close(self) -> None:
+        """Does nothing: a DSPy module holds nothing that outlives it."""
+
+    def _runner(self, arguments: dict[str, Any], listeners: list[FirstAnswer]) -> Callable[[], Any]:
+        if listeners:
+            return partial(run_module_streamed, self._module, arguments, listeners, is_async=self._is_async)
+        return partial(self._module.acall if self._is_async else self._module, **arguments)
+
+    def _outputs_of(self, returned: Any) -> Any:
+        if isinstance(returned, dspy.Example):  # as any prediction is
+            names = [field.name for field in self.signature.outputs]
+            return {name: jsonable(returned[name]) for name in names if name in returned}
+        return jsonable(returned)
+
+    def _annotations(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+        known = {name: info.annotation for one in self._module.predictors() for name, info in _inputs_of(one)}
+        known |= {name: one.annotation for name, one in parameters.items()}
+        return {one.name: known[one.name] for one in self.signature.inputs if one.name in known}
+
+    def _streamed_fields(self) -> list[tuple[dspy.Predict, list[str]]]:
+        """Finds the predictors that write outputs which are texts; an output that two could write is not streamed."""
+        predictors = self._module.predictors()
+        names: dict[int, list[str]] = {}
+        for field in self.signature.outputs:
+            writers = [at for at, one in enumerate(predictors) if field.name in one.signature.output_fields]
+            if len(writers) == 1 and predictors[writers[0]].signature.output_fields[field.name].annotation is str:
+                names.setdefault(writers[0], []).append(field.name)
+        return [(predictors[at], fields) for at, fields in names.items()]
+
+    def _listeners(self, emit: Emit, lm: LMRun) -> list[FirstAnswer]:
+        return [
+            FirstAnswer(
+                predictor,
+                OutputEvents({name: name for name in fields}, emit, as_json=lm.settings.decodes_schema),
+            )
+            for predictor, fields in self._streamed
+        ]
+
+
+def _make(entrypoint: str, allowed_modules: tuple[str, ...]) -> dspy.Module:
+    module_name, _, class_name = entrypoint.partition(":")
+    found = find_defined(entrypoint, allowed_modules)
+    if not isinstance(found, type) or not issubclass(found, dspy.Module):
+        raise EntrypointError(f"{module_name!r} has no subclass {class_name!r} of dspy.Module")
+    try:
+        return found()
+    except BaseException as error:  # SystemExit, too: the worker serves other programs
+        raise EntrypointError(f"{class_name}() raises {describe(error).detail}") from error
+
+
+def _forward_of(module: dspy.Module) -> Callable[..., Any]:
+    """Finds the method that a call runs: `aforward` only if there is no `forward`."""
+    for name in ("forward", "aforward"):
+        if callable(method := getattr(module, name, None)):
+            found: Callable[..., Any] = method
+            return found
+    raise EntrypointError(f"{type(module).__name__} has neither a forward nor an aforward")
+
+
+def _check_takes(signature: Signature, forward: Callable[..., Any]) -> None:
+    always = {field.name for field in signature.inputs if field.required or field.default is not None}
+    try:
+        for names in ({field.name for field in signature.inputs}, always):
+            inspect.signature(forward).bind(**dict.fromkeys(names))
+    except TypeError as error:
+        raise EntrypointError(f"{forward.__name__} does not take the signature's inputs: {error}") from None
+
+
+def _inputs_of(predictor: dspy.Predict) -> Any:
+    return predictor.signature.input_fields.items()
