@@ -89,7 +89,7 @@ def test_a_refused_definition_changes_nothing(
 
 
 def test_a_dry_run_changes_nothing(shared_service: Service, version: str) -> None:
-    """It shows the program as it would be, and creates neither a program nor a session."""
+    """The answer shows the program as it would be, and there is neither a program nor a session then."""
     program, session = f"dry-{version}", f"dry-session-{version}"
     body = definition(instructions="first")
     would_be = put(shared_service, program, body, f"?session_id={session}&dry_run=true")

@@ -209,7 +209,7 @@ async def test_another_replicas_change_is_followed(database: Database) -> None:
 
 
 async def test_an_older_replicas_program_is_at_revision_1(programs: Programs, database: Database) -> None:
-    """Its row has no revision; a change of it keeps what was before, with the time of its creation."""
+    """The row of such a program has no revision; a change keeps the definition before, with the program's creation."""
     definition = encode_definition(new("first").definition).decode()
     columns = "session_id, id, definition, created_at, execution_count"
     values = f"'', 'p', '{definition}', '2026-01-01 00:00:00.000000', 7"
