@@ -55,7 +55,6 @@ class ProgramView(Out):
 
     id: str
     session_id: str | None
-    revision: int
     program_type: ProgramTypeName
     signature: SignatureView
     entrypoint: str | None
@@ -67,6 +66,7 @@ class ProgramView(Out):
     max_concurrency: int | None
     memory_mb: int | None
     metrics: bool
+    revision: int
     created_at: datetime
     execution_count: int
     last_executed_at: datetime | None
@@ -79,7 +79,6 @@ def program_json(stored: StoredProgram) -> bytes:
         {
             "id": stored.program.id,
             "session_id": stored.session_id,
-            "revision": stored.program.revision,
             "program_type": definition.program_type,
             "signature": _signature(definition.signature),
             "entrypoint": definition.entrypoint,
@@ -88,6 +87,7 @@ def program_json(stored: StoredProgram) -> bytes:
             "has_state": has_state(definition),
             "tools": definition.tools,
             **msgspec.structs.asdict(definition.limits or Limits()),
+            "revision": stored.program.revision,
             "created_at": stored.created_at,
             "execution_count": stored.execution_count,
             "last_executed_at": stored.last_executed_at,
