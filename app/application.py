@@ -11,7 +11,19 @@ from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.types import Message, Receive, Scope, Send
 
 from app import documentation, problems
-from app.api import analysis, batch, executions, health, lms, pools, programs, ramp, rollout, sessions
+from app.api import (
+    analysis,
+    batch,
+    executions,
+    health,
+    lms,
+    pools,
+    program_revisions,
+    programs,
+    ramp,
+    rollout,
+    sessions,
+)
 from app.auth import Authenticator
 from app.body_limit import guard_body
 from app.execute.batch import BatchEndpoint
@@ -42,6 +54,7 @@ _ROUTERS = (
     executions.execute_router,
     batch.router,
     programs.router,
+    program_revisions.router,
     executions.router,
     sessions.router,
     lms.router,

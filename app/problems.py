@@ -32,6 +32,7 @@ from routing.errors import (
     ProgramNotFound,
     QuotaExceeded,
     SessionNotFound,
+    StaleProgram,
     StaleRevision,
     StoreUnavailable,
 )
@@ -58,7 +59,7 @@ KINDS: Mapping[str, Kind] = {
     "forbidden_host": Kind(403, "request", "This host or origin is not allowed"),
     "not_found": Kind(404, "request", "There is nothing here"),
     "method_not_allowed": Kind(405, "request", "This cannot be done here"),
-    "stale_revision": Kind(412, "request", "The rollout has changed meanwhile"),
+    "stale_revision": Kind(412, "request", "The change was meant for another revision"),
     "invalid_plan": Kind(422, "request", "The plan makes no sense"),
     "plan_conflict": Kind(409, "request", "The plan's state does not allow that"),
     "rollback_impossible": Kind(409, "request", "There is nothing to roll back to"),
@@ -200,6 +201,11 @@ def _(error: QuotaExceeded) -> Problem:
 @problem_of.register
 def _(error: StaleRevision) -> Problem:
     return Problem("stale_revision", str(error), extensions={"revision": error.current.revision})
+
+
+@problem_of.register
+def _(error: StaleProgram) -> Problem:
+    return Problem("stale_revision", str(error), extensions={"revision": error.revision})
 
 
 @problem_of.register

@@ -28,6 +28,15 @@ class CommandFailed(Exception):
         self.exit_code = exit_code
 
 
+class Refused(CommandFailed):
+    """Ends a command that the service refuses, with the members of its problem response."""
+
+    def __init__(self, exit_code: ExitCode, message: str, problem: dict[str, Any]) -> None:
+        super().__init__(exit_code, message)
+        self.code = str(problem["code"])
+        self.errors: list[dict[str, str]] = problem.get("errors", [])
+
+
 _OTHER_THAN_REFUSED = {
     "stale_revision": ExitCode.CONFLICT,
     "program_exists": ExitCode.CONFLICT,
@@ -37,13 +46,12 @@ _OTHER_THAN_REFUSED = {
 }
 
 
-def refused(problem: dict[str, Any], retry_after: str | None) -> CommandFailed:
+def refused(problem: dict[str, Any], retry_after: str | None) -> Refused:
     """The failure that a problem response of the service is."""
     code = str(problem["code"])
     again = f" (try again in {retry_after} s)" if retry_after else ""
-    return CommandFailed(
-        _OTHER_THAN_REFUSED.get(code, ExitCode.REFUSED), f"{code}: {problem.get('detail', code)}{again}"
-    )
+    exit_code = _OTHER_THAN_REFUSED.get(code, ExitCode.REFUSED)
+    return Refused(exit_code, f"{code}: {problem.get('detail', code)}{again}", problem)
 
 
 def printable(text: str) -> str:

@@ -47,6 +47,15 @@ def print_fields(fields: Mapping[str, object]) -> None:
     _print(table)
 
 
+def print_change(result: str, name: str, lines: Iterable[str] = ()) -> None:
+    """One line for a thing and what became of it, then the lines of its change; those with `-` and `+` in colours."""
+    styles = {"- ": "red", "+ ": "green"}
+    text = Text(f"{result:<10} ", "bold").append(printable(name), "not bold")
+    for line in lines:
+        text.append(f"\n{'':13}{printable(line)}", f"not bold {styles.get(line[:2], '')}")
+    _print(text)
+
+
 def when(timestamp: str | None) -> str | None:
     """A time of the service's for people: to the second, in UTC."""
     if timestamp is None:
@@ -64,9 +73,9 @@ def _cell(value: object) -> Text:
     return Text(printable(str(value)))
 
 
-def _print(table: Table) -> None:
+def _print(content: Table | Text) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what the locale has no letter for
     is_terminal = sys.stdout.isatty()
     console = Console(force_terminal=is_terminal, width=None if is_terminal else _UNBOUNDED, soft_wrap=not is_terminal)
-    console.print(table)
+    console.print(content)

@@ -1,4 +1,4 @@
-"""`poolshift programs`: create, list, show, run and delete programs."""
+"""`poolshift programs`: create, list, show, run and delete programs; `cli.apply` has `apply`."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
+from cli.apply import apply_programs
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_fields, print_json, print_rows, when
 from cli.service import Service, on_service, segment
@@ -77,6 +78,9 @@ def create_program(
     _show(service.send("POST", "/programs", body=_definition(file)), as_json=as_json)
 
 
+app.command("apply")(apply_programs)
+
+
 @app.command("delete")
 @on_service
 def delete_program(
@@ -135,6 +139,7 @@ def _show(program: dict[str, Any], *, as_json: bool) -> None:
         {
             "id": program["id"],
             "session": program["session_id"],
+            "revision": program["revision"],
             "type": program["program_type"],
             "entrypoint": program["entrypoint"],
             "description": signature["description"],

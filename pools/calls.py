@@ -12,15 +12,22 @@ from poolshift.worker.tracing.traceparent import Carried, trace_id_of
 
 
 class Program:
-    """A definition under a name. `key` is unique: an id that is deleted and created again gets another key."""
+    """A definition under a name. `key` is unique: an id that is deleted and created again gets another key.
 
-    def __init__(self, key: str, program_id: str, definition: Definition) -> None:
+    A program whose definition is replaced keeps its key and gets the next `revision`, as another object: a call goes on
+    with the definition that it began with.
+    """
+
+    def __init__(self, key: str, program_id: str, definition: Definition, revision: int = 1) -> None:
         self.key = key
         self.id = program_id
         self.definition = definition
+        self.revision = revision
+        self.quarantine_key = f"{key}.{revision}"
+        """Each definition of a program is judged by its own calls."""
 
     def __repr__(self) -> str:
-        return f"<Program {self.key} {self.id!r}>"
+        return f"<Program {self.quarantine_key} {self.id!r}>"
 
 
 class RunObserver(Protocol):

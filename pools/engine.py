@@ -143,7 +143,7 @@ class Engine(abc.ABC):
         if self._refuses:
             self._let_in(call)
         if not call.is_retry:
-            self._quarantine.admit(call.program.key, call.execution_id)
+            self._quarantine.admit(call.program.quarantine_key, call.execution_id)
         self._calls += 1
         try:
             return await self._attempt(call)
@@ -218,7 +218,7 @@ class Engine(abc.ABC):
 
     async def _attempt(self, call: Call) -> Result:
         """Runs `call` once and draws the conclusions for its program and for the queue's estimates."""
-        key = call.program.key
+        key = call.program.quarantine_key
         waited_before_s = call.backpressure_s + call.load_s
         queued_call = QueuedCall(call, self._loop.create_future())
         try:

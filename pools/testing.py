@@ -250,7 +250,7 @@ class FakeProcess:
         self.exited.set_result(end)
         if self._when_ended is not None:
             self._when_ended(end)
-        self._end_run(failure_of(end, None if self.left_by is None else self.left_by.key))
+        self._end_run(failure_of(end, None if self.left_by is None else self.left_by.quarantine_key))
 
     # --- the protocol
 

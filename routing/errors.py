@@ -35,6 +35,15 @@ class StaleRevision(Exception):
         self.current = current
 
 
+class StaleProgram(Exception):
+    """A program is in another state than a change was meant for: at `revision`, or missing if that is None."""
+
+    def __init__(self, program_id: str, revision: int | None) -> None:
+        state = "does not exist" if revision is None else f"is at revision {revision}"
+        super().__init__(f"the program {program_id!r} {state}")
+        self.revision = revision
+
+
 class ChangeVoided(StaleRevision):
     """A rollback was asked for, here or on another replica, after the change was and before the change was written."""
 

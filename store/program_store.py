@@ -2,21 +2,29 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import structlog
-from sqlalchemy import BigInteger, Row, delete, func, insert, select, update
+from sqlalchemy import BigInteger, ColumnElement, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pools.calls import Program
 from routing.catalog.definitions import decode_definition, encode_definition
-from routing.catalog.programs import NewProgram, ProgramPage, ProgramUse, StoredProgram
-from routing.errors import ProgramExists
+from routing.catalog.programs import NewProgram, ProgramPage, ProgramUse, PutResult, StoredProgram
+from routing.catalog.revisions import Precondition, RevisionPage
+from routing.errors import ProgramExists, StoreUnavailable
+from store import revision_rows
 from store.database import Database
 from store.json_rows import json_rows, parameter
-from store.tables import GLOBAL, UtcDateTime, programs
+from store.paging import fitting
+from store.tables import GLOBAL, UtcDateTime, program_revisions, programs
+
+_PUT_ATTEMPTS = 10
+"""Attempts at a change. Each ends early only if another writer has changed the same program meanwhile."""
 
 _log = structlog.stdlib.get_logger("poolshift.store")
 
@@ -39,25 +47,25 @@ class SqlProgramStore:
             return _known(rows)
 
     async def add(self, new: NewProgram) -> StoredProgram:
-        values = {
-            "session_id": new.session_id or GLOBAL,
-            "id": new.id,
-            "definition": encode_definition(new.definition).decode(),
-            "created_at": datetime.now(UTC),
-            "execution_count": 0,
-        }
         try:
             async with self._database.transaction() as connection:
-                row = (await connection.execute(insert(programs).values(values).returning(programs))).one()
-                await self._database.announce(connection, "program", reference(new.id, new.session_id))
+                row = await self._insert(connection, new)
         except IntegrityError:
             raise ProgramExists(new.id) from None
         return _stored(row)
 
+    async def put(self, new: NewProgram, condition: Precondition) -> PutResult:
+        for _ in range(_PUT_ATTEMPTS):
+            with suppress(IntegrityError):  # another writer has created it since it was looked for
+                async with self._database.transaction() as connection:
+                    result = await self._try_put(connection, new, condition)
+                if result is not None:
+                    return result
+        raise StoreUnavailable(f"others keep changing the program {new.id!r}")
+
     async def find(self, program_id: str, session_id: str | None) -> StoredProgram | None:
-        of_it = (programs.c.id == program_id) & (programs.c.session_id == (session_id or GLOBAL))
         async with self._database.transaction() as connection:
-            row = (await connection.execute(select(programs).where(of_it))).one_or_none()
+            row = (await connection.execute(select(programs).where(_is(program_id, session_id)))).one_or_none()
         return next(iter(_known([] if row is None else [row])), None)
 
     async def page(self, session_id: str | None, *, limit: int, max_bytes: int, after: int) -> ProgramPage:
@@ -65,7 +73,7 @@ class SqlProgramStore:
         sizes = select(programs.c.key, func.length(programs.c.definition)).where(of_them).order_by(programs.c.key)
         async with self._database.transaction() as connection:
             found = [(key, size) for key, size in await connection.execute(sizes.limit(limit + 1))]
-            count = _fitting([size for _, size in found[:limit]], max_bytes)
+            count = fitting([size for _, size in found[:limit]], max_bytes)
             if not count:
                 return ProgramPage([], has_more=False)
             on_page = of_them & (programs.c.key <= found[count - 1][0])
@@ -75,11 +83,16 @@ class SqlProgramStore:
             return await self.page(session_id, limit=limit, max_bytes=max_bytes, after=found[count - 1][0])
         return ProgramPage(shown, has_more=has_more)
 
+    async def revisions(self, key: str, *, limit: int, max_bytes: int, before: int | None) -> RevisionPage:
+        async with self._database.transaction() as connection:
+            return await revision_rows.page(connection, int(key), limit=limit, max_bytes=max_bytes, before=before)
+
     async def remove(self, key: str) -> bool:
         removal = delete(programs).where(programs.c.key == int(key)).returning(programs.c.id, programs.c.session_id)
         async with self._database.transaction() as connection:
             removed = (await connection.execute(removal)).one_or_none()
             if removed is not None:
+                await connection.execute(delete(program_revisions).where(program_revisions.c.program_key == int(key)))
                 await self._database.announce(connection, "program", reference(removed.id, removed.session_id))
         return removed is not None
 
@@ -89,20 +102,44 @@ class SqlProgramStore:
             await self._database.lock_counts(connection)
             await connection.execute(self._add_uses, rows)
 
+    async def _try_put(self, connection: AsyncConnection, new: NewProgram, condition: Precondition) -> PutResult | None:
+        """Changes a program; None if another writer has changed it since it was read. Raises IntegrityError too."""
+        query = select(programs).where(_is(new.id, new.session_id)).with_for_update()  # SQLite has no such lock
+        found = (await connection.execute(query)).one_or_none()
+        condition.check(new.id, None if found is None else revision_rows.revision_of(found))
+        if found is None:
+            return PutResult(_stored(await self._insert(connection, new)), is_new=True)
+        definition = encode_definition(new.definition).decode()
+        if _is_in_force(definition, found):
+            return PutResult(_stored(found), is_new=False)
+        row = await revision_rows.revise(connection, found, definition, new.created_by)
+        if row is None:
+            return None
+        await self._database.announce(connection, "program", reference(new.id, new.session_id))
+        return PutResult(_stored(row), is_new=False)
 
-def _fitting(sizes: Sequence[int], max_bytes: int) -> int:
-    """Counts how many of these go on a page: at least one, if there is one."""
-    total = 0
-    for count, size in enumerate(sizes):
-        total += size
-        if total > max_bytes and count:
-            return count
-    return len(sizes)
+    async def _insert(self, connection: AsyncConnection, new: NewProgram) -> Row[Any]:
+        values = {
+            "session_id": new.session_id or GLOBAL,
+            "id": new.id,
+            "definition": encode_definition(new.definition).decode(),
+            "created_at": datetime.now(UTC),
+            "execution_count": 0,
+            "revision": 1,
+            "revised_by": new.created_by,
+        }
+        row: Row[Any] = (await connection.execute(insert(programs).values(values).returning(programs))).one()
+        await self._database.announce(connection, "program", reference(new.id, new.session_id))
+        return row
 
 
 def reference(program_id: str, session_id: str | None) -> str:
     """Names a program to the other replicas."""
     return json.dumps([program_id, session_id or None])
+
+
+def _is(program_id: str, session_id: str | None) -> ColumnElement[bool]:
+    return (programs.c.id == program_id) & (programs.c.session_id == (session_id or GLOBAL))
 
 
 def _known(rows: Iterable[Row[Any]]) -> list[StoredProgram]:
@@ -116,9 +153,18 @@ def _known(rows: Iterable[Row[Any]]) -> list[StoredProgram]:
     return known
 
 
+def _is_in_force(definition: str, row: Row[Any]) -> bool:
+    """Tells if a row has this definition, whatever version has written it."""
+    try:
+        return encode_definition(decode_definition(row.definition)).decode() == definition
+    except msgspec.ValidationError:
+        return False
+
+
 def _stored(row: Row[Any]) -> StoredProgram:
+    definition = decode_definition(row.definition)
     return StoredProgram(
-        program=Program(str(row.key), row.id, decode_definition(row.definition)),
+        program=Program(str(row.key), row.id, definition, revision_rows.revision_of(row)),
         session_id=row.session_id or None,
         created_at=row.created_at,
         execution_count=row.execution_count,

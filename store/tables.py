@@ -52,8 +52,24 @@ programs = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("execution_count", BigInteger, nullable=False, default=0),
     Column("last_executed_at", UtcDateTime),
+    Column("revision", Integer),
+    Column("revised_at", UtcDateTime),
+    Column("revised_by", String(256)),
     UniqueConstraint("session_id", "id"),
     sqlite_autoincrement=True,  # a key is never used twice: counts and quarantines are by it
+)
+
+# The definitions that a program had before the one in force, which its own row has.
+program_revisions = Table(
+    "program_revisions",
+    metadata,
+    Column("program_key", BigInteger, primary_key=True, autoincrement=False),
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("session_id", String(128), nullable=False),
+    Column("definition", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", String(256)),
+    Index(None, "session_id"),
 )
 
 sessions = Table(

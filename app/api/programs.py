@@ -11,6 +11,7 @@ from pydantic import Field as PydanticField
 from pydantic import JsonValue
 
 from app.api.base import MAX_KEY, Identifier, Out, Page, Text
+from app.api.preconditions import etag
 from app.api.program_body import FieldTypeName, ProgramBody, ProgramTypeName
 from app.api.program_check import try_definition
 from app.auth import Executor, Reader
@@ -65,6 +66,7 @@ class ProgramView(Out):
     max_concurrency: int | None
     memory_mb: int | None
     metrics: bool
+    revision: int
     created_at: datetime
     execution_count: int
     last_executed_at: datetime | None
@@ -85,6 +87,7 @@ def program_json(stored: StoredProgram) -> bytes:
             "has_state": has_state(definition),
             "tools": definition.tools,
             **msgspec.structs.asdict(definition.limits or Limits()),
+            "revision": stored.program.revision,
             "created_at": stored.created_at,
             "execution_count": stored.execution_count,
             "last_executed_at": stored.last_executed_at,
@@ -120,11 +123,11 @@ async def create_program(body: ProgramBody, services: Running, executor: Executo
     if body.session_id is not None:
         await services.sessions.admit(body.session_id, executor.caller)
     definition = await try_definition(body.definition(), services)
-    stored = await services.programs.add(NewProgram(program_id, body.session_id, definition))
+    stored = await services.programs.add(NewProgram(program_id, body.session_id, definition, executor.name))
     if body.session_id is not None:
         services.sessions.seen(body.session_id, owner=executor.caller.owner)
         await services.sessions.flush()  # every replica is to know of it
-    return _answer(program_json(stored), 201, {"location": f"/programs/{program_id}"})
+    return program_answer(stored, is_new=True)
 
 
 @router.get("", response_model=Page[ProgramView])
@@ -146,8 +149,8 @@ async def show_program(
     program_id: ProgramId, services: Running, reader: Reader, session_id: SessionQuery = None
 ) -> Response:
     """A program and its use."""
-    visible = await _visible(session_id, services, reader.reader)
-    return _answer(program_json(await services.programs.show(program_id, visible)))
+    visible = await visible_session(session_id, services, reader.reader)
+    return program_answer(await services.programs.show(program_id, visible))
 
 
 @router.delete("/{program_id}", status_code=204)
@@ -155,20 +158,29 @@ async def delete_program(
     program_id: ProgramId, services: Running, executor: Executor, session_id: SessionQuery = None
 ) -> None:
     """Deletes a program; calls that run go on."""
-    await services.programs.remove(program_id, await _visible(session_id, services, executor.caller))
+    await services.programs.remove(program_id, await visible_session(session_id, services, executor.caller))
 
 
 def _page(page: ProgramPage) -> Response:
     items = b",".join(program_json(stored) for stored in page.programs)
     cursor = msgspec.json.encode(page.programs[-1].program.key if page.has_more else None)
-    return _answer(b'{"items":[' + items + b'],"next_cursor":' + cursor + b"}")
+    return json_answer(b'{"items":[' + items + b'],"next_cursor":' + cursor + b"}")
 
 
-def _answer(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def program_answer(stored: StoredProgram, *, is_new: bool = False) -> Response:
+    """Shows a program with its revision as the ETag; one that is new with its address."""
+    headers = {"etag": etag(stored.program.revision)}
+    if is_new:
+        headers["location"] = f"/programs/{stored.program.id}"
+    return json_answer(program_json(stored), 201 if is_new else 200, headers)
+
+
+def json_answer(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Makes a response of JSON."""
     return Response(body, status, headers, media_type="application/json")
 
 
-async def _visible(session_id: str | None, services: Running, caller: Caller) -> str | None:
+async def visible_session(session_id: str | None, services: Running, caller: Caller) -> str | None:
     """The session, unless it is another owner's: that one looks like a session which does not exist."""
     if session_id is None or await services.sessions.sees(session_id, caller):
         return session_id

@@ -3,10 +3,11 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import AfterValidator, Field
 
-from app.api.base import MAX_REVISION, In, Out, Page, Text, page_of
+from app.api.base import MAX_REVISION, In, Out, Page, page_of
+from app.api.preconditions import IfMatch, etag, expected_revision
 from app.auth import Operator, Reader
 from app.problems import Problem
 from app.services import Running, Services
@@ -14,9 +15,6 @@ from routing.rollout.model import Change, Rollout, Source, to_basis_points
 from routing.versions import Version
 
 router = APIRouter(prefix="/rollout", tags=["rollout"])
-_SHOWN = 64
-"""Characters of a wrong header that its error repeats."""
-_MAX_DIGITS = len(str(MAX_REVISION))
 
 
 class RolloutView(Out):
@@ -114,7 +112,7 @@ async def show_rollout(services: Running, _: Reader, response: Response) -> Roll
     """Shows the flag in force on this replica. Its revision is the ETag; an unwritten rollback has none yet."""
     current = services.flag.current
     if services.flag.is_written:
-        response.headers["etag"] = f'"{current.revision}"'
+        response.headers["etag"] = etag(current.revision)
     return rollout_view(current, services)
 
 
@@ -124,7 +122,7 @@ async def change_rollout(
     services: Running,
     operator: Operator,
     response: Response,
-    if_match: Annotated[Text | None, Header(description="The revision that the change is meant for")] = None,
+    if_match: IfMatch = None,
 ) -> RolloutView:
     """Changes the percentage, from the next call on. With `If-Match`, only if nobody else has meanwhile.
 
@@ -133,14 +131,14 @@ async def change_rollout(
     if body.canary_percent is None and body.reason is None:
         return await show_rollout(services, operator, response)
     require_v1(services)
-    current, expected = services.flag.current, _revision(if_match)
+    current, expected = services.flag.current, expected_revision(if_match)
     if body.canary_percent is not None:
         points = to_basis_points(body.canary_percent)
     else:  # the reason is for this percentage, and no other one
         points, expected = current.canary_basis_points, current.revision if expected is None else expected
     change = Change(points, Source.API, operator.name, body.reason)
     rollout = await services.flag.change(change, expected=expected)
-    response.headers["etag"] = f'"{rollout.revision}"'
+    response.headers["etag"] = etag(rollout.revision)
     return rollout_view(rollout, services)
 
 
@@ -177,14 +175,3 @@ def require_v1(services: Services) -> None:
     """
     if Version.V1 not in services.pools:
         raise Problem("rollback_impossible", "this service runs without V1 (POOLS=v2): all traffic goes to V2")
-
-
-def _revision(if_match: str | None) -> int | None:
-    """The revision that an If-Match header (RFC 9110, 13.1.1) names; `*` is any."""
-    if if_match is None or if_match.strip() == "*":
-        return None
-    tag = if_match.strip().removeprefix("W/").strip('"')
-    if not (tag.isascii() and tag.isdecimal()):
-        raise Problem("invalid_request", f"If-Match: {if_match[:_SHOWN]!r} is not a revision")
-    # A longer number is never in force, and Python would not even convert one of 5,000 digits.
-    return int(tag) if len(tag) <= _MAX_DIGITS else MAX_REVISION + 1

@@ -307,7 +307,7 @@ class WorkerProcess:
     def _failure_of(self, end: Exit) -> ExecutionError:
         if end.cause is ExitCause.TIMEOUT and self._load_began is not None:
             return LoadTimeout(f"the program did not load within {self._load_timeout_s:g} s; its worker was killed")
-        return failure_of(end, None if self.left_by is None else self.left_by.key)
+        return failure_of(end, None if self.left_by is None else self.left_by.quarantine_key)
 
     def _attempt(self, action: Callable[[], None]) -> None:
         """Takes one step of the end, and logs its failure, so that the other steps follow."""

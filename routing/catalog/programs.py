@@ -13,6 +13,7 @@ from pools.calls import Program
 from poolshift.worker.definitions import Definition
 from routing.catalog.definitions import encode_definition
 from routing.catalog.quotas import DEFAULT_QUOTAS, ProgramUsage, Quotas
+from routing.catalog.revisions import ANY_STATE, Precondition, RevisionPage
 from routing.catalog.write_behind import Used, write_in_batches
 from routing.errors import ProgramNotFound
 from routing.telemetry.program_metrics import ProgramMetrics
@@ -25,6 +26,8 @@ class NewProgram:
     id: str
     session_id: str | None
     definition: Definition
+    created_by: str | None = None
+    """The name of the API key that describes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,18 @@ class ProgramUse(NamedTuple):
     """Seconds since the epoch."""
 
 
+class PutResult(NamedTuple):
+    """A program after a change; `is_new` tells that the change created it."""
+
+    stored: StoredProgram
+    is_new: bool
+
+
 class CataloguedProgram(Program):
     """A program in memory, with its use for `routing.catalog.write_behind`."""
 
-    def __init__(self, key: str, program_id: str, definition: Definition, size: int) -> None:
-        super().__init__(key, program_id, definition)
+    def __init__(self, key: str, program_id: str, definition: Definition, revision: int, size: int) -> None:
+        super().__init__(key, program_id, definition, revision)
         self.size = size
         """The size of the definition, in bytes of JSON."""
         self.is_dirty = False
@@ -89,6 +99,13 @@ class ProgramStore(Protocol):
         """Keeps `new`. Raises ProgramExists."""
         ...
 
+    async def put(self, new: NewProgram, condition: Precondition) -> PutResult:
+        """Creates a program, or replaces its definition by the one of the next revision.
+
+        The definition that is in force already stays, with its revision. Raises StaleProgram.
+        """
+        ...
+
     async def find(self, program_id: str, session_id: str | None) -> StoredProgram | None:
         """Reads the program of exactly this session, or the global one if `session_id` is None."""
         ...
@@ -100,8 +117,15 @@ class ProgramStore(Protocol):
         """
         ...
 
+    async def revisions(self, key: str, *, limit: int, max_bytes: int, before: int | None) -> RevisionPage:
+        """Reads up to `limit` revisions of a program, the newest first, below the revision `before`.
+
+        The page ends before `max_bytes` of definitions, but has at least one revision.
+        """
+        ...
+
     async def remove(self, key: str) -> bool:
-        """Forgets a program; returns False if there was none."""
+        """Forgets a program with its revisions; returns False if there was none."""
         ...
 
     async def add_uses(self, uses: Mapping[str, ProgramUse]) -> None:
@@ -187,6 +211,41 @@ class Programs:
             usage.remove(new.session_id, size)
         return stored
 
+    async def put(self, new: NewProgram, condition: Precondition = ANY_STATE) -> PutResult:
+        """Creates a program or replaces its definition, in the store first. Calls that have begun keep the former one.
+
+        Raises StaleProgram, QuotaExceeded, StoreUnavailable.
+        """
+        await self.flush()
+        size, programs = self.check_quotas(new)
+        usage = self._usage
+        usage.add(new.session_id, size, programs)
+        known = self._own(new.session_id).get(new.id)
+        try:
+            with self._metrics.place_for(new.definition, None if known is None else known.key):
+                result = await self._store.put(new, condition)
+                self._remember(result.stored)
+        finally:
+            usage.remove(new.session_id, size, programs)
+        return result
+
+    def check_quotas(self, new: NewProgram) -> tuple[int, int]:
+        """Returns the bytes and the programs that are counted more while `put` writes. Raises QuotaExceeded."""
+        size = len(encode_definition(new.definition))
+        known = self._own(new.session_id).get(new.id)
+        if known is None:
+            self._usage.check(new.session_id, size)
+            return size, 1
+        if size <= known.size:  # a smaller definition is welcome if the quota is used up
+            return 0, 0
+        self._usage.check(new.session_id, size - known.size, 0)
+        return size - known.size, 0
+
+    async def find(self, program_id: str, session_id: str | None) -> StoredProgram | None:
+        """Finds the program of exactly this session, or the global one, with its use. Raises StoreUnavailable."""
+        await self.flush()
+        return await self._store.find(program_id, session_id)
+
     async def show(self, program_id: str, session_id: str | None) -> StoredProgram:
         """Finds a call's program, with its use. Raises ProgramNotFound, StoreUnavailable."""
         await self.flush()
@@ -200,6 +259,15 @@ class Programs:
         await self.flush()
         return await self._store.page(session_id, limit=limit, max_bytes=max_bytes, after=after)
 
+    async def revisions(
+        self, program_id: str, session_id: str | None, *, limit: int, max_bytes: int, before: int | None
+    ) -> RevisionPage:
+        """As `ProgramStore.revisions`, of a call's program. Raises ProgramNotFound, StoreUnavailable."""
+        stored = await self._look_up(program_id, session_id)
+        if stored is None:
+            raise ProgramNotFound(program_id)
+        return await self._store.revisions(stored.program.key, limit=limit, max_bytes=max_bytes, before=before)
+
     async def remove(self, program_id: str, session_id: str | None) -> None:
         """Forgets the program that a call would run. Raises ProgramNotFound, StoreUnavailable."""
         stored = await self.show(program_id, session_id)
@@ -208,7 +276,7 @@ class Programs:
         self._forget(stored.program.id, stored.session_id)
 
     async def refresh(self, program_id: str, session_id: str | None) -> None:
-        """Reads a program again that another replica has created or deleted."""
+        """Reads a program again that another replica has created, changed or deleted."""
         stored = await self._store.find(program_id, session_id)
         if stored is not None:
             self._remember(stored)
@@ -229,25 +297,34 @@ class Programs:
         program = stored.program
         of_its_own = self._global if stored.session_id is None else self._of_sessions.setdefault(stored.session_id, {})
         known = of_its_own.get(program.id)
-        if known is None or known.key != program.key:
+        # Two replies of the store may arrive in the wrong order: an older revision changes nothing.
+        if known is None or known.key != program.key or known.revision < program.revision:
             if known is not None:
                 self._usage.remove(stored.session_id, known.size)
-                self._metrics.end(known.key)
+                if known.key != program.key:
+                    self._metrics.end(known.key)
             encoded = encode_definition(program.definition)
             definition = self._definitions.setdefault(hashlib.sha256(encoded).digest(), program.definition)
-            known = of_its_own[program.id] = CataloguedProgram(program.key, program.id, definition, len(encoded))
+            size = len(encoded)
+            known = of_its_own[program.id] = CataloguedProgram(
+                program.key, program.id, definition, program.revision, size
+            )
             self._usage.add(stored.session_id, known.size)
             self._metrics.note(known)
         return known
 
     def _forget(self, program_id: str, session_id: str | None) -> None:
-        own = self._global if session_id is None else self._of_sessions.get(session_id, {})
+        own = self._own(session_id)
         program = own.pop(program_id, None)
         if program is not None:
             self._usage.remove(session_id, program.size)
             self._metrics.end(program.key)
         if session_id is not None and not own:
             self._of_sessions.pop(session_id, None)
+
+    def _own(self, session_id: str | None) -> dict[str, CataloguedProgram]:
+        """The programs of exactly this session, or the global ones."""
+        return self._global if session_id is None else self._of_sessions.get(session_id, {})
 
     async def _look_up(self, program_id: str, session_id: str | None) -> StoredProgram | None:
         own = await self._store.find(program_id, session_id) if session_id is not None else None

@@ -36,35 +36,32 @@ class ProgramUsage:
         self._all_programs = 0
         self._all_bytes = 0
 
-    def check(self, session_id: str | None, size: int) -> None:
-        """Tells if one more program, with a definition of `size` bytes, fits.
+    def check(self, session_id: str | None, size: int, programs: int = 1) -> None:
+        """Tells if so many more programs, whose definitions have `size` more bytes, fit.
 
         Raises:
-            QuotaExceeded: it does not.
+            QuotaExceeded: they do not.
         """
         quotas, session = self._quotas, f"session {session_id!r}"
         if session_id is not None:
-            limit = quotas.programs_per_session
-            _check("QUOTA_PROGRAMS_PER_SESSION", limit, self._programs[session_id] + 1, f"programs of {session}")
+            limit, used = quotas.programs_per_session, self._programs[session_id] + programs
+            _check("QUOTA_PROGRAMS_PER_SESSION", limit, used, f"programs of {session}")
             limit, used = quotas.definition_bytes_per_session, self._bytes[session_id] + size
             _check("QUOTA_DEFINITION_BYTES_PER_SESSION", limit, used, f"bytes of definitions of {session}")
-        _check("QUOTA_PROGRAMS", quotas.programs, self._all_programs + 1, "programs")
+        _check("QUOTA_PROGRAMS", quotas.programs, self._all_programs + programs, "programs")
         _check("QUOTA_DEFINITION_BYTES", quotas.definition_bytes, self._all_bytes + size, "bytes of definitions")
 
-    def add(self, session_id: str | None, size: int) -> None:
-        """Counts a program."""
-        self._programs[session_id] += 1
+    def add(self, session_id: str | None, size: int, programs: int = 1) -> None:
+        """Counts so many programs more."""
+        self._programs[session_id] += programs
         self._bytes[session_id] += size
-        self._all_programs += 1
+        self._all_programs += programs
         self._all_bytes += size
 
-    def remove(self, session_id: str | None, size: int) -> None:
-        """Counts a program no longer."""
-        self._programs[session_id] -= 1
-        self._bytes[session_id] -= size
-        self._all_programs -= 1
-        self._all_bytes -= size
-        if not self._programs[session_id]:
+    def remove(self, session_id: str | None, size: int, programs: int = 1) -> None:
+        """Counts so many programs less."""
+        self.add(session_id, -size, -programs)
+        if not self._programs[session_id] and not self._bytes[session_id]:
             del self._programs[session_id], self._bytes[session_id]
 
 

@@ -29,7 +29,7 @@ async def write_in_batches(unwritten: list[Used[_Use]], write: Callable[[Mapping
 
     Raises whatever `write` raises; the objects that are still dirty are on the list again then.
     """
-    waiting = sorted(unwritten, key=_key, reverse=True)
+    waiting = sorted(unwritten, key=_key)[::-1]  # of one key, the object that was used first comes first
     unwritten.clear()
     try:
         while batch := _next_batch(waiting):

@@ -44,13 +44,15 @@ class ProgramMetrics:
     # --- for the catalogue
 
     @contextmanager
-    def place_for(self, definition: Definition) -> Iterator[None]:
+    def place_for(self, definition: Definition, key: str | None = None) -> Iterator[None]:
         """Holds a place for a program while it is stored, so that programs created at once count each other.
+
+        `key` is that of the program if it exists already; then it may have a place.
 
         Raises:
             QuotaExceeded: all places are taken.
         """
-        if not wants_metrics(definition):
+        if not wants_metrics(definition) or key in self._ids:
             yield
             return
         if len(self._ids) + self._coming >= self._limit:

@@ -58,6 +58,8 @@ ROWS = [
     Row("POST", "/programs", EXECUTE, 201, PROGRAM),
     Row("GET", "/programs", READ),
     Row("GET", "/programs/{program_id}", READ),
+    Row("PUT", "/programs/{program_id}", EXECUTE, 200, PROGRAM),
+    Row("GET", "/programs/{program_id}/revisions", READ),
     Row("DELETE", "/programs/{program_id}", EXECUTE, 204),
     Row("POST", "/programs/{program_id}/execute", EXECUTE, 200, INPUTS),
     Row("POST", "/programs/{program_id}/batch", EXECUTE, 200, BATCH),

@@ -89,8 +89,10 @@ def test_who_sees_a_session(service: Service, caller: str) -> None:
     lm = ask(service, caller, "GET", f"/sessions/{session}/lm").json()
     programs = ask(service, caller, "GET", f"/programs?session_id={session}").json()["items"]
     program = ask(service, caller, "GET", f"/programs/own-{session}?session_id={session}")
+    revisions = ask(service, caller, "GET", f"/programs/own-{session}/revisions?session_id={session}")
     if caller in READ:
         assert answer.status_code == 200
+        assert [one["created_by"] for one in revisions.json()["items"]] == ["alice"]
         assert session in listed
         assert lm["set_for"] == "session"
         assert [one["id"] for one in programs] == [f"own-{session}"]
@@ -103,6 +105,7 @@ def test_who_sees_a_session(service: Service, caller: str) -> None:
     assert lm == ask(service, caller, "GET", "/sessions/missing/lm").json()
     assert programs == []
     problem(program, 404, "program_not_found")
+    problem(revisions, 404, "program_not_found")
 
 
 @pytest.mark.parametrize("caller", ["alice", "alice's next key", "bob", "root"])
@@ -116,6 +119,9 @@ def test_who_uses_a_session(service: Service, caller: str) -> None:
         ("POST", f"/programs/{everyones}/execute", {**INPUTS, "session_id": session}, {"prefer": "respond-async"}),
         ("POST", f"/programs/{everyones}/execute", {**INPUTS, "session_id": session}, {"accept": "text/event-stream"}),
         ("POST", "/programs", {**PROGRAM, "session_id": session}, {}),
+        ("PUT", f"/programs/own-{session}?session_id={session}", {**PROGRAM, "instructions": caller}, {}),
+        ("PUT", f"/programs/own-{session}?session_id={session}&dry_run=true", PROGRAM, {}),
+        ("PUT", f"/programs/own-{session}", {**PROGRAM, "session_id": session}, {}),
         ("PUT", f"/sessions/{session}/lm", {"model": "none"}, {}),
         ("DELETE", f"/sessions/{session}", None, {}),
     ]
@@ -132,6 +138,8 @@ def test_who_uses_a_session(service: Service, caller: str) -> None:
             ask(service, caller, "DELETE", f"/programs/own-{session}?session_id={session}"), 404, "program_not_found"
         )
         assert ask(service, "root", "GET", f"/sessions/{session}").json() == before
+        own = ask(service, "alice", "GET", f"/programs/own-{session}?session_id={session}").json()
+        assert (own["revision"], own["instructions"]) == (1, None)
         assert ask(service, "alice", "GET", f"/sessions/{session}/lm").json()["model"] == "openai/of-alice"
 
 

@@ -1,5 +1,7 @@
 """docs/programs.md: every example is put to a real service, in the order of the page, and answers as it says."""
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from tests.conftest import StartService
 from tests.support.pages import Block, blocks, codes, page, section, table
-from tests.support.service import Service
+from tests.support.service import POOLSHIFT, Service
 from tests.support.waiting import wait_until
 
 PAGE = page("programs.md")
@@ -25,8 +27,9 @@ def module(directory: Path, name: str) -> None:
 class Reader:
     """Does what a reader of the page does: one block after the other."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, directory: Path) -> None:
         self._service = service
+        self._directory = directory
         self._answer: httpx.Response | None = None
         self._created: dict[str, Any] = {}
         self.done: list[str] = []
@@ -34,16 +37,14 @@ class Reader:
     def read(self, block: Block) -> None:
         """Does what a block says, or sees that the last answer is as it says."""
         match block.info.split():
-            case ["python", "shop.py"]:
-                return  # is there already
-            case ["python", "prices.py"] | ["text", "requirements.txt"] | ["sh", "make"] | ["dockerfile"]:
-                return  # tests/make/test_requirements.py and tests/ship/test_own_image.py do that
-            case ["json", "create"]:
-                answer = self._service.client.post("/programs", json=block.json())
-                assert answer.status_code == 201, answer.text
-                self._created = answer.json()
+            case ["python", "shop.py" | "prices.py"] | ["text", "requirements.txt"] | ["sh", "make"] | ["dockerfile"]:
+                return  # is there already, or tests/make/test_requirements.py and tests/ship/test_own_image.py do that
+            case ["json", "create" | "put", *named]:
+                self._is_taken(block.json(), *named)
             case ["json", "created"]:
-                assert {name: self._created[name] for name in block.json()} == block.json()
+                self._is_created(block.json())
+            case ["yaml", _] | ["console"]:
+                self._is_done(block)
             case ["json", "execute", program]:
                 assert self._answer is None, "an execution without its answer"
                 self._answer = self._service.client.post(f"/programs/{program}/execute", content=block.text)
@@ -58,7 +59,26 @@ class Reader:
                 self._is_logged(block.text.splitlines())
             case _:
                 raise AssertionError(f"a block that nobody tries: {block.info!r}")
-        self.done.append(block.info.split()[1])
+        self.done.append(block.info.split()[-1 if block.info == "console" else 1])
+
+    def _is_created(self, members: dict[str, Any]) -> None:
+        assert {name: self._created[name] for name in members} == members
+
+    def _is_done(self, block: Block) -> None:
+        """Writes a file, or runs a command there."""
+        kind, *names = block.info.split()
+        if kind == "console":
+            self._is_printed(*block.text.split("\n", 1))
+        for name in names:
+            (self._directory / name).parent.mkdir(exist_ok=True)
+            (self._directory / name).write_text(block.text)
+
+    def _is_taken(self, body: dict[str, Any], program: str | None = None) -> None:
+        """Creates a program, or replaces the definition of `program`."""
+        method, path, status = ("POST", "/programs", 201) if program is None else ("PUT", f"/programs/{program}", 200)
+        answer = self._service.client.request(method, path, json=body)
+        assert answer.status_code == status, answer.text
+        self._created = answer.json()
 
     def _is_answered(self, status: int, members: dict[str, Any]) -> None:
         assert self._answer is not None
@@ -78,6 +98,17 @@ class Reader:
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
         assert says in answer.json()["detail"]
 
+    def _is_printed(self, command: str, output: str) -> None:
+        ended = subprocess.run(
+            [*POOLSHIFT, *command.removeprefix("$ poolshift ").split()],
+            cwd=self._directory,
+            env={"PATH": os.environ["PATH"], "POOLSHIFT_URL": self._service.url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr, ended.stdout) == (0, "", output)
+
     def _is_logged(self, expected: list[str]) -> None:
         for text in expected:
             wait_until(lambda text=text: text in self._service.log(), f"{text!r} is logged")  # type: ignore[misc]
@@ -87,10 +118,11 @@ def test_the_page_from_top_to_bottom(start_service: StartService, version: str, 
     """Each program is created, each call answered as the page says, each mistake refused."""
     module(tmp_path, "shop.py")
     service = start_service(POOL_VERSION=version, PROGRAM_MODULES="shop", PYTHONPATH=tmp_path)
-    reader = Reader(service)
+    reader = Reader(service, tmp_path)
     for block in BLOCKS:
         reader.read(block)
-    counts = {kind: reader.done.count(kind) for kind in ("create", "execute", "batch", "refused")}
+    kinds = ("create", "put", "console", "execute", "batch", "refused")
+    counts = {kind: reader.done.count(kind) for kind in kinds}
     assert counts["execute"] + counts["batch"] == sum(
         reader.done.count(status) for status in ("200", "422", "500", "502", "503", "504")
     )

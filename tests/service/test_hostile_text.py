@@ -57,7 +57,8 @@ def test_no_text_is_a_fault_of_the_service(service: Service, method: str, path: 
     """Every parameter and every member of every body in the OpenAPI document, each with every text."""
     for text in TEXTS.values():
         check_parameters(service, method, path, text)
-    for text in TEXTS.values() if path != "/programs" else BODY_TEXTS.values():
+    tries_to_load = path in ("/programs", "/programs/{program_id}")
+    for text in BODY_TEXTS.values() if tries_to_load else TEXTS.values():
         check_bodies(service, method, path, text)
 
 

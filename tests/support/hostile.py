@@ -29,7 +29,7 @@ TEXTS = {
 }
 DOCUMENT: dict[str, Any] = create_app(Settings(_env_file=None)).openapi()
 BODY_TEXTS = {name: TEXTS[name] for name in ("NUL", "half a surrogate pair", "NUL within")}
-"""Texts that a program's creation, which starts a process, is tried with."""
+"""Texts for the bodies with a program's definition, each of which starts a process."""
 METHODS = ("get", "put", "post", "patch", "delete")
 OPERATIONS = [(method, path) for path, item in DOCUMENT["paths"].items() for method in METHODS if method in item]
 
@@ -53,6 +53,14 @@ BODIES: dict[tuple[str, str], list[dict[str, Any]]] = {
             "session_id": "hostile",
         },
         {"program_type": "react", "signature": SIGNATURE, "tools": ["examples.text:keywords"], "state": {"a": "b"}},
+    ],
+    ("put", "/programs/{program_id}"): [
+        {
+            "program_type": "python",
+            "signature": SIGNATURE,
+            "entrypoint": "examples.text:keywords",
+            "instructions": "i",
+        }
     ],
     ("post", "/programs/{program_id}/execute"): [{"inputs": {"text": "a"}, "session_id": "hostile"}],
     ("put", "/lm"): [LM],
