@@ -88,6 +88,7 @@ ROWS = [
     Row("GET", "/rollout/history", READ),
     Row("GET", "/pools", OBSERVE),
     Row("GET", "/pools/{version}", OBSERVE),
+    Row("POST", "/pools/{version}/reload", OPERATE),
 ]
 FORCED = [
     Row("POST", "/programs/{program_id}/execute", ADMIN, 200, INPUTS, (("x-pool-version", version),))
