@@ -19,8 +19,8 @@ from app.auth import Authenticator, Principal
 from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response
+from app.execute.execution_ids import ExecutionIds
 from app.execute.streaming import EventBuffer, EventStream, asks_for_events
-from app.execution_ids import ExecutionIds
 from app.hosts import HostGuard
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call

@@ -19,12 +19,7 @@ from pools.errors import (
     ExecutionError,
     InvalidInputs,
     InvalidOutputs,
-    LMError,
-    LMNotConfigured,
-    LoadFailed,
     LoadTimeout,
-    MalformedInputs,
-    ProgramError,
     Withdrawn,
     WorkerCrashed,
     WorkerLost,
@@ -33,8 +28,9 @@ from pools.events import FlowControl
 from pools.process.channel import Channel
 from pools.process.exits import Exit, ExitCause, failure_of
 from pools.process.output import OutputReader
+from pools.process.replies import decode_reply, error_of
 from poolshift.worker.definitions import Definition, Signature
-from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, truncate
+from poolshift.worker.exception_text import truncate
 from poolshift.worker.framing import MALFORMED, FrameError, frame
 from poolshift.worker.lm import lm_budget_s
 from poolshift.worker.loading import EntrypointError
@@ -48,7 +44,6 @@ from poolshift.worker.messages import (
     Loaded,
     Progress,
     Ready,
-    Reply,
     Run,
 )
 from poolshift.worker.stdio import Record
@@ -63,14 +58,11 @@ MAX_LOADED = 1000
 MAX_LOADED_BYTES = 16 * 1024 * 1024
 """Limits of the definitions that a worker keeps loaded, and of their JSON together. Beyond, it drops them all."""
 
-MAX_DETAIL_LENGTH = MAX_MESSAGE_LENGTH + 64
-"""Limit of an error text from a worker. The worker itself sends less."""
 MAX_LEFT = 8
 MAX_LEFT_LENGTH = 64
 """Limits of the log line about an unfit worker: the number of its leftovers, and the characters of each."""
 
 _encoder: Final = msgspec.json.Encoder()
-_reply_decoder: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
 _log = structlog.stdlib.get_logger("poolshift.worker")
 
 
@@ -337,7 +329,7 @@ class WorkerProcess:
         if self.ended_for is not None:
             return  # too late
         try:
-            reply = _decode_reply(payload)
+            reply = decode_reply(payload)
         except MALFORMED as error:
             self._violated(f"not a reply: {error}")
             return
@@ -444,7 +436,7 @@ class WorkerProcess:
             on_end(outcome)
 
     def _error_of(self, failed: Failed) -> ExecutionError:
-        error = _error_of(failed)
+        error = error_of(failed)
         error.run_s = failed.run_us / 1e6
         error.usage = failed.usage
         if isinstance(error, InvalidOutputs):
@@ -524,33 +516,3 @@ class WorkerProcess:
 
     def _log_left_out(self, count: int) -> None:
         _log.warning("lines of a worker left out of the log", count=count, pid=self.pid, **self.log_ids())
-
-
-def _decode_reply(payload: bytes) -> Reply:
-    """Decodes a reply, and raises one of `MALFORMED` if it cannot.
-
-    msgspec does not check the text that it leaves raw, such as the outputs: this function does.
-    """
-    if not payload.isascii():
-        payload.decode()
-    return _reply_decoder.decode(payload)
-
-
-def _error_of(failed: Failed) -> ExecutionError:
-    detail = truncate(failed.detail, MAX_DETAIL_LENGTH)  # a program can forge the message
-    field = None if failed.field is None else truncate(failed.field, MAX_DETAIL_LENGTH)
-    match failed.code:
-        case InvalidInputs.code:
-            return InvalidInputs(detail, field=field)
-        case InvalidOutputs.code:
-            return InvalidOutputs(detail, field=field)
-        case MalformedInputs.code:
-            return MalformedInputs(detail, started=False)
-        case LMNotConfigured.code:
-            return LMNotConfigured(detail, started=False)
-        case LoadFailed.code:
-            return LoadFailed(detail)
-        case LMError.code:
-            return LMError(detail, retry_after_s=failed.retry_after_s)
-        case _:
-            return ProgramError(detail)

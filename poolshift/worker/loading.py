@@ -19,7 +19,7 @@ from poolshift.worker.exception_text import describe
 from poolshift.worker.lm import LMRun
 from poolshift.worker.messages import EventKind
 from poolshift.worker.types.annotations import derive
-from poolshift.worker.validation import validators_of
+from poolshift.worker.types.validators import validators_of
 
 
 class Emit(Protocol):

@@ -250,6 +250,7 @@ def main() -> None:
     fd, allowed_modules, own_preload, preload, recent, open_files, own_root = sys.argv[1:]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # it ends with the service, when the control socket closes
+    linux.keep_freed_memory()  # for the workers, which inherit it
     linux.adopt_orphans()
     user_path.install(Path(own_root), allowed_modules.split(","))
     code = CodeRevision(allowed_modules.split(","), Path(own_root))  # before any of it is imported

@@ -2,7 +2,7 @@
 
 import re
 
-from app.execution_ids import ID_LENGTH, ExecutionIds
+from app.execute.execution_ids import ID_LENGTH, ExecutionIds
 
 
 def test_each_id_is_new_and_random_throughout() -> None:

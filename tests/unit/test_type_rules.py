@@ -22,7 +22,7 @@ from poolshift.worker.types.encoding import encode
 from poolshift.worker.types.inputs import InputValidator
 from poolshift.worker.types.outputs import OutputValidator
 from poolshift.worker.types.schemas import type_of_schema
-from poolshift.worker.validation import validators_of
+from poolshift.worker.types.validators import validators_of
 from tests.support import typed_programs as programs
 
 json = msgspec.json.decode

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from poolshift.worker.definitions import Field
+from poolshift.worker.definitions import Field, FieldType
 from poolshift.worker.errors import InvalidOutputs
 from poolshift.worker.types.annotated import PydanticType
 from poolshift.worker.types.annotations import OutputType
@@ -15,6 +15,15 @@ from poolshift.worker.types.fields import Fields, field_of, text_of
 from poolshift.worker.types.misfit import Misfit, place
 
 _UNTYPED = OutputType()
+_PLAIN_TYPES: dict[FieldType, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+    "any": (str, int, bool, list, dict),
+}
 
 
 class OutputValidator(Fields):
@@ -31,6 +40,9 @@ class OutputValidator(Fields):
         self._jsonable = kind.type.jsonable if isinstance(kind.type, PydanticType) else None
         self._record = None if annotation is None or is_single else msgspec.json.Decoder(annotation)
         self._is_typed = annotation is not None
+        is_plain = kind.type is None and not self._checks
+        self._plain_types = {field.name: _PLAIN_TYPES[field.type] for field in fields} if is_plain else {}
+        """The types by which an output surely fits; with them the JSON need not be parsed again to check it."""
 
     def outputs(self, returned: Any) -> bytes:
         """The JSON of what a program returned: a mapping of its outputs or, of a single output, the bare value.
@@ -46,10 +58,9 @@ class OutputValidator(Fields):
             returned = {self._names[0]: returned}
         if self._jsonable is not None:
             returned = self._checked_by_pydantic(returned, self._jsonable)
-        try:
-            encoded = encode(returned)
-        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-            raise _invalid(misfit_of(returned, str(error))) from None
+        encoded = _encoded(returned)
+        if self._surely_fits(returned):
+            return encoded
         try:
             values = self._decode(encoded)
         except msgspec.ValidationError as error:
@@ -61,6 +72,15 @@ class OutputValidator(Fields):
         if self._checks:
             self._check(dict(zip(self._names, msgspec.structs.astuple(values), strict=True)))
         return encoded
+
+    def _surely_fits(self, returned: Any) -> bool:
+        plain_types = self._plain_types
+        if type(returned) is not dict or returned.keys() != plain_types.keys():
+            return False
+        return all(
+            type(value) in plain_types[name] and (type(value) is not float or math.isfinite(value))
+            for name, value in returned.items()
+        )
 
     def _decode(self, encoded: bytes) -> Any:
         values = self._decoder.decode(encoded)
@@ -94,6 +114,13 @@ class OutputValidator(Fields):
                     check(values[name])
                 except Misfit as misfit:
                     raise _invalid(Misfit(misfit.reason, (name, *misfit.path))) from None
+
+
+def _encoded(returned: Any) -> bytes:
+    try:
+        return encode(returned)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise _invalid(misfit_of(returned, str(error))) from None
 
 
 def _finite(value: Any) -> Any:
