@@ -113,6 +113,9 @@ def test_a_programs_own_metrics(start_service: StartService, version: str, tmp_p
     assert service.metric(counter, **labels, outcome="ok") == 4
     assert service.metric(counter, **labels, outcome="invalid_inputs") == 1
     assert service.metric(histogram, **labels) == 5
+    changed = {**PROGRAM, "metrics": True, "instructions": None, "timeout_s": 5}
+    assert service.client.put("/programs/own", json=changed).status_code == 200
+    assert service.metric(counter, **labels, outcome="ok") == 4, "a change of the program keeps its series"
     service.create("hold", HOLD, id="held", session_id="a-session", metrics=True)
     refused = problem(service.client.post("/programs", json={**PROGRAM, "metrics": True}), 429, "quota_exceeded")
     assert (refused["quota"], "2 at most" in refused["detail"]) == ("PROGRAM_METRICS_LIMIT", True)

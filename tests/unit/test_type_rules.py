@@ -439,3 +439,37 @@ def test_a_pattern_has_an_end(pattern: str) -> None:
 def test_the_type_that_a_schema_allows(schema: dict[str, Any], kind: FieldType) -> None:
     """Null aside; `any` if it allows several types, or says nothing."""
     assert type_of_schema(schema) == kind
+
+
+SIDES = st.lists(
+    st.builds(
+        Field,
+        name=st.sampled_from(["a", "b", "c"]),
+        type=st.sampled_from(["string", "integer", "number", "boolean", "array", "object", "any"]),
+        required=st.booleans(),
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda field: field.name,
+)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates() | st.sampled_from(["\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=6,
+)
+RETURNED = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), PLAIN, max_size=4) | PLAIN
+
+
+@given(fields=SIDES, returned=RETURNED)
+def test_outputs_that_surely_fit_are_those_that_do(fields: list[Field], returned: Any) -> None:
+    """The short way, without a second parse, takes nothing that the long way refuses or writes otherwise."""
+    short, long = OutputValidator(tuple(fields)), OutputValidator(tuple(fields))
+    long._plain_types = {}
+
+    def outcome(validator: OutputValidator) -> bytes | str:
+        try:
+            return validator.outputs(returned)
+        except InvalidOutputs as error:
+            return str(error)
+
+    assert outcome(short) == outcome(long)

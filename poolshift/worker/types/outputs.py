@@ -75,7 +75,7 @@ class OutputValidator(Fields):
 
     def _surely_fits(self, returned: Any) -> bool:
         plain_types = self._plain_types
-        if type(returned) is not dict or returned.keys() != plain_types.keys():
+        if not plain_types or type(returned) is not dict or returned.keys() != plain_types.keys():
             return False
         return all(
             type(value) in plain_types[name] and (type(value) is not float or math.isfinite(value))
