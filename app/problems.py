@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import structlog
@@ -284,7 +284,7 @@ class ProblemView(BaseModel):
     status: int
     detail: str
     code: str
-    category: Literal["request", "session", "program", "upstream", "resource", "timeout", "communication"]
+    category: Category
     pool_version: Version | None
     execution_id: str | None
     retry_safe: bool

@@ -1,7 +1,7 @@
 """The common part of both engines: admission, the queue and its deadlines, drain.
 
-An engine decides when a call may go to a slot. A call costs one wake-up: when its reply arrives, the worker is given
-the next call of the queue at once; the caller that waits for the reply is woken afterwards.
+An engine decides when a call may go to a slot. A call costs one wake-up. When its reply arrives, the worker is given
+the next call of the queue at once, and the caller is woken afterwards.
 
 One call, from the top:
 
@@ -9,10 +9,10 @@ One call, from the top:
     quarantined?  ──► ProgramQuarantined
     queue full, or the deadline cannot be met  ──► PoolOverloaded, at once
     no worker in time                          ──► CheckoutTimeout
-    the worker died                            ──► WorkerCrashed; the router decides whether and where to retry
+    the worker died                            ──► WorkerCrashed, also if `routing.router` runs the call once more then
 
-A call that a pool has accepted before (it moved here, or its worker died) is never shed: the limit of the queue and
-the estimate of the wait are for new calls.
+The limit of the queue and the estimate of the wait are for new calls. A call that a pool has accepted before is never
+shed: it moved here, or its worker died.
 """
 
 import abc

@@ -1,8 +1,8 @@
 """The preloaded process that workers are forked from, so that a new one is there in milliseconds and shares its memory.
 
 The zygote stays single-threaded, runs no program, and does three things. It forks a worker on request. It reaps each
-worker and says how that ended. It kills everything when the service is gone. The parent's side is
-`pools.process.spawner`.
+worker and says how that ended. It kills everything when the service is gone. The service's end of its socket is
+`pools.process.zygote_link`.
 
     python -P -m poolshift.worker.zygote FD ALLOWED_MODULES OWN_PRELOAD PRELOAD RECENT OPEN_FILES OWN_ROOT
 
