@@ -1,1 +1,1 @@
-"""Small tools that several rooms of the service share."""
+"""Small tools that several folders of the service share."""

@@ -8,7 +8,7 @@ each_python = for version in $$(sh make/pythons.sh $(PYTHON)); do \
 	$(MAKE) --no-print-directory $(CACHE)/python$$version/.installed && echo "Python $$version" && $(1) || exit; \
 	done
 
-# Rooms of tests that start services; elsewhere the marker `service` says which do.
+# Folders of tests that start services; elsewhere the marker `service` says which do.
 SERVICE_ROOMS := auth chaos cli lm make observability replicas service
 FAST = -n $$(nproc) --dist loadscope -q -p no:schemathesis $(SERVICE_ROOMS:%=--ignore=tests/%) \
 	-m "not service and not thorough and not timing and not ship and not judge"

@@ -16,8 +16,8 @@ from typing import NamedTuple
 BANNED_FIRST_WORDS = frozenset("what who whose where whether it its of that those how".split())
 MAX_LINES = 60
 MAX_COMPLEXITY = 12
-UNSIZED_ROOMS = frozenset({"tests", "bench"})
-"""Rooms whose functions may have any size."""
+UNSIZED_FOLDERS = frozenset({"tests", "bench"})
+"""Folders whose functions may have any size."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -32,7 +32,7 @@ class Fault(NamedTuple):
 def file_faults(path: Path) -> list[Fault]:
     """Lists the faults of a file in the order of its lines."""
     tree = ast.parse(path.read_bytes())
-    sizes = () if path.parts[0] in UNSIZED_ROOMS else size_faults(tree)
+    sizes = () if path.parts[0] in UNSIZED_FOLDERS else size_faults(tree)
     return sorted([*docstring_faults(tree), *sizes])
 
 

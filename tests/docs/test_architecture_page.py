@@ -1,7 +1,9 @@
-"""ARCHITECTURE.md and CONTRIBUTING.md: every path that they name is there, and every room has its row."""
+"""ARCHITECTURE.md and CONTRIBUTING.md: every path that they name is there, and every folder has its row."""
 
+import ast
 import re
 import subprocess
+import tomllib
 
 import pytest
 
@@ -9,6 +11,7 @@ from tests.support.pages import codes, section, table
 from tests.support.service import ROOT
 
 PAGES = ["ARCHITECTURE.md", "CONTRIBUTING.md"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
 OWN_ENVIRONMENT = {".venv"}
 """Paths that make creates."""
 
@@ -32,18 +35,53 @@ def test_every_path_that_a_page_names_is_there(name: str) -> None:
         assert path in paths or f"{path}/" in paths, path
 
 
-def test_every_room_has_its_row() -> None:
-    """Each folder at the root, but for those that only hold documents, is in the table of rooms."""
-    rows = table(section((ROOT / "ARCHITECTURE.md").read_text(), "## The rooms"), "room")
-    named = {code.split("/")[0] for row in rows for code in codes(row["room"])}
+def folder_rows() -> list[dict[str, str]]:
+    """The rows of the table of folders."""
+    return table(section((ROOT / "ARCHITECTURE.md").read_text(), "## The folders"), "folder")
+
+
+def test_every_folder_has_its_row() -> None:
+    """Each folder at the root, but for those that only hold documents, is in the table of folders."""
+    named = {code.split("/")[0] for row in folder_rows() for code in codes(row["folder"])}
     folders = {path.split("/")[0] for path in tracked() if "/" in path and not path.startswith(".")}
     assert named == folders - {"docs", "examples"}
 
 
+def packages_imported(folder: str) -> set[str]:
+    """The folders at the root, other than its own, that the modules of a folder import."""
+    names = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names.add(str(node.module))
+            elif isinstance(node, ast.Import):
+                names |= {one.name for one in node.names}
+    ours = {path.split("/")[0] for path in tracked() if path.endswith("/__init__.py")}
+    return ({name.split(".")[0] for name in names} & ours) - {folder}
+
+
+def test_the_imports_of_a_folder_are_those_of_the_code() -> None:
+    """The column has exactly what the modules of each package import, for every package that import-linter knows."""
+    rows = [row for row in folder_rows() if row["imports"]]
+    told = {codes(row["folder"])[0].split("/")[0]: set(codes(row["imports"])) for row in rows}
+    assert told == {name: packages_imported(name) for name in PROJECT["importlinter"]["root_packages"]}
+
+
+def test_the_files_of_a_call_are_compiled_as_the_page_says() -> None:
+    """All modules of the steps are compiled, except those that the sentence below the steps excepts."""
+    text = section((ROOT / "ARCHITECTURE.md").read_text(), "## One call, file by file")
+    steps, below = text.split("The image has these files compiled", maxsplit=1)
+    compiled = PROJECT["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["modules"]
+    named = set(re.findall(r"`([\w/]+)\.py`", steps))
+    excepted = {one for one in named if one.startswith("poolshift/worker/")} | {"app/execute/uvicorn_adapter"}
+    assert {one for one in named if one.replace("/", ".") not in compiled} == excepted
+    assert "except\n`app/execute/uvicorn_adapter.py` and those of `poolshift/worker/`" in below
+
+
 def test_a_call_goes_through_the_files_in_order() -> None:
-    """Each step of the list names a module of the rooms that a call crosses, from the socket to the worker."""
+    """Each step of the list names a module of the folders that a call crosses, from the socket to the worker."""
     text = section((ROOT / "ARCHITECTURE.md").read_text(), "## One call, file by file")
     steps = re.findall(r"^\d+\. .*?`(\w+)/", text, re.MULTILINE)
     order = ["app", "routing", "pools", "poolshift"]
-    assert [room for room in order if room in steps] == order
+    assert [folder for folder in order if folder in steps] == order
     assert steps[:4] == ["app"] * 4

@@ -43,8 +43,8 @@ def test_codes_and_causes_are_ours() -> None:
 
 def test_log_lines_are_in_the_code() -> None:
     """An operator who searches for one finds it."""
-    rooms = ("app", "common", "pools", "routing", "store")
-    source = "".join(path.read_text() for room in rooms for path in (ROOT / room).rglob("*.py"))
+    folders = ("app", "common", "pools", "routing", "store")
+    source = "".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
     for row in ROWS:
         assert row["log line"] == "none" or len(codes(row["log line"])) == 1
         for line in codes(row["log line"]):
