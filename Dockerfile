@@ -74,5 +74,5 @@ CMD ["poolshift", "serve"]
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 CMD ["healthcheck"]
 # `make image` adds version, revision and time.
 LABEL org.opencontainers.image.title="Poolshift" \
-    org.opencontainers.image.description="Programs on pools of Python workers, moved from one engine to the next without risk." \
+    org.opencontainers.image.description="Programs on pools of Python workers, moved from one engine to the next, step by step." \
     org.opencontainers.image.licenses="Apache-2.0"

@@ -91,6 +91,17 @@ def test_a_setup_shows_the_lines_of_the_page() -> None:
             assert line.replace("on 2 cores", "on $cores cores") in runner
 
 
+def test_every_link_leads_somewhere() -> None:
+    """Each file is there, and has the heading that the link names."""
+    targets = re.findall(r"\]\(([^):#]+)(?:#([^)]+))?\)", PAGE)
+    assert any(heading for _, heading in targets)
+    for path, heading in targets:
+        assert (ROOT / path).exists(), path
+        if heading:
+            headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}, heading
+
+
 def test_every_target_that_a_page_names_is_there() -> None:
     """`make X` of the README, CONTRIBUTING.md and docs/ is a target of make."""
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
