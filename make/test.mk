@@ -9,8 +9,8 @@ each_python = for version in $$(sh make/pythons.sh $(PYTHON)); do \
 	done
 
 # Folders of tests that start services; elsewhere the marker `service` says which do.
-SERVICE_ROOMS := auth chaos cli lm make observability replicas service
-FAST = -n $$(nproc) --dist loadscope -q -p no:schemathesis $(SERVICE_ROOMS:%=--ignore=tests/%) \
+SERVICE_FOLDERS := auth chaos cli lm make observability replicas service
+FAST = -n $$(nproc) --dist loadscope -q -p no:schemathesis $(SERVICE_FOLDERS:%=--ignore=tests/%) \
 	-m "not service and not thorough and not timing and not ship and not judge"
 
 ##@ Test
