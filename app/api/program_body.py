@@ -201,7 +201,7 @@ class ProgramBody(In):
     @model_validator(mode="after")
     def _signature_goes_with_the_type(self) -> Self:
         if self.signature is None and self.program_type not in ("python", "dspy"):
-            raise ValueError("a program has a signature, unless it is of type 'python' or 'dspy'")
+            raise ValueError(f"a program of type {self.program_type!r} needs a signature")
         if isinstance(self.signature, SignatureText) and self.program_type in ("python", "dspy"):
             raise ValueError("a signature in DSPy's string form is for programs that DSPy builds from a signature")
         if self.instructions is not None and self.program_type == "dspy":

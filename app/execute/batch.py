@@ -51,14 +51,14 @@ class BatchEndpoint:
 
     async def _serve(self, exchange: AsgiExchange, program_id: str) -> Response:
         principal = self._lane.authorise(exchange)
+        check_text("path.program_id", program_id)
         envelope = _read(await exchange.body(self._max_body_bytes))
         forced = self._lane.forced_version(exchange, principal)
         if envelope.session_id is not None:
             await self._services.sessions.admit(envelope.session_id, principal.caller)
         programs = self._services.programs
-        program = programs.resolve(program_id, envelope.session_id) or await programs.seek(
-            check_text("path.program_id", program_id), envelope.session_id
-        )
+        session_id = envelope.session_id
+        program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
         batch = _Batch(self._lane, exchange, program, envelope, forced)
         with exchange:
             answers = await batch.run(self._places)

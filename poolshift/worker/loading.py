@@ -208,7 +208,7 @@ def find_defined(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[
     except Exception as error:
         raise EntrypointError(f"{module_name!r} fails on import: {describe(error).detail}") from error
     if not hasattr(module, function_name):
-        raise EntrypointError(f"{module_name!r} has no function {function_name!r}")
+        raise EntrypointError(f"{module_name!r} has no function or class {function_name!r}")
     found: Callable[..., Any] = getattr(module, function_name)
     if not inspect.isclass(found) and (fault := fault_of(found)) is not None:
         raise EntrypointError(f"{entrypoint!r} is {fault}")

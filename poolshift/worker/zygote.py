@@ -93,6 +93,7 @@ class Zygote:
             if os.getpid() != self._pid:
                 os._exit(1)  # a child: it never comes here, and must not end its siblings if it does
         linux.end_children(self._generations)
+        signal.set_wakeup_fd(-1)  # its socket closes with this object, before the process ends
 
     def _begin(self) -> bool:
         """Says that it is up; False if the service is gone already."""

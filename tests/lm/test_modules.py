@@ -188,7 +188,7 @@ def test_the_signature_is_taken_from_the_module(lm_service: Service, version: st
     ("name", "more", "at", "says"),
     [
         ("NotOne", {}, "entrypoint", "no subclass 'NotOne' of dspy.Module"),
-        ("Nothing", {}, "entrypoint", "no subclass 'Nothing' of dspy.Module"),
+        ("Nothing", {}, "entrypoint", "has no function or class 'Nothing'"),
         ("Priority", {}, "entrypoint", "of dspy.Module"),
         ("Imported", {}, "entrypoint", "is defined in 'dspy"),
         ("_Private", {}, "entrypoint", "is private"),

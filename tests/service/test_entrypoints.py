@@ -11,7 +11,7 @@ from tests.support.service import Service
         ("examples.text.keywords", "an entrypoint is `module:function` or `module:Class`, as `shop.prices:quote`"),
         ("examples.text:Class.method", "got 'examples.text:Class.method'"),
         ("examples.text:", "got 'examples.text:'"),
-        ("examples.text:nothing", "'examples.text' has no function 'nothing'"),
+        ("examples.text:nothing", "'examples.text' has no function or class 'nothing'"),
         ("tests.support.programs:Path", "'Path' is defined in 'pathlib', which is not allowed"),
         ("tests.support.programs:os", "is a module; an entrypoint is `module:function`"),
     ],

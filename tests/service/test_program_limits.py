@@ -77,6 +77,7 @@ def test_a_programs_concurrency(start_service: StartService, version: str, tmp_p
         if version == "v2":
             for _ in range(10):
                 assert service.execute(echo, inputs={"nonce": "a"}).status_code == 200
+        wait_until(lambda: begun(tmp_path) >= 1, "one runs")
         assert (service.pool(version)["busy"], begun(tmp_path)) == (1, 1)
         batched = callers.submit(batch, service, program, holds(tmp_path, 3))
         wait_until(lambda: service.pool(version)["queue_depth"] == 4, "one item waits with them")

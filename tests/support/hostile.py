@@ -63,6 +63,7 @@ BODIES: dict[tuple[str, str], list[dict[str, Any]]] = {
         }
     ],
     ("post", "/programs/{program_id}/execute"): [{"inputs": {"text": "a"}, "session_id": "hostile"}],
+    ("post", "/programs/{program_id}/batch"): [{"inputs": [{"text": "a"}], "session_id": "hostile"}],
     ("put", "/lm"): [LM],
     ("put", "/sessions/{session_id}/lm"): [LM],
     ("patch", "/rollout"): [{"canary_percent": 0, "reason": "r"}],
