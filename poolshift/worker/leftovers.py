@@ -25,10 +25,10 @@ MAX_LEFT_FILES = 256
 MAX_LEFT_PROCESSES = 64
 """Children that calls may leave, dead ones included."""
 ALWAYS_CHECKED = 32
-CHECK_INTERVAL = 16
-"""A program is checked after each of its first calls; if all of these left nothing, after every so many calls.
+CHECK_INTERVAL_S = 0.1
+"""A program is checked after each of its first calls; if all of these left nothing, at intervals of so many seconds.
 
-The check takes as long as a third of a plain call does in its worker. Threads and the alarm are looked at each time.
+A check takes ten times as long as a plain call does in its worker. Threads and the alarm are looked at each time.
 """
 
 _LOOKS = 4
@@ -52,6 +52,8 @@ class Leftovers:
     def __init__(self) -> None:
         self._clean_calls: dict[int, int] = {}
         """By number of the program's definition: calls since the last that left something."""
+        self._next_check = 0.0
+        """The time of `time.monotonic` from which on programs with clean calls are checked again."""
         self.accept()
 
     def accept(self) -> None:
@@ -84,8 +86,10 @@ class Leftovers:
             return threads
         clean_calls = self._clean_calls.get(number, 0)
         self._clean_calls[number] = clean_calls + 1
-        if clean_calls >= ALWAYS_CHECKED and clean_calls % CHECK_INTERVAL:
+        now = time.monotonic()
+        if clean_calls >= ALWAYS_CHECKED and now < self._next_check:
             return []
+        self._next_check = now + CHECK_INTERVAL_S
         left = self._counted()
         if self._is_changed():
             self._clean_calls[number] = 0

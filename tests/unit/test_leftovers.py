@@ -16,7 +16,7 @@ from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from pools.session_pool_v2 import SessionPoolV2
 from poolshift.worker.definitions import Definition, Field, FieldType, Signature
-from poolshift.worker.leftovers import ALWAYS_CHECKED, CHECK_INTERVAL
+from poolshift.worker.leftovers import ALWAYS_CHECKED
 from tests.support.leftovers import _HARMLESS, _PUT_BACK, _RECYCLED
 from tests.support.service import ROOT
 from tests.support.waiting import wait_until_async
@@ -119,9 +119,13 @@ async def test_a_program_is_still_checked_after_many_clean_calls(pool: Engine) -
     before = await finds(pool)
     for _ in range(ALWAYS_CHECKED + 1):
         await run(pool, "leftovers:leaves", what="a thread that has ended")
-    for _ in range(CHECK_INTERVAL):
-        await run(pool, "leftovers:leaves", what="an ignored signal")
-    assert await finds(pool) == before
+    await run(pool, "leftovers:leaves", what="an ignored signal")
+
+    async def is_put_back() -> bool:
+        await run(pool, "leftovers:leaves", what="a thread that has ended")
+        return bool(await finds(pool) == before)
+
+    await wait_until_async(is_put_back, "a later call's check puts it back")
 
 
 async def test_the_program_that_left_it_is_blamed(pool: Engine) -> None:
