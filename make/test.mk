@@ -29,7 +29,7 @@ test-compiled: $(COMPILED)/.installed ## Runs the tests of what is compiled on t
 	@cd $(COMPILED)/tree && sh $(CURDIR)/make/tests.sh ../venv/bin/pytest -o testpaths="tests/unit tests/service tests/chaos" \
 		-o pythonpath="$$(../venv/bin/python -P -c 'import _poolshift_service; print(_poolshift_service.root())')" $(ARGS)
 
-chaos: $(INSTALLED) ## Kills workers under load for CHAOS_SECONDS (120), and overloads the service
+chaos: $(INSTALLED) ## Kills workers under load for CHAOS_SECONDS (120), by CHAOS_SEED, and overloads the service
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-120} $(BIN)/pytest tests/chaos $(ARGS)
 
 coverage: $(INSTALLED) ## Measures which lines the tests run; fails if fewer than the floor in pyproject.toml
