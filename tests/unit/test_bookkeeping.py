@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -179,10 +178,8 @@ def test_a_step_that_fails_keeps_no_other_from_running(faults: dict[str, Excepti
 
 @pytest.mark.parametrize("ttl_s", [1e-9, 3600.0, 1e11, 1e300])
 @pytest.mark.anyio
-async def test_any_time_to_live_is_a_time_to_live(tmp_path: Path, ttl_s: float) -> None:
+async def test_any_time_to_live_is_a_time_to_live(database: Database, ttl_s: float) -> None:
     """A time to live that reaches back before the first calendar year ends no session and no job."""
-    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}")
-    await database.migrate()
     programs = Programs(SqlProgramStore(database))
     sessions = Sessions(SqlSessionStore(database), programs, ttl_s=ttl_s)
     jobs = Jobs(SqlJobStore(database), limit=1, ttl_s=ttl_s)
@@ -192,7 +189,6 @@ async def test_any_time_to_live_is_a_time_to_live(tmp_path: Path, ttl_s: float) 
     await sessions.end_idle()
     assert [one.id for one in await sessions.page(limit=10, after="")] == (["a"] if ttl_s > 1 else [])
     assert sessions.active() == ({Version.V1: 1} if ttl_s > 1 else {})
-    await database.aclose()
 
 
 def test_looking_at_the_active_sessions_changes_nothing() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -154,21 +153,16 @@ def test_a_change_that_is_asked_for_after_everything_else_comes_into_force(
 
 @pytest.mark.parametrize(("is_elsewhere", "is_overtaken"), [(False, False), (True, False), (True, True)])
 @pytest.mark.anyio
-async def test_changes_that_hang_in_sqlite(tmp_path: Path, *, is_elsewhere: bool, is_overtaken: bool) -> None:
+async def test_changes_that_hang_in_sqlite(database: Database, *, is_elsewhere: bool, is_overtaken: bool) -> None:
     """The same by the log in SQL: the rollback here or elsewhere, also where a change has followed it already."""
-    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}")
-    await database.migrate()
     one, other = SqlRolloutLog(database), SqlRolloutLog(database)
     await rise_before_a_rollback(one, other, is_elsewhere=is_elsewhere, is_overtaken=is_overtaken)
-    await database.aclose()
 
 
 @pytest.mark.parametrize("source", ["rollback", "judge", "a source of tomorrow"])
 @pytest.mark.anyio
-async def test_a_newer_replicas_rollback_counts(tmp_path: Path, source: str) -> None:
+async def test_a_newer_replicas_rollback_counts(database: Database, source: str) -> None:
     """A source that this replica does not know is shown as it is, and its fall to 0 % voids what was asked before."""
-    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}")
-    await database.migrate()
     flag = await open_flag(SqlRolloutLog(database), 5000)
     newer = await SqlRolloutLog(database).append(Change(0, source, "tomorrow"), after=1)  # type: ignore[arg-type]
     assert newer.rollback_revision == 2
@@ -176,15 +170,12 @@ async def test_a_newer_replicas_rollback_counts(tmp_path: Path, source: str) -> 
         await flag.change(Change(9000, Source.API, "alice"))
     assert (flag.threshold, flag.current.source) == (0, source)
     assert [str(one.source) for one in await flag.history(limit=10)] == [source, "environment"]
-    await database.aclose()
 
 
 @pytest.mark.parametrize("text", ["a NUL \x00", "half a pair \ud800", "\x00" * 3, "x" * 100_000])
 @pytest.mark.anyio
-async def test_a_rollback_is_written_whatever_its_text_is(tmp_path: Path, text: str) -> None:
+async def test_a_rollback_is_written_whatever_its_text_is(database: Database, text: str) -> None:
     """And so it holds up no change that follows it."""
-    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}")
-    await database.migrate()
     flag = await open_flag(SqlRolloutLog(database), 5000)
     await flag.rollback(text, text)
     assert (flag.is_written, flag.threshold) == (True, 0)
@@ -194,4 +185,3 @@ async def test_a_rollback_is_written_whatever_its_text_is(tmp_path: Path, text: 
     assert len(latest.updated_by) <= 256
     await flag.change(Change(100, Source.API, "bob"))
     assert flag.current.revision == 3
-    await database.aclose()
