@@ -25,6 +25,7 @@ SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 SEED = int(os.environ.get("CHAOS_SEED", time.time_ns()))
 """Printed at the begin; a run with the same seed chooses the same programs, nonces and victims."""
 KILL_INTERVAL_S = 0.2
+MIB = 1024 * 1024
 CALLERS = 16
 
 
@@ -99,6 +100,8 @@ async def test_workers_are_killed_under_load(start_service: StartService, tmp_pa
         fds, threads, rss = server.num_fds(), server.num_threads(), server.memory_info().rss
 
         stormy, stop = Tally(), asyncio.Event()
+        halfway: list[int] = []
+        asyncio.get_running_loop().call_later(SECONDS / 2, lambda: halfway.append(server.memory_info().rss))
         asyncio.get_running_loop().call_later(SECONDS, stop.set)
         *counts, kills = await asyncio.gather(
             *(call_steadily(client, [plain, idempotent], stormy, stop) for _ in range(CALLERS)),
@@ -120,11 +123,12 @@ async def test_workers_are_killed_under_load(start_service: StartService, tmp_pa
     wait_until(lambda: is_whole(service), "the pools are whole again")
     wait_until(lambda: server.num_fds() <= fds, f"the open files are back at {fds}, from {server.num_fds()}")
     assert server.num_threads() <= threads
-    # A leak per kill or per call would show as megabytes; the memory that malloc keeps does not count.
-    grown = server.memory_info().rss - rss
+    end = server.memory_info().rss
     print(f"{sum(counts)} calls, {kills} kills, {fds} files, {threads} threads")
-    print(f"RSS {rss >> 20} MiB before, {grown >> 20} MiB more after")
-    assert grown <= KEPT_BYTES + 8 * 1024 * 1024
+    print(f"RSS in MiB: {rss >> 20} before, {halfway[0] >> 20} halfway, {end >> 20} after")
+    # A leak per kill or per call grows on; what fills up to a bound (malloc's reserve, the judge's recorder) does not.
+    assert end <= halfway[0] + MIB * 8
+    assert end <= rss + KEPT_BYTES + MIB * 32
 
 
 async def test_at_three_times_the_load_it_can_carry(start_service: StartService, version: str) -> None:
