@@ -52,6 +52,7 @@ class Spawner:
         self._recent = RecentModules()
         self._on_new_code: Callable[[], None] | None = None
         self._revision_on_disk: str | None = None
+        self._revision_told: str | None = None
         self._generations = itertools.count(1)
         self._zygote: ZygoteLink | None = None
         """The zygote that forks at the moment."""
@@ -129,8 +130,8 @@ class Spawner:
         Workers of the old zygote live on, and it lives for as long as they do.
 
         Raises:
-            SpawnFailed: the new zygote did not get ready, or cannot import a module of `PRELOAD`; the old one forks as
-                before.
+            SpawnFailed: the new zygote did not get ready, or cannot import a module of `PRELOAD`, or one that programs
+                named recently; the old one forks as before.
         """
         if self._start is not None and self._has_begun:
             await asyncio.wait([self._start])  # it may have read the code before
@@ -177,12 +178,12 @@ class Spawner:
         recent = self._recent.names() if self._user is None else ()
         try:
             zygote, preloaded = await self._ready_zygote(recent)
-        except SpawnFailed:
-            if not recent:
-                raise
+        except SpawnFailed as error:
+            if not recent or self._zygote is not None:
+                raise self._explained(error, recent) from None
             self._recent.clear()  # one of them may hang, or end its process
             zygote, preloaded = await self._ready_zygote(())
-        self._see_to_failures(zygote, preloaded.failures)
+        self._see_to_failures(zygote, preloaded)
         self._revision = self._revision_on_disk = preloaded.revision
         old, self._zygote = self._zygote, zygote
         if old is not None:
@@ -203,21 +204,35 @@ class Spawner:
             zygote.kill()
             raise SpawnFailed(f"the zygote did not get ready within {limit_s:g} s") from None
 
-    def _see_to_failures(self, zygote: ZygoteLink, failures: Mapping[str, str]) -> None:
-        """Refuses a zygote without a module of `PRELOAD`, unless the one before has died and workers must start.
+    def _explained(self, error: SpawnFailed, recent: Sequence[str]) -> SpawnFailed:
+        """Names the modules that may have kept a zygote from its start, if there are any."""
+        modules = [*self._code.preload, *recent]
+        if not modules:
+            return error
+        fault = f"{error} (it imports {', '.join(modules)})"
+        if self._revision is None:
+            self.preload_failure = f"PRELOAD: {fault}"
+        return SpawnFailed(fault)
+
+    def _see_to_failures(self, zygote: ZygoteLink, preloaded: Preloaded) -> None:
+        """Refuses a zygote that cannot import a module, unless the one before has died and workers must start.
 
         Raises:
             SpawnFailed: says which module, and why.
         """
+        failures = preloaded.failures | {
+            module: reason for module, reason in preloaded.broken.items() if not _is_gone(module, reason)
+        }
         if not failures:
             return
         reasons = "; ".join(f"{module!r} cannot be imported: {reason}" for module, reason in failures.items())
         if self._revision is not None and self._zygote is None:
-            _log.error("workers start without modules of PRELOAD", reasons=reasons)
+            _log.error("workers start without modules that cannot be imported", reasons=reasons)
             return
         zygote.kill()
-        self.preload_failure = f"PRELOAD: {reasons}"
-        raise SpawnFailed(self.preload_failure)
+        if preloaded.failures:
+            reasons = self.preload_failure = f"PRELOAD: {reasons}"
+        raise SpawnFailed(reasons)
 
     def _start_zygote(self, recent: Sequence[str]) -> ZygoteLink:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -236,6 +251,7 @@ class Spawner:
                         ",".join(self._code.own_preload),
                         ",".join(self._code.preload),
                         ",".join(recent),
+                        str(self._code.load_timeout_s),
                         str(linux.OPEN_FILES_AT_START),
                         str(self._code.own_root),
                     ],
@@ -271,5 +287,12 @@ class Spawner:
         if on_disk is None:
             return
         is_settled, self._revision_on_disk = on_disk == self._revision_on_disk, on_disk
-        if on_disk != self._revision and is_settled and self._on_new_code is not None:
+        is_news = on_disk not in (self._revision, self._revision_told)
+        if is_news and is_settled and self._on_new_code is not None:
+            self._revision_told = on_disk  # once: code that is refused is tried again when it changes
             self._on_new_code()
+
+
+def _is_gone(module: str, reason: str) -> bool:
+    """Tells if a module was removed, which is no fault of the new code."""
+    return reason == f"ModuleNotFoundError: No module named {module!r}"

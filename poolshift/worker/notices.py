@@ -28,11 +28,12 @@ class Preloaded(msgspec.Struct, tag="preloaded"):
     """The zygote's first message: it is up.
 
     `revision` is that of the code which its workers have; `failures` are the modules of `PRELOAD` that cannot be
-    imported, each with the reason.
+    imported, each with the reason, and `broken` those that programs named recently.
     """
 
     revision: str
     failures: dict[str, str]
+    broken: dict[str, str]
 
 
 class Forked(msgspec.Struct, tag="forked"):

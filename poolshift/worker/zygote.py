@@ -4,7 +4,7 @@ The zygote stays single-threaded, runs no program, and does three things. It for
 worker and says how that ended. It kills everything when the service is gone. The service's end of its socket is
 `pools.process.zygote_link`.
 
-    python -P -m poolshift.worker.zygote FD ALLOWED_MODULES OWN_PRELOAD PRELOAD RECENT OPEN_FILES OWN_ROOT
+    python -P -m poolshift.worker.zygote FD ALLOWED OWN_PRELOAD PRELOAD RECENT LOAD_TIMEOUT_S OPEN_FILES OWN_ROOT
 
 FD is its end of a SOCK_SEQPACKET pair, OPEN_FILES how many files a worker may have open, OWN_ROOT the service's folder.
 Modules to import are of three kinds: the service's own, the operator's, and those that programs named recently.
@@ -65,13 +65,15 @@ class Zygote:
         allowed_modules: tuple[str, ...],
         code: CodeRevision,
         failures: dict[str, str],
+        broken: dict[str, str],
         open_files: int,
     ) -> None:
-        """`failures` are the operator's modules that could not be imported, each with the reason."""
+        """`failures` and `broken` are modules that could not be imported, as `Preloaded` tells them."""
         self._control = control
         self._allowed_modules = allowed_modules
         self._code = code
         self._failures = failures
+        self._broken = broken
         self._open_files = open_files
         self._pid = os.getpid()
         self._parent = os.getppid()
@@ -98,7 +100,7 @@ class Zygote:
     def _begin(self) -> bool:
         """Says that it is up; False if the service is gone already."""
         try:
-            self._tell(Preloaded(self._code.at_start, self._failures))
+            self._tell(Preloaded(self._code.at_start, self._failures, self._broken))
         except (BrokenPipeError, ConnectionResetError):
             return False
         return True
@@ -232,23 +234,31 @@ def _both(fds: list[int]) -> tuple[int, int]:
     return fds[0], fds[1]
 
 
-def _import_all(modules: Iterable[str]) -> dict[str, str]:
-    """Imports modules of users. Returns those that cannot be imported, each with the reason."""
-    failures = ((module, _failure_of_import(module)) for module in modules)
+def _import_all(modules: Iterable[str], limit_s: float) -> dict[str, str]:
+    """Imports modules of users, each within `limit_s`. Returns those that cannot be imported, with the reason."""
+    failures = ((module, _failure_of_import(module, limit_s)) for module in modules)
     return {module: failure for module, failure in failures if failure is not None}
 
 
-def _failure_of_import(module: str) -> str | None:
+def _failure_of_import(module: str, limit_s: float) -> str | None:
+    def overrun(*_: object) -> None:
+        raise TimeoutError(f"the import takes more than {limit_s:g} s")
+
+    signal.signal(signal.SIGALRM, overrun)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         importlib.import_module(module)
     except BaseException as error:  # SystemExit, too: the workers' parent outlives every module
         return truncate(describe(error).detail, _MAX_REASON_LENGTH)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
     return None
 
 
 def main() -> None:
     """Preloads what the command line names, and serves until the service is gone."""
-    fd, allowed_modules, own_preload, preload, recent, open_files, own_root = sys.argv[1:]
+    fd, allowed_modules, own_preload, preload, recent, load_timeout_s, open_files, own_root = sys.argv[1:]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # it ends with the service, when the control socket closes
     linux.keep_freed_memory()  # for the workers, which inherit it
@@ -257,15 +267,15 @@ def main() -> None:
     code = CodeRevision(allowed_modules.split(","), Path(own_root))  # before any of it is imported
     for module in filter(None, own_preload.split(",")):
         importlib.import_module(module)
-    failures = _import_all(filter(None, preload.split(",")))
-    _import_all(filter(None, recent.split(",")))  # the program that names such a module tells its failure
+    failures = _import_all(filter(None, preload.split(",")), float(load_timeout_s))
+    broken = _import_all(filter(None, recent.split(",")), float(load_timeout_s))
     # Forked children share what is imported until they write to it; a collection would write to all of it.
     gc.collect()
     gc.disable()
     gc.freeze()
     control = socket.socket(fileno=int(fd))
     control.set_inheritable(False)
-    Zygote(control, tuple(allowed_modules.split(",")), code, failures, int(open_files)).serve()
+    Zygote(control, tuple(allowed_modules.split(",")), code, failures, broken, int(open_files)).serve()
 
 
 if __name__ == "__main__":

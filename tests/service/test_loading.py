@@ -1,11 +1,15 @@
 """A program loads before its time counts: slow imports, failing ones, classes with `setup()`, and `PRELOAD`."""
 
+import os
 import re
+import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import StartService
+from tests.service.test_faults import whole
 from tests.support.service import Service
 from tests.support.user_code import UserCode
 from tests.support.waiting import wait_until
@@ -241,7 +245,7 @@ def test_recent_modules_are_imported_by_the_next_zygote(
 def test_a_recent_module_that_ends_its_process_keeps_no_zygote_from_its_start(
     start_service: StartService, code: UserCode, version: str
 ) -> None:
-    """The next zygote starts without it, and other programs are served."""
+    """A reload is refused; after the zygote's death the next one starts without the module and serves others."""
     code.write(WHO)
     code.write("def fine():\n    return 1\n", "other")
     settings = {**code.settings, "PROGRAM_MODULES": "shop,other"}
@@ -250,21 +254,38 @@ def test_a_recent_module_that_ends_its_process_keeps_no_zygote_from_its_start(
     fine = service.create("other:fine", {}, "integer")
     importers(service, program)
     code.write("import os\nos._exit(7)\n")
-    assert service.client.post(f"/pools/{version}/reload").status_code == 200
+    refused = service.client.post(f"/pools/{version}/reload")
+    assert (refused.status_code, refused.json()["code"]) == (500, "load_failed")
+    assert "it imports shop)" in refused.json()["detail"]
+    zygote = psutil.Process(service.pool(version)["workers"][0]["pid"]).ppid()
+    os.kill(zygote, signal.SIGKILL)
+    wait_until(lambda: whole(service, version), "the workers of another zygote are there")
     assert service.execute(fine).json()["outputs"] == {"result": 1}
     assert service.execute(program).json()["code"] == "worker_crashed"
 
 
-def test_a_module_that_cannot_be_preloaded_ends_the_start(tmp_path: Path, code: UserCode) -> None:
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        ("shpo", "'shpo' cannot be imported: ModuleNotFoundError: No module named 'shpo'"),
+        ("ends", "the zygote died at its start (it imports shop, ends)"),
+        ("hangs", "'hangs' cannot be imported: TimeoutError: the import takes more than 1 s"),
+    ],
+)
+def test_a_module_that_cannot_be_preloaded_ends_the_start(
+    tmp_path: Path, code: UserCode, module: str, says: str
+) -> None:
     """One line says which module, and why."""
     code.write(WHO)
-    service = Service(tmp_path, PRELOAD="shop,shpo", **code.settings)
+    code.write("import os\nos._exit(3)\n", "ends")
+    code.write("import time\ntime.sleep(600)\n", "hangs")
+    service = Service(tmp_path, PRELOAD=f"shop,{module}", LOAD_TIMEOUT_S=1, **code.settings)
     try:
         service.start(wait=False)
         assert service.process is not None
         assert service.process.wait(60) != 0
         line = [line for line in service.log().splitlines() if "PRELOAD" in line][-1]
-        assert "'shpo' cannot be imported: ModuleNotFoundError: No module named 'shpo'" in line
+        assert says in line
         assert "Traceback" not in service.log()
     finally:
         service.close()

@@ -163,6 +163,23 @@ def test_code_that_cannot_be_preloaded_replaces_nothing(start_service: StartServ
     assert results(service, program) == {"v1": "new", "v2": "old"}
 
 
+@pytest.mark.parametrize("broken", ["def first(:\n", "import time\ntime.sleep(600)\n"])
+def test_code_that_cannot_be_imported_replaces_nothing(
+    start_service: StartService, code: UserCode, broken: str
+) -> None:
+    """A module that programs use is tried before any worker is replaced; a removed one is not missed."""
+    service = start_service(LOAD_TIMEOUT_S=1, **code.settings)
+    program = service.create("shop:first", {})
+    assert results(service, program) == {"v1": "old", "v2": "old"}
+    code.write(broken)
+    answer = service.client.post("/pools/v2/reload")
+    assert (answer.status_code, answer.json()["code"]) == (500, "load_failed")
+    assert "'shop' cannot be imported: " in answer.json()["detail"]
+    assert results(service, program) == {"v1": "old", "v2": "old"}
+    code.remove("shop.py")
+    assert service.client.post("/pools/v2/reload").status_code == 200
+
+
 def test_the_pools_follow_the_disk_by_themselves(start_service: StartService, code: UserCode) -> None:
     """With `--reload` a creation sees the new code at once, and an old program runs it soon after a change."""
     service = start_service(RELOAD="true", **code.settings)

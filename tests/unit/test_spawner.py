@@ -298,6 +298,8 @@ def test_a_check_that_fails_gives_its_place_back(monkeypatch: pytest.MonkeyPatch
             for _ in range(2 * checks.CHECKS_AT_ONCE):
                 with pytest.raises(EntrypointError):
                     await made.check(missing)
+                # Its worker is dead: it gives no descriptor back while the next start is to find none.
+                await until(lambda: workers(made) == 0, "no worker is left")
                 with descriptors_left(1), pytest.raises(SpawnFailed):
                     await made.check(INCREMENT)
                 leaving = asyncio.ensure_future(made.check(INCREMENT))
