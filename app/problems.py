@@ -168,7 +168,7 @@ def _(error: ExecutionError) -> Problem:
 
 @problem_of.register
 def _(error: RequestValidationError) -> Problem:
-    errors = [{"at": _place(one["loc"]), "message": one["msg"]} for one in error.errors()]
+    errors = [{"at": _place(one["loc"]), "message": one["msg"].removeprefix("Value error, ")} for one in error.errors()]
     detail = "; ".join(f"{one['at']}: {one['message']}" for one in errors)
     return Problem("invalid_request", detail, extensions={"errors": errors})
 

@@ -179,3 +179,10 @@ class NotOne:
 
 class _Private(Typed):
     pass
+
+
+class Misspelled(dspy.Module):  # type: ignore[misc]
+    """A module whose prediction has another field than its signature says."""
+
+    def forward(self, topic: str) -> dspy.Prediction:
+        return dspy.Prediction(summary=topic)

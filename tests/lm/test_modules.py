@@ -365,3 +365,12 @@ def test_an_optimised_module_is_restored(lm_service: Service, endpoint: Endpoint
     prompt = endpoint.prompt("everyone")
     assert all(said in prompt for said in ("Polish like a jeweller.", "rough", "wry", "smooth"))
     assert not endpoint.requests["other-module"]
+
+
+def test_an_output_that_is_missing_is_named(lm_service: Service, version: str) -> None:
+    """Not taken for the bare value of the only output."""
+    signature = {"inputs": [field("topic")], "outputs": [field("summry")]}
+    program = create_module(lm_service, "Misspelled", signature=signature)
+    error = problem(lm_service.execute(program, on(version), inputs={"topic": "x"}), 500, "invalid_outputs")
+    assert error["detail"] == "outputs: Object missing required field `summry`"
+    assert error["field"] == "summry"

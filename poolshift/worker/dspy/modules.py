@@ -15,7 +15,7 @@ from poolshift.worker.dspy.signatures import Parameter, derive_signature, parame
 from poolshift.worker.dspy.states import restore
 from poolshift.worker.dspy.streaming import FirstAnswer, OutputEvents, run_module_streamed
 from poolshift.worker.dspy.usage import counted_for
-from poolshift.worker.errors import LMNotConfigured
+from poolshift.worker.errors import InvalidOutputs, LMNotConfigured
 from poolshift.worker.exception_text import describe
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import Emit, EntrypointError, find_defined
@@ -76,8 +76,13 @@ class ModuleProgram:
 
     def _outputs_of(self, returned: Any) -> Any:
         if isinstance(returned, dspy.Example):  # as any prediction is
-            names = [field.name for field in self.signature.outputs]
-            return {name: jsonable(returned[name]) for name in names if name in returned}
+            outputs = self.signature.outputs
+            if (
+                len(outputs) == 1 and outputs[0].required and outputs[0].name not in returned
+            ):  # else it is the bare value
+                name = outputs[0].name
+                raise InvalidOutputs(f"outputs: Object missing required field `{name}`", field=name)
+            return {field.name: jsonable(returned[field.name]) for field in outputs if field.name in returned}
         return jsonable(returned)
 
     def _annotations(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
