@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pools import supervisor
 from pools.calls import Result
-from pools.errors import PoolClosed, SpawnFailed, WorkerCrashed
+from pools.errors import ExecutionTimeout, PoolClosed, SpawnFailed, WorkerCrashed
 from pools.process.exits import ExitCause
 from pools.process.stats import ProcessStats, process_stats
 from pools.session_pool_v2 import SessionPoolV2
@@ -343,3 +343,21 @@ async def take(step: str, pool: Bench, tasks: list[asyncio.Task[Result]], failur
             pool.spawner.failures.append(failures.pop())
         case _:
             await turns()
+
+
+async def test_a_call_has_its_whole_time_once_its_program_is_loaded() -> None:
+    """While the program loads, the limit of loading counts; afterwards the deadline, later by as long as that took."""
+    async with bench(SessionPoolV2, size=1) as pool:
+        loop = asyncio.get_running_loop()
+        call = pool.call(seconds=0.5)
+        answer = await pool.begin(call)
+        process, deadline = pool.worker_of(call), call.deadline
+        process.begin_load(loop.time() + 60)
+        await until(lambda: loop.time() > deadline + 0.1)
+        assert process.ended_for is None
+        process.loaded(0.2)
+        assert call.deadline == deadline + 0.2
+        with pytest.raises(ExecutionTimeout):
+            await answer
+        assert loop.time() >= call.deadline
+        assert process.ended_for is ExitCause.TIMEOUT
