@@ -220,9 +220,7 @@ class Spawner:
         Raises:
             SpawnFailed: says which module, and why.
         """
-        failures = preloaded.failures | {
-            module: reason for module, reason in preloaded.broken.items() if not _is_gone(module, reason)
-        }
+        failures = preloaded.failures | preloaded.broken
         if not failures:
             return
         reasons = "; ".join(f"{module!r} cannot be imported: {reason}" for module, reason in failures.items())
@@ -291,8 +289,3 @@ class Spawner:
         if is_news and is_settled and self._on_new_code is not None:
             self._revision_told = on_disk  # once: code that is refused is tried again when it changes
             self._on_new_code()
-
-
-def _is_gone(module: str, reason: str) -> bool:
-    """Tells if a module was removed, which is no fault of the new code."""
-    return reason == f"ModuleNotFoundError: No module named {module!r}"

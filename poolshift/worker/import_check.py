@@ -34,10 +34,15 @@ def try_import(module: str) -> Imported:
     try:
         importlib.import_module(module)
     except BaseException as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        if is_missing(module, error):
             return Imported(module, is_found=False, fault=_in_one_line(str(error)))
         return Imported(module, fault=_in_one_line(describe(error).detail) + _place(error))
     return Imported(module)
+
+
+def is_missing(module: str, error: BaseException) -> bool:
+    """Tells if an import failed because there is no such module, or no package that it would be in."""
+    return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
 
 def _in_one_line(text: str) -> str:

@@ -29,6 +29,7 @@ import msgspec
 from poolshift.worker import linux, reaper, user_path
 from poolshift.worker.child import WorkerChild, run_and_exit
 from poolshift.worker.exception_text import describe, truncate
+from poolshift.worker.import_check import is_missing
 from poolshift.worker.notices import (
     MAX_PACKET_BYTES,
     Exited,
@@ -234,13 +235,20 @@ def _both(fds: list[int]) -> tuple[int, int]:
     return fds[0], fds[1]
 
 
-def _import_all(modules: Iterable[str], limit_s: float) -> dict[str, str]:
-    """Imports modules of users, each within `limit_s`. Returns those that cannot be imported, with the reason."""
+def _import_all(modules: Iterable[str], limit_s: float, *, may_be_gone: bool = False) -> dict[str, str]:
+    """Imports modules of users, each within `limit_s`. Returns those that cannot be imported, with the reason.
+
+    A module that was removed is no failure if it `may_be_gone`.
+    """
     failures = ((module, _failure_of_import(module, limit_s)) for module in modules)
-    return {module: failure for module, failure in failures if failure is not None}
+    return {
+        module: truncate(describe(failure).detail, _MAX_REASON_LENGTH)
+        for module, failure in failures
+        if failure is not None and not (may_be_gone and is_missing(module, failure))
+    }
 
 
-def _failure_of_import(module: str, limit_s: float) -> str | None:
+def _failure_of_import(module: str, limit_s: float) -> BaseException | None:
     def overrun(*_: object) -> None:
         raise TimeoutError(f"the import takes more than {limit_s:g} s")
 
@@ -249,7 +257,7 @@ def _failure_of_import(module: str, limit_s: float) -> str | None:
     try:
         importlib.import_module(module)
     except BaseException as error:  # SystemExit, too: the workers' parent outlives every module
-        return truncate(describe(error).detail, _MAX_REASON_LENGTH)
+        return error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -268,7 +276,7 @@ def main() -> None:
     for module in filter(None, own_preload.split(",")):
         importlib.import_module(module)
     failures = _import_all(filter(None, preload.split(",")), float(load_timeout_s))
-    broken = _import_all(filter(None, recent.split(",")), float(load_timeout_s))
+    broken = _import_all(filter(None, recent.split(",")), float(load_timeout_s), may_be_gone=True)
     # Forked children share what is imported until they write to it; a collection would write to all of it.
     gc.collect()
     gc.disable()
