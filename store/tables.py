@@ -55,22 +55,34 @@ programs = Table(
     Column("revision", Integer),
     Column("revised_at", UtcDateTime),
     Column("revised_by", String(256)),
+    # V2's own definition, if it has one. The revision counts up if that is taken back, too.
+    Column("v2_definition", Text),
+    Column("v2_revision", Integer),
+    Column("v2_revised_at", UtcDateTime),
+    Column("v2_revised_by", String(256)),
     UniqueConstraint("session_id", "id"),
     sqlite_autoincrement=True,  # a key is never used twice: counts and quarantines are by it
 )
 
-# The definitions that a program had before the one in force, which its own row has.
-program_revisions = Table(
-    "program_revisions",
-    metadata,
-    Column("program_key", BigInteger, primary_key=True, autoincrement=False),
-    Column("revision", Integer, primary_key=True, autoincrement=False),
-    Column("session_id", String(128), nullable=False),
-    Column("definition", Text, nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("created_by", String(256)),
-    Index(None, "session_id"),
-)
+
+def _former_definitions(name: str) -> Table:
+    """The definitions that programs had before those in force, which the programs' own rows have."""
+    return Table(
+        name,
+        metadata,
+        Column("program_key", BigInteger, primary_key=True, autoincrement=False),
+        Column("revision", Integer, primary_key=True, autoincrement=False),
+        Column("session_id", String(128), nullable=False),
+        Column("definition", Text, nullable=False),
+        Column("created_at", UtcDateTime, nullable=False),
+        Column("created_by", String(256)),
+        Index(None, "session_id"),
+    )
+
+
+program_revisions = _former_definitions("program_revisions")
+program_v2_revisions = _former_definitions("program_v2_revisions")
+"""Those that V2 alone had."""
 
 sessions = Table(
     "sessions",
