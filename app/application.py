@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -10,7 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.types import Message, Receive, Scope, Send
 
-from app import documentation, problems
+from app import assets, documentation, problems
 from app.api import (
     analysis,
     batch,
@@ -24,6 +25,7 @@ from app.api import (
     rollout,
     sessions,
 )
+from app.assets import Assets
 from app.auth import Authenticator
 from app.body_limit import guard_body
 from app.execute.batch import BatchEndpoint
@@ -64,7 +66,11 @@ _ROUTERS = (
     pools.router,
     health.router,
     documentation.router,
+    assets.router,
 )
+
+_ASSET_FOLDERS = (assets.VENDORED, Path(__file__).with_name("static"))
+"""The files that pages load, of others and of our own."""
 
 _OPERATORS_ERRORS = (StoreUnavailable, InvalidProvider, InvalidProgramModules, SpawnFailed)
 
@@ -139,6 +145,7 @@ def create_app(settings: Settings) -> Application:
     app.state.authenticator = Authenticator(read_key_file(settings.api_keys_file) if settings.api_keys_file else None)
     app.state.secret_keys = read_secret_keys(settings.secret_key_file) if settings.secret_key_file else None
     app.state.host_guard = HostGuard.of(settings)
+    app.state.assets = Assets(_ASSET_FOLDERS)
     app.state.is_draining = False
     problems.install(app)
     _install_metrics(app)

@@ -1,12 +1,46 @@
-"""`/openapi.json`, `/docs` and `/redoc`. FastAPI's own need no key, these do."""
+"""`/openapi.json`, `/docs` and `/redoc`. FastAPI's own need no key, and load scripts from a public host."""
+
+from html import escape
 
 from fastapi import APIRouter, Request
-from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 
+from app.assets import Assets
 from app.auth import Reader
 
 OPENAPI_PATH = "/openapi.json"
+_CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self' 'unsafe-inline'",  # both tools style their elements in place
+        "img-src 'self' data:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "worker-src blob:",  # ReDoc's search
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+_HEADERS = {"content-security-policy": _CONTENT_SECURITY_POLICY, "x-content-type-options": "nosniff"}
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+{styles}
+</head>
+<body>
+<div id="{target}" data-openapi="{openapi}"></div>
+<noscript>This page needs JavaScript. <a href="{openapi}">The OpenAPI document</a> has all that it shows.</noscript>
+{scripts}
+</body>
+</html>
+"""
 
 router = APIRouter(include_in_schema=False)
 
@@ -15,23 +49,38 @@ router = APIRouter(include_in_schema=False)
 async def openapi(request: Request, _: Reader) -> JSONResponse:
     """Serves the OpenAPI document."""
     schema = request.app.openapi()
-    root_path = _root_path(request)
+    root_path = root_path_of(request)
     return JSONResponse({**schema, "servers": [{"url": root_path}]} if root_path else schema)
 
 
 @router.get("/docs")
 async def swagger_ui(request: Request, _: Reader) -> HTMLResponse:
     """Serves Swagger UI, in which endpoints can be tried."""
-    return get_swagger_ui_html(openapi_url=_root_path(request) + OPENAPI_PATH, title=request.app.title)
+    return _page(request, "swagger-ui", "swagger-ui.css", "swagger-ui-bundle.js", "swagger.js")
 
 
 @router.get("/redoc")
 async def redoc(request: Request, _: Reader) -> HTMLResponse:
     """Serves ReDoc."""
-    return get_redoc_html(openapi_url=_root_path(request) + OPENAPI_PATH, title=request.app.title)
+    return _page(request, "redoc", "redoc.standalone.js", "redoc.js")
 
 
-def _root_path(request: Request) -> str:
-    """The path under which a proxy serves the application."""
+def _page(request: Request, target: str, *names: str) -> HTMLResponse:
+    """A page that loads these assets, with an element that its script fills."""
+    assets: Assets = request.app.state.assets
+    root_path = root_path_of(request)
+    urls = [escape(root_path + assets.url(name)) for name in ("documentation.css", *names)]
+    content = _PAGE.format(
+        title=escape(request.app.title),
+        target=target,
+        openapi=escape(root_path + OPENAPI_PATH),
+        styles="\n".join(f'<link rel="stylesheet" href="{url}">' for url in urls if url.endswith(".css")),
+        scripts="\n".join(f'<script src="{url}"></script>' for url in urls if url.endswith(".js")),
+    )
+    return HTMLResponse(content, headers=_HEADERS)
+
+
+def root_path_of(request: Request) -> str:
+    """Returns the path under which a proxy serves the application."""
     root_path: str = request.scope.get("root_path", "")
     return root_path.rstrip("/")

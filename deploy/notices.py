@@ -1,14 +1,18 @@
 """Writes the licences of every package in a virtual environment: `python notices.py ENVIRONMENT > NOTICES`.
 
+The packages from npm come along, whose files the service hands to browsers.
 Of the standard library alone, since it runs while the image is built, before anything but that environment is there.
 """
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 OWN = ("poolshift", "poolshift-service")
+VENDORED = Path(__file__).resolve().parents[1] / "app/vendored"
+_TEXTS = ("LICEN", "NOTICE", "COPYING")
 _RULE = "=" * 80
 _CLASSIFIER = "License :: "
 
@@ -25,7 +29,7 @@ def notices(environment: Path) -> str:
 
     """
     packages = sorted(_packages(environment), key=lambda package: package.name.lower())
-    return "\n".join(_section(package) for package in packages)
+    return "\n".join([*(_section(package) for package in packages), *_vendored(VENDORED)])
 
 
 def licence_of(package: Distribution) -> str:
@@ -49,9 +53,21 @@ def _packages(environment: Path) -> Iterator[Distribution]:
     return (package for package in distributions(path=site_packages) if package.name not in OWN)
 
 
+def _vendored(folder: Path) -> Iterator[str]:
+    """Yields the sections of the packages from npm, as their manifest has them."""
+    for name, package in json.loads((folder / "manifest.json").read_text()).items():
+        files = (folder / name / file for file in package["files"])
+        texts = (file.read_text() for file in files if file.name.startswith(_TEXTS) or ".LICENSE." in file.name)
+        yield _shown(name, package["version"], package["licence"], texts)
+
+
 def _section(package: Distribution) -> str:
-    heading = f"{_RULE}\n{package.name} {package.version}\n{licence_of(package)}\n{_RULE}\n"
-    return heading + "".join(f"\n{text.strip()}\n" for text in _texts(package))
+    return _shown(package.name, package.version, licence_of(package), _texts(package))
+
+
+def _shown(name: str, version: str, licence: str, texts: Iterable[str]) -> str:
+    heading = f"{_RULE}\n{name} {version}\n{licence}\n{_RULE}\n"
+    return heading + "".join(f"\n{text.strip()}\n" for text in texts)
 
 
 def _texts(package: Distribution) -> Iterator[str]:
@@ -60,7 +76,7 @@ def _texts(package: Distribution) -> Iterator[str]:
         if ".dist-info" not in file.parts[0]:
             continue
         inside = "/".join(file.parts[1:])
-        if inside.removeprefix("licenses/") in named or file.name.upper().startswith(("LICEN", "NOTICE", "COPYING")):
+        if inside.removeprefix("licenses/") in named or file.name.upper().startswith(_TEXTS):
             yield Path(str(file.locate())).read_text(errors="replace")
 
 

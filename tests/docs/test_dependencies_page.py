@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 
 from tests.support.pages import codes, page, section, table
 from tests.support.service import ROOT
+from tools.vendor import VENDORED, read_manifest
 
 PAGE = page("dependencies.md")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -76,6 +77,19 @@ def test_every_package_from_npm_is_there() -> None:
         for folder in folders
         for name, version in json.loads((folder / "package.json").read_text())["dependencies"].items()
     }
+
+
+def test_every_vendored_package_has_its_reason() -> None:
+    """In its version, with its licence, and no other."""
+    found = rows("## In the pages")
+    packages = read_manifest(VENDORED)
+    assert {name: (row["version"], row["licence"]) for name, row in found.items()} == {
+        name: (package.version, package.licence) for name, package in packages.items()
+    }
+    for name, row in found.items():
+        assert row["what for"], name
+        assert row["rather than"], name
+        assert row["newest release"] in RELEASED, name
 
 
 def test_every_package_from_debian_is_there() -> None:

@@ -5,6 +5,7 @@ import re
 import threading
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from tests.ship.tools import BIN, run
 from tests.support.programs import slow_echo
 from tests.support.service import ROOT
 from tests.support.waiting import wait_until
+from tools.vendor import VENDORED, read_manifest
 
 pytestmark = pytest.mark.ship
 
@@ -178,7 +180,8 @@ def test_the_parts_lists_name_every_package(image: str, tmp_path: Path) -> None:
     notices = podman(
         "run", "--rm", "--network", "none", image, "cat", "/opt/poolshift/share/licenses/THIRD-PARTY-NOTICES"
     ).stdout
-    assert packages == {
+    vendored = {(name, package.version) for name, package in read_manifest(VENDORED).items()}
+    assert packages | vendored == {
         (name, version) for name, version in re.findall(r"^={80}\n(\S+) (\S+)\n.+\n={80}$", notices, re.MULTILINE)
     }
 
@@ -188,6 +191,7 @@ def test_the_parts_lists_name_every_package(image: str, tmp_path: Path) -> None:
     pypi = {tuple(purl.removeprefix("pkg:pypi/").split("@")) for purl in listed if purl.startswith("pkg:pypi/")}
     assert {(_normal(name), version) for name, version in packages} <= {(_normal(name), rest) for name, rest in pypi}
     assert any(purl.startswith("pkg:deb/debian/python3") for purl in listed)
+    assert {f"pkg:npm/{name}@{version}" for name, version in vendored} <= {unquote(purl) for purl in listed}
 
 
 def _normal(name: str) -> str:
