@@ -18,6 +18,7 @@ from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE
 
 from analysis.guardrails import Config
 from app.auth import Authenticator
+from app.deadlines import Deadlines
 from app.execute.batch import BatchEndpoint
 from app.execute.endpoint import ExecuteLane
 from app.http_metrics import HttpMetrics
@@ -128,6 +129,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             pools=pools,
             spawners=spawners,
             reloader=reloader,
+            deadlines=Deadlines.of(settings),
             registry=app.state.registry,
             figures=PoolFigures(app.state.registry),
             ramp_figures=RampFigures(app.state.registry),
@@ -142,11 +144,15 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         await _follow_sources(settings, flag, app.state.authenticator, background)
         _follow_plan(settings, ramp, log, background)
         _log_start(settings, services)
-        # These objects live as long as the service, so the collections under load skip them.
-        gc.collect()
-        gc.freeze()
+        _freeze()
         yield
         _log.info("stopping")
+
+
+def _freeze() -> None:
+    """Has the collections under load skip what lives as long as the service."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

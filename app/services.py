@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 
+from app.deadlines import Deadlines
 from app.reload import CodeReloader
 from common.background import Background
 from common.tasks import TaskOwner
@@ -47,6 +48,7 @@ class Services:
     pools: Mapping[Version, Pool]
     spawners: Mapping[Version, WorkerSpawner]
     reloader: CodeReloader
+    deadlines: Deadlines
     registry: CollectorRegistry
     figures: PoolFigures
     ramp_figures: RampFigures

@@ -146,6 +146,7 @@ class Settings(BaseSettings):
     queue_limit: int = Field(1000, ge=0)
     checkout_timeout_s: Seconds = 5.0
     execution_timeout_s: Seconds = 30.0
+    job_timeout_s: Seconds = 3600.0
     load_timeout_s: Seconds = 60.0
     """The time that a worker has to import a program's module and to run its `setup()`; no part of a call's time."""
     drain_timeout_s: Seconds = 30.0

@@ -83,6 +83,8 @@ class Call:
         self.lm = lm
         self.events: EventSink | None = None
         """The sink of the program's events. Without a sink the worker sends none."""
+        self.is_background = False
+        """True for a job. A pool leaves its time out of the estimate of how long a call takes."""
         self.is_accepted = False
         """True once a pool has accepted the call: no pool refuses or sheds it from then on. The pool sets it."""
         self.is_retry = False

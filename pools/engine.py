@@ -242,8 +242,9 @@ class Engine(abc.ABC):
             self._quarantine.undecided(key, call.execution_id)
             raise
         self._quarantine.survived(key)
-        waited_s = call.backpressure_s + call.load_s - waited_before_s
-        self._learn(time.perf_counter() - call.dispatched_at - waited_s)
+        if not call.is_background:
+            waited_s = call.backpressure_s + call.load_s - waited_before_s
+            self._learn(time.perf_counter() - call.dispatched_at - waited_s)
         return result
 
     def _admit(self, queued_call: QueuedCall) -> None:

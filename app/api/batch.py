@@ -22,7 +22,9 @@ class BatchBody(In):
 
     inputs: list[dict[str, JsonValue]] = Field(max_length=MAX_ITEMS)
     session_id: Identifier | None = None
-    timeout_s: float | None = Field(None, gt=0, description="The deadline of each item in seconds, from its begin")
+    timeout_s: float | None = Field(
+        None, gt=0, description="The deadline of each item in seconds, from its begin; `EXECUTION_TIMEOUT_S` at most"
+    )
 
 
 class BatchView(Out):

@@ -26,7 +26,12 @@ class ExecuteBody(In):
 
     inputs: dict[str, JsonValue]
     session_id: Identifier | None = None
-    timeout_s: float | None = Field(None, gt=0, description="The deadline in seconds, for queue and run together")
+    timeout_s: float | None = Field(
+        None,
+        gt=0,
+        description="The deadline in seconds, for queue and run together; `EXECUTION_TIMEOUT_S` at most, and for a job "
+        "`JOB_TIMEOUT_S`",
+    )
 
 
 class UsageView(Out):

@@ -172,7 +172,10 @@ class ProgramBody(In):
     )
     tools: list[Entrypoint] = Field([], max_length=MAX_TOOLS, description="What the LM of a `react` program may call")
     timeout_s: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="The longest deadline of its calls, and their default"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="The longest deadline of its calls and jobs, and their default; `JOB_TIMEOUT_S` at most",
     )
     max_concurrency: int | None = Field(
         None, ge=1, le=MAX_CONCURRENCY, description="Its calls that run at once in each pool; others wait"

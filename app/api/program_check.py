@@ -17,10 +17,12 @@ async def try_definition(definition: Definition, services: Services) -> Definiti
     Returns the definition, completed by the signature that its program tells if it leaves it to that.
 
     Raises:
-        Problem: `invalid_request` if it cannot be loaded, `code_outdated` if a pool's workers have other code.
+        Problem: `invalid_request` if it cannot be loaded or asks for too much time, `code_outdated` if a pool's workers
+            have other code.
         PoolOverloaded: too many definitions are being tried.
         SpawnFailed: no process could be started for it.
     """
+    services.deadlines.check_definition(definition)
     try:
         return await _try(definition, services)
     except CodeOutdated:

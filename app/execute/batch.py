@@ -59,6 +59,7 @@ class BatchEndpoint:
         programs = self._services.programs
         session_id = envelope.session_id
         program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
+        self._services.deadlines.seconds(envelope.timeout_s, program.definition, is_job=False)
         batch = _Batch(self._lane, exchange, program, envelope, forced)
         with exchange:
             answers = await batch.run(self._places)

@@ -30,8 +30,8 @@ from app.text import check_text
 from common.log_budget import LineBudget
 from config import api_keys
 from config.settings import Settings
-from pools.calls import Call, Result
-from pools.errors import ExecutionError, InvalidOutputs
+from pools.calls import Call, Program, Result
+from pools.errors import ExecutionError, ExecutionTimeout, InvalidOutputs
 from routing.catalog.programs import CataloguedProgram
 from routing.versions import Version
 
@@ -70,7 +70,8 @@ class ExecuteLane:
         self._authenticator = authenticator
         self._host_guard = HostGuard.of(settings)
         self._max_body_bytes = settings.max_body_bytes
-        self._execution_timeout_s = settings.execution_timeout_s
+        self._deadlines = services.deadlines
+        self._call_s = services.deadlines.call_s
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._ids = ExecutionIds()
@@ -124,8 +125,8 @@ class ExecuteLane:
         program = programs.resolve(program_id, session_id) or await programs.seek(
             check_text("path.program_id", program_id), session_id
         )
-        call = self._make_call(exchange, program, envelope)
         operation = _operation(exchange.headers)
+        call = self._make_call(exchange, program, envelope, is_job=operation == "async")
         if operation == "stream":
             return await self._stream(exchange, call)
         if operation == "async":
@@ -155,23 +156,25 @@ class ExecuteLane:
                 raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")
         return forced
 
-    def _make_call(self, exchange: Exchange, program: CataloguedProgram, envelope: Envelope) -> Call:
+    def _make_call(
+        self, exchange: Exchange, program: CataloguedProgram, envelope: Envelope, *, is_job: bool = False
+    ) -> Call:
         exchange.program = program
-        session_id, longest_s = envelope.session_id, self._execution_timeout_s
-        limits = program.definition.limits
-        if limits is not None and limits.timeout_s is not None:
-            longest_s = min(longest_s, limits.timeout_s)
+        session_id, seconds = envelope.session_id, self._call_s
+        if is_job or envelope.timeout_s is not None or program.definition.limits is not None:
+            seconds = self._deadlines.seconds(envelope.timeout_s, program.definition, is_job=is_job)
         exchange.call = call = Call(
             execution_id=exchange.execution_id,
             program=program,
             inputs=envelope.inputs,
-            deadline=self._loop.time() + min(envelope.timeout_s or longest_s, longest_s),
+            deadline=self._loop.time() + seconds,
             session_id=session_id,
             traceparent=exchange.traceparent,
             carried=exchange.carried,
             trace=exchange.trace,
             lm=self._services.lms.of_call(session_id) if program.definition.program_type != "python" else None,
         )
+        call.is_background = is_job
         self._services.programs.used(program, time.time())
         return call
 
@@ -294,8 +297,8 @@ class ExecuteLane:
         """Counts and logs a failed call, and returns the problem as its answer."""
         problem = problem_of(error)
         exchange.error = problem.code
-        if exchange.program is not None and exchange.program.definition.idempotent:
-            problem.retry_safe = True
+        if exchange.program is not None:
+            self._explain(problem, exchange.program, exchange.call)
         version = self._count_failure(exchange, problem)
         if problem.kind.status >= 500 and self._failure_lines.admits(0):
             _log_failure(exchange, problem, version)
@@ -305,6 +308,15 @@ class ExecuteLane:
         headers += [(name.encode(), value.encode()) for name, value in problem.headers().items()]
         headers.append((b"content-length", b"%d" % len(body)))
         return problem.kind.status, headers, body
+
+    def _explain(self, problem: Problem, program: Program, call: Call | None) -> None:
+        """Adds to a problem what the program's definition tells."""
+        if program.definition.idempotent:
+            problem.retry_safe = True
+        if problem.code != ExecutionTimeout.code or call is None or call.is_background:
+            return
+        if self._loop.time() >= call.deadline:
+            problem.detail += self._deadlines.hint(program.definition)
 
     def _count_failure(self, exchange: Exchange, problem: Problem) -> Version:
         """Counts a failed call, and returns the version that it counts for."""

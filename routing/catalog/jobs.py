@@ -14,14 +14,15 @@ from common.moments import moment_before
 from common.tasks import TaskOwner
 from pools.calls import Call, Result
 from pools.errors import InvalidOutputs, PoolClosed, PoolOverloaded, ProgramError
+from poolshift.worker.framing import MAX_FRAME_BYTES
 from routing.catalog.owners import EVERYONE, Caller
 from routing.catalog.quotas import DEFAULT_QUOTAS, Quotas, check_jobs
 from routing.errors import JobNotFound, StoreUnavailable
 from routing.router import Route
 from routing.versions import Version
 
-MAX_RESULT_BYTES = 1024 * 1024
-"""Limit of a result or problem. The job of a larger one fails with an error that says so."""
+MAX_RESULT_BYTES = MAX_FRAME_BYTES + 64 * 1024
+"""Limit of a result or problem: all that a worker can send, and the answer around it. A larger one fails the job."""
 STALE_AFTER_S = 30.0
 """Silence after which a job's replica counts as dead, in seconds; each replica sends heartbeats every second."""
 _REACHED_EVERY_S = 15.0

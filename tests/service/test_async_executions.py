@@ -140,11 +140,54 @@ def test_the_deadline_holds_for_long_runs_too(shared_service: Service) -> None:
     assert (failed["status"], failed["problem"]["code"]) == ("failed", "execution_timeout")
 
 
-def test_too_large_a_result_is_not_kept(shared_service: Service) -> None:
+def test_a_job_asks_for_its_time(start_service: StartService, version: str) -> None:
+    """A job may outlast a call, by its request, by its program or by itself. More than the limit is refused."""
+    service = start_service(POOL_VERSION=version, EXECUTION_TIMEOUT_S=0.3, JOB_TIMEOUT_S=40)
+    sleep = service.create("sleep", {"seconds": "number"}, "number")
+    patient = service.create("sleep", {"seconds": "number"}, "number", timeout_s=30)
+    hasty = service.create("sleep", {"seconds": "number"}, "number", timeout_s=0.2)
+    places = [start(service, program, {"seconds": 0.8}) for program in (sleep, patient)]
+    places.append(start(service, sleep, {"seconds": 0.8}, timeout_s=40))
+    assert {end_of(service, place)["status"] for place in places} == {"succeeded"}
+    assert end_of(service, start(service, hasty, {"seconds": 60}))["problem"]["code"] == "execution_timeout"
+
+    for program, headers, asked, words in (
+        (sleep, {}, 10, ("10 s is over EXECUTION_TIMEOUT_S (0.3 s)", "Prefer: respond-async", "up to 40 s")),
+        (patient, {}, 10, ("EXECUTION_TIMEOUT_S (0.3 s)", "respond-async", "up to 30 s")),
+        (hasty, {}, 10, ("the program's own timeout_s (0.2 s)",)),
+        (sleep, ASYNC, 41, ("JOB_TIMEOUT_S (40 s)",)),
+        (patient, ASYNC, 31, ("the program's own timeout_s (30 s)",)),
+        (sleep, {"Accept": "text/event-stream"}, 10, ("EXECUTION_TIMEOUT_S", "respond-async")),
+    ):
+        refused = service.execute(program, headers, inputs={"seconds": 0}, timeout_s=asked)
+        detail = problem(refused, 422, "invalid_request")["detail"]
+        assert all(word in detail for word in words), detail
+        assert ("respond-async" in detail) == ("respond-async" in " ".join(words)), detail
+    refused = service.client.post(f"/programs/{sleep}/batch", json={"inputs": [{"seconds": 0}], "timeout_s": 10})
+    assert "EXECUTION_TIMEOUT_S" in problem(refused, 422, "invalid_request")["detail"]
+    late = problem(service.execute(patient, inputs={"seconds": 60}), 504, "execution_timeout")
+    assert "EXECUTION_TIMEOUT_S is 0.3 s" in late["detail"]
+    assert "up to 30 s" in late["detail"]
+    assert service.pool(version)["service_time_s"] < 0.8  # no job makes a short call look too slow to wait
+
+
+def test_no_program_may_ask_for_more_than_a_job_gets(shared_service: Service) -> None:
+    """The mistake is told when the program is made, not when its first call is cut."""
+    body = {"program_type": "python", "entrypoint": "examples.basics:echo", "timeout_s": 3601}
+    for answer in (
+        shared_service.client.post("/programs", json=body),
+        shared_service.client.put("/programs/too-patient", json=body),
+    ):
+        assert "JOB_TIMEOUT_S (3600 s)" in problem(answer, 422, "invalid_request")["detail"]
+
+
+def test_a_job_keeps_as_large_a_result_as_a_call_gets(shared_service: Service) -> None:
+    """Twenty megabytes, byte by byte."""
     big = shared_service.create("big", {"size": "integer"})
-    failed = end_of(shared_service, start(shared_service, big, {"size": 2_000_000}))
-    assert (failed["status"], failed["result"], failed["problem"]["code"]) == ("failed", None, "invalid_outputs")
-    assert "over the limit" in failed["problem"]["detail"]
+    at_once = shared_service.execute(big, inputs={"size": 20_000_000}).json()["outputs"]
+    done = end_of(shared_service, start(shared_service, big, {"size": 20_000_000}))
+    assert done["status"] == "succeeded"
+    assert done["result"]["outputs"] == at_once
 
 
 def test_long_runs_are_listed_page_by_page(shared_service: Service, version: str) -> None:
