@@ -1,7 +1,7 @@
 """The services that a running Poolshift consists of; `app.lifespan` builds them and endpoints ask for them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -22,6 +22,7 @@ from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import LiveJudge
 from routing.router import Router
+from routing.telemetry.failures import Failures
 from routing.telemetry.pool_figures import PoolFigures
 from routing.telemetry.ramp_figures import RampFigures
 from routing.telemetry.recorder import Recorder
@@ -54,6 +55,7 @@ class Services:
     ramp_figures: RampFigures
     tasks: TaskOwner
     background: Background
+    failures: Failures = field(default_factory=Failures)
 
     @property
     def serving_version(self) -> Version:

@@ -184,6 +184,7 @@ class Engine(abc.ABC):
             cpu_seconds_total=cpu_s,
             programs_revision=self._supervisor.programs_revision,
             workers=slots,
+            quarantined=self._quarantine.quarantined(),
         )
 
     async def reload(self) -> None:

@@ -21,6 +21,22 @@ class WorkerSnapshot:
     open_fds: int | None
     programs_revision: str
     """The revision of the programs' code that it has."""
+    execution_id: str | None = None
+    """The running call."""
+    program_id: str | None = None
+    running_s: float | None = None
+    """Time since the worker got the running call, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A program that is refused for a while, since it has killed workers in a row."""
+
+    key: str
+    """`Program.quarantine_key`."""
+    deaths: int
+    left_s: float
+    """Seconds until a call may try again; 0 if one may now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +59,7 @@ class PoolSnapshot:
     programs_revision: str | None
     """The revision of the code that workers have which are started now; None before the first start."""
     workers: tuple[WorkerSnapshot, ...]
+    quarantined: tuple[Quarantined, ...] = ()
 
     @property
     def is_ready(self) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pools.errors import ProgramQuarantined
+from pools.protocol import Quarantined
 
 DEATHS_IN_A_ROW = 3
 FIRST_PAUSE_S = 10.0
@@ -55,6 +56,15 @@ class Quarantine:
                 retry_after_s=max(left_s, 1.0),
             )
         suspect.trial = execution_id
+
+    def quarantined(self) -> tuple[Quarantined, ...]:
+        """The programs whose breaker is open or half-open."""
+        now = self._clock()
+        return tuple(
+            Quarantined(key, suspect.deaths, max(0.0, suspect.open_until - now))
+            for key, suspect in self._suspects.items()
+            if suspect.deaths >= DEATHS_IN_A_ROW
+        )
 
     def survived(self, key: str) -> None:
         """A call ended without harm to its worker: the breaker closes."""

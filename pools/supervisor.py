@@ -350,6 +350,7 @@ class Supervisor:
         rows = []
         for slot, usage in usages.items():
             assert slot.process is not None
+            call = slot.process.call if slot.state is WorkerState.BUSY else None
             rows.append(
                 WorkerSnapshot(
                     pid=slot.process.pid,
@@ -360,6 +361,9 @@ class Supervisor:
                     cpu_seconds=usage.cpu_seconds if usage else None,
                     open_fds=usage.open_fds if usage else None,
                     programs_revision=slot.process.revision,
+                    execution_id=None if call is None else call.execution_id,
+                    program_id=None if call is None else call.program.id,
+                    running_s=None if call is None else time.perf_counter() - call.dispatched_at,
                 )
             )
         cpu_s = self._cpu_of_the_dead_s + sum(usage.cpu_seconds for usage in usages.values() if usage)

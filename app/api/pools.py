@@ -27,6 +27,9 @@ class WorkerView(Out):
     cpu_seconds: float | None
     open_fds: int | None
     programs_revision: str = Field(description="The revision of the programs' code that it has")
+    execution_id: str | None = Field(None, description="The running call")
+    program_id: str | None = None
+    running_s: float | None = Field(None, description="Seconds since the worker got the running call")
 
 
 class PoolTotals(Out):

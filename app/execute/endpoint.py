@@ -300,6 +300,7 @@ class ExecuteLane:
         if exchange.program is not None:
             self._explain(problem, exchange.program, exchange.call)
         version = self._count_failure(exchange, problem)
+        self._keep_failure(exchange, problem, version)
         if problem.kind.status >= 500 and self._failure_lines.admits(0):
             _log_failure(exchange, problem, version)
         run_s = error.run_s if isinstance(error, ExecutionError) else 0.0
@@ -327,6 +328,19 @@ class ExecuteLane:
             operation = "batch" if exchange.is_item else _operation(exchange.headers)
             self._router.record_failure(exchange.route, problem.code, problem.kind.category, operation, exchange.began)
         return exchange.route.decision.version
+
+    def _keep_failure(self, exchange: Exchange, problem: Problem, version: Version) -> None:
+        program = exchange.program
+        self._services.failures.add(
+            version,
+            problem.code,
+            problem.kind.category,
+            program_id=exchange.path[_PROGRAM_ID] if program is None else program.id,
+            execution_id=exchange.execution_id,
+            trace_id=exchange.trace_id,
+            is_traced=exchange.trace is not None,
+            detail=problem.detail,
+        )
 
 
 def _log_failure(exchange: Exchange, problem: Problem, version: Version) -> None:

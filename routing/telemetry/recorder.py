@@ -18,9 +18,11 @@ from routing.telemetry.program_metrics import DEFAULT_LIMIT, ProgramMetrics
 from routing.telemetry.spans import SpanOutcome
 from routing.versions import Decision, Reason, Version
 
-_DURATION_BUCKETS = (
+DURATION_BOUNDS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
+NOT_ORGANIC: Final = frozenset({"shadow", "synthetic"})
+"""Operations that no client has asked for."""
 OK: Final = "ok"
 
 
@@ -50,14 +52,14 @@ class Recorder:
             "poolshift_request_duration_seconds",
             "From the routing decision to the answer.",
             ["pool_version", "operation"],
-            _DURATION_BUCKETS,
+            DURATION_BOUNDS,
             registry,
         )
         self._queue_wait = tallies.Histogram(
             "poolshift_queue_wait_seconds",
             "How long a call waited for a worker.",
             ["pool_version"],
-            _DURATION_BUCKETS,
+            DURATION_BOUNDS,
             registry,
         )
         self._errors = Counter(
@@ -111,6 +113,15 @@ class Recorder:
         (went_well if outcome == OK else self._requests.of(version, operation, outcome)).inc()
         duration.observe(seconds, trace_id)
         self._waits[version].observe(queued_s)
+
+    def latencies(self, version: Version) -> list[int]:
+        """Counts a version's calls by duration: one number for each of `DURATION_BOUNDS`, and one for all above."""
+        counts = [0] * (len(DURATION_BOUNDS) + 1)
+        for (of_version, operation), (_, duration) in self._calls.items():
+            if of_version == version and operation not in NOT_ORGANIC:
+                for index, count in enumerate(duration.counts):
+                    counts[index] += count
+        return counts
 
     def failed(self, version: Version, code: str, category: str) -> None:
         """Counts a call that was answered with an error."""

@@ -86,6 +86,7 @@ ROWS = [
     Row("GET", "/rollout/analysis/trace", ADMIN),
     Row("GET", "/rollout/decisions", OBSERVE),
     Row("GET", "/rollout/history", READ),
+    Row("GET", "/failures", OBSERVE),
     Row("GET", "/pools", OBSERVE),
     Row("GET", "/pools/{version}", OBSERVE),
     Row("POST", "/pools/{version}/reload", OPERATE),
