@@ -20,10 +20,12 @@ from app.api import (
     health,
     lms,
     pools,
+    problem_pages,
     program_revisions,
     programs,
     ramp,
     rollout,
+    root,
     sessions,
 )
 from app.assets import Assets
@@ -69,6 +71,8 @@ _ROUTERS = (
     health.router,
     documentation.router,
     assets.router,
+    problem_pages.router,
+    root.router,
 )
 
 _ASSET_FOLDERS = (assets.VENDORED, Path(__file__).with_name("static"))

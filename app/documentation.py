@@ -7,6 +7,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from app.assets import Assets
 from app.auth import Reader
+from app.pages import root_path_of
 
 OPENAPI_PATH = "/openapi.json"
 _CONTENT_SECURITY_POLICY = "; ".join(
@@ -78,9 +79,3 @@ def _page(request: Request, target: str, *names: str) -> HTMLResponse:
         scripts="\n".join(f'<script src="{url}"></script>' for url in urls if url.endswith(".js")),
     )
     return HTMLResponse(content, headers=_HEADERS)
-
-
-def root_path_of(request: Request) -> str:
-    """Returns the path under which a proxy serves the application."""
-    root_path: str = request.scope.get("root_path", "")
-    return root_path.rstrip("/")

@@ -24,7 +24,7 @@ from app.execute.endpoint import ExecuteLane
 from app.http_metrics import HttpMetrics
 from app.key_file import follow_key_file
 from app.local_lm import LocalLMServer
-from app.problems import KINDS
+from app.problem_kinds import KINDS
 from app.reload import CodeReloader
 from app.services import Services
 from app.version import IS_COMPILED, VERSION

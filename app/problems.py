@@ -1,8 +1,7 @@
-"""Errors over HTTP: the table from a code to its status, and the problem (RFC 9457) that every error becomes."""
+"""Errors over HTTP: the problem (RFC 9457) that every error becomes. `app.problem_kinds` has the table of codes."""
 
 import http
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any
@@ -14,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
+from app.problem_kinds import KINDS, Kind
 from pools.errors import (
     Category,
     CodeOutdated,
@@ -39,52 +39,9 @@ from routing.errors import (
 from routing.versions import Version
 
 CONTENT_TYPE = "application/problem+json"
+TYPE_PREFIX = "/problems/"
+"""The `type` of a problem is a reference to its page, which the service itself serves (`app.api.problem_pages`)."""
 _log = structlog.stdlib.get_logger("poolshift.http")
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One row of the taxonomy."""
-
-    status: int
-    category: Category
-    title: str
-
-
-KINDS: Mapping[str, Kind] = {
-    "invalid_request": Kind(422, "request", "The request is malformed"),
-    "payload_too_large": Kind(413, "request", "The request's body is too large"),
-    "unauthorized": Kind(401, "request", "An API key is needed"),
-    "forbidden": Kind(403, "request", "This API key does not allow that"),
-    "forbidden_host": Kind(403, "request", "This host or origin is not allowed"),
-    "not_found": Kind(404, "request", "There is nothing here"),
-    "method_not_allowed": Kind(405, "request", "This cannot be done here"),
-    "stale_revision": Kind(412, "request", "The change was meant for another revision"),
-    "invalid_plan": Kind(422, "request", "The plan makes no sense"),
-    "plan_conflict": Kind(409, "request", "The plan's state does not allow that"),
-    "rollback_impossible": Kind(409, "request", "There is nothing to roll back to"),
-    "program_not_found": Kind(404, "session", "No such program"),
-    "session_not_found": Kind(404, "session", "No such session"),
-    "execution_not_found": Kind(404, "session", "No such execution"),
-    "program_exists": Kind(409, "session", "The program's id is taken"),
-    "invalid_inputs": Kind(422, "program", "The inputs do not fit the program's signature"),
-    "invalid_outputs": Kind(500, "program", "The outputs do not fit the program's signature"),
-    "program_error": Kind(500, "program", "The program raised an error"),
-    "lm_not_configured": Kind(409, "upstream", "No language model is configured"),
-    "lm_error": Kind(502, "upstream", "The language model failed"),
-    "pool_overloaded": Kind(503, "resource", "The pool is overloaded"),
-    "checkout_timeout": Kind(503, "timeout", "No worker came free in time"),
-    "execution_timeout": Kind(504, "timeout", "The deadline passed"),
-    "load_failed": Kind(500, "program", "The program could not be loaded"),
-    "load_timeout": Kind(504, "program", "The program took too long to load"),
-    "code_outdated": Kind(409, "program", "The pool's workers have other code"),
-    "worker_crashed": Kind(502, "communication", "The worker died"),
-    "program_quarantined": Kind(503, "program", "The program is in quarantine"),
-    "pool_closed": Kind(503, "resource", "The service is shutting down"),
-    "store_unavailable": Kind(503, "resource", "The database does not answer"),
-    "quota_exceeded": Kind(429, "resource", "A quota is used up"),
-    "internal_error": Kind(500, "resource", "The service failed"),
-}
 
 
 @dataclass(slots=True)
@@ -107,7 +64,7 @@ class Problem(Exception):
         kind = self.kind
         return msgspec.json.encode(
             {
-                "type": f"urn:poolshift:problem:{self.code}",
+                "type": TYPE_PREFIX + self.code,
                 "title": kind.title,
                 "status": kind.status,
                 "detail": self.detail,

@@ -4,7 +4,7 @@ Queries stand on the scraped metrics alone, not on the recording rules, so that 
 is scraped.
 """
 
-from app.problems import KINDS
+from app.problem_kinds import KINDS
 
 SCOPE = 'job=~"$job", instance=~"$instance"'
 WINDOW = "$window"

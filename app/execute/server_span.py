@@ -3,7 +3,7 @@
 from opentelemetry.semconv.attributes import http_attributes, server_attributes, url_attributes
 
 from app.execute.exchange import Exchange
-from app.problems import KINDS
+from app.problem_kinds import KINDS
 from poolshift.worker.tracing import span_names
 
 HANDLER = "/programs/{program_id}/execute"

@@ -5,7 +5,8 @@ import re
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from app.problems import KINDS, Problem, problem_of
+from app.problem_kinds import KINDS
+from app.problems import Problem, problem_of
 from pools import errors
 from pools.errors import CheckoutTimeout, ExecutionError, PoolClosed, WorkerCrashed
 from routing.errors import ProgramExists, ProgramNotFound, SessionNotFound, StaleRevision, StoreUnavailable
@@ -13,6 +14,7 @@ from routing.rollout.model import Rollout, Source
 from tests.conftest import StartService
 from tests.support.pages import blocks, codes, page, section, table
 from tests.support.service import Service
+from tools import errors_page
 
 PAGE = page("errors.md")
 ROWS = {codes(row["code"])[0]: row for row in table(PAGE, "code")}
@@ -53,6 +55,11 @@ def test_every_code_is_there_once_with_its_status_and_category() -> None:
     said = {code: (int(row["status"]), row["category"]) for code, row in ROWS.items()}
     assert said == {code: (kind.status, kind.category) for code, kind in KINDS.items()}
     assert len(table(PAGE, "code")) == len(ROWS)
+
+
+def test_the_table_is_the_one_of_the_code() -> None:
+    """Word for word: the pages that the service serves have the same texts (`python -m tools.errors_page`)."""
+    assert errors_page.renewed(PAGE) == PAGE
 
 
 def test_the_pools_errors_are_as_the_page_says() -> None:

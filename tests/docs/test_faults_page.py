@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.problems import KINDS
+from app.problem_kinds import KINDS
 from pools.process.exits import ExitCause, describe_exit
 from tests.support.pages import codes, page, section, table
 from tests.support.service import ROOT, Service

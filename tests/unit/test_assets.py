@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -23,13 +24,15 @@ def app() -> Application:
     return create_app(Settings(_env_file=None))
 
 
-def get(app: Application, path: str, root_path: str = "") -> httpx.Response:
+def get(
+    app: Application, path: str, *, headers: Mapping[str, str] | None = None, root_path: str = ""
+) -> httpx.Response:
     """Asks the application itself."""
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app, root_path=root_path)
         async with httpx.AsyncClient(transport=transport, base_url=HOST) as client:
-            return await client.get(path)
+            return await client.get(path, headers=headers)
 
     return asyncio.run(ask())
 

@@ -1,0 +1,285 @@
+"""Kinds of problems: the status of each code, and the text that its page and docs/errors.md have.
+
+`python -m tools.errors_page` writes the table of docs/errors.md again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pools.errors import Category
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One row of the taxonomy. Texts are Markdown of one line, with code and links alone."""
+
+    status: int
+    category: Category
+    title: str
+    when: str
+    remedy: str
+    """What a caller should do."""
+    retry_safe: bool = True
+    """For a program that is not `idempotent`; for one that is, every error of an execution may be sent again."""
+    headers: tuple[str, ...] = ()
+
+
+KINDS: Mapping[str, Kind] = {
+    "invalid_request": Kind(
+        status=422,
+        category="request",
+        title="The request is malformed",
+        when=(
+            "the body or a parameter is malformed, or the body is announced as anything but JSON (execute does "
+            "not look at that); `detail` says where"
+        ),
+        remedy="mend the request",
+    ),
+    "payload_too_large": Kind(
+        status=413,
+        category="request",
+        title="The request's body is too large",
+        when="the body is over `MAX_BODY_BYTES`; the connection ends, since the rest is not read",
+        remedy="send less, or have the limit raised",
+        headers=("Connection",),
+    ),
+    "unauthorized": Kind(
+        status=401,
+        category="request",
+        title="An API key is needed",
+        when="no API key, or one that is not known",
+        remedy="send a key",
+        headers=("WWW-Authenticate",),
+    ),
+    "forbidden": Kind(
+        status=403,
+        category="request",
+        title="This API key does not allow that",
+        when="the key lacks the scope: `execute`, `observe`, `operate` or `admin`",
+        remedy="use a key that has it",
+    ),
+    "forbidden_host": Kind(
+        status=403,
+        category="request",
+        title="This host or origin is not allowed",
+        when=(
+            "`Host` or `Origin` is neither a loopback name nor in `ALLOWED_HOSTS`, or another site asks (`Sec-"
+            "Fetch-Site`); see [security.md](security.md)"
+        ),
+        remedy="use a name of the service, or have it put into `ALLOWED_HOSTS`",
+    ),
+    "not_found": Kind(
+        status=404,
+        category="request",
+        title="There is nothing here",
+        when="no such path",
+        remedy="mend the path",
+    ),
+    "method_not_allowed": Kind(
+        status=405,
+        category="request",
+        title="This cannot be done here",
+        when="the path is right, the method is not",
+        remedy="mend the method",
+    ),
+    "stale_revision": Kind(
+        status=412,
+        category="request",
+        title="The change was meant for another revision",
+        when=(
+            "`If-Match` names a revision (of the rollout or of a program) that is no longer the newest, `If-None-"
+            "Match: *` comes for a program that exists, or a rollback was asked for after this change, which is "
+            "void then"
+        ),
+        remedy="read the rollout or the program again, decide again",
+    ),
+    "invalid_plan": Kind(
+        status=422,
+        category="request",
+        title="The plan makes no sense",
+        when="a plan (`PUT /rollout/plan`, `ROLLOUT_PLAN_FILE`) makes no sense; `detail` says where",
+        remedy="mend the plan",
+    ),
+    "plan_conflict": Kind(
+        status=409,
+        category="request",
+        title="The plan's state does not allow that",
+        when="another plan is under way, or the plan's state does not allow what was asked for",
+        remedy="read `GET /rollout/status`, then decide",
+    ),
+    "rollback_impossible": Kind(
+        status=409,
+        category="request",
+        title="There is nothing to roll back to",
+        when="a rollback, a percentage or a plan's start, and the service runs without V1 (`POOLS=v2`)",
+        remedy="nothing: V1 has been taken out of service on purpose",
+    ),
+    "program_not_found": Kind(
+        status=404,
+        category="session",
+        title="No such program",
+        when="no such program, neither in the session nor among the global ones",
+        remedy="create it; a session's programs end with the session",
+    ),
+    "session_not_found": Kind(
+        status=404,
+        category="session",
+        title="No such session",
+        when="no such session: never seen, ended, or expired",
+        remedy="nothing: the next call begins it again",
+    ),
+    "execution_not_found": Kind(
+        status=404,
+        category="session",
+        title="No such execution",
+        when="no job of this id: never started, or no longer kept",
+        remedy="nothing: its result is gone",
+    ),
+    "program_exists": Kind(
+        status=409,
+        category="session",
+        title="The program's id is taken",
+        when="the id is taken in this session, or among the global ones",
+        remedy="use the one that is there, or another id",
+    ),
+    "invalid_inputs": Kind(
+        status=422,
+        category="program",
+        title="The inputs do not fit the program's signature",
+        when="the inputs do not fit the signature; the program did not run",
+        remedy="mend the field that is named",
+    ),
+    "invalid_outputs": Kind(
+        status=500,
+        category="program",
+        title="The outputs do not fit the program's signature",
+        when="what the program returned does not fit its signature, or is over 64 MiB",
+        remedy="have the program mended",
+        retry_safe=False,
+    ),
+    "program_error": Kind(
+        status=500,
+        category="program",
+        title="The program raised an error",
+        when="the program raised; type and message, the traceback is in the log alone",
+        remedy="read `detail`; ask the program's author, with the execution id",
+        retry_safe=False,
+    ),
+    "lm_not_configured": Kind(
+        status=409,
+        category="upstream",
+        title="No language model is configured",
+        when="a DSPy program, and no language model for it",
+        remedy="configure one",
+    ),
+    "lm_error": Kind(
+        status=502,
+        category="upstream",
+        title="The language model failed",
+        when="the language model's endpoint failed",
+        remedy="try later, if running it twice does no harm",
+        retry_safe=False,
+    ),
+    "pool_overloaded": Kind(
+        status=503,
+        category="resource",
+        title="The pool is overloaded",
+        when="the queue is full, or the wait would be longer than the deadline: shed at once",
+        remedy="wait that long, and send less at once",
+        headers=("Retry-After",),
+    ),
+    "checkout_timeout": Kind(
+        status=503,
+        category="timeout",
+        title="No worker came free in time",
+        when="no worker came free within `CHECKOUT_TIMEOUT_S`, or before the deadline",
+        remedy="wait that long, then try again",
+        headers=("Retry-After",),
+    ),
+    "execution_timeout": Kind(
+        status=504,
+        category="timeout",
+        title="The deadline passed",
+        when=(
+            "the deadline passed while the program ran, or its stream's client read nothing while others waited; "
+            "its worker was killed"
+        ),
+        remedy=(
+            "allow more time: a call at most `EXECUTION_TIMEOUT_S`, a [job](streaming.md#jobs) at most `JOB_TIMEOUT_S`"
+        ),
+        retry_safe=False,
+    ),
+    "load_failed": Kind(
+        status=500,
+        category="program",
+        title="The program could not be loaded",
+        when="the program's module, or its `setup()`, raised; type and message, the traceback is in the log alone",
+        remedy="have the program mended",
+    ),
+    "load_timeout": Kind(
+        status=504,
+        category="program",
+        title="The program took too long to load",
+        when="the program did not load within `LOAD_TIMEOUT_S`; its worker was killed",
+        remedy="see `PRELOAD` and `LOAD_TIMEOUT_S` ([loading](programs.md#loading))",
+    ),
+    "code_outdated": Kind(
+        status=409,
+        category="program",
+        title="The pool's workers have other code",
+        when="the pool's workers have other code than the disk, so the program is not created",
+        remedy="`poolshift pools reload`, then create it",
+    ),
+    "worker_crashed": Kind(
+        status=502,
+        category="communication",
+        title="The worker died",
+        when="the worker died under this call; of an idempotent program, twice",
+        remedy="do not repeat it blindly: it may have done half its work",
+        retry_safe=False,
+    ),
+    "program_quarantined": Kind(
+        status=503,
+        category="program",
+        title="The program is in quarantine",
+        when="the program killed workers three times in a row and is stopped for a while",
+        remedy="have the program mended; it is tried again by itself",
+        headers=("Retry-After",),
+    ),
+    "pool_closed": Kind(
+        status=503,
+        category="resource",
+        title="The service is shutting down",
+        when="the service is shutting down; `retry_safe` is false if the program had started",
+        remedy="try again, on another replica or after the restart",
+    ),
+    "store_unavailable": Kind(
+        status=503,
+        category="resource",
+        title="The database does not answer",
+        when=(
+            "the database does not answer; executions of programs that are known go on. Of a rollback: it is in "
+            "force on this replica, as `detail` says, and is written as soon as possible"
+        ),
+        remedy="try again",
+        headers=("Retry-After",),
+    ),
+    "quota_exceeded": Kind(
+        status=429,
+        category="resource",
+        title="A quota is used up",
+        when=(
+            "programs, their bytes, those with metrics of their own, sessions or jobs of the service, of this "
+            "session or of this key's owner; `detail` and `quota` name the setting"
+        ),
+        remedy="delete what is not needed, end sessions, wait for jobs, or have the quota raised",
+    ),
+    "internal_error": Kind(
+        status=500,
+        category="resource",
+        title="The service failed",
+        when="a fault of the service; its log says which",
+        remedy="report it, with the execution id",
+        retry_safe=False,
+    ),
+}
