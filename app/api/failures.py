@@ -10,7 +10,7 @@ from pydantic import Field
 
 from app.api.base import Out, Text
 from app.auth import Observer
-from app.problems import KINDS
+from app.problem_kinds import KINDS
 from app.services import Running
 from config.api_keys import Scope
 from routing.telemetry.failures import Failure
