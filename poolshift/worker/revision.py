@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-import site
-import sysconfig
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+
+from poolshift.worker.program_source import interpreter_folders
 
 MAX_FILES = 2000
 """With more files in its folder, a module stands for itself: its own file, or the files of its package."""
@@ -26,7 +26,7 @@ class CodeRevision:
     def __init__(self, allowed_modules: Iterable[str], own_root: Path) -> None:
         """Reads the revision `at_start`."""
         self._modules = sorted({module.partition(".")[0] for module in allowed_modules})
-        self._no_folders = {own_root.resolve(), *_installed()}
+        self._no_folders = {own_root.resolve(), *interpreter_folders()}
         self._digests: dict[Path, tuple[tuple[int, int, int], bytes]] = {}
         """By file: its inode, size and time of change when it was read, and the digest of its content."""
         self.at_start = self.now()
@@ -98,9 +98,3 @@ def _at_most(files: Iterator[Path], count: int) -> list[Path]:
         if len(found) > count:
             return []
     return found
-
-
-def _installed() -> set[Path]:
-    paths = sysconfig.get_paths()
-    folders = [paths["stdlib"], paths["platstdlib"], paths["purelib"], paths["platlib"], *site.getsitepackages()]
-    return {Path(folder).resolve() for folder in folders}

@@ -6,11 +6,13 @@ started, and what is installed. The examples that come with the service are foun
 
 import site
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+
+from poolshift.worker import program_source
 
 EXAMPLES = "examples"
 """The package of the service's that a program may come from."""
@@ -40,8 +42,9 @@ class OwnFolderFinder(MetaPathFinder):
         return PathFinder.find_spec(fullname, [str(self._own_root)], target)
 
 
-def install(own_root: Path, allowed_modules: Iterable[str]) -> None:
-    """Adds the current folder and the examples to what this process can import."""
+def install(own_root: Path, allowed_modules: Collection[str]) -> None:
+    """Adds the current folder and the examples to what this process can import, and has programs' source loaded."""
+    program_source.install(allowed_modules)
     current = Path.cwd()
     is_current = current == own_root
     if not is_current:

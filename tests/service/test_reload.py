@@ -1,5 +1,6 @@
 """New code without a restart: workers are replaced one after another, and no code comes past the pools' workers."""
 
+import os
 import signal
 import subprocess
 import threading
@@ -95,6 +96,23 @@ def test_a_helper_beside_the_module_is_code_too(start_service: StartService, cod
     service = start_service(**code.settings)
     code.write("def price():\n    return 2\n", "helper")
     assert creation(service, "shop:first").json()["code"] == "code_outdated"
+
+
+def test_a_change_that_python_cannot_see_runs_after_a_reload(start_service: StartService, code: UserCode) -> None:
+    """The new source has the size and the time of the old one, by which Python takes cached bytecode for current."""
+
+    def write(result: str) -> None:
+        code.write(OLD.replace("old", result))
+        os.utime(code.folder / "shop.py", (1_700_000_000, 1_700_000_000))
+
+    write("old")
+    service = start_service(**code.settings)
+    program = service.create("shop:first", {})
+    assert results(service, program) == {"v1": "old", "v2": "old"}
+    write("new")
+    for version in POOLS:
+        assert service.client.post(f"/pools/{version}/reload").status_code == 200
+    assert results(service, program) == {"v1": "new", "v2": "new"}
 
 
 @pytest.mark.parametrize("way", ["request", "command", "signal"])
