@@ -125,7 +125,12 @@ def _(error: ExecutionError) -> Problem:
 
 @problem_of.register
 def _(error: RequestValidationError) -> Problem:
-    errors = [{"at": _place(one["loc"]), "message": one["msg"].removeprefix("Value error, ")} for one in error.errors()]
+    errors = [
+        _malformed(one, error.body)
+        if one["type"] == "json_invalid"
+        else {"at": _place(one["loc"]), "message": one["msg"].removeprefix("Value error, ")}
+        for one in error.errors()
+    ]
     detail = "; ".join(f"{one['at']}: {one['message']}" for one in errors)
     return Problem("invalid_request", detail, extensions={"errors": errors})
 
@@ -229,6 +234,14 @@ def _unread(request: Request, error: RequestValidationError) -> Problem | None:
 def _place(location: tuple[int | str, ...]) -> str:
     # A body's unknown member may be called by half a surrogate pair, which is no UTF-8.
     return ".".join(str(part).encode(errors="backslashreplace").decode() for part in location)
+
+
+def _malformed(error: dict[str, Any], body: str) -> dict[str, str]:
+    """Says where a body stops being JSON. FastAPI gives that as a member of the body whose name is a number."""
+    _, position = error["loc"]
+    line = body.count("\n", 0, position) + 1
+    column = position - body.rfind("\n", 0, position)
+    return {"at": "body", "message": f"not JSON at line {line}, column {column}: {error['ctx']['error']}"}
 
 
 class ProblemView(BaseModel):

@@ -12,7 +12,7 @@ from app.api.schema_bounds import check_schema
 from poolshift.worker.definitions import Definition, Limits, Signature
 from poolshift.worker.definitions import Field as FieldOf
 from poolshift.worker.types.fields import type_of
-from poolshift.worker.types.schemas import type_of_schema
+from poolshift.worker.types.schemas import allows_type, type_of_schema, types_of_schema
 
 MAX_FIELDS = 64
 DERIVED = Signature((), (), derived=True)
@@ -62,6 +62,11 @@ class _TypedField(In):
     def _has_a_type(self) -> Self:
         if self.type is None and self.json_schema is None:
             raise ValueError("a field needs a `type` or a `schema`")
+        if self.type is not None and self.json_schema is not None and not allows_type(self.json_schema, self.type):
+            allowed = " or ".join(sorted(types_of_schema(self.json_schema)))
+            raise ValueError(
+                f"no value fits both: the `type` is {self.type!r}, and the `schema` allows {allowed} alone"
+            )
         return self
 
     @property

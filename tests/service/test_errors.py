@@ -210,6 +210,17 @@ def test_a_program_that_raises(shared_service: Service) -> None:
             },
             "same name",
         ),
+        *(
+            (
+                {"signature": {"inputs": [], "outputs": [{"name": "k", "type": kind, "schema": schema}]}},
+                f"body.signature.outputs.0: no value fits both: the `type` is '{kind}', and the `schema` allows {says}",
+            )
+            for kind, schema, says in (
+                ("string", {"type": "integer"}, "integer"),
+                ("array", {"anyOf": [{"type": "object"}, {"type": "null"}]}, "null or object"),
+                ("integer", {"$ref": "#/$defs/a", "$defs": {"a": {"enum": ["a", True]}}}, "boolean or string"),
+            )
+        ),
     ],
 )
 def test_a_program_that_makes_no_sense(shared_service: Service, change: dict[str, Any], says: str) -> None:
@@ -254,6 +265,23 @@ def test_json_that_cannot_be_written(shared_service: Service, place: str, value:
         "/programs", content=content.encode(), headers={"content-type": "application/json"}
     )
     assert says in problem(answer, 422, "invalid_request")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"id": }', "line 1, column 8"),
+        (b'{\n  "id": "a",\n}', "line 3, column 1"),
+        (b"[", "line 1, column 2"),
+        (b'{"id": "a"} x', "line 1, column 13"),
+    ],
+)
+def test_a_body_that_is_not_json(shared_service: Service, content: bytes, says: str) -> None:
+    """The place is told as an editor counts it, and not as a member of the body."""
+    answer = shared_service.client.post("/programs", content=content, headers={"content-type": "application/json"})
+    refused = problem(answer, 422, "invalid_request")
+    assert refused["detail"].startswith(f"body: not JSON at {says}: ")
+    assert [error["at"] for error in refused["errors"]] == ["body"]
 
 
 def test_an_id_is_unique_in_its_session(shared_service: Service, version: str) -> None:

@@ -21,7 +21,7 @@ from poolshift.worker.types.annotations import derive
 from poolshift.worker.types.encoding import encode
 from poolshift.worker.types.inputs import InputValidator
 from poolshift.worker.types.outputs import OutputValidator
-from poolshift.worker.types.schemas import type_of_schema
+from poolshift.worker.types.schemas import allows_type, type_of_schema
 from poolshift.worker.types.validators import validators_of
 from tests.support import typed_programs as programs
 
@@ -337,14 +337,47 @@ def test_what_has_no_json_is_named(kind: str, place: str, reason: str) -> None:
     assert f"`{place}`" in refused.value.detail
 
 
+@pytest.mark.parametrize(
+    "field", [Field("result", "number"), Field("result", "any"), Field("result", "any", required=False)]
+)
 @pytest.mark.parametrize("kind", ["nan", "numpy", "infinite"])
-def test_a_nan_as_an_output_is_named(kind: str) -> None:
-    """Not as a null that the program never returned."""
-    outputs = OutputValidator((Field("result", "number"),))
+def test_a_nan_as_an_output_is_named(kind: str, field: Field) -> None:
+    """Not as a null that the program never returned, also if the output may be null."""
+    outputs = OutputValidator((field,))
     with pytest.raises(InvalidOutputs, match=r"(nan|inf) has no JSON - at `\$\.result`") as refused:
         outputs.outputs(programs.number(kind))
     assert refused.value.field == "result"
     assert json(outputs.outputs(programs.number("fits"))) == {"result": 0.5}
+
+
+@dataclasses.dataclass
+class Measured:
+    value: float | None
+    unit: str | None = None
+
+
+class MeasuredModel(pydantic.BaseModel):
+    value: float | None
+    unit: str | None = None
+
+
+@pytest.mark.parametrize("kind", [float | None, Any, np.float32, Measured, MeasuredModel])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), np.float32("nan")])
+def test_a_nan_as_an_annotated_output_is_named(kind: Any, number: Any) -> None:
+    """Though null would fit; a None that the program returns is null."""
+    is_record = kind in (Measured, MeasuredModel)
+
+    def made(value: Any) -> Any:
+        return kind(value=value) if is_record else value
+
+    of = function(int, kind)
+    _, outputs = validators_of(derive(of, "shop:f"), of)
+    with pytest.raises(InvalidOutputs, match=r"(nan|inf) has no JSON") as refused:
+        outputs.outputs(made(number))
+    assert refused.value.field == ("value" if is_record else "result")
+    if kind is not np.float32:
+        nothing = {"value": None, "unit": None} if is_record else {"result": None}
+        assert json(outputs.outputs(made(None))) == nothing
 
 
 SCHEMA = {
@@ -437,8 +470,9 @@ def test_a_pattern_has_an_end(pattern: str) -> None:
     ],
 )
 def test_the_type_that_a_schema_allows(schema: dict[str, Any], kind: FieldType) -> None:
-    """Null aside; `any` if it allows several types, or says nothing."""
+    """Null aside; `any` if it allows several types, or says nothing. A field of that type may have the schema."""
     assert type_of_schema(schema) == kind
+    assert allows_type(schema, kind)
 
 
 SIDES = st.lists(

@@ -52,12 +52,7 @@ class OutputValidator(Fields):
         Raises:
             InvalidOutputs: it does not fit; `field` names the first that does not.
         """
-        if self._is_single and (
-            self._is_value or not (isinstance(returned, dict) and set(returned) == set(self._names))
-        ):
-            returned = {self._names[0]: returned}
-        if self._jsonable is not None:
-            returned = self._checked_by_pydantic(returned, self._jsonable)
+        returned = self._by_name(returned)
         encoded = _encoded(returned)
         if self._surely_fits(returned):
             return encoded
@@ -69,9 +64,18 @@ class OutputValidator(Fields):
             raise InvalidOutputs(f"outputs: {_reason(error, returned)}", field=field_of(error)) from None
         except (ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise InvalidOutputs(f"outputs: {error}") from None
-        if self._checks:
-            self._check(dict(zip(self._names, msgspec.structs.astuple(values), strict=True)))
+        by_name = dict(zip(self._names, msgspec.structs.astuple(values), strict=True))
+        _refuse_nan(returned, [name for name, value in by_name.items() if value is None])
+        self._check(by_name)
         return encoded
+
+    def _by_name(self, returned: Any) -> Any:
+        """Returns the mapping that a bare value stands for; of pydantic's models what pydantic makes of them."""
+        if self._is_single and (
+            self._is_value or not (isinstance(returned, dict) and set(returned) == set(self._names))
+        ):
+            returned = {self._names[0]: returned}
+        return returned if self._jsonable is None else self._checked_by_pydantic(returned, self._jsonable)
 
     def _surely_fits(self, returned: Any) -> bool:
         plain_types = self._plain_types
@@ -131,6 +135,21 @@ def _finite(value: Any) -> Any:
     return 0.0 if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _refuse_nan(returned: Any, names: list[str]) -> None:
+    """Raises InvalidOutputs if one of the outputs of these names is null because it is a NaN or an infinity."""
+    for name in names:
+        number = _nan_of(returned, name)
+        if number is not None:
+            raise _invalid(Misfit(f"{number} has no JSON", (name,)))
+
+
+def _nan_of(returned: Any, name: str | None) -> float | None:
+    """The output of that name, if it is a NaN or an infinity, be it Python's or numpy's."""
+    outputs = returned if isinstance(returned, dict) else msgspec.to_builtins(returned, str_keys=True, enc_hook=plain)
+    value = msgspec.to_builtins(outputs.get(name), str_keys=True, enc_hook=plain) if isinstance(outputs, dict) else None
+    return value if isinstance(value, float) and not math.isfinite(value) else None
+
+
 def _invalid(misfit: Misfit) -> InvalidOutputs:
     """The error for a misfit whose path begins with the output's name."""
     name, *path = misfit.path or ("",)
@@ -140,7 +159,6 @@ def _invalid(misfit: Misfit) -> InvalidOutputs:
 
 
 def _reason(error: msgspec.ValidationError, returned: Any) -> str:
-    value = returned.get(field_of(error)) if isinstance(returned, dict) else None
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{value} has no JSON - at `{place([str(field_of(error))])}`"
-    return str(error)
+    name = field_of(error)
+    number = _nan_of(returned, name)
+    return str(error) if number is None else f"{number} has no JSON - at `{place([str(name)])}`"

@@ -75,15 +75,28 @@ def check_of(field: Field) -> Check:
 
 def type_of_schema(schema: Mapping[str, Any]) -> FieldType:
     """The type of a signature that a JSON Schema allows, null aside; `any` if the schema allows several."""
-    types = _types(schema, schema, set()) - {"null"}
+    types = types_of_schema(schema) - {"null"}
     if types == {"integer", "number"}:
         return "number"
     return _TYPES.get(next(iter(types)), "any") if len(types) == 1 else "any"
 
 
+def types_of_schema(schema: Mapping[str, Any]) -> set[str]:
+    """The names of the types that a JSON Schema allows; `any` is among them if that cannot be told."""
+    return _types(schema, schema, set())
+
+
+def allows_type(schema: Mapping[str, Any], field_type: FieldType) -> bool:
+    """Says if a value of a signature's type may fit a JSON Schema."""
+    allowed = types_of_schema(schema)
+    numbers = {"integer", "number"}
+    fits = numbers if field_type in numbers else {field_type}
+    return field_type == "any" or not allowed.isdisjoint({"any", *fits})
+
+
 def allows_null(schema: Mapping[str, Any]) -> bool:
     """Says if a JSON Schema names null among its types, as an optional annotation has it."""
-    return "null" in _types(schema, schema, set())
+    return "null" in types_of_schema(schema)
 
 
 def _types(schema: Any, whole: Mapping[str, Any], resolved: set[str]) -> set[str]:
