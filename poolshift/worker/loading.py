@@ -105,7 +105,8 @@ class PythonProgram:
 
     def __init__(self, definition: Definition, allowed_modules: tuple[str, ...]) -> None:
         """Raises EntrypointError, SignatureError."""
-        found = find_program(definition.entrypoint or "", allowed_modules)
+        self._entrypoint = definition.entrypoint or ""
+        found = find_program(self._entrypoint, allowed_modules)
         self._instance: Any = _set_up(found) if inspect.isclass(found) else None
         self._function: Callable[..., Any] = found if self._instance is None else self._instance.__call__
         self._inputs, self._outputs = validators_of(definition.signature, self._function)
@@ -126,7 +127,7 @@ class PythonProgram:
         try:
             _finish(getattr(self._instance, TEARDOWN)())
         except BaseException as error:  # whatever it raises, the worker ends well
-            print(f"{TEARDOWN}() failed: {describe(error).detail}", file=sys.stderr)
+            print(f"{TEARDOWN}() of {self._entrypoint} failed: {describe(error).detail}", file=sys.stderr)
 
 
 def _set_up(program_class: type) -> Any:

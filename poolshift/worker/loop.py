@@ -54,6 +54,8 @@ class Worker:
         self._definitions: dict[int, Definition] = {}
         """By the numbers that the service gives them."""
         self._loaded: dict[int, LoadedProgram] = {}
+        self._programs: dict[int, str] = {}
+        """The program that a definition was last called by, for what its teardown prints."""
         self._current = CurrentExecution()
         self._leftovers = Leftovers()
         self._tracer: CallTracer | None = None
@@ -107,6 +109,7 @@ class Worker:
                 self._current.leave()
                 return self._load_failed(request.id, error)
             self._send(Loaded(request.id, self._generation, self._revision))
+        self._programs[request.number] = request.program_id
         lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s, request.stream)
         started = time.perf_counter_ns()
         try:
@@ -149,9 +152,12 @@ class Worker:
 
     def _unload(self) -> None:
         """Drops all loaded programs, each after its teardown."""
-        for loaded in self._loaded.values():
+        for number, loaded in self._loaded.items():
+            self._current.program_id = self._programs.get(number)
             loaded.close()
+        self._current.leave()
         self._loaded.clear()
+        self._programs.clear()
 
     def _load_failed(self, execution_id: str, error: BaseException) -> Failed:
         is_told = isinstance(

@@ -53,6 +53,12 @@ def test_the_option_wins_over_the_variable(operator: Poolshift, service: Service
     assert elsewhere.json("rollout", "get", "--url", f"{service.url}/") == expected
 
 
+@pytest.mark.parametrize("words", [("pools", "--url", "URL", "show", "v1"), ("--url", "URL", "pools", "show", "v1")])
+def test_the_option_comes_after_the_subcommand(poolshift: Poolshift, words: tuple[str, ...]) -> None:
+    """Before it, the option is a usage error, as the page says."""
+    assert "No such option: --url" in poolshift.fails(2, *words)
+
+
 def test_a_service_that_does_not_answer(poolshift: Poolshift) -> None:
     """Exit code 3 after `--timeout`; of a change it is said that it may have been made."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

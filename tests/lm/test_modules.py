@@ -87,6 +87,7 @@ def test_a_module_has_the_types_of_its_signature(lm_service: Service, endpoint: 
         ]
         assert "hello" in str(sent[1:-1])  # the history is a turn of its own
         assert "2025-12-31" in str(sent[-1])
+    assert "discouraged" not in lm_service.log()  # DSPy's word on a module that is not called as such
 
 
 @pytest.mark.parametrize(

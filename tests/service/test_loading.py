@@ -51,6 +51,8 @@ class Model:
 
     def teardown(self):
         note(f"teardown {os.getpid()}")
+        if pathlib.Path(FOLDER, "stuck").exists():
+            raise RuntimeError("the lock is taken")
 
 class Progress:
     async def setup(self):
@@ -147,15 +149,22 @@ def test_a_module_that_raises_is_told_and_tried_again(
 
 
 def test_a_class_is_made_once_in_a_worker(start_service: StartService, code: UserCode, version: str) -> None:
-    """`setup()` runs before the first call, the instance lives on between calls, `teardown()` at the orderly end."""
+    """`setup()` runs before the first call, the instance lives on between calls, `teardown()` at the orderly end.
+
+    The log names the program whose teardown fails.
+    """
     code.write(MODEL)
     service = start_service(POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, **code.settings)
     program = service.create("shop:Model", {"step": "integer"}, "integer")
     assert [service.execute(program, inputs={"step": 2}).json()["outputs"]["result"] for _ in range(3)] == [2, 4, 6]
     (pid,) = [worker["pid"] for worker in service.pool(version)["workers"]]
     assert code.lines("notes") == [f"setup {pid}"]
+    code.touch("stuck")
     assert service.stop() == 0
     wait_until(lambda: code.lines("notes") == [f"setup {pid}", f"teardown {pid}"], "it is torn down")
+    (told,) = [line for line in service.log().splitlines() if "the lock is taken" in line]
+    assert "teardown() of shop:Model failed: RuntimeError" in told
+    assert program in told
 
 
 def test_a_class_may_stream_and_set_up_asynchronously(

@@ -124,8 +124,9 @@ def _make(entrypoint: str, allowed_modules: tuple[str, ...]) -> dspy.Module:
 def _forward_of(module: dspy.Module) -> Callable[..., Any]:
     """Finds the method that a call runs: `aforward` only if there is no `forward`."""
     for name in ("forward", "aforward"):
-        if callable(method := getattr(module, name, None)):
-            found: Callable[..., Any] = method
+        if callable(getattr(type(module), name, None)):
+            # Not by `getattr`: DSPy takes that for a call of the method past the module's own, and logs a warning.
+            found: Callable[..., Any] = object.__getattribute__(module, name)
             return found
     raise EntrypointError(f"{type(module).__name__} has neither a forward nor an aforward")
 
