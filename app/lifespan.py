@@ -257,6 +257,8 @@ async def _open_rollout(settings: Settings, log: SqlRolloutLog, recorder: Record
     """
     percent = settings.canary_percent
     flag = await open_flag(log, None if percent is None else to_basis_points(percent))
+    if settings.shadow_percent is not None:
+        await flag.apply_shadow(to_basis_points(settings.shadow_percent))
 
     def record(rollout: Rollout) -> None:
         recorder.rollout_changed(rollout if settings.has_v1 else replace(rollout, canary_basis_points=10_000))

@@ -28,6 +28,10 @@ def set_rollout(
         float, typer.Argument(metavar="PERCENT", help="The share of V2, in steps of 0.01.", min=0, max=100)
     ],
     *,
+    shadow: Annotated[
+        float | None,
+        typer.Option(metavar="PERCENT", help="The share of V1's calls that also run on V2.", min=0, max=100),
+    ] = None,
     reason: Reason = None,
     if_revision: Annotated[
         int | None, typer.Option(min=0, help="The revision to change; exit code 4 if another is current.")
@@ -35,7 +39,7 @@ def set_rollout(
     as_json: AsJson = False,
 ) -> None:
     """Sets V2's share of the traffic, from the next call on."""
-    body = _given(canary_percent=percent, reason=reason)
+    body = _given(canary_percent=percent, shadow_percent=shadow, reason=reason)
     headers = None if if_revision is None else {"if-match": f'"{if_revision}"'}
     _show(service.send("PATCH", "/rollout", body=body, headers=headers), as_json=as_json)
 
@@ -70,13 +74,15 @@ def show_history(
     if as_json:
         print_json(changes)
         return
+    has_shadow = any(change["shadow_percent"] for change in changes)
     print_rows(
-        ("REVISION", "FROM %", "TO %", "SOURCE", "WHEN", "WHO", "WHY"),
+        ("REVISION", "FROM %", "TO %", *(("SHADOW %",) if has_shadow else ()), "SOURCE", "WHEN", "WHO", "WHY"),
         [
             (
                 change["revision"],
                 change["from_percent"],
                 change["to_percent"],
+                *((change["shadow_percent"],) if has_shadow else ()),
                 change["source"],
                 when(change["updated_at"]),
                 change["updated_by"],
@@ -100,6 +106,7 @@ def _show(rollout: dict[str, Any], *, as_json: bool) -> None:
         {
             "canary": f"{rollout['canary_percent']:.10g} %",
             **({"pinned to": f"{pin}: POOL_VERSION overrides the canary"} if pin else {}),
+            **({"shadow": f"{rollout['shadow_percent']:.10g} %"} if rollout["shadow_percent"] else {}),
             "revision": rollout["revision"],
             "source": rollout["source"],
             "updated": f"{when(rollout['updated_at'])} by {rollout['updated_by']}",

@@ -121,6 +121,18 @@ class Settings(BaseSettings):
     canary_percent: CanaryPercent | None = None
     """None if the environment does not set it: it is not a source of changes then, and a first start is at 0."""
     canary_salt: str = Field("poolshift", min_length=1, max_length=64)
+    shadow_percent: CanaryPercent | None = None
+    """The share of V1's calls that also run on V2; None if the environment does not set it."""
+    shadow_timeout_s: Seconds = 30.0
+    """The longest time of a shadow call, in seconds; the program's own limit counts too."""
+    shadow_max_cpu_percent: float = Field(80.0, gt=0, le=100, allow_inf_nan=False)
+    """No shadow call begins while the machine's processors are busier than this; at 100 they never are."""
+    shadow_examples: Annotated[Literal["on", "off"], BeforeValidator(_lower_case)] = "on"
+    """`off` keeps no inputs and no outputs of calls that differ, only counts."""
+    quality_sample_percent: float = Field(10.0, ge=0, le=100, allow_inf_nan=False)
+    """The share of organic calls that a program's metric scores; pairs of shadow calls are all scored."""
+    quality_timeout_s: Seconds = 30.0
+    """The longest time of one run of a metric, in seconds."""
     pool_version: Literal["v1", "v2"] | None = None
     rollout_file: Path | None = None
     rollout_flag: str | None = None

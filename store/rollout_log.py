@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.errors import StaleRevision
-from routing.rollout.model import RAMPS, Change, Rollout, Source, voids_earlier_changes
+from routing.rollout.model import RAMPS, Change, Rollout, Source, next_shadow, voids_earlier_changes
 from store.database import Database
 from store.tables import rollout_revisions, rollout_sources
 
@@ -51,12 +51,12 @@ class SqlRolloutLog:
         async with self._database.transaction() as connection:
             return [_rollout(row) for row in await connection.execute(query)]
 
-    async def last_seen(self, source: Source) -> str | None:
+    async def last_seen(self, source: str) -> str | None:
         query = select(rollout_sources.c.last_seen).where(rollout_sources.c.source == source)
         async with self._database.transaction() as connection:
             return (await connection.execute(query)).scalar_one_or_none()
 
-    async def saw(self, source: Source, value: str) -> None:
+    async def saw(self, source: str, value: str) -> None:
         async with self._database.transaction() as connection:
             await connection.execute(delete(rollout_sources).where(rollout_sources.c.source == source))
             await connection.execute(insert(rollout_sources).values(source=source, last_seen=value))
@@ -80,6 +80,7 @@ def _next(change: Change, after: int, latest: Rollout | None) -> Rollout:
         updated_by=change.by[:_MAX_BY_LENGTH],
         reason=change.reason,
         rollback_revision=revision if is_rollback else latest.rollback_revision if latest else 0,
+        shadow_basis_points=next_shadow(change, latest),
     )
 
 
@@ -88,7 +89,10 @@ def _columns(rollout: Rollout) -> dict[str, Any]:
 
 
 def _rollout(row: Row[Any]) -> Rollout:
-    return Rollout(**{**row._mapping, "source": _source(row.source)})
+    # An older replica writes no shadow. Then there is none: it may have meant a rollback.
+    return Rollout(
+        **{**row._mapping, "source": _source(row.source), "shadow_basis_points": row.shadow_basis_points or 0}
+    )
 
 
 def _source(stored: str) -> Source | str:

@@ -128,6 +128,7 @@ rollout_revisions = Table(
     Column("updated_by", String(256), nullable=False),
     Column("reason", Text),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("shadow_basis_points", Integer),
 )
 
 # One row for each session that has an LM of its own, and one for everyone's.

@@ -21,6 +21,7 @@ class RolloutView(Out):
     """The flag."""
 
     canary_percent: float
+    shadow_percent: float = Field(description="The share of V1's calls that also run on V2, for comparison")
     pool_version: Version | None = Field(description="What POOL_VERSION pins everything to, if it does")
     revision: int
     source: Source | str
@@ -39,6 +40,7 @@ class RevisionView(Out):
     revision: int
     from_percent: float | None
     to_percent: float
+    shadow_percent: float
     source: Source | str
     updated_at: datetime
     updated_by: str
@@ -50,17 +52,18 @@ def _steps_of_basis_points(percent: float) -> float:
     return percent
 
 
+Percent = Annotated[
+    float,
+    Field(ge=0, le=100, allow_inf_nan=False, description="In steps of 0.01"),
+    AfterValidator(_steps_of_basis_points),
+]
+
+
 class RolloutBody(In):
     """A change of the flag."""
 
-    canary_percent: (
-        Annotated[
-            float,
-            Field(ge=0, le=100, allow_inf_nan=False, description="In steps of 0.01"),
-            AfterValidator(_steps_of_basis_points),
-        ]
-        | None
-    ) = None
+    canary_percent: Percent | None = None
+    shadow_percent: Percent | None = None
     reason: str | None = Field(None, max_length=1024)
 
 
@@ -78,6 +81,7 @@ def rollout_view(rollout: Rollout, services: Services) -> RolloutView:
     is_cut_off = services.flag.is_cut_off
     return RolloutView(
         canary_percent=0 if is_cut_off else percent_of(rollout, services),
+        shadow_percent=0 if is_cut_off else rollout.shadow_percent,
         pool_version=services.pin,
         stale=is_cut_off,
         revision=rollout.revision,
@@ -100,6 +104,7 @@ def revision_view(rollout: Rollout) -> RevisionView:
         revision=rollout.revision,
         from_percent=None if previous is None else previous / 100,
         to_percent=rollout.canary_percent,
+        shadow_percent=rollout.shadow_percent,
         source=rollout.source,
         updated_at=rollout.updated_at,
         updated_by=rollout.updated_by,
@@ -126,17 +131,19 @@ async def change_rollout(
 ) -> RolloutView:
     """Changes the percentage, from the next call on. With `If-Match`, only if nobody else has meanwhile.
 
-    A reason alone is a revision too, of the percentage that is in force; a body with neither changes nothing.
+    A reason or a share of shadow calls alone is a revision too, of the percentage that is in force. An empty body
+    changes nothing.
     """
-    if body.canary_percent is None and body.reason is None:
+    if body.canary_percent is None and body.shadow_percent is None and body.reason is None:
         return await show_rollout(services, operator, response)
     require_v1(services)
     current, expected = services.flag.current, expected_revision(if_match)
     if body.canary_percent is not None:
         points = to_basis_points(body.canary_percent)
-    else:  # the reason is for this percentage, and no other one
+    else:  # what is given is for this percentage, and no other one
         points, expected = current.canary_basis_points, current.revision if expected is None else expected
-    change = Change(points, Source.API, operator.name, body.reason)
+    shadow = None if body.shadow_percent is None else to_basis_points(body.shadow_percent)
+    change = Change(points, Source.API, operator.name, body.reason, shadow)
     rollout = await services.flag.change(change, expected=expected)
     response.headers["etag"] = etag(rollout.revision)
     return rollout_view(rollout, services)

@@ -19,7 +19,7 @@ from routing.errors import RollbackUnwritten, StoreUnavailable
 from routing.rollout import ramp as ramps
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import LiveJudge
-from routing.rollout.model import Change, Rollout
+from routing.rollout.model import Change, Rollout, voids_earlier_changes
 from routing.rollout.plan import Plan
 from routing.rollout.ramp import Facts, Move, Ramp, RampState, RollBack, SetPercent
 from routing.rollout.ramp_store import Decision, RampStore, ReplicaReport, Snapshot, StaleRamp, StoredRamp
@@ -76,6 +76,7 @@ class RampController:
         self._dirty = False
         self._generation = "0:0"
         self._basis_points = flag.current.canary_basis_points
+        self._shadow_points = flag.current.shadow_basis_points
         self._loop = asyncio.get_running_loop()
         self._step_began = self._loop.time()
         self._waiting_since: float | None = None
@@ -352,10 +353,14 @@ class RampController:
         if self._flag.is_cut_off:
             return  # it is this replica alone that sends everything to V1
         before, self._basis_points = self._basis_points, rollout.canary_basis_points
+        shadow_before, self._shadow_points = self._shadow_points, rollout.shadow_basis_points
         if self._basis_points < before:
             self._generation = f"{self.ramp.run}:{rollout.revision}"
         if self._is_acting:
             return
+        is_rollback = voids_earlier_changes(rollout.canary_basis_points, rollout.source)
+        if self._basis_points == before and self._shadow_points != shadow_before and not is_rollback:
+            return  # a change of the shadow alone does not concern the ramp
         move = ramps.percent_changed(self.ramp, rollout)
         if move is not None:
             self._take(move.ramp)

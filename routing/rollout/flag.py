@@ -21,6 +21,10 @@ from routing.rollout.model import Change, Rollout, Source, storable
 _log = structlog.stdlib.get_logger("poolshift.rollout")
 
 
+_SHADOW = "environment_shadow"
+"""The source of SHADOW_PERCENT among those whose last value the log keeps."""
+
+
 class RolloutFlag:
     """The current revision and the only way to a new one. Listeners are called at once and in order."""
 
@@ -83,6 +87,7 @@ class RolloutFlag:
                 self.current,
                 canary_basis_points=0,
                 previous_basis_points=self.current.canary_basis_points,
+                shadow_basis_points=0,
                 source=source,
                 updated_by=by,
                 reason=reason,
@@ -119,6 +124,24 @@ class RolloutFlag:
                 except StaleRevision:
                     continue
             await self._log.saw(change.source, says)
+
+    async def apply_shadow(self, basis_points: int) -> None:
+        """Applies the environment's share of shadow calls, if it differs from the one at the start before.
+
+        Raises:
+            StoreUnavailable: the share could not be remembered, and is not in force.
+        """
+        says = str(basis_points)
+        while await self._log.last_seen(_SHADOW) != says:
+            newest = self.current
+            if newest.shadow_basis_points != basis_points:
+                reason = "SHADOW_PERCENT at the start"
+                change = Change(newest.canary_basis_points, Source.ENVIRONMENT, "start", reason, basis_points)
+                try:
+                    await self.change(change, expected=newest.revision)
+                except StaleRevision:
+                    continue
+            await self._log.saw(_SHADOW, says)
 
     async def flush(self) -> Rollout | None:
         """Writes a rollback that is not written yet; returns its revision, or None if there is nothing to write.
@@ -189,6 +212,7 @@ class RolloutFlag:
                 "rollout changed",
                 revision=newest.revision,
                 canary_percent=newest.canary_percent,
+                shadow_percent=newest.shadow_percent,
                 source=newest.source,
                 by=newest.updated_by,
                 reason=newest.reason,
@@ -196,7 +220,7 @@ class RolloutFlag:
 
     def _come_into_force(self, rollout: Rollout) -> None:
         self.current = rollout
-        effective = replace(rollout, canary_basis_points=0) if self.is_cut_off else rollout
+        effective = replace(rollout, canary_basis_points=0, shadow_basis_points=0) if self.is_cut_off else rollout
         self.threshold = effective.threshold
         for listener in self._listeners:
             listener(effective)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from routing.rollout.model import Change, Rollout, Source
+from routing.rollout.model import Change, Rollout
 
 
 class RolloutLog(Protocol):
@@ -25,10 +25,10 @@ class RolloutLog(Protocol):
         """Reads revisions older than `before`, the newest first."""
         ...
 
-    async def last_seen(self, source: Source) -> str | None:
+    async def last_seen(self, source: str) -> str | None:
         """Reads the value that a source had when a replica last looked at the source."""
         ...
 
-    async def saw(self, source: Source, value: str) -> None:
+    async def saw(self, source: str, value: str) -> None:
         """Notes the value of a source."""
         ...

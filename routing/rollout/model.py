@@ -50,10 +50,13 @@ class Change:
     source: Source
     by: str
     reason: str | None = None
+    shadow_basis_points: int | None = None
+    """None leaves the shadow as it is; a rollback sets it to 0 in any case."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.canary_basis_points <= BASIS_POINTS:
-            raise ValueError(f"{self.canary_basis_points} is not from 0 to {BASIS_POINTS}")
+        for points in (self.canary_basis_points, self.shadow_basis_points or 0):
+            if not 0 <= points <= BASIS_POINTS:
+                raise ValueError(f"{points} is not from 0 to {BASIS_POINTS}")
         for text in (self.by, self.reason or ""):
             text.encode()  # raises UnicodeEncodeError, a ValueError, for half a surrogate pair
             if "\0" in text:
@@ -74,6 +77,8 @@ class Rollout:
     updated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     rollback_revision: int = field(default=0, compare=False)
     """The newest rollback up to this revision; 0 if there is none. Revisions read from the history leave it at 0."""
+    shadow_basis_points: int = 0
+    """The share of V1's calls that also run on V2 as shadow calls."""
 
     @property
     def canary_percent(self) -> float:
@@ -81,9 +86,23 @@ class Rollout:
         return self.canary_basis_points / 100
 
     @property
+    def shadow_percent(self) -> float:
+        """The share of shadow calls, from 0 to 100."""
+        return self.shadow_basis_points / 100
+
+    @property
     def threshold(self) -> int:
         """The first bucket of the split that belongs to V1."""
         return threshold(self.canary_basis_points)
+
+
+def next_shadow(change: Change, latest: Rollout | None) -> int:
+    """The share of shadow calls, in hundredths of a percent, once `change` follows `latest`: a rollback ends them."""
+    if voids_earlier_changes(change.canary_basis_points, change.source):
+        return 0
+    if change.shadow_basis_points is not None:
+        return change.shadow_basis_points
+    return latest.shadow_basis_points if latest is not None else 0
 
 
 def to_basis_points(percent: Decimal | float) -> int:

@@ -26,7 +26,9 @@ def test_set_get_rollback_history(operator: Poolshift, service: Service) -> None
 
 def changes(rollout: dict[str, object]) -> dict[str, object]:
     """The history's columns beside the percentages."""
-    return {name: rollout[name] for name in ("revision", "source", "updated_at", "updated_by", "reason")}
+    return {
+        name: rollout[name] for name in ("shadow_percent", "revision", "source", "updated_at", "updated_by", "reason")
+    }
 
 
 def test_a_stale_revision_changes_nothing(operator: Poolshift) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from routing.errors import ChangeVoided, StaleRevision, StoreUnavailable
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.log import RolloutLog
-from routing.rollout.model import Change, Rollout, Source, voids_earlier_changes
+from routing.rollout.model import Change, Rollout, Source, next_shadow, voids_earlier_changes
 
 NINETY = Change(9000, Source.API, "alice", "ninety")
 TEN = Change(1000, Source.API, "bob", "ten, after the rollback")
@@ -17,7 +17,7 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self.revisions: list[Rollout] = []
-        self.seen: dict[Source, str] = {}
+        self.seen: dict[str, str] = {}
 
     async def latest(self) -> Rollout | None:
         return self.revisions[-1] if self.revisions else None
@@ -38,6 +38,7 @@ class MemoryLog:
                 change.by,
                 change.reason,
                 rollback_revision=rollback_revision,
+                shadow_basis_points=next_shadow(change, latest),
             )
         )
         return self.revisions[-1]
@@ -46,10 +47,10 @@ class MemoryLog:
         older = [one for one in reversed(self.revisions) if before is None or one.revision < before]
         return older[:limit]
 
-    async def last_seen(self, source: Source) -> str | None:
+    async def last_seen(self, source: str) -> str | None:
         return self.seen.get(source)
 
-    async def saw(self, source: Source, value: str) -> None:
+    async def saw(self, source: str, value: str) -> None:
         self.seen[source] = value
 
 
@@ -107,13 +108,13 @@ class DelayedLog:
     async def history(self, *, limit: int, before: int | None = None) -> Sequence[Rollout]:
         return await self._log.history(limit=limit, before=before)
 
-    async def last_seen(self, source: Source) -> str | None:
+    async def last_seen(self, source: str) -> str | None:
         await self._delays.step()
         seen = await self._log.last_seen(source)
         await self._delays.step()
         return seen
 
-    async def saw(self, source: Source, value: str) -> None:
+    async def saw(self, source: str, value: str) -> None:
         await self._delays.step()
         await self._log.saw(source, value)
 

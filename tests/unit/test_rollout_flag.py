@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import structlog
+from sqlalchemy import update
 
 from routing.errors import RollbackUnwritten, StaleRevision, StoreUnavailable
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.model import Change, Rollout, Source
 from store.database import Database
 from store.rollout_log import SqlRolloutLog
+from store.tables import rollout_revisions
 
 pytestmark = pytest.mark.anyio
 
@@ -152,3 +154,38 @@ async def test_a_stale_change_has_the_newest_followed(flag: RolloutFlag, log: Sq
         with pytest.raises(StaleRevision):
             await flag.change(HALF, expected=unheard_of)
     assert flag.current == newest
+
+
+async def test_every_way_back_ends_the_shadow(flag: RolloutFlag, log: SqlRolloutLog) -> None:
+    """A change of the percentage leaves the shadow as it is; a rollback sets it to 0, at once and in the history."""
+    await flag.change(Change(5000, Source.API, "alice", None, 2500))
+    await flag.change(FULL)
+    assert flag.current.shadow_percent == 25
+    effective: list[Rollout] = []
+    flag.listen(effective.append)
+    flag.cut_off(3.0)
+    assert effective[-1].shadow_basis_points == 0
+    flag.reconnect()
+    await flag.rollback("alice", "enough")
+    assert [one.shadow_basis_points for one in effective[-2:]] == [0, 0]
+    assert [one.shadow_basis_points for one in await log.history(limit=3)] == [0, 2500, 2500]
+
+
+async def test_the_environments_shadow_counts_when_it_changes(flag: RolloutFlag) -> None:
+    await flag.apply_shadow(1000)
+    assert (flag.current.shadow_percent, flag.current.canary_percent) == (10, 50)
+    await flag.change(Change(5000, Source.API, "alice", None, 0))
+    await flag.apply_shadow(1000)
+    assert flag.current.shadow_percent == 0
+    await flag.apply_shadow(2000)
+    assert flag.current.shadow_percent == 20
+
+
+async def test_a_revision_of_an_older_replica_has_no_shadow(flag: RolloutFlag, log: SqlRolloutLog) -> None:
+    """An older replica writes no shadow with its changes, one of which may be a rollback of a newer kind."""
+    await flag.change(Change(5000, Source.API, "alice", None, 2500))
+    async with log._database.transaction() as connection:
+        await connection.execute(update(rollout_revisions).values(shadow_basis_points=None))
+    newest = await log.latest()
+    assert newest is not None
+    assert newest.shadow_basis_points == 0
