@@ -64,5 +64,6 @@ async def metrics(services: Running, accept: Annotated[str, Header()] = "") -> R
     rows = await services.evidence.rows(max_age_s=MAX_AGE_S)
     calls = dict(zip(Version, services.judge.counted(), strict=True))
     services.ramp_figures.update(rows, services.ramp.ramp, calls)
+    services.recorder.tasks_counted(len(asyncio.all_tasks()))
     encode, content_type = choose_encoder(accept)
     return Response(encode(services.registry), headers={"content-type": content_type})

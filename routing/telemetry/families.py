@@ -45,7 +45,7 @@ class RolloutMetrics:
 
 
 class ServiceMetrics:
-    """The service's drain, exported spans, restarts of background tasks and delivered notifications."""
+    """The service's drain, tasks, exported spans, restarts of background tasks and delivered notifications."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.drain = Gauge(
@@ -54,6 +54,11 @@ class ServiceMetrics:
             registry=registry,
         )
         self.drain.set(math.nan)
+        self.tasks = Gauge(
+            "poolshift_event_loop_tasks",
+            "Unfinished asyncio tasks, the one that answers the scrape among them.",
+            registry=registry,
+        )
         self.spans = Counter(
             "poolshift_trace_spans_total",
             "Spans of sampled calls: exported, failed (the collector did not take them), dropped (the queue was full).",

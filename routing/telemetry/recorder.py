@@ -159,6 +159,10 @@ class Recorder:
         self._rollout.cut_off.set_function(is_cut_off)
         self._rollout.rollback.set_function(rollback)
 
+    def tasks_counted(self, count: int) -> None:
+        """Shows the number of unfinished asyncio tasks."""
+        self._service.tasks.set(count)
+
     def draining(self, seconds_left: Callable[[], float]) -> None:
         """Shows a drain that has begun: each scrape asks `seconds_left` for the remaining time."""
         self._service.drain.set_function(seconds_left)
