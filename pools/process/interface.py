@@ -67,7 +67,7 @@ class Worker(Protocol):
 
 
 class WorkerSpawner(Protocol):
-    """Starts workers for all pools."""
+    """Starts the workers of one pool."""
 
     async def spawn(self) -> Worker:
         """Starts a worker and returns it when it is ready.

@@ -1,4 +1,4 @@
-"""Starts worker processes for all pools, and keeps a zygote alive to fork them from."""
+"""Starts the worker processes of one pool, and keeps a zygote alive to fork them from."""
 
 import asyncio
 import itertools
@@ -30,7 +30,7 @@ _log = structlog.stdlib.get_logger("poolshift.spawner")
 
 
 class Spawner:
-    """Starts worker processes. Both pools share one; a zygote that dies takes its workers along and is replaced."""
+    """Starts the workers of one pool from its zygote. A zygote that dies takes its workers along and is replaced."""
 
     def __init__(
         self,
