@@ -7,11 +7,13 @@ from dashboards.panels import density, interval_lines, lines, number, row
 from dashboards.queries import (
     FAULTS,
     JUDGED,
+    PROGRAM_REQUESTS,
     V1,
     V2,
     fault_difference,
     fault_difference_bound,
     judged_calls,
+    of_programs,
     quantile,
     quantile_bound,
     rate,
@@ -22,6 +24,7 @@ from dashboards.queries import (
 
 REQUESTS = "poolshift_requests_total"
 DURATION = "poolshift_request_duration_seconds"
+PROGRAM_DURATION = "poolshift_program_duration_seconds"
 ANY_RATIO = 10
 """An upper end that is not known yet, or is over this, is drawn here."""
 ROLLING_BACK = {"engine": "engine faults", "program": "program faults", "latency": "time", "tail": "slow calls"}
@@ -34,7 +37,7 @@ def build() -> dashboard.Dashboard:
     built = new_dashboard(
         "canary", "Poolshift / Canary", "V1 against V2 while traffic moves: rate, faults, latency, and how sure it is."
     ).with_variable(window_variable())
-    for part in (_now, _evidence, _traffic, _faults, _latency, _rollout):
+    for part in (_now, _evidence, _traffic, _faults, _latency, _programs, _rollout):
         part(built)
     return built
 
@@ -294,6 +297,38 @@ def _latency(built: dashboard.Dashboard) -> None:
             ],
             unit="none",
             width=12,
+        )
+    )
+
+
+def _programs(built: dashboard.Dashboard) -> None:
+    by = "program, pool_version"
+    legend = "{{program}} {{pool_version}}"
+    built.with_row(row('Single programs: those that are created with "metrics": true')).with_panel(
+        lines(
+            "Rate by program",
+            "Calls of each program that has metrics of its own, by version.",
+            [(of_programs(rate(PROGRAM_REQUESTS, by=by)), legend)],
+            unit="reqps",
+        )
+    ).with_panel(
+        lines(
+            "Faults by program",
+            "Shares of faulty calls, without those that judge no version: which program is worse on V2.",
+            [
+                (
+                    of_programs(share(rate(PROGRAM_REQUESTS, FAULTS, by=by), rate(PROGRAM_REQUESTS, JUDGED, by=by))),
+                    legend,
+                )
+            ],
+            unit="percentunit",
+        )
+    ).with_panel(
+        lines(
+            "p95 by program",
+            "From the routing decision to the answer: which program is slower on V2.",
+            [(of_programs(quantile(0.95, PROGRAM_DURATION, by=by)), legend)],
+            unit="s",
         )
     )
 

@@ -25,6 +25,8 @@ JUDGED = f'outcome!~"{EXCUSED}"'
 FAULTS = f'outcome!~"ok|{EXCUSED}"'
 FAILED_ENDS = 'cause=~"crash|signal|oom"'
 V1, V2 = (f'pool_version="{version}"' for version in ("v1", "v2"))
+PROGRAM_REQUESTS = "poolshift_program_requests_total"
+NO_PROGRAMS = "no program has metrics of its own"
 SHED = 'outcome=~"pool_overloaded|checkout_timeout"'
 
 
@@ -51,6 +53,12 @@ def share(part: str, whole: str) -> str:
 def quantile(phi: float, metric: str, *matchers: str, by: str = "pool_version") -> str:
     """A quantile out of a histogram's buckets."""
     return f"histogram_quantile({phi}, {rate(f'{metric}_bucket', *matchers, by=f'{by}, le')})"
+
+
+def of_programs(query: str) -> str:
+    """A query over single programs; while none of them has metrics of its own, a line at 0 that says so."""
+    none = f'label_replace(vector(0), "program", "{NO_PROGRAMS}", "", "")'
+    return f"{query} or ({none} unless on() {selector(PROGRAM_REQUESTS)})"
 
 
 def _judged(version: str) -> str:

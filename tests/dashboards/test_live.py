@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dashboards.queries import EXCUSED
+from dashboards.queries import EXCUSED, NO_PROGRAMS
 from tests.dashboards.conftest import PERCENTAGES, Watched
 from tests.dashboards.tools import DASHBOARDS, RULES, WHILE_DRAINING, filled_in, load, metrics_in, panels, promtool
 from tests.support.waiting import wait_until
@@ -37,6 +37,16 @@ def test_a_panel_shows_something(watched: Watched, expression: str) -> None:
     versions = {one["metric"]["pool_version"] for one in series if "pool_version" in one["metric"]}
     wanted = set(re.findall(r'pool_version="(v\d)"', expression)) or {"v1", "v2"}
     assert versions in (set(), wanted)
+
+
+@pytest.mark.parametrize("expression", [one for one in TARGETS if NO_PROGRAMS in one.values[0]])
+def test_a_panel_of_programs_says_that_there_are_none(watched: Watched, expression: str) -> None:
+    """As on a service that has none: a line with that name, and not an empty panel. With programs it is not there."""
+    there = filled_in(expression)
+    nowhere = there.replace('instance=~".+"', 'instance="nowhere"')
+    assert [one["metric"] for one in watched.prometheus.since_start(nowhere)] == [{"program": NO_PROGRAMS}]
+    (latest, *more) = watched.prometheus.now(there)
+    assert NO_PROGRAMS not in {one["metric"]["program"] for one in (latest, *more)}
 
 
 def test_the_choices_of_variables_are_there(watched: Watched) -> None:
