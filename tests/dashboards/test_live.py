@@ -39,7 +39,7 @@ def test_a_panel_shows_something(watched: Watched, expression: str) -> None:
     assert versions in (set(), wanted)
 
 
-@pytest.mark.parametrize("expression", [one for one in TARGETS if NO_PROGRAMS in one.values[0]])
+@pytest.mark.parametrize("expression", [one for one in TARGETS if NO_PROGRAMS in str(one.values[0])])
 def test_a_panel_of_programs_says_that_there_are_none(watched: Watched, expression: str) -> None:
     """As on a service that has none: a line with that name, and not an empty panel. With programs it is not there."""
     there = filled_in(expression)
