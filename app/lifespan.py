@@ -7,10 +7,9 @@ import json
 import math
 import os
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import structlog
@@ -24,27 +23,22 @@ from app.execute.endpoint import ExecuteLane
 from app.http_metrics import HttpMetrics
 from app.key_file import follow_key_file
 from app.local_lm import LocalLMServer
+from app.pool_factory import PoolFactory, PoolSet
+from app.pool_identity import log_difference
 from app.problem_kinds import KINDS
 from app.reload import CodeReloader
+from app.rotation import Rotation, starting_specs
 from app.services import Services
 from app.version import IS_COMPILED, VERSION
-from common import own_process
 from common.background import Background
 from common.tasks import TaskOwner
 from common.threads import start_threads
 from config.file_watch import contents
 from config.settings import Settings
-from config.worker_environment import with_file, worker_environment
-from pools.engine import Engine, PoolOptions
-from pools.errors import SpawnFailed
-from pools.process.import_check import check_imports
-from pools.process.program_code import ProgramCode
+from config.worker_environment import worker_environment
+from pools.engine import Engine
 from pools.process.spawner import Spawner
-from pools.session_pool import SessionPool
-from pools.session_pool_v2 import SessionPoolV2
-from pools.supervisor import RecycleLimits
-from poolshift.worker.lm import LOCAL, NONE, LMSettings
-from poolshift.worker.loading import DSPY_PROGRAMS
+from poolshift.worker.lm import LOCAL, LMSettings
 from routing.catalog.bookkeeping import Bookkeeping
 from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
@@ -83,7 +77,6 @@ from store.session_store import SqlSessionStore
 if TYPE_CHECKING:
     from app.application import Application
 
-_ENGINES: Mapping[str, type[Engine]] = MappingProxyType({"session_pool": SessionPool, "session_pool_v2": SessionPoolV2})
 _log = structlog.stdlib.get_logger("poolshift")
 
 
@@ -104,13 +97,14 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         bookkeeping = Bookkeeping(catalog.programs, catalog.sessions, catalog.jobs, flag, background)
         stack.push_async_callback(bookkeeping.aclose)
         tracing = _open_tracing(settings, recorder, background, stack)
-        spawners, pools = _open_pools(settings, environment, recorder, background, stack)
-        await _start(pools, spawners, local_lm, _check_modules(settings, environment))
+        factory = PoolFactory(settings, environment, recorder, background)
+        pool_set = await _open_pools(settings, factory, log, stack)
+        pools = pool_set.engines
         pin = Version(settings.pool_version) if settings.pool_version else None
+        await _start(pool_set, factory, pin, local_lm)
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools) < len(Version))
         router = Router(pools, flag, recorder, judge=judge, pin=pin, salt=settings.canary_salt)
         ramp = await _open_ramp(settings, database, flag, judge, pools, catalog, background, stack)
-        reloader = _open_reloader(settings, pools, spawners, ramp, tasks)
         _open_webhook(settings, database, recorder, background, stack)
         _watch_rollout(recorder, follower, router, flag)
         app.state.services = services = Services(
@@ -126,9 +120,9 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             evidence=EvidenceView(judge),
             recorder=recorder,
             tracing=tracing,
-            pools=pools,
-            spawners=spawners,
-            reloader=reloader,
+            pool_set=pool_set,
+            rotation=_open_rotation(settings, pool_set, factory, flag, log, ramp, background),
+            reloader=_open_reloader(settings, pools, pool_set.spawners, ramp, tasks),
             deadlines=Deadlines.of(settings),
             registry=app.state.registry,
             figures=PoolFigures(app.state.registry),
@@ -224,7 +218,7 @@ async def _open_catalog(
     stack: AsyncExitStack,
 ) -> _Catalog:
     """Loads programs, sessions, jobs and LMs, as the last run or the other replicas left them."""
-    at_once = settings.queue_limit + settings.v1_pool_size + settings.v2_pool_size
+    at_once = settings.queue_limit + settings.pool("v1").pool_size + settings.pool("v2").pool_size
     quotas = _quotas(settings, at_once)
     programs = Programs(
         SqlProgramStore(database), is_shared=database.is_shared, quotas=quotas, metrics=recorder.programs
@@ -290,39 +284,13 @@ def _open_tracing(settings: Settings, recorder: Recorder, background: Background
     return Tracing(sampling, None if export is None else functools.partial(CallTrace, export))
 
 
-def _open_pools(
-    settings: Settings,
-    environment: Mapping[str, str],
-    recorder: Recorder,
-    background: Background,
-    stack: AsyncExitStack,
-) -> tuple[dict[Version, Spawner], dict[Version, Engine]]:
-    """Makes the pools, each with its spawner, without starting them."""
-    own_preload = ["poolshift.worker.tracing.preload"] if settings.exports_traces else []
-    if settings.lm_model != NONE:
-        own_preload.append(DSPY_PROGRAMS)
-    code = ProgramCode(
-        allowed_modules=settings.allowed_modules,
-        own_root=own_process.ROOT,
-        own_preload=tuple(own_preload),
-        preload=settings.preloaded_modules,
-        load_timeout_s=settings.load_timeout_s,
-    )
-    spawners: dict[Version, Spawner] = {}
-    pools: dict[Version, Engine] = {}
-    for version in map(Version, settings.pools.split(",")):
-        spawner = spawners[version] = Spawner(
-            code,
-            with_file(environment, settings.worker_env_file_of(version.value)),
-            background=background,
-            user=settings.worker_user_ids,
-        )
-        stack.push_async_callback(spawner.aclose)
-        engine = _ENGINES[settings.engine_of(version.value)]
-        pools[version] = engine(version, _pool_options(settings, version), spawner, recorder, background)
-    for pool in pools.values():
-        stack.push_async_callback(pool.aclose)
-    return spawners, pools
+async def _open_pools(settings: Settings, factory: PoolFactory, log: SqlRolloutLog, stack: AsyncExitStack) -> PoolSet:
+    """Makes the pools, as the environment or the last rotation has them, without starting them."""
+    pools = PoolSet(settings.drain_timeout_s)
+    stack.push_async_callback(pools.aclose)
+    for version, spec in (await starting_specs(settings, log)).items():
+        pools.put(version, factory.make(version, spec))
+    return pools
 
 
 async def _open_ramp(
@@ -336,13 +304,17 @@ async def _open_ramp(
     stack: AsyncExitStack,
 ) -> RampController:
     """Loads the plan and its evidence, as the last run or the other replicas left them, and carries the plan out."""
-    v1 = pools.get(Version.V1)
+
+    def serves(version: Version) -> bool:
+        return version in pools and pools[version].is_ready
+
     ramp = RampController(
         flag,
         judge,
         SqlRampStore(database, notifies=settings.rollout_webhook_url is not None),
         is_shared=database.is_shared,
-        v1_serves=lambda: v1 is not None and v1.is_ready,
+        v1_serves=functools.partial(serves, Version.V1),
+        v2_serves=functools.partial(serves, Version.V2),
         programs=catalog.programs.count,
     )
     await ramp.open()
@@ -385,20 +357,36 @@ def _open_webhook(
     stack.push_async_callback(background.stop, background.run("webhook", notifier.run))
 
 
-async def _start(
-    pools: Mapping[Version, Engine],
-    spawners: Mapping[Version, Spawner],
-    local_lm: LocalLMServer | None,
-    check: Coroutine[None, None, None],
-) -> None:
-    """Starts all pools and the local model at once. Raises what `check` raises, once they are up.
+def _open_rotation(
+    settings: Settings,
+    pools: PoolSet,
+    factory: PoolFactory,
+    flag: RolloutFlag,
+    log: SqlRolloutLog,
+    ramp: RampController,
+    background: Background,
+) -> Rotation:
+    """Makes what rotates the pools, on request or after another replica."""
+    rotation = Rotation(settings, pools, factory, flag, log, ramp)
+    if settings.has_v1:
+        background.run("rotation", rotation.follow)
+    return rotation
+
+
+async def _start(pools: PoolSet, factory: PoolFactory, pin: Version | None, local_lm: LocalLMServer | None) -> None:
+    """Starts all pools and the local model at once, and tries the programs' modules meanwhile.
+
+    The modules are tried as in the pool that must serve. Another pool is on trial: a fault there must not end the
+    service.
 
     Raises:
-        SpawnFailed: a module of `PRELOAD` cannot be imported. Workers that fail for other reasons are started again.
+        InvalidProgramModules: a module of `PROGRAM_MODULES` cannot be imported.
+        SpawnFailed: the pool that must serve cannot have workers, and only the operator can repair that.
     """
-    checking = asyncio.create_task(check)
+    serving = pin or next(iter(pools.engines))
+    checking = asyncio.create_task(factory.check_modules(pools.specs[serving]))
     try:
-        starts = [pool.start() for pool in pools.values()]
+        starts = [pools.start(serving)]
         if local_lm is not None:
             starts.append(local_lm.start())
         await asyncio.gather(*starts)
@@ -406,26 +394,6 @@ async def _start(
     finally:
         checking.cancel()
         await asyncio.wait([checking])
-    for spawner in spawners.values():
-        if spawner.preload_failure is not None:
-            raise SpawnFailed(spawner.preload_failure)
-
-
-async def _check_modules(settings: Settings, environment: Mapping[str, str]) -> None:
-    """Imports the modules of the programs as a worker of the first pool would.
-
-    The environment of another pool is on trial, as that pool is: a fault there must not end the service.
-    """
-    first = settings.pools.split(",")[0]
-    try:
-        await check_imports(
-            settings.allowed_modules,
-            with_file(environment, settings.worker_env_file_of(Version(first).value)),
-            own_root=own_process.ROOT,
-            user=settings.worker_user_ids,
-        )
-    except OSError as error:
-        raise SpawnFailed(f"no process could be started to import PROGRAM_MODULES: {error}") from error
 
 
 def _follow_replicas(
@@ -505,9 +473,11 @@ def _log_start(settings: Settings, services: Services) -> None:
         compiled=IS_COMPILED,
         canary_percent=services.flag.current.canary_percent if settings.has_v1 else 100.0,
         pool_version=services.pin,
-        v1_workers=settings.v1_pool_size if settings.has_v1 else 0,
-        v2_workers=settings.v2_pool_size,
+        v1_workers=services.pool_set.specs[Version.V1].pool_size if settings.has_v1 else 0,
+        v2_workers=services.pool_set.specs[Version.V2].pool_size,
     )
+    if settings.has_v1:
+        services.tasks.start(log_difference(services))
 
 
 def _quotas(settings: Settings, at_once: int) -> Quotas:
@@ -528,17 +498,3 @@ def _configured_lm(settings: Settings) -> LMSettings:
     """Returns the LM that the environment names."""
     key = settings.lm_api_key
     return LMSettings(settings.lm_model, settings.lm_api_base, key.get_secret_value() if key is not None else None)
-
-
-def _pool_options(settings: Settings, version: Version) -> PoolOptions:
-    rss_mb = settings.worker_max_rss_mb
-    return PoolOptions(
-        size=settings.v1_pool_size if version is Version.V1 else settings.v2_pool_size,
-        queue_limit=settings.queue_limit,
-        checkout_timeout_s=settings.checkout_timeout_s,
-        recycle=RecycleLimits(
-            executions=settings.worker_max_executions,
-            rss_bytes=None if rss_mb is None else rss_mb * 1024 * 1024,
-            age_s=settings.worker_max_age_s,
-        ),
-    )

@@ -117,7 +117,7 @@ class Server(uvicorn.Server):
     async def _stop_pools(self) -> None:
         """Drains the pools, and closes them whatever comes of that."""
         services: Services = self._app.state.services
-        pools = services.pools.values()
+        pools = services.pool_set.all_engines()
         try:
             services.recorder.draining(self._seconds_left(self._settings.drain_timeout_s))
             services.ramp.rest()

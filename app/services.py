@@ -8,7 +8,9 @@ from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 
 from app.deadlines import Deadlines
+from app.pool_factory import PoolSet
 from app.reload import CodeReloader
+from app.rotation import Rotation
 from common.background import Background
 from common.tasks import TaskOwner
 from pools.process.interface import WorkerSpawner
@@ -46,8 +48,8 @@ class Services:
     evidence: EvidenceView
     recorder: Recorder
     tracing: Tracing
-    pools: Mapping[Version, Pool]
-    spawners: Mapping[Version, WorkerSpawner]
+    pool_set: PoolSet
+    rotation: Rotation
     reloader: CodeReloader
     deadlines: Deadlines
     registry: CollectorRegistry
@@ -56,6 +58,16 @@ class Services:
     tasks: TaskOwner
     background: Background
     failures: Failures = field(default_factory=Failures)
+
+    @property
+    def pools(self) -> Mapping[Version, Pool]:
+        """The pools that run."""
+        return self.pool_set.engines
+
+    @property
+    def spawners(self) -> Mapping[Version, WorkerSpawner]:
+        """The spawners of their workers."""
+        return self.pool_set.spawners
 
     @property
     def serving_version(self) -> Version:

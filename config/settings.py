@@ -2,7 +2,6 @@
 
 import base64
 import ipaddress
-import os
 import re
 from decimal import Decimal
 from importlib.util import find_spec
@@ -12,10 +11,11 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from config import mounted_file
 from config.lm import ApiBase, ApiKey
+from config.pools import PoolSettings, Seconds, VersionName, listed, module_names
 from config.worker_user import find_user, first_readable
 
 MIB = 1024 * 1024
@@ -42,27 +42,11 @@ def _whole_basis_points(percent: Decimal) -> Decimal:
     return percent
 
 
-def _module_names(value: str) -> str:
-    for name in value.split(","):
-        if not all(part.isidentifier() for part in name.strip().split(".")):
-            raise ValueError(f"{name.strip()!r} is not the name of a module")
-    return value
-
-
-def _module_names_or_none(value: str) -> str:
-    return _module_names(value) if value.strip() else ""
-
-
 def _host_names(value: str) -> str:
-    for name in _listed(value):
+    for name in listed(value):
         if not _HOST_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not a host name (it has no scheme, port or path)")
     return value
-
-
-def _listed(value: str) -> tuple[str, ...]:
-    """The items of a comma-separated list."""
-    return tuple(item for part in value.split(",") if (item := part.strip()))
 
 
 def _lower_case(value: object) -> object:
@@ -100,17 +84,10 @@ def _webhook_secret(secret: SecretStr) -> SecretStr:
 
 
 CanaryPercent = Annotated[Decimal, Field(ge=0, le=100), AfterValidator(_whole_basis_points)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-EngineName = Literal["session_pool", "session_pool_v2"]
 Count = Annotated[int, Field(ge=1, le=2**53)]
-PoolSize = Annotated[int, Field(ge=1, le=1024)]
 
 
-def _default_pool_size() -> int:
-    return 2 * len(os.sched_getaffinity(0))
-
-
-class Settings(BaseSettings):
+class Settings(PoolSettings):
     """The whole configuration. Times are in seconds, sizes in what the name says, else in bytes."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
@@ -150,11 +127,6 @@ class Settings(BaseSettings):
     pools: Literal["v1,v2", "v2"] = "v1,v2"
     """After the burn-in `v2` runs without V1; a rollback is then not possible."""
 
-    engine: EngineName | None = None
-    v1_engine: EngineName | None = None
-    v2_engine: EngineName | None = None
-    v1_pool_size: PoolSize = Field(default_factory=_default_pool_size)
-    v2_pool_size: PoolSize = Field(default_factory=_default_pool_size)
     queue_limit: int = Field(1000, ge=0)
     checkout_timeout_s: Seconds = 5.0
     execution_timeout_s: Seconds = 30.0
@@ -170,12 +142,6 @@ class Settings(BaseSettings):
     max_unread_bytes: int = Field(256 * MIB, ge=MIB)
     """Bytes of all answers together that their clients have not read yet."""
 
-    worker_max_executions: int | None = Field(None, ge=1)
-    worker_max_rss_mb: int | None = Field(None, ge=1)
-    worker_max_age_s: Seconds | None = None
-    worker_env_file: Path | None = None
-    v1_worker_env_file: Path | None = None
-    v2_worker_env_file: Path | None = None
     worker_env: str = ""
     """Names, comma-separated, of variables that a worker gets although they look like secrets."""
     worker_user: str | None = None
@@ -194,9 +160,7 @@ class Settings(BaseSettings):
     quota_jobs_per_owner: Count = 750
     program_metrics_limit: int = Field(50, ge=0, le=1000)
     """Programs that have metrics of their own."""
-    program_modules: Annotated[str, AfterValidator(_module_names)] = "examples"
-    preload: Annotated[str, AfterValidator(_module_names_or_none)] = ""
-    """Modules, comma-separated, that are imported once, ahead of all workers, which share them."""
+    program_modules: Annotated[str, AfterValidator(module_names)] = "examples"
     reload: bool = False
     """The service follows the programs' code on disk: it replaces the workers when the code changes."""
 
@@ -279,7 +243,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _nothing_is_preloaded_as_root(self) -> Self:
-        if self.worker_user is not None and self.preload:
+        if self.worker_user is not None and (self.preload or self.v1_preload or self.v2_preload):
             raise ValueError(
                 "PRELOAD and WORKER_USER exclude each other: modules that are imported ahead of the workers run as the "
                 "service's own user"
@@ -361,30 +325,20 @@ class Settings(BaseSettings):
         """False if `POOLS` leaves V1 out: all traffic goes to V2 then."""
         return "v1" in self.pools.split(",")
 
-    def engine_of(self, version: Literal["v1", "v2"]) -> EngineName:
-        """The engine of one version's pool."""
-        own = self.v1_engine if version == "v1" else self.v2_engine
-        return own or self.engine or ("session_pool" if version == "v1" else "session_pool_v2")
-
-    def worker_env_file_of(self, version: Literal["v1", "v2"]) -> Path | None:
-        """The file with more variables for the workers of one version's pool."""
-        own = self.v1_worker_env_file if version == "v1" else self.v2_worker_env_file
-        return own or self.worker_env_file
+    @property
+    def pool_versions(self) -> tuple[VersionName, ...]:
+        """The versions whose pools run."""
+        return ("v1", "v2") if self.has_v1 else ("v2",)
 
     @property
     def allowed_host_names(self) -> tuple[str, ...]:
         """The names of `ALLOWED_HOSTS`."""
-        return _listed(self.allowed_hosts)
+        return listed(self.allowed_hosts)
 
     @property
     def allowed_modules(self) -> tuple[str, ...]:
         """The modules whose functions may be entrypoints."""
-        return _listed(self.program_modules)
-
-    @property
-    def preloaded_modules(self) -> tuple[str, ...]:
-        """The modules that are imported ahead of all workers."""
-        return _listed(self.preload)
+        return listed(self.program_modules)
 
 
 def load_settings() -> Settings:

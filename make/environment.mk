@@ -2,6 +2,8 @@
 # PYTHON names the interpreter that they are made with.
 
 PYTHON ?= python3
+# A setting of the service has the same name (docs/configuration.md): it is not handed on to what a target runs.
+unexport PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

@@ -80,7 +80,7 @@ class Engine(abc.ABC):
         self._loop = asyncio.get_running_loop()
         self._state = PoolState(options.size, spare=max(1, options.size // 4))
         self._supervisor = Supervisor(
-            version, self._state, spawner, observer, options.recycle, self._serve_queue, background
+            version, self._state, spawner, observer, options.recycle, self._workers_changed, background
         )
         self._queue = CallQueue()
         self._deadline_timer = DeadlineTimer(self._expire)
@@ -90,6 +90,7 @@ class Engine(abc.ABC):
         self._refuses = False
         self._drained = asyncio.Event()
         self._drained.set()
+        self._on_down: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._state!r} waiting={len(self._queue)} calls={self._calls}>"
@@ -165,6 +166,13 @@ class Engine(abc.ABC):
     def is_ready(self) -> bool:
         return self._state.live > 0
 
+    @property
+    def is_down(self) -> bool:
+        return self._state.live == 0 and self._supervisor.cannot_start
+
+    def when_down(self, listener: Callable[[], None]) -> None:
+        self._on_down = listener
+
     async def snapshot(self) -> PoolSnapshot:
         slots, cpu_s = await self._supervisor.snapshots()
         counts = self._state.counts()
@@ -185,6 +193,7 @@ class Engine(abc.ABC):
             programs_revision=self._supervisor.programs_revision,
             workers=slots,
             quarantined=self._quarantine.quarantined(),
+            fault=self._supervisor.fault,
         )
 
     async def reload(self) -> None:
@@ -341,6 +350,11 @@ class Engine(abc.ABC):
             self._service_time_s = seconds
         else:
             self._service_time_s += _SERVICE_TIME_WEIGHT * (seconds - self._service_time_s)
+
+    def _workers_changed(self) -> None:
+        self._serve_queue()
+        if self._on_down is not None and self.is_down and len(self._queue):
+            self._on_down()
 
     # --- the queue
 

@@ -60,6 +60,8 @@ class PoolSnapshot:
     """The revision of the code that workers have which are started now; None before the first start."""
     workers: tuple[WorkerSnapshot, ...]
     quarantined: tuple[Quarantined, ...] = ()
+    fault: str | None = None
+    """The reason for which the last start of a worker failed; None once a worker has started since."""
 
     @property
     def is_ready(self) -> bool:
@@ -111,6 +113,14 @@ class Pool(Protocol):
     def is_ready(self) -> bool:
         """True if a worker lives that could take a call."""
         ...
+
+    @property
+    def is_down(self) -> bool:
+        """True if no worker lives and the pool cannot start one: none has ever started, or the last starts failed."""
+        ...
+
+    def when_down(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` each time that calls wait in the queue and the pool `is_down`."""
 
     async def snapshot(self) -> PoolSnapshot:
         """The pool at this moment, its workers measured."""

@@ -76,6 +76,8 @@ class Supervisor:
         self._background = background
         self._inspection: asyncio.Task[None] | None = None
         self._failures = 0
+        self.fault: str | None = None
+        """The reason for which the last start of a worker failed; None once a worker has started since."""
         self._settled = asyncio.Event()
         self._departure = asyncio.Event()
         """Set each time that a worker is gone."""
@@ -165,6 +167,11 @@ class Supervisor:
         ]
 
     @property
+    def cannot_start(self) -> bool:
+        """True if no worker has ever started, or the last ones could not start or died at once."""
+        return self.starts == 0 or self._failures > 0
+
+    @property
     def programs_revision(self) -> str | None:
         """The revision of the code that workers have which are started now; None before the first start."""
         return self._spawner.revision
@@ -237,6 +244,7 @@ class Supervisor:
     def _start_failed(self, slot: WorkerSlot, reason: str) -> None:
         self._leave(slot)
         self._count_failure()
+        self.fault = reason
         _log.error("worker could not be started", pool_version=self.version, reason=reason)
 
     def _leave(self, slot: WorkerSlot) -> None:
@@ -245,6 +253,7 @@ class Supervisor:
 
     def _started(self, slot: WorkerSlot, process: Worker, seconds: float) -> None:
         self.starts += 1
+        self.fault = None
         self._observer.worker_started(self.version, seconds)
         replaced = self.state.started(slot, process)
         process.when_left(lambda: self._replace(slot))

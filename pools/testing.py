@@ -18,6 +18,7 @@ from pools.events import EventSource
 from pools.process.exits import Exit, ExitCause, failure_of
 from pools.protocol import PoolSnapshot
 from poolshift.worker.definitions import Definition, Field, Limits, Signature
+from poolshift.worker.describe import Description
 from poolshift.worker.messages import EventKind
 
 Answer = Result | ExecutionError
@@ -52,6 +53,7 @@ class FakePool:
         self.accepted: list[Call] = []
         """Every call ever accepted, in order; a call that comes twice is in it twice."""
         self.is_ready = True
+        self.is_down = False
         self.is_refusing = False
         self.is_closed = False
         self.dispatched = 0
@@ -59,6 +61,7 @@ class FakePool:
         self._outcomes: dict[Call, asyncio.Future[Result]] = {}
         self._drained = asyncio.Event()
         self._drained.set()
+        self._on_down: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"<FakePool {self.version} queued={len(self.queued)} running={len(self.running)}>"
@@ -81,7 +84,16 @@ class FakePool:
             else:
                 answer.set_exception(outcome)
 
+    def go_down(self) -> None:
+        """Loses all workers, and cannot start one."""
+        self.is_ready, self.is_down = False, True
+        if self.queued and self._on_down is not None:
+            self._on_down()
+
     # --- the protocol
+
+    def when_down(self, listener: Callable[[], None]) -> None:
+        self._on_down = listener
 
     async def start(self) -> None:
         """Does nothing: there are no workers."""
@@ -337,6 +349,9 @@ class FakeSpawner:
     def let_go(self) -> None:
         """Ends the wait of starts."""
         self._gate.set()
+
+    async def describe(self) -> Description:
+        return Description("3.11.7", "python", "x86_64", {})
 
     async def spawn(self) -> FakeProcess:
         self.attempts += 1

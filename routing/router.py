@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+import structlog
+
 from pools.calls import Call, Result
 from pools.errors import ExecutionError, Withdrawn, WorkerCrashed
 from pools.protocol import Pool
@@ -22,6 +24,10 @@ _FORCED: Final = {version: Decision(version, Reason.FORCED) for version in Versi
 _PINNED: Final = {version: Decision(version, Reason.PINNED) for version in Version}
 _CANARY: Final = Decision(Version.V2, Reason.SPLIT)
 _BASELINE: Final = Decision(Version.V1, Reason.SPLIT)
+_DIVERTED: Final = Decision(Version.V1, Reason.SPLIT)
+"""V1 in the place of V2, which has no worker and cannot start one."""
+
+_log = structlog.stdlib.get_logger("poolshift.rollout")
 
 
 class Route:
@@ -68,7 +74,10 @@ class Router:
         self._has_canary = flag.threshold > 0
         self._rolled_back_at: float | None = None
         self._last_canary_dispatch = 0.0
+        self._is_diverting = False
         flag.listen(self._requeue)
+        if self._only is None:
+            pools[Version.V2].when_down(self._requeue_diverted)
 
     def route(
         self,
@@ -87,7 +96,7 @@ class Router:
         number = random.getrandbits(32) if key is None else bucket(self._salt, key)
         route = Route(number, forced, self._decide(number, forced), trace)
         self._recorder.decided(route.decision)
-        if self._judge.w > 0.0 and route.decision.reason is Reason.SPLIT:
+        if self._judge.w > 0.0 and route.decision.reason is Reason.SPLIT and route.decision is not _DIVERTED:
             route.evidence = self._judge.assigned(key, is_canary=route.decision is _CANARY)
         if trace is not None:
             trace.routed(route.decision, self._flag.current.revision, began)
@@ -215,7 +224,24 @@ class Router:
             return _PINNED[self._only]
         if forced is not None:
             return _FORCED[forced]
-        return _CANARY if number < self._flag.threshold else _BASELINE
+        if number >= self._flag.threshold:
+            return _BASELINE
+        return self._diverted() if self._pools[Version.V2].is_down else self._canary()
+
+    def _canary(self) -> Decision:
+        if self._is_diverting:
+            self._is_diverting = False
+            _log.info("V2 has workers again and gets its share")
+        return _CANARY
+
+    def _diverted(self) -> Decision:
+        """Gives V2's share to V1 while V2 is down, unless V1 is no better off."""
+        if self._pools[Version.V1].is_down:
+            return _CANARY
+        if not self._is_diverting:
+            self._is_diverting = True
+            _log.error("V2 has no worker and cannot start one; its share goes to V1")
+        return _DIVERTED
 
     def replay_running(self) -> None:
         """Takes idempotent calls that run on V2, and belong on V1 by now, from their workers and runs them on V1.
@@ -244,6 +270,10 @@ class Router:
             self._rolled_back_at = time.perf_counter()
         for version, pool in self._pools.items():
             pool.withdraw(lambda call, version=version: self._must_requeue(call, version))  # type: ignore[misc]
+
+    def _requeue_diverted(self) -> None:
+        """Moves the calls that wait in the queue of V2, which is down, to V1."""
+        self._pools[Version.V2].withdraw(lambda call: self._must_requeue(call, Version.V2))
 
     def _must_requeue(self, call: Call, version: Version) -> bool:
         route = self._routes.get(call)

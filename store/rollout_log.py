@@ -15,6 +15,8 @@ from store.tables import rollout_revisions, rollout_sources
 
 _IS_ROLLBACK = and_(rollout_revisions.c.canary_basis_points == 0, rollout_revisions.c.source.not_in(sorted(RAMPS)))
 _NEWEST_ROLLBACK = select(func.max(rollout_revisions.c.revision)).where(_IS_ROLLBACK).scalar_subquery()
+_IS_ROTATION = rollout_revisions.c.v1_pool.is_not(None)
+_NEWEST_ROTATION = select(func.max(rollout_revisions.c.revision)).where(_IS_ROTATION).scalar_subquery()
 _MAX_BY_LENGTH = 256
 _log = structlog.stdlib.get_logger("poolshift.rollout")
 
@@ -51,6 +53,12 @@ class SqlRolloutLog:
         async with self._database.transaction() as connection:
             return [_rollout(row) for row in await connection.execute(query)]
 
+    async def rotation(self) -> Rollout | None:
+        query = select(rollout_revisions).where(_IS_ROTATION).order_by(rollout_revisions.c.revision.desc()).limit(1)
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else _rollout(row)
+
     async def last_seen(self, source: str) -> str | None:
         query = select(rollout_sources.c.last_seen).where(rollout_sources.c.source == source)
         async with self._database.transaction() as connection:
@@ -63,8 +71,12 @@ class SqlRolloutLog:
 
 
 async def _latest(connection: AsyncConnection) -> Rollout | None:
-    """The newest revision, with the newest rollback of the same snapshot."""
-    revisions = select(rollout_revisions, func.coalesce(_NEWEST_ROLLBACK, 0).label("rollback_revision"))
+    """The newest revision, with the newest rollback and the newest rotation of the same snapshot."""
+    revisions = select(
+        rollout_revisions,
+        func.coalesce(_NEWEST_ROLLBACK, 0).label("rollback_revision"),
+        func.coalesce(_NEWEST_ROTATION, 0).label("rotation_revision"),
+    )
     row = (await connection.execute(revisions.order_by(rollout_revisions.c.revision.desc()).limit(1))).one_or_none()
     return _rollout(row) if row is not None else None
 
@@ -81,6 +93,8 @@ def _next(change: Change, after: int, latest: Rollout | None) -> Rollout:
         reason=change.reason,
         rollback_revision=revision if is_rollback else latest.rollback_revision if latest else 0,
         shadow_basis_points=next_shadow(change, latest),
+        v1_pool=change.v1_pool,
+        rotation_revision=revision if change.v1_pool is not None else latest.rotation_revision if latest else 0,
     )
 
 

@@ -129,6 +129,7 @@ rollout_revisions = Table(
     Column("reason", Text),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("shadow_basis_points", Integer),
+    Column("v1_pool", Text),
 )
 
 # One row for each session that has an LM of its own, and one for everyone's.

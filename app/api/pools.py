@@ -6,7 +6,10 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from app.api.base import Out
+from app.api.rollout import require_v1
 from app.auth import Observer, Operator
+from app.pool_difference import Change, PoolDifference, PoolIdentity
+from app.pool_identity import identity_of, pools_difference
 from app.problems import Problem
 from app.services import Running, Services
 from pools.errors import SpawnFailed
@@ -42,9 +45,17 @@ class PoolTotals(Out):
 
 
 class PoolView(Out):
-    """One pool."""
+    """One pool: what it is, and how it is."""
 
     pool_version: Version
+    engine: str
+    python: str | None = Field(description="The version of the workers' Python; null if it cannot run workers")
+    interpreter: str | None = Field(description="The interpreter that the settings name; null is the service's own")
+    packages: dict[str, str] | None = Field(None, description="Name and version of all that a worker can import")
+    programs_dir: str | None = Field(description="The folder that is first on the workers' path")
+    preload: list[str]
+    lm: str | None = Field(description="The model that programs use; null if there is none")
+    fault: str | None = Field(description="Why the last start of a worker failed, if none has succeeded since")
     ready: bool
     size: int
     busy: int
@@ -59,10 +70,49 @@ class PoolView(Out):
     workers: list[WorkerView]
 
 
-def pool_view(snapshot: PoolSnapshot) -> PoolView:
+class DifferenceView(Out):
+    """One thing that V2 changes; null is absent or unknown."""
+
+    what: str
+    v1: str | None
+    v2: str | None
+
+
+class PoolDifferenceView(Out):
+    """All that V2 changes."""
+
+    summary: str = Field(description="The difference in one line; `nothing` if there is none")
+    changes: list[DifferenceView]
+    packages: list[DifferenceView]
+    package_count: int = Field(description="The packages of both pools together")
+
+
+def difference_view(found: PoolDifference) -> PoolDifferenceView:
+    """Shows the difference between the pools."""
+
+    def shown(changes: tuple[Change, ...]) -> list[DifferenceView]:
+        return [DifferenceView(what=one.what, v1=one.v1, v2=one.v2) for one in changes]
+
+    return PoolDifferenceView(
+        summary=found.summary,
+        changes=shown(found.changes),
+        packages=shown(found.packages),
+        package_count=found.package_count,
+    )
+
+
+def pool_view(snapshot: PoolSnapshot, identity: PoolIdentity, *, with_packages: bool = True) -> PoolView:
     """Shows a pool."""
     return PoolView(
         pool_version=Version(snapshot.version),
+        engine=identity.spec.engine,
+        python=identity.python,
+        interpreter=identity.spec.python,
+        packages=dict(identity.packages) if with_packages else None,
+        programs_dir=identity.spec.programs_dir,
+        preload=list(identity.spec.preload),
+        lm=identity.lm,
+        fault=snapshot.fault,
         ready=snapshot.is_ready,
         size=snapshot.size,
         busy=snapshot.busy,
@@ -85,30 +135,43 @@ def pool_view(snapshot: PoolSnapshot) -> PoolView:
 
 @router.get("")
 async def list_pools(services: Running, _: Observer) -> list[PoolView]:
-    """Lists the pools with their workers."""
+    """Lists the pools with their workers. The packages of a pool are in the view of that pool alone."""
+    identities = await asyncio.gather(*(identity_of(version, services) for version in services.pools))
     snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
-    return [pool_view(snapshot) for snapshot in snapshots]
+    return [
+        pool_view(snapshot, identity, with_packages=False)
+        for snapshot, identity in zip(snapshots, identities, strict=True)
+    ]
+
+
+@router.get("/diff")
+async def show_difference(services: Running, _: Observer) -> PoolDifferenceView:
+    """Tells what V2 changes against V1: Python, packages, code, language model, engine and limits."""
+    require_v1(services)
+    return difference_view(await pools_difference(services))
 
 
 @router.get("/{version}")
 async def show_pool(version: Version, services: Running, _: Observer) -> PoolView:
-    """Shows a pool with its workers."""
-    return pool_view(await _pool(version, services).snapshot())
+    """Shows a pool with its workers and the packages that they find."""
+    pool = _pool(version, services)
+    identity = await identity_of(version, services)
+    return pool_view(await pool.snapshot(), identity)
 
 
 @router.post("/{version}/reload")
-async def reload_pool(version: Version, services: Running, _: Operator) -> PoolView:
+async def reload_pool(version: Version, services: Running, operator: Operator) -> PoolView:
     """Replaces the workers, one after another, by workers with the code that is on disk; answers when it is done.
 
     No call is lost. A worker that is at a call is replaced after it. If the code cannot be loaded ahead of the workers
     (`PRELOAD`), they stay as they are.
     """
-    pool = _pool(version, services)
+    _pool(version, services)
     try:
         await services.reloader.reload([version])
     except SpawnFailed as error:
         raise Problem("load_failed", f"the workers keep their code: {error}") from None
-    return pool_view(await pool.snapshot())
+    return await show_pool(version, services, operator)
 
 
 def _pool(version: Version, services: Services) -> Pool:

@@ -14,6 +14,8 @@ from routing.versions import Version
 async def try_definition(definition: Definition, services: Services) -> Definition:
     """Loads `definition` for each pool; with `--reload` the pools take the code on disk first, if that is newer.
 
+    A pool that is down, and need not serve, is left out: a fault of V2's hinders nobody who uses V1.
+
     Returns the definition, completed by the signature that its program tells if it leaves it to that.
 
     Raises:
@@ -33,7 +35,8 @@ async def try_definition(definition: Definition, services: Services) -> Definiti
 
 
 async def _try(definition: Definition, services: Services) -> Definition:
-    checks = [_try_for(version, definition, services) for version in services.spawners]
+    versions = [version for version in services.spawners if not _is_left_out(version, services)]
+    checks = [_try_for(version, definition, services) for version in versions]
     signatures: list[Signature | None] = []
     for outcome in await asyncio.gather(*checks, return_exceptions=True):
         if isinstance(outcome, BaseException):
@@ -55,6 +58,10 @@ async def _try_for(version: Version, definition: Definition, services: Services)
         return await services.spawners[version].check(definition)
     except EntrypointError as error:
         raise _invalid(error.at, str(error)) from None
+
+
+def _is_left_out(version: Version, services: Services) -> bool:
+    return version is not services.serving_version and services.pools[version].is_down
 
 
 def _invalid(at: str, reason: str) -> Problem:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 from app.api.base import MAX_REVISION, In, Out, Page, page_of
 from app.api.preconditions import IfMatch, etag, expected_revision
 from app.auth import Operator, Reader
+from app.pool_identity import pools_difference
 from app.problems import Problem
 from app.services import Running, Services
 from routing.rollout.model import Change, Rollout, Source, to_basis_points
@@ -160,6 +161,24 @@ async def roll_back(services: Running, operator: Operator, body: RollbackBody | 
         if body.in_flight == "replay":
             services.router.replay_running()
     return rollout_view(rollout, services)
+
+
+class RotationBody(In):
+    """A rotation's reason."""
+
+    reason: str | None = Field(None, max_length=1024)
+
+
+@router.post("/rotate")
+async def rotate(services: Running, operator: Operator, body: RotationBody | None = None) -> RolloutView:
+    """Makes V2's specification V1's, and sets 0 %: the next migration can begin. Answers when V1's new workers serve.
+
+    No call is lost, and sessions stay. The percentage must be 0 or 100, and no plan may be under way.
+    """
+    require_v1(services)
+    changes = (await pools_difference(services)).summary
+    reason = f"{body.reason} ({changes})" if body is not None and body.reason else changes
+    return rollout_view(await services.rotation.rotate(operator.name, reason), services)
 
 
 @router.get("/history")

@@ -18,6 +18,7 @@ from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response
 from app.problems import Problem
 from app.services import Services
 from app.text import check_text
+from pools.protocol import Pool
 from routing.catalog.programs import CataloguedProgram
 from routing.versions import Version
 
@@ -35,9 +36,7 @@ class BatchEndpoint:
         self._services = services
         self._lane = lane
         self._max_body_bytes = max_body_bytes
-        self._places = {
-            version: asyncio.Semaphore(max(1, pool.capacity // 2)) for version, pool in services.pools.items()
-        }
+        self._places: dict[Version, tuple[Pool, asyncio.Semaphore]] = {}
         """The places that the items of all batches have in each pool. A batch waits for one place at a time, so the
         batches take turns."""
 
@@ -48,6 +47,13 @@ class BatchEndpoint:
         except ClientGone:
             response = _CLIENT_CLOSED_REQUEST, [], b""
         await exchange.answer(response)
+
+    def _places_of_pools(self) -> dict[Version, asyncio.Semaphore]:
+        """Half of each pool; a pool that has taken another's place begins with all of its places free."""
+        for version, pool in self._services.pools.items():
+            if version not in self._places or self._places[version][0] is not pool:
+                self._places[version] = pool, asyncio.Semaphore(max(1, pool.capacity // 2))
+        return {version: places for version, (_, places) in self._places.items()}
 
     async def _serve(self, exchange: AsgiExchange, program_id: str) -> Response:
         principal = self._lane.authorise(exchange)
@@ -62,7 +68,7 @@ class BatchEndpoint:
         self._services.deadlines.seconds(envelope.timeout_s, program.definition, is_job=False)
         batch = _Batch(self._lane, exchange, program, envelope, forced)
         with exchange:
-            answers = await batch.run(self._places)
+            answers = await batch.run(self._places_of_pools())
         body = b'{"items":[' + b",".join(answers) + b"]}"
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         return http.HTTPStatus.OK, headers, body

@@ -2,7 +2,6 @@
 
 import asyncio
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -10,6 +9,7 @@ from typing import IO
 import msgspec
 import structlog
 
+from pools.process.interpreter import Interpreter
 from poolshift.worker.framing import MALFORMED
 from poolshift.worker.import_check import Imported
 
@@ -28,18 +28,22 @@ async def check_imports(
     modules: Sequence[str],
     environment: Mapping[str, str],
     *,
+    interpreter: Interpreter,
     own_root: Path,
     user: tuple[int, int] | None,
 ) -> None:
-    """Imports the modules with a worker's path, environment and user.
+    """Imports the modules with a worker's interpreter, path, environment and user.
 
     Modules that take longer than `IMPORT_TIMEOUT_S` are none of the start's business: a log line says so.
 
     Raises:
         InvalidProgramModules: names each module that is not found or fails on import, and its fault.
         OSError: the process could not be started.
+        SpawnFailed: there is no such interpreter.
     """
-    process = _start(modules, environment, own_root, user)
+    users = [str(number) for number in user or ()]
+    command = interpreter.command("poolshift.worker.import_check", ",".join(modules), str(own_root), *users)
+    process = _start(command, environment)
     assert process.stdout is not None
     try:
         async with asyncio.timeout(IMPORT_TIMEOUT_S):
@@ -59,19 +63,9 @@ async def check_imports(
         raise InvalidProgramModules(f"PROGRAM_MODULES={','.join(modules)}: {'; '.join(faults)}")
 
 
-def _start(
-    modules: Sequence[str], environment: Mapping[str, str], own_root: Path, user: tuple[int, int] | None
-) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "poolshift.worker.import_check",
-            ",".join(modules),
-            str(own_root),
-            *(str(number) for number in user or ()),
-        ],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ from typing import Protocol
 from pools.calls import Call, Program, Result
 from pools.process.exits import Exit, ExitCause
 from poolshift.worker.definitions import Definition, Signature
+from poolshift.worker.describe import Description
 
 
 class Worker(Protocol):
@@ -88,6 +89,14 @@ class WorkerSpawner(Protocol):
             PoolOverloaded: too many definitions are being checked.
             SpawnFailed: no worker could be started for it.
         """
+
+    async def describe(self) -> Description:
+        """Tells the Python of the workers and the packages that they find.
+
+        Raises:
+            SpawnFailed: the interpreter cannot run workers, and why.
+        """
+        ...
 
     @property
     def revision(self) -> str | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pools.process.interpreter import OWN, Interpreter
 from poolshift.worker.definitions import Definition
 from poolshift.worker.loading import DSPY_PROGRAMS
 
@@ -14,8 +15,11 @@ MAX_RECENT: Final = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramCode:
-    """The modules of a pool's programs."""
+    """The modules of a pool's programs, and the Python that imports them."""
 
+    interpreter: Interpreter = OWN
+    programs_dir: Path | None = None
+    """The folder that is first on the workers' path, if the pool has one of its own."""
     allowed_modules: tuple[str, ...]
     """The modules, or packages, that an entrypoint may name."""
     own_root: Path

@@ -4,8 +4,8 @@ import asyncio
 import itertools
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import structlog
 
@@ -19,12 +19,17 @@ from pools.process.program_code import ProgramCode, RecentModules
 from pools.process.zygote_link import ZygoteLink
 from poolshift.worker import linux
 from poolshift.worker.definitions import Definition, Signature
+from poolshift.worker.describe import Description
+from poolshift.worker.loading import DSPY_PROGRAMS
 from poolshift.worker.notices import Preloaded
 
 START_TIMEOUT_S = 60.0
 """For a worker to say that it is ready, and for a zygote beside the time that its modules have to load."""
 PING_INTERVAL_S = 1.0
 """Between two looks at the zygotes."""
+
+_DSPY: Final = "dspy>=3.4,<4"
+"""The requirement that packaging/poolshift/pyproject.toml has for DSPy's types of programs."""
 
 _log = structlog.stdlib.get_logger("poolshift.spawner")
 
@@ -46,9 +51,13 @@ class Spawner:
         """
         self._code = code
         self._environment = dict(environment)
+        self._describing = asyncio.Lock()
+        self._description: Description | None = None
+        """The interpreter, as the newest zygote found it."""
         self._user = user
-        self.preload_failure: str | None = None
-        """The reason for which the last zygote was refused that could not import a module of `PRELOAD`."""
+        self.start_failure: str | None = None
+        """The reason for which no zygote can serve that only the operator can repair: an interpreter that cannot run
+        workers, a folder that is not there, a module of `PRELOAD` that cannot be imported. None once one serves."""
         self._recent = RecentModules()
         self._on_new_code: Callable[[], None] | None = None
         self._revision_on_disk: str | None = None
@@ -114,6 +123,21 @@ class Spawner:
             SpawnFailed: no worker could be started for it.
         """
         return await self._checks.check(definition)
+
+    async def describe(self) -> Description:
+        """Tells the Python of the workers and the packages that they find.
+
+        Raises:
+            SpawnFailed: the interpreter cannot run workers, and why.
+        """
+        async with self._describing:
+            if self._description is None and self.start_failure is not None:
+                raise SpawnFailed(self.start_failure)
+            return await self._describe_again() if self._description is None else self._description
+
+    async def _describe_again(self) -> Description:
+        self._description = await self._code.interpreter.describe(self._environment)
+        return self._description
 
     @property
     def revision(self) -> str | None:
@@ -185,6 +209,7 @@ class Spawner:
             zygote, preloaded = await self._ready_zygote(())
         self._see_to_failures(zygote, preloaded)
         self._revision = self._revision_on_disk = preloaded.revision
+        self.start_failure = None
         old, self._zygote = self._zygote, zygote
         if old is not None:
             old.retire()
@@ -192,7 +217,12 @@ class Spawner:
     async def _ready_zygote(self, recent: Sequence[str]) -> tuple[ZygoteLink, Preloaded]:
         """Starts a zygote and waits until it has imported all modules. Raises SpawnFailed."""
         try:
-            zygote = self._start_zygote(recent)
+            command = await self._zygote_command(recent)
+        except SpawnFailed as error:
+            self.start_failure = str(error)
+            raise
+        try:
+            zygote = self._start_zygote(command)
         except OSError as error:
             raise SpawnFailed(f"the zygote could not be started: {error}") from error
         self._zygotes.add(zygote)
@@ -211,7 +241,7 @@ class Spawner:
             return error
         fault = f"{error} (it imports {', '.join(modules)})"
         if self._revision is None:
-            self.preload_failure = f"PRELOAD: {fault}"
+            self.start_failure = f"PRELOAD: {fault}"
         return SpawnFailed(fault)
 
     def _see_to_failures(self, zygote: ZygoteLink, preloaded: Preloaded) -> None:
@@ -229,30 +259,46 @@ class Spawner:
             return
         zygote.kill()
         if preloaded.failures:
-            reasons = self.preload_failure = f"PRELOAD: {reasons}"
+            reasons = self.start_failure = f"PRELOAD: {reasons}"
         raise SpawnFailed(reasons)
 
-    def _start_zygote(self, recent: Sequence[str]) -> ZygoteLink:
+    async def _zygote_command(self, recent: Sequence[str]) -> list[str]:
+        """The command line of a zygote, without the number of its control socket.
+
+        An interpreter of the user's is asked first: its answer says what it lacks. Raises SpawnFailed.
+        """
+        code, own_preload = self._code, self._code.own_preload
+        if code.programs_dir is not None and not code.programs_dir.is_dir():
+            raise SpawnFailed(f"the folder of the programs, {code.programs_dir}, is not there")
+        self._description = None
+        if not code.interpreter.is_own:
+            async with self._describing:
+                description = await self._describe_again()
+            if DSPY_PROGRAMS in own_preload and "dspy" not in description.packages:
+                own_preload = tuple(module for module in own_preload if module != DSPY_PROGRAMS)
+                _log.warning(
+                    "the workers' Python has no DSPy: its types of programs fail there",
+                    to_install=f"{description.executable} -m pip install '{_DSPY}'",
+                )
+        return code.interpreter.command(
+            "poolshift.worker.zygote",
+            ",".join(code.allowed_modules),
+            ",".join(own_preload),
+            ",".join(code.preload),
+            ",".join(recent),
+            str(code.load_timeout_s),
+            str(linux.OPEN_FILES_AT_START),
+            str(code.own_root),
+        )
+
+    def _start_zygote(self, command: Sequence[str]) -> ZygoteLink:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
             try:
                 # Not asyncio's: uvloop leaves descriptors open if there are too few to start a process.
                 process = subprocess.Popen(  # noqa: S603
-                    [
-                        sys.executable,
-                        "-P",
-                        "-m",
-                        "poolshift.worker.zygote",
-                        str(theirs.fileno()),
-                        ",".join(self._code.allowed_modules),
-                        ",".join(self._code.own_preload),
-                        ",".join(self._code.preload),
-                        ",".join(recent),
-                        str(self._code.load_timeout_s),
-                        str(linux.OPEN_FILES_AT_START),
-                        str(self._code.own_root),
-                    ],
+                    [*command, str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     env=self._environment,

@@ -4,7 +4,7 @@ The zygote stays single-threaded, runs no program, and does three things. It for
 worker and says how that ended. It kills everything when the service is gone. The service's end of its socket is
 `pools.process.zygote_link`.
 
-    python -P -m poolshift.worker.zygote FD ALLOWED OWN_PRELOAD PRELOAD RECENT LOAD_TIMEOUT_S OPEN_FILES OWN_ROOT
+    python -P -m poolshift.worker.zygote ALLOWED OWN_PRELOAD PRELOAD RECENT LOAD_TIMEOUT_S OPEN_FILES OWN_ROOT FD
 
 FD is its end of a SOCK_SEQPACKET pair, OPEN_FILES how many files a worker may have open, OWN_ROOT the service's folder.
 Modules to import are of three kinds: the service's own, the operator's, and those that programs named recently.
@@ -266,7 +266,7 @@ def _failure_of_import(module: str, limit_s: float) -> BaseException | None:
 
 def main() -> None:
     """Preloads what the command line names, and serves until the service is gone."""
-    fd, allowed_modules, own_preload, preload, recent, load_timeout_s, open_files, own_root = sys.argv[1:]
+    allowed_modules, own_preload, preload, recent, load_timeout_s, open_files, own_root, fd = sys.argv[1:]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # it ends with the service, when the control socket closes
     linux.keep_freed_memory()  # for the workers, which inherit it

@@ -28,8 +28,8 @@ TICK_S = 0.5
 """Time between two looks at plan and evidence, in seconds; a fault of V2's causes another look at once."""
 SILENT_AFTER_S = 5.0
 """A replica that has said nothing for so long, in seconds, has died or is cut off."""
-V1_DOWN_S = 5.0
-"""V1 without a live worker for so long, in seconds, is nothing to compare V2 with."""
+DOWN_S = 5.0
+"""A pool without a live worker for so long, in seconds, is nothing to compare the other with."""
 SHARED_LOOK_S = 0.2
 """Time from an event of V2's to the look at the evidence of all replicas, in seconds."""
 KEEP_EVERY_S = 5.0
@@ -52,9 +52,10 @@ class RampController:
         *,
         is_shared: bool,
         v1_serves: Callable[[], bool],
+        v2_serves: Callable[[], bool],
         programs: Callable[[], int],
     ) -> None:
-        """Asks `v1_serves` whether V1 has a live worker, and `programs` how many programs there are.
+        """Asks `v1_serves` and `v2_serves` whether the pools can serve, and `programs` how many programs there are.
 
         `is_shared` tells that other replicas use the store too.
         """
@@ -69,6 +70,7 @@ class RampController:
         self._judge = judge
         self._store = store
         self._v1_serves = v1_serves
+        self._v2_serves = v2_serves
         self._programs = programs
         self._is_shared = is_shared
         self._kept_at = 0.0
@@ -85,7 +87,7 @@ class RampController:
         self._wake = asyncio.Event()
         self._is_acting = False
         self._is_resting = False
-        self._v1_served_at = self._loop.time()
+        self._v1_served_at = self._v2_served_at = self._loop.time()
         self._said: tuple[str, str | None] | None = None
         self._log_once = LogOnce("ramp cannot be written; this replica judges on by itself")
 
@@ -222,10 +224,12 @@ class RampController:
         now = self._loop.time()
         if self._v1_serves():
             self._v1_served_at = now
-        v1_serves = now - self._v1_served_at < V1_DOWN_S
+        if self._v2_serves():
+            self._v2_served_at = now
+        v1_serves, v2_serves = now - self._v1_served_at < DOWN_S, now - self._v2_served_at < DOWN_S
         is_grave = verdict.action in (Say.ROLLBACK, Say.PAUSE)
         told = self._judge.told(verdict.guardrail) if is_grave and self.ramp.state.is_active else ""
-        return Facts(verdict, self.held_s(), waited_s, self._judge.step_calls(), v1_serves, told)
+        return Facts(verdict, self.held_s(), waited_s, self._judge.step_calls(), v1_serves, told, v2_serves)
 
     # --- moving
 

@@ -37,12 +37,15 @@ class RolloutFlag:
         """True while everything goes to V1 because this replica may have missed a revision."""
         self.epoch = 0
         """The number of rollbacks that this replica has learned of while it runs."""
+        self.rotated_to = current.rotation_revision
+        """The newest rotation that this replica's pools have followed. A newer one waits for them (`rotated`)."""
         self._log = log
         self._newest = current  # of the log
         self._dirty: Change | None = None  # a rollback, in force here alone
         self._stated: dict[Source, tuple[str, int]] = {}
         self._writing = asyncio.Lock()
         self._listeners: list[Callable[[Rollout], None]] = []
+        self._rotation_listeners: list[Callable[[], None]] = []
 
     @property
     def is_written(self) -> bool:
@@ -52,6 +55,15 @@ class RolloutFlag:
     def listen(self, listener: Callable[[Rollout], None]) -> None:
         """Calls `listener` with what has just come into force, and again when a rollback has got its revision."""
         self._listeners.append(listener)
+
+    def listen_to_rotations(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` when a rotation waits until this replica's pools have followed it."""
+        self._rotation_listeners.append(listener)
+
+    def rotated(self, revision: int) -> None:
+        """Brings into force what waited for the rotation of `revision`, which the pools have followed."""
+        self.rotated_to = max(self.rotated_to, revision)
+        self.follow(self._newest)
 
     async def change(self, change: Change, *, expected: int | None = None, asked_in: int | None = None) -> Rollout:
         """Brings `change` into force.
@@ -206,6 +218,10 @@ class RolloutFlag:
                 self.epoch += 1
             self._newest = rollout
         newest = self._newest
+        if newest.rotation_revision > max(self.rotated_to, newest.rollback_revision):
+            for listener in self._rotation_listeners:
+                listener()
+            return  # until then the new V1 is where V2 is, and a rollback does not wait
         if self._dirty is None and newest.revision > self.current.revision:
             self._come_into_force(newest)
             _log.info(

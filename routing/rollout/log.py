@@ -25,6 +25,10 @@ class RolloutLog(Protocol):
         """Reads revisions older than `before`, the newest first."""
         ...
 
+    async def rotation(self) -> Rollout | None:
+        """Reads the newest rotation; None if there is none."""
+        ...
+
     async def last_seen(self, source: str) -> str | None:
         """Reads the value that a source had when a replica last looked at the source."""
         ...

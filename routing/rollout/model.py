@@ -19,6 +19,7 @@ class Source(StrEnum):
     ROLLBACK = "rollback"
     PLAN = "plan"
     JUDGE = "judge"
+    ROTATION = "rotation"
 
 
 RAMPS = frozenset(Source) - {Source.ROLLBACK, Source.PLAN, Source.JUDGE}
@@ -52,6 +53,8 @@ class Change:
     reason: str | None = None
     shadow_basis_points: int | None = None
     """None leaves the shadow as it is; a rollback sets it to 0 in any case."""
+    v1_pool: str | None = None
+    """Of a rotation: the specification that V1 has from now on, as JSON, and the one that it had by the environment."""
 
     def __post_init__(self) -> None:
         for points in (self.canary_basis_points, self.shadow_basis_points or 0):
@@ -79,6 +82,10 @@ class Rollout:
     """The newest rollback up to this revision; 0 if there is none. Revisions read from the history leave it at 0."""
     shadow_basis_points: int = 0
     """The share of V1's calls that also run on V2 as shadow calls."""
+    v1_pool: str | None = field(default=None, compare=False)
+    """Of a rotation: see `Change.v1_pool`."""
+    rotation_revision: int = field(default=0, compare=False)
+    """The newest rotation up to this revision, as `rollback_revision` is for rollbacks."""
 
     @property
     def canary_percent(self) -> float:

@@ -107,6 +107,7 @@ class Facts:
     v1_serves: bool
     told: str = ""
     """The counts behind the verdict, in words."""
+    v2_serves: bool = True
 
 
 NEEDS_EVIDENCE = "the last step waits for evidence that V2 is no worse"
@@ -126,8 +127,8 @@ def advance(ramp: Ramp, facts: Facts) -> Move | None:
         return _judged_back(ramp, facts)
     if facts.verdict.action is Say.PAUSE and facts.verdict.guardrail not in ramp.acknowledged:
         return Move(_to(ramp, RampState.PAUSED, JUDGE, evidence_text(facts)))
-    if not facts.v1_serves:
-        return Move(_to(ramp, RampState.PAUSED, PLAN, "V1 has no live worker: there is nothing to compare V2 with"))
+    if (down := _down(facts)) is not None:
+        return Move(_to(ramp, RampState.PAUSED, PLAN, down))
     if facts.held_s < step.hold_s:
         return _resumed_holding(ramp)
     missing = missing_for_next(ramp, step, facts)
@@ -138,6 +139,13 @@ def advance(ramp: Ramp, facts: Facts) -> Move | None:
     if ramp.state is RampState.WAITING and _kind(ramp.reason) == _kind(missing):
         return None  # the number of calls has changed, and nothing else
     return Move(_to(ramp, RampState.WAITING, PLAN, missing))
+
+
+def _down(facts: Facts) -> str | None:
+    """Tells which pool has nobody to take calls, if one has."""
+    if not facts.v1_serves:
+        return "V1 has no live worker: there is nothing to compare V2 with"
+    return None if facts.v2_serves else "V2 has no live worker: its share of the calls goes to V1"
 
 
 def missing_for_next(ramp: Ramp, step: PlanStep, facts: Facts) -> str | None:

@@ -17,7 +17,11 @@ from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 PAGE = page("configuration.md")
-ROWS = {codes(row["setting"])[0]: row for row in table(section(PAGE, "## Settings"), "setting")}
+ROWS = {
+    codes(row["setting"])[0]: row
+    for heading in ("## The pools", "## Settings")
+    for row in table(section(PAGE, heading), "setting")
+}
 WORKER = section(PAGE, "## What a worker sees of the environment")
 CORES = "2 × cores"
 
@@ -31,7 +35,7 @@ def fresh_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
 
 
 def test_every_setting_is_there() -> None:
-    """In the order of the code, so that nobody has to search."""
+    """In the order of the code, those of a pool first, so that nobody has to search."""
     assert list(ROWS) == [name.upper() for name in Settings.model_fields]
     assert all(row["unit"] and row["meaning"] for row in ROWS.values())
 

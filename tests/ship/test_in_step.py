@@ -23,6 +23,7 @@ _FROM_OTHER_VALUES = {
     "LM_API_BASE",
     "LM_API_KEY",
     "LM_MODEL",
+    "POOL_SIZE",
     "PORT",
     "ROLLOUT_FILE",
     "ROLLOUT_PLAN_FILE",

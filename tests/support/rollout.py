@@ -39,6 +39,8 @@ class MemoryLog:
                 change.reason,
                 rollback_revision=rollback_revision,
                 shadow_basis_points=next_shadow(change, latest),
+                v1_pool=change.v1_pool,
+                rotation_revision=after + 1 if change.v1_pool else latest.rotation_revision if latest else 0,
             )
         )
         return self.revisions[-1]
@@ -46,6 +48,9 @@ class MemoryLog:
     async def history(self, *, limit: int, before: int | None = None) -> Sequence[Rollout]:
         older = [one for one in reversed(self.revisions) if before is None or one.revision < before]
         return older[:limit]
+
+    async def rotation(self) -> Rollout | None:
+        return next((one for one in reversed(self.revisions) if one.v1_pool is not None), None)
 
     async def last_seen(self, source: str) -> str | None:
         return self.seen.get(source)
@@ -107,6 +112,9 @@ class DelayedLog:
 
     async def history(self, *, limit: int, before: int | None = None) -> Sequence[Rollout]:
         return await self._log.history(limit=limit, before=before)
+
+    async def rotation(self) -> Rollout | None:
+        return await self._log.rotation()
 
     async def last_seen(self, source: str) -> str | None:
         await self._delays.step()

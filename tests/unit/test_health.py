@@ -1,5 +1,6 @@
 """`/healthz` asks for a restart only where one helps; `/readyz` is about the pool that must serve."""
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -19,10 +20,13 @@ def client(
     pools: dict[Version, FakePool], pin: Version | None = None, background: Background | None = None
 ) -> httpx.AsyncClient:
     others: Any = dict.fromkeys(Services.__dataclass_fields__)
+    running: Any = SimpleNamespace(engines=pools)
     app = FastAPI()
     app.include_router(health.router)
     app.state.is_draining = False
-    app.state.services = Services(**{**others, "pools": pools, "pin": pin, "background": background or Background()})
+    app.state.services = Services(
+        **{**others, "pool_set": running, "pin": pin, "background": background or Background()}
+    )
     return httpx.AsyncClient(transport=httpx.ASGITransport(cast("Any", app)), base_url="http://127.0.0.1")
 
 

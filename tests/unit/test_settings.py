@@ -28,7 +28,8 @@ def test_the_defaults() -> None:
         None,
         None,
     )
-    assert settings.v1_pool_size == settings.v2_pool_size == 2 * len(os.sched_getaffinity(0))
+    sizes = {settings.pool(version).pool_size for version in settings.pool_versions}
+    assert sizes == {2 * len(os.sched_getaffinity(0))}
     assert (settings.queue_limit, settings.checkout_timeout_s, settings.execution_timeout_s) == (1000, 5, 30)
     assert (settings.drain_timeout_s, settings.max_body_bytes, settings.session_ttl_s) == (30, 1024 * 1024, 3600)
     assert settings.allowed_modules == ("examples",)

@@ -16,11 +16,13 @@ from common.background import Background
 from pools.calls import Call, Program, Result
 from pools.errors import InvalidInputs, ProgramError
 from pools.process.exits import ExitCause
+from pools.process.interpreter import Interpreter
 from pools.process.process import WorkerProcess
 from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from poolshift.worker.definitions import Definition, Field, Signature
-from poolshift.worker.loading import EntrypointError
+from poolshift.worker.loading import DSPY_PROGRAMS, EntrypointError
+from tests.support.interpreters import PYTHONS, interpreter, virtual_environment
 from tests.support.service import ROOT
 
 pytestmark = [
@@ -29,7 +31,6 @@ pytestmark = [
     pytest.mark.skipif(not (ROOT / "poolshift").is_dir(), reason="needs the sources beside the tests"),
 ]
 
-PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 OPTIONAL = {"dspy": {"dspy", "pydantic", "pydantic_core"}, "tracing": {"opentelemetry"}}
 """What a package of the worker's may import beside msgspec, if it is installed."""
 OPTIONAL_IN_FUNCTIONS = {"types": {"jsonschema_rs"}}
@@ -76,45 +77,27 @@ def loaded(quantity: int) -> list[str]:
 @pytest.fixture(scope="module", params=PYTHONS)
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The interpreter of a virtual environment with msgspec alone."""
-    found = _interpreter(request.param)
+    found = interpreter(request.param)
     if found is None:
         pytest.skip(f"this machine has no Python {request.param}")
     place = tmp_path_factory.mktemp(f"python{request.param}")
-    uv = Path(sys.executable).with_name("uv")
-    for command in (
-        ["venv", "--python", found, str(place)],
-        ["pip", "install", "--python", str(place), "msgspec>=0.22"],
-    ):
-        made = subprocess.run([uv, *command], check=False, capture_output=True, text=True, timeout=120)
-        if made.returncode:
-            pytest.skip(f"no environment could be made: {made.stderr.strip()[-300:]}")
-    yield place / "bin" / "python" if request.param != "3.10" else _without_safe_path(place)
+    made = virtual_environment(place, found, "msgspec>=0.22")
+    yield made
     shutil.rmtree(place)
 
 
-def _without_safe_path(place: Path) -> Path:
-    """Python 3.10 without its first argument, `-P`, which it does not know."""
-    script = place / "bin" / "python-without-P"
-    script.write_text(f'#!/bin/sh\n[ "$1" = -P ] && shift\nexec {place}/bin/python "$@"\n')
-    script.chmod(0o755)
-    return script
-
-
-def _interpreter(version: str) -> str | None:
-    """A Python of this version: the system's, or one that pyenv has."""
-    built = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python{version}"))
-    return str(built[-1]) if built else shutil.which(f"python{version}", path="/usr/local/bin:/usr/bin")
-
-
 @pytest.fixture
-async def worker(python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A worker on that interpreter, which finds the worker's package and the user's module."""
+async def worker(python: Path, tmp_path: Path) -> Any:
+    """A worker on that interpreter, which finds the user's module."""
     (tmp_path / "shop.py").write_text(SHOP)
-    (tmp_path / "poolshift").symlink_to(ROOT / "poolshift")
-    monkeypatch.setattr(sys, "executable", str(python))
     environment = {"PATH": "/usr/bin", "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     background = Background()
-    code = ProgramCode(allowed_modules=("shop",), own_root=ROOT, own_preload=("poolshift.worker.tracing.preload",))
+    code = ProgramCode(
+        interpreter=Interpreter(str(python)),
+        allowed_modules=("shop",),
+        own_root=ROOT,
+        own_preload=("poolshift.worker.tracing.preload", DSPY_PROGRAMS),
+    )
     spawner = Spawner(code, environment, background=background)
     worker = await spawner.spawn()
     yield worker

@@ -1,0 +1,200 @@
+"""Makes pools from their specifications, and holds the ones that run."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import structlog
+
+from common import own_process
+from common.background import Background
+from common.tasks import TaskOwner
+from config.pools import PoolSpec
+from config.settings import Settings
+from config.worker_environment import with_file
+from pools.engine import Engine, PoolOptions
+from pools.errors import SpawnFailed
+from pools.process.import_check import check_imports
+from pools.process.interpreter import Interpreter
+from pools.process.program_code import ProgramCode
+from pools.process.spawner import Spawner
+from pools.protocol import PoolObserver
+from pools.session_pool import SessionPool
+from pools.session_pool_v2 import SessionPoolV2
+from pools.supervisor import RecycleLimits
+from poolshift.worker.lm import NONE
+from poolshift.worker.loading import DSPY_PROGRAMS
+from routing.versions import Version
+
+OTHER_POOL_START_S: Final = 10.0
+"""The longest time that the start waits for a pool that need not serve, in seconds."""
+
+_ENGINES: Mapping[str, type[Engine]] = MappingProxyType({"session_pool": SessionPool, "session_pool_v2": SessionPoolV2})
+_log = structlog.stdlib.get_logger("poolshift")
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPool:
+    """A pool with the specification that it was made from and the spawner of its workers."""
+
+    spec: PoolSpec
+    spawner: Spawner
+    engine: Engine
+
+    async def aclose(self) -> None:
+        """Ends the calls and the workers of the pool."""
+        await self.engine.aclose()
+        await self.spawner.aclose()
+
+
+class PoolFactory:
+    """Makes the pool of a version from a specification."""
+
+    def __init__(
+        self, settings: Settings, environment: Mapping[str, str], observer: PoolObserver, background: Background
+    ) -> None:
+        """Takes as `environment` what the workers of all pools see of the service's environment."""
+        self._settings = settings
+        self._environment = environment
+        self._observer = observer
+        self._background = background
+
+    def make(self, version: Version, spec: PoolSpec) -> RunningPool:
+        """Makes a pool without starting it.
+
+        Raises:
+            InvalidSettings: the file with the workers' variables cannot be read.
+        """
+        spawner = Spawner(
+            self._code(spec),
+            self._environment_of(spec),
+            background=self._background,
+            user=self._settings.worker_user_ids,
+        )
+        engine = _ENGINES[spec.engine](
+            version, _options(self._settings, spec), spawner, self._observer, self._background
+        )
+        return RunningPool(spec, spawner, engine)
+
+    async def check_modules(self, spec: PoolSpec) -> None:
+        """Imports the modules of the programs as a worker of such a pool would.
+
+        Raises:
+            InvalidProgramModules: names each module that cannot be imported.
+            SpawnFailed: no process could be started for that.
+        """
+        code = self._code(spec)
+        try:
+            await check_imports(
+                code.allowed_modules,
+                self._environment_of(spec),
+                interpreter=code.interpreter,
+                own_root=own_process.ROOT,
+                user=self._settings.worker_user_ids,
+            )
+        except OSError as error:
+            raise SpawnFailed(f"no process could be started to import PROGRAM_MODULES: {error}") from error
+
+    def _environment_of(self, spec: PoolSpec) -> dict[str, str]:
+        file = None if spec.worker_env_file is None else Path(spec.worker_env_file)
+        environment = with_file(self._environment, file)
+        if spec.programs_dir is not None:
+            path = [spec.programs_dir, environment.get("PYTHONPATH")]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+        return environment
+
+    def _code(self, spec: PoolSpec) -> ProgramCode:
+        own_preload = ["poolshift.worker.tracing.preload"] if self._settings.exports_traces else []
+        if self._settings.lm_model != NONE:
+            own_preload.append(DSPY_PROGRAMS)
+        return ProgramCode(
+            interpreter=Interpreter(spec.python),
+            programs_dir=None if spec.programs_dir is None else Path(spec.programs_dir),
+            allowed_modules=self._settings.allowed_modules,
+            own_root=own_process.ROOT,
+            own_preload=tuple(own_preload),
+            preload=spec.preload,
+            load_timeout_s=self._settings.load_timeout_s,
+        )
+
+
+class PoolSet:
+    """The pools that run. Everyone shares its three mappings, so that a pool which is replaced is replaced for all."""
+
+    def __init__(self, drain_timeout_s: float) -> None:
+        """`drain_timeout_s` is the time that calls on a pool which was replaced have to end, in seconds."""
+        self.engines: dict[Version, Engine] = {}
+        self.spawners: dict[Version, Spawner] = {}
+        self.specs: dict[Version, PoolSpec] = {}
+        self._drain_timeout_s = drain_timeout_s
+        self._retired: set[RunningPool] = set()
+        self._tasks = TaskOwner("retired pools", is_detached=True)
+
+    def all_engines(self) -> list[Engine]:
+        """The pools that serve, and those that end the calls which they had when they were replaced."""
+        return [*self.engines.values(), *(pool.engine for pool in self._retired)]
+
+    def put(self, version: Version, pool: RunningPool) -> None:
+        """Makes `pool` the one that serves `version`."""
+        self.engines[version], self.spawners[version], self.specs[version] = pool.engine, pool.spawner, pool.spec
+
+    def replace(self, version: Version, pool: RunningPool) -> None:
+        """Puts a started pool in the place of another, which ends its calls and then its workers."""
+        before = RunningPool(self.specs[version], self.spawners[version], self.engines[version])
+        self.put(version, pool)
+        self._retired.add(before)
+        self._tasks.start(self._retire(before))
+
+    async def _retire(self, pool: RunningPool) -> None:
+        pool.engine.refuse()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_timeout_s):
+                await pool.engine.drain()
+        await pool.aclose()
+        self._retired.discard(pool)
+
+    async def start(self, serving: Version) -> None:
+        """Starts all pools. A pool other than the `serving` one is waited for no longer than `OTHER_POOL_START_S`.
+
+        Raises:
+            SpawnFailed: the serving pool's interpreter cannot run workers, its folder of programs is not there, or a
+                module of `PRELOAD` cannot be imported. Workers that fail for other reasons are started again.
+        """
+        others = [self._start_other(version) for version in self.engines if version is not serving]
+        await asyncio.gather(self.engines[serving].start(), *others)
+        failure = self.spawners[serving].start_failure
+        if failure is not None:
+            raise SpawnFailed(failure)
+
+    async def _start_other(self, version: Version) -> None:
+        try:
+            async with asyncio.timeout(OTHER_POOL_START_S):
+                await self.engines[version].start()
+        except TimeoutError:
+            _log.warning("pool is not ready yet; the service starts without it", pool_version=version)
+
+    async def aclose(self) -> None:
+        """Ends all pools, and then their spawners."""
+        await self._tasks.aclose()
+        await asyncio.gather(*(pool.aclose() for pool in self._retired))
+        await asyncio.gather(*(engine.aclose() for engine in self.engines.values()))
+        await asyncio.gather(*(spawner.aclose() for spawner in self.spawners.values()))
+
+
+def _options(settings: Settings, spec: PoolSpec) -> PoolOptions:
+    rss_mb = spec.worker_max_rss_mb
+    return PoolOptions(
+        size=spec.pool_size,
+        queue_limit=settings.queue_limit,
+        checkout_timeout_s=settings.checkout_timeout_s,
+        recycle=RecycleLimits(
+            executions=spec.worker_max_executions,
+            rss_bytes=None if rss_mb is None else rss_mb * 1024 * 1024,
+            age_s=spec.worker_max_age_s,
+        ),
+    )

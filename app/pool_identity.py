@@ -1,0 +1,57 @@
+"""Finds out what a running pool is, by asking its interpreter and its zygote."""
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from app.pool_difference import PoolDifference, PoolIdentity, difference
+from app.services import Services
+from pools.errors import SpawnFailed
+from poolshift.worker.describe import Description
+from poolshift.worker.lm import NONE
+from routing.versions import Version
+
+DESCRIBE_WAIT_S: Final = 5.0
+"""The longest time that a view of a pool waits for its interpreter, in seconds."""
+
+_log = structlog.stdlib.get_logger("poolshift")
+
+
+async def identity_of(version: Version, services: Services) -> PoolIdentity:
+    """Identifies a pool. An interpreter that cannot run workers, or hangs, has no version and no packages."""
+    try:
+        async with asyncio.timeout(DESCRIBE_WAIT_S):
+            return _identity(version, services, await services.spawners[version].describe())
+    except (SpawnFailed, TimeoutError):
+        return _identity(version, services, None)
+
+
+async def pools_difference(services: Services) -> PoolDifference:
+    """Compares the two pools as they run."""
+    v1, v2 = await asyncio.gather(identity_of(Version.V1, services), identity_of(Version.V2, services))
+    return difference(v1, v2)
+
+
+async def log_difference(services: Services) -> None:
+    """Logs what V2 changes, if the specifications differ; pools with one interpreter and path are not asked."""
+    specs = services.pool_set.specs
+    v1, v2 = specs[Version.V1], specs[Version.V2]
+    if v1 == v2:
+        return
+    if (v1.python, v1.programs_dir, v1.worker_env_file) == (v2.python, v2.programs_dir, v2.worker_env_file):
+        found = difference(_identity(Version.V1, services, None), _identity(Version.V2, services, None))
+    else:
+        found = await pools_difference(services)
+    _log.info("V2 against V1", changes=found.summary)
+
+
+def _identity(version: Version, services: Services, description: Description | None) -> PoolIdentity:
+    model = services.lms.shown(None)[0].model
+    return PoolIdentity(
+        spec=services.pool_set.specs[version],
+        python=None if description is None else description.python,
+        packages={} if description is None else description.packages,
+        programs_revision=services.spawners[version].revision,
+        lm=None if model == NONE else model,
+    )

@@ -1,0 +1,155 @@
+"""Makes V2's specification V1's, without a restart of anything that serves, and keeps that over restarts.
+
+A rotation is a revision of the rollout: it sets 0 % and says which specification V1 has from then on. Each replica
+starts a pool of that specification before the revision is in force there, and then puts it in V1's place. Until then
+everything stays where it was, which is the same specification: that of V2.
+"""
+
+import asyncio
+
+import msgspec
+import structlog
+
+from app.pool_factory import PoolFactory, PoolSet, RunningPool
+from app.problems import Problem
+from config.pools import PoolSpec
+from config.settings import Settings
+from routing.errors import PlanConflict
+from routing.rollout.controller import RampController
+from routing.rollout.flag import RolloutFlag
+from routing.rollout.log import RolloutLog
+from routing.rollout.model import Change, Rollout, Source
+from routing.split import BASIS_POINTS
+from routing.versions import Version
+
+_log = structlog.stdlib.get_logger("poolshift.rollout")
+
+
+async def starting_specs(settings: Settings, log: RolloutLog) -> dict[Version, PoolSpec]:
+    """Reads the specifications of the pools that run: those of the environment, unless a rotation says otherwise.
+
+    V1 has the specification of the newest rotation for as long as the environment asks for the same V1 as it did at the
+    rotation. Once it asks for another one, that wins for good.
+
+    Raises:
+        StoreUnavailable: the rollout's log cannot be read.
+    """
+    specs = {Version(name): settings.pool(name) for name in settings.pool_versions}
+    rotation = await log.rotation()
+    if Version.V1 not in specs or rotation is None or rotation.v1_pool is None:
+        return specs
+    if await log.last_seen(Source.ROTATION) == str(rotation.revision):
+        return specs
+    told = msgspec.json.decode(rotation.v1_pool)
+    if PoolSpec.from_json(told["environment"]) != specs[Version.V1]:
+        await log.saw(Source.ROTATION, str(rotation.revision))
+        _log.warning(
+            "V1 has the environment's specification again, since that has changed after the rotation",
+            revision=rotation.revision,
+        )
+        return specs
+    specs[Version.V1] = PoolSpec.from_json(told["spec"])
+    _log.info(
+        "V1 has the specification that a rotation gave it, not the environment's",
+        revision=rotation.revision,
+        by=rotation.updated_by,
+        at=rotation.updated_at.isoformat(timespec="seconds"),
+        python=specs[Version.V1].python,
+        programs_dir=specs[Version.V1].programs_dir,
+    )
+    return specs
+
+
+class Rotation:
+    """Rotates the pools of this replica, on request and when another replica has done so."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        pools: PoolSet,
+        factory: PoolFactory,
+        flag: RolloutFlag,
+        log: RolloutLog,
+        ramp: RampController,
+    ) -> None:
+        self._settings = settings
+        self._pools = pools
+        self._factory = factory
+        self._flag = flag
+        self._log = log
+        self._ramp = ramp
+        self._rotating = asyncio.Lock()
+        self._wake = asyncio.Event()
+        flag.listen_to_rotations(self._wake.set)
+
+    async def rotate(self, by: str, reason: str | None) -> Rollout:
+        """Gives V1 the specification of V2; returns when V1's new workers serve and the split is at 0 %.
+
+        Raises:
+            PlanConflict: the percentage is neither 0 nor 100, or a plan is under way.
+            Problem: `load_failed` if no worker of the specification can be started. Everything is as it was.
+            StaleRevision: somebody has changed the rollout meanwhile.
+            StoreUnavailable: the rotation could not be written, and has not taken place.
+        """
+        async with self._rotating:
+            self._refuse_amid_ramp()
+            expected = self._flag.current.revision
+            spec = self._pools.specs[Version.V2]
+            pool = await self._started(spec)
+            try:
+                environment = self._settings.pool("v1")
+                told = msgspec.json.encode({"spec": spec.as_json(), "environment": environment.as_json()}).decode()
+                change = Change(0, Source.ROTATION, by, reason, v1_pool=told)
+                rollout = await self._flag.change(change, expected=expected)
+            except BaseException:
+                await asyncio.shield(pool.aclose())
+                raise
+            self._put(pool, rollout.revision)
+            return rollout
+
+    async def follow(self) -> None:
+        """Follows the rotations of other replicas until it is cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            async with self._rotating:
+                await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        rotation = await self._log.rotation()
+        if rotation is None or rotation.v1_pool is None or rotation.revision <= self._flag.rotated_to:
+            return
+        try:
+            pool = await self._started(PoolSpec.from_json(msgspec.json.decode(rotation.v1_pool)["spec"]))
+        except BaseException:
+            self._wake.set()  # tried again, by the owner of this task
+            raise
+        self._put(pool, rotation.revision)
+
+    def _refuse_amid_ramp(self) -> None:
+        points = self._flag.current.canary_basis_points
+        if points not in (0, BASIS_POINTS):
+            percent = self._flag.current.canary_percent
+            raise PlanConflict(f"V2 gets {percent:g} %: a rotation takes 0 % or 100 %")
+        if self._ramp.ramp.state.is_under_way:
+            raise PlanConflict(f"a plan is under way ({self._ramp.ramp.state}): abort it, or promote V2")
+
+    async def _started(self, spec: PoolSpec) -> RunningPool:
+        """Starts a pool for V1 beside the one that serves. Raises Problem if its workers do not get ready."""
+        pool = self._factory.make(Version.V1, spec)
+        try:
+            await pool.engine.start()
+        except BaseException:
+            await asyncio.shield(pool.aclose())
+            raise
+        if not pool.engine.is_ready:
+            why = pool.spawner.start_failure or "no worker got ready"
+            await pool.aclose()
+            raise Problem("load_failed", f"V1 keeps its specification: {why}")
+        return pool
+
+    def _put(self, pool: RunningPool, revision: int) -> None:
+        """Puts the pool in V1's place and brings the rotation into force, in one step of the event loop."""
+        self._pools.replace(Version.V1, pool)
+        self._flag.rotated(revision)
+        _log.info("rotated: V1 has V2's specification", revision=revision)

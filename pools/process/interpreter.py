@@ -1,0 +1,117 @@
+"""The Python that a pool's workers run on: the service's own, or one of the user's with packages of its own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from common.threads import in_thread
+from pools.errors import SpawnFailed
+from poolshift.launcher import start as launcher
+from poolshift.worker.describe import Description
+from poolshift.worker.exception_text import truncate
+from poolshift.worker.framing import MALFORMED
+
+DESCRIBE_TIMEOUT_S: Final = 20.0
+"""The longest time that an interpreter may take to say what it is, in seconds."""
+_MAX_OUTPUT_LENGTH: Final = 400
+
+_decoder = msgspec.json.Decoder(Description)
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """The interpreter of a pool's workers, by its path or its name on `PATH`; None is the service's own.
+
+    One of the user's needs msgspec alone. It runs the service's own `poolshift`, whatever version is installed in it
+    (docs/adr/0011).
+    """
+
+    python: str | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """True if workers run on the Python that runs the service."""
+        return self.python is None
+
+    def command(self, module: str, *arguments: str) -> list[str]:
+        """The command line that runs a module of `poolshift.worker` on this interpreter.
+
+        Raises:
+            SpawnFailed: there is no such interpreter.
+        """
+        if self.python is None:
+            return [sys.executable, "-P", "-m", module, *arguments]
+        found = shutil.which(self.python)
+        if found is None:
+            state = "is not executable" if Path(self.python).exists() else "is not there"
+            raise SpawnFailed(f"the interpreter {self.python} {state}")
+        return [found, str(launcher.__file__), module, *arguments]
+
+    async def describe(self, environment: Mapping[str, str]) -> Description:
+        """Asks the interpreter for its version and for the packages that a worker with this environment finds.
+
+        Raises:
+            SpawnFailed: it cannot run a worker; the text says why and, if a package is missing, how to install it.
+        """
+        command = self.command("poolshift.worker.describe")
+        return await in_thread(lambda: self._ask(command, environment))
+
+    def _ask(self, command: list[str], environment: Mapping[str, str]) -> Description:
+        name = self.python or sys.executable
+        try:
+            # A session of its own, so that everything which it starts can be killed with it.
+            process = subprocess.Popen(  # noqa: S603
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SpawnFailed(f"the interpreter {name} cannot be started: {error.strerror or error}") from error
+        try:
+            output, faults = process.communicate(timeout=DESCRIBE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise SpawnFailed(f"the interpreter {name} did not answer within {DESCRIBE_TIMEOUT_S:g} s") from None
+        finally:
+            _end(process)
+        if process.returncode:
+            raise SpawnFailed(f"the interpreter {name} cannot run workers: {_last_line(faults) or _status(process)}")
+        try:
+            return _decoder.decode(output)
+        except MALFORMED:
+            said = truncate(output.decode(errors="replace").strip(), _MAX_OUTPUT_LENGTH)
+            raise SpawnFailed(f"{name} is no Python: it answers {said!r}") from None
+
+
+OWN: Final = Interpreter()
+"""The Python that runs the service."""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kills the process and what it has started, so that nobody holds its output open."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+    process.wait()
+
+
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return truncate(lines[-1], _MAX_OUTPUT_LENGTH) if lines else ""
+
+
+def _status(process: subprocess.Popen[bytes]) -> str:
+    return f"it ends with status {process.returncode}"
