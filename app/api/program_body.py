@@ -1,11 +1,20 @@
 """The body that creates a program, checked at the border."""
 
 import json
+import math
 import re
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from app.api.base import Identifier, In
 from app.api.schema_bounds import check_schema
@@ -50,6 +59,21 @@ FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "obje
 JsonSchema = Annotated[dict[str, JsonValue], AfterValidator(check_schema)]
 
 
+class NumberTolerance(In):
+    """Two numbers are the same if they differ by at most this, also inside arrays and objects."""
+
+    number: float = Field(ge=0, allow_inf_nan=False)
+
+
+class TextSimilarity(In):
+    """Two texts are the same if they are at least so similar: 1 is equal, 0 has nothing in common."""
+
+    text: float = Field(gt=0, le=1, allow_inf_nan=False)
+
+
+Compare = Literal["exact", "unordered", "ignore"] | NumberTolerance | TextSimilarity
+
+
 class _TypedField(In):
     """A field with its type, which a JSON Schema may tell."""
 
@@ -57,6 +81,7 @@ class _TypedField(In):
     type: FieldTypeName | None = Field(None, description="By default the one type that `schema` allows")
     json_schema: JsonSchema | None = Field(None, alias="schema", description="A JSON Schema, draft 2020-12")
     description: str | None = Field(None, max_length=4096)
+    secret: bool = Field(False, description="No report of shadow calls shows the value")
 
     @model_validator(mode="after")
     def _has_a_type(self) -> Self:
@@ -103,6 +128,7 @@ class OutputField(_TypedField):
     """An output."""
 
     required: bool = True
+    compare: Compare = Field("exact", description="The comparison of V1's and V2's values in shadow calls")
 
 
 class SignatureBody(In):
@@ -116,11 +142,27 @@ class SignatureBody(In):
     def signature(self) -> Signature:
         """Converts the body for the pools."""
         inputs = [
-            FieldOf(one.name, one.field_type, one.description, one.is_required, one.default, one.json_schema)
+            FieldOf(
+                one.name,
+                one.field_type,
+                one.description,
+                one.is_required,
+                one.default,
+                one.json_schema,
+                secret=one.secret,
+            )
             for one in self.inputs
         ]
         outputs = [
-            FieldOf(one.name, one.field_type, one.description, one.required, schema=one.json_schema)
+            FieldOf(
+                one.name,
+                one.field_type,
+                one.description,
+                one.required,
+                schema=one.json_schema,
+                compare=_compare(one.compare),
+                secret=one.secret,
+            )
             for one in self.outputs
         ]
         return Signature(tuple(inputs), tuple(outputs), self.name, self.description)
@@ -189,7 +231,27 @@ class ProgramBody(In):
         None, ge=1, le=MAX_MEMORY_MB, description="A worker that grows past it while it runs the program is killed"
     )
     metrics: bool = Field(False, description="The program has metrics of its own")
+    shadow: bool = Field(False, description="Shadow calls may run it although it is not idempotent")
+    metric: Entrypoint | None = Field(None, description="The function that scores its outputs")
+    metric_range: tuple[float, float] | None = Field(
+        None, description="The lowest and the highest score, the better one last; 0 and 1 by default"
+    )
     session_id: Identifier | None = None
+
+    @field_validator("metric_range", mode="before")
+    @classmethod
+    def _range_of_json(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value  # strict mode takes no list for a tuple
+
+    @model_validator(mode="after")
+    def _range_goes_with_a_metric(self) -> Self:
+        if self.metric_range is not None:
+            low, high = self.metric_range
+            if self.metric is None:
+                raise ValueError("a metric_range is for a program with a metric")
+            if not (low < high and math.isfinite(high - low)):
+                raise ValueError("metric_range is the lowest and the highest score, both finite")
+        return self
 
     @model_validator(mode="after")
     def _tools_go_with_react(self) -> Self:
@@ -237,11 +299,20 @@ class ProgramBody(In):
             self.state,
             tuple(self.tools),
             self._limits(),
+            self.shadow,
+            self.metric,
+            self.metric_range,
         )
 
     def _limits(self) -> Limits | None:
         limits = Limits(self.timeout_s, self.max_concurrency, self.memory_mb, self.metrics)
         return None if limits == NO_LIMITS else limits
+
+
+def _compare(compare: Compare) -> Literal["exact", "unordered", "ignore"] | dict[str, float] | None:
+    if isinstance(compare, str):
+        return None if compare == "exact" else compare
+    return compare.model_dump()
 
 
 def with_derived(definition: Definition, derived: Signature) -> Definition:

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from app.api.base import MAX_KEY, Identifier, Out, Page, Text
 from app.api.preconditions import etag
-from app.api.program_body import FieldTypeName, ProgramBody, ProgramTypeName
+from app.api.program_body import Compare, FieldTypeName, ProgramBody, ProgramTypeName
 from app.api.program_check import try_definition
 from app.auth import Executor, Reader
 from app.services import Running
@@ -38,6 +38,8 @@ class FieldView(Out):
     required: bool
     default: JsonValue
     json_schema: dict[str, JsonValue] | None = PydanticField(alias="schema")
+    compare: Compare = PydanticField("exact", description="The comparison of an output in shadow calls, if not exact")
+    secret: bool = PydanticField(default=False, description="True if no report of shadow calls shows the value")
 
 
 class SignatureView(Out):
@@ -66,6 +68,9 @@ class ProgramView(Out):
     max_concurrency: int | None
     memory_mb: int | None
     metrics: bool
+    shadow: bool
+    metric: str | None
+    metric_range: tuple[float, float] | None
     revision: int
     created_at: datetime
     execution_count: int
@@ -87,6 +92,9 @@ def program_json(stored: StoredProgram) -> bytes:
             "has_state": has_state(definition),
             "tools": definition.tools,
             **msgspec.structs.asdict(definition.limits or Limits()),
+            "shadow": definition.shadow,
+            "metric": definition.metric,
+            "metric_range": definition.metric_range,
             "revision": stored.program.revision,
             "created_at": stored.created_at,
             "execution_count": stored.execution_count,
@@ -113,6 +121,8 @@ def _field(field: Field) -> dict[str, Any]:
         "required": field.required,
         "default": default_of(field),
         "schema": schema_of(field),
+        **({} if field.compare is None else {"compare": field.compare}),
+        **({"secret": True} if field.secret else {}),
     }
 
 

@@ -5,7 +5,8 @@ from typing import Any, Literal
 import msgspec
 
 FieldType = Literal["string", "integer", "number", "boolean", "array", "object", "any"]
-ProgramType = Literal["predict", "chain_of_thought", "react", "dspy", "python"]
+ProgramType = Literal["predict", "chain_of_thought", "react", "dspy", "python", "metric"]
+"""`metric` is a program's metric, which the service runs as a program of its own; no client creates one."""
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -20,6 +21,10 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     required: bool = True
     default: Any = None
     schema: dict[str, Any] | None = None
+    compare: Literal["exact", "unordered", "ignore"] | dict[str, float] | None = None
+    """Comparison of an output in shadow calls: also `{"number": tolerance}`, `{"text": similarity}`; None is exact."""
+    secret: bool = False
+    """True if no report may show the value."""
 
 
 class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -69,3 +74,9 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, weak
     """Functions, as entrypoints name them, that the LM of a `react` program may call."""
     limits: Limits | None = None
     """None if the program has no limits of its own, as most."""
+    shadow: bool = False
+    """True if shadow calls may run the program although it is not idempotent."""
+    metric: str | None = None
+    """The function that scores the program's outputs, as an entrypoint names it."""
+    metric_range: tuple[float, float] | None = None
+    """The scores' range; None is 0 to 1."""

@@ -80,6 +80,11 @@ def load(definition: Definition, allowed_modules: tuple[str, ...]) -> LoadedProg
     Raises:
         EntrypointError, SignatureError: it cannot be loaded, and why.
     """
+    if definition.program_type == "metric":
+        # Here, since that module imports this one.
+        from poolshift.worker.metrics import MetricProgram  # noqa: PLC0415
+
+        return MetricProgram(definition, allowed_modules)
     if definition.program_type == "python":
         return PythonProgram(definition, allowed_modules)
     return _load_with_dspy(definition, allowed_modules)
@@ -157,6 +162,19 @@ def _exhaust(steps: Generator[Any, None, Any], emit: Emit) -> Any:
             return stop.value
 
 
+def _check_metric(metric: str | None, allowed_modules: tuple[str, ...]) -> None:
+    """Raises EntrypointError if there is a metric and it is not a function that takes inputs and outputs."""
+    if metric is None:
+        return
+    try:
+        function = find_entrypoint(metric, allowed_modules)
+        inspect.signature(function).bind(None, None)
+    except EntrypointError as error:
+        raise EntrypointError(str(error), at="metric") from error.__cause__
+    except TypeError as error:
+        raise EntrypointError(f"{metric} does not take inputs and outputs: {error}", at="metric") from None
+
+
 def is_allowed(module: str, allowed_modules: tuple[str, ...]) -> bool:
     """Says if `module` is one of the allowed ones or inside an allowed package."""
     return any(module == allowed or module.startswith(f"{allowed}.") for allowed in allowed_modules)
@@ -226,6 +244,7 @@ def check(definition: Definition, allowed_modules: tuple[str, ...]) -> Signature
     Raises:
         EntrypointError, SignatureError: say what is wrong.
     """
+    _check_metric(definition.metric, allowed_modules)
     if definition.program_type != "python":
         loaded = _load_with_dspy(definition, allowed_modules)
         return None if definition.signature.outputs else loaded.signature
