@@ -40,6 +40,7 @@ from pools.engine import Engine
 from pools.process.spawner import Spawner
 from poolshift.worker.lm import LOCAL, LMSettings
 from routing.catalog.bookkeeping import Bookkeeping
+from routing.catalog.idempotency import IdempotencyKeys
 from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
@@ -66,6 +67,7 @@ from routing.versions import Version
 from store.database import Database
 from store.follower import Follower, Handlers
 from store.job_store import SqlJobStore
+from store.key_store import SqlKeyStore
 from store.lm_store import SqlLMStore
 from store.outbox import SqlOutbox
 from store.program_store import SqlProgramStore
@@ -94,8 +96,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         catalog = await _open_catalog(settings, database, recorder, local_lm, app.state.secret_keys, stack)
         log = SqlRolloutLog(database)
         flag = await _open_rollout(settings, log, recorder)
-        bookkeeping = Bookkeeping(catalog.programs, catalog.sessions, catalog.jobs, flag, background)
-        stack.push_async_callback(bookkeeping.aclose)
+        bookkeeping = catalog.bookkeeping(flag, background, stack)
         tracing = _open_tracing(settings, recorder, background, stack)
         factory = PoolFactory(settings, environment, recorder, background)
         pool_set = await _open_pools(settings, factory, log, stack)
@@ -111,6 +112,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             programs=catalog.programs,
             sessions=catalog.sessions,
             jobs=catalog.jobs,
+            keys=catalog.keys,
             lms=catalog.lms,
             flag=flag,
             pin=pin,
@@ -151,12 +153,19 @@ def _freeze() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Catalog:
-    """Programs, sessions, jobs and LMs: kept in memory, written behind."""
+    """Programs, sessions, jobs, idempotency keys and LMs: kept in memory, written behind."""
 
     programs: Programs
     sessions: Sessions
     jobs: Jobs
+    keys: IdempotencyKeys
     lms: LMs
+
+    def bookkeeping(self, flag: RolloutFlag, background: Background, stack: AsyncExitStack) -> Bookkeeping:
+        """Makes the work in the background that all of it needs."""
+        bookkeeping = Bookkeeping(self.programs, self.sessions, self.jobs, self.keys, flag, background)
+        stack.push_async_callback(bookkeeping.aclose)
+        return bookkeeping
 
     async def reload(self) -> None:
         """Reads everything again, after this replica has missed changes by others."""
@@ -232,16 +241,20 @@ async def _open_catalog(
         quotas=quotas,
     )
     await sessions.load()
-    jobs = Jobs(SqlJobStore(database), limit=at_once, ttl_s=settings.execution_ttl_s, quotas=quotas)
+    job_store = SqlJobStore(database, key_ttl_s=settings.idempotency_ttl_s)
+    jobs = Jobs(job_store, limit=at_once, ttl_s=settings.execution_ttl_s, quotas=quotas)
     await jobs.open(is_shared=database.is_shared)
     stack.push_async_callback(jobs.aclose)
+    keys = IdempotencyKeys(SqlKeyStore(database), ttl_s=settings.idempotency_ttl_s, quotas=quotas)
+    await keys.open(is_shared=database.is_shared)
+    stack.push_async_callback(keys.aclose)
     lm_store = SqlLMStore(database, SecretBox(secret_keys) if secret_keys is not None else None)
     lms = LMs(lm_store, _configured_lm(settings), local_lm.endpoint if local_lm else None)
     await lms.load()
     await lm_store.seal()
     sessions.listen(jobs.end_session)
     sessions.listen(lms.forget_session)
-    return _Catalog(programs=programs, sessions=sessions, jobs=jobs, lms=lms)
+    return _Catalog(programs=programs, sessions=sessions, jobs=jobs, keys=keys, lms=lms)
 
 
 async def _open_rollout(settings: Settings, log: SqlRolloutLog, recorder: Recorder) -> RolloutFlag:
@@ -491,6 +504,8 @@ def _quotas(settings: Settings, at_once: int) -> Quotas:
         sessions_per_owner=settings.quota_sessions_per_owner,
         jobs_per_session=min(settings.quota_jobs_per_session, math.ceil(at_once / 2)),
         jobs_per_owner=min(settings.quota_jobs_per_owner, math.ceil(at_once * 3 / 4)),
+        keys_per_owner=settings.quota_idempotency_keys_per_owner,
+        key_bytes_per_owner=settings.quota_idempotency_bytes_per_owner,
     )
 
 

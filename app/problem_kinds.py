@@ -107,6 +107,18 @@ KINDS: Mapping[str, Kind] = {
         when="another plan is under way, or the plan's state does not allow what was asked for",
         remedy="read `GET /rollout/status`, then decide",
     ),
+    "idempotency_conflict": Kind(
+        status=409,
+        category="request",
+        title="The Idempotency-Key belongs to another call",
+        when=(
+            "the `Idempotency-Key` was sent with another body, program or form of answer; or the first call with it "
+            "still runs (`Retry-After`), or was lost with its replica (then `retry_safe` is false); see "
+            "[idempotency keys](streaming.md#idempotency-keys)"
+        ),
+        remedy="take a new key for a new call; wait for a first call that runs; find out how far a lost call came",
+        headers=("Retry-After",),
+    ),
     "rollback_impossible": Kind(
         status=409,
         category="request",
@@ -269,8 +281,8 @@ KINDS: Mapping[str, Kind] = {
         category="resource",
         title="A quota is used up",
         when=(
-            "programs, their bytes, those with metrics of their own, sessions or jobs of the service, of this "
-            "session or of this key's owner; `detail` and `quota` name the setting"
+            "programs, their bytes, those with metrics of their own, sessions, jobs or idempotency keys of the "
+            "service, of this session or of this key's owner; `detail` and `quota` name the setting"
         ),
         remedy="delete what is not needed, end sessions, wait for jobs, or have the quota raised",
     ),

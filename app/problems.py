@@ -24,6 +24,7 @@ from pools.errors import (
     WorkerCrashed,
 )
 from routing.errors import (
+    IdempotencyConflict,
     InvalidPlan,
     JobNotFound,
     NoPlan,
@@ -148,6 +149,11 @@ def _(error: SessionNotFound) -> Problem:
 @problem_of.register
 def _(error: JobNotFound) -> Problem:
     return Problem("execution_not_found", f"no execution {error.args[0]!r} is kept")
+
+
+@problem_of.register
+def _(error: IdempotencyConflict) -> Problem:
+    return Problem("idempotency_conflict", str(error), not error.is_lost, error.retry_after_s)
 
 
 @problem_of.register

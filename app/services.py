@@ -15,6 +15,7 @@ from common.background import Background
 from common.tasks import TaskOwner
 from pools.process.interface import WorkerSpawner
 from pools.protocol import Pool
+from routing.catalog.idempotency import IdempotencyKeys
 from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
@@ -39,6 +40,7 @@ class Services:
     programs: Programs
     sessions: Sessions
     jobs: Jobs
+    keys: IdempotencyKeys
     lms: LMs
     flag: RolloutFlag
     pin: Version | None

@@ -150,6 +150,8 @@ class Settings(PoolSettings):
     session_ttl_s: Seconds = 3600.0
     execution_ttl_s: Seconds = 3600.0
     """The time for which a job is kept after its end."""
+    idempotency_ttl_s: Seconds = 86_400.0
+    """The time for which an `Idempotency-Key` and the answer to its call are kept."""
     quota_programs: Count = 100_000
     quota_programs_per_session: Count = 1_000
     quota_definition_bytes: Count = 1024 * MIB
@@ -158,6 +160,8 @@ class Settings(PoolSettings):
     quota_sessions_per_owner: Count = 50_000
     quota_jobs_per_session: Count = 500
     quota_jobs_per_owner: Count = 750
+    quota_idempotency_keys_per_owner: Count = 100_000
+    quota_idempotency_bytes_per_owner: Count = 256 * MIB
     program_metrics_limit: int = Field(50, ge=0, le=1000)
     """Programs that have metrics of their own."""
     program_modules: Annotated[str, AfterValidator(module_names)] = "examples"

@@ -23,6 +23,32 @@ class QuotaExceeded(Exception):
         self.quota = quota
 
 
+class IdempotencyConflict(Exception):
+    """A call has the `Idempotency-Key` of another call, whose answer is not the answer to this one."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, is_lost: bool = False) -> None:
+        """`is_lost` says that nobody knows how far the other call came."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.is_lost = is_lost
+
+    @staticmethod
+    def other_request() -> "IdempotencyConflict":
+        """The other call asks for something else."""
+        return IdempotencyConflict("this Idempotency-Key was sent with another body, program or form of answer")
+
+    @staticmethod
+    def running() -> "IdempotencyConflict":
+        """The other call is the same, and has not ended."""
+        return IdempotencyConflict("the first call with this Idempotency-Key still runs", retry_after_s=1.0)
+
+    @staticmethod
+    def lost() -> "IdempotencyConflict":
+        """The other call is the same, and the service that ran it has ended."""
+        message = "the service ended while the first call with this Idempotency-Key ran: nobody knows how far it came"
+        return IdempotencyConflict(message, is_lost=True)
+
+
 class JobNotFound(Exception):
     """No job has this id, or the store has forgotten the job."""
 

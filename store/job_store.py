@@ -6,10 +6,13 @@ from typing import Any
 
 from sqlalchemy import Row, delete, insert, null, select, update
 
+from common.moments import moment_before
+from routing.catalog.idempotency import KeyedCall, KeyTaken
 from routing.catalog.jobs import Job, JobStatus
 from routing.catalog.owners import Caller
 from routing.versions import Version
 from store.database import Database
+from store.key_store import claim_key
 from store.owners import seen_by
 from store.tables import GLOBAL, executions
 
@@ -20,10 +23,12 @@ _NOT_OVER = executions.c.ended_at.is_(None)
 class SqlJobStore:
     """Implements `routing.catalog.jobs.JobStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, key_ttl_s: float = 86_400.0) -> None:
+        """Takes an idempotency key for free that is older than `key_ttl_s`."""
         self._database = database
+        self._key_ttl_s = key_ttl_s
 
-    async def add(self, job: Job) -> Job:
+    async def add(self, job: Job, keyed: KeyedCall | None = None) -> Job:
         values = {
             "id": job.id,
             "session_id": job.session_id or GLOBAL,
@@ -35,6 +40,10 @@ class SqlJobStore:
             "owner": job.owner,
         }
         async with self._database.transaction() as connection:
+            if keyed is not None:
+                after = moment_before(self._key_ttl_s)
+                if not await claim_key(self._database, connection, keyed, after):
+                    raise KeyTaken
             row = (await connection.execute(insert(executions).values(values).returning(executions))).one()
         return _execution(row)
 

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -112,6 +113,7 @@ executions = Table(
     Column("alive_at", UtcDateTime, nullable=False),
     Column("is_to_be_cancelled", Boolean, nullable=False),
     Column("owner", String(128)),
+    Column("webhook", Text),
     UniqueConstraint("id"),
     Index(None, "session_id", "key"),
     Index(None, "ended_at"),
@@ -224,6 +226,24 @@ outbox = Table(
     Column("attempts", Integer, nullable=False),
     Column("next_at", UtcDateTime),
     Column("delivered_at", UtcDateTime),
+    Column("target", String(300)),
     Index(None, "next_at"),
     sqlite_autoincrement=True,
+)
+
+# The keys of calls that are carried out once, each with the answer once that is known.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", String(128), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("execution_id", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("alive_until", UtcDateTime, nullable=False),
+    Column("status", Integer),
+    Column("headers", Text),
+    Column("body", LargeBinary),
+    Column("size", BigInteger, nullable=False),
+    Index(None, "created_at"),
 )

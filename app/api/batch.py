@@ -56,6 +56,9 @@ async def run_batch(
     traceparent: Annotated[Text | None, Header(description="W3C trace context; it reaches the workers")] = None,
     tracestate: Annotated[Text | None, Header(description="As W3C has it; it reaches the workers")] = None,
     baggage: Annotated[Text | None, Header(description="As W3C has it; it reaches the workers")] = None,
+    idempotency_key: Annotated[
+        Text | None, Header(max_length=300, description="Runs the batch once, however often it is sent with this key")
+    ] = None,
 ) -> BatchView:
     """Runs a program once for each item, and answers when all have ended.
 

@@ -153,6 +153,9 @@ async def execute_program(
     tracestate: Annotated[Text | None, Header(description="As W3C has it; it reaches the worker")] = None,
     baggage: Annotated[Text | None, Header(description="As W3C has it; it reaches the worker")] = None,
     prefer: Annotated[Text | None, Header(description="`respond-async`: answer 202 and let it run")] = None,
+    idempotency_key: Annotated[
+        Text | None, Header(max_length=300, description="Runs the call once, however often it is sent with this key")
+    ] = None,
 ) -> ExecuteView:
     """Runs a program once, on the version that the rollout decides.
 

@@ -12,13 +12,16 @@ from typing import Final
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from app.auth import Principal
 from app.execute.endpoint import ExecuteLane
 from app.execute.envelopes import MAX_ITEMS, BatchEnvelope, Envelope
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response
-from app.problems import Problem
+from app.execute.idempotency import IDEMPOTENCY_KEY, Once
+from app.problems import Problem, problem_of
 from app.services import Services
 from app.text import check_text
 from pools.protocol import Pool
+from routing.catalog.idempotency import KeptAnswer, Outcome
 from routing.catalog.programs import CataloguedProgram
 from routing.versions import Version
 
@@ -36,6 +39,7 @@ class BatchEndpoint:
         self._services = services
         self._lane = lane
         self._max_body_bytes = max_body_bytes
+        self._once = Once(services.keys, services.programs)
         self._places: dict[Version, tuple[Pool, asyncio.Semaphore]] = {}
         """The places that the items of all batches have in each pool. A batch waits for one place at a time, so the
         batches take turns."""
@@ -58,7 +62,25 @@ class BatchEndpoint:
     async def _serve(self, exchange: AsgiExchange, program_id: str) -> Response:
         principal = self._lane.authorise(exchange)
         check_text("path.program_id", program_id)
-        envelope = _read(await exchange.body(self._max_body_bytes))
+        body = await exchange.body(self._max_body_bytes)
+        envelope = _read(body)
+        if IDEMPOTENCY_KEY not in exchange.headers:
+            with exchange:
+                return await self._run(exchange, principal, program_id, envelope)
+
+        async def carry_out() -> Outcome:
+            try:
+                status, headers, answer = await self._run(exchange, principal, program_id, envelope)
+            except Exception as error:
+                return _refusal(problem_of(error))
+            return KeptAnswer(status, headers, answer), True
+
+        program = program_id, envelope.session_id
+        return await self._once.answer(exchange, "batch", body, program, carry_out)
+
+    async def _run(
+        self, exchange: AsgiExchange, principal: Principal, program_id: str, envelope: BatchEnvelope
+    ) -> Response:
         forced = self._lane.forced_version(exchange, principal)
         if envelope.session_id is not None:
             await self._services.sessions.admit(envelope.session_id, principal.caller)
@@ -67,8 +89,7 @@ class BatchEndpoint:
         program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
         self._services.deadlines.seconds(envelope.timeout_s, program.definition, is_job=False)
         batch = _Batch(self._lane, exchange, program, envelope, forced)
-        with exchange:
-            answers = await batch.run(self._places_of_pools())
+        answers = await batch.run(self._places_of_pools())
         body = b'{"items":[' + b",".join(answers) + b"]}"
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         return http.HTTPStatus.OK, headers, body
@@ -131,6 +152,14 @@ class _Batch:
 def _leave(own_places: asyncio.Semaphore, place: asyncio.Semaphore, _: asyncio.Task[bytes]) -> None:
     own_places.release()
     place.release()
+
+
+def _refusal(problem: Problem) -> Outcome:
+    """The answer to a batch none of whose items has begun, unless the service itself failed."""
+    body = problem.body()
+    headers = [(name.encode(), value.encode()) for name, value in problem.headers().items()]
+    headers.append((b"content-length", b"%d" % len(body)))
+    return KeptAnswer(problem.kind.status, headers, body), not problem.retry_safe
 
 
 def _read(body: bytes) -> BatchEnvelope:

@@ -8,6 +8,8 @@ The lane checks the key before it reads the body.
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Final, Literal
 
 import msgspec
@@ -20,6 +22,7 @@ from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response
 from app.execute.execution_ids import ExecutionIds
+from app.execute.idempotency import IDEMPOTENCY_KEY, Once
 from app.execute.streaming import EventBuffer, EventStream, asks_for_events
 from app.hosts import HostGuard
 from app.http_metrics import HandlerMetrics
@@ -32,6 +35,8 @@ from config import api_keys
 from config.settings import Settings
 from pools.calls import Call, Program, Result
 from pools.errors import ExecutionError, ExecutionTimeout, InvalidOutputs
+from routing.catalog.idempotency import KeptAnswer, KeyedCall, Outcome
+from routing.catalog.jobs import Job
 from routing.catalog.programs import CataloguedProgram
 from routing.versions import Version
 
@@ -73,6 +78,7 @@ class ExecuteLane:
         self._deadlines = services.deadlines
         self._call_s = services.deadlines.call_s
         self._metrics = metrics
+        self._once = Once(services.keys, services.programs)
         self._loop = asyncio.get_running_loop()
         self._ids = ExecutionIds()
         self._failure_lines = LineBudget(lines=_MAX_FAILURE_LINES, size=1024 * 1024, tell=_tell_left_out)
@@ -115,6 +121,8 @@ class ExecuteLane:
     async def _execute(self, exchange: Exchange) -> Response | None:
         """Runs a call and returns its answer; None if the answer has been sent already, event by event."""
         principal = exchange.principal or self.authorise(exchange)
+        if exchange.keyed is None and IDEMPOTENCY_KEY in exchange.headers:
+            return await self._execute_once(exchange)
         envelope = _read(await exchange.body(self._max_body_bytes))
         session_id, sessions = envelope.session_id, self._services.sessions
         if session_id is not None and not sessions.admits(session_id, principal.caller):
@@ -131,9 +139,34 @@ class ExecuteLane:
             return await self._stream(exchange, call)
         if operation == "async":
             return await self._start_job(exchange, call)
+        if exchange.keyed is not None:
+            return await self._outcome(exchange, call, operation)
         with exchange:
             result = await self._run(exchange, call, operation)
         return self._answer(exchange, call, result)
+
+    async def _execute_once(self, exchange: Exchange) -> Response:
+        """Answers a call with an `Idempotency-Key`, which runs only if it is the first."""
+        operation = _operation(exchange.headers)
+        if operation == "stream":
+            detail = "Idempotency-Key: a stream has no second answer; send `Prefer: respond-async` instead"
+            raise Problem("invalid_request", detail)
+        body = await exchange.body(self._max_body_bytes)
+        envelope = _read(body)
+        if operation == "async":
+            return await self._once.start_job(exchange, body, partial(self._execute, exchange))
+        call = exchange.path[_PROGRAM_ID], envelope.session_id
+        return await self._once.answer(exchange, operation, body, call, partial(self._carry_out, exchange))
+
+    async def _carry_out(self, exchange: Exchange) -> Outcome:
+        """Runs the first call with its key, whatever becomes of its client."""
+        try:
+            response = await self._execute(exchange)
+        except Exception as error:
+            response = self._refuse(exchange, error)
+        assert response is not None  # a stream has no key
+        status, headers, body = response
+        return KeptAnswer(status, headers, body), not exchange.is_retry_safe
 
     # --- the steps before a call runs
 
@@ -271,16 +304,26 @@ class ExecuteLane:
             lambda result: self._answer(exchange, call, result)[2],
             lambda error: self._refuse(exchange, error)[2],
             exchange.owner,
+            None if exchange.keyed is None else partial(self._with_answer, exchange, exchange.keyed),
         )
+        return self._accepted(exchange, job)
+
+    def _accepted(self, exchange: Exchange, job: Job) -> Response:
+        assert exchange.route is not None
         body = job_view(job).model_dump_json().encode()
         headers = _headers(exchange, exchange.route.decision.version, None, 0.0)
         headers += [
             _JSON,
             (b"content-length", b"%d" % len(body)),
-            (b"location", b"/executions/" + call.execution_id.encode()),
+            (b"location", b"/executions/" + job.id.encode()),
             (b"preference-applied", b"respond-async"),
         ]
         return 202, headers, body
+
+    def _with_answer(self, exchange: Exchange, keyed: KeyedCall, job: Job) -> KeyedCall:
+        """Adds the answer that a job's start will have: both are stored at once."""
+        status, headers, body = self._accepted(exchange, job)
+        return replace(keyed, answer=KeptAnswer(status, headers, body))
 
     # --- the answer
 
@@ -299,6 +342,7 @@ class ExecuteLane:
         exchange.error = problem.code
         if exchange.program is not None:
             self._explain(problem, exchange.program, exchange.call)
+        exchange.is_retry_safe = problem.retry_safe
         version = self._count_failure(exchange, problem)
         self._keep_failure(exchange, problem, version)
         if problem.kind.status >= 500 and self._failure_lines.admits(0):

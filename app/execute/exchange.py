@@ -20,6 +20,7 @@ from app.problems import CONTENT_TYPE, Problem, internal_error
 from common.tasks import TaskOwner
 from pools.calls import Call, Program
 from poolshift.worker.tracing.traceparent import Carried, trace_id_of
+from routing.catalog.idempotency import KeyedCall
 from routing.router import Route
 from routing.telemetry.call_trace import CallTrace
 from routing.versions import Version
@@ -78,6 +79,10 @@ class Exchange:
         """Set for an item of a batch, whose request is the batch's."""
         self.is_counted = False
         """By the router, which counts every call that is handed to it; one that fails before, the endpoint counts."""
+        self.keyed: KeyedCall | None = None
+        """The call with its `Idempotency-Key`, once it is certain that it is the first."""
+        self.is_retry_safe = False
+        """Set if the answer is a problem after which the same call may be sent again."""
         self.error: str | None = None
         """The code of the answer, if it is an error."""
         self.task: asyncio.Task[Any] | None = None
@@ -251,8 +256,14 @@ class AsgiExchange(Exchange):
         self._receive = receive
         self._tasks = tasks
         self._watcher: asyncio.Task[Any] | None = None
+        self._body: bytes | None = None
 
     async def body(self, max_bytes: int) -> bytes:
+        if self._body is None:
+            self._body = await self._read_body(max_bytes)
+        return self._body
+
+    async def _read_body(self, max_bytes: int) -> bytes:
         body = bytearray()
         size = int(self.headers.get(b"content-length", b"0"))  # uvicorn has seen that it is a number
         more_body = True

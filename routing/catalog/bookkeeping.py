@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from common.background import Background
+from routing.catalog.idempotency import IdempotencyKeys
 from routing.catalog.jobs import Jobs
 from routing.catalog.programs import Programs
 from routing.catalog.sessions import Sessions
@@ -31,17 +32,24 @@ class Bookkeeping:
     """The steps that write what is dirty and end what has expired. A step that fails keeps no other from running."""
 
     def __init__(
-        self, programs: Programs, sessions: Sessions, jobs: Jobs, flag: RolloutFlag, background: Background
+        self,
+        programs: Programs,
+        sessions: Sessions,
+        jobs: Jobs,
+        keys: IdempotencyKeys,
+        flag: RolloutFlag,
+        background: Background,
     ) -> None:
         self._flag = flag
         self._programs = programs
         self._sessions = sessions
         self._jobs = jobs
+        self._keys = keys
         self._background = background
         self._task: asyncio.Task[None] | None = None
         self._longest_rest_s = min(_LONGEST_REST_S, sessions.ttl_s / 4)
         self._rests_until = 0.0
-        self._sweep_interval_s = min(_SWEEP_INTERVAL_S, sessions.ttl_s / 4, jobs.ttl_s / 4)
+        self._sweep_interval_s = min(_SWEEP_INTERVAL_S, sessions.ttl_s / 4, jobs.ttl_s / 4, keys.ttl_s / 4)
         self._next_sweep = 0.0
         self._failures: dict[str, str] = {}
         """The unexpected error of each step that failed the last time."""
@@ -60,14 +68,14 @@ class Bookkeeping:
         interval_s = min(FLUSH_INTERVAL_S, self._sweep_interval_s)
         while True:
             await asyncio.sleep(interval_s)
-            await self._do(rollback=self._flag.flush, jobs=self._jobs.keep)
+            await self._do(rollback=self._flag.flush, jobs=self._jobs.keep, keys=self._keys.keep)
             if time.monotonic() >= self._rests_until:
                 await self._flush_counts()
             if time.monotonic() + interval_s > self._next_sweep:  # else the next round would be late
                 await self._sweep()
 
     async def _sweep(self) -> None:
-        if await self._do(old_jobs=self._jobs.sweep, idle_sessions=self._sessions.end_idle):
+        if await self._do(old_jobs=self._jobs.sweep, old_keys=self._keys.sweep, idle_sessions=self._sessions.end_idle):
             self._next_sweep = time.monotonic() + self._sweep_interval_s
 
     async def _flush_counts(self) -> None:

@@ -15,6 +15,7 @@ from common.tasks import TaskOwner
 from pools.calls import Call, Result
 from pools.errors import InvalidOutputs, PoolClosed, PoolOverloaded, ProgramError
 from poolshift.worker.framing import MAX_FRAME_BYTES
+from routing.catalog.idempotency import KeyedCall
 from routing.catalog.owners import EVERYONE, Caller
 from routing.catalog.quotas import DEFAULT_QUOTAS, Quotas, check_jobs
 from routing.errors import JobNotFound, StoreUnavailable
@@ -72,8 +73,12 @@ class Job:
 class JobStore(Protocol):
     """Keeps jobs. Every method raises StoreUnavailable if the store does not answer."""
 
-    async def add(self, job: Job) -> Job:
-        """Keeps a new job, and assigns its key."""
+    async def add(self, job: Job, keyed: KeyedCall | None = None) -> Job:
+        """Keeps a new job, and assigns its key. A call with an idempotency key is kept with it.
+
+        Raises:
+            KeyTaken: another call has this idempotency key; the job is not kept.
+        """
         ...
 
     async def update(self, job: Job) -> None:
@@ -185,6 +190,7 @@ class Jobs:
         answer: Callable[[Result], bytes],
         refuse: Callable[[Exception], bytes],
         owner: str | None = None,
+        keyed: Callable[[Job], KeyedCall] | None = None,
     ) -> Job:
         """Runs `call` in the background after the response; the caller may ask for the job by its id.
 
@@ -194,8 +200,11 @@ class Jobs:
             run: brings the call to its result.
             answer: makes the body that a synchronous caller would get for the result.
             refuse: makes the body for an error.
+            owner: owns the job.
+            keyed: makes the keyed call with its answer, if the call came with an idempotency key.
 
         Raises:
+            KeyTaken: another call with this idempotency key was faster.
             PoolClosed: the service is ending.
             PoolOverloaded: too many are queued or running.
             QuotaExceeded: too many of this session, or of this owner, are.
@@ -206,10 +215,18 @@ class Jobs:
         if len(self._live) + len(self._adding) >= self._limit:
             raise PoolOverloaded(f"{self._limit} jobs are queued or running", retry_after_s=1.0)
         self._check_quotas(call.session_id, owner)
-        job = Job(call.execution_id, call.program.id, call.session_id, JobStatus.QUEUED, datetime.now(UTC), owner=owner)
+        job = Job(
+            call.execution_id,
+            call.program.id,
+            call.session_id,
+            JobStatus.QUEUED,
+            datetime.now(UTC),
+            pool_version=route.decision.version,
+            owner=owner,
+        )
         self._adding[job.id] = job
         try:
-            job = await self._store.add(job)
+            job = await self._store.add(job, keyed(job) if keyed is not None else None)
         finally:
             del self._adding[job.id]
         live = _Live(job, call, route, self._tasks.start(_judged(run, answer, refuse)))

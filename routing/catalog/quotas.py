@@ -21,6 +21,8 @@ class Quotas:
     sessions_per_owner: int = 50_000
     jobs_per_session: int = 500
     jobs_per_owner: int = 750
+    keys_per_owner: int = 100_000
+    key_bytes_per_owner: int = 256 * 1024**2
 
 
 DEFAULT_QUOTAS: Final = Quotas()
@@ -83,6 +85,17 @@ def check_jobs(quotas: Quotas, of_session: int, of_owner: int) -> None:
     """
     _check("QUOTA_JOBS_PER_SESSION", quotas.jobs_per_session, of_session + 1, "queued or running jobs of one session")
     _check("QUOTA_JOBS_PER_OWNER", quotas.jobs_per_owner, of_owner + 1, "queued or running jobs of one owner")
+
+
+def check_keys(quotas: Quotas, keys: int, size: int) -> None:
+    """Tells if one more idempotency key fits; the arguments are the keys of its owner and the bytes of their answers.
+
+    Raises:
+        QuotaExceeded: it does not.
+    """
+    _check("QUOTA_IDEMPOTENCY_KEYS_PER_OWNER", quotas.keys_per_owner, keys + 1, "idempotency keys of one owner")
+    what = "bytes of answers to calls with idempotency keys of one owner"
+    _check("QUOTA_IDEMPOTENCY_BYTES_PER_OWNER", quotas.key_bytes_per_owner, size, what)
 
 
 def _check(name: str, limit: int, wanted: int, what: str) -> None:

@@ -72,7 +72,7 @@ async def until_the_third_write(others: Store) -> Store:
     """The work on `others` and on the programs' store, which is returned."""
     programs = Store()
     background = Background()
-    work = Bookkeeping(*cast("Any", (programs, others, others, Flag(), background)))
+    work = Bookkeeping(*cast("Any", (programs, others, others, Store(), Flag(), background)))
     work.start()
     async with asyncio.timeout(DEADLINE_S):
         await programs.third_write.wait()
@@ -112,7 +112,16 @@ def test_what_lives_for_a_short_time_is_looked_for_in_every_round(monkeypatch: p
     assert others.sweeps >= 2  # the third round is cut off
 
 
-STEPS = ("flag.flush", "jobs.keep", "programs.flush", "sessions.flush", "jobs.sweep", "sessions.end_idle")
+STEPS = (
+    "flag.flush",
+    "jobs.keep",
+    "keys.keep",
+    "keys.sweep",
+    "programs.flush",
+    "sessions.flush",
+    "jobs.sweep",
+    "sessions.end_idle",
+)
 ERRORS = (
     StoreUnavailable("away"),
     OverflowError("date value out of range"),
@@ -154,11 +163,11 @@ def test_a_step_that_fails_keeps_no_other_from_running(faults: dict[str, Excepti
     async def run() -> None:
         done: Counter[str] = Counter()
         third = asyncio.Event()
-        programs, sessions, jobs, flag = (
-            Faulty(name, faults, done, third) for name in ("programs", "sessions", "jobs", "flag")
+        programs, sessions, jobs, keys, flag = (
+            Faulty(name, faults, done, third) for name in ("programs", "sessions", "jobs", "keys", "flag")
         )
         background = Background()
-        work = Bookkeeping(*cast("Any", (programs, sessions, jobs, flag, background)))
+        work = Bookkeeping(*cast("Any", (programs, sessions, jobs, keys, flag, background)))
         work._sweep_interval_s = work._longest_rest_s = 0.0
         work.start()
         async with asyncio.timeout(DEADLINE_S):

@@ -1,0 +1,254 @@
+"""Idempotency keys: a call that comes with a key is carried out once, and its answer is kept for the next that asks.
+
+The store's unique row decides which of several equal calls runs, on whatever replica they arrive. While the call runs,
+its replica renews the row. A row that nobody has renewed belongs to a replica that died: nobody knows how far its call
+came, so it runs again only if its program is idempotent.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Protocol
+
+import structlog
+
+from common.moments import moment_before
+from common.tasks import TaskOwner
+from routing.catalog.quotas import DEFAULT_QUOTAS, Quotas, check_keys
+from routing.errors import IdempotencyConflict, StoreUnavailable
+
+RENEW_EVERY_S: Final = 15.0
+ALIVE_S: Final = 60.0
+"""Time after which a call that nobody has renewed counts as lost."""
+CLOSE_TIMEOUT_S: Final = 10.0
+"""Longest wait for the last answers at the end of the service, in seconds; the calls end with the pools."""
+_COUNT_EVERY_S: Final = 60.0
+_log = structlog.stdlib.get_logger("poolshift.keys")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """The answer to a call, as it went out."""
+
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedCall:
+    """A call with its key. `fingerprint` tells if another call with the same key asks for the same."""
+
+    owner: str
+    key: str
+    fingerprint: str
+    execution_id: str
+    created_at: datetime
+    alive_until: datetime
+    answer: KeptAnswer | None = None
+
+    @staticmethod
+    def new(owner: str | None, key: str, fingerprint: str, execution_id: str) -> "KeyedCall":
+        """Makes one that begins now. Calls without an owner share the owner "", which no key file allows."""
+        now = datetime.now(UTC)
+        return KeyedCall(owner or "", key, fingerprint, execution_id, now, now + timedelta(seconds=ALIVE_S))
+
+
+class KeyTaken(Exception):
+    """Another call with the same key was faster."""
+
+
+class KeyStore(Protocol):
+    """Keeps keyed calls. Every method raises StoreUnavailable if the store does not answer."""
+
+    async def find(self, call: KeyedCall, created_after: datetime) -> KeyedCall | None:
+        """Reads the call that has this owner and key, unless it is older."""
+        ...
+
+    async def claim(self, call: KeyedCall, created_after: datetime) -> bool:
+        """Keeps a new call, and tells if it did; not if another has its key that is not older than `created_after`."""
+        ...
+
+    async def take_over(self, lost: KeyedCall, call: KeyedCall) -> bool:
+        """Puts `call` in the place of `lost`, unless that has changed since; tells if it did."""
+        ...
+
+    async def renew(self, calls: Sequence[KeyedCall], alive_until: datetime) -> None:
+        """Says that these calls still run."""
+        ...
+
+    async def keep(self, call: KeyedCall, answer: KeptAnswer) -> None:
+        """Keeps the answer to a call."""
+        ...
+
+    async def release(self, call: KeyedCall) -> None:
+        """Forgets a call that surely did not start."""
+        ...
+
+    async def lose_all(self, at: datetime) -> None:
+        """Notes that none of the calls without an answer runs any more."""
+        ...
+
+    async def forget(self, created_before: datetime) -> None:
+        """Forgets old calls."""
+        ...
+
+    async def usage(self) -> Mapping[str, tuple[int, int]]:
+        """The number of calls and the bytes of their answers, by owner."""
+        ...
+
+
+Outcome = tuple[KeptAnswer, bool]
+"""The answer to a call, and True if it is the call's last word. False means that the call surely did not start."""
+
+
+class IdempotencyKeys:
+    """Carries calls with keys out once."""
+
+    def __init__(self, store: KeyStore, *, ttl_s: float, quotas: Quotas = DEFAULT_QUOTAS) -> None:
+        """Keeps each key for `ttl_s` seconds from its first call on."""
+        self._store = store
+        self._quotas = quotas
+        self.ttl_s = ttl_s
+        self._running: dict[tuple[str, str], KeyedCall] = {}
+        self._unwritten: dict[tuple[str, str], tuple[KeyedCall, KeptAnswer | None]] = {}
+        """Ends of calls that the store has not taken yet. An answer of None releases the key."""
+        self._used_keys: Counter[str] = Counter()
+        self._used_bytes: Counter[str] = Counter()
+        self._next_renewal = 0.0
+        self._next_count = 0.0
+        self._runs: set[asyncio.Task[KeptAnswer]] = set()
+        self._tasks = TaskOwner("keys")
+
+    async def open(self, *, is_shared: bool) -> None:
+        """Gives up the calls of the last run of the service. Replicas that share the store tell by the renewals."""
+        if not is_shared:
+            await self._store.lose_all(datetime.now(UTC))
+        await self._count()
+
+    async def aclose(self) -> None:
+        """Writes the last answers. Call this after the pools are closed."""
+        if self._runs:
+            await asyncio.wait(self._runs, timeout=CLOSE_TIMEOUT_S)
+        try:
+            await self._write_the_unwritten()
+        except StoreUnavailable as error:
+            _log.error("answers to calls with keys are lost", count=len(self._unwritten), reason=str(error))
+        await self._tasks.aclose()
+
+    # --- one call
+
+    async def find(self, call: KeyedCall) -> KeyedCall | None:
+        """Finds the first call with this key; None if there is none.
+
+        Raises:
+            IdempotencyConflict: the first call asked for something else, or runs.
+            StoreUnavailable.
+        """
+        if (end := self._unwritten.get((call.owner, call.key))) is not None and end[1] is not None:
+            return _checked(call, replace(end[0], answer=end[1]))
+        found = await self._store.find(call, moment_before(self.ttl_s))
+        return None if found is None else _checked(call, found)
+
+    async def claim(self, call: KeyedCall) -> KeyedCall | None:
+        """Makes `call` the first with its key; or returns the one that is, with its answer or lost.
+
+        Raises:
+            IdempotencyConflict: as `find`.
+            QuotaExceeded: the owner has too many keys, or too large answers.
+            StoreUnavailable.
+        """
+        if (found := await self.find(call)) is not None:
+            return found
+        self.check_quota(call)
+        if await self._store.claim(call, moment_before(self.ttl_s)):
+            return None
+        if (found := await self.find(call)) is not None:
+            return found
+        raise IdempotencyConflict.running()  # the first one has ended this moment without having started
+
+    def check_quota(self, call: KeyedCall) -> None:
+        """Raises QuotaExceeded if the owner has too many keys, or too large answers."""
+        check_keys(self._quotas, self._used_keys[call.owner], self._used_bytes[call.owner])
+        self._used_keys[call.owner] += 1
+
+    async def take_over(self, lost: KeyedCall, call: KeyedCall) -> None:
+        """Makes `call` the first with its key, in the place of a lost call of an idempotent program.
+
+        Raises:
+            IdempotencyConflict: another was faster.
+        """
+        if not await self._store.take_over(lost, call):
+            raise IdempotencyConflict.running()
+
+    def run(self, call: KeyedCall, work: Coroutine[Any, Any, Outcome]) -> asyncio.Task[KeptAnswer]:
+        """Runs a claimed call to its end, whatever becomes of its client, and keeps its answer."""
+        self._running[call.owner, call.key] = call
+        run = self._tasks.start(self._run(call, work))
+        self._runs.add(run)
+        run.add_done_callback(self._runs.discard)
+        return run
+
+    async def _run(self, call: KeyedCall, work: Coroutine[Any, Any, Outcome]) -> KeptAnswer:
+        try:
+            answer, is_final = await work
+        except BaseException:
+            self._running.pop((call.owner, call.key), None)
+            raise
+        self._unwritten[call.owner, call.key] = call, answer if is_final else None
+        del self._running[call.owner, call.key]
+        self._used_bytes[call.owner] += len(answer.body) if is_final else 0
+        try:
+            await self._write(call.owner, call.key)
+        except StoreUnavailable as error:
+            _log.warning("an answer to a call with a key is kept in memory", reason=str(error))
+        return answer
+
+    async def _write(self, owner: str, key: str) -> None:
+        call, answer = self._unwritten[owner, key]
+        if answer is None:
+            await self._store.release(call)
+            self._used_keys[owner] -= 1
+        else:
+            await self._store.keep(call, answer)
+        self._unwritten.pop((owner, key), None)
+
+    # --- all of them
+
+    async def keep(self) -> None:
+        """Writes what is not written yet, and renews what runs. Call this every second. Raises StoreUnavailable."""
+        await self._write_the_unwritten()
+        now = time.monotonic()
+        if now >= self._next_renewal and self._running:
+            calls = list(self._running.values())
+            await self._store.renew(calls, datetime.now(UTC) + timedelta(seconds=ALIVE_S))
+            self._next_renewal = now + RENEW_EVERY_S
+
+    async def sweep(self) -> None:
+        """Forgets old keys. Raises StoreUnavailable."""
+        if time.monotonic() >= self._next_count:
+            await self._store.forget(moment_before(self.ttl_s))
+            await self._count()
+
+    async def _count(self) -> None:
+        usage = await self._store.usage()
+        self._used_keys = Counter({owner: keys for owner, (keys, _) in usage.items()})
+        self._used_bytes = Counter({owner: size for owner, (_, size) in usage.items()})
+        self._next_count = time.monotonic() + min(_COUNT_EVERY_S, self.ttl_s / 4)
+
+    async def _write_the_unwritten(self) -> None:
+        for owner, key in list(self._unwritten):
+            if (owner, key) in self._unwritten:
+                await self._write(owner, key)
+
+
+def _checked(call: KeyedCall, first: KeyedCall) -> KeyedCall:
+    """Returns the first call with the key of `call`. Raises IdempotencyConflict if it is another call, or runs."""
+    if first.fingerprint != call.fingerprint:
+        raise IdempotencyConflict.other_request()
+    if first.answer is None and first.alive_until > datetime.now(UTC):
+        raise IdempotencyConflict.running()
+    return first

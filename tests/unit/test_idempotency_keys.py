@@ -1,0 +1,155 @@
+"""Idempotency keys on a real store, with two replicas that share it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from routing.catalog.idempotency import ALIVE_S, IdempotencyKeys, KeptAnswer, KeyedCall, Outcome
+from routing.errors import IdempotencyConflict, StoreUnavailable
+from store.database import Database
+from store.key_store import SqlKeyStore
+
+pytestmark = pytest.mark.anyio
+
+ANSWER = KeptAnswer(200, [(b"x-name", b"\xe9")], b'{"nul":"\x00","wrong":"\xff"}')
+
+
+def call(key: str = "k", owner: str | None = None, fingerprint: str = "f", execution_id: str = "e") -> KeyedCall:
+    return KeyedCall.new(owner, key, fingerprint, execution_id)
+
+
+@pytest.fixture
+async def replicas(database: Database) -> AsyncIterator[tuple[IdempotencyKeys, IdempotencyKeys]]:
+    one, other = (IdempotencyKeys(SqlKeyStore(database), ttl_s=3600) for _ in range(2))
+    for replica in (one, other):
+        await replica.open(is_shared=True)
+    yield one, other
+    for replica in (one, other):
+        await replica.aclose()
+
+
+async def ends(answer: KeptAnswer, *, is_final: bool = True) -> Outcome:
+    return answer, is_final
+
+
+async def test_one_of_many_claims_wins(replicas: tuple[IdempotencyKeys, IdempotencyKeys]) -> None:
+    """On both replicas at once; the others are told that it runs, and get its answer when it has ended."""
+
+    async def claim(number: int) -> KeyedCall | None:
+        mine = call(execution_id=str(number))
+        return mine if await replicas[number % 2].claim(mine) is None else None
+
+    claims = await asyncio.gather(*(claim(number) for number in range(20)), return_exceptions=True)
+    won = [one for one in claims if isinstance(one, KeyedCall)]
+    assert len(won) == 1
+    assert sum(isinstance(one, IdempotencyConflict) for one in claims) == 19
+    await replicas[int(won[0].execution_id) % 2].run(won[0], ends(ANSWER))
+    for replica in replicas:
+        first = await replica.claim(call())
+        assert first is not None
+        assert first.answer is not None
+        assert (first.answer.status, first.answer.body) == (ANSWER.status, ANSWER.body)
+        assert [tuple(header) for header in first.answer.headers] == ANSWER.headers
+    with pytest.raises(IdempotencyConflict):
+        await replicas[1].claim(call(fingerprint="g"))
+    assert await replicas[1].claim(call(owner="another")) is None
+
+
+async def test_what_did_not_start_frees_its_key(replicas: tuple[IdempotencyKeys, IdempotencyKeys]) -> None:
+    one, other = replicas
+    mine = call()
+    assert await one.claim(mine) is None
+    assert await one.run(mine, ends(ANSWER, is_final=False)) == ANSWER
+    assert await other.claim(call(fingerprint="g")) is None
+
+
+async def test_a_lost_call_is_taken_over_once(database: Database) -> None:
+    """Nobody has renewed it: one of two takes it over, and the first cannot write its late answer over that."""
+    store = SqlKeyStore(database)
+    began = datetime.now(UTC) - timedelta(seconds=2 * ALIVE_S)
+    lost = replace(call(execution_id="lost"), created_at=began, alive_until=began + timedelta(seconds=ALIVE_S))
+    assert await store.claim(lost, began)
+    keys = IdempotencyKeys(store, ttl_s=3600)
+    found = await keys.claim(call(execution_id="second"))
+    assert found is not None
+    assert found.answer is None
+    outcomes = await asyncio.gather(
+        *(keys.take_over(found, call(execution_id=name)) for name in ("second", "third")), return_exceptions=True
+    )
+    assert [type(one) for one in outcomes if one is not None] == [IdempotencyConflict]
+    await store.keep(lost, ANSWER)
+    with pytest.raises(IdempotencyConflict):
+        await keys.claim(call())
+
+
+async def test_what_runs_is_renewed(database: Database) -> None:
+    """A call may run for longer than it counts as alive."""
+    store = SqlKeyStore(database)
+    keys = IdempotencyKeys(store, ttl_s=3600)
+    mine = replace(call(), alive_until=datetime.now(UTC))
+    assert await keys.claim(mine) is None
+    release = asyncio.Event()
+
+    async def work() -> Outcome:
+        await release.wait()
+        return ANSWER, True
+
+    run = keys.run(mine, work())
+    await keys.keep()
+    with pytest.raises(IdempotencyConflict) as told:
+        await keys.claim(call())
+    assert not told.value.is_lost
+    release.set()
+    assert await run == ANSWER
+    await keys.aclose()
+
+
+async def test_an_answer_that_cannot_be_written_yet(
+    replicas: tuple[IdempotencyKeys, IdempotencyKeys], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client has it at once, this replica answers by it, and the store gets it when it is back."""
+    one, other = replicas
+    mine = call()
+    assert await one.claim(mine) is None
+    with monkeypatch.context() as patched:
+        patched.setattr(Database, "transaction", _no_transaction)
+        assert await one.run(mine, ends(ANSWER)) == ANSWER
+        first = await one.claim(call())
+        assert first is not None
+        assert first.answer == ANSWER
+        with pytest.raises(StoreUnavailable):
+            await other.claim(call())
+        with pytest.raises(StoreUnavailable):
+            await one.keep()
+    with pytest.raises(IdempotencyConflict):
+        await other.claim(call())
+    await one.keep()
+    first = await other.claim(call())
+    assert first is not None
+    assert first.answer is not None
+
+
+@asynccontextmanager
+async def _no_transaction(_: Database) -> AsyncIterator[None]:
+    raise StoreUnavailable("it does not answer")
+    yield
+
+
+async def test_a_restart_gives_up_what_ran(database: Database) -> None:
+    """If no replica shares the store, nothing can run when the service starts. Old keys are forgotten."""
+    keys = IdempotencyKeys(SqlKeyStore(database), ttl_s=3600)
+    assert await keys.claim(call()) is None
+    await keys.open(is_shared=False)
+    found = await keys.claim(call())
+    assert found is not None
+    assert found.answer is None
+    short = IdempotencyKeys(SqlKeyStore(database), ttl_s=0.001)
+    await asyncio.sleep(0.002)
+    assert await short.claim(call(fingerprint="g")) is None
+    await asyncio.sleep(0.002)
+    await short.sweep()
+    assert await SqlKeyStore(database).usage() == {}
