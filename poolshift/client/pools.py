@@ -1,0 +1,140 @@
+"""The pools and their workers (`/pools`), and the health of the service."""
+
+from typing import TypeVar
+
+import msgspec
+
+from poolshift.client.calls import Call, RawAnswer, get, post, reader, segment
+
+_State = TypeVar("_State")
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker, measured on its process."""
+
+    pid: int
+    state: str
+    age_s: float
+    executions: int
+    rss_bytes: int | None = None
+    cpu_seconds: float | None = None
+    open_fds: int | None = None
+    programs_revision: str | None = None
+    execution_id: str | None = None
+    """The running call."""
+    program_id: str | None = None
+    running_s: float | None = None
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts since the start of the service."""
+
+    dispatched: int
+    worker_starts: int
+    worker_exits: dict[str, int]
+    cpu_seconds: float = 0.0
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """One pool."""
+
+    pool_version: str
+    ready: bool
+    size: int
+    busy: int
+    idle: int
+    starting: int
+    queue_depth: int
+    utilization: float
+    totals: Totals
+    workers: list[Worker]
+    engine: str | None = None
+    python: str | None = None
+    """The version of the workers' Python; None if it cannot run workers."""
+    interpreter: str | None = None
+    packages: dict[str, str] | None = None
+    programs_dir: str | None = None
+    preload: list[str] = []
+    lm: str | None = None
+    fault: str | None = None
+    """The reason why no worker has started, if none has."""
+    stopping: int = 0
+    service_time_s: float = 0.0
+    programs_revision: str | None = None
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that V2 changes; None is absent or unknown."""
+
+    what: str
+    v1: str | None = None
+    v2: str | None = None
+
+
+class Differences(msgspec.Struct, frozen=True, kw_only=True):
+    """All that V2 changes."""
+
+    summary: str
+    """The difference in one line; `nothing` if there is none."""
+    changes: list[Difference]
+    packages: list[Difference] = []
+    package_count: int = 0
+    """The packages of both pools together."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of the process; `failing` lists the vital parts that a restart would repair."""
+
+    status: str
+    failing: list[str] = []
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of the service, and of each pool."""
+
+    ready: bool
+    draining: bool = False
+    pools: dict[str, bool] = {}
+
+
+def listed() -> Call[list[Pool]]:
+    """Reads all pools with their workers (scope `observe`)."""
+    return get("/pools", list[Pool])
+
+
+def show(version: str) -> Call[Pool]:
+    """Reads a pool with its workers (scope `observe`)."""
+    return get(f"/pools/{segment(version)}", Pool)
+
+
+def diff() -> Call[Differences]:
+    """Reads what V2 changes against V1 (scope `observe`)."""
+    return get("/pools/diff", Differences)
+
+
+def reload(version: str) -> Call[Pool]:
+    """Replaces a pool's workers by workers with the code on disk, and waits for that. No call is lost."""
+    return post(f"/pools/{segment(version)}/reload", Pool)
+
+
+def health() -> Call[Health]:
+    """Reads the state of the process. A process that should be restarted is not an error."""
+    return _asked("/healthz", Health)
+
+
+def readiness() -> Call[Readiness]:
+    """Reads whether the service can serve. A service that cannot is not an error."""
+    return _asked("/readyz", Readiness)
+
+
+def metrics() -> Call[str]:
+    """Reads every figure in Prometheus's text format."""
+    return Call("GET", "/metrics", _text, is_idempotent=True)
+
+
+def _asked(path: str, kind: type[_State]) -> Call[_State]:
+    return Call("GET", path, reader(kind), is_idempotent=True, more_statuses=(503,))
+
+
+def _text(raw: RawAnswer) -> str:
+    return raw.content.decode()

@@ -1,0 +1,191 @@
+"""The client for threads."""
+
+import ssl
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from poolshift.client import executions, failures, pools, programs, ramp, rollout, sessions
+from poolshift.client.binding import Method
+from poolshift.client.calls import Answer, Call, Listing
+from poolshift.client.executions import Execution
+from poolshift.client.options import DEFAULT_RETRY, options
+from poolshift.client.retries import Retry, Waiting
+from poolshift.client.sync_transport import Items, Stream, SyncTransport
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Group:
+    """Methods that share a transport."""
+
+    def __init__(self, transport: SyncTransport) -> None:
+        self._transport = transport
+
+    def answer(self, call: Call[T]) -> Answer[T]:
+        """Makes a call and returns its answer with headers and JSON."""
+        return self._transport.answer(call)
+
+
+class _Sends(Method[P, Call[T]]):
+    def __get__(self, group: Group, _: Any = None) -> Callable[P, T]:
+        return self.dressed(lambda *args, **kwargs: group.answer(self.describe(*args, **kwargs)).value)
+
+
+class _Lists(Method[P, Listing[T]]):
+    answers = "Items[{}]"
+
+    def __get__(self, group: Group, _: Any = None) -> Callable[P, Items[T]]:
+        return self.dressed(lambda *args, **kwargs: Items(group._transport, self.describe(*args, **kwargs)))
+
+
+class _Streams(Method[P, Call[Execution]]):
+    answers = "Stream"
+
+    def __get__(self, group: Group, _: Any = None) -> Callable[P, Stream]:
+        return self.dressed(lambda *args, **kwargs: Stream(group._transport, self.describe(*args, **kwargs)))
+
+
+class Programs(Group):
+    """Programs and their definitions."""
+
+    create = _Sends(programs.create)
+    put = _Sends(programs.put)
+    get = _Sends(programs.show)
+    list = _Lists(programs.listed)
+    delete = _Sends(programs.delete)
+    revisions = _Lists(programs.revisions)
+
+
+class Jobs(Group):
+    """Runs in the background."""
+
+    submit = _Sends(executions.submit)
+    get = _Sends(executions.show)
+    list = _Lists(executions.listed)
+    cancel = _Sends(executions.cancel)
+
+    def wait(self, execution_id: str, *, timeout_s: float | None = None) -> Execution:
+        """Waits for a job and returns its execution. The client's own timeout is for each look at the job.
+
+        Raises:
+            JobNotOver: the job is not over after `timeout_s`, and goes on.
+            PoolshiftError: the job has failed, as a call in the foreground would have; or it has been cancelled.
+        """
+        waiting = Waiting(timeout_s)
+        while not (job := self.get(execution_id)).is_over:
+            time.sleep(waiting.pause_s(job))
+        return job.outcome()
+
+
+class Sessions(Group):
+    """Sessions and what they hold."""
+
+    get = _Sends(sessions.show)
+    list = _Lists(sessions.listed)
+    end = _Sends(sessions.end)
+
+
+class LMs(Group):
+    """The language model of a session, or everyone's."""
+
+    get = _Sends(sessions.show_lm)
+    set = _Sends(sessions.set_lm)
+    remove = _Sends(sessions.remove_lm)
+
+
+class Rollouts(Group):
+    """The flag, and the ramp that moves it."""
+
+    get = _Sends(rollout.show)
+    change = _Sends(rollout.change)
+    roll_back = _Sends(rollout.roll_back)
+    rotate = _Sends(rollout.rotate)
+    history = _Lists(rollout.history)
+    plan = _Sends(ramp.show_plan)
+    set_plan = _Sends(ramp.set_plan)
+    clear_plan = _Sends(ramp.clear_plan)
+    start = _Sends(ramp.start)
+    pause = _Sends(ramp.pause)
+    resume = _Sends(ramp.resume)
+    approve = _Sends(ramp.approve)
+    promote = _Sends(ramp.promote)
+    abort = _Sends(ramp.abort)
+    status = _Sends(ramp.status)
+    analysis = _Sends(ramp.analysis)
+    decisions = _Lists(ramp.decisions)
+    trace = _Sends(ramp.trace)
+
+
+class Pools(Group):
+    """The pools and their workers."""
+
+    get = _Sends(pools.show)
+    list = _Sends(pools.listed)
+    reload = _Sends(pools.reload)
+    diff = _Sends(pools.diff)
+
+
+class Client(Group):
+    """Poolshift over HTTP, for any number of threads.
+
+    `url` and `api_key` come from `POOLSHIFT_URL` and `POOLSHIFT_API_KEY` unless they are given. `timeout_s` is the time
+    for a whole call, with all attempts and pauses. `verify` is as httpx has it, for certificates of your own.
+
+    Raises:
+        ValueError: the address, the key or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        connect_timeout_s: float = 5.0,
+        retry: Retry = DEFAULT_RETRY,
+        max_connections: int = 100,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
+        chosen = options(url, api_key, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, retry=retry)
+        self._use(SyncTransport.open(chosen, verify=verify, max_connections=max_connections))
+
+    def _use(self, transport: SyncTransport) -> None:
+        super().__init__(transport)
+        self.programs = Programs(transport)
+        self.jobs = Jobs(transport)
+        self.sessions = Sessions(transport)
+        self.lm = LMs(transport)
+        self.rollout = Rollouts(transport)
+        self.pools = Pools(transport)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self._transport.options!r})"
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._transport.close()
+
+    def with_options(self, *, timeout_s: float | None = None, retry: Retry | None = None) -> "Client":
+        """A client with other options on the same connections; to close either closes both."""
+        other = Client.__new__(Client)
+        other._use(self._transport.but(self._transport.options.but(timeout_s, retry)))
+        return other
+
+    execute = _Sends(executions.execute)
+    stream = _Streams(executions.stream)
+    batch = _Sends(executions.batch)
+    failures = _Sends(failures.newest)
+    health = _Sends(pools.health)
+    readiness = _Sends(pools.readiness)
+    metrics = _Sends(pools.metrics)

@@ -1,0 +1,1 @@
+"""The typed client, for threads and for asyncio by the same tests."""
