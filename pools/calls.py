@@ -91,6 +91,8 @@ class Call:
         """True if the call runs for the second time, because its worker died. The router sets it, once at most."""
         self.dispatched_at = 0.0
         """Time of `time.perf_counter` at which the pool gave the call to a worker; 0 before that. The pool sets it."""
+        self.worker_pid = 0
+        """The process that runs the call, or ran it last. The pool sets it."""
         self.is_cold = False
         """True if the worker is young or loads the program first. A call is slow for that on any version."""
         self.queued_s = 0.0

@@ -41,6 +41,7 @@ from pools.errors import (
 )
 from pools.events import EventSink
 from pools.fair_queue import QueuedCall
+from pools.idle_runs import IdleRuns
 from pools.process.exits import ExitCause
 from pools.process.interface import WorkerSpawner
 from pools.protocol import PoolObserver, PoolSnapshot
@@ -83,6 +84,7 @@ class Engine(abc.ABC):
             version, self._state, spawner, observer, options.recycle, self._workers_changed, background
         )
         self._queue = CallQueue()
+        self._idle_runs = IdleRuns(self._state, self._supervisor, self._queue, self._serve_queue)
         self._deadline_timer = DeadlineTimer(self._expire)
         self._quarantine = Quarantine()
         self._service_time_s = 0.0
@@ -124,6 +126,11 @@ class Engine(abc.ABC):
         if isinstance(queued_call.call.events, Backpressure):
             queued_call.call.events = queued_call.call.events.close()
 
+    @property
+    def _real_calls(self) -> int:
+        """The number of running calls that somebody waits for."""
+        return self._state.busy - len(self._idle_runs)
+
     def _is_short_of_workers(self) -> bool:
         """True if more calls wait than the workers that are idle, or being replaced, will serve."""
         counts = self._state.counts()
@@ -152,6 +159,14 @@ class Engine(abc.ABC):
             self._calls -= 1
             if self._refuses and not self._calls:
                 self._drained.set()
+
+    def begin_idle(self, call: Call, avoid_pid: int | None = None) -> asyncio.Future[Result] | None:
+        if self._refuses:
+            return None
+        return self._idle_runs.begin(call, self._concurrency - self._real_calls, avoid_pid)
+
+    def end_idle(self, answer: asyncio.Future[Result]) -> None:
+        self._idle_runs.end(answer)
 
     def withdraw(self, which: Callable[[Call], bool]) -> int:
         withdrawn = [queued_call for queued_call in self._queue.queued_calls() if which(queued_call.call)]
@@ -276,6 +291,10 @@ class Engine(abc.ABC):
             self._push_new(queued_call, now)
             call.is_accepted = True
         self._deadline_timer.set(queued_call.give_up_at)
+        if len(self._idle_runs):
+            self._idle_runs.make_room(
+                queued_call, is_short=self._real_calls < self._concurrency and self._is_short_of_workers()
+            )
 
     def _push_new(self, queued_call: QueuedCall, now: float) -> None:
         """Lets a new call wait if the queue has room and the wait is short enough. Raises PoolOverloaded."""

@@ -30,6 +30,7 @@ __all__ = [
     "MalformedInputs",
     "PoolClosed",
     "PoolOverloaded",
+    "Preempted",
     "ProgramError",
     "ProgramQuarantined",
     "SpawnFailed",
@@ -114,6 +115,10 @@ class PoolClosed(ExecutionError):
 
 class Withdrawn(Exception):
     """A call was taken back by the router, to be given to another pool; never seen by a client."""
+
+
+class Preempted(Exception):
+    """A call on an idle worker ended early, because a real call needed the worker; never seen by a client."""
 
 
 class WorkerLost(Exception):

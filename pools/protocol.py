@@ -1,5 +1,6 @@
 """The protocol of a pool, which every engine implements: the router knows this and no engine."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -99,6 +100,18 @@ class Pool(Protocol):
             ExecutionError: one of `poolshift.worker.errors`.
             Withdrawn: it was taken back; it may be given to another pool.
         """
+        ...
+
+    def begin_idle(self, call: Call, avoid_pid: int | None = None) -> asyncio.Future[Result] | None:
+        """Begins `call` on a worker that no real call needs, on another than `avoid_pid` if there is one.
+
+        Returns None if no worker is to spare. The answer is the result, an ExecutionError, or Preempted: a real call
+        needed the worker.
+        """
+        ...
+
+    def end_idle(self, answer: asyncio.Future[Result]) -> None:
+        """Ends a call of `begin_idle`, whose worker is killed."""
         ...
 
     def withdraw(self, which: Callable[[Call], bool]) -> int:

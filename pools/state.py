@@ -120,6 +120,16 @@ class PoolState:
             self._remember(session_id, slot)
         return slot
 
+    def take_coldest(self, avoid_pid: int | None) -> WorkerSlot | None:
+        """Takes the idle worker that was used least recently, another than `avoid_pid` if there is one."""
+        others = (slot for slot in self.idle if slot.process is not None and slot.process.pid != avoid_pid)
+        slot = next(others, None) or next(iter(self.idle), None)
+        if slot is not None:
+            del self.idle[slot]
+            slot.state = WorkerState.BUSY
+            self.busy += 1
+        return slot
+
     def give_back(self, slot: WorkerSlot) -> WorkerSlot | None:
         """Makes a worker idle after its call, unless it is being stopped. Returns a worker to be retired now."""
         if slot.state is not WorkerState.BUSY:

@@ -111,6 +111,7 @@ class Supervisor:
             self._reconcile()
             raise
         call.dispatched_at = time.perf_counter()
+        call.worker_pid = slot.process.pid
         self.dispatched += 1
         self._deadline_timer.set(slot.process.due)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from pools.calls import Call, Program, Result
-from pools.errors import ExecutionError, PoolClosed, SpawnFailed, Withdrawn, WorkerLost
+from pools.errors import ExecutionError, PoolClosed, Preempted, SpawnFailed, Withdrawn, WorkerLost
 from pools.events import EventSource
 from pools.process.exits import Exit, ExitCause, failure_of
 from pools.protocol import PoolSnapshot
@@ -58,6 +58,9 @@ class FakePool:
         self.is_closed = False
         self.dispatched = 0
         self.reloads = 0
+        self.idle_answer: Callable[[Call], Answer | Preempted | None] | None = None
+        """The end of calls of `begin_idle`; an answer of None lets the call run until `end_idle`."""
+        self.idle_calls: list[tuple[Call, int | None]] = []
         self._outcomes: dict[Call, asyncio.Future[Result]] = {}
         self._drained = asyncio.Event()
         self._drained.set()
@@ -113,6 +116,23 @@ class FakePool:
             return await self._outcomes[call]
         finally:
             self._forget(call)
+
+    def begin_idle(self, call: Call, avoid_pid: int | None = None) -> asyncio.Future[Result] | None:
+        """Runs the call if `idle_answer` is set; the call is then in `idle_calls`."""
+        if self.idle_answer is None:
+            return None
+        self.idle_calls.append((call, avoid_pid))
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        answer = self.idle_answer(call)
+        if isinstance(answer, Result):
+            future.set_result(answer)
+        elif answer is not None:
+            future.set_exception(answer)
+        return future
+
+    def end_idle(self, answer: asyncio.Future[Result]) -> None:
+        if not answer.done():
+            answer.set_exception(Preempted())
 
     def withdraw(self, which: Callable[[Call], bool]) -> int:
         return self._withdraw(self.queued, which)

@@ -1,0 +1,110 @@
+"""Runs calls on workers that nobody else needs: they wait in no queue, and end when a real call needs their worker.
+
+Such a call counts in no total and no quarantine, and takes no turn of a coordinator's.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from pools.call_queue import CallQueue
+from pools.calls import Call, Result
+from pools.errors import ExecutionError, Preempted, WorkerLost
+from pools.fair_queue import QueuedCall
+from pools.process.exits import ExitCause
+from pools.state import PoolState, WorkerSlot
+from pools.supervisor import Supervisor
+
+
+class IdleRuns:
+    """The calls of one pool that run on idle workers: on half of the workers at most."""
+
+    def __init__(
+        self, state: PoolState, supervisor: Supervisor, queue: CallQueue, serve_queue: Callable[[], None]
+    ) -> None:
+        self._state = state
+        self._supervisor = supervisor
+        self._queue = queue
+        self._serve_queue = serve_queue
+        self._running: dict[WorkerSlot, QueuedCall] = {}
+        self._limit = max(1, state.size // 2)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def begin(self, call: Call, needed: int, avoid_pid: int | None) -> asyncio.Future[Result] | None:
+        """Begins `call` on a worker that is not `avoid_pid`, if there is another; returns None if none is to spare.
+
+        `needed` is the number of real calls that may begin at any moment: as many workers stay idle, one at most.
+        """
+        queued_call = QueuedCall(call, asyncio.get_running_loop().create_future())
+        spare = len(self._state.idle) - (min(1, needed) if self._state.size > 1 else 0)
+        if spare < 1 or len(self._running) >= self._limit or not self._queue.can_pass(queued_call):
+            return None
+        slot = queued_call.slot = self._state.take_coldest(avoid_pid)
+        if slot is None:
+            return None
+        if queued_call.max_concurrency:
+            self._queue.began(queued_call)
+        self._running[slot] = queued_call
+        try:
+            self._supervisor.give(slot, call, partial(self._end, slot))
+        except ExecutionError as error:
+            self._end(slot, error)
+        except Exception as error:
+            self._leave(slot, Preempted() if isinstance(error, WorkerLost) else error)
+            if not isinstance(error, WorkerLost):
+                self._supervisor.kill(slot, ExitCause.CANCELLED)
+        else:
+            self._supervisor.dispatched -= 1
+        return queued_call.answer
+
+    def make_room(self, real: QueuedCall, *, is_short: bool) -> None:
+        """Ends a run that holds up `real`, which waits: for others of its program, or, if `is_short`, for a worker."""
+        key = real.call.program.key
+        for slot, queued_call in reversed(self._running.items()):
+            if is_short or (real.max_concurrency and queued_call.call.program.key == key):
+                self._end_early(slot)
+                return
+
+    def end(self, answer: asyncio.Future[Result]) -> None:
+        """Ends the run with this answer, if it still runs: nobody waits for it any more."""
+        for slot, queued_call in self._running.items():
+            if queued_call.answer is answer:
+                self._end_early(slot)
+                return
+
+    def _end_early(self, slot: WorkerSlot) -> None:
+        self._leave(slot, Preempted())
+        self._supervisor.kill(slot, ExitCause.CANCELLED)
+
+    def _end(self, slot: WorkerSlot, outcome: Result | Exception) -> None:
+        """Ends a run. Its worker gets the next real call first."""
+        queued_call = self._forget(slot)
+        try:
+            self._supervisor.give_back(slot)
+            self._serve_queue()
+        finally:
+            if queued_call is not None:
+                _resolve(queued_call.answer, outcome)
+
+    def _leave(self, slot: WorkerSlot, outcome: Exception) -> None:
+        queued_call = self._forget(slot)
+        if queued_call is not None:
+            _resolve(queued_call.answer, outcome)
+
+    def _forget(self, slot: WorkerSlot) -> QueuedCall | None:
+        queued_call = self._running.pop(slot, None)
+        if queued_call is not None and queued_call.max_concurrency:
+            self._queue.ended(queued_call)
+        return queued_call
+
+
+def _resolve(answer: asyncio.Future[Result], outcome: Result | Exception) -> None:
+    if answer.done():
+        return
+    if isinstance(outcome, Result):
+        answer.set_result(outcome)
+    else:
+        answer.set_exception(outcome)
+        answer.exception()  # retrieved, since nobody may wait for it any more
