@@ -77,7 +77,7 @@ async def test_a_rollback_of_another_replica_does_not_wait() -> None:
 
 
 async def test_a_rotation_voids_nothing() -> None:
-    """It sets 0 % and is not a rollback: a change that was asked for before it is still asked for."""
+    """A rotation sets 0 % and is not a rollback: a change that was asked for before it is still asked for."""
     _, one, _ = await two_replicas()
     epoch = one.epoch
     one.rotated((await one.change(ROTATION)).revision)
