@@ -1,10 +1,11 @@
 # The service on this machine.
 
-.PHONY: run
+.PHONY: run migration
 
 # The file with what programs import (docs/programs.md). It is installed beside the service's own packages, so that neither
 # gets the other's versions.
 REQUIREMENTS ?=
+EXAMPLE ?= code
 ifneq ($(REQUIREMENTS),)
 PACKAGES := $(abspath $(CACHE))/packages/$(subst /,+,$(abspath $(REQUIREMENTS)))
 WORKERS_PATH = PYTHONPATH="$(PACKAGES)$${PYTHONPATH:+:$$PYTHONPATH}"
@@ -23,3 +24,6 @@ endif
 
 run: $(INSTALLED) $(PACKAGES:%=%/.installed) ## Serves on 127.0.0.1:8000; REQUIREMENTS names what programs need
 	@$(WORKERS_PATH) LM_MODEL=$${LM_MODEL-$$(grep -qs "^LM_MODEL=" .env || echo local)} exec $(BIN)/poolshift serve --reload
+
+migration: $(INSTALLED) ## Ramps an example of a migration with generated traffic (EXAMPLE=code; docs/pools.md has all)
+	@$(BIN)/python examples/migrations/run.py $(EXAMPLE)

@@ -4,7 +4,7 @@
 
 A migration is a folder: `migration.yaml` says what V1 and V2 are and which programs there are, `plan.yaml` how the ramp
 goes, and `traffic.py` has the calls. The service runs on a free port, with everything it writes in a folder under
-`.cache/migrations`, and ends with the ramp. The exit status is 0 if the verdict is the one that `migration.yaml` expects.
+`.cache/migrations`, and ends with the ramp. The exit status is 0 if the ramp ends as `migration.yaml` expects.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final
 
 import mmh3
@@ -34,6 +35,16 @@ class Example:
     trace_id: str | None
     code: str
     detail: str
+
+
+def _most_faulty(counters: Counters, guardrail: str | None) -> str | None:
+    """The program with more than half of V2's faults of a guardrail, if there is one."""
+    faults: Counter[str] = Counter()
+    for (name, _, _, _, program), pair in counters.events.items():
+        if name == guardrail:
+            faults[program] += pair[1]
+    program, count = max(faults.items(), key=itemgetter(1), default=("", 0))
+    return program if 2 * count > faults.total() else None
 
 
 class Evidence:
@@ -149,7 +160,9 @@ class LiveJudge:
         faults = total(pair for (name, _), pair in counters.faults.items() if name == guardrail)
         if not sum(faults):
             return ""
-        return f"V2 has {faults[1]:,} faults in {calls[1]:,} calls, V1 {faults[0]:,} in {calls[0]:,}"
+        told = f"V2 has {faults[1]:,} faults in {calls[1]:,} calls, V1 {faults[0]:,} in {calls[0]:,}"
+        program = _most_faulty(counters, guardrail)
+        return told if program is None else f"{told}; most of V2's by the program {program}"
 
     def lacking(self) -> str:
         """The guardrails whose evidence promotion still waits for, in words; empty with several replicas."""

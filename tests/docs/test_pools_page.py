@@ -34,3 +34,15 @@ def test_its_numbers() -> None:
     """The oldest Python, and the longest pause between two starts."""
     assert f"Python {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or newer" in PAGE
     assert f"pauses of up to {backoff_s(100):g} s" in PAGE
+
+
+def test_every_example_is_there() -> None:
+    """The table has the folders, each with the end that its file expects."""
+    ends = {"promoted": "promoted", "rolled_back": "rolled back", "paused": "paused"}
+    told = {codes(row["example"])[0]: row["ends"] for row in table(section(PAGE, "## Examples"), "example")}
+    found = {path.parent.name: path.read_text() for path in (ROOT / "examples" / "migrations").glob("*/migration.yaml")}
+    assert set(told) == set(found)
+    for name, text in found.items():
+        expected = re.search(r"^expect: (\w+)$", text, re.MULTILINE)
+        assert expected is not None
+        assert told[name].startswith(ends[expected.group(1)])
