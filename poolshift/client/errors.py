@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-TRANSIENT_STATUSES = frozenset({429, 502, 503, 504})
+TRANSIENT_STATUSES = frozenset({502, 503, 504})
+TRANSIENT_WITH_A_PAUSE = frozenset({409, 429})
+"""Statuses of errors that pass if the service says when."""
 
 
 class PoolshiftError(Exception):
@@ -36,8 +38,9 @@ class PoolshiftError(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """True if the same call may succeed a little later. A 429 says so only by a time to wait."""
-        return self.status in TRANSIENT_STATUSES and (self.status != 429 or self.retry_after is not None)
+        """True if the same call may succeed a little later."""
+        may_pass = self.retry_after is not None and self.status in TRANSIENT_WITH_A_PAUSE
+        return may_pass or self.status in TRANSIENT_STATUSES
 
 
 class NoAnswer(PoolshiftError):

@@ -96,22 +96,23 @@ def execute(
     session_id: str | None = None,
     timeout_s: float | None = None,
     idempotent: bool = False,
+    idempotency_key: str | None = None,
     pool_version: str | None = None,
     canary_key: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Call[Execution]:
     """Runs a program once and waits for its outputs.
 
-    `timeout_s` is the deadline for queue and run together. `idempotent` says that the program may run twice: then the
-    client sends the call again if the answer is lost. `pool_version` forces a version (scope `admin`). `headers` are
-    for a trace context.
+    `timeout_s` is the deadline for queue and run together. If the answer is lost, the client sends the call again in
+    two cases: `idempotent` says that the program may run twice; by an `idempotency_key` the service runs the call once,
+    and answers again. `pool_version` forces a version (scope `admin`). `headers` are for a trace context.
 
     Raises:
         PoolshiftError: the program has not succeeded; each code has its class.
     """
     path = f"/programs/{segment(program_id)}/execute"
     body = {"inputs": inputs or {}, **members(session_id=session_id, timeout_s=timeout_s)}
-    routing = _routing(pool_version, canary_key, headers)
+    routing = _routing(pool_version, canary_key, idempotency_key, headers)
     return _run(path, body, reader(Execution), routing, timeout_s, is_idempotent=idempotent)
 
 
@@ -128,7 +129,7 @@ def stream(
 ) -> Call[Execution]:
     """Runs a program once and gives its events as they come; the last one is the execution.
 
-    The arguments are those of `execute`.
+    The arguments are those of `execute`, which explains them.
 
     Raises:
         PoolshiftError: the program has not succeeded; each code has its class. It may come after events.
@@ -153,6 +154,7 @@ def batch(
     session_id: str | None = None,
     timeout_s: float | None = None,
     idempotent: bool = False,
+    idempotency_key: str | None = None,
     pool_version: str | None = None,
     canary_key: str | None = None,
     headers: Mapping[str, str] | None = None,
@@ -164,7 +166,7 @@ def batch(
     """
     path = f"/programs/{segment(program_id)}/batch"
     body = {"inputs": list(inputs), **members(session_id=session_id, timeout_s=timeout_s)}
-    routing = _routing(pool_version, canary_key, headers)
+    routing = _routing(pool_version, canary_key, idempotency_key, headers)
     return _run(path, body, _read_items, routing, None, is_idempotent=idempotent)
 
 
@@ -174,6 +176,7 @@ def submit(
     *,
     session_id: str | None = None,
     timeout_s: float | None = None,
+    idempotency_key: str | None = None,
     pool_version: str | None = None,
     canary_key: str | None = None,
     headers: Mapping[str, str] | None = None,
@@ -184,7 +187,7 @@ def submit(
     """
     path = f"/programs/{segment(program_id)}/execute"
     body = {"inputs": inputs or {}, **members(session_id=session_id, timeout_s=timeout_s)}
-    routing = {**_routing(pool_version, canary_key, headers), "prefer": "respond-async"}
+    routing = {**_routing(pool_version, canary_key, idempotency_key, headers), "prefer": "respond-async"}
     return _run(path, body, reader(Job), routing, None, is_idempotent=False)
 
 
@@ -207,9 +210,21 @@ def cancel(execution_id: str) -> Call[Job]:
     return Call("DELETE", f"/executions/{segment(execution_id)}", reader(Job), is_idempotent=True)
 
 
-def _routing(pool_version: str | None, canary_key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
-    lower = {name.lower(): value for name, value in (headers or {}).items()}
-    return {**lower, **given({"x-pool-version": pool_version, "x-canary-key": canary_key})}
+def _routing(
+    pool_version: str | None, canary_key: str | None, idempotency_key: str | None, headers: Mapping[str, str] | None
+) -> dict[str, str]:
+    named = {"x-pool-version": pool_version, "x-canary-key": canary_key, "idempotency-key": _quoted(idempotency_key)}
+    return {**{name.lower(): value for name, value in (headers or {}).items()}, **given(named)}
+
+
+def _quoted(key: str | None) -> str | None:
+    """Writes an idempotency key as a string of a structured header (RFC 9651)."""
+    if key is None:
+        return None
+    if not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise ValueError(f"an idempotency key has 1 to 255 printable ASCII characters, got {key!r}")
+    escaped = key.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _run(
@@ -222,7 +237,7 @@ def _run(
         read,
         headers={**headers, **content_type},
         content=content,
-        is_idempotent=is_idempotent,
+        is_idempotent=is_idempotent or "idempotency-key" in headers,
         patience_s=0.0 if timeout_s is None else timeout_s + _MARGIN_S,
     )
 

@@ -258,6 +258,14 @@ class QuotaExceeded(PoolshiftError):
     category = "resource"
 
 
+class IdempotencyConflict(PoolshiftError):
+    """The idempotency key belongs to another call; or its call still runs, or was lost with its replica."""
+
+    code = "idempotency_conflict"
+    status = 409
+    category = "request"
+
+
 class InternalError(PoolshiftError):
     """The service failed; its log says how."""
 

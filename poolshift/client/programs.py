@@ -20,6 +20,10 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     default: Any = None
     schema: dict[str, Any] | None = None
     """A JSON Schema, draft 2020-12."""
+    compare: str | dict[str, float] | None = None
+    """The comparison of an output in shadow calls: `exact`, `unordered`, `ignore`, `{"number": …}` or `{"text": …}`."""
+    secret: bool = False
+    """True if no report of shadow calls shows the value."""
 
 
 class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -50,6 +54,10 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_concurrency: int | None = None
     memory_mb: int | None = None
     metrics: bool = False
+    shadow: bool = False
+    """True if shadow calls may run it although it is not idempotent."""
+    metric: str | None = None
+    metric_range: tuple[float, float] | None = None
     session_id: str | None = None
 
 
@@ -71,6 +79,9 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrency: int | None = None
     memory_mb: int | None = None
     metrics: bool = False
+    shadow: bool = False
+    metric: str | None = None
+    metric_range: tuple[float, float] | None = None
     execution_count: int = 0
     last_executed_at: datetime | None = None
 

@@ -121,6 +121,19 @@ def test_an_execution(client: Client, echo: str) -> None:
     assert answer.raw.headers["x-execution-id"] == answer.value.execution_id == answer.json()["execution_id"]
 
 
+def test_a_call_with_a_key_runs_once(client: Client, echo: str) -> None:
+    """The same key and call have the first answer; another call is an error."""
+    key = f'a "key" \\ {uuid.uuid4().hex}'
+    first = client.execute(echo, {"nonce": "a"}, idempotency_key=key)
+    assert client.execute(echo, {"nonce": "a"}, idempotency_key=key) == first
+    with pytest.raises(problems.IdempotencyConflict):
+        client.execute(echo, {"nonce": "b"}, idempotency_key=key)
+    with pytest.raises(ValueError, match="1 to 255"):
+        client.execute(echo, {"nonce": "b"}, idempotency_key="ä")
+    job = client.jobs.submit(echo, {"nonce": "a"}, idempotency_key=f"{key} of a job")
+    assert client.jobs.submit(echo, {"nonce": "a"}, idempotency_key=f"{key} of a job").execution_id == job.execution_id
+
+
 def test_a_batch(client: Client, echo: str) -> None:
     """Each item has its outcome; one that fails is an error that is not raised."""
     first, second, third = client.batch(echo, [{"nonce": "a"}, {"other": 1}, {"nonce": "c"}], pool_version="v2")
