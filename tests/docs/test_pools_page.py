@@ -14,7 +14,7 @@ SOURCES = ("pools/process/interpreter.py", "pools/process/spawner.py", "poolshif
 
 
 def test_every_setting_exists() -> None:
-    """Those of the table, and those in the text."""
+    """The page names settings of the service and no other."""
     named = set(re.findall(r"`((?:V2_)?[A-Z]+_[A-Z_]+)`", PAGE))
     assert "V2_PROGRAMS_DIR" in named
     assert named <= {name.upper() for name in Settings.model_fields}

@@ -24,7 +24,7 @@ def ramp(name: str, work: Path) -> str:
 
 
 def test_new_code_with_a_bug(tmp_path: Path) -> None:
-    """It raises for one input in fifty: rolled back, and the program is named."""
+    """New code that raises for one input in fifty: rolled back, and the program is named."""
     said = ramp("code", tmp_path)
     assert "The ramp ended rolled_back" in said
     assert "by the program shipping" in said
