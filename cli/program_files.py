@@ -93,7 +93,11 @@ def _unread(file: Path, error: Exception) -> WrongDocument:
 
 
 def _is_shown(file: Path, folder: Path) -> bool:
-    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    # A link to a file that is not there is told later: in silence its program would stay as it was.
+    is_broken_link = file.is_symlink() and not file.exists()
+    return (file.is_file() or is_broken_link) and not any(
+        part.startswith(".") for part in file.relative_to(folder).parts
+    )
 
 
 def _of_json(text: str) -> Iterator[tuple[Any, yaml.Node | None]]:

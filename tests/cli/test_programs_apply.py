@@ -196,6 +196,15 @@ def test_a_file_that_is_no_program(operator: Poolshift, service: Service, folder
     assert service.client.get(f"/programs/{good['id']}").status_code == 200
 
 
+def test_a_link_to_nowhere(operator: Poolshift, folder: Path) -> None:
+    """Told like a file that cannot be read, and not left out."""
+    (folder / "linked.yaml").symlink_to(folder / "missing")
+    write(folder / "z.yaml", definition())
+    ended = operator("programs", "apply", folder)
+    assert (ended.returncode, ended.stderr) == (1, f"poolshift: {folder / 'linked.yaml'}: No such file or directory\n")
+    assert ended.stdout.endswith("1 created, 0 updated, 0 unchanged, 1 failed\n")
+
+
 def test_commands_at_once(operator: Poolshift, service: Service, folder: Path) -> None:
     """Each finds the same files: none fails because another one was first, and each program has one revision."""
     programs = [definition() for _ in range(10)]
