@@ -127,6 +127,8 @@ def returns(kind: str) -> Any:
             {"sku": ["hat", None], "sold": [1.5, np.nan], "on": [pd.Timestamp("2026-01-02"), pd.NaT]}
         ),
         "series": pd.Series([1, pd.NA], dtype="Int64"),
+        "extension": [pd.Categorical(["a", None]), pd.array([1, None], dtype="Int64")],
+        "periods": [pd.Period("2026-01", freq="M"), pd.Interval(0, 1)],
         "bytes": b"\x00\xff",
         "complex": [0, np.complex64(1j)],
         "same names": pd.DataFrame([[1, 2]], columns=["a", "a"]),

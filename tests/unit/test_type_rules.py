@@ -309,6 +309,8 @@ def test_a_nan_inside_a_typed_output_becomes_null() -> None:
         ),
         ("series", [1, None]),
         ("bytes", "AP8="),
+        ("extension", [["a", None], [1, None]]),
+        ("periods", ["2026-01", "(0, 1]"]),
     ],
 )
 def test_objects_of_libraries_have_json(kind: str, sent: Any) -> None:
