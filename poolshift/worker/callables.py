@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+from collections.abc import Iterable
+from types import MethodType
 from typing import Any
 
 EXPECTED = "an entrypoint is `module:function`, or `module:Class` with a method `__call__`"
@@ -18,6 +20,34 @@ def fault_of(found: Any) -> str | None:
         if isinstance(found, functools._lru_cache_wrapper):
             return "a cached async function or generator, which gives its first result, used up, to later calls"
         return f"{_kind(found)} around an async function or a generator; {EXPECTED}"
+    return None
+
+
+def fault_of_class(found: type, methods: Iterable[str]) -> str | None:
+    """Says why a worker cannot make and use an object of a class; `methods` are those that it calls without arguments.
+
+    Nothing is called for it.
+    """
+    if "__call__" not in dir(found) or not inspect.isfunction(inspect.getattr_static(found, "__call__", None)):
+        return "has no method __call__"
+    if inspect.isabstract(found) or getattr(found, "_is_protocol", False):
+        return "is abstract"
+    if (fault := _fault_without_arguments(found)) is not None:
+        return f"is made without arguments: {fault}"
+    for name in methods:
+        method = inspect.getattr_static(found, name, None)
+        if inspect.isfunction(method) and (fault := _fault_without_arguments(MethodType(method, found))) is not None:
+            return f"has a method {name} that is called without arguments: {fault}"
+    return None
+
+
+def _fault_without_arguments(function: Any) -> str | None:
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        return str(error)
+    except ValueError:  # such as a class of C's, which has no signature
+        return None
     return None
 
 

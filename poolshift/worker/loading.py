@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from poolshift.worker.callables import fault_of, module_of
+from poolshift.worker.callables import fault_of, fault_of_class, module_of
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import describe
 from poolshift.worker.lm import LMRun
@@ -202,8 +202,8 @@ def find_program(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[
     """
     found = find_defined(entrypoint, allowed_modules)
     if inspect.isclass(found):
-        if "__call__" not in dir(found) or not inspect.isfunction(inspect.getattr_static(found, "__call__", None)):
-            raise EntrypointError(f"the class {entrypoint.partition(':')[2]!r} has no method __call__")
+        if (fault := fault_of_class(found, (SETUP, TEARDOWN))) is not None:
+            raise EntrypointError(f"the class {entrypoint.partition(':')[2]!r} {fault}")
         return found
     return find_entrypoint(entrypoint, allowed_modules)
 
