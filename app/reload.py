@@ -50,13 +50,13 @@ class CodeReloader:
 
     async def _reload(self, versions: tuple[Version, ...]) -> None:
         async with self._lock:
-            _log.info("reloading", pools=versions)
+            _log.info("reloading", pools=[str(version) for version in versions])
             outcomes = await asyncio.gather(
                 *(self._pools[version].reload() for version in versions), return_exceptions=True
             )
             reloaded = [version for version, outcome in zip(versions, outcomes, strict=True) if outcome is None]
             if reloaded:
-                _log.info("reloaded", pools=reloaded)
+                _log.info("reloaded", pools=[str(version) for version in reloaded])
                 await self._ramp.restart_evidence("the code was reloaded")
             for outcome in outcomes:
                 if outcome is not None:

@@ -36,8 +36,13 @@ def try_import(module: str) -> Imported:
     except BaseException as error:
         if is_missing(module, error):
             return Imported(module, is_found=False, fault=_in_one_line(str(error)))
-        return Imported(module, fault=_in_one_line(describe(error).detail) + _place(error))
+        return Imported(module, fault=fault_of_import(error))
     return Imported(module)
+
+
+def fault_of_import(error: BaseException) -> str:
+    """Says in one line why an import failed, and in which line of the users' code."""
+    return _in_one_line(describe(error).detail) + _place(error)
 
 
 def is_missing(module: str, error: BaseException) -> bool:
@@ -52,11 +57,16 @@ def _in_one_line(text: str) -> str:
 def _place(error: BaseException) -> str:
     """The last line of a user's code that led to the error; none for a SyntaxError, which names its own."""
     frames = traceback.extract_tb(error.__traceback__)
-    users = [frame for frame in frames if frame.filename not in _OURS and not frame.filename.startswith("<frozen")]
+    users = [frame for frame in frames if not _is_of_imports(frame.filename)]
     return f" ({Path(users[-1].filename).name}, line {users[-1].lineno})" if users else ""
 
 
-_OURS = frozenset({__file__, importlib.__file__})
+def _is_of_imports(file: str) -> bool:
+    """Tells if a file is one of this package's, or of Python's import system."""
+    return file.startswith(("<frozen", _OUR_FOLDER)) or file == importlib.__file__
+
+
+_OUR_FOLDER = f"{Path(__file__).parent}{os.sep}"
 
 
 def main() -> None:

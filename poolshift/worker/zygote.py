@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -28,8 +28,7 @@ import msgspec
 
 from poolshift.worker import linux, reaper, user_path
 from poolshift.worker.child import WorkerChild, run_and_exit
-from poolshift.worker.exception_text import describe, truncate
-from poolshift.worker.import_check import is_missing
+from poolshift.worker.import_check import fault_of_import, is_missing
 from poolshift.worker.notices import (
     MAX_PACKET_BYTES,
     Exited,
@@ -46,8 +45,6 @@ from poolshift.worker.revision import CodeRevision
 
 _PAUSE_S = 0.1
 """Between two attempts at something that the system refuses, for want of memory or of file descriptors."""
-
-_MAX_REASON_LENGTH = 512
 
 _encode = msgspec.json.encode
 _order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
@@ -235,16 +232,16 @@ def _both(fds: list[int]) -> tuple[int, int]:
     return fds[0], fds[1]
 
 
-def _import_all(modules: Iterable[str], limit_s: float, *, may_be_gone: bool = False) -> dict[str, str]:
+def _import_all(modules: Iterable[str], limit_s: float, needed: Collection[str] | None = None) -> dict[str, str]:
     """Imports modules of users, each within `limit_s`. Returns those that cannot be imported, with the reason.
 
-    A module that was removed is no failure if it `may_be_gone`.
+    A module that was removed is no failure unless it is one of those `needed`, by default all.
     """
     failures = ((module, _failure_of_import(module, limit_s)) for module in modules)
     return {
-        module: truncate(describe(failure).detail, _MAX_REASON_LENGTH)
+        module: fault_of_import(failure)
         for module, failure in failures
-        if failure is not None and not (may_be_gone and is_missing(module, failure))
+        if failure is not None and (needed is None or module in needed or not is_missing(module, failure))
     }
 
 
@@ -276,7 +273,8 @@ def main() -> None:
     for module in filter(None, own_preload.split(",")):
         importlib.import_module(module)
     failures = _import_all(filter(None, preload.split(",")), float(load_timeout_s))
-    broken = _import_all(filter(None, recent.split(",")), float(load_timeout_s), may_be_gone=True)
+    # What PROGRAM_MODULES names has to be there, as at a start.
+    broken = _import_all(filter(None, recent.split(",")), float(load_timeout_s), allowed_modules.split(","))
     # Forked children share what is imported until they write to it; a collection would write to all of it.
     gc.collect()
     gc.disable()

@@ -181,21 +181,43 @@ def test_code_that_cannot_be_preloaded_replaces_nothing(start_service: StartServ
     assert results(service, program) == {"v1": "new", "v2": "old"}
 
 
-@pytest.mark.parametrize("broken", ["def first(:\n", "import time\ntime.sleep(600)\n"])
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ("def first(:\n", "SyntaxError: invalid syntax (shop.py, line 2)"),
+        ("import time\ntime.sleep(600)\n", "TimeoutError: the import takes more than 1 s (shop.py, line 3)"),
+    ],
+)
 def test_code_that_cannot_be_imported_replaces_nothing(
-    start_service: StartService, code: UserCode, broken: str
+    start_service: StartService, code: UserCode, broken: str, says: str
 ) -> None:
-    """A module that programs use is tried before any worker is replaced; a removed one is not missed."""
+    """A module that programs use is tried before any worker is replaced; one of PROGRAM_MODULES has to be there."""
     service = start_service(LOAD_TIMEOUT_S=1, **code.settings)
     program = service.create("shop:first", {})
     assert results(service, program) == {"v1": "old", "v2": "old"}
     code.write(broken)
     answer = service.client.post("/pools/v2/reload")
     assert (answer.status_code, answer.json()["code"]) == (500, "load_failed")
-    assert "'shop' cannot be imported: " in answer.json()["detail"]
+    assert answer.json()["detail"].endswith(f"'shop' cannot be imported: {says}")
     assert results(service, program) == {"v1": "old", "v2": "old"}
     code.remove("shop.py")
+    missing = service.client.post("/pools/v2/reload").json()
+    assert missing["detail"].endswith("'shop' cannot be imported: ModuleNotFoundError: No module named 'shop'")
+    assert results(service, program) == {"v1": "old", "v2": "old"}
+
+
+def test_a_module_that_was_removed_is_not_missed(start_service: StartService, tmp_path: Path) -> None:
+    """As long as PROGRAM_MODULES does not name it: the package goes on without it."""
+    package = tmp_path / "shop"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "old.py").write_text(OLD)
+    service = start_service(PYTHONPATH=tmp_path, PROGRAM_MODULES="shop")
+    program = service.create("shop.old:first", {})
+    assert results(service, program) == {"v1": "old", "v2": "old"}
+    (package / "old.py").unlink()
     assert service.client.post("/pools/v2/reload").status_code == 200
+    assert service.execute(program, headers=on("v2")).json()["code"] == "load_failed"
 
 
 def test_the_pools_follow_the_disk_by_themselves(start_service: StartService, code: UserCode) -> None:
