@@ -31,6 +31,7 @@ from app.api import (
 from app.assets import Assets
 from app.auth import Authenticator
 from app.body_limit import guard_body
+from app.console import headers, rendering, routes
 from app.execute.batch import BatchEndpoint
 from app.execute.endpoint import ExecuteLane, is_execute
 from app.hosts import EXEMPT_PATHS, HostGuard
@@ -70,12 +71,13 @@ _ROUTERS = (
     pools.router,
     health.router,
     documentation.router,
+    routes.router,
     assets.router,
     problem_pages.router,
     root.router,
 )
 
-_ASSET_FOLDERS = (assets.VENDORED, Path(__file__).with_name("static"))
+_ASSET_FOLDERS = (assets.VENDORED, Path(__file__).with_name("static"), rendering.STATIC)
 """The files that pages load, of others and of our own."""
 
 _OPERATORS_ERRORS = (StoreUnavailable, InvalidProvider, InvalidProgramModules, SpawnFailed)
@@ -93,10 +95,14 @@ class Application(FastAPI):
         if is_execute(scope):
             return self.lane(scope, receive, send)
         if scope["type"] == "http":
+            if headers.is_console(scope):
+                send = headers.guarded(send)
             if (refusal := self._refusal(scope)) is not None:
                 return refusal(scope, receive, send)
             state = self.state
-            receive = guard_body(scope, receive, state.authenticator, state.settings.max_body_bytes)
+            # A form of the console has no key to be known by: the console asks for a session before it reads the form.
+            strangers = None if headers.is_console(scope) else state.authenticator
+            receive = guard_body(scope, receive, strangers, state.settings.max_body_bytes)
         elif scope["type"] == "lifespan":
             send = _in_one_line(send)
         return super().__call__(scope, receive, send)

@@ -42,12 +42,32 @@ class Authenticator:
 
     def __init__(self, keys: KeyFile | None) -> None:
         self._keys: tuple[tuple[bytes, Principal], ...] | None = None
+        self._by_id: Mapping[str, Principal] = {}
         if keys is not None:
             self.replace(keys)
 
     def replace(self, keys: KeyFile) -> None:
         """Makes other keys valid, and only these."""
         self._keys = tuple((bytes.fromhex(key.hash), _principal(key)) for key in keys.keys)
+        self._by_id = {_key_id(stored): principal for stored, principal in self._keys}
+
+    @property
+    def is_open(self) -> bool:
+        """True without keys: every request may do everything."""
+        return self._keys is None
+
+    def id_of(self, key: bytes) -> str | None:
+        """Finds the id of a key, by which a session names it; None for an unknown key."""
+        digest = hashlib.sha256(key).digest()
+        found = None
+        for stored, _ in self._keys or ():  # all of them, so that the time tells nothing
+            if hmac.compare_digest(stored, digest):
+                found = _key_id(stored)
+        return found
+
+    def by_id(self, key_id: str) -> Principal | None:
+        """Finds the principal of a key by the key's id; None once the key is revoked."""
+        return self._by_id.get(key_id)
 
     def principal(self, headers: Mapping[bytes, bytes]) -> Principal:
         """Finds the principal by a request's (lower-case) headers.
@@ -70,11 +90,21 @@ class Authenticator:
         return found
 
 
+def _key_id(stored: bytes) -> str:
+    """The id of a key: another one for each key, even under the same name. It tells nothing of the stored hash."""
+    return hashlib.sha256(b"key id of " + stored).hexdigest()[:32]
+
+
 def _principal(key: StoredKey) -> Principal:
-    scopes = frozenset(included for scope in key.scopes for included in scope.included)
-    owner = key.owner or key.name
+    return principal_of(key.name, key.scopes, key.owner)
+
+
+def principal_of(name: str, granted: frozenset[Scope], owner: str | None = None) -> Principal:
+    """Makes the principal of a name with these scopes and those that they include."""
+    scopes = frozenset(included for scope in granted for included in scope.included)
+    owner = owner or name
     is_admin = Scope.ADMIN in scopes
-    return Principal(key.name, scopes, Caller(owner, is_admin), Caller(owner, is_admin or Scope.OBSERVE in scopes))
+    return Principal(name, scopes, Caller(owner, is_admin), Caller(owner, is_admin or Scope.OBSERVE in scopes))
 
 
 def _presented_key(headers: Mapping[bytes, bytes]) -> bytes | None:

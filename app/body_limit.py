@@ -9,11 +9,12 @@ from app.auth import Authenticator
 from app.problems import Problem
 
 
-def guard_body(scope: Scope, receive: Receive, authenticator: Authenticator, max_bytes: int) -> Receive:
+def guard_body(scope: Scope, receive: Receive, authenticator: Authenticator | None, max_bytes: int) -> Receive:
     """Wraps `receive`: it reads a body whole, and raises HTTPException instead of reading one that is not welcome.
 
-    401 if the request has no known key: FastAPI parses a body before it asks who sends it. 413 once a body is over
-    `max_bytes`, before any of it if the head says so; Starlette's own limit answers with plain text.
+    401 if the request has no known key, since FastAPI parses a body before it asks who sends it; not if `authenticator`
+    is None. 413 once a body is over `max_bytes`, before any of it if the head says so; Starlette's own limit answers
+    with plain text.
     """
     headers = dict(scope["headers"])
     announced = int(headers.get(b"content-length", b"0"))
@@ -26,7 +27,8 @@ def guard_body(scope: Scope, receive: Receive, authenticator: Authenticator, max
         nonlocal is_read
         if is_read:
             return await receive()
-        _refuse_strangers(headers, authenticator)
+        if authenticator is not None:
+            _refuse_strangers(headers, authenticator)
         while not is_read:
             _bound(max(announced, len(body)), max_bytes)
             message = await receive()

@@ -17,6 +17,7 @@ from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE
 
 from analysis.guardrails import Config
 from app.auth import Authenticator
+from app.console.state import Console
 from app.deadlines import Deadlines
 from app.execute.batch import BatchEndpoint
 from app.execute.endpoint import ExecuteLane
@@ -74,6 +75,7 @@ from store.program_store import SqlProgramStore
 from store.ramp_store import SqlRampStore
 from store.rollout_log import SqlRolloutLog
 from store.secret_box import SecretBox
+from store.service_secrets import shared_secret
 from store.session_store import SqlSessionStore
 
 if TYPE_CHECKING:
@@ -139,8 +141,8 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             _limit_staleness(settings, follower, flag, background)
         await _follow_sources(settings, flag, app.state.authenticator, background)
         _follow_plan(settings, ramp, log, background)
-        _log_start(settings, services)
-        _freeze()
+        await _open_console(app, settings, database, follower, background)
+        _started(settings, services)
         yield
         _log.info("stopping")
 
@@ -479,7 +481,8 @@ def _follow_plan(settings: Settings, ramp: RampController, log: SqlRolloutLog, b
         background.run("ROLLOUT_PLAN_FILE", lambda: file.follow(contents(path)))
 
 
-def _log_start(settings: Settings, services: Services) -> None:
+def _started(settings: Settings, services: Services) -> None:
+    _freeze()
     _log.info(
         "started",
         version=VERSION,
@@ -491,6 +494,19 @@ def _log_start(settings: Settings, services: Services) -> None:
     )
     if settings.has_v1:
         services.tasks.start(log_difference(services))
+
+
+async def _open_console(
+    app: "Application", settings: Settings, database: Database, follower: Follower | None, background: Background
+) -> None:
+    """Opens the console. A secret of all replicas signs its cookies: a key of the file, else the store's."""
+    secrets = app.state.secret_keys or (await shared_secret(database, "console"),)
+
+    def staleness_s() -> float:
+        return follower.staleness_s if follower is not None else 0.0
+
+    state = app.state
+    state.console = Console.of(settings, state.authenticator, state.assets, secrets, staleness_s, background)
 
 
 def _quotas(settings: Settings, at_once: int) -> Quotas:

@@ -126,6 +126,7 @@ class Server(uvicorn.Server):
                 pool.refuse()
             await self._wait_for_drain(pools)
         finally:
+            self._app.state.console.hub.close()  # until now the open tabs have shown the drain
             await asyncio.gather(*(pool.aclose() for pool in pools))
 
     async def _wait_for_drain(self, pools: Collection[Pool]) -> None:

@@ -49,6 +49,15 @@ def _host_names(value: str) -> str:
     return value
 
 
+def _networks(value: str) -> str:
+    for name in listed(value):
+        try:
+            ipaddress.ip_network(name)
+        except ValueError:
+            raise ValueError(f"{name!r} is neither an address nor a network") from None
+    return value
+
+
 def _lower_case(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -181,6 +190,12 @@ class Settings(PoolSettings):
     """Names, comma-separated, by which browsers may reach the service, beside those of loopback."""
     secret_key_file: Path | None = None
     """Encrypts the keys of LMs in the database."""
+    console_user_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = None
+    """The header in which a proxy that has logged a person in names the person to the console."""
+    console_user_scope: Literal["observe", "operate", "admin"] = "observe"
+    """The scope of persons whom the proxy names."""
+    console_trusted_proxies: Annotated[str, AfterValidator(_networks)] = ""
+    """Addresses and networks, comma-separated, of the proxies that are trusted with that header."""
     allow_anonymous: bool = False
     log_format: Literal["console", "json"] = "console"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = "info"
@@ -252,6 +267,12 @@ class Settings(PoolSettings):
                 "PRELOAD and WORKER_USER exclude each other: modules that are imported ahead of the workers run as the "
                 "service's own user"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _user_header_needs_proxies(self) -> Self:
+        if self.console_user_header is not None and not self.console_proxies:
+            raise ValueError("CONSOLE_USER_HEADER needs CONSOLE_TRUSTED_PROXIES: anybody else could send that header")
         return self
 
     @model_validator(mode="after")
@@ -338,6 +359,11 @@ class Settings(PoolSettings):
     def allowed_host_names(self) -> tuple[str, ...]:
         """The names of `ALLOWED_HOSTS`."""
         return listed(self.allowed_hosts)
+
+    @property
+    def console_proxies(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """The networks of `CONSOLE_TRUSTED_PROXIES`."""
+        return tuple(ipaddress.ip_network(name) for name in listed(self.console_trusted_proxies))
 
     @property
     def allowed_modules(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ each_python = for version in $$(sh make/pythons.sh $(PYTHON)); do \
 	done
 
 # Folders of tests that start services; elsewhere the marker `service` says which do.
-SERVICE_FOLDERS := auth chaos cli lm make observability replicas service
+SERVICE_FOLDERS := auth chaos cli console lm make observability replicas service
 FAST = -n $$(nproc) --dist loadscope -q -p no:schemathesis $(SERVICE_FOLDERS:%=--ignore=tests/%) \
 	-m "not service and not thorough and not timing and not ship and not judge"
 

@@ -247,3 +247,11 @@ idempotency_keys = Table(
     Column("size", BigInteger, nullable=False),
     Index(None, "created_at"),
 )
+
+# Secrets that the service makes for itself, such as the one that signs the console's cookies.
+service_secrets = Table(
+    "service_secrets",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)

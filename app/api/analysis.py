@@ -96,10 +96,11 @@ async def show_decisions(
 ) -> Page[DecisionView]:
     """Every verdict, the newest first."""
     found = await services.ramp.decisions(limit=limit + 1, before=cursor)
-    return page_of(found, limit, view=lambda one: _decision_view(one, principal), cursor=lambda one: one.key)
+    return page_of(found, limit, view=lambda one: decision_view(one, principal), cursor=lambda one: one.key)
 
 
-def _decision_view(decision: Decision, principal: Principal) -> DecisionView:
+def decision_view(decision: Decision, principal: Principal) -> DecisionView:
+    """Shows a verdict; details of executions are for admins alone."""
     evidence = decision.evidence
     return DecisionView(
         verdict=decision.verdict,

@@ -1,7 +1,7 @@
 """The programs in memory, so that an execution reads no database; the store keeps them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -185,6 +185,18 @@ class Programs:
         if stored is None:
             raise ProgramNotFound(program_id)
         return self._remember(stored)
+
+    def names(self, quarantine_keys: Collection[str]) -> Mapping[str, str]:
+        """The ids of the programs with these keys, which are few; it looks through all programs."""
+        if not quarantine_keys:
+            return {}
+        everywhere = (self._global, *self._of_sessions.values())
+        return {
+            program.quarantine_key: program.id
+            for programs in everywhere
+            for program in programs.values()
+            if program.quarantine_key in quarantine_keys
+        }
 
     def used(self, program: CataloguedProgram, now: float) -> None:
         """Counts an execution at `now`, in seconds since the epoch."""

@@ -65,6 +65,11 @@ class Tracing:
         # As OpenTelemetry's TraceIdRatioBased has it, so that all services agree on a trace.
         self._bound = round(sampling.ratio * 2**64)
 
+    @property
+    def exports(self) -> bool:
+        """True if the spans of sampled calls go to a collector."""
+        return self._new_trace is not None
+
     def begin(self, headers: Mapping[bytes, bytes]) -> Head:
         """Decides on a call that came in with `headers`; a malformed `traceparent` counts as none."""
         traceparent = headers.get(b"traceparent")

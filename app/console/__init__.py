@@ -1,0 +1,1 @@
+"""The ops pages under `/console`: one glance at the rollout, two clicks to roll back."""

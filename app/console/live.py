@@ -1,0 +1,237 @@
+"""Live pages: one sampler for the service, only while somebody looks, and one encoded frame for all who see the same.
+
+A viewer has a place for the newest frame alone. One that reads slowly misses frames, and holds up nobody.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+import structlog
+
+from analysis.verdict import Row
+from app.api.failures import FailureCount, failure_counts
+from app.api.ramp import StatusView, status_view
+from app.api.rollout import RolloutView, rollout_view
+from app.console.figures import Figures, Point, Series, Tick, take_tick
+from app.services import Services
+from common.background import Background
+from pools.protocol import PoolSnapshot
+from routing.rollout.plan import PlanStep
+from routing.rollout.ramp import Ramp
+from routing.versions import Version
+
+INTERVAL_S: Final = 1.0
+EVIDENCE_AGE_S: Final = 5.0
+"""Intervals take some 100 ms of a thread; the sampler asks for new ones no more often than this."""
+MAX_VIEWERS: Final = 64
+"""Tabs that are live at once; further ones show what they had when they were loaded."""
+
+_log = structlog.stdlib.get_logger("poolshift.console")
+
+
+class TooManyViewers(Exception):
+    """As many tabs are live as may be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Everything that the live pages show, at one moment, from this replica's memory alone."""
+
+    at: datetime
+    rollout: RolloutView
+    status: StatusView
+    rows: Sequence[Row]
+    pools: Sequence[PoolSnapshot]
+    figures: dict[Version, Figures]
+    figures_s: int | None
+    """The seconds that the figures are about; None is since the start."""
+    points: Sequence[Point]
+    failures: Sequence[FailureCount]
+    failing_since: datetime
+    staleness_s: float
+    is_written: bool
+    """False while a rollback is in force here that the database does not have yet."""
+    has_v1: bool
+    steps: Sequence[PlanStep]
+    verbs: Sequence[str]
+    """What a person may do with the plan now."""
+    program_names: Mapping[str, str]
+    """Ids of the programs in quarantine, by `quarantine_key`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Everybody who sees the same: a page, and the rights that decide what is on it."""
+
+    page: str
+    base: str
+    """The path under which a proxy serves the application."""
+    may_operate: bool
+    is_admin: bool
+
+
+Encode = Callable[[Audience, Sample], str]
+
+
+class Viewer:
+    """One tab that is live."""
+
+    def __init__(self, audience: Audience) -> None:
+        self.audience = audience
+        self._frame: bytes | None = None
+        self._is_over = False
+        self._changed = asyncio.Event()
+
+    def show(self, frame: bytes) -> None:
+        """Takes a frame in place of one that has not been sent yet."""
+        self._frame = frame
+        self._changed.set()
+
+    def end(self) -> None:
+        """Ends the stream."""
+        self._is_over = True
+        self._changed.set()
+
+    async def next(self) -> bytes | None:
+        """Waits for the next frame; None is the end."""
+        await self._changed.wait()
+        self._changed.clear()
+        frame, self._frame = self._frame, None
+        return None if self._is_over else frame
+
+
+class LiveHub:
+    """Samples the service once a second while there are viewers, and hands each the frame of its audience."""
+
+    def __init__(self, background: Background, staleness: Callable[[], float], encode: Encode) -> None:
+        """Takes `staleness`, in seconds, of what this replica knows of the rollout, and what makes a region's HTML."""
+        self._background = background
+        self._staleness = staleness
+        self._encode = encode
+        self._series = Series()
+        self._viewers: set[Viewer] = set()
+        self._sampler: asyncio.Task[None] | None = None
+        self._services: Services | None = None
+        self._is_closed = False
+
+    @property
+    def viewers(self) -> int:
+        """The number of live tabs."""
+        return len(self._viewers)
+
+    async def sample(self, services: Services, max_age_s: float = EVIDENCE_AGE_S) -> Sample:
+        """Reads everything now; a database that is dead makes no difference."""
+        snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
+        rows = await services.evidence.rows(max_age_s=max_age_s)
+        now = time.time()
+        tick = take_tick(services, snapshots, now)
+        return self._sample(services, snapshots, rows, tick, now)
+
+    async def frames(self, audience: Audience, services: Services, is_in: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """Yields frames until the tab goes, the service stops, or `is_in` tells that the visitor is out.
+
+        Raises:
+            TooManyViewers: before the first frame.
+        """
+        if self._is_closed or len(self._viewers) >= MAX_VIEWERS:
+            raise TooManyViewers
+        viewer = Viewer(audience)
+        self._join(viewer, services)
+        try:
+            yield _event("points", _encoded(self._series.points()))
+            while is_in() and (frame := await viewer.next()) is not None:
+                yield frame
+        finally:
+            self._leave(viewer)
+
+    def close(self) -> None:
+        """Ends all streams, so that open tabs do not hold up the shutdown; later ones are refused."""
+        self._is_closed = True
+        for viewer in self._viewers:
+            viewer.end()
+
+    def _join(self, viewer: Viewer, services: Services) -> None:
+        self._services = services
+        self._viewers.add(viewer)
+        if self._sampler is None:
+            self._sampler = self._background.run("console_sampler", self._run)
+
+    def _leave(self, viewer: Viewer) -> None:
+        self._viewers.discard(viewer)
+        if not self._viewers and self._sampler is not None:
+            self._sampler.cancel()
+            self._sampler = None
+
+    async def _run(self) -> None:
+        assert self._services is not None
+        while True:
+            began = time.time()
+            await self._show(self._services)
+            # On the beat of whole seconds, so that each second has one point.
+            await asyncio.sleep(max(0.05, INTERVAL_S - (time.time() - int(began))))
+
+    async def _show(self, services: Services) -> None:
+        snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
+        rows = await services.evidence.rows(max_age_s=EVIDENCE_AGE_S)
+        now = time.time()
+        tick = take_tick(services, snapshots, now)
+        point = self._series.add(tick)
+        sample = self._sample(services, snapshots, rows, tick, now)
+        points = _event("points", _encoded([point])) if point is not None else b""
+        frames: dict[Audience, bytes] = {}
+        for viewer in tuple(self._viewers):
+            audience = viewer.audience
+            if audience not in frames:
+                frames[audience] = points + _event(None, self._encode(audience, sample))
+            viewer.show(frames[audience])
+
+    def _sample(
+        self, services: Services, snapshots: Sequence[PoolSnapshot], rows: Sequence[Row], tick: Tick, now: float
+    ) -> Sample:
+        figures, seconds = self._series.recent(tick)
+        failures = services.failures
+        return Sample(
+            at=datetime.fromtimestamp(now, UTC),
+            rollout=rollout_view(services.flag.current, services),
+            status=status_view(services),
+            rows=rows,
+            pools=snapshots,
+            figures=figures,
+            figures_s=seconds,
+            points=self._series.points(),
+            failures=failure_counts(failures.counts()),
+            failing_since=datetime.fromtimestamp(failures.since, UTC),
+            staleness_s=self._staleness(),
+            is_written=services.flag.is_written,
+            has_v1=Version.V1 in services.pools,
+            steps=() if services.ramp.ramp.plan is None else services.ramp.ramp.plan.steps,
+            verbs=verbs_of(services.ramp.ramp),
+            program_names=services.programs.names({one.key for pool in snapshots for one in pool.quarantined}),
+        )
+
+
+def verbs_of(ramp: Ramp) -> tuple[str, ...]:
+    """The moves of a plan that its state allows."""
+    if ramp.plan is None:
+        return ()
+    if not ramp.state.is_under_way:
+        return ("start",)
+    go_on = "pause" if ramp.state.is_active else "resume"
+    waits_for_person = ramp.current is not None and ramp.current.approval and not ramp.is_approved
+    return (go_on, *(("approve",) if waits_for_person else ()), "promote", "abort")
+
+
+def _encoded(points: Sequence[Point]) -> str:
+    return msgspec.json.encode([asdict(point) for point in points]).decode()
+
+
+def _event(name: str | None, data: str) -> bytes:
+    """Encodes a server-sent event."""
+    head = f"event: {name}\n" if name is not None else ""
+    lines = "".join(f"data: {line}\n" for line in data.splitlines() if line)
+    return f"{head}{lines}\n".encode()
