@@ -20,6 +20,8 @@ GUARDRAIL_OF: Final[dict[str, str]] = {
 }
 """Error codes that judge a version. All others are client errors, or nobody's: they judge nothing."""
 
+LM_SHARE: Final = 0.1
+"""The share of α that `upstream` has if V2's LM is on trial; the guardrails that roll back anyway share the rest."""
 OVER_P99: Final = "over_p99"
 OVER_3_P99: Final = "over_3_p99"
 
@@ -146,3 +148,15 @@ class Config:
             for one in self.guardrails
         ]
         return replace(self, guardrails=tuple(changed))
+
+    def with_lm_on_trial(self) -> "Config":
+        """Returns a configuration for a V2 with another LM than V1's, which `upstream` then judges like an engine.
+
+        The other guardrails that roll back give up a tenth of their shares of α, so that no plan's shares exceed 1.
+        """
+        changed = [replace(one, share=one.share * (1 - LM_SHARE)) for one in self.guardrails]
+        judged = [
+            replace(one, action=Action.ROLLBACK, share=LM_SHARE, promotes=True) if one.name == "upstream" else one
+            for one in changed
+        ]
+        return replace(self, guardrails=tuple(judged))

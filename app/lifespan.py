@@ -69,7 +69,7 @@ from store.database import Database
 from store.follower import Follower, Handlers
 from store.job_store import SqlJobStore
 from store.key_store import SqlKeyStore
-from store.lm_store import SqlLMStore
+from store.lm_store import SqlLMStore, lm_holder
 from store.outbox import SqlOutbox
 from store.program_store import SqlProgramStore
 from store.ramp_store import SqlRampStore
@@ -125,7 +125,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             recorder=recorder,
             tracing=tracing,
             pool_set=pool_set,
-            rotation=_open_rotation(settings, pool_set, factory, flag, log, ramp, background),
+            rotation=_open_rotation(settings, pool_set, factory, flag, log, ramp, catalog, background),
             reloader=_open_reloader(settings, pools, pool_set.spawners, ramp, tasks),
             deadlines=Deadlines.of(settings),
             registry=app.state.registry,
@@ -168,6 +168,12 @@ class _Catalog:
         bookkeeping = Bookkeeping(self.programs, self.sessions, self.jobs, self.keys, flag, background)
         stack.push_async_callback(bookkeeping.aclose)
         return bookkeeping
+
+    def on_trial(self) -> str | None:
+        """Says what V2 has of its own: definitions of programs, an LM. None if nothing."""
+        if (count := self.programs.count_own()) > 0:
+            return f"definitions of {count} programs"
+        return "an LM" if self.lms.is_on_trial else None
 
     async def reload(self) -> None:
         """Reads everything again, after this replica has missed changes by others."""
@@ -213,7 +219,7 @@ def _open_local_lm(
     settings: Settings, environment: Mapping[str, str], background: Background, stack: AsyncExitStack
 ) -> LocalLMServer | None:
     """Opens the small model of this machine, if the settings ask for it."""
-    if settings.lm_model != LOCAL:
+    if LOCAL not in settings.lm_models:
         return None
     local_lm = LocalLMServer(environment, background)
     stack.push_async_callback(local_lm.aclose)
@@ -251,7 +257,12 @@ async def _open_catalog(
     await keys.open(is_shared=database.is_shared)
     stack.push_async_callback(keys.aclose)
     lm_store = SqlLMStore(database, SecretBox(secret_keys) if secret_keys is not None else None)
-    lms = LMs(lm_store, _configured_lm(settings), local_lm.endpoint if local_lm else None)
+    lms = LMs(
+        lm_store,
+        _configured_lm(settings, None),
+        local_lm.endpoint if local_lm else None,
+        {version: _configured_lm(settings, version) for version in Version if settings.has_lm_of(version.value)},
+    )
     await lms.load()
     await lm_store.seal()
     sessions.listen(jobs.end_session)
@@ -331,6 +342,7 @@ async def _open_ramp(
         v1_serves=functools.partial(serves, Version.V1),
         v2_serves=functools.partial(serves, Version.V2),
         programs=catalog.programs.count,
+        is_lm_on_trial=lambda: catalog.lms.is_on_trial,
     )
     await ramp.open()
     stack.push_async_callback(ramp.aclose)
@@ -379,10 +391,11 @@ def _open_rotation(
     flag: RolloutFlag,
     log: SqlRolloutLog,
     ramp: RampController,
+    catalog: _Catalog,
     background: Background,
 ) -> Rotation:
     """Makes what rotates the pools, on request or after another replica."""
-    rotation = Rotation(settings, pools, factory, flag, log, ramp)
+    rotation = Rotation(settings, pools, factory, flag, log, ramp, catalog.on_trial)
     if settings.has_v1:
         background.run("rotation", rotation.follow)
     return rotation
@@ -440,7 +453,7 @@ def _handlers(catalog: _Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handl
         catalog.sessions.forget(ref)
 
     async def lm(ref: str) -> None:
-        await catalog.lms.refresh(ref or None)
+        await catalog.lms.refresh(lm_holder(ref))
 
     return {"rollout": rollout, "program": program, "session_ended": session_ended, "lm": lm}
 
@@ -525,7 +538,7 @@ def _quotas(settings: Settings, at_once: int) -> Quotas:
     )
 
 
-def _configured_lm(settings: Settings) -> LMSettings:
-    """Returns the LM that the environment names."""
-    key = settings.lm_api_key
-    return LMSettings(settings.lm_model, settings.lm_api_base, key.get_secret_value() if key is not None else None)
+def _configured_lm(settings: Settings, version: Version | None) -> LMSettings:
+    """Returns the LM that the environment names, for a version or for everyone."""
+    lm = settings.lm_of(None if version is None else version.value)
+    return LMSettings(lm.model, lm.api_base, lm.api_key.get_secret_value() if lm.api_key is not None else None)

@@ -110,7 +110,7 @@ class PoolFactory:
 
     def _code(self, spec: PoolSpec) -> ProgramCode:
         own_preload = ["poolshift.worker.tracing.preload"] if self._settings.exports_traces else []
-        if self._settings.lm_model != NONE:
+        if self._settings.lm_models - {NONE}:
             own_preload.append(DSPY_PROGRAMS)
         return ProgramCode(
             interpreter=Interpreter(spec.python),

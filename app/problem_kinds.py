@@ -130,7 +130,7 @@ KINDS: Mapping[str, Kind] = {
         status=404,
         category="session",
         title="No such program",
-        when="no such program, neither in the session nor among the global ones",
+        when="no such program, neither in the session nor among the global ones; or V2 has no definition of its own",
         remedy="create it; a session's programs end with the session",
     ),
     "session_not_found": Kind(
@@ -153,6 +153,19 @@ KINDS: Mapping[str, Kind] = {
         title="The program's id is taken",
         when="the id is taken in this session, or among the global ones",
         remedy="use the one that is there, or another id",
+    ),
+    "incompatible_definition": Kind(
+        status=409,
+        category="program",
+        title="V2's own definition does not take V1's calls",
+        when=(
+            "V2's own definition does not take V1's calls, or does not answer with what V1 does, or a change of V1's "
+            "definition parts it from V2's; `field` is in the way"
+        ),
+        remedy=(
+            "have V2's definition take what V1's takes ([versions](programs.md#a-definition-of-v2s-own)), or take it "
+            "back first"
+        ),
     ),
     "invalid_inputs": Kind(
         status=422,

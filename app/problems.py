@@ -25,8 +25,10 @@ from pools.errors import (
 )
 from routing.errors import (
     IdempotencyConflict,
+    IncompatibleDefinition,
     InvalidPlan,
     JobNotFound,
+    NoOwnDefinition,
     NoPlan,
     PlanConflict,
     ProgramExists,
@@ -139,6 +141,16 @@ def _(error: RequestValidationError) -> Problem:
 @problem_of.register
 def _(error: ProgramNotFound) -> Problem:
     return Problem("program_not_found", f"no program {error.args[0]!r}")
+
+
+@problem_of.register
+def _(error: NoOwnDefinition) -> Problem:
+    return Problem("program_not_found", error.reason)
+
+
+@problem_of.register
+def _(error: IncompatibleDefinition) -> Problem:
+    return Problem("incompatible_definition", str(error), extensions={"field": error.field})
 
 
 @problem_of.register

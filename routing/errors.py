@@ -70,6 +70,22 @@ class StaleProgram(Exception):
         self.revision = revision
 
 
+class IncompatibleDefinition(Exception):
+    """V2's own definition of a program does not take V1's calls; `field` is the one that is in the way."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(reason)
+        self.field = field
+
+
+class NoOwnDefinition(ProgramNotFound):
+    """V2 has no definition of its own of a program, or it was to get one of a program that V1 has not."""
+
+    def __init__(self, program_id: str, reason: str) -> None:
+        super().__init__(program_id)
+        self.reason = reason
+
+
 class ChangeVoided(StaleRevision):
     """A rollback was asked for, here or on another replica, after the change was and before the change was written."""
 

@@ -111,10 +111,10 @@ class Router:
             ExecutionError: one of `poolshift.worker.errors` and `pools.errors`.
         """
         began = time.perf_counter()
-        if route.decision is _CANARY and route.bucket >= self._flag.threshold:
-            self._route_again(route, call)  # a rollback came between the decision and this moment
         self._routes[call] = route
         try:
+            if route.decision is _CANARY and route.bucket >= self._flag.threshold:
+                self._route_again(route, call)  # a rollback came between the decision and this moment
             result = None
             while result is None:
                 if route.trace is not None:
@@ -216,6 +216,8 @@ class Router:
         self._recorder.decided(decision)
         if route.trace is not None:
             route.trace.routed(decision, self._flag.current.revision, time.time_ns())
+        if call.choose is not None:
+            call.choose(call, decision.version)
 
     def _decide(self, number: int, forced: Version | None) -> Decision:
         if self._pin is not None:

@@ -8,12 +8,16 @@ import structlog
 from sqlalchemy import Row, delete, insert, select, update
 
 from poolshift.worker.lm import LMSettings
-from routing.catalog.lms import StoredLM
+from routing.catalog.lms import EVERYONE, Holder, StoredLM
 from routing.errors import StoreUnavailable
+from routing.versions import Version
 from store.database import Database
 from store.secret_box import CannotDecrypt, SecretBox
 from store.tables import GLOBAL, lms
 
+_OF_VERSION = "@"
+"""Stands before a version in the column of the session's id. No id begins so: a replica that knows no LMs of versions
+takes the row for that of a session which never calls."""
 _log = structlog.stdlib.get_logger("poolshift.store")
 
 
@@ -48,8 +52,8 @@ class SqlLMStore:
                     change = update(lms).where(lms.c.session_id == row.session_id)
                     await connection.execute(change.values(values))
 
-    async def find(self, session_id: str | None) -> StoredLM | None:
-        query = select(lms).where(lms.c.session_id == (session_id or GLOBAL))
+    async def find(self, holder: Holder) -> StoredLM | None:
+        query = select(lms).where(lms.c.session_id == lm_reference(holder))
         async with self._database.transaction() as connection:
             row = (await connection.execute(query)).one_or_none()
         if row is None:
@@ -57,12 +61,12 @@ class SqlLMStore:
         try:
             return self._stored(row, self._api_key(row))
         except CannotDecrypt:
-            _log.error("the key of an LM cannot be decrypted; its calls go without", session_id=session_id)
+            _log.error("the key of an LM cannot be decrypted; its calls go without", holder=row.session_id)
             return self._stored(row, None)
 
-    async def put(self, session_id: str | None, settings: LMSettings, overrides: str | None, by: str) -> StoredLM:
+    async def put(self, holder: Holder, settings: LMSettings, overrides: str | None, by: str) -> StoredLM:
         values = {
-            "session_id": session_id or GLOBAL,
+            "session_id": lm_reference(holder),
             "model": settings.model,
             "api_base": settings.api_base,
             "temperature": settings.temperature,
@@ -75,13 +79,13 @@ class SqlLMStore:
         async with self._database.transaction() as connection:
             await connection.execute(delete(lms).where(lms.c.session_id == values["session_id"]))
             row = (await connection.execute(insert(lms).values(values).returning(lms))).one()
-            await self._database.announce(connection, "lm", session_id or GLOBAL)
+            await self._database.announce(connection, "lm", lm_reference(holder))
         return self._stored(row, settings.api_key)
 
-    async def remove(self, session_id: str) -> None:
+    async def remove(self, holder: Holder) -> None:
         async with self._database.transaction() as connection:
-            await connection.execute(delete(lms).where(lms.c.session_id == session_id))
-            await self._database.announce(connection, "lm", session_id)
+            await connection.execute(delete(lms).where(lms.c.session_id == lm_reference(holder)))
+            await self._database.announce(connection, "lm", lm_reference(holder))
 
     def _key_columns(self, api_key: str | None) -> Mapping[str, str | None]:
         """The columns in which an LM's key is kept."""
@@ -103,9 +107,25 @@ class SqlLMStore:
     @staticmethod
     def _stored(row: Row[Any], api_key: str | None) -> StoredLM:
         return StoredLM(
-            session_id=row.session_id or None,
+            holder=lm_holder(row.session_id),
             settings=LMSettings(row.model, row.api_base, api_key, row.temperature, row.max_tokens),
             overrides=row.overrides,
             updated_by=row.updated_by,
             updated_at=row.updated_at,
         )
+
+
+def lm_reference(holder: Holder) -> str:
+    """Names the holder of an LM in the database, and to the other replicas."""
+    if holder.version is not None:
+        return _OF_VERSION + holder.version
+    return GLOBAL if holder.session_id is None else holder.session_id
+
+
+def lm_holder(reference: str) -> Holder:
+    """Returns the holder that `lm_reference` has named."""
+    if reference == GLOBAL:
+        return EVERYONE
+    if reference.startswith(_OF_VERSION):
+        return Holder(version=Version(reference.removeprefix(_OF_VERSION)))
+    return Holder(reference)

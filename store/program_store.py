@@ -13,15 +13,18 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pools.calls import Program
+from routing.catalog.compatibility import check_compatible
 from routing.catalog.definitions import decode_definition, encode_definition
+from routing.catalog.own_definitions import OwnDefinition, nothing_to_try
 from routing.catalog.programs import NewProgram, ProgramPage, ProgramUse, PutResult, StoredProgram
 from routing.catalog.revisions import Precondition, RevisionPage
 from routing.errors import ProgramExists, StoreUnavailable
+from routing.versions import Version
 from store import revision_rows
 from store.database import Database
 from store.json_rows import json_rows, parameter
 from store.paging import fitting
-from store.tables import GLOBAL, UtcDateTime, program_revisions, programs
+from store.tables import GLOBAL, UtcDateTime, program_v2_revisions, programs
 
 _PUT_ATTEMPTS = 10
 """Attempts at a change. Each ends early only if another writer has changed the same program meanwhile."""
@@ -42,7 +45,10 @@ class SqlProgramStore:
         )
 
     async def load(self) -> Sequence[StoredProgram]:
+        # A replica that does not know V2's own definitions deletes a program without the former ones of these.
+        orphans = delete(program_v2_revisions).where(program_v2_revisions.c.program_key.not_in(select(programs.c.key)))
         async with self._database.transaction() as connection:
+            await connection.execute(orphans)
             rows = await connection.execute(select(programs).order_by(programs.c.key))
             return _known(rows)
 
@@ -70,7 +76,8 @@ class SqlProgramStore:
 
     async def page(self, session_id: str | None, *, limit: int, max_bytes: int, after: int) -> ProgramPage:
         of_them = (programs.c.session_id == (session_id or GLOBAL)) & (programs.c.key > after)
-        sizes = select(programs.c.key, func.length(programs.c.definition)).where(of_them).order_by(programs.c.key)
+        size = func.length(programs.c.definition) + func.coalesce(func.length(programs.c.v2_definition), 0)
+        sizes = select(programs.c.key, size).where(of_them).order_by(programs.c.key)
         async with self._database.transaction() as connection:
             found = [(key, size) for key, size in await connection.execute(sizes.limit(limit + 1))]
             count = fitting([size for _, size in found[:limit]], max_bytes)
@@ -83,16 +90,50 @@ class SqlProgramStore:
             return await self.page(session_id, limit=limit, max_bytes=max_bytes, after=found[count - 1][0])
         return ProgramPage(shown, has_more=has_more)
 
-    async def revisions(self, key: str, *, limit: int, max_bytes: int, before: int | None) -> RevisionPage:
+    async def put_v2(self, new: NewProgram, condition: Precondition) -> PutResult:
+        for _ in range(_PUT_ATTEMPTS):
+            async with self._database.transaction() as connection:
+                result = await self._try_put_v2(connection, new, condition)
+            if result is not None:
+                return result
+        raise StoreUnavailable(f"others keep changing the program {new.id!r}")
+
+    async def take_back_v2(self, key: str) -> StoredProgram | None:
+        for _ in range(_PUT_ATTEMPTS):
+            async with self._database.transaction() as connection:
+                found = await self._lock(connection, programs.c.key == int(key))
+                if found is None or found.v2_definition is None:
+                    return None
+                row = await revision_rows.revise_v2(connection, found, None, None)
+                if row is not None:
+                    return await self._changed(connection, row)
+        raise StoreUnavailable("others keep changing the program")
+
+    async def promote_v2(self, key: str, revision: int, by: str | None) -> StoredProgram | None:
+        for _ in range(_PUT_ATTEMPTS):
+            async with self._database.transaction() as connection:
+                found = await self._lock(connection, programs.c.key == int(key))
+                if found is None or found.v2_definition is None or found.v2_revision != revision:
+                    return None
+                row = await revision_rows.promote_v2(connection, found, by)
+                if row is not None:
+                    return await self._changed(connection, row)
+        raise StoreUnavailable("others keep changing the program")
+
+    async def revisions(
+        self, key: str, *, limit: int, max_bytes: int, before: int | None, of_v2: bool = False
+    ) -> RevisionPage:
         async with self._database.transaction() as connection:
-            return await revision_rows.page(connection, int(key), limit=limit, max_bytes=max_bytes, before=before)
+            return await revision_rows.page(
+                connection, int(key), limit=limit, max_bytes=max_bytes, before=before, of_v2=of_v2
+            )
 
     async def remove(self, key: str) -> bool:
         removal = delete(programs).where(programs.c.key == int(key)).returning(programs.c.id, programs.c.session_id)
         async with self._database.transaction() as connection:
             removed = (await connection.execute(removal)).one_or_none()
             if removed is not None:
-                await connection.execute(delete(program_revisions).where(program_revisions.c.program_key == int(key)))
+                await revision_rows.forget(connection, int(key))
                 await self._database.announce(connection, "program", reference(removed.id, removed.session_id))
         return removed is not None
 
@@ -104,19 +145,43 @@ class SqlProgramStore:
 
     async def _try_put(self, connection: AsyncConnection, new: NewProgram, condition: Precondition) -> PutResult | None:
         """Changes a program; None if another writer has changed it since it was read. Raises IntegrityError too."""
-        query = select(programs).where(_is(new.id, new.session_id)).with_for_update()  # SQLite has no such lock
-        found = (await connection.execute(query)).one_or_none()
+        found = await self._lock(connection, _is(new.id, new.session_id))
         condition.check(new.id, None if found is None else revision_rows.revision_of(found))
         if found is None:
             return PutResult(_stored(await self._insert(connection, new)), is_new=True)
         definition = encode_definition(new.definition).decode()
-        if _is_in_force(definition, found):
+        if _is_in_force(definition, found.definition):
             return PutResult(_stored(found), is_new=False)
+        own = _own_definition(found)
+        if own is not None:
+            check_compatible(new.definition.signature, own.program.definition.signature)
         row = await revision_rows.revise(connection, found, definition, new.created_by)
-        if row is None:
-            return None
-        await self._database.announce(connection, "program", reference(new.id, new.session_id))
-        return PutResult(_stored(row), is_new=False)
+        return None if row is None else PutResult(await self._changed(connection, row), is_new=False)
+
+    async def _try_put_v2(
+        self, connection: AsyncConnection, new: NewProgram, condition: Precondition
+    ) -> PutResult | None:
+        """Changes V2's own definition; None if another writer has changed the program since it was read."""
+        found = await self._lock(connection, _is(new.id, new.session_id))
+        if found is None:
+            raise nothing_to_try(new.id, new.session_id)
+        before = _stored(found)
+        condition.check(new.id, None if before.v2 is None else before.v2_revision)
+        definition = encode_definition(new.definition).decode()
+        if before.v2 is not None and _is_in_force(definition, found.v2_definition):
+            return PutResult(before, is_new=False)
+        check_compatible(before.program.definition.signature, new.definition.signature)
+        row = await revision_rows.revise_v2(connection, found, definition, new.created_by)
+        return None if row is None else PutResult(await self._changed(connection, row), is_new=before.v2 is None)
+
+    async def _lock(self, connection: AsyncConnection, which: ColumnElement[bool]) -> Row[Any] | None:
+        query = select(programs).where(which).with_for_update()  # SQLite has no such lock
+        return (await connection.execute(query)).one_or_none()
+
+    async def _changed(self, connection: AsyncConnection, row: Row[Any]) -> StoredProgram:
+        """Tells the other replicas of a program that has changed."""
+        await self._database.announce(connection, "program", reference(row.id, row.session_id))
+        return _stored(row)
 
     async def _insert(self, connection: AsyncConnection, new: NewProgram) -> Row[Any]:
         values = {
@@ -153,12 +218,25 @@ def _known(rows: Iterable[Row[Any]]) -> list[StoredProgram]:
     return known
 
 
-def _is_in_force(definition: str, row: Row[Any]) -> bool:
-    """Tells if a row has this definition, whatever version has written it."""
+def _is_in_force(definition: str, stored: str) -> bool:
+    """Tells if this is the stored definition, whatever version has written that."""
     try:
-        return encode_definition(decode_definition(row.definition)).decode() == definition
+        return encode_definition(decode_definition(stored)).decode() == definition
     except msgspec.ValidationError:
         return False
+
+
+def _own_definition(row: Row[Any]) -> OwnDefinition | None:
+    """V2's own definition, unless a newer replica has written one that this one cannot run."""
+    if row.v2_definition is None:
+        return None
+    try:
+        definition = decode_definition(row.v2_definition)
+    except msgspec.ValidationError as error:
+        _log.warning("a definition of V2's of a newer version is left out", program_id=row.id, reason=str(error))
+        return None
+    program = Program(str(row.key), row.id, definition, revision_rows.v2_revision_of(row), Version.V2)
+    return OwnDefinition(program, row.v2_revised_at, row.v2_revised_by)
 
 
 def _stored(row: Row[Any]) -> StoredProgram:
@@ -169,4 +247,6 @@ def _stored(row: Row[Any]) -> StoredProgram:
         created_at=row.created_at,
         execution_count=row.execution_count,
         last_executed_at=row.last_executed_at,
+        v2=_own_definition(row),
+        v2_revision=revision_rows.v2_revision_of(row),
     )

@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Subquery, delete, func, insert, select, union_all, update
+from sqlalchemy import Row, Select, Subquery, Table, delete, func, insert, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.catalog.revisions import KEPT_REVISIONS, ProgramRevision, RevisionPage
 from store.paging import fitting
-from store.tables import program_revisions, programs
+from store.tables import program_revisions, program_v2_revisions, programs
 
 _FIRST = 1
 _revision = func.coalesce(programs.c.revision, _FIRST)
@@ -21,34 +21,103 @@ def revision_of(row: Row[Any]) -> int:
     return row.revision or _FIRST
 
 
+def v2_revision_of(row: Row[Any]) -> int:
+    """The changes of V2's own definition of a program."""
+    return row.v2_revision or 0
+
+
 async def revise(connection: AsyncConnection, found: Row[Any], definition: str, by: str | None) -> Row[Any] | None:
     """Replaces the definition of the program `found`, and keeps the former one. None if it is no longer as found."""
-    revision = revision_of(found)
-    is_as_found = (programs.c.key == found.key) & (_revision == revision)
-    new = {"definition": definition, "revision": revision + 1, "revised_at": datetime.now(UTC), "revised_by": by}
+    row = await _change(connection, found, _new_revision(found, definition, by))
+    if row is not None:
+        await _keep_former(connection, found)
+    return row
+
+
+async def revise_v2(
+    connection: AsyncConnection, found: Row[Any], definition: str | None, by: str | None
+) -> Row[Any] | None:
+    """Replaces V2's own definition, or takes it back, and keeps the former one. None if it is no longer as found."""
+    row = await _change(connection, found, _new_v2_revision(found, definition, by))
+    if row is not None:
+        await _keep_former_of_v2(connection, found)
+    return row
+
+
+async def promote_v2(connection: AsyncConnection, found: Row[Any], by: str | None) -> Row[Any] | None:
+    """Makes V2's own definition everyone's, and keeps the former ones. None if they are no longer as found."""
+    new = {**_new_revision(found, found.v2_definition, by), **_new_v2_revision(found, None, by)}
+    row = await _change(connection, found, new)
+    if row is not None:
+        await _keep_former(connection, found)
+        await _keep_former_of_v2(connection, found)
+    return row
+
+
+def _new_revision(found: Row[Any], definition: str, by: str | None) -> dict[str, Any]:
+    revision = revision_of(found) + 1
+    return {"definition": definition, "revision": revision, "revised_at": datetime.now(UTC), "revised_by": by}
+
+
+def _new_v2_revision(found: Row[Any], definition: str | None, by: str | None) -> dict[str, Any]:
+    revision = v2_revision_of(found) + 1
+    now = datetime.now(UTC)
+    return {"v2_definition": definition, "v2_revision": revision, "v2_revised_at": now, "v2_revised_by": by}
+
+
+async def _change(connection: AsyncConnection, found: Row[Any], new: dict[str, Any]) -> Row[Any] | None:
+    """Changes a program whose definitions, V2's too, are as they were found; None if they are not."""
+    is_as_found = (
+        (programs.c.key == found.key)
+        & (_revision == revision_of(found))
+        & (func.coalesce(programs.c.v2_revision, 0) == v2_revision_of(found))
+    )
     change = update(programs).where(is_as_found).values(new).returning(programs)
     row: Row[Any] | None = (await connection.execute(change)).one_or_none()
-    if row is None:
-        return None
+    return row
+
+
+async def _keep_former(connection: AsyncConnection, found: Row[Any]) -> None:
     former = {
-        "program_key": found.key,
-        "revision": revision,
-        "session_id": found.session_id,
+        "revision": revision_of(found),
         "definition": found.definition,
         "created_at": found.revised_at or found.created_at,
         "created_by": found.revised_by,
     }
-    await connection.execute(insert(program_revisions).values(former))
-    is_too_old = program_revisions.c.revision <= revision + 1 - KEPT_REVISIONS
-    await connection.execute(delete(program_revisions).where(program_revisions.c.program_key == found.key, is_too_old))
-    return row
+    await _keep(connection, program_revisions, found, former)
+
+
+async def _keep_former_of_v2(connection: AsyncConnection, found: Row[Any]) -> None:
+    if found.v2_definition is None:
+        return
+    former = {
+        "revision": v2_revision_of(found),
+        "definition": found.v2_definition,
+        "created_at": found.v2_revised_at,
+        "created_by": found.v2_revised_by,
+    }
+    await _keep(connection, program_v2_revisions, found, former)
+
+
+async def _keep(connection: AsyncConnection, table: Table, found: Row[Any], former: dict[str, Any]) -> None:
+    """Keeps a former definition, and drops what is too old."""
+    owner = {"program_key": found.key, "session_id": found.session_id}
+    await connection.execute(insert(table).values(former | owner))
+    is_too_old = table.c.revision <= former["revision"] + 1 - KEPT_REVISIONS
+    await connection.execute(delete(table).where(table.c.program_key == found.key, is_too_old))
+
+
+async def forget(connection: AsyncConnection, key: int) -> None:
+    """Deletes the former definitions of a program."""
+    for table in (program_revisions, program_v2_revisions):
+        await connection.execute(delete(table).where(table.c.program_key == key))
 
 
 async def page(
-    connection: AsyncConnection, key: int, *, limit: int, max_bytes: int, before: int | None
+    connection: AsyncConnection, key: int, *, limit: int, max_bytes: int, before: int | None, of_v2: bool
 ) -> RevisionPage:
     """Reads revisions of a program, as `routing.catalog.programs.ProgramStore.revisions` says."""
-    kept = _kept(key)
+    kept = _kept_of_v2(key) if of_v2 else _kept(key)
     is_asked_for = kept.c.revision > 0 if before is None else kept.c.revision < before
     newest_first = kept.c.revision.desc()
     sizes = select(kept.c.revision, func.length(kept.c.definition)).where(is_asked_for).order_by(newest_first)
@@ -69,13 +138,23 @@ def _kept(key: int) -> Subquery:
         _revised_at.label("created_at"),
         programs.c.revised_by.label("created_by"),
     ).where(programs.c.key == key)
-    former = select(
-        program_revisions.c.revision,
-        program_revisions.c.definition,
-        program_revisions.c.created_at,
-        program_revisions.c.created_by,
-    ).where(program_revisions.c.program_key == key)
-    return union_all(in_force, former).subquery("kept")
+    return union_all(in_force, _former(program_revisions, key)).subquery("kept")
+
+
+def _kept_of_v2(key: int) -> Subquery:
+    """All own definitions of V2's that are kept."""
+    in_force = select(
+        programs.c.v2_revision.label("revision"),
+        programs.c.v2_definition.label("definition"),
+        programs.c.v2_revised_at.label("created_at"),
+        programs.c.v2_revised_by.label("created_by"),
+    ).where(programs.c.key == key, programs.c.v2_definition.is_not(None))
+    return union_all(in_force, _former(program_v2_revisions, key)).subquery("kept")
+
+
+def _former(table: Table, key: int) -> Select[Any]:
+    columns = table.c.revision, table.c.definition, table.c.created_at, table.c.created_by
+    return select(*columns).where(table.c.program_key == key)
 
 
 def _shown(row: Row[Any]) -> ProgramRevision:

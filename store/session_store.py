@@ -14,7 +14,7 @@ from routing.versions import Version
 from store.database import Database
 from store.json_rows import json_rows, parameter
 from store.owners import seen_by
-from store.tables import UtcDateTime, executions, lms, program_revisions, programs, sessions
+from store.tables import UtcDateTime, executions, lms, program_revisions, program_v2_revisions, programs, sessions
 
 
 class SqlSessionStore:
@@ -96,7 +96,8 @@ class SqlSessionStore:
 
 
 async def _forget_what_it_holds(connection: AsyncConnection, session_id: str) -> None:
-    for table in (programs, program_revisions, executions, lms):  # revisions last: a change of a program adds one
+    # Revisions come after programs: a change of a program adds one.
+    for table in (programs, program_revisions, program_v2_revisions, executions, lms):
         await connection.execute(delete(table).where(table.c.session_id == session_id))
 
 

@@ -1,9 +1,9 @@
-"""`/lm` and `/sessions/{id}/lm`: the LM that DSPy programs run on. A key is never shown again."""
+"""`/lm` and `/sessions/{id}/lm`: the LM that DSPy programs run on, also of one version. A key is never shown again."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from app.api.base import In, Out
@@ -13,7 +13,8 @@ from app.problems import Problem
 from app.services import Running, Services
 from config.lm import ApiBase, ApiKey
 from poolshift.worker.lm import LOCAL, LMSettings
-from routing.catalog.lms import StoredLM
+from routing.catalog.lms import EVERYONE, Holder, LMInForce
+from routing.versions import Version
 
 router = APIRouter(tags=["lm"])
 
@@ -41,42 +42,57 @@ class LMView(Out):
     has_api_key: bool
     temperature: float | None
     max_tokens: int | None
-    set_for: Literal["session", "everyone"]
+    set_for: Literal["session", "version", "everyone"]
     updated_by: str | None = Field(description="Null if it comes from the service's environment")
     updated_at: datetime | None
 
 
-def lm_view(settings: LMSettings, stored: StoredLM | None) -> LMView:
+VersionQuery = Annotated[Version | None, Query(description="The version whose LM it is; without it everyone's")]
+
+
+def lm_view(lm: LMInForce) -> LMView:
     """Shows an LM without its key."""
+    settings, stored, set_for = lm
     return LMView(
         model=settings.model,
         api_base=settings.api_base,
         has_api_key=settings.api_key is not None,
         temperature=settings.temperature,
         max_tokens=settings.max_tokens,
-        set_for="session" if stored is not None and stored.session_id is not None else "everyone",
+        set_for=set_for,
         updated_by=stored.updated_by if stored is not None else None,
         updated_at=stored.updated_at if stored is not None else None,
     )
 
 
 @router.get("/lm")
-async def show_lm(services: Running, _: Reader) -> LMView:
-    """Shows everyone's LM, which is used if a session has no LM of its own."""
-    return lm_view(*services.lms.shown(None))
+async def show_lm(services: Running, _: Reader, pool_version: VersionQuery = None) -> LMView:
+    """Shows the LM of sessions that have none of their own: everyone's, or the one of a version."""
+    return lm_view(services.lms.shown(None, pool_version))
 
 
 @router.put("/lm")
-async def set_lm(body: LMBody, services: Running, admin: Admin) -> LMView:
-    """Sets everyone's LM, from the next call on."""
-    return await _set(None, body, services, admin.name)
+async def set_lm(body: LMBody, services: Running, admin: Admin, pool_version: VersionQuery = None) -> LMView:
+    """Sets everyone's LM, or the one of a version alone, from the next call on."""
+    return await _set(Holder(version=pool_version), body, services, admin.name)
+
+
+@router.delete("/lm", status_code=204)
+async def remove_lm(
+    services: Running, admin: Admin, pool_version: Annotated[Version, Query(description="The version")]
+) -> None:
+    """Gives a version the LM again that it has without one of its own."""
+    before = services.lms.shown(None, pool_version)
+    await services.lms.remove(Holder(version=pool_version))
+    if services.lms.shown(None, pool_version) != before:
+        await services.ramp.restart_evidence(f"{admin.name} took back the LM of {pool_version}")
 
 
 @router.get("/sessions/{session_id}/lm")
 async def show_session_lm(session_id: SessionId, services: Running, reader: Reader) -> LMView:
     """Shows a session's LM: its own, or else everyone's."""
     is_visible = await services.sessions.sees(session_id, reader.reader)
-    return lm_view(*services.lms.shown(session_id if is_visible else None))
+    return lm_view(services.lms.shown(session_id if is_visible else None))
 
 
 @router.put("/sessions/{session_id}/lm")
@@ -85,20 +101,21 @@ async def set_session_lm(session_id: SessionId, body: LMBody, services: Running,
     await services.sessions.admit(session_id, executor.caller)
     services.sessions.seen(session_id, owner=executor.caller.owner)
     await services.sessions.flush()  # the session first: nothing would ever delete an LM whose session was never stored
-    return await _set(session_id, body, services, executor.name)
+    return await _set(Holder(session_id), body, services, executor.name)
 
 
 @router.delete("/sessions/{session_id}/lm", status_code=204)
 async def remove_session_lm(session_id: SessionId, services: Running, executor: Executor) -> None:
     """Gives a session everyone's LM again."""
     if await services.sessions.sees(session_id, executor.caller):
-        await services.lms.remove(session_id)
+        await services.lms.remove(Holder(session_id))
 
 
-async def _set(session_id: str | None, body: LMBody, services: Services, by: str) -> LMView:
+async def _set(holder: Holder, body: LMBody, services: Services, by: str) -> LMView:
     if body.model == LOCAL and not services.lms.has_local:
         raise Problem("invalid_request", "body.model: this service runs no model itself (LM_MODEL=local does)")
-    await services.lms.put(session_id, body.settings(), by)
-    if session_id is None:
-        await services.ramp.restart_evidence(f"{by} set everyone's LM to {body.model}")
-    return lm_view(*services.lms.shown(session_id))
+    await services.lms.put(holder, body.settings(), by)
+    if holder.session_id is None:
+        whose = "everyone's LM" if holder == EVERYONE else f"the LM of {holder.version}"
+        await services.ramp.restart_evidence(f"{by} set {whose} to {body.model}")
+    return lm_view(services.lms.shown(*holder))

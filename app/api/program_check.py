@@ -1,6 +1,7 @@
-"""Tries a program before it is kept: each pool loads it once, in a process of its own."""
+"""Tries a program before it is kept: each pool that is to run it loads it once, in a process of its own."""
 
 import asyncio
+from collections.abc import Sequence
 
 from app.api.program_body import with_derived
 from app.problems import Problem
@@ -11,10 +12,11 @@ from poolshift.worker.loading import EntrypointError
 from routing.versions import Version
 
 
-async def try_definition(definition: Definition, services: Services) -> Definition:
-    """Loads `definition` for each pool; with `--reload` the pools take the code on disk first, if that is newer.
+async def try_definition(definition: Definition, services: Services, version: Version | None = None) -> Definition:
+    """Loads `definition` for each pool, or for that of `version` alone.
 
-    A pool that is down, and need not serve, is left out: a fault of V2's hinders nobody who uses V1.
+    With `--reload` the pools take the code on disk first, if that is newer. Of all pools, one that is down,
+    and need not serve, is left out: a fault of V2's hinders nobody who uses V1.
 
     Returns the definition, completed by the signature that its program tells if it leaves it to that.
 
@@ -25,17 +27,18 @@ async def try_definition(definition: Definition, services: Services) -> Definiti
         SpawnFailed: no process could be started for it.
     """
     services.deadlines.check_definition(definition)
+    every = [one for one in services.spawners if not _is_left_out(one, services)]
+    versions = every if version is None else [version]
     try:
-        return await _try(definition, services)
+        return await _try(definition, services, versions)
     except CodeOutdated:
         if not services.reloader.is_automatic:
             raise
         await services.reloader.reload(services.pools)
-        return await _try(definition, services)
+        return await _try(definition, services, versions)
 
 
-async def _try(definition: Definition, services: Services) -> Definition:
-    versions = [version for version in services.spawners if not _is_left_out(version, services)]
+async def _try(definition: Definition, services: Services, versions: Sequence[Version]) -> Definition:
     checks = [_try_for(version, definition, services) for version in versions]
     signatures: list[Signature | None] = []
     for outcome in await asyncio.gather(*checks, return_exceptions=True):

@@ -12,8 +12,10 @@ from app.api.base import MAX_REVISION, Identifier, Out, Page
 from app.api.preconditions import IfMatch, IfNoneMatch, precondition
 from app.api.program_body import ProgramBody
 from app.api.program_check import try_definition
+from app.api.program_versions import is_same, put_for_v2
 from app.api.programs import (
     MAX_PAGE_BYTES,
+    OwnVersion,
     ProgramId,
     ProgramView,
     SessionQuery,
@@ -25,7 +27,7 @@ from app.auth import Executor, Reader
 from app.problems import Problem
 from app.services import Running, Services
 from pools.calls import Program
-from routing.catalog.definitions import encode_definition
+from routing.catalog.compatibility import check_compatible
 from routing.catalog.owners import Caller
 from routing.catalog.programs import NewProgram, StoredProgram
 from routing.catalog.revisions import Precondition
@@ -51,6 +53,7 @@ async def put_program(
     executor: Executor,
     *,
     session_id: Annotated[Identifier | None, Query(description="The session that the program belongs to")] = None,
+    pool_version: OwnVersion = None,
     dry_run: Annotated[bool, Query(description="Checks everything and shows the result; changes nothing")] = False,
     if_match: IfMatch = None,
     if_none_match: IfNoneMatch = None,
@@ -58,22 +61,26 @@ async def put_program(
     """Creates a program (201) or replaces its definition (200), from the next call on.
 
     Calls that have begun end on the definition that they began with. The definition that is in force already changes
-    nothing, and keeps its revision.
+    nothing, and keeps its revision. With `pool_version=v2` it is V2's own definition that is created or replaced.
     """
     new = NewProgram(program_id, _session(program_id, session_id, body), body.definition(), executor.name)
     condition = precondition(if_match, if_none_match)
+    if pool_version is not None:
+        return await put_for_v2(new, condition, services, executor, is_dry_run=dry_run)
     if dry_run:
         return program_answer(await _preview(new, condition, services, executor.caller))
     if new.session_id is not None:
         await services.sessions.admit(new.session_id, executor.caller)
     before = await _before(new, condition, services)
-    if before is not None and _is_same(before, new):
+    if before is not None and is_same(before.program, new):
         return program_answer(before)
     new = await _tried(new, services)
     stored, is_new = await services.programs.put(new, condition)
     if new.session_id is not None:
         services.sessions.seen(new.session_id, owner=executor.caller.owner)
         await services.sessions.flush()  # every replica is to know of it
+    if stored.v2 is not None:
+        await services.ramp.restart_evidence(f"{executor.name} changed V1's definition of {program_id}, V2 has its own")
     return program_answer(stored, is_new=is_new)
 
 
@@ -83,12 +90,20 @@ async def list_program_revisions(
     services: Running,
     reader: Reader,
     session_id: SessionQuery = None,
+    pool_version: OwnVersion = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[int | None, Query(ge=1, le=MAX_REVISION, description="`next_cursor` of the page before")] = None,
 ) -> Response:
     """Lists the definitions that a program has and had, the newest first. A page ends early before it is over 1 MiB."""
     visible = await visible_session(session_id, services, reader.reader)
-    page = await services.programs.revisions(program_id, visible, limit=limit, max_bytes=MAX_PAGE_BYTES, before=cursor)
+    page = await services.programs.revisions(
+        program_id,
+        visible,
+        limit=limit,
+        max_bytes=MAX_PAGE_BYTES,
+        before=cursor,
+        of_v2=pool_version is not None,
+    )
     next_cursor = str(page.revisions[-1].revision) if page.has_more and page.revisions else None
     return json_answer(
         msgspec.json.encode({"items": [one._asdict() for one in page.revisions], "next_cursor": next_cursor})
@@ -118,11 +133,13 @@ async def _preview(new: NewProgram, condition: Precondition, services: Services,
     if new.session_id is not None and not await services.sessions.sees(new.session_id, caller):
         raise SessionNotFound(new.session_id)
     before = await _before(new, condition, services)
-    if before is not None and _is_same(before, new):
+    if before is not None and is_same(before.program, new):
         return before
     new = await _tried(new, services)
-    if before is not None and _is_same(before, new):
+    if before is not None and is_same(before.program, new):
         return before
+    if before is not None and before.v2 is not None:
+        check_compatible(new.definition.signature, before.v2.program.definition.signature)
     services.programs.check_quotas(new)
     if before is None:
         return StoredProgram(Program("", new.id, new.definition), new.session_id, datetime.now(UTC))
@@ -133,8 +150,3 @@ async def _preview(new: NewProgram, condition: Precondition, services: Services,
 async def _tried(new: NewProgram, services: Services) -> NewProgram:
     """Returns the program with its definition as it is kept, once that has been loaded. Raises Problem."""
     return dataclasses.replace(new, definition=await try_definition(new.definition, services))
-
-
-def _is_same(before: StoredProgram, new: NewProgram) -> bool:
-    """Compares definitions as JSON, since nothing else is stored of them."""
-    return encode_definition(before.program.definition) == encode_definition(new.definition)

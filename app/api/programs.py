@@ -1,9 +1,10 @@
 """`/programs`: create, list, show, delete. Running one is `app.execute.endpoint`."""
 
+import dataclasses
 import secrets
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Response
@@ -16,8 +17,10 @@ from app.api.program_body import Compare, FieldTypeName, ProgramBody, ProgramTyp
 from app.api.program_check import try_definition
 from app.auth import Executor, Reader
 from app.services import Running
+from pools.calls import Program
 from poolshift.worker.definitions import Field, Limits, Signature
 from routing.catalog.definitions import default_of, has_state, schema_of
+from routing.catalog.own_definitions import nothing_of_its_own
 from routing.catalog.owners import Caller
 from routing.catalog.programs import NewProgram, ProgramPage, StoredProgram
 
@@ -26,6 +29,9 @@ MAX_PAGE_BYTES = 1024 * 1024
 """The bytes of definitions on a page. The event loop encodes so many in a few milliseconds."""
 
 ProgramId = Annotated[Text, Path()]
+OwnVersion = Annotated[
+    Literal["v2"] | None, Query(description="`v2`: V2's own definition; without it the one that every version runs")
+]
 SessionQuery = Annotated[Identifier | None, Query(description="Its programs first, then the global ones")]
 
 
@@ -52,11 +58,9 @@ class SignatureView(Out):
     derived: bool = PydanticField(description="True if the annotations of the program's function tell it")
 
 
-class ProgramView(Out):
-    """A program."""
+class DefinitionView(Out):
+    """The definition of a program."""
 
-    id: str
-    session_id: str | None
     program_type: ProgramTypeName
     signature: SignatureView
     entrypoint: str | None
@@ -72,35 +76,59 @@ class ProgramView(Out):
     metric: str | None
     metric_range: tuple[float, float] | None
     revision: int
+
+
+class OwnDefinitionView(DefinitionView):
+    """The definition that V2 alone runs; its revisions are counted apart."""
+
+    created_at: datetime
+    created_by: str | None
+
+
+class ProgramView(DefinitionView):
+    """A program, with the definition that every version runs which has none of its own."""
+
+    id: str
+    session_id: str | None
     created_at: datetime
     execution_count: int
     last_executed_at: datetime | None
+    v2: OwnDefinitionView | None = PydanticField(description="V2's own definition, if it has one")
 
 
 def program_json(stored: StoredProgram) -> bytes:
     """Shows a program as `ProgramView` has it. Defaults are JSON in memory too, and go out as they are."""
-    definition = stored.program.definition
+    v2 = stored.v2
+    own = None if v2 is None else {**_definition(v2.program), "created_at": v2.created_at, "created_by": v2.created_by}
     return msgspec.json.encode(
         {
             "id": stored.program.id,
             "session_id": stored.session_id,
-            "program_type": definition.program_type,
-            "signature": _signature(definition.signature),
-            "entrypoint": definition.entrypoint,
-            "instructions": definition.instructions,
-            "idempotent": definition.idempotent,
-            "has_state": has_state(definition),
-            "tools": definition.tools,
-            **msgspec.structs.asdict(definition.limits or Limits()),
-            "shadow": definition.shadow,
-            "metric": definition.metric,
-            "metric_range": definition.metric_range,
-            "revision": stored.program.revision,
+            **_definition(stored.program),
             "created_at": stored.created_at,
             "execution_count": stored.execution_count,
             "last_executed_at": stored.last_executed_at,
+            "v2": own,
         }
     )
+
+
+def _definition(program: Program) -> dict[str, Any]:
+    definition = program.definition
+    return {
+        "program_type": definition.program_type,
+        "signature": _signature(definition.signature),
+        "entrypoint": definition.entrypoint,
+        "instructions": definition.instructions,
+        "idempotent": definition.idempotent,
+        "has_state": has_state(definition),
+        "tools": definition.tools,
+        **msgspec.structs.asdict(definition.limits or Limits()),
+        "shadow": definition.shadow,
+        "metric": definition.metric,
+        "metric_range": definition.metric_range,
+        "revision": program.revision,
+    }
 
 
 def _signature(signature: Signature) -> dict[str, Any]:
@@ -156,25 +184,46 @@ async def list_programs(
 
 @router.get("/{program_id}", response_model=ProgramView)
 async def show_program(
-    program_id: ProgramId, services: Running, reader: Reader, session_id: SessionQuery = None
+    program_id: ProgramId,
+    services: Running,
+    reader: Reader,
+    session_id: SessionQuery = None,
+    pool_version: OwnVersion = None,
 ) -> Response:
-    """A program and its use."""
+    """A program and its use; with `pool_version=v2` as V2's own definition has it."""
     visible = await visible_session(session_id, services, reader.reader)
-    return program_answer(await services.programs.show(program_id, visible))
+    stored = await services.programs.show(program_id, visible)
+    return program_answer(stored if pool_version is None else own_view(stored))
 
 
 @router.delete("/{program_id}", status_code=204)
 async def delete_program(
-    program_id: ProgramId, services: Running, executor: Executor, session_id: SessionQuery = None
+    program_id: ProgramId,
+    services: Running,
+    executor: Executor,
+    session_id: SessionQuery = None,
+    pool_version: OwnVersion = None,
 ) -> None:
-    """Deletes a program; calls that run go on."""
-    await services.programs.remove(program_id, await visible_session(session_id, services, executor.caller))
+    """Deletes a program, or with `pool_version=v2` V2's own definition alone; calls that run go on."""
+    visible = await visible_session(session_id, services, executor.caller)
+    if pool_version is None:
+        await services.programs.remove(program_id, visible)
+        return
+    await services.programs.take_back_v2(program_id, visible)
+    await services.ramp.restart_evidence(f"{executor.name} took back V2's own definition of {program_id}")
 
 
 def _page(page: ProgramPage) -> Response:
     items = b",".join(program_json(stored) for stored in page.programs)
     cursor = msgspec.json.encode(page.programs[-1].program.key if page.has_more else None)
     return json_answer(b'{"items":[' + items + b'],"next_cursor":' + cursor + b"}")
+
+
+def own_view(stored: StoredProgram) -> StoredProgram:
+    """Returns a program as V2's own definition has it. Raises NoOwnDefinition."""
+    if stored.v2 is None:
+        raise nothing_of_its_own(stored.program.id)
+    return dataclasses.replace(stored, program=stored.v2.program, v2=None)
 
 
 def program_answer(stored: StoredProgram, *, is_new: bool = False) -> Response:

@@ -192,24 +192,43 @@ class ExecuteLane:
     def _make_call(
         self, exchange: Exchange, program: CataloguedProgram, envelope: Envelope, *, is_job: bool = False
     ) -> Call:
+        assert exchange.route is not None
         exchange.program = program
-        session_id, seconds = envelope.session_id, self._call_s
-        if is_job or envelope.timeout_s is not None or program.definition.limits is not None:
-            seconds = self._deadlines.seconds(envelope.timeout_s, program.definition, is_job=is_job)
+        lms, session_id, version = self._services.lms, envelope.session_id, exchange.route.decision.version
+        own = program.v2
+        chosen: Program = program if own is None or version is Version.V1 else own
+        seconds, began = self._call_s, self._loop.time()
+        if is_job or envelope.timeout_s is not None or chosen.definition.limits is not None:
+            seconds = self._deadlines.seconds(envelope.timeout_s, chosen.definition, is_job=is_job)
         exchange.call = call = Call(
             execution_id=exchange.execution_id,
-            program=program,
+            program=chosen,
             inputs=envelope.inputs,
-            deadline=self._loop.time() + seconds,
+            deadline=began + seconds,
             session_id=session_id,
             traceparent=exchange.traceparent,
             carried=exchange.carried,
             trace=exchange.trace,
-            lm=self._services.lms.of_call(session_id) if program.definition.program_type != "python" else None,
+            lm=lms.of_call(session_id, version) if chosen.definition.program_type != "python" else None,
         )
         call.is_background = is_job
+        if own is not None or lms.differ:
+            call.choose = partial(self._choose, program, own, began)
         self._services.programs.used(program, time.time())
         return call
+
+    def _choose(self, program: Program, own: Program | None, began: float, call: Call, version: str) -> None:
+        """Gives a call that goes to another version that version's definition and LM, and no more time than it has.
+
+        Raises:
+            LMError, LMNotConfigured: that version has no LM for it.
+        """
+        call.program = program if own is None or version == Version.V1 else own
+        definition = call.program.definition
+        if definition.limits is not None and definition.limits.timeout_s is not None:
+            call.deadline = min(call.deadline, began + definition.limits.timeout_s)
+        is_python = definition.program_type == "python"
+        call.lm = None if is_python else self._services.lms.of_call(call.session_id, Version(version))
 
     # --- running it
 
@@ -340,8 +359,9 @@ class ExecuteLane:
         """Counts and logs a failed call, and returns the problem as its answer."""
         problem = problem_of(error)
         exchange.error = problem.code
-        if exchange.program is not None:
-            self._explain(problem, exchange.program, exchange.call)
+        program = exchange.program if exchange.call is None else exchange.call.program
+        if program is not None:
+            self._explain(problem, program, exchange.call)
         exchange.is_retry_safe = problem.retry_safe
         version = self._count_failure(exchange, problem)
         self._keep_failure(exchange, problem, version)

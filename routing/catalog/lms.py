@@ -1,32 +1,52 @@
-"""The LM settings of sessions and of everyone, in memory; the store keeps those that the API has set."""
+"""The LM settings of sessions, of versions and of everyone, in memory; the store keeps those that the API has set."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
 from pools.errors import LMError, LMNotConfigured
 from poolshift.worker.lm import LOCAL, NONE, LMSettings
+from routing.versions import Version
 
 LocalLM = Callable[[], LMSettings | None]
 """Returns the endpoint of the service's own model; None while there is no such model to reach."""
 
 
+class Holder(NamedTuple):
+    """A session or a version that has an LM of its own; everyone if both are None."""
+
+    session_id: str | None = None
+    version: Version | None = None
+
+
+EVERYONE = Holder()
+
+
 @dataclass(frozen=True, slots=True)
 class StoredLM:
-    """An LM that the API has set: a session's, or everyone's if `session_id` is None.
+    """An LM that the API has set.
 
-    `overrides` names the environment's LM when everyone's was set: once the environment changes, its LM counts again.
+    `overrides` names the environment's LM when everyone's or a version's was set: once the environment changes, its LM
+    counts again.
     """
 
-    session_id: str | None
+    holder: Holder
     settings: LMSettings
     overrides: str | None
     updated_by: str
     updated_at: datetime
+
+
+class LMInForce(NamedTuple):
+    """The LM of a call, and where its settings come from; `stored` is None if they are the environment's."""
+
+    settings: LMSettings
+    stored: StoredLM | None
+    set_for: Literal["session", "version", "everyone"]
 
 
 class LMStore(Protocol):
@@ -36,29 +56,42 @@ class LMStore(Protocol):
         """Reads all settings."""
         ...
 
-    async def find(self, session_id: str | None) -> StoredLM | None:
-        """Reads a session's settings, or everyone's if `session_id` is None."""
+    async def find(self, holder: Holder) -> StoredLM | None:
+        """Reads the settings of one holder."""
         ...
 
-    async def put(self, session_id: str | None, settings: LMSettings, overrides: str | None, by: str) -> StoredLM:
+    async def put(self, holder: Holder, settings: LMSettings, overrides: str | None, by: str) -> StoredLM:
         """Keeps `settings` in place of the earlier ones."""
         ...
 
-    async def remove(self, session_id: str) -> None:
-        """Forgets a session's settings."""
+    async def remove(self, holder: Holder) -> None:
+        """Forgets the settings of one holder."""
         ...
 
 
 class LMs:
-    """The LM settings in force. Each call takes its LM along, so a change is in force for the next call."""
+    """The LM settings in force. Each call takes its LM along, so a change is in force for the next call.
 
-    def __init__(self, store: LMStore, configured: LMSettings, local: LocalLM | None) -> None:
-        """Takes the environment's LM as `configured`; `local` is None if the service runs no model itself."""
+    A session's own LM counts before its version's, and that before everyone's.
+    """
+
+    def __init__(
+        self,
+        store: LMStore,
+        configured: LMSettings,
+        local: LocalLM | None,
+        of_versions: Mapping[Version, LMSettings] | None = None,
+    ) -> None:
+        """Takes the environment's LM as `configured`, and those that it has for one version alone.
+
+        `local` is None if the service runs no model itself.
+        """
         self._store = store
         self._configured = configured
-        self._overrides = hashlib.sha256(msgspec.json.encode(configured)).hexdigest()
+        self._configured_of = dict(of_versions or {})
         self._local = local
         self._everyones: StoredLM | None = None
+        self._of_versions: dict[Version, StoredLM] = {}
         self._of_sessions: dict[str, StoredLM] = {}
 
     @property
@@ -66,30 +99,43 @@ class LMs:
         """Tells whether the service runs a model itself."""
         return self._local is not None
 
+    @property
+    def differ(self) -> bool:
+        """True if a version has an LM of its own."""
+        return bool(self._of_versions or self._configured_of)
+
+    @property
+    def is_on_trial(self) -> bool:
+        """True if V2 has another LM than V1: then its failures are those of what is being changed."""
+        if not self.differ:
+            return False
+        return self.shown(None, Version.V1).settings != self.shown(None, Version.V2).settings
+
     async def load(self) -> None:
         """Loads all stored settings into memory."""
         stored = await self._store.load()
         self._everyones = None
+        self._of_versions.clear()
         self._of_sessions.clear()
         for one in stored:
             self._remember(one)
 
-    async def refresh(self, session_id: str | None) -> None:
-        """Reads a session's settings, or everyone's, again: another replica has changed them."""
-        stored = await self._store.find(session_id)
+    async def refresh(self, holder: Holder) -> None:
+        """Reads the settings of one holder again: another replica has changed them."""
+        stored = await self._store.find(holder)
         if stored is not None:
             self._remember(stored)
-        elif session_id is not None:
-            self.forget_session(session_id)
+        else:
+            self._forget(holder)
 
-    def of_call(self, session_id: str | None) -> LMSettings:
-        """Returns the LM for a call of this session.
+    def of_call(self, session_id: str | None, version: Version) -> LMSettings:
+        """Returns the LM for a call of this session that goes to this version.
 
         Raises:
             LMNotConfigured: nobody has set an LM, or it was set to `none`.
             LMError: the service's own model is not up now.
         """
-        settings = self.shown(session_id)[0]
+        settings = self.shown(session_id, version).settings
         if settings.model == NONE or (settings.model == LOCAL and self._local is None):
             raise LMNotConfigured("neither the session nor the service has an LM", started=False)
         if settings.model != LOCAL:
@@ -104,27 +150,54 @@ class LMs:
             max_tokens=endpoint.max_tokens if settings.max_tokens is None else settings.max_tokens,
         )
 
-    def shown(self, session_id: str | None) -> tuple[LMSettings, StoredLM | None]:
-        """Returns the settings in force for a session, or for everyone; None stands for the environment's."""
-        stored = self._of_sessions.get(session_id) if session_id is not None else None
-        stored = stored or self._everyones
-        return (stored.settings, stored) if stored is not None else (self._configured, None)
+    def shown(self, session_id: str | None, version: Version | None = None) -> LMInForce:
+        """Returns the settings in force for a session, for a version, or for everyone."""
+        own = self._of_sessions.get(session_id) if session_id is not None else None
+        if own is not None:
+            return LMInForce(own.settings, own, "session")
+        if version is not None:
+            if (stored := self._of_versions.get(version)) is not None:
+                return LMInForce(stored.settings, stored, "version")
+            if (configured := self._configured_of.get(version)) is not None:
+                return LMInForce(configured, None, "version")
+        everyones = self._everyones
+        return LMInForce(self._configured if everyones is None else everyones.settings, everyones, "everyone")
 
-    async def put(self, session_id: str | None, settings: LMSettings, by: str) -> None:
-        """Sets a session's settings, or everyone's. Raises StoreUnavailable."""
-        self._remember(await self._store.put(session_id, settings, self._overrides if session_id is None else None, by))
+    async def put(self, holder: Holder, settings: LMSettings, by: str) -> None:
+        """Sets the LM of a session, of a version or of everyone. Raises StoreUnavailable."""
+        self._remember(await self._store.put(holder, settings, self._overridden_by(holder), by))
 
-    async def remove(self, session_id: str) -> None:
-        """Removes a session's settings, which has everyone's from then on. Raises StoreUnavailable."""
-        await self._store.remove(session_id)
-        self.forget_session(session_id)
+    async def remove(self, holder: Holder) -> None:
+        """Removes the LM of a session or a version, which has everyone's from then on. Raises StoreUnavailable."""
+        await self._store.remove(holder)
+        self._forget(holder)
 
     def forget_session(self, session_id: str) -> None:
         """Forgets the settings of a session that has ended."""
-        self._of_sessions.pop(session_id, None)
+        self._forget(Holder(session_id))
+
+    def _forget(self, holder: Holder) -> None:
+        if holder.session_id is not None:
+            self._of_sessions.pop(holder.session_id, None)
+        elif holder.version is not None:
+            self._of_versions.pop(holder.version, None)
 
     def _remember(self, stored: StoredLM) -> None:
-        if stored.session_id is not None:
-            self._of_sessions[stored.session_id] = stored
+        holder = stored.holder
+        if holder.session_id is not None:
+            self._of_sessions[holder.session_id] = stored
+        elif stored.overrides != self._overridden_by(holder):
+            self._forget(holder)
+            if holder.version is None:
+                self._everyones = None
+        elif holder.version is not None:
+            self._of_versions[holder.version] = stored
         else:
-            self._everyones = stored if stored.overrides == self._overrides else None
+            self._everyones = stored
+
+    def _overridden_by(self, holder: Holder) -> str | None:
+        """Names the environment's LM for `holder`; a session has none there."""
+        if holder.session_id is not None:
+            return None
+        configured = self._configured if holder.version is None else self._configured_of.get(holder.version)
+        return hashlib.sha256(msgspec.json.encode(configured)).hexdigest()

@@ -12,11 +12,13 @@ from prometheus_client import CollectorRegistry
 from pools.calls import Program
 from poolshift.worker.definitions import Definition
 from routing.catalog.definitions import encode_definition
+from routing.catalog.own_definitions import OwnDefinition, nothing_of_its_own
 from routing.catalog.quotas import DEFAULT_QUOTAS, ProgramUsage, Quotas
 from routing.catalog.revisions import ANY_STATE, Precondition, RevisionPage
 from routing.catalog.write_behind import Used, write_in_batches
-from routing.errors import ProgramNotFound
+from routing.errors import ProgramNotFound, StaleProgram
 from routing.telemetry.program_metrics import ProgramMetrics
+from routing.versions import Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,10 @@ class StoredProgram:
     created_at: datetime
     execution_count: int = 0
     last_executed_at: datetime | None = None
+    v2: OwnDefinition | None = None
+    """V2's own definition, if it has one."""
+    v2_revision: int = 0
+    """Changes of V2's own definition; one that takes it back is a change, too."""
 
 
 class ProgramPage(NamedTuple):
@@ -68,11 +74,20 @@ class CataloguedProgram(Program):
 
     def __init__(self, key: str, program_id: str, definition: Definition, revision: int, size: int) -> None:
         super().__init__(key, program_id, definition, revision)
-        self.size = size
+        self.own_size = size
         """The size of the definition, in bytes of JSON."""
+        self.v2: Program | None = None
+        """The program with V2's own definition, if there is one."""
+        self.v2_revision = 0
+        self.v2_size = 0
         self.is_dirty = False
         self._count = 0
         self._last_executed_at = 0.0
+
+    @property
+    def size(self) -> int:
+        """The size of all definitions, in bytes of JSON."""
+        return self.own_size + self.v2_size
 
     def used(self, now: float) -> None:
         """Counts an execution at `now`, in seconds since the epoch."""
@@ -102,8 +117,23 @@ class ProgramStore(Protocol):
     async def put(self, new: NewProgram, condition: Precondition) -> PutResult:
         """Creates a program, or replaces its definition by the one of the next revision.
 
-        The definition that is in force already stays, with its revision. Raises StaleProgram.
+        The definition that is in force already stays, with its revision. Raises StaleProgram, IncompatibleDefinition.
         """
+        ...
+
+    async def put_v2(self, new: NewProgram, condition: Precondition) -> PutResult:
+        """Gives V2 a definition of its own; `is_new` tells that it had none.
+
+        Raises StaleProgram, NoOwnDefinition if V1 has no such program, IncompatibleDefinition.
+        """
+        ...
+
+    async def take_back_v2(self, key: str) -> StoredProgram | None:
+        """Takes V2's own definition back; returns None if there was none."""
+        ...
+
+    async def promote_v2(self, key: str, revision: int, by: str | None) -> StoredProgram | None:
+        """Makes V2's own definition, if it still is at `revision`, everyone's; returns None if it is not."""
         ...
 
     async def find(self, program_id: str, session_id: str | None) -> StoredProgram | None:
@@ -117,8 +147,10 @@ class ProgramStore(Protocol):
         """
         ...
 
-    async def revisions(self, key: str, *, limit: int, max_bytes: int, before: int | None) -> RevisionPage:
-        """Reads up to `limit` revisions of a program, the newest first, below the revision `before`.
+    async def revisions(
+        self, key: str, *, limit: int, max_bytes: int, before: int | None, of_v2: bool = False
+    ) -> RevisionPage:
+        """Reads up to `limit` revisions of a program, or of V2's own definition, the newest first, below `before`.
 
         The page ends before `max_bytes` of definitions, but has at least one revision.
         """
@@ -226,7 +258,7 @@ class Programs:
     async def put(self, new: NewProgram, condition: Precondition = ANY_STATE) -> PutResult:
         """Creates a program or replaces its definition, in the store first. Calls that have begun keep the former one.
 
-        Raises StaleProgram, QuotaExceeded, StoreUnavailable.
+        Raises StaleProgram, IncompatibleDefinition, QuotaExceeded, StoreUnavailable.
         """
         await self.flush()
         size, programs = self.check_quotas(new)
@@ -248,10 +280,57 @@ class Programs:
         if known is None:
             self._usage.check(new.session_id, size)
             return size, 1
-        if size <= known.size:  # a smaller definition is welcome if the quota is used up
+        if size <= known.own_size:  # a smaller definition is welcome if the quota is used up
             return 0, 0
-        self._usage.check(new.session_id, size - known.size, 0)
-        return size - known.size, 0
+        self._usage.check(new.session_id, size - known.own_size, 0)
+        return size - known.own_size, 0
+
+    async def put_v2(self, new: NewProgram, condition: Precondition = ANY_STATE) -> PutResult:
+        """Gives V2 a definition of its own, in the store first. Calls that have begun keep the former one.
+
+        Raises StaleProgram, NoOwnDefinition, IncompatibleDefinition, QuotaExceeded, StoreUnavailable.
+        """
+        await self.flush()
+        size = self.check_quotas_of_v2(new)
+        usage = self._usage
+        usage.add(new.session_id, size, 0)
+        try:
+            result = await self._store.put_v2(new, condition)
+            self._remember(result.stored)
+        finally:
+            usage.remove(new.session_id, size, 0)
+        return result
+
+    def check_quotas_of_v2(self, new: NewProgram) -> int:
+        """Returns the bytes that are counted more while `put_v2` writes. Raises QuotaExceeded."""
+        known = self._own(new.session_id).get(new.id)
+        more = len(encode_definition(new.definition)) - (0 if known is None else known.v2_size)
+        if more > 0:
+            self._usage.check(new.session_id, more, 0)
+        return max(more, 0)
+
+    async def take_back_v2(self, program_id: str, session_id: str | None) -> StoredProgram:
+        """Has V2 run V1's definition again. Raises ProgramNotFound, StoreUnavailable."""
+        before = await self.show(program_id, session_id)
+        stored = await self._store.take_back_v2(before.program.key)
+        if stored is None:
+            raise nothing_of_its_own(program_id)
+        self._remember(stored)
+        return stored
+
+    async def promote_v2(self, tried: StoredProgram, by: str | None) -> StoredProgram:
+        """Makes V2's own definition, as it was tried, everyone's: a new revision of the program.
+
+        Raises StaleProgram if it has changed since it was tried, StoreUnavailable.
+        """
+        assert tried.v2 is not None
+        revision = tried.v2.program.revision
+        stored = await self._store.promote_v2(tried.program.key, revision, by)
+        if stored is None:
+            now = await self._store.find(tried.program.id, tried.session_id)
+            raise StaleProgram(tried.program.id, None if now is None else now.v2_revision)
+        self._remember(stored)
+        return stored
 
     async def find(self, program_id: str, session_id: str | None) -> StoredProgram | None:
         """Finds the program of exactly this session, or the global one, with its use. Raises StoreUnavailable."""
@@ -272,13 +351,22 @@ class Programs:
         return await self._store.page(session_id, limit=limit, max_bytes=max_bytes, after=after)
 
     async def revisions(
-        self, program_id: str, session_id: str | None, *, limit: int, max_bytes: int, before: int | None
+        self,
+        program_id: str,
+        session_id: str | None,
+        *,
+        limit: int,
+        max_bytes: int,
+        before: int | None,
+        of_v2: bool = False,
     ) -> RevisionPage:
         """As `ProgramStore.revisions`, of a call's program. Raises ProgramNotFound, StoreUnavailable."""
         stored = await self._look_up(program_id, session_id)
         if stored is None:
             raise ProgramNotFound(program_id)
-        return await self._store.revisions(stored.program.key, limit=limit, max_bytes=max_bytes, before=before)
+        return await self._store.revisions(
+            stored.program.key, limit=limit, max_bytes=max_bytes, before=before, of_v2=of_v2
+        )
 
     async def remove(self, program_id: str, session_id: str | None) -> None:
         """Forgets the program that a call would run. Raises ProgramNotFound, StoreUnavailable."""
@@ -299,6 +387,14 @@ class Programs:
         """Counts the programs."""
         return len(self._global) + sum(map(len, self._of_sessions.values()))
 
+    def count_own(self) -> int:
+        """Counts the programs of which V2 has a definition of its own."""
+        return sum(
+            program.v2 is not None
+            for programs in (self._global, *self._of_sessions.values())
+            for program in programs.values()
+        )
+
     def forget_session(self, session_id: str) -> None:
         """Forgets the programs of a session that has ended."""
         for program in self._of_sessions.pop(session_id, {}).values():
@@ -315,15 +411,32 @@ class Programs:
                 self._usage.remove(stored.session_id, known.size)
                 if known.key != program.key:
                     self._metrics.end(known.key)
-            encoded = encode_definition(program.definition)
-            definition = self._definitions.setdefault(hashlib.sha256(encoded).digest(), program.definition)
-            size = len(encoded)
+            definition, size = self._share(program.definition)
             known = of_its_own[program.id] = CataloguedProgram(
                 program.key, program.id, definition, program.revision, size
             )
             self._usage.add(stored.session_id, known.size)
             self._metrics.note(known)
+        if known.revision == program.revision and known.v2_revision < stored.v2_revision:
+            self._remember_v2(known, stored)
         return known
+
+    def _remember_v2(self, known: CataloguedProgram, stored: StoredProgram) -> None:
+        """Notes V2's own definition, or that it was taken back."""
+        self._usage.remove(stored.session_id, known.v2_size, 0)
+        known.v2_revision = stored.v2_revision
+        if stored.v2 is None:
+            known.v2, known.v2_size = None, 0
+        else:
+            program = stored.v2.program
+            definition, known.v2_size = self._share(program.definition)
+            known.v2 = Program(program.key, program.id, definition, program.revision, Version.V2)
+        self._usage.add(stored.session_id, known.v2_size, 0)
+
+    def _share(self, definition: Definition) -> tuple[Definition, int]:
+        """Returns the one object for all definitions with the same JSON, and the size of that."""
+        encoded = encode_definition(definition)
+        return self._definitions.setdefault(hashlib.sha256(encoded).digest(), definition), len(encoded)
 
     def _forget(self, program_id: str, session_id: str | None) -> None:
         own = self._own(session_id)

@@ -12,6 +12,7 @@ import structlog
 
 from analysis import replicas
 from analysis.counters import Counters
+from analysis.guardrails import Config
 from analysis.verdict import Say, Verdict
 from common.log_once import LogOnce
 from common.tasks import TaskOwner
@@ -54,9 +55,11 @@ class RampController:
         v1_serves: Callable[[], bool],
         v2_serves: Callable[[], bool],
         programs: Callable[[], int],
+        is_lm_on_trial: Callable[[], bool] = lambda: False,
     ) -> None:
         """Asks `v1_serves` and `v2_serves` whether the pools can serve, and `programs` how many programs there are.
 
+        `is_lm_on_trial` tells if V2 has another LM than V1, whose failures are then judged like V2's own.
         `is_shared` tells that other replicas use the store too.
         """
         self.ramp = Ramp()
@@ -72,6 +75,8 @@ class RampController:
         self._v1_serves = v1_serves
         self._v2_serves = v2_serves
         self._programs = programs
+        self._is_lm_on_trial = is_lm_on_trial
+        self._judges_lm = False
         self._is_shared = is_shared
         self._kept_at = 0.0
         self._revision = 0
@@ -135,6 +140,7 @@ class RampController:
             await self._judge_alone()
             return
         self._log_once.clear()
+        self._follow_lms()
         verdict = await self._judge.look_together() if self.is_leader else self._judge.look()
         self.last_verdict = verdict
         if self.is_leader:
@@ -345,11 +351,28 @@ class RampController:
         config = self._judge.judge.config
         if ramp.plan is not None:
             before = config
-            config = replace(ramp.plan.judge_config(self._programs()), shard=before.shard, shards=before.shards)
+            config = replace(self._planned(ramp.plan), shard=before.shard, shards=before.shards)
             self._judge.latency_floor_ms = ramp.plan.latency_floor_ms
         self._judge.restart(config)
         self._said = None
         self._generation = f"{ramp.run}:{self._generation.partition(':')[2]}"
+
+    def _planned(self, plan: Plan) -> Config:
+        self._judges_lm = self._is_lm_on_trial()
+        return plan.judge_config(self._programs(), is_lm_on_trial=self._judges_lm)
+
+    def _follow_lms(self) -> None:
+        """Judges V2's LM from now on, or no longer, if another replica has changed the LMs."""
+        if self.ramp.plan is None or self._is_lm_on_trial() == self._judges_lm:
+            return
+        before = self._judge.judge.config
+        self._go_on(replace(self._planned(self.ramp.plan), shard=before.shard, shards=before.shards))
+
+    def _go_on(self, config: Config) -> None:
+        """Judges the same evidence by another configuration."""
+        self._judge.restart(config, self._judge.judge.counters)
+        for guardrail in self.ramp.acknowledged:
+            self._judge.judge.acknowledge(guardrail)
 
     def _flag_changed(self, rollout: Rollout) -> None:
         """Takes note of every revision of the flag, the ramp's own ones too."""
@@ -404,7 +427,7 @@ class RampController:
         counters = Counters.from_data(snapshot["counters"]) if snapshot is not None else None
         config = None
         if self.ramp.plan is not None:
-            config = self.ramp.plan.judge_config(self._programs())
+            config = self._planned(self.ramp.plan)
             self._judge.latency_floor_ms = self.ramp.plan.latency_floor_ms
         self._judge.restart(config, counters)
         for guardrail in self.ramp.acknowledged:
@@ -443,9 +466,7 @@ class RampController:
         shard, shards = sorted(living).index(self.replica), len(living)
         judge = self._judge.judge
         if (shard, shards) != (judge.config.shard, judge.config.shards):
-            self._judge.restart(replace(judge.config, shard=shard, shards=shards), judge.counters)
-            for guardrail in self.ramp.acknowledged:
-                self._judge.judge.acknowledge(guardrail)
+            self._go_on(replace(judge.config, shard=shard, shards=shards))
 
     async def _keep_evidence(self) -> None:
         self._kept_at = self._loop.time()

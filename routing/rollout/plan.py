@@ -86,8 +86,10 @@ class Plan(_Part):
         self.judge_config(1)
         return self
 
-    def judge_config(self, programs: int) -> Config:
+    def judge_config(self, programs: int, *, is_lm_on_trial: bool = False) -> Config:
         """The judge's settings under this plan; `programs` is how many the service has.
+
+        If V2 has another LM than V1, `upstream` rolls back, unless the plan has a word on it.
 
         Raises:
             ValueError: a guardrail is unknown, or the shares of those that roll back add up to more than 1.
@@ -103,7 +105,8 @@ class Plan(_Part):
                 m0=self.latency_margin,
                 programs=max(1, min(programs, 256)),
             )
-            return config.with_actions(actions)
+            config = config.with_actions(actions)
+            return config.with_lm_on_trial() if is_lm_on_trial and "upstream" not in actions else config
         except InvalidConfig as error:
             raise ValueError(str(error)) from None
 

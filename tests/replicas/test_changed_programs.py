@@ -91,3 +91,29 @@ def test_without_the_database_a_change_is_refused(replicas: list[Service], postg
     postgres.start()
     wait_until(lambda: put(replicas[1], "p", body).status_code == 200, "the database is back")
     assert replicas[2].client.get("/programs/p").json()["revision"] == 1
+
+
+def test_v2s_own_definition_is_followed(replicas: list[Service]) -> None:
+    """Given, promoted, given again and taken back on one replica; each change is one of a later revision everywhere."""
+    query = "?pool_version=v2"
+    changed(replicas[0], "own", definition())
+
+    def follows(expected: list[str]) -> None:
+        def is_so() -> bool:
+            return all(
+                one.execute("own", {"X-Pool-Version": version}, inputs={"nonce": "a"}).json()["outputs"]["result"]
+                == result
+                for one in replicas
+                for version, result in zip(("v1", "v2"), expected, strict=True)
+            )
+
+        wait_until(is_so, f"each replica answers {expected}")
+
+    changed(replicas[0], "own", definition("shout"), query)
+    follows(["a", "A"])
+    assert replicas[1].client.post("/programs/own/promote").status_code == 200
+    follows(["A", "A"])
+    assert changed(replicas[2], "own", definition(), query)["revision"] == 3
+    follows(["A", "a"])
+    assert replicas[1].client.delete(f"/programs/own{query}").status_code == 204
+    follows(["A", "A"])

@@ -65,3 +65,20 @@ def test_an_lm_set_on_one_replica_is_in_force_on_the_other(replicas: list[Servic
     is_followed("/sessions/s/lm", "second")
     call("s", "second")
     assert "sk-" not in one.log() + other.log()
+
+
+def test_an_lm_of_one_version_is_followed(replicas: list[Service], endpoint: Endpoint) -> None:
+    """Set and taken back on one replica: the other one's calls of that version have it, then have it no more."""
+    one, other = replicas
+    program = create(one, [field("text")], [field("topic")])
+    for path, name in (("/lm", "all"), ("/lm?pool_version=v2", "v2")):
+        body = {"model": "openai/test", "api_base": endpoint.base("answers", name), "api_key": f"sk-{name}"}
+        assert one.client.put(path, json=body).status_code == 200
+
+    def answers() -> list[str]:
+        found = [other.execute(program, on(version), inputs={"text": "x"}).json() for version in ("v1", "v2")]
+        return [answer.get("outputs", {}).get("topic", answer.get("code")) for answer in found]
+
+    wait_until(lambda: answers() == ["all sk-all", "v2 sk-v2"], "the other replica follows")
+    assert one.client.delete("/lm?pool_version=v2").status_code == 204
+    wait_until(lambda: answers() == ["all sk-all"] * 2, "the other replica follows that it is taken back")

@@ -23,6 +23,11 @@ def echo(nonce: str) -> str:
     return nonce
 
 
+def shout(nonce: str) -> str:
+    """`echo` with another answer."""
+    return nonce.upper()
+
+
 def slow_echo(nonce: str, seconds: float) -> str:
     time.sleep(seconds)
     return nonce
@@ -91,6 +96,11 @@ def hold(directory: str, name: str) -> str:
     while not (place / "go").exists():
         time.sleep(0.005)
     return name
+
+
+def hold_and_shout(directory: str, name: str) -> str:
+    """`hold` with another answer."""
+    return hold(directory, name).upper()
 
 
 def steps(count: int) -> Generator[int, None, int]:
