@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from config.api_keys import KeyFile, Scope, StoredKey, hash_key, new_key
+from config.api_keys import InvalidKeyFile, KeyFile, Scope, StoredKey, hash_key, new_key, read_key_file
 from tests.support.service import Service, running_service
 
 PROGRAM = {
@@ -293,10 +293,23 @@ def test_without_keys_everything_is_open(shared_service: Service) -> None:
         (json.dumps({"keys": [{"name": "a\0psk_secret", "hash": "0" * 64, "scopes": ["admin"]}]}), "keys.0.name"),
     ],
 )
-def test_a_file_of_keys_that_makes_no_sense_ends_the_start(tmp_path: Path, content: str, why: str) -> None:
-    """In one line that says where, and shows no secret that someone put in the wrong place."""
+def test_a_file_of_keys_that_makes_no_sense(tmp_path: Path, content: str, why: str) -> None:
+    """The fault is one line that says where, and shows no secret that someone put in the wrong place."""
     path = tmp_path / "keys.yaml"
     path.write_text(content)
+    with pytest.raises(InvalidKeyFile) as caught:
+        read_key_file(path)
+    fault = str(caught.value)
+    assert fault.startswith(f"{path}: ")
+    assert why in fault
+    assert "\n" not in fault
+    assert "psk_secret" not in fault
+
+
+def test_a_fault_of_the_file_of_keys_ends_the_start(tmp_path: Path) -> None:
+    """The log has the fault and nothing else: no traceback shows what the file holds."""
+    path = tmp_path / "keys.yaml"
+    path.write_text("psk_secret: a: b")
     service = Service(tmp_path, API_KEYS_FILE=path)
     try:
         service.start(wait=False)
@@ -305,6 +318,5 @@ def test_a_file_of_keys_that_makes_no_sense_ends_the_start(tmp_path: Path, conte
     finally:
         service.close()
     (line,) = service.log().splitlines()
-    assert line.startswith(f"poolshift: {path}: ")
-    assert why in line
+    assert line.startswith(f"poolshift: {path}: line 1: ")
     assert "psk_secret" not in line

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from config.secret_key import InvalidSecretKey, read_secret_keys
 from tests.support.service import Service, running_service
 
 SECRET = "sk-at-rest-0123456789"
@@ -93,12 +94,24 @@ def test_keys_in_the_clear_are_said_to_be_and_then_encrypted(tmp_path: Path) -> 
         (None, "No such file"),
     ],
 )
-def test_a_file_that_holds_no_keys_ends_the_start(tmp_path: Path, content: str | None, why: str) -> None:
-    """With one line that says where, and shows nothing of what is in it."""
+def test_a_file_that_holds_no_keys(tmp_path: Path, content: str | None, why: str) -> None:
+    """The fault is one line that says where, and shows nothing of what is in it."""
     path = tmp_path / "secret.keys"
     if content is not None:
         path.write_text(content)
+    with pytest.raises(InvalidSecretKey) as caught:
+        read_secret_keys(path)
+    fault = str(caught.value)
+    assert fault.startswith(f"{path}: ")
+    assert why in fault
+    assert "\n" not in fault
+    assert "hunter2" not in fault
+
+
+def test_a_fault_of_the_file_ends_the_start(tmp_path: Path) -> None:
+    """The log has the fault and nothing else: no traceback shows what the file holds."""
+    path = tmp_path / "secret.keys"
+    path.write_text("hunter2\n")
     (line,) = refused(tmp_path, SECRET_KEY_FILE=path).splitlines()
-    assert line.startswith(f"poolshift: {path}: ")
-    assert why in line
+    assert line.startswith(f"poolshift: {path}: line 1 is not 32 bytes")
     assert "hunter2" not in line
