@@ -1,8 +1,9 @@
 """Groups of tests: those that start services, those that decide by time, and those that not every run has."""
 
+import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 import pytest
@@ -36,6 +37,19 @@ WAY_TO = {
 }
 """Every group that a run may lack, with the way to have it."""
 
+EITHER_VERSION = frozenset(
+    """
+    auth cli lm docs/test_errors_page docs/test_faults_page docs/test_programs_page docs/test_sessions_page
+    observability/test_carried observability/test_forged observability/test_logs service/test_entrypoints
+    service/test_large_payloads service/test_loading service/test_openapi service/test_program_changes
+    service/test_quotas service/test_raised service/test_types service/test_user_modules service/test_worker_user
+    """.split()
+)
+"""Folders and modules of tests about what both versions share: a run of both versions has them on V1 alone.
+
+CI has those of `service` on both, since it runs once with each `POOL_VERSION`.
+"""
+
 _counts: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 
@@ -48,7 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks the tests that start processes, skips the groups that are missing, and selects by `--timing`."""
+    """Marks the tests that start processes, skips missing groups, and selects by version and by `--timing`."""
     missing = dict(_missing())
     config.stash[_counts] = counts = Counter[str]()
     for item in items:
@@ -62,7 +76,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 counts[group] += 1
                 item.add_marker(pytest.mark.skip(reason))
         counts.update(group for group in ("ship", "judge") if item.get_closest_marker(group) is not None)
-    _select(config, items)
+    _keep(config, items, lambda item: not _is_repetition(item))
+    if (wanted := config.getoption("--timing")) is not None:
+        _keep(config, items, lambda item: (item.get_closest_marker("timing") is not None) == (wanted == "only"))
+
+
+def _is_repetition(item: pytest.Item) -> bool:
+    """Tells if the test repeats on V2 what it shows on V1."""
+    callspec = getattr(item, "callspec", None)
+    if os.environ.get("POOL_VERSION") or callspec is None or callspec.params.get("version") != "v2":
+        return False
+    path = item.path.relative_to(ROOT / "tests")
+    return not EITHER_VERSION.isdisjoint((path.parts[0], str(path.with_suffix(""))))
 
 
 def _missing() -> Iterator[tuple[str, str]]:
@@ -78,13 +103,11 @@ def _missing() -> Iterator[tuple[str, str]]:
             yield group, f"{', '.join(lacking)} missing: {WAY_TO[group]}"
 
 
-def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted = config.getoption("--timing")
-    if wanted is None:
-        return
-    chosen = [item for item in items if (item.get_closest_marker("timing") is not None) == (wanted == "only")]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
-    items[:] = chosen
+def _keep(config: pytest.Config, items: list[pytest.Item], is_wanted: Callable[[pytest.Item], bool]) -> None:
+    """Deselects the other tests."""
+    chosen = {item: is_wanted(item) for item in items}
+    config.hook.pytest_deselected(items=[item for item in items if not chosen[item]])
+    items[:] = [item for item in items if chosen[item]]
 
 
 @pytest.hookimpl(trylast=True)
