@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # A setting of the service has the same name (docs/configuration.md): it is not handed on to what a target runs.
 unexport PYTHON
+# Without bytecode on disk, each process of the tests would compile pytest, Hypothesis and all tests again.
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

@@ -2,10 +2,11 @@
 # then the others, one at a time.
 pytest=$1
 shift
-cores=$(nproc)
+workers=$(($(nproc) * 2)) # since most tests wait for a process
 
-echo "1/2: the tests without timing, on $cores cores"
-"$pytest" --timing=without -n "$cores" --dist loadscope "$@"
+# In the order of the files the run ends with the short modules of tests/unit, so no worker is left with a long one.
+echo "1/2: the tests without timing, $workers at a time"
+"$pytest" --timing=without -n "$workers" --dist loadscope --no-loadscope-reorder "$@"
 without=$?
 case "$without $* " in
   [05]\ *) ;; # 5: the arguments select none of these tests
