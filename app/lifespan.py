@@ -24,12 +24,14 @@ from app.execute.endpoint import ExecuteLane
 from app.http_metrics import HttpMetrics
 from app.key_file import follow_key_file
 from app.local_lm import LocalLMServer
+from app.migration_records import MigrationRecords
 from app.pool_factory import PoolFactory, PoolSet
 from app.pool_identity import log_difference
 from app.problem_kinds import KINDS
 from app.reload import CodeReloader
 from app.rotation import Rotation, starting_specs
 from app.services import Services
+from app.sunset import open_sunset
 from app.version import IS_COMPILED, VERSION
 from common.background import Background
 from common.tasks import TaskOwner
@@ -47,6 +49,7 @@ from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
 from routing.catalog.quotas import Quotas
 from routing.catalog.sessions import Sessions
+from routing.migration.usage import Usage
 from routing.rollout.controller import RampController
 from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.file import RolloutFile
@@ -70,6 +73,7 @@ from store.follower import Follower, Handlers
 from store.job_store import SqlJobStore
 from store.key_store import SqlKeyStore
 from store.lm_store import SqlLMStore, lm_holder
+from store.migration_store import SqlMigrationStore, SqlUsageStore
 from store.outbox import SqlOutbox
 from store.program_store import SqlProgramStore
 from store.ramp_store import SqlRampStore
@@ -128,6 +132,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             rotation=_open_rotation(settings, pool_set, factory, flag, log, ramp, catalog, background),
             reloader=_open_reloader(settings, pools, pool_set.spawners, ramp, tasks),
             deadlines=Deadlines.of(settings),
+            migration=await _open_migration(settings, recorder, database, log, background, stack),
             registry=app.state.registry,
             figures=PoolFigures(app.state.registry),
             ramp_figures=RampFigures(app.state.registry),
@@ -137,14 +142,29 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         _open_lane(app, services, settings)
         bookkeeping.start()
         if follower is not None:
-            _follow_replicas(follower, catalog, flag, log, stack)
-            _limit_staleness(settings, follower, flag, background)
+            _follow_replicas(settings, follower, catalog, flag, log, background, stack)
         await _follow_sources(settings, flag, app.state.authenticator, background)
         _follow_plan(settings, ramp, log, background)
         await _open_console(app, settings, database, follower, background)
         _started(settings, services)
         yield
         _log.info("stopping")
+
+
+async def _open_migration(
+    settings: Settings,
+    recorder: Recorder,
+    database: Database,
+    log: SqlRolloutLog,
+    background: Background,
+    stack: AsyncExitStack,
+) -> MigrationRecords:
+    """Opens the records of the migration, and adds up the calls of each version by day from now on."""
+    usage = Usage(recorder.decisions, SqlUsageStore(database))
+    stack.push_async_callback(usage.flush)
+    stack.push_async_callback(background.stop, background.run("usage", usage.run))
+    sunset = await open_sunset(settings.v1_sunset if settings.has_v1 else None, log)
+    return MigrationRecords(SqlMigrationStore(database), usage, sunset)
 
 
 def _freeze() -> None:
@@ -425,15 +445,20 @@ async def _start(pools: PoolSet, factory: PoolFactory, pin: Version | None, loca
 
 
 def _follow_replicas(
-    follower: Follower, catalog: _Catalog, flag: RolloutFlag, log: SqlRolloutLog, stack: AsyncExitStack
+    settings: Settings,
+    follower: Follower,
+    catalog: _Catalog,
+    flag: RolloutFlag,
+    log: SqlRolloutLog,
+    background: Background,
+    stack: AsyncExitStack,
 ) -> None:
-    """Follows the changes that other replicas write, from now on."""
+    """Follows the changes that other replicas write, from now on.
+
+    If the settings ask for that, everything goes to V1 while this replica may have missed a rollback.
+    """
     stack.push_async_callback(follower.aclose)
     follower.start(_handlers(catalog, flag, log), catalog.reload)
-
-
-def _limit_staleness(settings: Settings, follower: Follower, flag: RolloutFlag, background: Background) -> None:
-    """Sends everything to V1 while this replica may have missed a rollback, if the settings ask for that."""
     if (max_s := settings.rollout_max_staleness_s) is not None and settings.has_v1:
         background.run("ROLLOUT_MAX_STALENESS_S", lambda: limit_staleness(flag, lambda: follower.staleness_s, max_s))
 

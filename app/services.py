@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 
 from app.deadlines import Deadlines
+from app.migration_records import MigrationRecords
 from app.pool_factory import PoolSet
 from app.reload import CodeReloader
 from app.rotation import Rotation
@@ -54,6 +55,7 @@ class Services:
     rotation: Rotation
     reloader: CodeReloader
     deadlines: Deadlines
+    migration: MigrationRecords
     registry: CollectorRegistry
     figures: PoolFigures
     ramp_figures: RampFigures

@@ -3,6 +3,7 @@
 import base64
 import ipaddress
 import re
+from datetime import date
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
@@ -138,6 +139,8 @@ class Settings(PoolSettings):
     rollout_webhook_secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None
     rollout_webhook_secret_file: Path | None = None
     """A file with the secret, read at the start; `webhook_secret` is the one that counts."""
+    v1_sunset: date | None = None
+    """The day on which V1 ends (UTC)."""
     pools: Literal["v1,v2", "v2"] = "v1,v2"
     """After the burn-in `v2` runs without V1; a rollback is then not possible."""
 

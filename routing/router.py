@@ -102,6 +102,13 @@ class Router:
             trace.routed(route.decision, self._flag.current.revision, began)
         return route
 
+    def synthetic(self, forced: Version, trace: CallTrace | None) -> Route:
+        """Returns the route of a test's call, which counts as nobody's decision."""
+        route = Route(0, forced, self._decide(0, forced), trace)
+        if trace is not None:
+            trace.routed(route.decision, self._flag.current.revision, time.time_ns())
+        return route
+
     async def execute(self, route: Route, call: Call, operation: str = "execute") -> Result:
         """Runs `call` on the version of `route`, or on the version that the rollout requires while the call waits.
 

@@ -255,3 +255,35 @@ service_secrets = Table(
     Column("name", String(32), primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )
+
+# The results of `poolshift migration validate`; `data` is the checklist and the figures as JSON.
+validations = Table(
+    "validations",
+    metadata,
+    Column("key", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("by", String(256), nullable=False),
+    Column("data", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# Items of the checklist that a person has confirmed.
+migration_ticks = Table(
+    "migration_ticks",
+    metadata,
+    Column("item", String(256), primary_key=True),
+    Column("by", String(256), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("note", Text),
+)
+
+# The calls of each version by day (UTC) and reason.
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("day", String(10), primary_key=True),
+    Column("version", String(8), primary_key=True),
+    Column("reason", String(16), primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    Column("peak_per_minute", BigInteger, nullable=False),
+)

@@ -29,6 +29,7 @@ from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.problems import Problem, problem_of
 from app.services import Services
+from app.sunset import version_headers
 from app.text import check_text
 from common.log_budget import LineBudget
 from config import api_keys
@@ -40,8 +41,9 @@ from routing.catalog.jobs import Job
 from routing.catalog.programs import CataloguedProgram
 from routing.versions import Version
 
+SYNTHETIC: Final = b"x-poolshift-synthetic"
+"""The header by which an admin who forces a version says that the call is a test: it is in no organic figure."""
 _JSON: Final = (b"content-type", b"application/json")
-_VERSION_HEADERS: Final = {version: (b"x-pool-version", version.encode()) for version in Version}
 _PREFIX: Final = "/programs/"
 _SUFFIX: Final = "/execute"
 _SHORTEST_PATH: Final = len(_PREFIX) + 1 + len(_SUFFIX)
@@ -77,6 +79,7 @@ class ExecuteLane:
         self._max_body_bytes = settings.max_body_bytes
         self._deadlines = services.deadlines
         self._call_s = services.deadlines.call_s
+        self._version_headers = version_headers(services.migration.sunset)
         self._metrics = metrics
         self._once = Once(services.keys, services.programs)
         self._loop = asyncio.get_running_loop()
@@ -127,8 +130,7 @@ class ExecuteLane:
         session_id, sessions = envelope.session_id, self._services.sessions
         if session_id is not None and not sessions.admits(session_id, principal.caller):
             await sessions.admit(session_id, principal.caller)
-        forced = self.forced_version(exchange, principal)
-        exchange.route = self._router.route(session_id, exchange.canary_key(), forced, exchange.trace)
+        is_synthetic = self._route(exchange, principal, session_id)
         programs, program_id = self._services.programs, exchange.path[_PROGRAM_ID]
         program = programs.resolve(program_id, session_id) or await programs.seek(
             check_text("path.program_id", program_id), session_id
@@ -142,8 +144,17 @@ class ExecuteLane:
         if exchange.keyed is not None:
             return await self._outcome(exchange, call, operation)
         with exchange:
-            result = await self._run(exchange, call, operation)
+            result = await self._run(exchange, call, "synthetic" if is_synthetic else operation)
         return self._answer(exchange, call, result)
+
+    def _route(self, exchange: Exchange, principal: Principal, session_id: str | None) -> bool:
+        """Decides the version of a call. Returns whether it is a test's."""
+        forced = self.forced_version(exchange, principal)
+        if forced is not None and SYNTHETIC in exchange.headers:
+            exchange.route = self._router.synthetic(forced, exchange.trace)
+            return True
+        exchange.route = self._router.route(session_id, exchange.canary_key(), forced, exchange.trace)
+        return False
 
     async def _execute_once(self, exchange: Exchange) -> Response:
         """Answers a call with an `Idempotency-Key`, which runs only if it is the first."""
@@ -167,6 +178,19 @@ class ExecuteLane:
         assert response is not None  # a stream has no key
         status, headers, body = response
         return KeptAnswer(status, headers, body), not exchange.is_retry_safe
+
+    def _headers(
+        self, exchange: Exchange, version: Version, call: Call | None, run_s: float
+    ) -> list[tuple[bytes, bytes]]:
+        """Returns the headers of every answer; `call` is None for one that has not waited yet."""
+        timing = b"queue;dur=%.3f, run;dur=%.3f" % (0.0 if call is None else call.queued_s * 1000, run_s * 1000)
+        if call is not None and call.load_s > 0.0:
+            timing += b", load;dur=%.3f" % (call.load_s * 1000)
+        return [
+            *self._version_headers[version],
+            (b"x-execution-id", exchange.execution_id.encode()),
+            (b"server-timing", timing),
+        ]
 
     # --- the steps before a call runs
 
@@ -288,7 +312,7 @@ class ExecuteLane:
         stream = EventStream(
             events,
             outcome,
-            lambda: _headers(exchange, route.decision.version, call, 0.0),
+            lambda: self._headers(exchange, route.decision.version, call, 0.0),
             exchange.send,
         )
         try:
@@ -330,7 +354,7 @@ class ExecuteLane:
     def _accepted(self, exchange: Exchange, job: Job) -> Response:
         assert exchange.route is not None
         body = job_view(job).model_dump_json().encode()
-        headers = _headers(exchange, exchange.route.decision.version, None, 0.0)
+        headers = self._headers(exchange, exchange.route.decision.version, None, 0.0)
         headers += [
             _JSON,
             (b"content-length", b"%d" % len(body)),
@@ -351,7 +375,7 @@ class ExecuteLane:
         version = exchange.route.decision.version
         duration_ms = round((time.perf_counter() - exchange.began) * 1e6) / 1000
         body = _encode(Answer(call.execution_id, call.program.id, version, result.outputs, duration_ms, result.usage))
-        headers = _headers(exchange, version, call, result.run_s)
+        headers = self._headers(exchange, version, call, result.run_s)
         headers += (_JSON, (b"content-length", b"%d" % len(body)))
         return 200, headers, body
 
@@ -369,7 +393,7 @@ class ExecuteLane:
             _log_failure(exchange, problem, version)
         run_s = error.run_s if isinstance(error, ExecutionError) else 0.0
         body = problem.body(pool_version=version, execution_id=exchange.execution_id)
-        headers = _headers(exchange, version, exchange.call, run_s)
+        headers = self._headers(exchange, version, exchange.call, run_s)
         headers += [(name.encode(), value.encode()) for name, value in problem.headers().items()]
         headers.append((b"content-length", b"%d" % len(body)))
         return problem.kind.status, headers, body
@@ -456,18 +480,6 @@ def _operation(headers: dict[bytes, bytes]) -> Literal["execute", "stream", "asy
         return "stream"
     prefer = headers.get(b"prefer")
     return "async" if prefer is not None and _prefers_async(prefer) else "execute"
-
-
-def _headers(exchange: Exchange, version: Version, call: Call | None, run_s: float) -> list[tuple[bytes, bytes]]:
-    """Returns the headers of every answer; `call` is None for one that has not waited yet."""
-    timing = b"queue;dur=%.3f, run;dur=%.3f" % (0.0 if call is None else call.queued_s * 1000, run_s * 1000)
-    if call is not None and call.load_s > 0.0:
-        timing += b", load;dur=%.3f" % (call.load_s * 1000)
-    return [
-        _VERSION_HEADERS[version],
-        (b"x-execution-id", exchange.execution_id.encode()),
-        (b"server-timing", timing),
-    ]
 
 
 def _prefers_async(prefer: bytes) -> bool:

@@ -24,6 +24,7 @@ def _whole_basis_points(percent: float) -> float:
 
 
 Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False), AfterValidator(_whole_basis_points)]
+ManualItem = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f/]+$")]
 Seconds = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 
 
@@ -58,6 +59,9 @@ class Plan(_Part):
     name: str = Field("ramp", min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")
     steps: tuple[PlanStep, ...] = Field(max_length=MAX_STEPS)
     guardrails: dict[str, GuardrailPlan] = Field(default_factory=dict)
+    manual: tuple[ManualItem, ...] = Field(
+        (), max_length=20, description="Items of the migration's checklist that a person confirms"
+    )
     on_inconclusive: OnInconclusive = Field(
         "hold", description="The consequence if evidence for or against V2 has not come after `max_wait_s`"
     )

@@ -92,6 +92,14 @@ class Recorder:
         """Counts a decision."""
         self._decided[decision.version][decision.reason].inc()
 
+    def decisions(self) -> dict[tuple[Version, Reason], int]:
+        """The calls decided so far, by version and reason."""
+        return {
+            (version, reason): count.value
+            for version, counts in self._decided.items()
+            for reason, count in counts.items()
+        }
+
     def answered(
         self,
         version: Version,

@@ -1,0 +1,247 @@
+"""`/migration`: the phase of the migration, its checklist with the evidence, and the command that comes next."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+from pydantic import Field
+
+from app.api.base import In, Out
+from app.auth import Admin, Observer, Operator
+from app.pool_identity import identity_of
+from app.problems import Problem
+from app.services import Running, Services
+from routing.migration.checklist import DOCUMENTATION, NAMES, Item, ItemState, Validation, checklist
+from routing.migration.phases import QUIET_DAYS, Facts, Phase, position
+from routing.migration.usage import DayOfUse
+from routing.versions import Reason, Version
+
+MAX_REPORT_BYTES = 512 * 1024
+"""The largest report of a validation that is kept, in bytes of JSON."""
+
+router = APIRouter(prefix="/migration", tags=["migration"])
+
+
+class ItemView(Out):
+    """An item of the checklist."""
+
+    item: str
+    state: ItemState
+    evidence: str
+    how: str = Field(description="The command that gets it met; empty if nothing is to be done")
+
+
+class ValidationView(Out):
+    """The newest validation."""
+
+    at: datetime
+    by: str
+    is_current: bool = Field(description="The pools that were validated are those that run now")
+
+
+class UseView(Out):
+    """The calls of one version for one reason on one day."""
+
+    day: str
+    pool_version: Version
+    reason: Reason
+    calls: int
+    peak_per_minute: int = Field(description="The most calls that one replica has decided in a minute")
+
+
+class MigrationView(Out):
+    """The position of the migration."""
+
+    phase: Phase
+    next: str = Field(description="The one command that comes next; empty at the end")
+    against: list[str] = Field(description="What speaks against the next phase")
+    checklist: list[ItemView]
+    canary_percent: float
+    shadow_percent: float
+    pools: str = Field(description="The identity of the pools that run; a validation belongs to one")
+    validation: ValidationView | None
+    v1_sunset: datetime | None = Field(description="The end of V1 that V1_SUNSET announces")
+    usage: list[UseView] = Field(description="The calls of the last days")
+
+
+class ItemBody(In):
+    """The result of one check."""
+
+    item: str = Field(max_length=64)
+    state: ItemState
+    evidence: str = Field(max_length=4096)
+    how: str = Field("", max_length=1024)
+
+
+class ValidationBody(In):
+    """The result of `poolshift migration validate`."""
+
+    pools: str = Field(max_length=64, description="The identity of the pools that were validated")
+    items: list[ItemBody] = Field(max_length=32)
+    report: dict[str, Any] = Field(default_factory=dict, description="The figures behind the items")
+
+
+class TickBody(In):
+    """A person's word for an item."""
+
+    note: str | None = Field(None, max_length=1024)
+
+
+class ReportView(Out):
+    """A validation with its figures, and the one before it."""
+
+    at: datetime
+    by: str
+    pools: str
+    items: list[ItemView]
+    report: dict[str, Any]
+    before: "ReportView | None" = None
+
+
+@router.get("", operation_id="show_migration")
+async def show_migration(services: Running, _: Observer) -> MigrationView:
+    """Tells the phase as the facts have it, the checklist, the objections to the next phase, and what comes next."""
+    return await migration_view(services)
+
+
+@router.get("/report", operation_id="show_validation")
+async def show_validation(services: Running, _: Observer) -> ReportView:
+    """Shows the newest validation with its figures, and the one before it."""
+    newest = await services.migration.store.latest()
+    if newest is None:
+        raise Problem("not_found", "no validation has run: poolshift migration validate")
+    earlier = await services.migration.store.before(newest.key)
+    return _report_view(newest, None if earlier is None else _report_view(earlier))
+
+
+@router.post("/validations", status_code=201, operation_id="add_validation")
+async def add_validation(body: ValidationBody, services: Running, admin: Admin) -> ReportView:
+    """Keeps the result of a validation."""
+    if len(msgspec.json.encode(body.report)) > MAX_REPORT_BYTES:
+        raise Problem("payload_too_large", f"the report is over {MAX_REPORT_BYTES} bytes")
+    if unknown := {one.item for one in body.items} - set(NAMES):
+        raise Problem("invalid_request", f"body.items: {', '.join(sorted(unknown))} is not an item of the checklist")
+    items = tuple(Item(one.item, one.state, one.evidence, one.how) for one in body.items)
+    stored = await services.migration.store.add(admin.name, body.pools, items, body.report)
+    return _report_view(stored)
+
+
+@router.put("/items/{item}", operation_id="tick_item")
+async def tick_item(item: str, services: Running, operator: Operator, body: TickBody | None = None) -> MigrationView:
+    """Confirms an item that no check can tell: `documentation`, or one that the plan has under `manual`."""
+    _refuse_unless_manual(item, services)
+    await services.migration.store.tick(item, operator.name, None if body is None else body.note)
+    return await migration_view(services)
+
+
+@router.delete("/items/{item}", operation_id="untick_item")
+async def untick_item(item: str, services: Running, _: Operator) -> MigrationView:
+    """Takes a confirmation back."""
+    _refuse_unless_manual(item, services)
+    await services.migration.store.untick(item)
+    return await migration_view(services)
+
+
+async def migration_view(services: Services) -> MigrationView:
+    """Gathers the facts and tells the position. Raises StoreUnavailable."""
+    validation = await services.migration.store.latest()
+    pools = await identity_of_pools(services)
+    ticks = await services.migration.store.ticks()
+    items = checklist(validation, pools, ticks, _manual_items(services))
+    first_day = datetime.now(UTC) - timedelta(days=QUIET_DAYS)
+    usage = await services.migration.usage.since(first_day.strftime("%Y-%m-%d"))
+    facts = await _facts(services, items, usage, is_validated=validation is not None and validation.pools == pools)
+    found = position(facts)
+    return MigrationView(
+        phase=found.phase,
+        next=found.next,
+        against=list(found.against),
+        checklist=[ItemView(item=one.item, state=one.state, evidence=one.evidence, how=one.how) for one in items],
+        canary_percent=facts.percent,
+        shadow_percent=facts.shadow_percent,
+        pools=pools,
+        validation=_validation_view(validation, pools),
+        v1_sunset=None if services.migration.sunset is None else services.migration.sunset.at,
+        usage=[
+            UseView(
+                day=one.day,
+                pool_version=one.version,
+                reason=one.reason,
+                calls=one.calls,
+                peak_per_minute=one.peak_per_minute,
+            )
+            for one in usage
+        ],
+    )
+
+
+async def identity_of_pools(services: Services) -> str:
+    """A digest of what both pools are: a validation of other pools proves nothing for these."""
+    identities = await asyncio.gather(*(identity_of(version, services) for version in services.pools))
+    told = [
+        (one.spec.as_json() | {"pool_size": 0}, one.python, sorted(one.packages.items()), one.programs_revision, one.lm)
+        for one in identities
+    ]
+    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
+
+
+async def _facts(
+    services: Services, items: tuple[Item, ...], usage: Sequence[DayOfUse], *, is_validated: bool
+) -> Facts:
+    has_v1 = Version.V1 in services.pools
+    ramp = services.ramp.ramp
+    step = ramp.current
+    v1_calls = dict.fromkeys(Reason, 0)
+    for day in usage:
+        if day.version is Version.V1:
+            v1_calls[day.reason] += day.calls
+    return Facts(
+        has_v1=has_v1,
+        percent=services.flag.current.canary_percent if has_v1 else 100.0,
+        shadow_percent=services.flag.current.shadow_basis_points / 100,
+        ramp=ramp.state,
+        has_plan=ramp.plan is not None,
+        waits_for_approval=bool(ramp.state.is_active and step is not None and step.approval and not ramp.is_approved),
+        is_validated=is_validated,
+        checklist=items,
+        v2_fault=(await services.pools[Version.V2].snapshot()).fault,
+        v1_calls=sum(v1_calls.values()),
+        forced_v1_calls=v1_calls[Reason.FORCED],
+        is_pinned_to_v1=services.pin is Version.V1,
+    )
+
+
+def _manual_items(services: Services) -> tuple[str, ...]:
+    plan = services.ramp.ramp.plan
+    return () if plan is None else plan.manual
+
+
+def _refuse_unless_manual(item: str, services: Services) -> None:
+    allowed = (DOCUMENTATION, *_manual_items(services))
+    if item not in allowed:
+        raise Problem(
+            "not_found", f"{item!r} is found by a check, and no person confirms it: {', '.join(allowed)} can be"
+        )
+
+
+def _validation_view(validation: Validation | None, pools: str) -> ValidationView | None:
+    if validation is None:
+        return None
+    return ValidationView(at=validation.at, by=validation.by, is_current=validation.pools == pools)
+
+
+def _report_view(validation: Validation, before: ReportView | None = None) -> ReportView:
+    return ReportView(
+        at=validation.at,
+        by=validation.by,
+        pools=validation.pools,
+        items=[
+            ItemView(item=one.item, state=one.state, evidence=one.evidence, how=one.how) for one in validation.items
+        ],
+        report=dict(validation.report),
+        before=before,
+    )

@@ -1,0 +1,156 @@
+"""The phase of the migration as the facts have it, the objections to the next one, and the command that comes next.
+
+The phases are those of the migration guide. Nothing here does I/O.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from routing.migration.checklist import VALIDATE, Item, ItemState
+from routing.rollout.ramp import RampState
+
+QUIET_DAYS = 7
+"""Days without a call that needs V1, after which nothing is seen to need it any more."""
+
+
+class Phase(StrEnum):
+    """The phases, in their order."""
+
+    PARALLEL = "parallel"
+    VALIDATION = "validation"
+    ROLLOUT = "rollout"
+    FULL = "full"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """The facts that the phase follows from."""
+
+    has_v1: bool
+    percent: float
+    shadow_percent: float
+    ramp: RampState
+    has_plan: bool
+    waits_for_approval: bool
+    is_validated: bool
+    """A validation has run on these pools."""
+    checklist: Sequence[Item]
+    v2_fault: str | None
+    """The reason for which V2 has no workers."""
+    v1_calls: int
+    """Calls that V1 has served in the last `QUIET_DAYS` days because somebody forced them or the split sent them."""
+    forced_v1_calls: int
+    """Those of them that an admin's header forced."""
+    is_pinned_to_v1: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The phase, the objections to the next one, and the one command that comes next."""
+
+    phase: Phase
+    against: tuple[str, ...]
+    next: str
+
+
+def position(facts: Facts) -> Position:
+    """Tells where the migration is."""
+    phase = phase_of(facts)
+    return Position(phase, tuple(_against(phase, facts)), _next(phase, facts))
+
+
+def phase_of(facts: Facts) -> Phase:
+    """The phase alone."""
+    if not facts.has_v1:
+        return Phase.DONE
+    if facts.percent >= 100:
+        return Phase.FULL
+    if facts.percent > 0 or facts.ramp.is_under_way:
+        return Phase.ROLLOUT
+    return Phase.VALIDATION if facts.is_validated else Phase.PARALLEL
+
+
+def _against(phase: Phase, facts: Facts) -> list[str]:
+    match phase:
+        case Phase.PARALLEL:
+            return _against_validation(facts)
+        case Phase.VALIDATION:
+            return _against_rollout(facts)
+        case Phase.ROLLOUT:
+            return _against_full(facts)
+        case Phase.FULL:
+            return _against_end(facts)
+        case Phase.DONE:
+            return []
+
+
+def _next(phase: Phase, facts: Facts) -> str:
+    match phase:
+        case Phase.PARALLEL:
+            return VALIDATE
+        case Phase.VALIDATION:
+            return _next_of_validation(facts)
+        case Phase.ROLLOUT:
+            return _next_of_rollout(facts)
+        case Phase.FULL:
+            return "poolshift migration status" if _against_end(facts) else "POOLS=v2 poolshift serve"
+        case Phase.DONE:
+            return ""
+
+
+def _against_validation(facts: Facts) -> list[str]:
+    against = _against_v2(facts)
+    if facts.shadow_percent == 0:
+        against.append("no calls run on V2 as well: V2 has not seen real inputs (poolshift rollout set 0 --shadow 10)")
+    return against
+
+
+def _against_rollout(facts: Facts) -> list[str]:
+    open_items = [one for one in facts.checklist if one.state is not ItemState.MET]
+    return _against_v2(facts) + [f"{one.item}: {one.state}, {one.evidence}" for one in open_items]
+
+
+def _against_full(facts: Facts) -> list[str]:
+    against = _against_v2(facts)
+    if facts.ramp is RampState.PAUSED:
+        against.append("the plan is paused")
+    if facts.ramp is RampState.WAITING:
+        against.append("the plan waits: poolshift rollout status says for what")
+    if not facts.ramp.is_under_way:
+        against.append("no plan is under way: a person moves the percentage")
+    return against
+
+
+def _against_end(facts: Facts) -> list[str]:
+    against = []
+    if facts.is_pinned_to_v1:
+        against.append("POOL_VERSION=v1 pins everything to V1")
+    if facts.v1_calls:
+        forced = f", {facts.forced_v1_calls:,} of them forced by X-Pool-Version" if facts.forced_v1_calls else ""
+        against.append(f"V1 has served {facts.v1_calls:,} calls in the last {QUIET_DAYS} days{forced}")
+    return against
+
+
+def _against_v2(facts: Facts) -> list[str]:
+    return [] if facts.v2_fault is None else [f"V2 has no workers: {facts.v2_fault}"]
+
+
+def _next_of_validation(facts: Facts) -> str:
+    if any(one.state is ItemState.NOT_MET for one in facts.checklist):
+        return "poolshift migration report"
+    open_item = next((one for one in facts.checklist if one.state is ItemState.UNKNOWN and one.how), None)
+    if open_item is not None:
+        return open_item.how
+    return "poolshift rollout start" if facts.has_plan else "poolshift rollout plan set plan.yaml"
+
+
+def _next_of_rollout(facts: Facts) -> str:
+    if facts.ramp is RampState.PAUSED:
+        return "poolshift rollout resume"
+    if facts.waits_for_approval:
+        return "poolshift rollout approve"
+    if facts.ramp.is_under_way:
+        return "poolshift rollout watch"
+    return "poolshift rollout start" if facts.has_plan else "poolshift rollout plan set plan.yaml"

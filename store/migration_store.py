@@ -1,0 +1,110 @@
+"""Validations, what people have confirmed, and the calls by day in the database."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Row, delete, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from routing.migration.checklist import Item, ItemState, Tick, Validation
+from routing.migration.usage import DayOfUse
+from routing.versions import Reason, Version
+from store.database import Database
+from store.tables import migration_ticks, usage_days, validations
+
+_MAX_BY_LENGTH = 256
+_encode = msgspec.json.encode
+_decode = msgspec.json.decode
+
+
+class SqlMigrationStore:
+    """Implements `routing.migration.store.MigrationStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def latest(self) -> Validation | None:
+        return await self._newest(validations.c.key > 0)
+
+    async def before(self, key: int) -> Validation | None:
+        return await self._newest(validations.c.key < key)
+
+    async def add(self, by: str, pools: str, items: tuple[Item, ...], report: Mapping[str, Any]) -> Validation:
+        data = {"pools": pools, "items": [_item_json(one) for one in items], "report": dict(report)}
+        values = {"at": datetime.now(UTC), "by": by[:_MAX_BY_LENGTH], "data": _encode(data).decode()}
+        async with self._database.transaction() as connection:
+            await connection.execute(insert(validations).values(values))
+        stored = await self.latest()
+        assert stored is not None
+        return stored
+
+    async def ticks(self) -> Mapping[str, Tick]:
+        async with self._database.transaction() as connection:
+            rows = await connection.execute(select(migration_ticks))
+            return {row.item: Tick(row.item, row.by, row.at, row.note) for row in rows}
+
+    async def tick(self, item: str, by: str, note: str | None) -> None:
+        values = {"item": item, "by": by[:_MAX_BY_LENGTH], "at": datetime.now(UTC), "note": note}
+        async with self._database.transaction() as connection:
+            await connection.execute(delete(migration_ticks).where(migration_ticks.c.item == item))
+            await connection.execute(insert(migration_ticks).values(values))
+
+    async def untick(self, item: str) -> None:
+        async with self._database.transaction() as connection:
+            await connection.execute(delete(migration_ticks).where(migration_ticks.c.item == item))
+
+    async def _newest(self, where: ColumnElement[bool]) -> Validation | None:
+        query = select(validations).where(where).order_by(validations.c.key.desc()).limit(1)
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else _validation(row)
+
+
+class SqlUsageStore:
+    """Implements `routing.migration.usage.UsageStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, rows: Sequence[DayOfUse]) -> None:
+        async with self._database.transaction() as connection:
+            for row in sorted(rows, key=lambda row: (row.day, row.version, row.reason)):
+                await self._add(connection, row)
+
+    async def since(self, day: str) -> Sequence[DayOfUse]:
+        query = select(usage_days).where(usage_days.c.day >= day).order_by(usage_days.c.day)
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(query)).all()
+        return [
+            DayOfUse(row.day, Version(row.version), Reason(row.reason), row.calls, row.peak_per_minute) for row in rows
+        ]
+
+    async def _add(self, connection: AsyncConnection, row: DayOfUse) -> None:
+        values = {
+            "day": row.day,
+            "version": row.version,
+            "reason": row.reason,
+            "calls": row.calls,
+            "peak_per_minute": row.peak_per_minute,
+        }
+        dialect = postgresql if self._database.is_shared else sqlite
+        new = dialect.insert(usage_days).values(values)
+        greatest = func.greatest if self._database.is_shared else func.max
+        grown = {
+            "calls": usage_days.c.calls + new.excluded.calls,
+            "peak_per_minute": greatest(usage_days.c.peak_per_minute, new.excluded.peak_per_minute),
+        }
+        await connection.execute(new.on_conflict_do_update(index_elements=["day", "version", "reason"], set_=grown))
+
+
+def _item_json(item: Item) -> dict[str, str]:
+    return {"item": item.item, "state": str(item.state), "evidence": item.evidence, "how": item.how}
+
+
+def _validation(row: Row[Any]) -> Validation:
+    data = _decode(row.data)
+    items = tuple(Item(one["item"], ItemState(one["state"]), one["evidence"], one["how"]) for one in data["items"])
+    return Validation(row.key, row.at, row.by, data["pools"], items, data["report"])
