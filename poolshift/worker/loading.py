@@ -252,6 +252,8 @@ def check(definition: Definition, allowed_modules: tuple[str, ...]) -> Signature
     # A method's `self` is bound to anything: nothing is called.
     function = MethodType(found.__call__, object()) if inspect.isclass(found) else found
     if definition.signature.derived:
+        if _is_dspy_module(found):
+            raise EntrypointError(f"{definition.entrypoint!r} is a dspy.Module: use the type 'dspy'", at="program_type")
         derived = derive(function, definition.entrypoint or "")
         validators_of(derived, function)
         return derived
@@ -264,3 +266,8 @@ def check(definition: Definition, allowed_modules: tuple[str, ...]) -> Signature
         raise EntrypointError(f"{definition.entrypoint} does not take the signature's inputs: {error}") from None
     validators_of(definition.signature, function)
     return None
+
+
+def _is_dspy_module(found: Any) -> bool:
+    bases = getattr(found, "__mro__", ())
+    return any(base.__name__ == "Module" and base.__module__.partition(".")[0] == "dspy" for base in bases)

@@ -188,7 +188,7 @@ def test_the_signature_is_taken_from_the_module(lm_service: Service, version: st
 @pytest.mark.parametrize(
     ("name", "more", "at", "says"),
     [
-        ("NotOne", {}, "entrypoint", "no subclass 'NotOne' of dspy.Module"),
+        ("NotOne", {}, "entrypoint", "'tests.lm.modules:NotOne' is not a subclass of dspy.Module"),
         ("Nothing", {}, "entrypoint", "has no function or class 'Nothing'"),
         ("Priority", {}, "entrypoint", "of dspy.Module"),
         ("Imported", {}, "entrypoint", "is defined in 'dspy"),
@@ -197,7 +197,8 @@ def test_the_signature_is_taken_from_the_module(lm_service: Service, version: st
         ("Untold", {}, "signature", "give it one"),
         ("WithoutJson", {}, "signature", "'whatever'"),
         ("Typed", {"state": {"triage": {"signature": 1}}}, "state", "'triage'"),
-        ("Typed", {"state": {}}, "state", "'triage'"),
+        ("Typed", {"state": {}}, "state", "the state has nothing of the module's predictor 'triage'"),
+        ("Typed", {"program_type": "python"}, "program_type", "is a dspy.Module: use the type 'dspy'"),
         ("Typed", {"instructions": "Think."}, "", "in its module"),
         (
             "TwoSteps",

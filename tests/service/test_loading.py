@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -76,6 +77,13 @@ def who():
     return [IMPORTED_BY, os.getpid()]
 """
 
+HEAVY = """
+import dspy, numpy, pandas
+
+def mean(values):
+    return pandas.Series(numpy.asarray(values)).mean()
+"""
+
 
 @pytest.fixture
 def code(tmp_path: Path) -> UserCode:
@@ -83,15 +91,26 @@ def code(tmp_path: Path) -> UserCode:
     return UserCode(tmp_path / "code")
 
 
+@pytest.fixture
+def start_one_worker(start_service: StartService, code: UserCode, version: str) -> StartService:
+    """Starts services with the code, on one version, whose pools have one worker each."""
+
+    def start(**settings: Any) -> Service:
+        more = {**code.settings, **settings}
+        return start_service(POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, **more)
+
+    return start
+
+
 def timings(header: str) -> dict[str, float]:
     """The durations of a Server-Timing header, in milliseconds."""
     return {name: float(duration) for name, duration in re.findall(r"(\w+);dur=([\d.]+)", header)}
 
 
-def test_loading_is_no_part_of_a_calls_time(start_service: StartService, code: UserCode, version: str) -> None:
+def test_loading_is_no_part_of_a_calls_time(start_one_worker: StartService, code: UserCode) -> None:
     """An import of 3 s is served although the call has 2 s, and the answer says how long it took."""
     code.write(SLOW)
-    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, **code.settings)
+    service = start_one_worker()
     program = service.create("shop:answer", {}, "integer")
     first = service.execute(program, timeout_s=2)
     assert first.status_code == 200, first.text
@@ -102,12 +121,10 @@ def test_loading_is_no_part_of_a_calls_time(start_service: StartService, code: U
     assert "load" not in timings(second.headers["server-timing"])
 
 
-def test_a_module_that_hangs_has_a_limit_of_its_own(start_service: StartService, code: UserCode, version: str) -> None:
+def test_a_module_that_hangs_has_a_limit_of_its_own(start_one_worker: StartService, code: UserCode) -> None:
     """The call is 504 `load_timeout`, its worker is replaced, and the next call is served once the module loads."""
     code.write(MOODY)
-    service = start_service(
-        POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, LOAD_TIMEOUT_S=1, EXECUTION_TIMEOUT_S=60, **code.settings
-    )
+    service = start_one_worker(LOAD_TIMEOUT_S=1, EXECUTION_TIMEOUT_S=60)
     program = service.create("shop:answer", {}, "integer")
     code.touch("hang")
     answer = service.execute(program)
@@ -128,12 +145,10 @@ def test_a_module_that_hangs_has_a_limit_of_its_own(start_service: StartService,
     assert service.execute(program).json()["outputs"] == {"result": 42}
 
 
-def test_a_module_that_raises_is_told_and_tried_again(
-    start_service: StartService, code: UserCode, version: str
-) -> None:
+def test_a_module_that_raises_is_told_and_tried_again(start_one_worker: StartService, code: UserCode) -> None:
     """The call is 500 `load_failed` with the reason, the worker lives on, and loads the module once it can."""
     code.write(MOODY)
-    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, **code.settings)
+    service = start_one_worker()
     program = service.create("shop:answer", {}, "integer")
     workers = service.worker_pids()
     code.touch("broken")
@@ -148,13 +163,13 @@ def test_a_module_that_raises_is_told_and_tried_again(
     assert service.worker_pids() == workers
 
 
-def test_a_class_is_made_once_in_a_worker(start_service: StartService, code: UserCode, version: str) -> None:
+def test_a_class_is_made_once_in_a_worker(start_one_worker: StartService, code: UserCode, version: str) -> None:
     """`setup()` runs before the first call, the instance lives on between calls, `teardown()` at the orderly end.
 
     The log names the program whose teardown fails.
     """
     code.write(MODEL)
-    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, **code.settings)
+    service = start_one_worker()
     program = service.create("shop:Model", {"step": "integer"}, "integer")
     assert [service.execute(program, inputs={"step": 2}).json()["outputs"]["result"] for _ in range(3)] == [2, 4, 6]
     (pid,) = [worker["pid"] for worker in service.pool(version)["workers"]]
@@ -167,12 +182,10 @@ def test_a_class_is_made_once_in_a_worker(start_service: StartService, code: Use
     assert program in told
 
 
-def test_a_class_may_stream_and_set_up_asynchronously(
-    start_service: StartService, code: UserCode, version: str
-) -> None:
+def test_a_class_may_stream_and_set_up_asynchronously(start_one_worker: StartService, code: UserCode) -> None:
     """`__call__` may be a generator, and `setup` a coroutine."""
     code.write(MODEL)
-    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, **code.settings)
+    service = start_one_worker()
     program = service.create("shop:Progress", {"count": "integer"}, "integer")
     answer = service.client.post(
         f"/programs/{program}/execute", json={"inputs": {"count": 3}}, headers={"accept": "text/event-stream"}
@@ -184,10 +197,10 @@ def test_a_class_may_stream_and_set_up_asynchronously(
     ]
 
 
-def test_a_failing_setup_is_the_programs_error(start_service: StartService, code: UserCode, version: str) -> None:
+def test_a_failing_setup_is_the_programs_error(start_one_worker: StartService, code: UserCode) -> None:
     """The call is `load_failed` with the reason, the worker lives on, and the next call sets the class up again."""
     code.write(MODEL)
-    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, **code.settings)
+    service = start_one_worker()
     code.touch("broken")
     program = service.create("shop:Model", {"step": "integer"}, "integer")  # nothing is set up to create a program
     workers = service.worker_pids()
@@ -239,12 +252,28 @@ def test_preloaded_modules_are_imported_once(start_service: StartService, code: 
     assert not {imported_by for imported_by, _ in seen} & {ran_in for _, ran_in in seen}
 
 
+@pytest.mark.timing
+def test_a_preloaded_program_is_warm_at_its_first_call(start_service: StartService, code: UserCode) -> None:
+    """Its first call on a worker takes less than 50 ms, though dspy, numpy and pandas take seconds to import."""
+    for library in ("dspy", "numpy", "pandas"):
+        pytest.importorskip(library)
+    code.write(HEAVY)
+    service = start_service(PRELOAD="dspy,numpy,pandas", **code.settings)
+    program = service.create("shop:mean", {"values": "array"}, "number")
+    for version in ("v1", "v2"):
+        answer = service.execute(program, {"x-pool-version": version}, inputs={"values": [1, 2]})
+        assert answer.json()["outputs"] == {"result": 1.5}
+        spent = timings(answer.headers["server-timing"])
+        assert spent["load"] > 0  # it was the first
+        assert sum(spent.values()) < 50
+
+
 def test_recent_modules_are_imported_by_the_next_zygote(
-    start_service: StartService, code: UserCode, version: str
+    start_one_worker: StartService, code: UserCode, version: str
 ) -> None:
     """A worker imports a module at its first call; after a reload the workers have it already."""
     code.write(WHO)
-    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, **code.settings)
+    service = start_one_worker()
     program = service.create("shop:who", {}, "array")
     assert all(imported_by == ran_in for imported_by, ran_in in importers(service, program))
     assert service.client.post(f"/pools/{version}/reload").status_code == 200
@@ -252,13 +281,12 @@ def test_recent_modules_are_imported_by_the_next_zygote(
 
 
 def test_a_recent_module_that_ends_its_process_keeps_no_zygote_from_its_start(
-    start_service: StartService, code: UserCode, version: str
+    start_one_worker: StartService, code: UserCode, version: str
 ) -> None:
     """A reload is refused; after the zygote's death the next one starts without the module and serves others."""
     code.write(WHO)
     code.write("def fine():\n    return 1\n", "other")
-    settings = {**code.settings, "PROGRAM_MODULES": "shop,other"}
-    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=1, V2_POOL_SIZE=1, **settings)
+    service = start_one_worker(PROGRAM_MODULES="shop,other")
     program = service.create("shop:who", {}, "array")
     fine = service.create("other:fine", {}, "integer")
     importers(service, program)

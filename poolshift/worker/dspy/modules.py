@@ -111,10 +111,12 @@ class ModuleProgram:
 
 
 def _make(entrypoint: str, allowed_modules: tuple[str, ...]) -> dspy.Module:
-    module_name, _, class_name = entrypoint.partition(":")
+    class_name = entrypoint.partition(":")[2]
     found = find_defined(entrypoint, allowed_modules)
     if not isinstance(found, type) or not issubclass(found, dspy.Module):
-        raise EntrypointError(f"{module_name!r} has no subclass {class_name!r} of dspy.Module")
+        raise EntrypointError(
+            f"{entrypoint!r} is not a subclass of dspy.Module; other classes and functions have the type 'python'"
+        )
     try:
         return found()
     except BaseException as error:  # SystemExit, too: the worker serves other programs

@@ -36,8 +36,10 @@ def restore(module: dspy.Module, state: Mapping[str, Any]) -> None:
     """
     safe = dict(state)
     for name, predictor in module.named_predictors():
+        if name not in state:
+            raise EntrypointError(f"the state has nothing of the module's predictor {name!r}", at="state")
         try:
-            saved = msgspec.convert(state.get(name), SavedPredict)
+            saved = msgspec.convert(state[name], SavedPredict)
         except msgspec.ValidationError as error:
             raise EntrypointError(f"not what DSPy saves of {name!r}: {error}", at="state") from None
         if len(saved.signature.fields) != len(predictor.signature.fields):
