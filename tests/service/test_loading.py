@@ -254,7 +254,7 @@ def test_preloaded_modules_are_imported_once(start_service: StartService, code: 
 
 @pytest.mark.timing
 def test_a_preloaded_program_is_warm_at_its_first_call(start_service: StartService, code: UserCode) -> None:
-    """Its first call on a worker takes less than 50 ms, though dspy, numpy and pandas take seconds to import."""
+    """The first call on a worker takes less than 50 ms, though dspy, numpy and pandas take seconds to import."""
     for library in ("dspy", "numpy", "pandas"):
         pytest.importorskip(library)
     code.write(HEAVY)
