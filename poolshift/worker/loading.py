@@ -252,11 +252,7 @@ def check(definition: Definition, allowed_modules: tuple[str, ...]) -> Signature
     # A method's `self` is bound to anything: nothing is called.
     function = MethodType(found.__call__, object()) if inspect.isclass(found) else found
     if definition.signature.derived:
-        if _is_dspy_module(found):
-            raise EntrypointError(f"{definition.entrypoint!r} is a dspy.Module: use the type 'dspy'", at="program_type")
-        derived = derive(function, definition.entrypoint or "")
-        validators_of(derived, function)
-        return derived
+        return _derived(definition.entrypoint or "", found, function)
     accepted = inspect.signature(function)
     inputs = definition.signature.inputs
     try:
@@ -266,6 +262,14 @@ def check(definition: Definition, allowed_modules: tuple[str, ...]) -> Signature
         raise EntrypointError(f"{definition.entrypoint} does not take the signature's inputs: {error}") from None
     validators_of(definition.signature, function)
     return None
+
+
+def _derived(entrypoint: str, found: Any, function: Callable[..., Any]) -> Signature:
+    if _is_dspy_module(found):
+        raise EntrypointError(f"{entrypoint!r} is a dspy.Module: use the type 'dspy'", at="program_type")
+    derived = derive(function, entrypoint)
+    validators_of(derived, function)
+    return derived
 
 
 def _is_dspy_module(found: Any) -> bool:
