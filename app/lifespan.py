@@ -74,7 +74,7 @@ from store.job_store import SqlJobStore
 from store.key_store import SqlKeyStore
 from store.lm_store import SqlLMStore, lm_holder
 from store.migration_store import SqlMigrationStore, SqlUsageStore
-from store.outbox import SqlOutbox
+from store.outbox import JOB, SqlOutbox
 from store.program_store import SqlProgramStore
 from store.ramp_store import SqlRampStore
 from store.rollout_log import SqlRolloutLog
@@ -112,7 +112,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools) < len(Version))
         router = Router(pools, flag, recorder, judge=judge, pin=pin, salt=settings.canary_salt)
         ramp = await _open_ramp(settings, database, flag, judge, pools, catalog, background, stack)
-        _open_webhook(settings, database, recorder, background, stack)
+        _open_webhooks(settings, database, recorder, background, stack)
         _watch_rollout(recorder, follower, router, flag)
         app.state.services = services = Services(
             programs=catalog.programs,
@@ -385,23 +385,21 @@ def _open_reloader(
     return reloader
 
 
-def _open_webhook(
+def _open_webhooks(
     settings: Settings, database: Database, recorder: Recorder, background: Background, stack: AsyncExitStack
 ) -> None:
-    """Delivers what the ramp tells, if the settings name a receiver."""
-    if settings.rollout_webhook_url is None:
+    """Delivers what the ramp and the jobs tell, if the settings name receivers."""
+    if settings.rollout_webhook_url is None and not settings.webhook_allow_list.hosts:
         return
     # Imported here, since a service that notifies nobody does without the HTTP client and is quicker for it.
-    from routing.rollout.webhook import WebhookNotifier  # noqa: PLC0415
+    from app.webhooks import job_notifier, ramp_notifier  # noqa: PLC0415
 
-    secret = settings.webhook_secret
-    notifier = WebhookNotifier(
-        SqlOutbox(database),
-        settings.rollout_webhook_url.get_secret_value(),
-        None if secret is None else secret.get_secret_value(),
-        recorder.webhook_delivery,
-    )
-    stack.push_async_callback(background.stop, background.run("webhook", notifier.run))
+    if settings.rollout_webhook_url is not None:
+        notifier = ramp_notifier(settings, settings.rollout_webhook_url, SqlOutbox(database), recorder)
+        stack.push_async_callback(background.stop, background.run("webhook", notifier.run))
+    if settings.webhook_allow_list.hosts:
+        notifier = job_notifier(settings, SqlOutbox(database, JOB), recorder)
+        stack.push_async_callback(background.stop, background.run("job_webhooks", notifier.run))
 
 
 def _open_rotation(

@@ -17,6 +17,7 @@ from pydantic_settings import SettingsConfigDict
 from config import mounted_file
 from config.lm import ApiBase, ApiKey, ConfiguredLM
 from config.pools import PoolSettings, Seconds, VersionName, listed, module_names
+from config.webhook_allow import WebhookAllow
 from config.worker_user import find_user, first_readable
 
 MIB = 1024 * 1024
@@ -32,6 +33,7 @@ _SECRET_SETTINGS = (
     "V1_LM_API_KEY",
     "V2_LM_API_BASE",
     "V2_LM_API_KEY",
+    "WEBHOOK_SECRET",
 )
 """No message shows their values."""
 _DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
@@ -97,6 +99,21 @@ def _webhook_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _webhook_hosts(value: str) -> str:
+    WebhookAllow.parse(value)
+    return value
+
+
+def _read_webhook_secret(name: str, path: Path) -> SecretStr:
+    content = mounted_file.look(path)
+    if isinstance(content, OSError):
+        raise ValueError(f"{name}={path}: {content.strerror}")  # noqa: TRY004
+    try:
+        return _webhook_secret(SecretStr(content.decode("ascii", "replace").strip()))
+    except ValueError as error:
+        raise ValueError(f"{name}={path}: {error}") from None
+
+
 CanaryPercent = Annotated[Decimal, Field(ge=0, le=100), AfterValidator(_whole_basis_points)]
 Count = Annotated[int, Field(ge=1, le=2**53)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
@@ -138,7 +155,7 @@ class Settings(PoolSettings):
     """Gets a CloudEvent for each change of the ramp's state; it may hold a token, so no message shows it."""
     rollout_webhook_secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None
     rollout_webhook_secret_file: Path | None = None
-    """A file with the secret, read at the start; `webhook_secret` is the one that counts."""
+    """A file with the secret, read at the start; `rollout_signing_secret` is the one that counts."""
     v1_sunset: date | None = None
     """The day on which V1 ends (UTC)."""
     pools: Literal["v1,v2", "v2"] = "v1,v2"
@@ -165,6 +182,11 @@ class Settings(PoolSettings):
     """The user, by name or number, that workers run as; unset is the service's own."""
 
     session_ttl_s: Seconds = 3600.0
+    webhook_allow: Annotated[str, AfterValidator(_webhook_hosts)] = ""
+    """The hosts, comma-separated, that the webhook of a job may name."""
+    webhook_secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None
+    webhook_secret_file: Path | None = None
+    """As `rollout_webhook_secret_file`, for the webhooks of jobs."""
     execution_ttl_s: Seconds = 3600.0
     """The time for which a job is kept after its end."""
     idempotency_ttl_s: Seconds = 86_400.0
@@ -261,7 +283,7 @@ class Settings(PoolSettings):
     def _secret_files(self) -> list[Path]:
         """The files that no program is to read: keys, `.env` and a SQLite database with what belongs to it."""
         files = [Path(".env")]
-        secrets = (self.api_keys_file, self.secret_key_file, self.rollout_webhook_secret_file)
+        secrets = (self.api_keys_file, self.secret_key_file, self.rollout_webhook_secret_file, self.webhook_secret_file)
         files += [path for path in secrets if path is not None]
         scheme, _, name = self.database_url.get_secret_value().partition(":///")
         if scheme.startswith("sqlite"):
@@ -336,29 +358,34 @@ class Settings(PoolSettings):
         return self
 
     @model_validator(mode="after")
-    def _one_webhook_secret(self) -> Self:
-        if self.rollout_webhook_secret is not None and self.rollout_webhook_secret_file is not None:
-            raise ValueError("set ROLLOUT_WEBHOOK_SECRET or ROLLOUT_WEBHOOK_SECRET_FILE, not both")
-        if self.rollout_webhook_secret_file is not None:
-            self._read_webhook_secret(self.rollout_webhook_secret_file)
+    def _one_secret_for_each_webhook(self) -> Self:
+        for name in ("rollout_webhook_secret", "webhook_secret"):
+            file = getattr(self, f"{name}_file")
+            if file is None:
+                continue
+            if getattr(self, name) is not None:
+                raise ValueError(f"set {name.upper()} or {name.upper()}_FILE, not both")
+            _read_webhook_secret(f"{name.upper()}_FILE", file)
         return self
 
-    @staticmethod
-    def _read_webhook_secret(path: Path) -> SecretStr:
-        content = mounted_file.look(path)
-        if isinstance(content, OSError):
-            raise ValueError(f"ROLLOUT_WEBHOOK_SECRET_FILE={path}: {content.strerror}")  # noqa: TRY004
-        try:
-            return _webhook_secret(SecretStr(content.decode("ascii", "replace").strip()))
-        except ValueError as error:
-            raise ValueError(f"ROLLOUT_WEBHOOK_SECRET_FILE={path}: {error}") from None
+    @property
+    def rollout_signing_secret(self) -> SecretStr | None:
+        """The secret that notifications of the ramp are signed with; None is unsigned."""
+        if self.rollout_webhook_secret_file is not None:
+            return _read_webhook_secret("ROLLOUT_WEBHOOK_SECRET_FILE", self.rollout_webhook_secret_file)
+        return self.rollout_webhook_secret
 
     @property
-    def webhook_secret(self) -> SecretStr | None:
-        """The secret that notifications are signed with, from the environment or from the file; None is unsigned."""
-        if self.rollout_webhook_secret_file is not None:
-            return self._read_webhook_secret(self.rollout_webhook_secret_file)
-        return self.rollout_webhook_secret
+    def job_signing_secret(self) -> SecretStr | None:
+        """The secret that the notifications of jobs' ends are signed with; None is unsigned."""
+        if self.webhook_secret_file is not None:
+            return _read_webhook_secret("WEBHOOK_SECRET_FILE", self.webhook_secret_file)
+        return self.webhook_secret
+
+    @property
+    def webhook_allow_list(self) -> WebhookAllow:
+        """The hosts of `WEBHOOK_ALLOW`."""
+        return WebhookAllow.parse(self.webhook_allow)
 
     @property
     def exports_traces(self) -> bool:

@@ -13,6 +13,7 @@ from routing.catalog.owners import Caller
 from routing.versions import Version
 from store.database import Database
 from store.key_store import claim_key
+from store.outbox import tell_job_end
 from store.owners import seen_by
 from store.tables import GLOBAL, executions
 
@@ -38,6 +39,7 @@ class SqlJobStore:
             "alive_at": job.created_at,
             "is_to_be_cancelled": False,
             "owner": job.owner,
+            "webhook": job.webhook,
         }
         async with self._database.transaction() as connection:
             if keyed is not None:
@@ -57,7 +59,9 @@ class SqlJobStore:
             "body": job.body.decode(errors="replace") if job.body is not None else None,
         }
         async with self._database.transaction() as connection:
-            await connection.execute(change.values(values))
+            row = (await connection.execute(change.values(values).returning(*_WITHOUT_BODY))).one_or_none()
+            if row is not None and job.ended_at is not None:
+                await tell_job_end(connection, row, job.status, job.ended_at)
 
     async def find(self, execution_id: str) -> Job | None:
         async with self._database.transaction() as connection:
@@ -90,9 +94,13 @@ class SqlJobStore:
         change = update(executions).where(_NOT_OVER)
         if silent_since is not None:
             change = change.where(executions.c.alive_at < silent_since)
-        values = {"status": JobStatus.INTERRUPTED, "ended_at": datetime.now(UTC)}
+        now = datetime.now(UTC)
+        values = {"status": JobStatus.INTERRUPTED, "ended_at": now}
         async with self._database.transaction() as connection:
-            return (await connection.execute(change.values(values))).rowcount
+            rows = (await connection.execute(change.values(values).returning(*_WITHOUT_BODY))).all()
+            for row in rows:
+                await tell_job_end(connection, row, JobStatus.INTERRUPTED, now)
+        return len(rows)
 
     async def forget(self, ended_before: datetime) -> None:
         async with self._database.transaction() as connection:
@@ -112,4 +120,5 @@ def _execution(row: Row[Any]) -> Job:
         ended_at=row.ended_at,
         body=row.body.encode() if row.body is not None else None,
         owner=row.owner,
+        webhook=row.webhook,
     )

@@ -8,11 +8,13 @@ from sqlalchemy import BigInteger, Row, Select, String, delete, func, select, tr
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from routing.catalog.jobs import JobStatus
 from routing.catalog.owners import Caller
 from routing.catalog.sessions import SessionUse, StoredSession
 from routing.versions import Version
 from store.database import Database
 from store.json_rows import json_rows, parameter
+from store.outbox import tell_job_end
 from store.owners import seen_by
 from store.tables import UtcDateTime, executions, lms, program_revisions, program_v2_revisions, programs, sessions
 
@@ -96,6 +98,9 @@ class SqlSessionStore:
 
 
 async def _forget_what_it_holds(connection: AsyncConnection, session_id: str) -> None:
+    running = select(executions).where(executions.c.session_id == session_id, executions.c.ended_at.is_(None))
+    for row in (await connection.execute(running.where(executions.c.webhook.is_not(None)))).all():
+        await tell_job_end(connection, row, JobStatus.CANCELLED, datetime.now(UTC))
     # Revisions come after programs: a change of a program adds one.
     for table in (programs, program_revisions, program_v2_revisions, executions, lms):
         await connection.execute(delete(table).where(table.c.session_id == session_id))

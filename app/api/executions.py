@@ -32,6 +32,9 @@ class ExecuteBody(In):
         description="The deadline in seconds, for queue and run together; `EXECUTION_TIMEOUT_S` at most, and for a job "
         "`JOB_TIMEOUT_S`",
     )
+    webhook: str | None = Field(
+        None, max_length=2048, description="A URL that is told of a job's end, on a host that `WEBHOOK_ALLOW` names"
+    )
 
 
 class UsageView(Out):

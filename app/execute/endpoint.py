@@ -80,6 +80,7 @@ class ExecuteLane:
         self._deadlines = services.deadlines
         self._call_s = services.deadlines.call_s
         self._version_headers = version_headers(services.migration.sunset)
+        self._webhook_allow = settings.webhook_allow_list
         self._metrics = metrics
         self._once = Once(services.keys, services.programs)
         self._loop = asyncio.get_running_loop()
@@ -136,11 +137,13 @@ class ExecuteLane:
             check_text("path.program_id", program_id), session_id
         )
         operation = _operation(exchange.headers)
+        if envelope.webhook is not None:
+            self._check_webhook(envelope.webhook, operation)
         call = self._make_call(exchange, program, envelope, is_job=operation == "async")
         if operation == "stream":
             return await self._stream(exchange, call)
         if operation == "async":
-            return await self._start_job(exchange, call)
+            return await self._start_job(exchange, call, envelope.webhook)
         if exchange.keyed is not None:
             return await self._outcome(exchange, call, operation)
         with exchange:
@@ -212,6 +215,13 @@ class ExecuteLane:
             if forced not in self._services.pools:
                 raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")
         return forced
+
+    def _check_webhook(self, url: str, operation: str) -> None:
+        """Raises Problem unless the call is a job whose webhook may be told of its end."""
+        if operation != "async":
+            raise Problem("invalid_request", "body.webhook: a job alone has one; send `Prefer: respond-async`")
+        if (refusal := self._webhook_allow.refusal(url)) is not None:
+            raise Problem("invalid_request", f"body.webhook: {refusal}")
 
     def _make_call(
         self, exchange: Exchange, program: CataloguedProgram, envelope: Envelope, *, is_job: bool = False
@@ -335,7 +345,7 @@ class ExecuteLane:
         except Exception as error:
             return self._refuse(exchange, error)
 
-    async def _start_job(self, exchange: Exchange, call: Call) -> Response:
+    async def _start_job(self, exchange: Exchange, call: Call, webhook: str | None) -> Response:
         """Runs the call in the background after the answer, which names the URL of the result."""
         assert exchange.route is not None
         if call.session_id is not None:
@@ -348,6 +358,7 @@ class ExecuteLane:
             lambda error: self._refuse(exchange, error)[2],
             exchange.owner,
             None if exchange.keyed is None else partial(self._with_answer, exchange, exchange.keyed),
+            webhook,
         )
         return self._accepted(exchange, job)
 

@@ -22,6 +22,7 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
     inputs: msgspec.Raw
     session_id: _Identifier | None = None
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    webhook: str | None = None
 
 
 class BatchEnvelope(msgspec.Struct, forbid_unknown_fields=True):

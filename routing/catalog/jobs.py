@@ -68,6 +68,8 @@ class Job:
     ended_at: datetime | None = None
     body: bytes | None = None
     owner: str | None = None
+    webhook: str | None = None
+    """The URL that is told of the job's end."""
 
 
 class JobStore(Protocol):
@@ -191,6 +193,7 @@ class Jobs:
         refuse: Callable[[Exception], bytes],
         owner: str | None = None,
         keyed: Callable[[Job], KeyedCall] | None = None,
+        webhook: str | None = None,
     ) -> Job:
         """Runs `call` in the background after the response; the caller may ask for the job by its id.
 
@@ -202,6 +205,7 @@ class Jobs:
             refuse: makes the body for an error.
             owner: owns the job.
             keyed: makes the keyed call with its answer, if the call came with an idempotency key.
+            webhook: the URL that is told of the job's end.
 
         Raises:
             KeyTaken: another call with this idempotency key was faster.
@@ -223,6 +227,7 @@ class Jobs:
             datetime.now(UTC),
             pool_version=route.decision.version,
             owner=owner,
+            webhook=webhook,
         )
         self._adding[job.id] = job
         try:

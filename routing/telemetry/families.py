@@ -79,8 +79,15 @@ class ServiceMetrics:
             ["outcome"],
             registry=registry,
         )
+        self.job_deliveries = Counter(
+            "poolshift_job_webhook_deliveries_total",
+            "Notifications of jobs' ends: delivered, failed (an attempt; it is tried again), given_up.",
+            ["outcome"],
+            registry=registry,
+        )
         for delivery in ("delivered", "failed", "given_up"):
             self.deliveries.labels(delivery)
+            self.job_deliveries.labels(delivery)
 
 
 class WorkerMetrics:

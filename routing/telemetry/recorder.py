@@ -143,6 +143,10 @@ class Recorder:
         """Counts an attempt to deliver a notification, or a notification that is given up."""
         self._service.deliveries.labels(outcome).inc()
 
+    def job_webhook_delivery(self, outcome: str) -> None:
+        """Counts an attempt to tell of a job's end, or a notification that is given up."""
+        self._service.job_deliveries.labels(outcome).inc()
+
     def lm_used(self, version: Version, model: str, usage: LMUsage) -> None:
         """Counts the tokens of an execution, successful or failed."""
         self._lms.used(version, model, usage)

@@ -13,11 +13,12 @@ import pytest
 import yaml
 
 from analysis.guardrails import GUARDRAILS, Action
-from routing.rollout.cloud_event import request_of
-from routing.rollout.outbox import Notification
 from routing.rollout.plan import Plan, PlanStep, parse_plan
 from routing.rollout.ramp import RampState
 from routing.rollout.ramp_json import to_json
+from routing.webhooks.outbox import Notification
+from routing.webhooks.ramp_event import ramp_event
+from routing.webhooks.request import request_of
 from tests.cli.conftest import SCRIPT
 from tests.cli.test_watch import rendered, row, seen
 from tests.conftest import StartService
@@ -118,7 +119,9 @@ def test_the_notification_is_what_is_sent() -> None:
     """The same members, and all that is not of the moment."""
     said: dict[str, Any] = next(block.json() for block in blocks(PAGE) if block.info == "json")
     stored = {**to_json(started()), "revision": 7}
-    sent = json.loads(request_of(Notification(1, stored, datetime.now(UTC), 0, 0.0), None, datetime.now(UTC)).body)
+    sent = json.loads(
+        request_of(ramp_event(Notification(1, stored, datetime.now(UTC), 0, 0.0)), None, datetime.now(UTC)).body
+    )
     assert sent.keys() == said.keys()
     assert sent["data"].keys() == said["data"].keys()
     assert (sent["source"], sent["specversion"]) == (said["source"], said["specversion"])

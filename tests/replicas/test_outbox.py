@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import update
 
-from routing.rollout import webhook
+from routing.webhooks import notifier
 from store.database import Database
 from store.outbox import SqlOutbox
 from store.tables import outbox
@@ -38,7 +38,7 @@ async def test_three_replicas_deliver_each_notification_once(
     databases: list[Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All at work at once, and one claim that a dead replica has left is taken over when it lapses."""
-    monkeypatch.setattr(webhook, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(notifier, "LOOK_EVERY_S", 0.01)
     await move(databases[0], *(replace(started(), step=number % 2) for number in range(MOVES)))
     left = await SqlOutbox(databases[0]).claim(for_s=3600)
     assert left is not None

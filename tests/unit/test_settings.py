@@ -100,7 +100,7 @@ def test_the_webhooks_secret_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, t
     file = tmp_path / "secret"
     file.write_text(text)
     monkeypatch.setenv("ROLLOUT_WEBHOOK_SECRET_FILE", str(file))
-    secret = load_settings().webhook_secret
+    secret = load_settings().rollout_signing_secret
     assert secret is not None
     assert secret.get_secret_value() == text.strip()
     monkeypatch.setenv("ROLLOUT_WEBHOOK_SECRET", WEBHOOK_SECRET)

@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert, select, update
 
-from routing.rollout import webhook
 from routing.rollout.ramp import Ramp, RampState
-from routing.rollout.webhook import LAST_RETRY_S, WebhookNotifier, retry_in_s
+from routing.webhooks import delivery, notifier
+from routing.webhooks.notifier import LAST_RETRY_S, Channel, WebhookNotifier, retry_in_s
+from routing.webhooks.ramp_event import ramp_event
 from store.database import Database
 from store.outbox import SqlOutbox
 from store.ramp_store import SqlRampStore
@@ -49,9 +50,9 @@ Outcomes = Counter[str]
 @pytest.fixture(autouse=True)
 def fast_motion(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits that a test can sit out."""
-    monkeypatch.setattr(webhook, "TIMEOUT_S", 0.5)
-    monkeypatch.setattr(webhook, "LOOK_EVERY_S", 0.01)
-    monkeypatch.setattr(webhook, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(delivery, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(notifier, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(notifier, "FIRST_RETRY_S", 0.01)
 
 
 @pytest.fixture
@@ -64,8 +65,9 @@ def receiver() -> Iterator[Receiver]:
 async def notifying(database: Database, url: str, secret: str | None = SECRET) -> AsyncIterator[Outcomes]:
     """A notifier at work; yields what it counts."""
     outcomes: Outcomes = Counter()
-    notifier = WebhookNotifier(SqlOutbox(database), url, secret, lambda outcome: outcomes.update([outcome]))
-    task = asyncio.create_task(notifier.run())
+    channel = Channel(event=ramp_event, url=lambda _: url, secret=secret)
+    told = WebhookNotifier(SqlOutbox(database), channel, lambda outcome: outcomes.update([outcome]))
+    task = asyncio.create_task(told.run())
     try:
         yield outcomes
     finally:

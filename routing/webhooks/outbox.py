@@ -1,6 +1,6 @@
 """The interface to the place where notifications wait for their delivery."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A change of the ramp that a receiver has not been told of yet."""
+    """News, of a ramp or of a job, that a receiver has not been told of yet."""
 
     key: int
     data: Mapping[str, Any]
@@ -18,15 +18,18 @@ class Notification:
     """Deliveries that have failed so far."""
     age_s: float
     """Seconds since the change, by the store's clock."""
+    target: str | None = None
+    """The receiver's host, if each notification has a receiver of its own."""
 
 
 class Outbox(Protocol):
-    """Keeps notifications. Every method raises StoreUnavailable if the store does not answer."""
+    """Keeps notifications of one kind. Every method raises StoreUnavailable if the store does not answer."""
 
-    async def claim(self, *, for_s: float) -> Notification | None:
+    async def claim(self, *, for_s: float, busy: Collection[str] = ()) -> Notification | None:
         """Takes the oldest notification that is due, if any; no other replica gets it for `for_s` seconds.
 
-        A replica that ends before it has reported the outcome leaves the notification to the others.
+        Notifications to a `busy` target stay. A replica that ends before it has reported the outcome leaves the
+        notification to the others.
         """
         ...
 
@@ -36,4 +39,8 @@ class Outbox(Protocol):
 
     async def failed(self, key: int, *, again_in_s: float | None) -> None:
         """Takes note of a failed delivery; None gives the notification up."""
+        ...
+
+    async def forget(self, before: datetime) -> None:
+        """Forgets the notifications from before that moment that were delivered or given up."""
         ...

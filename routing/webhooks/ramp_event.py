@@ -1,55 +1,23 @@
-"""A change of the ramp as the request that tells a receiver: a CloudEvent, signed by Standard Webhooks."""
+"""A change of the ramp as a CloudEvent."""
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
-from cloudevents.core.bindings.http import to_structured
-from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
-from standardwebhooks.webhooks import Webhook
 
-from routing.rollout.outbox import Notification
+from routing.webhooks.outbox import Notification
+from routing.webhooks.request import SOURCE
 
 TYPE_PREFIX: Final = "poolshift.rollout."
-SOURCE: Final = "poolshift"
 MAX_TEXT: Final = 512
 """Characters of a name or a reason that a notification carries; the history has them whole."""
-_JSON: Final = JSONFormat()
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The headers and the body of one delivery."""
-
-    headers: dict[str, str]
-    body: bytes
-
-
-def request_of(notification: Notification, webhook: Webhook | None, now: datetime) -> Request:
-    """The request for a notification. Each attempt has the same id, by which a receiver knows a repetition.
-
-    Sources: CloudEvents 1.0.2, HTTP binding 3.2 (structured mode); Standard Webhooks 1.0.0 (signature over
-    `id.timestamp.body`).
-    """
-    # The time tells services apart that have one receiver: each counts its revisions from 1.
-    event_id = f"ramp-{notification.data['revision']}-{int(notification.at.timestamp() * 1000)}"
-    message = to_structured(_event(notification, event_id), _JSON)
-    headers = {
-        **message.headers,
-        "user-agent": "poolshift",
-        "webhook-id": event_id,
-        "webhook-timestamp": str(int(now.timestamp())),
-    }
-    if webhook is not None:
-        headers["webhook-signature"] = webhook.sign(event_id, now.astimezone(UTC), message.body.decode())
-    return Request(headers, message.body)
-
-
-def _event(notification: Notification, event_id: str) -> CloudEvent:
+def ramp_event(notification: Notification) -> CloudEvent:
+    """Makes the event of a change."""
     data = _told(notification.data)
     attributes: dict[str, Any] = {
-        "id": event_id,
+        # The time tells services apart that have one receiver: each counts its revisions from 1.
+        "id": f"ramp-{notification.data['revision']}-{int(notification.at.timestamp() * 1000)}",
         "source": SOURCE,
         "type": TYPE_PREFIX + data["state"],
         "subject": data["plan"] or "no plan",

@@ -1,0 +1,1 @@
+"""Notifications by webhook: the outbox, the delivery, and the events of ramps and jobs."""
