@@ -35,18 +35,23 @@ class CodeReloader:
             SpawnFailed: the code cannot be preloaded; the workers of that pool are as they were.
         """
         # A task of its own: the caller may leave, but a reload that has begun is brought to its end.
-        await asyncio.shield(self._tasks.start(self._reload(tuple(versions))))
+        failure = await asyncio.shield(self._tasks.start(self._attempt(tuple(versions))))
+        if failure is not None:
+            raise failure
 
     def reload_soon(self) -> None:
         """Reloads all pools in the background, unless a reload waits or runs already."""
         if self._soon is None or self._soon.done():
-            self._soon = self._tasks.start(self._reload_or_log())
+            self._soon = self._tasks.start(self._attempt(tuple(self._pools)))
 
-    async def _reload_or_log(self) -> None:
+    async def _attempt(self, versions: tuple[Version, ...]) -> SpawnFailed | None:
+        """Logs and returns the failure: nobody may be waiting for it any more."""
         try:
-            await self._reload(tuple(self._pools))
+            await self._reload(versions)
         except SpawnFailed as error:
             _log.error("reload failed; the old code stays", reason=str(error))
+            return error
+        return None
 
     async def _reload(self, versions: tuple[Version, ...]) -> None:
         async with self._lock:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from app.api.program_body import with_derived
 from app.problems import Problem
 from app.services import Services
-from pools.errors import CodeOutdated
+from pools.errors import CodeOutdated, SpawnFailed
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.loading import EntrypointError
 from routing.versions import Version
@@ -22,7 +22,7 @@ async def try_definition(definition: Definition, services: Services, version: Ve
 
     Raises:
         Problem: `invalid_request` if it cannot be loaded or asks for too much time, `code_outdated` if a pool's workers
-            have other code.
+            have other code, `load_failed` if the code on disk is newer and broken.
         PoolOverloaded: too many definitions are being tried.
         SpawnFailed: no process could be started for it.
     """
@@ -34,8 +34,16 @@ async def try_definition(definition: Definition, services: Services, version: Ve
     except CodeOutdated:
         if not services.reloader.is_automatic:
             raise
-        await services.reloader.reload(services.pools)
+        await _reload(services)
         return await _try(definition, services, versions)
+
+
+async def _reload(services: Services) -> None:
+    try:
+        await services.reloader.reload(services.pools)
+    except SpawnFailed as error:
+        reason = f"the code on disk is newer than that of the workers, and cannot be loaded: {error}"
+        raise Problem("load_failed", reason) from None
 
 
 async def _try(definition: Definition, services: Services, versions: Sequence[Version]) -> Definition:

@@ -231,7 +231,7 @@ class Spawner:
             async with asyncio.timeout(limit_s):
                 return zygote, await zygote.preloaded
         except TimeoutError:
-            zygote.kill()
+            zygote.discard()
             raise SpawnFailed(f"the zygote did not get ready within {limit_s:g} s") from None
 
     def _explained(self, error: SpawnFailed, recent: Sequence[str]) -> SpawnFailed:
@@ -257,7 +257,7 @@ class Spawner:
         if self._revision is not None and self._zygote is None:
             _log.error("workers start without modules that cannot be imported", reasons=reasons)
             return
-        zygote.kill()
+        zygote.discard()
         if preloaded.failures:
             reasons = self.start_failure = f"PRELOAD: {reasons}"
         raise SpawnFailed(reasons)

@@ -56,6 +56,7 @@ class ZygoteLink:
         for its workers.
         """
         self.is_retired = False
+        self._is_discarded = False
         self._process = process
         self._control: socket.socket | None = control
         self._on_end = on_end
@@ -134,6 +135,11 @@ class ZygoteLink:
         """Lets the zygote live for as long as it has workers."""
         self.is_retired = True
         self._end_if_unused()
+
+    def discard(self) -> None:
+        """Kills a zygote that is not to fork any worker. Whoever discards it knows why."""
+        self._is_discarded = True
+        self.kill()
 
     def kill(self) -> None:
         """Ends the zygote at once, and its workers with it."""
@@ -239,7 +245,8 @@ class ZygoteLink:
     def _lost(self) -> None:
         if self._control is None:
             return
-        _log.error("zygote died; its workers die with it and a new one is started")
+        if self.preloaded.done() and not self._is_discarded:
+            _log.error("zygote died; its workers die with it and a new one is started")
         self._forget_control()
         self._on_end(self)
         if not self.preloaded.done():

@@ -204,6 +204,8 @@ def test_code_that_cannot_be_imported_replaces_nothing(
     missing = service.client.post("/pools/v2/reload").json()
     assert missing["detail"].endswith("'shop' cannot be imported: ModuleNotFoundError: No module named 'shop'")
     assert results(service, program) == {"v1": "old", "v2": "old"}
+    assert service.log().count("reload failed; the old code stays") == 2
+    assert not any(alarm in service.log() for alarm in ("zygote died", "background task failed"))
 
 
 def test_a_module_that_was_removed_is_not_missed(start_service: StartService, tmp_path: Path) -> None:
@@ -231,6 +233,11 @@ def test_the_pools_follow_the_disk_by_themselves(start_service: StartService, co
     assert results(service, created.json()["id"]) == {"v1": "new", "v2": "new"}
     code.write(NEW.replace("new", "newest"))
     wait_until(lambda: results(service, program) == {"v1": "newest", "v2": "newest"}, "the pools have reloaded")
+    code.write("def first(:\n")
+    refused = creation(service, "shop:second")
+    assert (refused.status_code, refused.json()["code"]) == (500, "load_failed")
+    assert refused.json()["detail"].endswith("'shop' cannot be imported: SyntaxError: invalid syntax (shop.py, line 2)")
+    assert results(service, program) == {"v1": "newest", "v2": "newest"}
 
 
 def test_only_operators_reload(start_service: StartService, code: UserCode, tmp_path: Path) -> None:
