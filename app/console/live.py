@@ -119,11 +119,6 @@ class LiveHub:
         self._services: Services | None = None
         self._is_closed = False
 
-    @property
-    def viewers(self) -> int:
-        """The number of live tabs."""
-        return len(self._viewers)
-
     async def sample(self, services: Services, max_age_s: float = EVIDENCE_AGE_S) -> Sample:
         """Reads everything now; a database that is dead makes no difference."""
         snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
@@ -158,11 +153,14 @@ class LiveHub:
     def _join(self, viewer: Viewer, services: Services) -> None:
         self._services = services
         self._viewers.add(viewer)
+        services.recorder.console_viewers(len(self._viewers))
         if self._sampler is None:
             self._sampler = self._background.run("console_sampler", self._run)
 
     def _leave(self, viewer: Viewer) -> None:
         self._viewers.discard(viewer)
+        assert self._services is not None
+        self._services.recorder.console_viewers(len(self._viewers))
         if not self._viewers and self._sampler is not None:
             self._sampler.cancel()
             self._sampler = None

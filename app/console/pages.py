@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from app.api.analysis import decision_view
 from app.api.base import MAX_KEY, MAX_REVISION, Text
 from app.api.failures import failure_view
+from app.api.pools import difference_view
 from app.api.rollout import require_v1, revision_view
 from app.console.access import Viewing, Visitor, check_origin, is_secure, with_scope
 from app.console.forms import read_form
@@ -19,6 +20,7 @@ from app.console.rendering import LIVE_PAGES, audience_of, context_of
 from app.console.route import console_of, new_router, visitor_or_none
 from app.console.sessions import COOKIE, LIFETIME_S
 from app.pages import root_path_of
+from app.pool_identity import pools_difference
 from app.problems import Problem
 from app.services import Running, Services
 from config.api_keys import Scope
@@ -116,7 +118,16 @@ def why_no_trace(services: Services) -> str:
 @router.get("/pools")
 async def pools(request: Request, visitor: Viewing) -> Response:
     """The workers of both pools."""
-    return await live_page(request, visitor, "pools", "Pools", template="pools.html", diff=None)
+    return await pools_page(request, visitor)
+
+
+async def pools_page(request: Request, visitor: Visitor, problem: str | None = None, status: int = 200) -> Response:
+    """Shows both pools, and what V2 changes against V1."""
+    services: Services = request.app.state.services
+    diff = difference_view(await pools_difference(services)) if Version.V1 in services.pools else None
+    return await live_page(
+        request, visitor, "pools", "Pools", template="pools.html", problem=problem, status=status, diff=diff
+    )
 
 
 @router.get("/history")

@@ -54,6 +54,9 @@ class ServiceMetrics:
             registry=registry,
         )
         self.drain.set(math.nan)
+        self.viewers = Gauge(
+            "poolshift_console_viewers", "Tabs of the console that are live on this replica.", registry=registry
+        )
         self.tasks = Gauge(
             "poolshift_event_loop_tasks",
             "Unfinished asyncio tasks, the one that answers the scrape among them.",

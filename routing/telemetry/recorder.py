@@ -175,6 +175,10 @@ class Recorder:
         """Shows the number of unfinished asyncio tasks."""
         self._service.tasks.set(count)
 
+    def console_viewers(self, count: int) -> None:
+        """Shows the number of live tabs of the console."""
+        self._service.viewers.set(count)
+
     def draining(self, seconds_left: Callable[[], float]) -> None:
         """Shows a drain that has begun: each scrape asks `seconds_left` for the remaining time."""
         self._service.drain.set_function(seconds_left)
