@@ -238,7 +238,8 @@ KINDS: Mapping[str, Kind] = {
         status=500,
         category="program",
         title="The program could not be loaded",
-        when="the program's module, or its `setup()`, raised; type and message, the traceback is in the log alone",
+        when="the program's module, or its `setup()`, raised; type and message, the traceback is in the log alone. Of a"
+        " reload, and of a creation with `--reload`: the code on disk cannot be loaded, and the workers keep theirs",
         remedy="have the program mended",
     ),
     "load_timeout": Kind(
