@@ -29,6 +29,7 @@ from app.api import (
     rollout,
     root,
     sessions,
+    shadow,
 )
 from app.assets import Assets
 from app.auth import Authenticator
@@ -66,6 +67,7 @@ _ROUTERS = (
     program_versions.router,
     executions.router,
     sessions.router,
+    shadow.router,
     lms.router,
     rollout.router,
     ramp.router,

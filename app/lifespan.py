@@ -38,7 +38,7 @@ from common.tasks import TaskOwner
 from common.threads import start_threads
 from config.file_watch import contents
 from config.settings import Settings
-from config.worker_environment import worker_environment
+from config.worker_environment import with_hash_seed, worker_environment
 from pools.engine import Engine
 from pools.process.spawner import Spawner
 from poolshift.worker.lm import LOCAL, LMSettings
@@ -60,10 +60,15 @@ from routing.rollout.plan_file import PlanFile
 from routing.rollout.provider import RolloutProvider
 from routing.rollout.staleness import limit_staleness
 from routing.router import Router
+from routing.shadow.evidence import ShadowEvidence
+from routing.shadow.gate import LoadGate
+from routing.shadow.runs import ShadowRuns
+from routing.shadow.scoring import Scorer
 from routing.telemetry.call_trace import CallTrace
 from routing.telemetry.pool_figures import PoolFigures
 from routing.telemetry.ramp_figures import RampFigures
 from routing.telemetry.recorder import Recorder
+from routing.telemetry.shadow_metrics import ShadowMetrics
 from routing.telemetry.span_export import SpanExport
 from routing.telemetry.spans import Export
 from routing.telemetry.tracing import Sampling, Tracing
@@ -93,7 +98,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
     """Opens every service, and closes them in reverse order after the `yield`."""
     settings: Settings = app.state.settings
     await start_threads()
-    environment = worker_environment(os.environ, settings.worker_env.split(","))
+    environment = with_hash_seed(worker_environment(os.environ, settings.worker_env.split(",")))
     async with AsyncExitStack() as stack:
         recorder = _open_recorder(app, settings)
         background, tasks = _open_background(recorder, stack)
@@ -126,6 +131,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             judge=judge,
             ramp=ramp,
             evidence=EvidenceView(judge),
+            shadow=_open_shadow(app, settings, router, flag, ramp, pools, catalog, recorder, stack),
             recorder=recorder,
             tracing=tracing,
             pool_set=pool_set,
@@ -143,8 +149,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         bookkeeping.start()
         if follower is not None:
             _follow_replicas(settings, follower, catalog, flag, log, background, stack)
-        await _follow_sources(settings, flag, app.state.authenticator, background)
-        _follow_plan(settings, ramp, log, background)
+        await _follow_sources(settings, flag, ramp, log, app.state.authenticator, background)
         await _open_console(app, settings, database, follower, background)
         _started(settings, services)
         yield
@@ -385,6 +390,52 @@ def _open_reloader(
     return reloader
 
 
+def _open_shadow(
+    app: "Application",
+    settings: Settings,
+    router: Router,
+    flag: RolloutFlag,
+    ramp: RampController,
+    pools: Mapping[Version, Engine],
+    catalog: _Catalog,
+    recorder: Recorder,
+    stack: AsyncExitStack,
+) -> ShadowRuns:
+    """Makes what runs and compares shadow calls, and scores calls by their programs' metrics."""
+    metrics = ShadowMetrics(app.state.registry)
+    evidence = ShadowEvidence(ramp.judge)
+    gate = LoadGate(settings.shadow_max_cpu_percent)
+    scorer = Scorer(
+        pools.get(Version.V1) or pools[Version.V2],
+        evidence,
+        gate,
+        metrics,
+        sample_percent=settings.quality_sample_percent,
+        timeout_s=settings.quality_timeout_s,
+        lm_of=lambda session_id: catalog.lms.of_call(session_id, Version.V1),
+    )
+
+    def watch(shadow: ShadowRuns | None) -> None:
+        router.tap = shadow
+
+    shadow = ShadowRuns(
+        pools,
+        evidence,
+        scorer,
+        gate,
+        recorder,
+        metrics,
+        timeout_s=settings.shadow_timeout_s,
+        keeps_examples=settings.shadow_examples == "on",
+        watch=watch,
+    )
+    stack.push_async_callback(shadow.aclose)
+    ramp.when_restarted = shadow.restart
+    flag.listen(shadow.rollout_changed)
+    shadow.rollout_changed(flag.current)
+    return shadow
+
+
 def _open_webhooks(
     settings: Settings, database: Database, recorder: Recorder, background: Background, stack: AsyncExitStack
 ) -> None:
@@ -482,9 +533,14 @@ def _handlers(catalog: _Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handl
 
 
 async def _follow_sources(
-    settings: Settings, flag: RolloutFlag, authenticator: Authenticator, background: Background
+    settings: Settings,
+    flag: RolloutFlag,
+    ramp: RampController,
+    log: SqlRolloutLog,
+    authenticator: Authenticator,
+    background: Background,
 ) -> None:
-    """Applies the values of the sources other than the API, of the rollout and of the keys, from now on."""
+    """Applies the values of the sources other than the API, of the rollout, the plan and the keys, from now on."""
     if (path := settings.rollout_file) is not None:
         file = RolloutFile(flag, path.name)
         background.run("ROLLOUT_FILE", lambda: file.follow(contents(path)))
@@ -494,6 +550,7 @@ async def _follow_sources(
         background.run("ROLLOUT_FLAG", provider.follow)
     if (keys := settings.api_keys_file) is not None:
         background.run("API_KEYS_FILE", lambda: follow_key_file(keys, contents(keys), authenticator))
+    _follow_plan(settings, ramp, log, background)
 
 
 def _open_recorder(app: "Application", settings: Settings) -> Recorder:

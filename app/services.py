@@ -26,6 +26,7 @@ from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import LiveJudge
 from routing.router import Router
+from routing.shadow.runs import ShadowRuns
 from routing.telemetry.failures import Failures
 from routing.telemetry.pool_figures import PoolFigures
 from routing.telemetry.ramp_figures import RampFigures
@@ -49,6 +50,7 @@ class Services:
     judge: LiveJudge
     ramp: RampController
     evidence: EvidenceView
+    shadow: ShadowRuns
     recorder: Recorder
     tracing: Tracing
     pool_set: PoolSet

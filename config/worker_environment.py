@@ -1,6 +1,7 @@
 """The environment of worker processes: everything that programs need, and no secret that they do not."""
 
 import re
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -24,6 +25,15 @@ def worker_environment(environment: Mapping[str, str], passed_on: Iterable[str])
     kept = {name: value for name, value in environment.items() if name in wanted or not is_withheld(name)}
     # LiteLLM, underneath DSPy, would otherwise fetch its price list from the network on import.
     return kept | {"LITELLM_LOCAL_MODEL_COST_MAP": "true", "PYTHONUNBUFFERED": "1"}
+
+
+def with_hash_seed(environment: Mapping[str, str]) -> dict[str, str]:
+    """Adds a random `PYTHONHASHSEED`, if there is none, the same for all workers.
+
+    Otherwise each pool's workers would have a seed of their own. The order of a set of texts, and outputs that depend
+    on it, would differ between V1 and V2 for no other reason.
+    """
+    return {"PYTHONHASHSEED": str(secrets.randbelow(2**32)), **environment}
 
 
 def with_file(environment: Mapping[str, str], path: Path | None) -> dict[str, str]:

@@ -30,9 +30,15 @@ NO_PROGRAMS = "no program has metrics of its own"
 SHED = 'outcome=~"pool_overloaded|checkout_timeout"'
 
 
+ASKED_FOR = 'operation!~"shadow|synthetic"'
+"""Calls that a client has asked for."""
+OF_CALLS = ("poolshift_requests_total", "poolshift_request_duration_seconds")
+
+
 def selector(metric: str, *matchers: str) -> str:
-    """`metric` within what the dashboard's variables choose."""
-    return f"{metric}{{{', '.join((SCOPE, *matchers))}}}"
+    """`metric` within what the dashboard's variables choose, without calls that no client has asked for."""
+    asked_for = (ASKED_FOR,) if metric.startswith(OF_CALLS) else ()
+    return f"{metric}{{{', '.join((SCOPE, *asked_for, *matchers))}}}"
 
 
 def rate(metric: str, *matchers: str, by: str = "pool_version") -> str:

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -50,6 +50,22 @@ class Route:
         return None if self.trace is None else self.trace.trace_id
 
 
+class CallTap(Protocol):
+    """Listens to the ends of calls."""
+
+    def call_ended(
+        self,
+        decision: Decision,
+        call: Call,
+        key: str | None,
+        evidence: Evidence | None,
+        result: Result | None,
+        code: str | None,
+        trace: CallTrace | None,
+    ) -> None:
+        """Takes note of a call that has ended with a result or with an error's code, before its answer leaves."""
+
+
 class Router:
     """Decides between the pools, of which it knows the version and nothing inside."""
 
@@ -75,6 +91,8 @@ class Router:
         self._rolled_back_at: float | None = None
         self._last_canary_dispatch = 0.0
         self._is_diverting = False
+        self.tap: CallTap | None = None
+        """The listener to the ends of calls, while there is any."""
         flag.listen(self._requeue)
         if self._only is None:
             pools[Version.V2].when_down(self._requeue_diverted)
@@ -152,6 +170,8 @@ class Router:
         self._record_tokens(route, call, result.usage)
         if route.evidence is not None:
             self._judge_end(route, call, OK, seconds, "")
+        if self.tap is not None:
+            self.tap.call_ended(route.decision, call, call.session_id, route.evidence, result, None, route.trace)
 
     def _failed(self, route: Route, call: Call, operation: str, began: float, error: ExecutionError) -> None:
         self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
@@ -160,6 +180,8 @@ class Router:
         if route.evidence is not None:
             self._judge_end(route, call, error.code, time.perf_counter() - began, error.detail)
         self._record_tokens(route, call, error.usage)
+        if self.tap is not None:
+            self.tap.call_ended(route.decision, call, call.session_id, route.evidence, None, error.code, route.trace)
         if route.trace is not None:
             route.trace.failed(error.code)
 

@@ -83,6 +83,8 @@ class RampController:
         self._dirty = False
         self._generation = "0:0"
         self._basis_points = flag.current.canary_basis_points
+        self.when_restarted: Callable[[], None] = lambda: None
+        """Called when evidence of any kind is void."""
         self._shadow_points = flag.current.shadow_basis_points
         self._loop = asyncio.get_running_loop()
         self._step_began = self._loop.time()
@@ -199,6 +201,7 @@ class RampController:
 
     async def restart_evidence(self, why: str) -> None:
         """Begins with no evidence: other code, another definition or another LM is another canary."""
+        self.when_restarted()
         async with self._moving:
             if self._judge.w > 0 or self.ramp.state.is_under_way:
                 self._take(ramps.evidence_restarted(self.ramp, why).ramp)
@@ -207,6 +210,11 @@ class RampController:
                     await self._flush()
 
     # --- what is shown
+
+    @property
+    def judge(self) -> LiveJudge:
+        """The judge whose verdicts the ramp follows."""
+        return self._judge
 
     def verdict(self) -> Verdict:
         """The verdict of the last look."""

@@ -35,8 +35,12 @@ class CallTrace:
     It is the pools' `RunObserver`. Ids are hexadecimal, as W3C's trace context has them.
     """
 
-    def __init__(self, export: SpanExport, trace_id: str, parent: Parent | None) -> None:
+    def __init__(
+        self, export: SpanExport, trace_id: str, parent: Parent | None, link: tuple[str, str] | None = None
+    ) -> None:
+        """Takes as `link` the trace and the span that caused this trace, which is a shadow call's."""
         self.trace_id = trace_id
+        self._link = link
         self._export = export
         self._parent_id = None if parent is None else parent.span_id
         self._tracestate = None if parent is None else parent.tracestate
@@ -46,6 +50,17 @@ class CallTrace:
         self._run: tuple[str, int, int] | None = None
         self._is_cancelled = False
         self._attributes: dict[str, str | int] = {}
+
+    def linked(self, version: str) -> "CallTrace":
+        """Begins the trace of a shadow call on `version`, which is linked to this call's trace."""
+        trace_id = f"{random.getrandbits(128) or 1:032x}"
+        trace = CallTrace(self._export, trace_id, None, (self.trace_id, self._span_id))
+        trace._attributes[span_names.POOL_VERSION] = version
+        return trace
+
+    def shadow_ended(self, error: str | None, program_id: str) -> None:
+        """Ends the trace of a shadow call."""
+        self._end(span_names.SHADOW, error, {span_names.PROGRAM_ID: program_id})
 
     # --- what the router tells
 
@@ -83,7 +98,8 @@ class CallTrace:
         if self._run is None:
             return
         (span_id, began, pid), self._run = self._run, None
-        self._end_queue(began, None)
+        if self._queued_at:
+            self._end_queue(began, None)
         for span in spans:
             self._emit_recorded(span)
         now = time.time_ns()
@@ -125,19 +141,20 @@ class CallTrace:
     ) -> None:
         if error is not None:
             attributes[span_names.ERROR_TYPE] = error
-        is_server = span_id is self._span_id
+        is_root = span_id is self._span_id
         self._export.offer(
             CallSpan(
                 trace_id=self.trace_id,
                 span_id=span_id or _new_span_id(),
-                parent_id=self._parent_id if is_server else self._span_id,
+                parent_id=self._parent_id if is_root else self._span_id,
                 name=name,
                 began=began,
                 ended=max(began, ended),
                 attributes=attributes,
                 tracestate=self._tracestate,
                 is_error=error is not None,
-                is_server=is_server,
+                is_server=is_root and self._link is None,
+                link=self._link if is_root else None,
             )
         )
 

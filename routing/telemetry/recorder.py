@@ -131,6 +131,11 @@ class Recorder:
                     counts[index] += count
         return counts
 
+    def shadowed(self, version: Version, outcome: str, seconds: float) -> None:
+        """Counts a shadow call, in the number of requests and in their duration alone."""
+        self._requests.of(version, "shadow", outcome).inc()
+        self._duration.of(version, "shadow").observe(seconds, None)
+
     def failed(self, version: Version, code: str, category: str) -> None:
         """Counts a call that was answered with an error."""
         self._errors.labels(version, code, category).inc()

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.semconv.schemas import Schemas
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from poolshift.worker.framing import MALFORMED, frame, read_frames
 from poolshift.worker.tracing.recorded_spans import decode_span
@@ -165,6 +165,7 @@ class _Export:
             parent,
             self._resource,
             span.attributes,
+            links=[Link(_context(*span.link, None))] if span.link is not None else (),
             kind=SpanKind.SERVER if span.is_server else SpanKind.INTERNAL,
             status=Status(StatusCode.ERROR if span.is_error else StatusCode.UNSET),
             start_time=span.began,

@@ -41,6 +41,8 @@ class CallSpan(msgspec.Struct, tag="call", array_like=True):
     is_error: bool = False
     is_server: bool = False
     """True for the server's span, whose parent is the caller's, if there is one."""
+    link: tuple[str, str] | None = None
+    """The trace and the span of the call that this one is a shadow of."""
 
 
 class WorkerSpan(msgspec.Struct, tag="worker", array_like=True):

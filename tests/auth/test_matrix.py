@@ -85,6 +85,8 @@ ROWS = [
     Row("GET", "/rollout/analysis", OBSERVE),
     Row("GET", "/rollout/analysis/trace", ADMIN),
     Row("GET", "/rollout/decisions", OBSERVE),
+    Row("GET", "/shadow", OBSERVE),
+    Row("GET", "/shadow/{program_id}", OBSERVE, 404),
     Row("GET", "/rollout/history", READ),
     Row("GET", "/failures", OBSERVE),
     Row("GET", "/pools", OBSERVE),

@@ -9,6 +9,8 @@ ROUTE: Final = "route"
 QUEUE: Final = "queue"
 RUN: Final = "run"
 PROGRAM: Final = "program"
+SHADOW: Final = "shadow"
+"""The root of a shadow call's trace, linked to the call that it copies."""
 
 CHAT: Final = "chat"
 """A call of an LM; its model follows in the name."""

@@ -1,0 +1,185 @@
+"""`/shadow`: the comparison of V1's and V2's outputs, and the quality by the programs' own metrics."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from analysis.odd_ones import FieldRow
+from analysis.quality import QualityRow
+from app.api.base import Out
+from app.api.programs import ProgramId
+from app.auth import Observer, Principal
+from app.problems import Problem
+from app.services import Running, Services
+from config.api_keys import Scope
+from routing.shadow.evidence import ProgramReport
+from routing.shadow.examples import Example
+
+router = APIRouter(prefix="/shadow", tags=["shadow"])
+MAX_FIELDS = 1000
+"""Fields that the report of all programs lists: those that differ, and those with the most evidence."""
+MAX_EXAMPLES = 20
+
+
+class FieldView(Out):
+    """One output of one program, compared."""
+
+    program_id: str
+    field: str = Field(description="`$error` stands for the code of the error, or none")
+    compared: int
+    differing: int = Field(description="Calls whose values differ between V1 and V2")
+    noise: int = Field(description="Those of them that V1 compared with itself explains")
+    differs: bool = Field(description="The verdict: at most 1 % of reports call any field different if V2 equals V1")
+    interval: tuple[float, float] = Field(description="Always-valid interval of the share that really differs")
+    log_e: float
+    threshold: float
+
+
+class QualityView(Out):
+    """The scores by a program's metric, as shares of its range."""
+
+    v1_mean: float | None
+    v2_mean: float | None
+    pairs: int
+    organic: tuple[int, int] = Field(description="Scored organic calls of V1 and of V2")
+    interval: tuple[float, float] = Field(description="Always-valid interval of V2's mean minus V1's")
+    log_e: float
+    threshold: float
+    worse: bool
+    not_worse: bool = Field(description="True on evidence that V2 is not worse by 0.05")
+
+
+class ShadowExampleView(Out):
+    """A call whose outputs differ. Inputs and values are for admins, and cut."""
+
+    program_id: str
+    execution_id: str
+    trace_id: str | None
+    odd: dict[str, Literal["v1", "v2", "none", "unknown"]]
+    inputs: str | None
+    v1: dict[str, str] | None
+    v2: dict[str, str] | None
+    diff: list[str] | None
+
+
+class ShadowProgramView(Out):
+    """The shadow calls of one program, or of all."""
+
+    compared: int
+    differing: int
+    shed: int
+    shed_reasons: dict[str, int]
+    fields: list[FieldView]
+    quality: QualityView | None
+    metric_failures: dict[str, int] = Field(description="Runs of the metric without a score, by reason")
+    v1_ms: float | None = Field(description="Mean time in the program on V1; shown, not judged")
+    v2_ms: float | None
+    examples: list[ShadowExampleView]
+
+
+class ShadowView(ShadowProgramView):
+    """All programs together, on this replica."""
+
+    shadow_percent: float
+    programs: list[str] = Field(description="Those that are compared; the ones that differ come first")
+
+
+@router.get("")
+async def show_shadow(services: Running, principal: Observer) -> ShadowView:
+    """Shows the shadow calls of this replica: what differs, and what is noise."""
+    reports = services.shadow.evidence.reports()
+    fields = sorted((row for one in reports for row in one.fields), key=lambda row: (not row.differs, -row.log_e))
+    examples = [_example(one.program_id, example, principal) for one in reports for example in one.examples]
+    shed, failures = _sum([dict(one.shed) for one in reports]), _sum([dict(one.metric_failures) for one in reports])
+    return ShadowView(
+        shadow_percent=0 if services.flag.is_cut_off else services.flag.current.shadow_percent,
+        programs=[one.program_id for one in reports],
+        compared=sum(one.compared for one in reports),
+        differing=sum(one.differing for one in reports),
+        shed=sum(shed.values()),
+        shed_reasons=shed,
+        fields=[_field(row) for row in fields[:MAX_FIELDS]],
+        quality=_quality(services.shadow.evidence.quality()),
+        metric_failures=failures,
+        v1_ms=None,
+        v2_ms=None,
+        examples=examples[:MAX_EXAMPLES],
+    )
+
+
+@router.get("/{program_id}")
+async def show_program(program_id: ProgramId, services: Running, principal: Observer) -> ShadowProgramView:
+    """Shows the shadow calls of one program."""
+    one = _report(program_id, services)
+    return ShadowProgramView(
+        compared=one.compared,
+        differing=one.differing,
+        shed=sum(one.shed.values()),
+        shed_reasons=dict(one.shed),
+        fields=[_field(row) for row in one.fields],
+        quality=_quality(one.quality),
+        metric_failures=dict(one.metric_failures),
+        v1_ms=one.v1_ms,
+        v2_ms=one.v2_ms,
+        examples=[_example(program_id, example, principal) for example in one.examples],
+    )
+
+
+def _report(program_id: str, services: Services) -> ProgramReport:
+    try:
+        return services.shadow.evidence.report(program_id)
+    except KeyError:
+        raise Problem("not_found", f"no call of the program {program_id!r} has been compared or scored") from None
+
+
+def _field(row: FieldRow) -> FieldView:
+    return FieldView(
+        program_id=row.program,
+        field=row.field,
+        compared=row.compared,
+        differing=row.differing,
+        noise=row.noise,
+        differs=row.differs,
+        interval=row.interval,
+        log_e=row.log_e,
+        threshold=row.threshold,
+    )
+
+
+def _quality(row: QualityRow | None) -> QualityView | None:
+    if row is None:
+        return None
+    return QualityView(
+        v1_mean=row.v1_mean,
+        v2_mean=row.v2_mean,
+        pairs=row.pairs,
+        organic=row.organic,
+        interval=row.interval,
+        log_e=row.log_e,
+        threshold=row.threshold,
+        worse=row.worse,
+        not_worse=row.not_worse,
+    )
+
+
+def _example(program_id: str, example: Example, principal: Principal) -> ShadowExampleView:
+    is_shown = principal.may(Scope.ADMIN)
+    return ShadowExampleView(
+        program_id=program_id,
+        execution_id=example.execution_id,
+        trace_id=example.trace_id,
+        odd=dict(example.odd),
+        inputs=example.inputs if is_shown else None,
+        v1=dict(example.v1) if is_shown else None,
+        v2=dict(example.v2) if is_shown else None,
+        diff=list(example.diff) if is_shown else None,
+    )
+
+
+def _sum(parts: list[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for one in parts:
+        for name, count in one.items():
+            total[name] = total.get(name, 0) + count
+    return total

@@ -1,0 +1,180 @@
+"""Shadow calls with real workers on both engines: what they find, what they leave alone, and what can go wrong."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.service import Service, running_service
+from tests.support.waiting import wait_until
+
+MODULE = "tests.support.shadow_programs"
+EUR = [
+    {"name": "total", "type": "number"},
+    {"name": "currency", "type": "string"},
+    {"name": "password", "type": "string", "secret": True, "compare": "ignore"},
+]
+NOISY = [
+    {"name": "at", "type": "number"},
+    {"name": "order", "type": "array"},
+    {"name": "pid", "type": "integer"},
+    {"name": "names", "type": "array"},
+    {"name": "label", "type": "boolean"},
+]
+
+
+def settings(directory: Path, **more: Any) -> dict[str, Any]:
+    """Settings of a service whose versions know who they are, and whose gate is open however busy this machine is."""
+    for version in ("v1", "v2"):
+        (directory / f"{version}.env").write_text(f"VERSION={version}\nLEDGER={directory / 'ledger'}\n")
+    return {
+        "PROGRAM_MODULES": MODULE,
+        "V1_WORKER_ENV_FILE": directory / "v1.env",
+        "V2_WORKER_ENV_FILE": directory / "v2.env",
+        "SHADOW_PERCENT": 100,
+        "SHADOW_MAX_CPU_PERCENT": 100,
+        **more,
+    }
+
+
+@pytest.fixture(scope="module", params=["session_pool", "session_pool_v2"])
+def shadowing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that copies every call of V1, with V1 on each engine; V2 has three workers."""
+    directory = tmp_path_factory.mktemp(request.param)
+    with running_service(
+        directory, **settings(directory, V1_ENGINE=request.param, V1_POOL_SIZE=3, V2_POOL_SIZE=3, SHADOW_TIMEOUT_S=20)
+    ) as service:
+        yield service
+
+
+def create(service: Service, function: str, *, idempotent: bool = True, output: str = "integer", **more: Any) -> str:
+    return service.create(f"{MODULE}:{function}", {"n": "integer"}, output, idempotent=idempotent, **more)
+
+
+def report(service: Service, program: str) -> dict[str, Any]:
+    answer = service.client.get(f"/shadow/{program}")
+    return answer.json() if answer.status_code == 200 else {"compared": 0, "differing": 0, "shed": 0}
+
+
+def run(service: Service, program: str, numbers: range, *, compared: int | None = None) -> dict[str, Any]:
+    """Runs a program, each call after the shadow of the one before, and returns the report."""
+    before = report(service, program)
+    for done, n in enumerate(numbers, 1):
+        assert service.execute(program, inputs={"n": n}).status_code in (200, 500)
+        wait_until(
+            lambda done=done: ended(report(service, program)) >= ended(before) + done,  # type: ignore[misc]
+            f"the shadow of call {n} has ended: {report(service, program)}",
+        )
+    found = report(service, program)
+    if compared is not None:
+        assert found["compared"] >= compared
+    return found
+
+
+def example_of(service: Service, program: str) -> dict[str, Any]:
+    """The first example of a program; a thread makes it soon after the call is counted."""
+    wait_until(lambda: report(service, program)["examples"], "an example is kept")
+    example: dict[str, Any] = report(service, program)["examples"][0]
+    return example
+
+
+def ended(found: dict[str, Any]) -> int:
+    return int(found["compared"]) + int(found["shed"])
+
+
+def fields(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["field"]: row for row in found["fields"]}
+
+
+def test_a_difference_is_found_named_and_shown(shadowing: Service) -> None:
+    """Every third total differs, so 36 calls are enough; the secret output is in no report."""
+    program = create(shadowing, "total", outputs=EUR)
+    found = run(shadowing, program, range(45))
+    by_field = fields(found)
+    assert set(by_field) == {"$error", "total", "currency"}
+    assert by_field["total"]["differs"], found
+    assert not by_field["currency"]["differs"]
+    assert 0 < by_field["total"]["interval"][0] <= by_field["total"]["differing"] / by_field["total"]["compared"]
+    example = example_of(shadowing, program)
+    assert example["odd"] == {"total": "v2"}
+    assert float(example["v2"]["total"]) == pytest.approx(float(example["v1"]["total"]) + 0.01)
+    assert "total" in "\n".join(example["diff"])
+    assert "secret-" not in json.dumps(shadowing.client.get("/shadow").json())
+    assert shadowing.metric("poolshift_shadow_differences_total", odd="v2") >= 12
+
+
+def test_noise_is_no_difference(shadowing: Service) -> None:
+    """A clock, a random order, a pid and a coin differ on V1 too; the order of a set is the same everywhere."""
+    found = run(shadowing, create(shadowing, "noisy", outputs=NOISY), range(20))
+    by_field = fields(found)
+    assert not any(row["differs"] for row in by_field.values()), found
+    assert by_field["at"]["differing"] == by_field["at"]["noise"] > 0
+    assert by_field["names"]["differing"] == 0
+
+
+def test_a_program_that_is_not_idempotent_runs_once(shadowing: Service) -> None:
+    """However high the share is; the ledger has each execution. With `shadow: true` it runs on V2, too."""
+    once, twice = create(shadowing, "once", idempotent=False), create(shadowing, "same", idempotent=False, shadow=True)
+    run(shadowing, twice, range(500, 505), compared=1)
+    for n in range(1000, 1020):
+        shadowing.execute(once, inputs={"n": n})
+    run(shadowing, twice, range(505, 508), compared=1)
+    ledger = Counter(
+        (program, version)
+        for program, _, version in map(str.split, (shadowing.directory / "ledger").read_text().splitlines())
+    )
+    assert (ledger["once", "v1"], ledger["once", "v2"]) == (20, 0)
+    assert ledger["same", "v2"] > 0
+    assert shadowing.client.get(f"/shadow/{once}").status_code == 404
+
+
+def test_nothing_else_changes_by_a_shadow(shadowing: Service) -> None:
+    """No count, no session, no history, no figure of V2's but the shadow's own."""
+    program = create(shadowing, "same")
+    history = shadowing.client.get("/rollout/history").json()
+    before = shadowing.pool("v2")["totals"]["dispatched"]
+    organic = shadowing.metric("poolshift_requests_total", pool_version="v2", operation="execute")
+    shadows = shadowing.metric("poolshift_requests_total", pool_version="v2", operation="shadow")
+    run(shadowing, program, range(5), compared=1)
+    view = shadowing.client.get(f"/programs/{program}").json()
+    assert view["execution_count"] == 5
+    assert shadowing.pool("v2")["totals"]["dispatched"] == before
+    assert shadowing.metric("poolshift_requests_total", pool_version="v2", operation="execute") == organic
+    assert shadowing.metric("poolshift_requests_total", pool_version="v2", operation="shadow") > shadows
+    assert shadowing.client.get("/rollout/history").json() == history
+    assert shadowing.metric("poolshift_queue_wait_seconds_count", pool_version="v2") == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "output", "code"),
+    [
+        ("fails_on_v2", "integer", "program_error"),
+        ("dies_on_v2", "integer", "worker_crashed"),
+        ("hangs_on_v2", "integer", "execution_timeout"),
+        ("large_on_v2", "string", "outputs_too_large"),
+    ],
+)
+def test_v2_may_fail_as_it_likes(shadowing: Service, function: str, output: str, code: str) -> None:
+    """The caller gets V1's answer, and the report says what V2 did."""
+    limit: dict[str, Any] = {"timeout_s": 0.5} if function == "hangs_on_v2" else {}
+    program = create(shadowing, function, output=output, **limit)
+    found = run(shadowing, program, range(2))
+    assert found["compared"] + found["shed"] == 2
+    assert example_of(shadowing, program)["v2"] == {"$error": f'"{code}"'}, found
+    assert fields(found)["$error"]["differing"] >= 1
+    assert shadowing.execute(program, inputs={"n": 1}).json()["pool_version"] == "v1"
+
+
+def test_a_rollback_ends_the_shadow(shadowing: Service) -> None:
+    program = create(shadowing, "same")
+    assert shadowing.client.post("/rollout/rollback", json={"reason": "enough"}).json()["shadow_percent"] == 0
+    shadowing.execute(program, inputs={"n": 1})
+    assert shadowing.metric("poolshift_shadow_percent") == 0
+    assert shadowing.client.get(f"/shadow/{program}").status_code == 404
+    on = shadowing.client.patch("/rollout", json={"shadow_percent": 100}).json()
+    assert (on["shadow_percent"], on["canary_percent"]) == (100, 0)
+    assert shadowing.client.get("/rollout/history").json()["items"][0]["shadow_percent"] == 100
+    run(shadowing, program, range(3), compared=1)
