@@ -12,6 +12,7 @@ from cli.errors import CommandFailed, ExitCode, printable
 
 MODULES = {
     "rollout": "cli.rollout",
+    "migration": "cli.migration",
     "pools": "cli.pools",
     "programs": "cli.programs",
     "keys": "cli.keys",

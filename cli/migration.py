@@ -1,0 +1,129 @@
+"""`poolshift migration`: where the migration is, the validation, its report, and what the last days recommend."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import httpx
+import typer
+
+from cli.errors import CommandFailed, ExitCode
+from cli.output import AsJson, print_fields, print_json, print_rows, when
+from cli.service import Service, on_service, segment
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Leads through the migration from V1 to V2.")
+
+MEMORY_S = 20.0
+THOROUGH_MEMORY_S = 300.0
+
+
+@app.command("status")
+@on_service
+def show_status(service: Service, *, as_json: AsJson = False) -> None:
+    """Shows the phase, what speaks against the next one, the checklist, and the command that comes next."""
+    found = service.get("/migration")
+    if as_json:
+        print_json(found)
+        return
+    fields = {"phase": found["phase"], "next": found["next"] or "nothing: the migration is done"}
+    for number, objection in enumerate(found["against"]):
+        fields["against" if number == 0 else f"against {number + 1}"] = objection
+    if found["v1_sunset"]:
+        fields["V1 ends"] = when(found["v1_sunset"])
+    print_fields(fields)
+    print_rows(("ITEM", "STATE", "EVIDENCE"), [(one["item"], one["state"], one["evidence"]) for one in found["checklist"]])
+
+
+@app.command("validate")
+@on_service
+def validate_service(
+    service: Service,
+    *,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines of program_id and inputs: idempotent calls of yours, for benchmarks and load."),
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="The peak in calls a second, if not the counted one.")] = None,
+    multiple: Annotated[float, typer.Option(min=0.1, max=100, help="The load, as a multiple of the peak.")] = 2.0,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Measure the memory for minutes, not seconds.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Runs the ten checks in some minutes, and stores the result; exit code 1 if an item is not met.
+
+    Calls of the live service are marked synthetic and count in no organic figure. Crashes and the like are provoked on a
+    service with the same pools that is started beside.
+    """
+    # Imported here, since the other commands are quicker without it.
+    from cli.validation.measure import read_inputs  # noqa: PLC0415
+    from cli.validation.run import Plan, validate  # noqa: PLC0415
+
+    try:
+        calls = [] if inputs is None else read_inputs(inputs)
+    except (OSError, ValueError) as error:
+        raise CommandFailed(ExitCode.USAGE, f"{inputs}: {error}") from None
+    memory_s = THOROUGH_MEMORY_S if thorough else MEMORY_S
+    plan = Plan(inputs=calls, rate=rate, multiple=multiple, memory_s=memory_s)
+
+    def tell(outcome: Any) -> None:
+        if not as_json:
+            print(f"{outcome.item:<13} {outcome.state:<8} {outcome.evidence}", flush=True)
+
+    try:
+        pools, outcomes = validate(service.http, plan, tell)
+    except httpx.HTTPError as error:
+        raise CommandFailed(ExitCode.UNREACHABLE, f"the validation cannot begin: {error}") from None
+    items = [{"item": one.item, "state": one.state, "evidence": one.evidence[:4096], "how": one.how} for one in outcomes]
+    body = {"pools": pools, "items": items, "report": {one.item: one.figures for one in outcomes if one.figures}}
+    stored = service.send("POST", "/migration/validations", body=body)
+    if as_json:
+        print_json(stored)
+    if any(one.state == "not_met" for one in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command("report")
+@on_service
+def show_report(
+    service: Service,
+    *,
+    form: Annotated[Literal["markdown", "html", "junit"], typer.Option("--format", help="The form.")] = "markdown",
+    as_json: AsJson = False,
+) -> None:
+    """Writes the newest validation to standard output, for those who decide."""
+    from cli.validation import report  # noqa: PLC0415 - as above
+
+    found = service.get("/migration/report")
+    if as_json:
+        print_json(found)
+        return
+    print({"markdown": report.markdown, "html": report.page, "junit": report.junit}[form](found), end="")
+
+
+@app.command("tick")
+@on_service
+def tick_item(
+    service: Service,
+    item: Annotated[str, typer.Argument(metavar="ITEM", help="`documentation`, or an item under `manual` of the plan.")],
+    *,
+    note: Annotated[str | None, typer.Option(help="What was looked at.")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the confirmation back.")] = False,
+) -> None:
+    """Confirms an item that no check can tell, with your key's name and the time."""
+    path = f"/migration/items/{segment(item)}"
+    if undo:
+        service.send("DELETE", path)
+    else:
+        service.send("PUT", path, body={} if note is None else {"note": note})
+
+
+@app.command("tune")
+@on_service
+def tune_pools(service: Service, *, as_json: AsJson = False) -> None:
+    """Recommends pool size, queue limit and timeouts from the figures of the service, and says what it does not know."""
+    from cli.validation.tuning import recommend  # noqa: PLC0415 - as above
+
+    advice = recommend(service.http)
+    if as_json:
+        print_json(advice)
+        return
+    for one in advice:
+        print_fields({name: value for name, value in one.items() if value is not None})

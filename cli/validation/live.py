@@ -1,0 +1,117 @@
+"""Checks that look at the live service and change nothing: metrics, error rates, documentation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from cli.validation.outcome import Outcome
+
+REQUIRED = (
+    "poolshift_requests",
+    "poolshift_request_duration_seconds",
+    "poolshift_queue_wait_seconds",
+    "poolshift_errors",
+    "poolshift_routing_decisions",
+    "poolshift_pool_workers",
+    "poolshift_pool_utilization_ratio",
+    "poolshift_queue_depth",
+    "poolshift_worker_starts",
+    "poolshift_worker_exits",
+)
+"""Families that have series of both versions from the start."""
+MAX_SERIES = 20_000
+NEAR_PROMOTION = 2.0
+"""V2's faults over V1's: a ratio that is surely below counts as no more errors."""
+FAULT_GUARDRAILS = ("engine", "program")
+MIN_COMPARED = 100
+
+
+def series(client: httpx.Client) -> tuple[set[str], dict[str, set[str]], float]:
+    """The names of all series, the versions of each family, and how often somebody has scraped."""
+    names: set[str] = set()
+    versions: dict[str, set[str]] = {}
+    scrapes = 0.0
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        for sample in family.samples:
+            names.add(f"{sample.name}{sorted(sample.labels.items())}")
+            if version := sample.labels.get("pool_version"):
+                versions.setdefault(family.name, set()).add(version)
+            if sample.name == "http_requests_total" and sample.labels.get("handler") == "/metrics":
+                scrapes += sample.value
+    return names, versions, scrapes
+
+
+def check_metrics(
+    client: httpx.Client, before: tuple[set[str], float], own_scrapes: int, pools: Sequence[str]
+) -> Outcome:
+    """Looks for families that are missing, for a number of series that grows, and for somebody who scrapes."""
+    names, versions, scrapes = series(client)
+    missing = [name for name in REQUIRED if not set(pools) <= versions.get(name, set())]
+    if missing:
+        return Outcome("metrics", "not_met", f"no series of {', '.join(missing)}", "docs/metrics.md")
+    grown = len(names - before[0])
+    told = f"{len(names):,} series, {grown:,} of them new since the validation began"
+    if len(names) > MAX_SERIES or grown > len(names) / 4:
+        return Outcome("metrics", "not_met", told, "docs/metrics.md says which labels a family may have")
+    others = scrapes - before[1] - own_scrapes
+    if others <= 0 and before[1] <= own_scrapes:
+        return Outcome(
+            "metrics", "unknown", f"{told}; nobody has scraped /metrics", "let Prometheus scrape the service"
+        )
+    return Outcome("metrics", "met", f"{told}; somebody scrapes them", figures={"series": len(names)})
+
+
+def check_error_rate(client: httpx.Client) -> Outcome:
+    """Reads the judge's evidence on organic calls; if V2 had none, that of the shadow runs."""
+    rows = [row for row in client.get("/rollout/analysis").json() if row["name"] in FAULT_GUARDRAILS]
+    against = [row["name"] for row in rows if row["log_e"] >= row["threshold"] > 0]
+    if against:
+        how = "poolshift rollout status"
+        return Outcome("error_rate", "not_met", f"the judge sees more faults of V2: {', '.join(against)}", how)
+    if (told := _non_inferior(rows)) is not None:
+        return Outcome("error_rate", "met", told)
+    return _shadow(client)
+
+
+def _non_inferior(rows: Sequence[dict[str, Any]]) -> str | None:
+    """Tells how small the ratios surely are; None if one may be `NEAR_PROMOTION` or more."""
+    highs = {row["name"]: row["ratio"][1] for row in rows if row.get("ratio")}
+    if not highs or any(high is None or high >= NEAR_PROMOTION for high in highs.values()):
+        return None
+    return "the judge: " + ", ".join(f"{name} at most {high:.2f} × V1's" for name, high in highs.items())
+
+
+def _shadow(client: httpx.Client) -> Outcome:
+    answer = client.get("/shadow")
+    shadow: dict[str, Any] = answer.json() if answer.is_success else {}
+    compared = shadow.get("compared") or 0
+    differing = [
+        f"{one.get('program_id', '')} {one['field']}".strip() for one in shadow.get("fields", []) if one["differs"]
+    ]
+    if differing:
+        how = "poolshift shadow report"
+        return Outcome("error_rate", "not_met", f"shadow runs differ in {', '.join(differing)}", how)
+    if compared >= MIN_COMPARED:
+        return Outcome("error_rate", "met", f"{compared:,} shadow calls, no field differs beyond V1's own noise")
+    told = f"too few calls of V2: no ratio is known, and {compared:,} shadow calls were compared"
+    return Outcome("error_rate", "unknown", told, "poolshift rollout set 0 --shadow 10")
+
+
+def check_documentation(client: httpx.Client, programs: Sequence[dict[str, Any]]) -> Outcome:
+    """Looks for programs without a description, and asks each problem's page for an answer."""
+    silent = [one["id"] for one in programs if not _description(one)]
+    if silent:
+        shown = ", ".join(silent[:10]) + (", …" if len(silent) > 10 else "")
+        how = "give the signature a description, or the program instructions"
+        return Outcome("documentation", "not_met", f"{len(silent)} programs have no description: {shown}", how)
+    for page in ("/problems/worker_crashed", "/problems/pool_overloaded", "/openapi.json"):
+        if not client.get(page).is_success:
+            return Outcome("documentation", "not_met", f"{page} does not answer", "")
+    return Outcome("documentation", "met", f"{len(programs)} programs have a description, and the pages answer")
+
+
+def _description(program: dict[str, Any]) -> str:
+    signature = program.get("signature") or {}
+    return signature.get("description") or program.get("instructions") or ""
