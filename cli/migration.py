@@ -30,7 +30,9 @@ def show_status(service: Service, *, as_json: AsJson = False) -> None:
     if found["v1_sunset"]:
         fields["V1 ends"] = when(found["v1_sunset"])
     print_fields(fields)
-    print_rows(("ITEM", "STATE", "EVIDENCE"), [(one["item"], one["state"], one["evidence"]) for one in found["checklist"]])
+    print_rows(
+        ("ITEM", "STATE", "EVIDENCE"), [(one["item"], one["state"], one["evidence"]) for one in found["checklist"]]
+    )
 
 
 @app.command("validate")
@@ -42,15 +44,17 @@ def validate_service(
         Path | None,
         typer.Option(help="JSON lines of program_id and inputs: idempotent calls of yours, for benchmarks and load."),
     ] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="The peak in calls a second, if not the counted one.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="The peak in calls a second, if not the counted one.")
+    ] = None,
     multiple: Annotated[float, typer.Option(min=0.1, max=100, help="The load, as a multiple of the peak.")] = 2.0,
     thorough: Annotated[bool, typer.Option("--thorough", help="Measure the memory for minutes, not seconds.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Runs the ten checks in some minutes, and stores the result; exit code 1 if an item is not met.
 
-    Calls of the live service are marked synthetic and count in no organic figure. Crashes and the like are provoked on a
-    service with the same pools that is started beside.
+    Calls of the live service are marked synthetic and count in no organic figure. Crashes and the like are provoked on
+    a service with the same pools that is started beside.
     """
     # Imported here, since the other commands are quicker without it.
     from cli.validation.measure import read_inputs  # noqa: PLC0415
@@ -71,7 +75,9 @@ def validate_service(
         pools, outcomes = validate(service.http, plan, tell)
     except httpx.HTTPError as error:
         raise CommandFailed(ExitCode.UNREACHABLE, f"the validation cannot begin: {error}") from None
-    items = [{"item": one.item, "state": one.state, "evidence": one.evidence[:4096], "how": one.how} for one in outcomes]
+    items = [
+        {"item": one.item, "state": one.state, "evidence": one.evidence[:4096], "how": one.how} for one in outcomes
+    ]
     body = {"pools": pools, "items": items, "report": {one.item: one.figures for one in outcomes if one.figures}}
     stored = service.send("POST", "/migration/validations", body=body)
     if as_json:
@@ -102,7 +108,9 @@ def show_report(
 @on_service
 def tick_item(
     service: Service,
-    item: Annotated[str, typer.Argument(metavar="ITEM", help="`documentation`, or an item under `manual` of the plan.")],
+    item: Annotated[
+        str, typer.Argument(metavar="ITEM", help="`documentation`, or an item under `manual` of the plan.")
+    ],
     *,
     note: Annotated[str | None, typer.Option(help="What was looked at.")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take the confirmation back.")] = False,
@@ -118,7 +126,7 @@ def tick_item(
 @app.command("tune")
 @on_service
 def tune_pools(service: Service, *, as_json: AsJson = False) -> None:
-    """Recommends pool size, queue limit and timeouts from the figures of the service, and says what it does not know."""
+    """Recommends pool size, queue limit and timeouts from the service's figures, and says what it does not know."""
     from cli.validation.tuning import recommend  # noqa: PLC0415 - as above
 
     advice = recommend(service.http)

@@ -47,6 +47,11 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
+    @property
+    def http(self) -> httpx.Client:
+        """The client itself, for a command that sends thousands of requests."""
+        return self._client
+
     def get(self, path: str, **params: Any) -> Any:
         """Gets a resource; a parameter that is None is left out."""
         return self.send("GET", path, params=params)

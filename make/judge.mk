@@ -3,7 +3,7 @@
 .PHONY: test-judge judge-pictures
 
 test-judge: $(INSTALLED) ## Simulates ramps, asserts the judge's goals, and ramps real services (many minutes)
-	$(BIN)/pytest -m judge tests/judge tests/service/test_live_judge.py $(ARGS)
+	$(BIN)/pytest -m judge tests/judge tests/service $(ARGS)
 
 judge-pictures: $(INSTALLED) ## Draws the pictures of docs/judge.md again
 	$(BIN)/python -m bench.judge.pictures docs/pictures

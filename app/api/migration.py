@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from fastapi import APIRouter
@@ -72,7 +72,7 @@ class ItemBody(In):
     """The result of one check."""
 
     item: str = Field(max_length=64)
-    state: ItemState
+    state: Literal["met", "not_met", "unknown"]
     evidence: str = Field(max_length=4096)
     how: str = Field("", max_length=1024)
 
@@ -125,7 +125,7 @@ async def add_validation(body: ValidationBody, services: Running, admin: Admin) 
         raise Problem("payload_too_large", f"the report is over {MAX_REPORT_BYTES} bytes")
     if unknown := {one.item for one in body.items} - set(NAMES):
         raise Problem("invalid_request", f"body.items: {', '.join(sorted(unknown))} is not an item of the checklist")
-    items = tuple(Item(one.item, one.state, one.evidence, one.how) for one in body.items)
+    items = tuple(Item(one.item, ItemState(one.state), one.evidence, one.how) for one in body.items)
     stored = await services.migration.store.add(admin.name, body.pools, items, body.report)
     return _report_view(stored)
 

@@ -53,6 +53,7 @@ class PoolView(Out):
     interpreter: str | None = Field(description="The interpreter that the settings name; null is the service's own")
     packages: dict[str, str] | None = Field(None, description="Name and version of all that a worker can import")
     programs_dir: str | None = Field(description="The folder that is first on the workers' path")
+    worker_env_file: str | None = Field(description="The file with more variables for the workers")
     preload: list[str]
     lm: str | None = Field(description="The model that programs use; null if there is none")
     fault: str | None = Field(description="Why the last start of a worker failed, if none has succeeded since")
@@ -110,6 +111,7 @@ def pool_view(snapshot: PoolSnapshot, identity: PoolIdentity, *, with_packages: 
         interpreter=identity.spec.python,
         packages=dict(identity.packages) if with_packages else None,
         programs_dir=identity.spec.programs_dir,
+        worker_env_file=identity.spec.worker_env_file,
         preload=list(identity.spec.preload),
         lm=identity.lm,
         fault=snapshot.fault,

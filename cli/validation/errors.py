@@ -13,7 +13,6 @@ from cli.validation.outcome import Outcome
 QUEUE_LIMIT = 1
 """The queue of the scratch service, in calls: small, so that it can be filled."""
 CHECKOUT_TIMEOUT_S = 1
-LOAD_TIMEOUT_S = 5
 
 Provocation = Callable[[Target], httpx.Response]
 
@@ -32,7 +31,9 @@ def compare_errors(client: httpx.Client, versions: list[str]) -> Outcome:
 
 def _differences(code: str, answers: dict[str, dict[str, str]]) -> list[str]:
     """Tells which version gives another code, or which fields differ."""
-    wrong = [f"{version} answers {one['status']} {one['code']}" for version, one in answers.items() if one["code"] != code]
+    wrong = [
+        f"{version} answers {one['status']} {one['code']}" for version, one in answers.items() if one["code"] != code
+    ]
     if wrong:
         return [f"{code}: {', '.join(wrong)}"]
     names = {name for one in answers.values() for name in one}
@@ -141,6 +142,5 @@ PROVOCATIONS: dict[str, Provocation] = {
 SETTINGS = {
     "QUEUE_LIMIT": str(QUEUE_LIMIT),
     "CHECKOUT_TIMEOUT_S": str(CHECKOUT_TIMEOUT_S),
-    "LOAD_TIMEOUT_S": str(LOAD_TIMEOUT_S),
 }
 """The settings with which the scratch service can be overloaded."""

@@ -7,7 +7,8 @@ from xml.sax.saxutils import escape, quoteattr
 _MARKS = {"met": "met", "not_met": "NOT MET", "unknown": "unknown"}
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
-table { border-collapse: collapse; width: 100%; } th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; }
 tr + tr td { border-top: 1px solid #d8dee6; } .met { color: #14663a; } .not_met { color: #a4161a; font-weight: 600; }
 .unknown { color: #5b6675; } figure { margin: 1.5rem 0; } figcaption { color: #5b6675; } svg { max-width: 100%; }
 @media (prefers-color-scheme: dark) { body { background: #12161c; color: #dfe6ee; } .met { color: #6fcf97; }
@@ -93,7 +94,9 @@ def _plots(report: dict[str, Any]) -> str:
     if not rows:
         return ""
     height = _ROW * (len(rows) + 1)
-    marks = [f'<line x1="{_x(1)}" x2="{_x(1)}" y1="0" y2="{height - _ROW}" stroke="currentColor" stroke-dasharray="3"/>']
+    marks = [
+        f'<line x1="{_x(1)}" x2="{_x(1)}" y1="0" y2="{height - _ROW}" stroke="currentColor" stroke-dasharray="3"/>'
+    ]
     for index, (name, (low, high)) in enumerate(rows):
         y = _ROW * index + _ROW / 2
         marks.append(f'<text x="0" y="{y + 5}" fill="currentColor" font-size="13">{_text(name)}</text>')

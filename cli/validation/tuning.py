@@ -1,8 +1,8 @@
 """Recommends the size of a pool from its figures, by the queueing formulas for several servers.
 
-The wait of the M/M/c queue is Erlang's (A. K. Erlang, 1917; L. Kleinrock, Queueing Systems I, 1975, section 3.5). That of
-M/G/c is approximated by Lee and Longton's rule: the wait of M/M/c times (1 + C²) ÷ 2, where C² is the squared coefficient
-of variation of the service times (A. M. Lee and P. A. Longton, Operational Research Quarterly 10, 1959).
+The wait of the M/M/c queue is Erlang's (A. K. Erlang, 1917; L. Kleinrock, Queueing Systems I, 1975, section 3.5). That
+of M/G/c is approximated by Lee and Longton's rule: the wait of M/M/c times (1 + C²) ÷ 2, where C² is the squared
+coefficient of variation of the service times (A. M. Lee and P. A. Longton, Operational Research Quarterly 10, 1959).
 """
 
 import math

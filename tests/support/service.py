@@ -22,7 +22,7 @@ POOLSHIFT = [str(Path(sys.executable).with_name("poolshift"))]
 COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 """The settings by which a process that is started is measured, too (`make coverage`)."""
 
-PROGRAM_MODULES = "examples,tests.support.programs"
+PROGRAM_MODULES = "examples,tests.support.programs,poolshift.validation"
 
 
 def free_port() -> int:
