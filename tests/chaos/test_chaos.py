@@ -27,6 +27,8 @@ SEED = int(os.environ.get("CHAOS_SEED", time.time_ns()))
 KILL_INTERVAL_S = 0.2
 MIB = 1024 * 1024
 CALLERS = 16
+RUN_S = 0.2
+"""The time of a run that carries load: workers sleep it, so the machine has the time to offer the load."""
 
 
 @dataclass
@@ -135,40 +137,37 @@ async def test_workers_are_killed_under_load(start_service: StartService, tmp_pa
 
 
 async def test_at_three_times_the_load_it_can_carry(start_service: StartService, version: str) -> None:
-    """Goodput stays at its peak; what is admitted is answered in bounded time, the rest is shed with a Retry-After."""
-    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=4, V2_POOL_SIZE=4, QUEUE_LIMIT=8)
+    """Goodput stays at its peak; no admitted call waits out its checkout, the rest is shed with a Retry-After."""
+    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=4, V2_POOL_SIZE=4, QUEUE_LIMIT=8, CHECKOUT_TIMEOUT_S=10)
     program = service.create("sleep", {"seconds": "number"}, "number")
     capacity = 1 if version == "v1" else 4
-    calls = 80 * capacity
+    calls = 16 * capacity
 
-    async def goodput(callers: int, client: httpx.AsyncClient) -> tuple[float, list[float], Counter[str]]:
-        latencies: list[float] = []
-        shed: Counter[str] = Counter()
+    async def goodput(callers: int, client: httpx.AsyncClient) -> tuple[float, Counter[str]]:
+        answers: Counter[str] = Counter()
 
         async def call() -> None:
-            while len(latencies) < calls:
-                began = time.perf_counter()
-                answer = await client.post(f"/programs/{program}/execute", json={"inputs": {"seconds": 0.02}})
+            while answers["ok"] < calls:
+                answer = await client.post(f"/programs/{program}/execute", json={"inputs": {"seconds": RUN_S}})
                 if answer.status_code == 200:
-                    latencies.append(time.perf_counter() - began)
+                    answers["ok"] += 1
                 else:
-                    shed[answer.json()["code"]] += 1
+                    answers[answer.json()["code"]] += 1
                     assert int(answer.headers["retry-after"]) >= 1
-                    await asyncio.sleep(0.02)  # a client that tries again at the pace of a call that was served
+                    await asyncio.sleep(RUN_S)  # a client that tries again at the pace of a call that was served
 
         began = time.perf_counter()
         await asyncio.gather(*(call() for _ in range(callers)))
-        return calls / (time.perf_counter() - began), latencies, shed
+        return answers["ok"] / (time.perf_counter() - began), answers
 
     async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
         ratios: list[float] = []
         while not ratios or (max(ratios) < 0.9 and len(ratios) < 5):  # what else the machine does hits either side
-            peak, _, nothing_shed = await goodput(capacity + 4, client)
-            assert not nothing_shed
+            peak, answers = await goodput(capacity + 4, client)
+            assert set(answers) == {"ok"}
             # Three times what is served and waits when all is well: a third of it, at the most, can be admitted.
-            loaded, latencies, shed = await goodput(3 * (capacity + 8), client)
-            assert set(shed) == {"pool_overloaded"}
+            loaded, answers = await goodput(3 * (capacity + 8), client)
+            assert set(answers) == {"ok", "pool_overloaded"}
             ratios.append(loaded / peak)
+    print(f"goodput under the load, to its peak: {ratios}")
     assert max(ratios) >= 0.9
-    # An admitted call has at most QUEUE_LIMIT before it; the deadline of a checkout bounds it whatever happens.
-    assert max(latencies) < 5

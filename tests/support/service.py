@@ -60,6 +60,7 @@ class Service:
             "PROGRAM_MODULES": PROGRAM_MODULES,
             "V1_POOL_SIZE": "2",
             "V2_POOL_SIZE": "2",
+            "CHECKOUT_TIMEOUT_S": "60",  # on a busy machine calls wait long; a test of that wait has its own
             **self._settings,
             **COVERAGE,
         }
