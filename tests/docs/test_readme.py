@@ -88,7 +88,7 @@ def test_a_setup_shows_the_lines_of_the_page() -> None:
     assert run_block.text.startswith("Setting up .venv with Python 3.")
     for line in test_block.text.splitlines():
         if line[:1].isdigit():
-            assert line.replace("on 2 cores", "on $cores cores") in runner
+            assert line.replace("4 at a time", "$workers at a time") in runner
 
 
 def test_every_link_leads_somewhere() -> None:
