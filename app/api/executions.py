@@ -8,13 +8,15 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import Field, JsonValue
 from starlette.types import Receive, Scope, Send
 
 from app.api.base import MAX_KEY, Identifier, In, Out, Page, Text, page_of
+from app.api.execution_events import END_ID, EventResponse, JobStream
 from app.auth import Executor, Reader
+from app.execute.streaming import asks_for_events
 from app.problems import ProblemView
 from app.services import Running
 from routing.catalog.jobs import Job, JobStatus
@@ -139,6 +141,16 @@ _OTHER_RESPONSES: dict[int | str, dict[str, Any]] = {
     },
 }
 
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The job, or the stream of its events",
+        "content": {
+            "text/event-stream": {"schema": {"type": "string"}, "example": "id: 2\nevent: progress\ndata: 1\n\n"}
+        },
+    },
+    204: {"description": "The client has all events: `Last-Event-ID` is that of the last one"},
+}
+
 ExecutionId = Annotated[Text, Path()]
 
 execute_router = APIRouter(tags=["programs"], route_class=_LaneRoute)
@@ -181,11 +193,33 @@ async def list_executions(
     return page_of(found, limit, view=job_view, cursor=lambda job: job.key)
 
 
-@router.get("/{execution_id}", response_model=JobResultView)
-async def show_execution(execution_id: ExecutionId, services: Running, reader: Reader) -> Response:
-    """Shows how far a job is, and its result."""
+@router.get("/{execution_id}", response_model=JobResultView, responses=_EVENTS)
+async def show_execution(
+    execution_id: ExecutionId,
+    request: Request,
+    services: Running,
+    reader: Reader,
+    last_event_id: Annotated[
+        Text | None, Header(max_length=64, description="The id of the last event that the client has")
+    ] = None,
+) -> Response:
+    """Shows how far a job is, and its result.
+
+    With `Accept: text/event-stream` the answer is a stream of its events, which `Last-Event-ID` takes up again.
+    """
     job = await services.jobs.show(execution_id, reader.reader)
-    return job_result(job, with_details=reader.sees_details(job.owner))
+    with_details = reader.sees_details(job.owner)
+    if not asks_for_events(request.headers.get("accept", "").encode("latin-1")):
+        return job_result(job, with_details=with_details)
+    if last_event_id == END_ID:
+        return Response(status_code=204)  # an EventSource does not connect again then
+
+    def show(one: Job) -> bytes:
+        return bytes(job_result(one, with_details=with_details).body)
+
+    stream = JobStream(services.jobs, show, last_event_id, lambda: request.app.state.is_draining)
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return EventResponse(stream.parts(job), headers=headers)
 
 
 @router.delete("/{execution_id}", response_model=JobResultView)

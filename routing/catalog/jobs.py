@@ -16,6 +16,7 @@ from pools.calls import Call, Result
 from pools.errors import InvalidOutputs, PoolClosed, PoolOverloaded, ProgramError
 from poolshift.worker.framing import MAX_FRAME_BYTES
 from routing.catalog.idempotency import KeyedCall
+from routing.catalog.job_events import JobEventLogs
 from routing.catalog.owners import EVERYONE, Caller
 from routing.catalog.quotas import DEFAULT_QUOTAS, Quotas, check_jobs
 from routing.errors import JobNotFound, StoreUnavailable
@@ -152,6 +153,7 @@ class Jobs:
         self._limit = limit
         self.ttl_s = ttl_s
         self._live: dict[str, _Live] = {}
+        self.events = JobEventLogs()
         self._adding: dict[str, Job] = {}
         """Jobs that the store is about to keep."""
         self._refuses = False
@@ -234,6 +236,9 @@ class Jobs:
             job = await self._store.add(job, keyed(job) if keyed is not None else None)
         finally:
             del self._adding[job.id]
+        events = self.events.open(job.id)
+        if call.program.definition.program_type == "python":
+            call.events = events  # those of DSPy would have their LM stream
         live = _Live(job, call, route, self._tasks.start(_judged(run, answer, refuse)))
         self._live[job.id] = live
         self._tasks.start(self._follow(live))
@@ -295,6 +300,8 @@ class Jobs:
             await self._save(live)
         except StoreUnavailable as error:
             _log.warning("a job's end is kept in memory", execution_id=live.job.id, reason=str(error))
+        finally:
+            self.events.close(live.job.id)
 
     async def _save(self, live: _Live) -> None:
         await self._store.update(live.look() if live.job.status.is_over else live.end())
