@@ -20,6 +20,7 @@ MODULES = {
     "bench": "cli.bench",
     "db": "cli.database",
     "migrate": "cli.migrate",
+    "init": "cli.init",
 }
 """Commands that are imported when they are named; each module has its own `app`."""
 

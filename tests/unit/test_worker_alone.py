@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from common.background import Background
 from pools.calls import Call, Program, Result
-from pools.errors import InvalidInputs, ProgramError
+from pools.errors import ExecutionError, InvalidInputs, ProgramError
 from pools.process.exits import ExitCause
 from pools.process.interpreter import Interpreter
 from pools.process.process import WorkerProcess
@@ -40,7 +41,7 @@ SHOP = """
 import enum
 import sys
 from dataclasses import dataclass
-from typing import Dict, List
+from typing import Dict, Generator, List
 
 class Size(enum.Enum):
     SMALL = "S"
@@ -62,12 +63,15 @@ def price(quantity: int) -> int:
 async def later(quantity: int) -> int:
     return quantity
 
-def steps(quantity: int):
+def steps(quantity: int) -> Generator[int, None, int]:
     yield from range(quantity)
     return quantity
 
 def fails(quantity: int) -> int:
     raise ValueError(quantity)
+
+def wrong() -> int:
+    return "text"
 
 def loaded(quantity: int) -> list[str]:
     return sorted({name.partition(".")[0] for name in sys.modules})
@@ -180,6 +184,58 @@ async def test_a_dspy_program_says_what_to_install(worker: WorkerProcess) -> Non
         await worker.check(Definition("predict", signature))
 
 
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("price", {"quantity": 7}),
+    ("later", {"quantity": 7}),
+    ("steps", {"quantity": 3}),
+    ("fails", {"quantity": 7}),
+    ("price", {"quantity": "7"}),
+    ("price", {}),
+    ("weigh", {"parcels": [{"grams": 900, "size": "L"}]}),
+    ("weigh", {"parcels": [{"grams": 900, "size": "XXL"}]}),
+    ("wrong", {}),
+]
+IN_PROCESS = """
+import json, sys
+from poolshift.testing import ExecutionError, load
+for function, inputs in json.loads(sys.argv[1]):
+    program = load(f"shop:{function}")
+    try:
+        print(json.dumps([program.run(inputs).outputs]))
+    except ExecutionError as error:
+        print(json.dumps([error.code, error.detail, getattr(error, "field", None)]))
+"""
+
+
+def in_process(python: Path, folder: Path) -> list[Any]:
+    """Runs the cases by `poolshift.testing` on that interpreter."""
+    ran = subprocess.run(
+        [python, "-c", IN_PROCESS, json.dumps(CASES)],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+        env={"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        timeout=60,
+    )
+    return [json.loads(line) for line in ran.stdout.splitlines() if line.startswith(b"[")]
+
+
+async def test_a_program_in_a_test_behaves_as_in_a_worker(worker: WorkerProcess, python: Path, tmp_path: Path) -> None:
+    """Outputs, and errors with their code, text and field, with msgspec alone."""
+    said = in_process(python, tmp_path)
+    for number, ((function, inputs), outcome) in enumerate(zip(CASES, said, strict=True)):
+        definition = Definition("python", Signature((), (), derived=True), f"shop:{function}")
+        derived = await worker.check(definition)
+        assert derived is not None
+        program = Program(str(number), function, Definition("python", derived, f"shop:{function}"))
+        real = await finish(worker, program, msgspec.json.encode(inputs))
+        if isinstance(real, Result):
+            assert outcome == [msgspec.json.decode(real.outputs)]
+        else:
+            assert isinstance(real, ExecutionError)
+            assert outcome == [real.code, real.detail, getattr(real, "field", None)]
+
+
 def test_every_module_imports_but_the_optional(python: Path) -> None:
     """Without DSPy and OpenTelemetry."""
     names = [_module(path) for path in _sources() if path.parent.name not in OPTIONAL]
@@ -196,7 +252,7 @@ def test_the_package_imports_msgspec_alone() -> None:
 
 
 def _sources() -> list[Path]:
-    return sorted((ROOT / "poolshift" / "worker").rglob("*.py"))
+    return [ROOT / "poolshift" / "testing.py", *sorted((ROOT / "poolshift" / "worker").rglob("*.py"))]
 
 
 def _module(path: Path) -> str:
