@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Response
+from fastapi.openapi.utils import get_openapi
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.types import Message, Receive, Scope, Send
 
-from app import assets, documentation, problems
+from app import assets, documentation, openapi, problems
 from app.api import (
     analysis,
     batch,
@@ -50,11 +51,16 @@ from pools.process.import_check import InvalidProgramModules
 from routing.errors import StoreUnavailable
 from routing.rollout.provider import InvalidProvider
 
-_PROBLEM_SCHEMA = "#/components/schemas/Problem"
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": description, "content": {problems.CONTENT_TYPE: {"schema": {"$ref": _PROBLEM_SCHEMA}}}}
-    for status, description in (("4XX", "The request's fault"), ("5XX", "Not the request's fault"))
-}
+_DESCRIPTION = """\
+A program is a function with a typed signature. `POST /programs` creates it, `POST /programs/{program_id}/execute` runs
+it on a pool of worker processes. The rollout decides which of two pools serves a call.
+
+Every error is an `application/problem+json`. Branch on its `code`; its `type` is the path of a page that says what the
+code means and what to do. `x-problems` lists the codes of each operation. A method or a path that is not here is
+answered `method_not_allowed` or `not_found`.
+
+If the service has API keys, send one as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.
+"""
 
 _NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 """FastAPI's own: `routing.telemetry` does it."""
@@ -124,10 +130,20 @@ class Application(FastAPI):
         return None
 
     def openapi(self) -> dict[str, Any]:
-        """Adds the schema of problems, which every error is, to FastAPI's document."""
-        document = super().openapi()
-        document["components"]["schemas"]["Problem"] = problems.ProblemView.model_json_schema()
-        return document
+        """Makes the document once: FastAPI's own, completed."""
+        if self.openapi_schema is None:
+            document = get_openapi(
+                title=self.title,
+                version=self.version,
+                summary=self.summary,
+                description=_DESCRIPTION,
+                contact={"name": "The Poolshift developers"},
+                license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
+                servers=[{"url": "/", "description": "This service"}],
+                routes=self.routes,
+            )
+            self.openapi_schema = openapi.complete(document, ramp.plan_schemas())
+        return self.openapi_schema
 
 
 def _in_one_line(send: Send) -> Send:
@@ -154,7 +170,7 @@ def create_app(settings: Settings) -> Application:
         summary="Runs programs on pools of Python workers and moves their traffic from one engine to the next.",
         version=VERSION,
         lifespan=lifespan,
-        responses=_PROBLEMS,
+        generate_unique_id_function=lambda route: route.name,  # a name that generated clients can show
         telemetry=_NO_TELEMETRY,
         redirect_slashes=False,  # a redirect has no handler, and its path would be a label of the metrics
         openapi_url=None,  # `app.documentation` has what FastAPI would serve to everyone

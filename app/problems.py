@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from app.problem_kinds import KINDS, Kind
@@ -64,21 +64,23 @@ class Problem(Exception):
 
     def body(self, *, pool_version: str | None = None, execution_id: str | None = None) -> bytes:
         """Encodes the problem as JSON."""
+        return msgspec.json.encode(self.members(pool_version=pool_version, execution_id=execution_id))
+
+    def members(self, *, pool_version: str | None = None, execution_id: str | None = None) -> dict[str, Any]:
+        """Returns the members of the problem."""
         kind = self.kind
-        return msgspec.json.encode(
-            {
-                "type": TYPE_PREFIX + self.code,
-                "title": kind.title,
-                "status": kind.status,
-                "detail": self.detail,
-                "code": self.code,
-                "category": kind.category,
-                "pool_version": pool_version,
-                "execution_id": execution_id,
-                "retry_safe": self.retry_safe,
-                **self.extensions,
-            }
-        )
+        return {
+            "type": TYPE_PREFIX + self.code,
+            "title": kind.title,
+            "status": kind.status,
+            "detail": self.detail,
+            "code": self.code,
+            "category": kind.category,
+            "pool_version": pool_version,
+            "execution_id": execution_id,
+            "retry_safe": self.retry_safe,
+            **self.extensions,
+        }
 
     def headers(self) -> dict[str, str]:
         """The headers that go with the body."""
@@ -265,14 +267,36 @@ def _malformed(error: dict[str, Any], body: str) -> dict[str, str]:
 class ProblemView(BaseModel):
     """An error (RFC 9457)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "/problems/worker_crashed",
+                    "title": "The worker died",
+                    "status": 502,
+                    "detail": "the worker died while it ran the program: exit code 3",
+                    "code": "worker_crashed",
+                    "category": "communication",
+                    "pool_version": "v2",
+                    "execution_id": "63f3ad26d4119c0e8a1f27b05d6e43c2",
+                    "retry_safe": False,
+                    "exit_cause": "exit code 3",
+                }
+            ]
+        },
+    )
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    category: Category
-    pool_version: Version | None
-    execution_id: str | None
-    retry_safe: bool
+    type: str = Field(description="The path of a page that says what the code means and what to do")
+    title: str = Field(description="The kind of thing that went wrong; for people, and may change")
+    status: int = Field(description="The HTTP status, again")
+    detail: str = Field(description="What went wrong this time; for people, and may change")
+    code: str = Field(description="The kind of thing that went wrong, for programs; `GET /problems` lists all codes")
+    category: Category = Field(description="The part that is at fault")
+    pool_version: Version | None = Field(description="The version, of an execution; else null")
+    execution_id: str | None = Field(description="The execution; null on other endpoints")
+    retry_safe: bool = Field(
+        description="True if the same request may be sent again without harm: the program surely did not start, or is "
+        "declared `idempotent`"
+    )

@@ -13,12 +13,33 @@ from pydantic import Field
 from analysis.verdict import Row
 from app.api.base import MAX_KEY, Out, Page, page_of
 from app.auth import Admin, Observer, Principal
+from app.openapi import raises
 from app.services import Running
 from config.api_keys import Scope
 from routing.rollout.live_judge import Example
 from routing.rollout.ramp_store import Decision
 
 router = APIRouter(prefix="/rollout", tags=["rollout"])
+
+
+_TRACE_LINE = '{"t": 0.5, "w": 0.05, "arm": "v2", "key": null, "program": "keywords", "outcome": "ok", "ms": 2.1}\\n'
+_TRACE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A line of JSON for each call",
+        "content": {
+            "application/x-ndjson": {
+                "schema": {"type": "string"},
+                "example": _TRACE_LINE,
+            }
+        },
+        "headers": {
+            "X-Dropped-Calls": {
+                "description": "Calls that the judge saw and that are no longer kept",
+                "schema": {"type": "integer"},
+            }
+        },
+    }
+}
 
 
 class TallyView(Out):
@@ -69,14 +90,14 @@ class DecisionView(Out):
     evidence: dict[str, Any]
 
 
-@router.get("/analysis")
+@router.get("/analysis", openapi_extra=raises("store_unavailable"))
 async def show_analysis(services: Running, principal: Observer) -> list[GuardrailView]:
     """A row for each guardrail, on the calls of all replicas."""
     examples = services.judge.examples()
     return [_view(row, examples.get(row.name, ()), principal) for row in await services.evidence.rows()]
 
 
-@router.get("/analysis/trace", response_class=StreamingResponse)
+@router.get("/analysis/trace", response_class=StreamingResponse, responses=_TRACE)
 async def export_trace(services: Running, _: Admin) -> StreamingResponse:
     """Exports the calls that this replica's judge saw, as JSON lines for `poolshift judge replay`; keys are hashes."""
     dropped = services.judge.dropped
@@ -87,7 +108,7 @@ async def export_trace(services: Running, _: Admin) -> StreamingResponse:
     )
 
 
-@router.get("/decisions")
+@router.get("/decisions", openapi_extra=raises("store_unavailable"))
 async def show_decisions(
     services: Running,
     principal: Observer,

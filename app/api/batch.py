@@ -11,9 +11,10 @@ from pydantic import Field, JsonValue
 from starlette.types import Receive, Scope, Send
 
 from app.api.base import Identifier, In, Out, Text
-from app.api.executions import ExecuteView
+from app.api.executions import CALL_PROBLEMS, ExecuteView
 from app.auth import Executor
 from app.execute.envelopes import MAX_ITEMS
+from app.openapi import raises
 from app.problems import ProblemView
 
 
@@ -46,7 +47,7 @@ class _BatchRoute(APIRoute):
 router = APIRouter(tags=["programs"], route_class=_BatchRoute)
 
 
-@router.post("/programs/{program_id}/batch")
+@router.post("/programs/{program_id}/batch", openapi_extra=raises(*CALL_PROBLEMS, "pool_overloaded", "pool_closed"))
 async def run_batch(
     program_id: Annotated[Text, Path()],
     body: BatchBody,

@@ -17,10 +17,36 @@ from app.api.base import MAX_KEY, Identifier, In, Out, Page, Text, page_of
 from app.api.execution_events import END_ID, EventResponse, JobStream
 from app.auth import Executor, Reader
 from app.execute.streaming import asks_for_events
+from app.openapi import EXECUTION_HEADERS, V1_HEADERS, header, raises
 from app.problems import ProblemView
 from app.services import Running
 from routing.catalog.jobs import Job, JobStatus
 from routing.versions import Version
+
+CALL_PROBLEMS = (
+    "program_not_found",
+    "session_not_found",
+    "idempotency_conflict",
+    "quota_exceeded",
+    "store_unavailable",
+)
+"""Codes of calls and batches that are refused before anything runs, beside those of the request itself."""
+ITEM_PROBLEMS = (
+    "invalid_inputs",
+    "invalid_outputs",
+    "program_error",
+    "load_failed",
+    "load_timeout",
+    "lm_not_configured",
+    "lm_error",
+    "pool_overloaded",
+    "checkout_timeout",
+    "execution_timeout",
+    "worker_crashed",
+    "program_quarantined",
+    "pool_closed",
+)
+"""Codes of one run of a program, alone or as an item of a batch."""
 
 
 class ExecuteBody(In):
@@ -135,8 +161,8 @@ _OTHER_RESPONSES: dict[int | str, dict[str, Any]] = {
         "model": JobView,
         "description": "It runs; its result will be at `Location`",
         "headers": {
-            "Location": {"description": "`/executions/{id}`", "schema": {"type": "string"}},
-            "Preference-Applied": {"description": "`respond-async`", "schema": {"type": "string"}},
+            "Location": header("Location"),
+            "Preference-Applied": header("Preference-Applied"),
         },
     },
 }
@@ -157,7 +183,11 @@ execute_router = APIRouter(tags=["programs"], route_class=_LaneRoute)
 router = APIRouter(prefix="/executions", tags=["executions"])
 
 
-@execute_router.post("/programs/{program_id}/execute", responses=_OTHER_RESPONSES)
+@execute_router.post(
+    "/programs/{program_id}/execute",
+    responses=_OTHER_RESPONSES,
+    openapi_extra=raises(*CALL_PROBLEMS, *ITEM_PROBLEMS, headers=(*EXECUTION_HEADERS, *V1_HEADERS)),
+)
 async def execute_program(
     program_id: Annotated[Text, Path()],
     body: ExecuteBody,
@@ -180,7 +210,7 @@ async def execute_program(
     raise NotImplementedError  # `app.execute.endpoint` serves this; the signature is its documentation
 
 
-@router.get("")
+@router.get("", openapi_extra=raises("store_unavailable"))
 async def list_executions(
     services: Running,
     reader: Reader,
@@ -193,7 +223,12 @@ async def list_executions(
     return page_of(found, limit, view=job_view, cursor=lambda job: job.key)
 
 
-@router.get("/{execution_id}", response_model=JobResultView, responses=_EVENTS)
+@router.get(
+    "/{execution_id}",
+    response_model=JobResultView,
+    responses=_EVENTS,
+    openapi_extra=raises("execution_not_found", "store_unavailable"),
+)
 async def show_execution(
     execution_id: ExecutionId,
     request: Request,
@@ -222,7 +257,11 @@ async def show_execution(
     return EventResponse(stream.parts(job), headers=headers)
 
 
-@router.delete("/{execution_id}", response_model=JobResultView)
+@router.delete(
+    "/{execution_id}",
+    response_model=JobResultView,
+    openapi_extra=raises("execution_not_found", "store_unavailable"),
+)
 async def cancel_execution(execution_id: ExecutionId, services: Running, executor: Executor) -> Response:
     """Cancels a job and kills its program; one that is over stays as it is."""
     job = await services.jobs.cancel(execution_id, executor.caller)

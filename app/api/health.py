@@ -1,17 +1,29 @@
 """`/healthz`, `/readyz` and `/metrics`: for orchestrators and Prometheus, without a key."""
 
 import asyncio
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Request, Response
 from prometheus_client.exposition import choose_encoder
 
 from app.api.base import Out
+from app.openapi import raises
 from app.services import Running, Services
 from routing.telemetry.ramp_figures import MAX_AGE_S
 from routing.versions import Version
 
 router = APIRouter(tags=["health"])
+
+
+_METRICS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Prometheus' text, or OpenMetrics",
+        "content": {
+            media_type: {"schema": {"type": "string"}, "example": "poolshift_canary_percent 5.0\n"}
+            for media_type in ("text/plain", "application/openmetrics-text")
+        },
+    }
+}
 
 
 class Health(Out):
@@ -56,7 +68,7 @@ async def readyz(request: Request, response: Response) -> Readiness:
     return Readiness(ready=ready, draining=draining, pools=pools)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, responses=_METRICS, openapi_extra=raises("store_unavailable"))
 async def metrics(services: Running, accept: Annotated[str, Header()] = "") -> Response:
     """Every figure, for Prometheus (or as OpenMetrics, where that is asked for)."""
     snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))

@@ -9,6 +9,7 @@ from pydantic import Field
 from app.api.base import In, Out
 from app.api.sessions import SessionId
 from app.auth import Admin, Executor, Reader
+from app.openapi import raises
 from app.problems import Problem
 from app.services import Running, Services
 from config.lm import ApiBase, ApiKey
@@ -65,19 +66,19 @@ def lm_view(lm: LMInForce) -> LMView:
     )
 
 
-@router.get("/lm")
+@router.get("/lm", openapi_extra=raises("store_unavailable"))
 async def show_lm(services: Running, _: Reader, pool_version: VersionQuery = None) -> LMView:
     """Shows the LM of sessions that have none of their own: everyone's, or the one of a version."""
     return lm_view(services.lms.shown(None, pool_version))
 
 
-@router.put("/lm")
+@router.put("/lm", openapi_extra=raises("store_unavailable"))
 async def set_lm(body: LMBody, services: Running, admin: Admin, pool_version: VersionQuery = None) -> LMView:
     """Sets everyone's LM, or the one of a version alone, from the next call on."""
     return await _set(Holder(version=pool_version), body, services, admin.name)
 
 
-@router.delete("/lm", status_code=204)
+@router.delete("/lm", status_code=204, openapi_extra=raises("store_unavailable"))
 async def remove_lm(
     services: Running, admin: Admin, pool_version: Annotated[Version, Query(description="The version")]
 ) -> None:
@@ -88,14 +89,16 @@ async def remove_lm(
         await services.ramp.restart_evidence(f"{admin.name} took back the LM of {pool_version}")
 
 
-@router.get("/sessions/{session_id}/lm")
+@router.get("/sessions/{session_id}/lm", openapi_extra=raises("store_unavailable"))
 async def show_session_lm(session_id: SessionId, services: Running, reader: Reader) -> LMView:
     """Shows a session's LM: its own, or else everyone's."""
     is_visible = await services.sessions.sees(session_id, reader.reader)
     return lm_view(services.lms.shown(session_id if is_visible else None))
 
 
-@router.put("/sessions/{session_id}/lm")
+@router.put(
+    "/sessions/{session_id}/lm", openapi_extra=raises("session_not_found", "quota_exceeded", "store_unavailable")
+)
 async def set_session_lm(session_id: SessionId, body: LMBody, services: Running, executor: Executor) -> LMView:
     """Sets a session's LM, from its next call on; it is forgotten when the session ends."""
     await services.sessions.admit(session_id, executor.caller)
@@ -104,7 +107,7 @@ async def set_session_lm(session_id: SessionId, body: LMBody, services: Running,
     return await _set(Holder(session_id), body, services, executor.name)
 
 
-@router.delete("/sessions/{session_id}/lm", status_code=204)
+@router.delete("/sessions/{session_id}/lm", status_code=204, openapi_extra=raises("store_unavailable"))
 async def remove_session_lm(session_id: SessionId, services: Running, executor: Executor) -> None:
     """Gives a session everyone's LM again."""
     if await services.sessions.sees(session_id, executor.caller):

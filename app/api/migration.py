@@ -12,6 +12,7 @@ from pydantic import Field
 
 from app.api.base import In, Out
 from app.auth import Admin, Observer, Operator
+from app.openapi import raises
 from app.pool_identity import identity_of
 from app.problems import Problem
 from app.services import Running, Services
@@ -102,13 +103,13 @@ class ReportView(Out):
     before: "ReportView | None" = None
 
 
-@router.get("", operation_id="show_migration")
+@router.get("", operation_id="show_migration", openapi_extra=raises("store_unavailable"))
 async def show_migration(services: Running, _: Observer) -> MigrationView:
     """Tells the phase as the facts have it, the checklist, the objections to the next phase, and what comes next."""
     return await migration_view(services)
 
 
-@router.get("/report", operation_id="show_validation")
+@router.get("/report", operation_id="show_validation", openapi_extra=raises("not_found", "store_unavailable"))
 async def show_validation(services: Running, _: Observer) -> ReportView:
     """Shows the newest validation with its figures, and the one before it."""
     newest = await services.migration.store.latest()
@@ -118,7 +119,7 @@ async def show_validation(services: Running, _: Observer) -> ReportView:
     return _report_view(newest, None if earlier is None else _report_view(earlier))
 
 
-@router.post("/validations", status_code=201, operation_id="add_validation")
+@router.post("/validations", status_code=201, operation_id="add_validation", openapi_extra=raises("store_unavailable"))
 async def add_validation(body: ValidationBody, services: Running, admin: Admin) -> ReportView:
     """Keeps the result of a validation."""
     if len(msgspec.json.encode(body.report)) > MAX_REPORT_BYTES:
@@ -130,7 +131,7 @@ async def add_validation(body: ValidationBody, services: Running, admin: Admin) 
     return _report_view(stored)
 
 
-@router.put("/items/{item}", operation_id="tick_item")
+@router.put("/items/{item}", operation_id="tick_item", openapi_extra=raises("store_unavailable"))
 async def tick_item(item: str, services: Running, operator: Operator, body: TickBody | None = None) -> MigrationView:
     """Confirms an item that no check can tell: `documentation`, or one that the plan has under `manual`."""
     _refuse_unless_manual(item, services)
@@ -138,7 +139,7 @@ async def tick_item(item: str, services: Running, operator: Operator, body: Tick
     return await migration_view(services)
 
 
-@router.delete("/items/{item}", operation_id="untick_item")
+@router.delete("/items/{item}", operation_id="untick_item", openapi_extra=raises("store_unavailable"))
 async def untick_item(item: str, services: Running, _: Operator) -> MigrationView:
     """Takes a confirmation back."""
     _refuse_unless_manual(item, services)

@@ -8,6 +8,7 @@ from pydantic import Field
 from app.api.base import Out
 from app.api.rollout import require_v1
 from app.auth import Observer, Operator
+from app.openapi import raises
 from app.pool_difference import Change, PoolDifference, PoolIdentity
 from app.pool_identity import identity_of, pools_difference
 from app.problems import Problem
@@ -146,7 +147,7 @@ async def list_pools(services: Running, _: Observer) -> list[PoolView]:
     ]
 
 
-@router.get("/diff")
+@router.get("/diff", openapi_extra=raises("rollback_impossible"))
 async def show_difference(services: Running, _: Observer) -> PoolDifferenceView:
     """Tells what V2 changes against V1: Python, packages, code, language model, engine and limits."""
     require_v1(services)
@@ -161,7 +162,7 @@ async def show_pool(version: Version, services: Running, _: Observer) -> PoolVie
     return pool_view(await pool.snapshot(), identity)
 
 
-@router.post("/{version}/reload")
+@router.post("/{version}/reload", openapi_extra=raises("load_failed", "pool_closed"))
 async def reload_pool(version: Version, services: Running, operator: Operator) -> PoolView:
     """Replaces the workers, one after another, by workers with the code that is on disk; answers when it is done.
 

@@ -14,7 +14,9 @@ from app.api.program_body import ProgramBody
 from app.api.program_check import try_definition
 from app.api.program_versions import is_same, put_for_v2
 from app.api.programs import (
+    DEFINITION_PROBLEMS,
     MAX_PAGE_BYTES,
+    PROGRAM_HEADERS,
     OwnVersion,
     ProgramId,
     ProgramView,
@@ -24,6 +26,7 @@ from app.api.programs import (
     visible_session,
 )
 from app.auth import Executor, Reader
+from app.openapi import header, raises
 from app.problems import Problem
 from app.services import Running, Services
 from pools.calls import Program
@@ -45,7 +48,15 @@ class ProgramRevisionView(Out):
     created_by: str | None
 
 
-@router.put("/{program_id}", response_model=ProgramView, responses={201: {"model": ProgramView}})
+@router.put(
+    "/{program_id}",
+    response_model=ProgramView,
+    responses={
+        200: {"headers": {"ETag": header("ETag")}},
+        201: {"model": ProgramView, "headers": PROGRAM_HEADERS, "description": "The program is new"},
+    },
+    openapi_extra=raises("program_not_found", "stale_revision", *DEFINITION_PROBLEMS),
+)
 async def put_program(
     program_id: Annotated[Identifier, Path()],
     body: ProgramBody,
@@ -84,7 +95,11 @@ async def put_program(
     return program_answer(stored, is_new=is_new)
 
 
-@router.get("/{program_id}/revisions", response_model=Page[ProgramRevisionView])
+@router.get(
+    "/{program_id}/revisions",
+    response_model=Page[ProgramRevisionView],
+    openapi_extra=raises("program_not_found", "store_unavailable"),
+)
 async def list_program_revisions(
     program_id: ProgramId,
     services: Running,

@@ -7,8 +7,17 @@ from fastapi import APIRouter, Response
 
 from app.api.preconditions import IfMatch, expected_revision
 from app.api.program_check import try_definition
-from app.api.programs import ProgramId, ProgramView, SessionQuery, own_view, program_answer, visible_session
+from app.api.programs import (
+    DEFINITION_PROBLEMS,
+    ProgramId,
+    ProgramView,
+    SessionQuery,
+    own_view,
+    program_answer,
+    visible_session,
+)
 from app.auth import Executor, Principal
+from app.openapi import header, raises
 from app.problems import Problem
 from app.services import Running, Services
 from pools.calls import Program
@@ -23,7 +32,12 @@ from routing.versions import Version
 router = APIRouter(prefix="/programs", tags=["programs"])
 
 
-@router.post("/{program_id}/promote", response_model=ProgramView)
+@router.post(
+    "/{program_id}/promote",
+    response_model=ProgramView,
+    responses={200: {"headers": {"ETag": header("ETag")}}},
+    openapi_extra=raises("program_not_found", "stale_revision", *DEFINITION_PROBLEMS),
+)
 async def promote_program(
     program_id: ProgramId,
     services: Running,

@@ -16,6 +16,7 @@ from app.api.preconditions import etag
 from app.api.program_body import Compare, FieldTypeName, ProgramBody, ProgramTypeName
 from app.api.program_check import try_definition
 from app.auth import Executor, Reader
+from app.openapi import header, raises
 from app.services import Running
 from pools.calls import Program
 from poolshift.worker.definitions import Field, Limits, Signature
@@ -33,6 +34,20 @@ OwnVersion = Annotated[
     Literal["v2"] | None, Query(description="`v2`: V2's own definition; without it the one that every version runs")
 ]
 SessionQuery = Annotated[Identifier | None, Query(description="Its programs first, then the global ones")]
+
+
+PROGRAM_HEADERS = {"Location": header("Location"), "ETag": header("ETag")}
+DEFINITION_PROBLEMS = (
+    "session_not_found",
+    "quota_exceeded",
+    "code_outdated",
+    "incompatible_definition",
+    "worker_crashed",
+    "pool_overloaded",
+    "pool_closed",
+    "store_unavailable",
+)
+"""Codes of what keeps or tries a definition, beside those of the request itself."""
 
 
 class FieldView(Out):
@@ -154,7 +169,13 @@ def _field(field: Field) -> dict[str, Any]:
     }
 
 
-@router.post("", status_code=201, response_model=ProgramView)
+@router.post(
+    "",
+    status_code=201,
+    response_model=ProgramView,
+    responses={201: {"headers": PROGRAM_HEADERS}},
+    openapi_extra=raises("program_exists", *DEFINITION_PROBLEMS),
+)
 async def create_program(body: ProgramBody, services: Running, executor: Executor) -> Response:
     """Creates a program. A process of its own loads it at once, so that the answer tells a mistake."""
     program_id = body.id or f"prog-{secrets.token_hex(8)}"
@@ -168,7 +189,7 @@ async def create_program(body: ProgramBody, services: Running, executor: Executo
     return program_answer(stored, is_new=True)
 
 
-@router.get("", response_model=Page[ProgramView])
+@router.get("", response_model=Page[ProgramView], openapi_extra=raises("store_unavailable"))
 async def list_programs(
     services: Running,
     reader: Reader,
@@ -182,7 +203,12 @@ async def list_programs(
     return _page(await services.programs.page(session_id, limit=limit, max_bytes=MAX_PAGE_BYTES, after=cursor))
 
 
-@router.get("/{program_id}", response_model=ProgramView)
+@router.get(
+    "/{program_id}",
+    response_model=ProgramView,
+    responses={200: {"headers": {"ETag": header("ETag")}}},
+    openapi_extra=raises("program_not_found", "store_unavailable"),
+)
 async def show_program(
     program_id: ProgramId,
     services: Running,
@@ -196,7 +222,7 @@ async def show_program(
     return program_answer(stored if pool_version is None else own_view(stored))
 
 
-@router.delete("/{program_id}", status_code=204)
+@router.delete("/{program_id}", status_code=204, openapi_extra=raises("program_not_found", "store_unavailable"))
 async def delete_program(
     program_id: ProgramId,
     services: Running,

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -10,6 +11,7 @@ from analysis.verdict import Say
 from app.api.base import In, Out
 from app.api.rollout import percent_of, require_v1
 from app.auth import Operator, Reader
+from app.openapi import raises
 from app.problems import Problem
 from app.services import Running, Services
 from routing.rollout.controller import SILENT_AFTER_S
@@ -21,8 +23,16 @@ from routing.rollout.ramp_store import ReplicaReport
 router = APIRouter(prefix="/rollout", tags=["rollout"])
 
 
-_PLAN_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": Plan.model_json_schema()}}}}
+_PLAN_SCHEMA = {"schema": {"$ref": "#/components/schemas/PlanBody"}}
+_PLAN_BODY = {"requestBody": {"required": True, "content": {"application/json": _PLAN_SCHEMA}}}
 """The body is read by the same code as ROLLOUT_PLAN_FILE, so that both give the same errors."""
+
+
+def plan_schemas() -> dict[str, Any]:
+    """Returns the schemas of a plan as it is sent, in which members with a default may be left out."""
+    schema = Plan.model_json_schema(ref_template="#/components/schemas/{model}Body")
+    parts = {**schema.pop("$defs"), "Plan": schema}
+    return {f"{name}Body": {**part, "title": f"{name}Body"} for name, part in parts.items()}
 
 
 class ReasonBody(In):
@@ -69,7 +79,7 @@ class StatusView(Out):
     replicas: list[ReplicaView]
 
 
-@router.get("/plan")
+@router.get("/plan", openapi_extra=raises("not_found"))
 async def show_plan(services: Running, _: Reader) -> Plan:
     """The plan that is under way, or that the next start carries out."""
     plan = services.ramp.ramp.plan
@@ -78,7 +88,7 @@ async def show_plan(services: Running, _: Reader) -> Plan:
     return plan
 
 
-@router.put("/plan", openapi_extra=_PLAN_BODY)
+@router.put("/plan", openapi_extra={**_PLAN_BODY, **raises("invalid_plan", "plan_conflict", "store_unavailable")})
 async def set_plan(request: Request, services: Running, operator: Operator) -> Plan:
     """Sets the plan that the next start carries out, as JSON or YAML; not while one is under way."""
     plan = parse_plan(await request.body())
@@ -86,45 +96,49 @@ async def set_plan(request: Request, services: Running, operator: Operator) -> P
     return plan
 
 
-@router.delete("/plan", status_code=204)
+@router.delete("/plan", status_code=204, openapi_extra=raises("plan_conflict", "store_unavailable"))
 async def clear_plan(services: Running, operator: Operator) -> None:
     """Forgets the plan; not while it is under way."""
     await services.ramp.set_plan(None, operator.name)
 
 
-@router.post("/start")
-async def start(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
+@router.post(
+    "/start", openapi_extra=raises("plan_conflict", "rollback_impossible", "stale_revision", "store_unavailable")
+)
+async def start_ramp(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Begins the plan at its first step, with no evidence."""
     require_v1(services)
     return await _moved(services.ramp.start, services, operator.name, body)
 
 
-@router.post("/pause")
-async def pause(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
+@router.post("/pause", openapi_extra=raises("plan_conflict", "stale_revision", "store_unavailable"))
+async def pause_ramp(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Stops the ramp where it is."""
     return await _moved(services.ramp.pause, services, operator.name, body)
 
 
-@router.post("/resume")
-async def resume(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
+@router.post("/resume", openapi_extra=raises("plan_conflict", "stale_revision", "store_unavailable"))
+async def resume_ramp(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Goes on at the step that the ramp stopped at, in spite of the guardrail that paused it."""
     return await _moved(services.ramp.resume, services, operator.name, body)
 
 
-@router.post("/approve")
-async def approve(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
+@router.post("/approve", openapi_extra=raises("plan_conflict", "stale_revision", "store_unavailable"))
+async def approve_ramp(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Lets the ramp leave a step that waits for a person's approval."""
     return await _moved(services.ramp.approve, services, operator.name, body)
 
 
-@router.post("/promote")
-async def promote(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
+@router.post("/promote", openapi_extra=raises("plan_conflict", "stale_revision", "store_unavailable"))
+async def promote_ramp(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Gives V2 everything without waiting for evidence; the history says so."""
     return await _moved(services.ramp.promote, services, operator.name, body)
 
 
-@router.post("/abort")
-async def abort(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
+@router.post(
+    "/abort", openapi_extra=raises("plan_conflict", "rollback_impossible", "stale_revision", "store_unavailable")
+)
+async def abort_ramp(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
     """Ends the plan, and rolls back."""
     require_v1(services)
     return await _moved(services.ramp.abort, services, operator.name, body)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 from app.api.base import MAX_REVISION, In, Out, Page, page_of
 from app.api.preconditions import IfMatch, etag, expected_revision
 from app.auth import Operator, Reader
+from app.openapi import header, raises
 from app.pool_identity import pools_difference
 from app.problems import Problem
 from app.services import Running, Services
@@ -113,7 +114,7 @@ def revision_view(rollout: Rollout) -> RevisionView:
     )
 
 
-@router.get("")
+@router.get("", responses={200: {"headers": {"ETag": header("ETag")}}})
 async def show_rollout(services: Running, _: Reader, response: Response) -> RolloutView:
     """Shows the flag in force on this replica. Its revision is the ETag; an unwritten rollback has none yet."""
     current = services.flag.current
@@ -122,7 +123,11 @@ async def show_rollout(services: Running, _: Reader, response: Response) -> Roll
     return rollout_view(current, services)
 
 
-@router.patch("")
+@router.patch(
+    "",
+    responses={200: {"headers": {"ETag": header("ETag")}}},
+    openapi_extra=raises("stale_revision", "rollback_impossible", "store_unavailable"),
+)
 async def change_rollout(
     body: RolloutBody,
     services: Running,
@@ -150,7 +155,7 @@ async def change_rollout(
     return rollout_view(rollout, services)
 
 
-@router.post("/rollback")
+@router.post("/rollback", openapi_extra=raises("rollback_impossible", "stale_revision", "store_unavailable"))
 async def roll_back(services: Running, operator: Operator, body: RollbackBody | None = None) -> RolloutView:
     """Sends all traffic to V1, from the next call on. Calls queued for V2 move over; running ones finish."""
     require_v1(services)
@@ -169,8 +174,11 @@ class RotationBody(In):
     reason: str | None = Field(None, max_length=1024)
 
 
-@router.post("/rotate")
-async def rotate(services: Running, operator: Operator, body: RotationBody | None = None) -> RolloutView:
+@router.post(
+    "/rotate",
+    openapi_extra=raises("plan_conflict", "rollback_impossible", "stale_revision", "load_failed", "store_unavailable"),
+)
+async def rotate_pools(services: Running, operator: Operator, body: RotationBody | None = None) -> RolloutView:
     """Makes V2's specification V1's, and sets 0 %: the next migration can begin. Answers when V1's new workers serve.
 
     No call is lost, and sessions stay. The percentage must be 0 or 100, and no plan may be under way.
@@ -181,7 +189,7 @@ async def rotate(services: Running, operator: Operator, body: RotationBody | Non
     return rollout_view(await services.rotation.rotate(operator.name, reason), services)
 
 
-@router.get("/history")
+@router.get("/history", openapi_extra=raises("store_unavailable"))
 async def show_history(
     services: Running,
     _: Reader,

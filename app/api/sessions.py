@@ -8,6 +8,7 @@ from pydantic import Field
 
 from app.api.base import Identifier, Out, Page, Text, page_of
 from app.auth import Executor, Reader
+from app.openapi import raises
 from app.services import Running
 from routing.catalog.sessions import StoredSession
 from routing.versions import Version
@@ -41,7 +42,7 @@ def session_view(session: StoredSession, ttl_s: float) -> SessionView:
     )
 
 
-@router.get("")
+@router.get("", openapi_extra=raises("store_unavailable"))
 async def list_sessions(
     services: Running,
     reader: Reader,
@@ -54,13 +55,13 @@ async def list_sessions(
     return page_of(found, limit, view=lambda session: session_view(session, ttl_s), cursor=lambda session: session.id)
 
 
-@router.get("/{session_id}")
+@router.get("/{session_id}", openapi_extra=raises("session_not_found", "store_unavailable"))
 async def show_session(session_id: SessionId, services: Running, reader: Reader) -> SessionView:
     """Shows a session and the number of its programs."""
     return session_view(await services.sessions.show(session_id, reader.reader), services.sessions.ttl_s)
 
 
-@router.delete("/{session_id}", status_code=204)
+@router.delete("/{session_id}", status_code=204, openapi_extra=raises("session_not_found", "store_unavailable"))
 async def end_session(session_id: SessionId, services: Running, executor: Executor) -> None:
     """Ends a session and frees its programs, its LM and its jobs. Its running calls go on."""
     await services.sessions.end(session_id, executor.caller)

@@ -22,7 +22,7 @@ MAX_FIELDS = 1000
 MAX_EXAMPLES = 20
 
 
-class FieldView(Out):
+class ShadowFieldView(Out):
     """One output of one program, compared."""
 
     program_id: str
@@ -70,7 +70,7 @@ class ShadowProgramView(Out):
     differing: int
     shed: int
     shed_reasons: dict[str, int]
-    fields: list[FieldView]
+    fields: list[ShadowFieldView]
     quality: QualityView | None
     metric_failures: dict[str, int] = Field(description="Runs of the metric without a score, by reason")
     v1_ms: float | None = Field(description="Mean time in the program on V1; shown, not judged")
@@ -108,7 +108,7 @@ async def show_shadow(services: Running, principal: Observer) -> ShadowView:
     )
 
 
-@router.get("/{program_id}")
+@router.get("/{program_id}", operation_id="show_program_shadow")
 async def show_program(program_id: ProgramId, services: Running, principal: Observer) -> ShadowProgramView:
     """Shows the shadow calls of one program."""
     one = _report(program_id, services)
@@ -133,8 +133,8 @@ def _report(program_id: str, services: Services) -> ProgramReport:
         raise Problem("not_found", f"no call of the program {program_id!r} has been compared or scored") from None
 
 
-def _field(row: FieldRow) -> FieldView:
-    return FieldView(
+def _field(row: FieldRow) -> ShadowFieldView:
+    return ShadowFieldView(
         program_id=row.program,
         field=row.field,
         compared=row.compared,

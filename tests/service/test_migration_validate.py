@@ -1,4 +1,4 @@
-"""`poolshift migration validate` on real services: it names exactly what is wrong with V2, and leaves nothing behind."""
+"""`poolshift migration validate` on real services: it names exactly what is wrong with V2, and leaves nothing."""
 
 import json
 import os

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.documented import check_answer
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ class Service:
         self.log_path = directory / "service.log"
         self._settings = {name: str(value) for name, value in settings.items()}
         self.process: subprocess.Popen[bytes] | None = None
-        self.client = httpx.Client(base_url=self.url, timeout=30)
+        self.client = httpx.Client(base_url=self.url, timeout=30, event_hooks={"response": [check_answer]})
 
     # --- its life
 
