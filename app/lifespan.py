@@ -62,6 +62,7 @@ from routing.rollout.staleness import limit_staleness
 from routing.router import Router
 from routing.shadow.evidence import ShadowEvidence
 from routing.shadow.gate import LoadGate
+from routing.shadow.on_demand import OnDemand
 from routing.shadow.runs import ShadowRuns
 from routing.shadow.scoring import Scorer
 from routing.telemetry.call_trace import CallTrace
@@ -131,6 +132,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             judge=judge,
             ramp=ramp,
             evidence=EvidenceView(judge),
+            on_demand=OnDemand(router, catalog.lms, keeps_examples=settings.shadow_examples == "on"),
             shadow=_open_shadow(app, settings, router, flag, ramp, pools, catalog, recorder, stack),
             recorder=recorder,
             tracing=tracing,

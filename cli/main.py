@@ -17,6 +17,7 @@ MODULES = {
     "programs": "cli.programs",
     "keys": "cli.keys",
     "judge": "cli.judge",
+    "shadow": "cli.shadow",
     "bench": "cli.bench",
     "db": "cli.database",
     "migrate": "cli.migrate",

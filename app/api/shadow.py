@@ -2,19 +2,21 @@
 
 from typing import Literal
 
+import msgspec
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from analysis.odd_ones import FieldRow
 from analysis.quality import QualityRow
-from app.api.base import Out
+from app.api.base import Identifier, In, Out
 from app.api.programs import ProgramId
-from app.auth import Observer, Principal
+from app.auth import Admin, Observer, Principal
 from app.problems import Problem
 from app.services import Running, Services
 from config.api_keys import Scope
 from routing.shadow.evidence import ProgramReport
 from routing.shadow.examples import Example
+from routing.versions import Version
 
 router = APIRouter(prefix="/shadow", tags=["shadow"])
 MAX_FIELDS = 1000
@@ -85,6 +87,24 @@ class ShadowView(ShadowProgramView):
     programs: list[str] = Field(description="Those that are compared; the ones that differ come first")
 
 
+class CompareBody(In):
+    """Inputs on which both versions are compared."""
+
+    inputs: dict[str, JsonValue]
+    session_id: Identifier | None = None
+
+
+class ComparedView(Out):
+    """A call that ran on both versions."""
+
+    fields: dict[str, Literal["same", "v1", "v2", "none", "unknown"]] = Field(
+        description="By field: the same, or the odd one of three runs"
+    )
+    v1_ms: float
+    v2_ms: float
+    example: ShadowExampleView | None = Field(description="If a field differs, unless SHADOW_EXAMPLES=off")
+
+
 @router.get("")
 async def show_shadow(services: Running, principal: Observer) -> ShadowView:
     """Shows the shadow calls of this replica: what differs, and what is noise."""
@@ -124,6 +144,26 @@ async def show_program(program_id: ProgramId, services: Running, principal: Obse
         v2_ms=one.v2_ms,
         examples=[_example(program_id, example, principal) for example in one.examples],
     )
+
+
+@router.post("/{program_id}/compare")
+async def compare(body: CompareBody, program_id: ProgramId, services: Running, admin: Admin) -> ComparedView:
+    """Runs a call on both versions and compares them; for inputs that somebody has, also without any traffic.
+
+    The calls are forced on each version and synthetic: they are in no organic figure, and change no evidence.
+    """
+    if len(services.pools) < len(Version) or services.pin is not None:
+        raise Problem("invalid_request", "both versions must run, and POOL_VERSION must not pin the calls to one")
+    program = services.programs.resolve(program_id, body.session_id)
+    program = program or await services.programs.seek(program_id, body.session_id)
+    if not (program.definition.idempotent or program.definition.shadow):
+        detail = f"the program {program_id!r} is not idempotent and does not say `shadow`: it would do its work twice"
+        raise Problem("invalid_request", detail)
+    seconds = services.deadlines.seconds(None, program.definition, is_job=False)
+    inputs = msgspec.json.encode(body.inputs)
+    found = await services.on_demand.compare(program, inputs, body.session_id, seconds)
+    example = None if found.example is None else _example(program_id, found.example, admin)
+    return ComparedView(fields=dict(found.fields), v1_ms=found.v1_ms, v2_ms=found.v2_ms, example=example)
 
 
 def _report(program_id: str, services: Services) -> ProgramReport:

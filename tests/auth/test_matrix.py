@@ -87,6 +87,7 @@ ROWS = [
     Row("GET", "/rollout/decisions", OBSERVE),
     Row("GET", "/shadow", OBSERVE),
     Row("GET", "/shadow/{program_id}", OBSERVE, 404),
+    Row("POST", "/shadow/{program_id}/compare", ADMIN, 422, INPUTS),
     Row("GET", "/rollout/history", READ),
     Row("GET", "/failures", OBSERVE),
     Row("GET", "/pools", OBSERVE),

@@ -1,0 +1,158 @@
+"""`poolshift shadow`: what differs between V1's and V2's outputs, on live calls or on inputs that one has."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from analysis.odd_ones import Comparisons, FieldRow
+from cli.errors import CommandFailed, ExitCode
+from cli.output import AsJson, print_json, print_rows
+from cli.service import Service, on_service
+from cli.shadow_page import html_report, markdown_report
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows what differs between V1's and V2's outputs.")
+
+MAX_EXAMPLES = 10
+_COLUMNS = ("PROGRAM", "FIELD", "COMPARED", "DIFFERING", "NOISE", "DIFFERS", "REALLY DIFFER %")
+
+
+@app.command("report")
+@on_service
+def report(
+    service: Service,
+    program_id: Annotated[
+        str | None, typer.Argument(metavar="PROGRAM", help="One program; all by default.", show_default=False)
+    ] = None,
+    *,
+    as_json: AsJson = False,
+    form: Annotated[
+        Literal["table", "markdown", "html"], typer.Option("--format", help="The report's form, on standard output.")
+    ] = "table",
+) -> None:
+    """Shows the shadow calls: by field what differs, what is noise, and the scores of metrics."""
+    found = service.get(f"/shadow/{program_id}" if program_id else "/shadow")
+    if as_json:
+        print_json(found)
+    elif form == "table":
+        _print(found)
+    else:
+        title = f"Shadow calls of {program_id}" if program_id else "Shadow calls"
+        print((markdown_report if form == "markdown" else html_report)(title, found))
+
+
+@app.command("run")
+@on_service
+def run(
+    service: Service,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUTS.jsonl",
+            help='JSON lines: inputs of the program, or {"program_id", "inputs", "session_id"}.',
+            exists=True,
+            dir_okay=False,
+        ),
+    ],
+    *,
+    program_id: Annotated[
+        str | None, typer.Option("--program", metavar="ID", help="The program of the lines that name none.")
+    ] = None,
+    as_json: AsJson = False,
+    form: Annotated[
+        Literal["table", "markdown", "html"], typer.Option("--format", help="The report's form, on standard output.")
+    ] = "table",
+) -> None:
+    """Compares both versions on inputs; exits with 1 if a field differs, also if the evidence is still small."""
+    comparisons, examples = Comparisons(), []
+    for body in _lines(path, program_id):
+        program = body.pop("program_id")
+        answer = service.send("POST", f"/shadow/{program}/compare", body=body)
+        for field, verdict in answer["fields"].items():
+            if verdict == "same":
+                comparisons.same((program, field))
+            else:
+                comparisons.differs((program, field), verdict)
+        if answer["example"] is not None:
+            examples.append(answer["example"])
+    found = _summary(comparisons, examples)
+    if as_json:
+        print_json(found)
+    elif form == "table":
+        _print(found)
+    else:
+        print((markdown_report if form == "markdown" else html_report)(f"V1 and V2 on {path.name}", found))
+    if any(counts.v2_odd > counts.v1_odd for counts in comparisons.counts().values()):
+        raise typer.Exit(1)
+
+
+def _lines(path: Path, program_id: str | None) -> Iterator[dict[str, Any]]:
+    """Yields the body of each line's call, with its program."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                given = json.loads(line)
+            except ValueError as error:
+                raise CommandFailed(ExitCode.USAGE, f"{path}:{number}: {error}") from None
+            if not isinstance(given, dict):
+                raise CommandFailed(ExitCode.USAGE, f"{path}:{number}: not an object")
+            is_call = isinstance(given.get("inputs"), dict) and given.keys() <= {"program_id", "inputs", "session_id"}
+            body = given if is_call else {"inputs": given}
+            program = body.get("program_id", program_id)
+            if not isinstance(program, str):
+                raise CommandFailed(ExitCode.USAGE, f"{path}:{number}: no program_id, and no --program")
+            yield {**body, "program_id": program}
+
+
+def _summary(comparisons: Comparisons, examples: list[dict[str, Any]]) -> dict[str, Any]:
+    """The report of a run, in the form of the service's."""
+    rows = comparisons.rows()
+    calls = {field[0]: counts.compared for field, counts in comparisons.counts().items() if field[1] == "$error"}
+    by_weight = sorted(examples, key=lambda one: -sum(odd == "v2" for odd in one["odd"].values()))
+    return {
+        "compared": sum(calls.values()),
+        "differing": len(examples),
+        "shed": 0,
+        "fields": [_field(row) for row in rows],
+        "quality": None,
+        "examples": by_weight[:MAX_EXAMPLES],
+    }
+
+
+def _field(row: FieldRow) -> dict[str, Any]:
+    return {
+        "program_id": row.program,
+        "field": row.field,
+        "compared": row.compared,
+        "differing": row.differing,
+        "noise": row.noise,
+        "differs": row.differs,
+        "interval": list(row.interval),
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    print_rows(
+        _COLUMNS,
+        [
+            (
+                row["program_id"],
+                row["field"],
+                row["compared"],
+                row["differing"],
+                row["noise"],
+                row["differs"],
+                "{:.2f} to {:.2f}".format(*(100 * end for end in row["interval"])),
+            )
+            for row in found["fields"]
+        ],
+    )
+    print(f"{found['compared']} calls compared, {found['differing']} differing, {found['shed']} shed")
+    if (quality := found["quality"]) is not None:
+        worse = "worse" if quality["worse"] else "not worse" if quality["not_worse"] else "open"
+        means = ["-" if mean is None else f"{mean:.3f}" for mean in (quality["v1_mean"], quality["v2_mean"])]
+        print(f"quality: V1 {means[0]}, V2 {means[1]}, {quality['pairs']} pairs: {worse}")
