@@ -51,12 +51,12 @@ def mean_interval(cells: Sequence[Cell], smallest: float, largest: float, alpha:
 
 def _log_e(gains: Sequence[Cell], span: float) -> float:
     """Log of the average over the bets; a gain is at least −`span`."""
-    return log_sum_exp(
-        [
-            _LOG_PRIOR + sum([count * math.log1p(fraction / span * gain) for gain, count in gains])
-            for fraction in FRACTIONS
-        ]
-    )
+    return log_sum_exp([_LOG_PRIOR + product for product in log_products(gains, span)])
+
+
+def log_products(gains: Sequence[Cell], span: float) -> list[float]:
+    """Log of the product of factors for each bet; a gain is at least −`span`."""
+    return [sum([count * math.log1p(fraction / span * gain) for gain, count in gains]) for fraction in FRACTIONS]
 
 
 def _last_true(holds: Callable[[float], bool], low: float, high: float) -> float:

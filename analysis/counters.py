@@ -23,7 +23,7 @@ class Counters:
     Each `list[int]` has two items, V1's count and V2's. A step is an index into `steps`, which are in the ramp's order.
     """
 
-    __slots__ = ("calls", "events", "faults", "latency", "steps", "units")
+    __slots__ = ("calls", "costs", "events", "faults", "latency", "steps", "units")
 
     def __init__(self) -> None:
         self.steps: list[StepId] = []
@@ -37,6 +37,8 @@ class Counters:
         """Assignments of units: calls without a key, and first calls of keys."""
         self.latency: dict[SegmentKey, Histogram] = {}
         """First successful calls of keys."""
+        self.costs: dict[SegmentKey, Histogram] = {}
+        """First calls of keys, of programs that have had a cost, by fine cost bin."""
 
     def merge(self, other: "Counters") -> "Counters":
         """Returns the sum. The operation is associative and commutative, and empty counters are its zero."""
@@ -51,8 +53,9 @@ class Counters:
         _add_to(self.faults, part.faults, lambda key: (key[0], index[key[1]]))
         _add_to(self.events, part.events, lambda key: (key[0], index[key[1]], index[key[2]], key[3], key[4]))
         _add_to(self.units, part.units, lambda key: (index[key[0]], index[key[1]]))
-        for (first, step, generation), histogram in part.latency.items():
-            _add_to(self.latency.setdefault((index[first], index[step], generation), {}), histogram, lambda fine: fine)
+        for mine, parts in ((self.latency, part.latency), (self.costs, part.costs)):
+            for (first, step, generation), histogram in parts.items():
+                _add_to(mine.setdefault((index[first], index[step], generation), {}), histogram, lambda fine: fine)
 
     def without_events(self) -> "Counters":
         """Returns what a replica may add to its own counters: fault events are rows, unique by key, in the store."""
@@ -70,10 +73,8 @@ class Counters:
             "faults": [[*key, *pair] for key, pair in sorted(self.faults.items())],
             "events": [[*key, *pair] for key, pair in sorted(self.events.items())],
             "units": [[*key, *pair] for key, pair in sorted(self.units.items())],
-            "latency": [
-                [*key, [[fine, *pair] for fine, pair in sorted(histogram.items())]]
-                for key, histogram in sorted(self.latency.items())
-            ],
+            "latency": _segments_data(self.latency),
+            "costs": _segments_data(self.costs),
         }
 
     @classmethod
@@ -94,10 +95,8 @@ class Counters:
                 for name, first, step, code, program, v1, v2 in data["events"]
             }
             counters.units = {(first, step): [v1, v2] for first, step, v1, v2 in data["units"]}
-            counters.latency = {
-                (first, step, generation): {fine: [v1, v2] for fine, v1, v2 in histogram}
-                for first, step, generation, histogram in data["latency"]
-            }
+            counters.latency = _segments(data["latency"])
+            counters.costs = _segments(data.get("costs", []))  # a replica that knows no costs writes none
         except (KeyError, TypeError) as error:
             raise ValueError(f"these are no counters: {error}") from None
         return counters
@@ -118,6 +117,20 @@ def total(pairs: Iterable[list[int]]) -> tuple[int, int]:
         v1 += pair[0]
         v2 += pair[1]
     return v1, v2
+
+
+def _segments_data(segments: dict[SegmentKey, Histogram]) -> list[Any]:
+    return [
+        [*key, [[fine, *pair] for fine, pair in sorted(histogram.items())]]
+        for key, histogram in sorted(segments.items())
+    ]
+
+
+def _segments(data: Any) -> dict[SegmentKey, Histogram]:
+    return {
+        (first, step, generation): {fine: [v1, v2] for fine, v1, v2 in histogram}
+        for first, step, generation, histogram in data
+    }
 
 
 def _add_to(table: dict[_Key, list[int]], other: Mapping[_Key, list[int]], renamed: Callable[[_Key], _Key]) -> None:

@@ -6,6 +6,7 @@ information is the mean logarithm of a call's factor if the regression is real.
 
 import math
 
+from analysis.costs import generation_of_costs
 from analysis.counters import total
 from analysis.evidence import Bench
 from analysis.guardrails import Guardrail, Kind
@@ -27,6 +28,7 @@ def calls_until(bench: Bench, guardrail: Guardrail, ratio: float, threshold: flo
     w = steps[-1][0]
     information = {
         Kind.LATENCY: lambda: _of_latency(bench, w, ratio),
+        Kind.COST: lambda: _of_cost(bench, w, ratio),
         Kind.SPLIT: lambda: _of_split(bench, w, ratio),
     }.get(guardrail.kind, lambda: _of_faults(bench, guardrail, w, ratio))()
     if information <= 0:
@@ -53,6 +55,13 @@ def _of_split(bench: Bench, w: float, ratio: float) -> float:
     log_v1, log_v2 = log_factors(w, ratio)
     share = w * ratio / (1 - w + w * ratio)
     return min(units / calls, 1.0) * ((1 - share) * log_v1 + share * log_v2) if calls else 0.0
+
+
+def _of_cost(bench: Bench, w: float, ratio: float) -> float:
+    """Counted calls per call, times the mean logarithm of the best bet's factor for a V2 that costs more."""
+    calls = sum(total(bench.counters.calls.values()))
+    seen = sum(total(pair for one in bench.counters.costs.values() for pair in one.values()))
+    return bench.costs.information(w, ratio, generation_of_costs(seen)) * seen / calls if calls else 0.0
 
 
 def _of_latency(bench: Bench, w: float, ratio: float) -> float:

@@ -2,6 +2,7 @@
 
 import math
 
+from analysis.costs import CostEvidence
 from analysis.counters import Counters
 from analysis.faults import FaultEvidence, cells_of_copy
 from analysis.guardrails import Config, Guardrail, Kind
@@ -20,6 +21,7 @@ class Bench:
         self.config = config
         self.counters = counters
         self.latency = LatencyEvidence(counters)
+        self.costs = CostEvidence(counters, config.c0)
         self._log_shares: list[float] = []
         self.faults: dict[str, FaultEvidence] = {}
         for one in config.guardrails:
@@ -52,6 +54,8 @@ class Bench:
     def _by_copy(self, guardrail: Guardrail, copies: int) -> list[tuple[float, str]]:
         if guardrail.kind is Kind.LATENCY:
             return [(log_e, "all") for log_e in self.latency.log_e(copies)]
+        if guardrail.kind is Kind.COST:
+            return [(log_e, "all") for log_e in self.costs.log_e(copies)]
         if guardrail.kind is Kind.SPLIT:
             cells = [cells_of_copy(self.counters.units, copy, self.counters.steps) for copy in range(copies)]
             return [(SPLIT.log_e(one), "all") for one in cells]

@@ -40,6 +40,7 @@ class Kind(StrEnum):
     FAULTS = "faults"
     LATENCY = "latency"
     SPLIT = "split"
+    COST = "cost"
     FED = "fed"
     """Another part of the service computes the e-process and feeds its logarithm to the judge."""
 
@@ -83,7 +84,7 @@ GUARDRAILS: Final = (
     Guardrail("srm", Kind.SPLIT, Action.PAUSE),
     Guardrail("shadow", Kind.FED, Action.PAUSE),
     Guardrail("quality", Kind.FED, Action.PAUSE),
-    Guardrail("cost", Kind.FED, Action.PAUSE),
+    Guardrail("cost", Kind.COST, Action.PAUSE),
 )
 
 
@@ -105,6 +106,8 @@ class Config:
     """V2 may have this many times V1's faults."""
     m0: float = 1.0
     """V2 may take this many times V1's milliseconds."""
+    c0: float = 1.0
+    """V2's calls may cost this many times V1's."""
     floor: float = 0.002
     """Promotion does not ask for a ratio if V2's faults are rarer than this share of calls."""
     programs: int = 64
@@ -120,8 +123,8 @@ class Config:
             raise InvalidConfig(f"the shares of the guardrails that roll back add up to {self.total_share:.4g}, over 1")
         if any(one.action is Action.ROLLBACK and one.share <= 0 for one in self.guardrails):
             raise InvalidConfig("a guardrail that rolls back needs a share of alpha above 0")
-        if min(self.r0, self.m0) < 1 or not 0 < self.alpha < 1 or not 1 <= self.programs <= 256:
-            raise InvalidConfig("r0 and m0 are at least 1, alpha is between 0 and 1, programs between 1 and 256")
+        if min(self.r0, self.m0, self.c0) < 1 or not 0 < self.alpha < 1 or not 1 <= self.programs <= 256:
+            raise InvalidConfig("r0, m0 and c0 are at least 1, alpha is between 0 and 1, programs between 1 and 256")
 
     @property
     def total_share(self) -> float:

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from analysis.costs import MAX_PROGRAMS, bin_of_cost, generation_of_costs
 from analysis.counters import Counters, add_one
 from analysis.evidence import Bench
 from analysis.guardrails import GUARDRAIL_OF, OVER_3_P99, OVER_P99, Config
@@ -43,6 +44,9 @@ class Intake:
         floor = max(self.current, 0)
         self._units = KeyMarks(floor, config.shard, config.shards)
         self._successes = KeyMarks(floor, config.shard, config.shards)
+        self._costs = KeyMarks(floor, config.shard, config.shards)
+        self._costly: set[str] = set()
+        self._costs_seen = sum(sum(map(sum, one.values())) for one in counters.costs.values())
         self._faults = {name: KeyMarks(floor) for name in self.bench.faults}
         self._faults["tail"] = KeyMarks(floor, config.shard, config.shards)
         self._incidents = Incidents()
@@ -77,6 +81,7 @@ class Intake:
         ms: float,
         *,
         is_cold: bool,
+        cost: float = 0.0,
     ) -> str | None:
         """Counts the end of a call; returns the guardrail that has a new event of V2's."""
         step = self._index.get(w, -1)
@@ -84,6 +89,8 @@ class Intake:
             return None
         version = 1 if arm == "v2" else 0
         add_one(self.counters.calls, step, version)
+        if self._costly or cost > 0.0:
+            self._spent(step, version, key_hash, program, cost)
         if outcome == "ok" and not is_cold and 0.0 <= ms < 1e12:
             return self._succeeded(t, step, version, key_hash, program, ms)
         self._has_no_time(step, version, key_hash)
@@ -127,6 +134,26 @@ class Intake:
             return None
         code = OVER_3_P99 if fine >= self._p99_of_3 else OVER_P99
         return self.fault("tail", t, step, version, key_hash, code, program)
+
+    def _spent(self, step: int, version: int, key_hash: int | None, program: str, cost: float) -> None:
+        """Counts the cost of a call if its program has had one before, whatever the version was."""
+        if not 0.0 <= cost < 1e12:
+            return
+        if program not in self._costly:
+            if cost > 0.0 and len(self._costly) < MAX_PROGRAMS:
+                self._costly.add(program)
+            return
+        first = self._costs.first_copy(key_hash, step)
+        if first < 0:
+            return
+        self._costs.mark(key_hash, step)
+        segment = (first, step, generation_of_costs(self._costs_seen))
+        self._costs_seen += 1
+        histogram = self.counters.costs.get(segment)
+        if histogram is None:
+            histogram = self.counters.costs[segment] = {}
+        add_one(histogram, bin_of_cost(cost), version)
+        self.bench.costs.dirty.add(segment)
 
     def _has_no_time(self, step: int, version: int, key_hash: int | None) -> None:
         """Counts a call that failed or was cold with a time that one of V1's last calls took, drawn at random.

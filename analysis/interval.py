@@ -7,6 +7,7 @@ both have E < 2/α (Lindon & Malek, NeurIPS 2022; Howard et al., Annals of Stati
 import math
 from collections.abc import Callable, Sequence
 
+from analysis.costs import CostEvidence
 from analysis.latency import LatencyEvidence
 from analysis.latency_bins import STEP
 from analysis.odds import NOT_WORSE_PRIORS, NOT_WORSE_RATIOS, WORSE_PRIORS, WORSE_RATIOS, Cell, Mixture
@@ -53,6 +54,24 @@ def latency_interval(evidence: LatencyEvidence, alpha: float, m0: float) -> Inte
         0.0 if low is None else m0 * math.exp(math.floor(low) * STEP),
         None if high is None else m0 * math.exp(math.ceil(high) * STEP),
     )
+
+
+def cost_interval(evidence: CostEvidence, alpha: float) -> Interval:
+    """Returns the interval of V2's mean cost over V1's."""
+    threshold = math.log(2 / alpha)
+
+    def is_dearer(log_ratio: float) -> bool:
+        return evidence.log_e_dearer_than(math.exp(log_ratio)) >= threshold
+
+    def is_cheaper(log_ratio: float) -> bool:
+        return evidence.log_e_cheaper_than(math.exp(log_ratio)) >= threshold
+
+    low = high = None
+    if is_dearer(-_WIDEST):
+        low = math.exp(_last_true(is_dearer, -_WIDEST, _WIDEST, 14))
+    if is_cheaper(_WIDEST):
+        high = math.exp(-_last_true(lambda negative: is_cheaper(-negative), -_WIDEST, _WIDEST, 14))
+    return (0.0 if low is None else low), high
 
 
 def _last_true(holds: Callable[[float], bool], low: float, high: float, bisections: int = _BISECTIONS) -> float:

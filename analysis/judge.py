@@ -81,14 +81,15 @@ class Judge:
         ms: float,
         *,
         is_cold: bool = False,
+        cost: float = 0.0,
     ) -> str | None:
-        """Counts the end of a call; `w` is from its assignment.
+        """Counts the end of a call; `w` is from its assignment, `cost` what its tokens cost in any unit.
 
         Returns the guardrail that has a new event of V2's, if any: the moment to look, and an example to keep.
         """
         self._ended += 1
         try:
-            return self._intake.ended(t, w, arm, key_hash, program, outcome, ms, is_cold=is_cold)
+            return self._intake.ended(t, w, arm, key_hash, program, outcome, ms, is_cold=is_cold, cost=cost)
         except (TypeError, ValueError):
             self.malformed += 1
             return None

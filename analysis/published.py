@@ -8,10 +8,10 @@ from analysis.detectable import calls_until
 from analysis.evidence import Bench
 from analysis.faults import cells_of_copy
 from analysis.guardrails import Guardrail, Kind
-from analysis.interval import Interval, latency_interval, ratio_interval
+from analysis.interval import Interval, cost_interval, latency_interval, ratio_interval
 from analysis.verdict import Detectable, Evidence, Row, Tally
 
-_RATIO = {Kind.FAULTS: 2.0, Kind.LATENCY: 1.25, Kind.SPLIT: 0.9}
+_RATIO = {Kind.FAULTS: 2.0, Kind.LATENCY: 1.25, Kind.SPLIT: 0.9, Kind.COST: 1.5}
 """The regression whose time to be found is published."""
 
 
@@ -50,6 +50,8 @@ def _tallies(bench: Bench, guardrail: Guardrail) -> tuple[Tally, Tally]:
     counters = bench.counters
     if guardrail.kind is Kind.SPLIT:
         calls, faults = total(counters.units.values()), (0, 0)
+    elif guardrail.kind is Kind.COST:
+        calls, faults = total(pair for one in counters.costs.values() for pair in one.values()), (0, 0)
     elif guardrail.kind is Kind.LATENCY:
         calls, faults = total(pair for one in counters.latency.values() for pair in one.values()), (0, 0)
     else:
@@ -62,6 +64,8 @@ def _interval(bench: Bench, guardrail: Guardrail) -> Interval:
     alpha = bench.config.alpha
     if guardrail.kind is Kind.LATENCY:
         return latency_interval(bench.latency, alpha, bench.config.m0)
+    if guardrail.kind is Kind.COST:
+        return cost_interval(bench.costs, alpha)
     counts = bench.counters.units if guardrail.kind is Kind.SPLIT else bench.faults[guardrail.name].pooled
     return ratio_interval(cells_of_copy(counts, 0, bench.counters.steps), alpha)
 

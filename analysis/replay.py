@@ -34,6 +34,8 @@ class Recorded(Protocol):
     def cold(self) -> bool: ...
     @property
     def attempts(self) -> tuple[str, ...]: ...
+    @property
+    def cost(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,9 @@ class Replay:
         for code in call.attempts:
             has_event |= judge.attempt_failed(call.t, call.w, call.arm, key_hash, call.program, code) is not None
         ms = -1.0 if call.ms is None else call.ms  # a negative latency is none
-        event = judge.ended(call.t, call.w, call.arm, key_hash, call.program, call.outcome, ms, is_cold=call.cold)
+        event = judge.ended(
+            call.t, call.w, call.arm, key_hash, call.program, call.outcome, ms, is_cold=call.cold, cost=call.cost
+        )
         return has_event or event is not None
 
 

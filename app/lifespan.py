@@ -558,7 +558,7 @@ async def _follow_sources(
 def _open_recorder(app: "Application", settings: Settings) -> Recorder:
     """Makes the recorder on the application's registry."""
     categories = {code: kind.category for code, kind in KINDS.items()}
-    return Recorder(app.state.registry, categories, settings.program_metrics_limit)
+    return Recorder(app.state.registry, categories, settings.program_metrics_limit, settings.prices)
 
 
 def _open_lane(app: "Application", services: Services, settings: Settings) -> None:

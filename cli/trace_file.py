@@ -14,7 +14,7 @@ class UnreadableTrace(Exception):
 
 
 class RecordedCall(msgspec.Struct, frozen=True):
-    """A line of a trace. `cold` and `attempts` are optional: what the live judge knows beyond the plain format."""
+    """A line of a trace. `cold`, `attempts` and `cost` are optional: only the live judge knows them."""
 
     t: float
     w: float
@@ -25,6 +25,7 @@ class RecordedCall(msgspec.Struct, frozen=True):
     program: str = ""
     cold: bool = False
     attempts: tuple[str, ...] = ()
+    cost: float = 0.0
 
 
 class _Outline(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from pydantic_settings import SettingsConfigDict
 from config import mounted_file
 from config.lm import ApiBase, ApiKey, ConfiguredLM
 from config.pools import PoolSettings, Seconds, VersionName, listed, module_names
+from config.prices import LMPrices, parse_prices
 from config.webhook_allow import WebhookAllow
 from config.worker_user import find_user, first_readable
 
@@ -67,6 +68,11 @@ def _networks(value: str) -> str:
 
 def _lower_case(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _known_prices(value: str) -> str:
+    parse_prices(value)
+    return value
 
 
 def _known_database(url: SecretStr) -> SecretStr:
@@ -211,6 +217,8 @@ class Settings(PoolSettings):
     """The model as DSPy's `LM` takes it; `local` is the small model that the service runs, `none` means no LM."""
     lm_api_base: ApiBase | None = None
     lm_api_key: ApiKey | None = None
+    lm_prices: Annotated[str, AfterValidator(_known_prices)] = ""
+    """JSON: the prices of a million tokens, by model."""
     v1_lm_model: ModelName | None = None
     v1_lm_api_base: ApiBase | None = None
     v1_lm_api_key: ApiKey | None = None
@@ -345,6 +353,11 @@ class Settings(PoolSettings):
         return ConfiguredLM(
             model or self.lm_model, base or self.lm_api_base, key or (self.lm_api_key if is_endpoint_of_all else None)
         )
+
+    @property
+    def prices(self) -> LMPrices:
+        """The prices of `LM_PRICES`."""
+        return parse_prices(self.lm_prices)
 
     @property
     def lm_models(self) -> set[str]:

@@ -167,9 +167,9 @@ class Router:
         self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, route.trace_id)
         if call.program.definition.limits is not None:
             self._record_program(route, call, OK, seconds)
-        self._record_tokens(route, call, result.usage)
+        cost = self._record_tokens(route, call, result.usage)
         if route.evidence is not None:
-            self._judge_end(route, call, OK, seconds, "")
+            self._judge_end(route, call, OK, seconds, "", cost)
         if self.tap is not None:
             self.tap.call_ended(route.decision, call, call.session_id, route.evidence, result, None, route.trace)
 
@@ -177,9 +177,9 @@ class Router:
         self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
         if call.program.definition.limits is not None:
             self._record_program(route, call, error.code, time.perf_counter() - began)
+        cost = self._record_tokens(route, call, error.usage)
         if route.evidence is not None:
-            self._judge_end(route, call, error.code, time.perf_counter() - began, error.detail)
-        self._record_tokens(route, call, error.usage)
+            self._judge_end(route, call, error.code, time.perf_counter() - began, error.detail, cost)
         if self.tap is not None:
             self.tap.call_ended(route.decision, call, call.session_id, route.evidence, None, error.code, route.trace)
         if route.trace is not None:
@@ -194,7 +194,7 @@ class Router:
         self._recorder.answered(version, operation, code, seconds, queued_s, route.trace_id)
         self._recorder.failed(version, code, category)
 
-    def _judge_end(self, route: Route, call: Call, outcome: str, seconds: float, detail: str) -> None:
+    def _judge_end(self, route: Route, call: Call, outcome: str, seconds: float, detail: str, cost: float) -> None:
         """Tells the judge how an organic call ended.
 
         The wait for a worker is left out of its time: that measures the pool's size, not the version. So is the time in
@@ -204,7 +204,7 @@ class Router:
         assert evidence is not None
         version = route.decision.version
         ms = 1000 * (seconds - call.queued_s - call.load_s - call.backpressure_s)
-        guardrail = self._judge.ended(evidence, version, call.program.id, outcome, ms, is_cold=call.is_cold)
+        guardrail = self._judge.ended(evidence, version, call.program.id, outcome, ms, is_cold=call.is_cold, cost=cost)
         if guardrail is not None:
             self._judge.keep_example(guardrail, Example(call.execution_id, route.trace_id, outcome, detail))
 
@@ -212,9 +212,11 @@ class Router:
         """Counts a call for its program, if that has metrics of its own."""
         self._recorder.programs.answered(call.program, route.decision.version, outcome, seconds, route.trace_id)
 
-    def _record_tokens(self, route: Route, call: Call, usage: LMUsage | None) -> None:
-        if call.lm is not None and usage is not None:
-            self._recorder.lm_used(route.decision.version, call.lm.model, usage)
+    def _record_tokens(self, route: Route, call: Call, usage: LMUsage | None) -> float:
+        """Counts the tokens of a call, and returns their cost."""
+        if call.lm is None or usage is None:
+            return 0.0
+        return self._recorder.lm_used(route.decision.version, call.lm.model, usage)
 
     def _send_elsewhere(self, route: Route, call: Call, error: Withdrawn | WorkerCrashed) -> None:
         """Routes a call again that a pool gave back or whose worker died; raises `error` if the call may not run again.

@@ -108,15 +108,25 @@ class LiveJudge:
             self._keep(guardrail, example)
 
     def ended(
-        self, evidence: Evidence, version: str, program: str, outcome: str, ms: float, *, is_cold: bool
+        self,
+        evidence: Evidence,
+        version: str,
+        program: str,
+        outcome: str,
+        ms: float,
+        *,
+        is_cold: bool,
+        cost: float = 0.0,
     ) -> str | None:
         """Counts the end of a call; returns the guardrail that has a new event of V2's, which wants an example."""
         t = time.monotonic()
         ms += self.latency_floor_ms
         if len(self._recorded) == MAX_RECORDED:
             self.dropped += 1
-        self._recorded.append((t, evidence, version, program, outcome, ms, is_cold))
-        return self.judge.ended(t, evidence.w, version, evidence.key_hash, program, outcome, ms, is_cold=is_cold)
+        self._recorded.append((t, evidence, version, program, outcome, ms, is_cold, cost))
+        return self.judge.ended(
+            t, evidence.w, version, evidence.key_hash, program, outcome, ms, is_cold=is_cold, cost=cost
+        )
 
     def keep_example(self, guardrail: str, example: Example) -> None:
         """Keeps an execution that is part of the evidence, and looks soon."""
@@ -218,6 +228,7 @@ def _trace_line(
     outcome: str,
     ms: float,
     is_cold: bool,  # noqa: FBT001
+    cost: float,
 ) -> dict[str, Any]:
     line = {
         "t": round(t, 6),
@@ -231,6 +242,8 @@ def _trace_line(
     }
     if is_cold:
         line["cold"] = True
+    if cost:
+        line["cost"] = cost
     if evidence.attempts:
         line["attempts"] = evidence.attempts
     return line

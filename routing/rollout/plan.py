@@ -75,6 +75,7 @@ class Plan(_Part):
         description="Added to every call's time before versions are compared: much smaller differences do not matter",
     )
     latency_margin: float = Field(1.0, ge=1, le=10, description="V2 may take this many times V1's time")
+    cost_margin: float = Field(1.0, ge=1, le=100, description="V2's calls may cost this many times V1's")
 
     @model_validator(mode="after")
     def _rises(self) -> Self:
@@ -107,6 +108,7 @@ class Plan(_Part):
                 steps=tuple(step.basis_points / 10_000 for step in self.steps),
                 r0=self.fault_margin,
                 m0=self.latency_margin,
+                c0=self.cost_margin,
                 programs=max(1, min(programs, 256)),
             )
             config = config.with_actions(actions)

@@ -8,8 +8,9 @@ from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from config.prices import LMPrices
 from pools.process.exits import ExitCause
-from poolshift.worker.lm import LMUsage
+from poolshift.worker.lm import LOCAL, LOCAL_MODEL_NAME, LMUsage
 from routing.telemetry.spans import SpanOutcome
 from routing.versions import Version
 
@@ -121,24 +122,46 @@ class WorkerMetrics:
 
 
 class LMMetrics:
-    """The tokens that DSPy programs used. The first `MAX_LM_MODELS` models have their own label."""
+    """The tokens that DSPy programs used, and their cost. The first `MAX_LM_MODELS` models have their own label."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, prices: LMPrices) -> None:
         self._tokens = Counter(
             "poolshift_lm_tokens_total",
             "Tokens that DSPy programs used, by version, model and kind (prompt or completion).",
             ["pool_version", "model", "kind"],
             registry=registry,
         )
+        self._executions = Counter(
+            "poolshift_lm_executions_total",
+            "Executions that used tokens, by version and model.",
+            ["pool_version", "model"],
+            registry=registry,
+        )
+        self._cost = Counter(
+            "poolshift_lm_cost_total",
+            "Cost of the tokens by LM_PRICES, in its unit of money, by version and model.",
+            ["pool_version", "model"],
+            registry=registry,
+        )
+        self._prices = dict(prices)
+        if LOCAL in prices:
+            self._prices[f"openai/{LOCAL_MODEL_NAME}"] = prices[LOCAL]
         self._models: set[str] = set()
         for version in Version:
+            self._executions.labels(version, OTHER_MODELS)
+            self._cost.labels(version, OTHER_MODELS)
             for kind in ("prompt", "completion"):
                 self._tokens.labels(version, OTHER_MODELS, kind)
 
-    def used(self, version: Version, model: str, usage: LMUsage) -> None:
-        """Counts the tokens of an execution."""
+    def used(self, version: Version, model: str, usage: LMUsage) -> float:
+        """Counts the tokens of an execution, and returns their cost; a model without a price costs nothing."""
+        price = self._prices.get(model)
+        cost = 0.0 if price is None else price.cost(usage.prompt_tokens, usage.completion_tokens)
         if len(self._models) < MAX_LM_MODELS:
             self._models.add(model)
         label = model if model in self._models else OTHER_MODELS
         self._tokens.labels(version, label, "prompt").inc(usage.prompt_tokens)
         self._tokens.labels(version, label, "completion").inc(usage.completion_tokens)
+        self._executions.labels(version, label).inc()
+        self._cost.labels(version, label).inc(cost)
+        return cost

@@ -9,6 +9,7 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 from prometheus_client import CollectorRegistry, Counter
 
+from config.prices import NO_PRICES, LMPrices
 from pools.process.exits import ExitCause
 from poolshift.worker.lm import LMUsage
 from routing.rollout.model import Rollout
@@ -35,9 +36,15 @@ class Recorder:
     """
 
     def __init__(
-        self, registry: CollectorRegistry, errors: Mapping[str, str], program_limit: int = DEFAULT_LIMIT
+        self,
+        registry: CollectorRegistry,
+        errors: Mapping[str, str],
+        program_limit: int = DEFAULT_LIMIT,
+        prices: LMPrices = NO_PRICES,
     ) -> None:
-        """Takes the category of each error code as `errors`. At most `program_limit` programs have their own metrics.
+        """Takes the category of each error code as `errors`, and the LMs' `prices`.
+
+        At most `program_limit` programs have their own metrics.
 
         The series of each code begins at 0, so a rate sees the first error.
         """
@@ -77,7 +84,7 @@ class Recorder:
         self._rollout = RolloutMetrics(registry)
         self._service = ServiceMetrics(registry)
         self._workers = WorkerMetrics(registry)
-        self._lms = LMMetrics(registry)
+        self._lms = LMMetrics(registry, prices)
         # The constructor looks up the series that every call counts in, so that no call has to.
         self._calls: dict[tuple[str, str], tuple[tallies.Count, tallies.Distribution]] = {}
         self._waits = {version: self._queue_wait.of(version) for version in Version}
@@ -152,9 +159,9 @@ class Recorder:
         """Counts an attempt to tell of a job's end, or a notification that is given up."""
         self._service.job_deliveries.labels(outcome).inc()
 
-    def lm_used(self, version: Version, model: str, usage: LMUsage) -> None:
-        """Counts the tokens of an execution, successful or failed."""
-        self._lms.used(version, model, usage)
+    def lm_used(self, version: Version, model: str, usage: LMUsage) -> float:
+        """Counts the tokens of an execution, successful or failed, and returns their cost."""
+        return self._lms.used(version, model, usage)
 
     def background_restarted(self, task: str, count: int) -> None:
         """Counts `count` restarts of a background task; 0 makes its series exist."""

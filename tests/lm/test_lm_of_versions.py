@@ -1,5 +1,7 @@
 """An LM for one version: which call has which, what becomes of it, and what the judge makes of its failures."""
 
+import json
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,9 +10,9 @@ import pytest
 
 from tests.conftest import StartService
 from tests.lm.conftest import EVERYONES_KEY, SMALL, create, field, on
-from tests.lm.endpoint import Endpoint
+from tests.lm.endpoint import COMPLETION_TOKENS, PROMPT_TOKENS, Endpoint
 from tests.service.test_errors import problem
-from tests.support.service import Service, running_service
+from tests.support.service import POOLSHIFT, Service, running_service
 from tests.support.waiting import wait_until
 
 V2 = "?pool_version=v2"
@@ -129,3 +131,39 @@ def test_a_failing_model_on_v2_alone_rolls_back(start_service: StartService, end
     everyones = {**lm(endpoint, "everyone"), "api_key": EVERYONES_KEY}
     assert service.client.put(f"/lm{V2}", json=everyones).is_success
     assert upstream()["action"] == "pause"
+
+
+def test_a_dearer_model_on_v2_pauses_the_ramp(start_service: StartService, endpoint: Endpoint) -> None:
+    """Tokens of V2's cost twelve times as much: the metrics, the analysis and the trace tell it."""
+    prices = {"openai/test": {"input": 1, "output": 2}, "openai/dear": {"input": 12, "output": 24}}
+    mine = {**settings(endpoint, "answers"), "V2_LM_MODEL": "openai/dear", "LM_PRICES": json.dumps(prices)}
+    service = start_service(**mine)
+    program = create(service, [field("text")], [field("topic")])
+    plan = {"steps": [{"percent": 50, "hold_s": 3600, "min_calls": 10}], "latency_floor_ms": 10_000}
+    assert service.client.put("/rollout/plan", json=plan).is_success
+    assert service.client.post("/rollout/start").is_success
+
+    def is_paused() -> bool:
+        assert service.execute(program, inputs={"text": "x"}).status_code == 200
+        return bool(service.client.get("/rollout/status").json()["state"] == "paused")
+
+    wait_until(is_paused, "the judge pauses for the cost")
+    assert service.client.get("/rollout/status").json()["guardrail"] == "cost"
+    row = next(row for row in service.client.get("/rollout/analysis").json() if row["name"] == "cost")
+    assert row["log_e"] >= row["threshold"]
+    assert row["ratio"][0] > 1
+    once = (PROMPT_TOKENS + 2 * COMPLETION_TOKENS) / 1e6
+    for version, model, times in (("v1", "openai/test", 1), ("v2", "openai/dear", 12)):
+        labels = {"pool_version": version, "model": model}
+        count = service.metric("poolshift_lm_executions_total", **labels)
+        assert count > 10
+        assert service.metric("poolshift_lm_cost_total", **labels) == pytest.approx(count * times * once)
+    lines = [json.loads(line) for line in service.client.get("/rollout/analysis/trace").text.splitlines()]
+    assert {(line["arm"], line["cost"]) for line in lines} == {("v1", once), ("v2", 12 * once)}
+    trace = service.directory / "trace.jsonl"
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    replayed = subprocess.run(
+        [*POOLSHIFT, "judge", "replay", trace, "--json"], capture_output=True, text=True, check=True
+    )
+    verdicts = [json.loads(line) for line in replayed.stdout.splitlines()]
+    assert ("pause", "cost") in [(one["verdict"], one["guardrail"]) for one in verdicts]

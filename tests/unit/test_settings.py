@@ -55,6 +55,12 @@ def test_the_defaults() -> None:
         ("PROGRAM_MODULES", "os; rm"),
         ("PROGRAM_MODULES", "a,,b"),
         ("LOG_FORMAT", "xml"),
+        ("LM_PRICES", "0.25"),
+        ("LM_PRICES", '{"m": {"input": 1}}'),
+        ("LM_PRICES", '{"m": {"input": -1, "output": 2}}'),
+        ("LM_PRICES", '{"m": {"input": NaN, "output": 2}}'),
+        ("LM_PRICES", '{"m": {"input": 1, "output": 2, "cached": 3}}'),
+        ("LM_PRICES", "{"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -178,3 +184,23 @@ def test_a_workers_environment() -> None:
         "TOKENIZERS_PARALLELISM",
         "OPENAI_API_KEY",
     }
+
+
+def test_a_version_has_its_own_lm_or_everyones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each setting by itself, but for the key: it goes to no endpoint that it was not set for."""
+    everyones = {"LM_MODEL": "openai/a", "LM_API_BASE": "http://127.0.0.1:1/v1", "LM_API_KEY": "sk-a"}
+    for name, value in {**everyones, "V1_LM_MODEL": "openai/b", "V2_LM_API_BASE": "http://127.0.0.1:2/v1"}.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    v1, v2, all_of_them = settings.lm_of("v1"), settings.lm_of("v2"), settings.lm_of(None)
+    assert (v1.model, v1.api_base, v1.api_key) == ("openai/b", all_of_them.api_base, all_of_them.api_key)
+    assert (v2.model, v2.api_base, v2.api_key) == ("openai/a", "http://127.0.0.1:2/v1", None)
+    assert [settings.has_lm_of(version) for version in ("v1", "v2")] == [True, True]
+    monkeypatch.setenv("V2_LM_API_KEY", "sk-b")
+    key = load_settings().lm_of("v2").api_key
+    assert key is not None
+    assert key.get_secret_value() == "sk-b"
+    assert not {name for name in worker_environment(os.environ, ()) if "LM_" in name} & {*everyones, "V2_LM_API_KEY"}
+    for name in ("V1_LM_MODEL", "V2_LM_API_BASE", "V2_LM_API_KEY"):
+        monkeypatch.delenv(name)
+    assert not any(load_settings().has_lm_of(version) for version in ("v1", "v2"))

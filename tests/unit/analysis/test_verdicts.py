@@ -141,6 +141,7 @@ class Recorded:
         self.program, self.outcome, self.ms = told.program, told.outcome, told.ms
         self.cold = False
         self.attempts: tuple[str, ...] = ()
+        self.cost = 0.0
 
 
 def test_power_has_a_fixed_seed() -> None:
