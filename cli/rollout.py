@@ -1,5 +1,7 @@
 """`poolshift rollout`: shows, changes and rolls back the flag; the commands of a ramp are in `cli.ramp`."""
 
+import time
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import typer
@@ -7,6 +9,7 @@ import typer
 from cli import ramp
 from cli.output import AsJson, print_fields, print_json, print_rows, when
 from cli.ramp import Reason
+from cli.rollback_check import verified
 from cli.service import Service, on_service
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows and changes the canary percentage.")
@@ -54,11 +57,33 @@ def roll_back(
         Literal["finish", "replay"] | None,
         typer.Option(help="Calls that run on V2 finish there; with replay, idempotent ones run again on V1."),
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Watch for some seconds that it has worked; exit code 1 if not.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Sends all traffic to V1, from the next call on."""
+    began = time.monotonic()
     body = _given(reason=reason, in_flight=in_flight)
-    _show(service.send("POST", "/rollout/rollback", body=body), as_json=as_json)
+    rollout = service.send("POST", "/rollout/rollback", body=body)
+    if not verify:
+        _show(rollout, as_json=as_json)
+        return
+    findings = verified(service, began)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            print(f"{'yes' if finding.holds else 'NO '}  {finding.told}")
+    if not all(finding.holds for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command("rotate")
+@on_service
+def rotate(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Makes V2's specification V1's and sets 0 %, for the next migration; returns when V1's new workers serve."""
+    _show(service.send("POST", "/rollout/rotate", body=_given(reason=reason)), as_json=as_json)
 
 
 @app.command("history")

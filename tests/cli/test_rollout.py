@@ -92,3 +92,36 @@ def test_pools(operator: Poolshift, service: Service) -> None:
     assert {worker["pid"] for worker in pool["workers"]} == pids
     shown = lines(operator.succeeds("pools", "v2"))
     assert {line[0] for line in shown[-2:]} == {str(pid) for pid in pids}
+
+
+def test_a_rollback_is_verified(operator: Poolshift) -> None:
+    """Three lines, each with its time or count, and exit code 0; the same as JSON."""
+    operator.succeeds("rollout", "set", 50)
+    told = operator.succeeds("rollout", "rollback", "--verify").splitlines()
+    assert [line[:3] for line in told] == ["yes"] * 3
+    assert "in force on 1 of 1 replicas after" in told[0]
+    assert "V2 got 0 calls of the split" in told[1]
+    assert "live workers" in told[2]
+
+
+def test_a_rotation(operator: Poolshift) -> None:
+    """Refused between 0 and 100 %, with the reason; done at 0 %, and the history says so."""
+    operator.succeeds("rollout", "set", 50)
+    assert operator.fails(4, "rollout", "rotate").startswith("plan_conflict: V2 gets 50 %")
+    operator.succeeds("rollout", "set", 0)
+    rotated = operator.json("rollout", "rotate", "--reason", "the next one")
+    assert (rotated["canary_percent"], rotated["source"]) == (0, "rotation")
+    assert rotated["reason"].startswith("the next one (")
+
+
+def test_the_migration(operator: Poolshift) -> None:
+    """The phase and the next command; an item that a check finds cannot be ticked."""
+    shown = operator.json("migration", "status")
+    assert (shown["phase"], shown["next"]) == ("parallel", "poolshift migration validate")
+    assert ["phase", "parallel"] in lines(operator.succeeds("migration", "status"))
+    operator.succeeds("migration", "tick", "documentation", "--note", "runbook")
+    operator.succeeds("migration", "tick", "documentation", "--undo")
+    assert operator.fails(1, "migration", "tick", "tests").startswith("not_found: 'tests' is found by a check")
+    assert operator.fails(1, "migration", "report").startswith("not_found: no validation has run")
+    advice = operator.json("migration", "tune")
+    assert [one["pool"] for one in advice] == ["v1", "v2"]
