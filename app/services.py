@@ -26,7 +26,6 @@ from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import LiveJudge
 from routing.router import Router
-from routing.shadow.on_demand import OnDemand
 from routing.shadow.runs import ShadowRuns
 from routing.telemetry.failures import Failures
 from routing.telemetry.pool_figures import PoolFigures
@@ -52,7 +51,6 @@ class Services:
     ramp: RampController
     evidence: EvidenceView
     shadow: ShadowRuns
-    on_demand: OnDemand
     recorder: Recorder
     tracing: Tracing
     pool_set: PoolSet

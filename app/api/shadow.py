@@ -161,7 +161,7 @@ async def compare(body: CompareBody, program_id: ProgramId, services: Running, a
         raise Problem("invalid_request", detail)
     seconds = services.deadlines.seconds(None, program.definition, is_job=False)
     inputs = msgspec.json.encode(body.inputs)
-    found = await services.on_demand.compare(program, inputs, body.session_id, seconds)
+    found = await services.shadow.on_demand.compare(program, inputs, body.session_id, seconds)
     example = None if found.example is None else _example(program_id, found.example, admin)
     return ComparedView(fields=dict(found.fields), v1_ms=found.v1_ms, v2_ms=found.v2_ms, example=example)
 

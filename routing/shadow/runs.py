@@ -29,6 +29,7 @@ from routing.shadow.evidence import ProgramEvidence, ShadowEvidence
 from routing.shadow.examples import make_example
 from routing.shadow.gate import LoadGate
 from routing.shadow.idle_calls import Ended, IdleCalls
+from routing.shadow.on_demand import OnDemand
 from routing.shadow.scoring import Answered, Scorer
 from routing.split import BASIS_POINTS, threshold
 from routing.telemetry.call_trace import CallTrace
@@ -91,6 +92,7 @@ class ShadowRuns:
         gate: LoadGate,
         recorder: Recorder,
         metrics: ShadowMetrics,
+        on_demand: OnDemand,
         *,
         timeout_s: float,
         keeps_examples: bool,
@@ -98,6 +100,8 @@ class ShadowRuns:
     ) -> None:
         """Calls `watch` with itself while there are calls to capture, and with None while there are none."""
         self.evidence = evidence
+        self.on_demand = on_demand
+        """Compares both versions on inputs that somebody has."""
         self._pools = pools
         self._scorer = scorer
         self._gate = gate

@@ -178,3 +178,61 @@ def test_a_rollback_ends_the_shadow(shadowing: Service) -> None:
     assert (on["shadow_percent"], on["canary_percent"]) == (100, 0)
     assert shadowing.client.get("/rollout/history").json()["items"][0]["shadow_percent"] == 100
     run(shadowing, program, range(3), compared=1)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with V2's own kind of worse answers, where metrics score every call."""
+    directory = tmp_path_factory.mktemp("judged")
+    options = settings(directory, ENGINE="session_pool_v2", V1_POOL_SIZE=4, V2_POOL_SIZE=4)
+    with running_service(directory, **options, QUALITY_SAMPLE_PERCENT=100, QUALITY_TIMEOUT_S=2) as service:
+        yield service
+
+
+@pytest.mark.parametrize(
+    ("observed", "guardrail", "stratum"), [("shadow", "quality", ""), ("quality", "shadow", ".result")]
+)
+def test_worse_answers_pause_the_ramp(judged: Service, observed: str, guardrail: str, stratum: str) -> None:
+    """A metric that is halved on V2, or an answer that differs, is evidence against V2, found within 300 calls."""
+    program = create(judged, "answer", output="string", metric=f"{MODULE}:is_good")
+    plan = {"steps": [{"percent": 20, "hold_s": 3600}], "guardrails": {observed: {"action": "observe"}}}
+    assert judged.client.put("/rollout/plan", json=plan).status_code == 200
+    assert judged.client.patch("/rollout", json={"shadow_percent": 100}).status_code == 200
+    assert judged.client.post("/rollout/start", json={}).status_code == 200
+    try:
+        for n in range(600):
+            assert judged.execute(program, inputs={"n": n}).status_code == 200
+            if n % 10 == 0:
+                wait_until(lambda: not waits(judged), "the shadow calls have run")
+                if judged.client.get("/rollout/status").json()["state"] == "paused":
+                    break
+        wait_until(lambda: judged.client.get("/rollout/status").json()["state"] == "paused", "the ramp is paused")
+        status = judged.client.get("/rollout/status").json()
+        assert status["guardrail"] == guardrail, status
+        row = next(one for one in judged.client.get("/rollout/analysis").json() if one["name"] == guardrail)
+        assert row["log_e"] >= row["threshold"]
+        assert row["stratum"].endswith(stratum)
+        found = report(judged, program)
+        assert found["compared"] <= 300
+        assert found["quality"]["v2_mean"] < found["quality"]["v1_mean"]
+        assert judged.metric("poolshift_quality_score_count", pool_version="v2") > 0
+    finally:
+        judged.client.post("/rollout/abort", json={})
+    assert judged.client.get("/rollout").json()["shadow_percent"] == 0
+
+
+def waits(service: Service) -> bool:
+    """Tells if the pools run anything."""
+    return any(pool["busy"] for pool in service.client.get("/pools").json())
+
+
+def test_a_metric_that_fails_gives_no_score(judged: Service) -> None:
+    """Raised, hanging, NaN, text and out of range are counted apart, and are no quality."""
+    program = create(judged, "same", metric=f"{MODULE}:bad_metric")
+    assert judged.client.patch("/rollout", json={"shadow_percent": 100}).status_code == 200
+    for n in range(5):
+        assert judged.execute(program, inputs={"n": n}).status_code == 200
+    wait_until(lambda: len(report(judged, program).get("metric_failures", ())) == 4, "every way to fail is counted", 60)
+    found = report(judged, program)
+    assert set(found["metric_failures"]) == {"raised", "timeout", "not_a_number", "out_of_range"}
+    assert found["quality"] is None
