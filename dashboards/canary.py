@@ -10,6 +10,7 @@ from dashboards.queries import (
     PROGRAM_REQUESTS,
     V1,
     V2,
+    WINDOW,
     fault_difference,
     fault_difference_bound,
     judged_calls,
@@ -37,7 +38,7 @@ def build() -> dashboard.Dashboard:
     built = new_dashboard(
         "canary", "Poolshift / Canary", "V1 against V2 while traffic moves: rate, faults, latency, and how sure it is."
     ).with_variable(window_variable())
-    for part in (_now, _evidence, _traffic, _faults, _latency, _programs, _rollout):
+    for part in (_now, _evidence, _traffic, _faults, _latency, _programs, _shadow, _rollout):
         part(built)
     return built
 
@@ -329,6 +330,46 @@ def _programs(built: dashboard.Dashboard) -> None:
             "From the routing decision to the answer: which program is slower on V2.",
             [(of_programs(quantile(0.95, PROGRAM_DURATION, by=by)), legend)],
             unit="s",
+        )
+    )
+
+
+def _shadow(built: dashboard.Dashboard) -> None:
+    score = "poolshift_quality_score"
+    built.with_row(row("Shadow calls: copies of V1's calls on V2, and scores by the programs' metrics")).with_panel(
+        lines(
+            "Shadow calls",
+            "Compared, and left out: shed ones found no idle worker, preempted ones made room for a real call.",
+            [(rate("poolshift_shadow_calls_total", by="outcome"), "{{outcome}}")],
+            unit="reqps",
+        )
+    ).with_panel(
+        lines(
+            "Outputs that differ",
+            "By the odd one after V1 has run again: v2 is evidence of a difference, v1 and none are noise.",
+            [(rate("poolshift_shadow_differences_total", by="odd"), "{{odd}} is odd")],
+            unit="ops",
+        )
+    ).with_panel(
+        lines(
+            "Mean score",
+            "Quality by the programs' own metrics, as a share of their ranges, over the window; 0 without a score.",
+            [
+                (
+                    f"sum by (pool_version) (increase({selector(f'{score}_sum')}[{WINDOW}])) / "
+                    f"clamp_min(sum by (pool_version) (increase({selector(f'{score}_count')}[{WINDOW}])), 1)",
+                    "{{pool_version}}",
+                )
+            ],
+            unit="percentunit",
+        )
+    ).with_panel(
+        lines(
+            "Metrics without a score",
+            "Runs of a metric that raised, hung or returned no number: no part of the quality.",
+            [(rate("poolshift_quality_failures_total", by="reason"), "{{reason}}")],
+            unit="ops",
+            width=24,
         )
     )
 
