@@ -11,4 +11,4 @@ browser: ## Installs Chromium from Debian if it is missing (as root)
 	apt-get update -q && apt-get install -qy --no-install-recommends chromium fonts-dejavu-core
 
 screenshots: $(INSTALLED) ## Takes the pictures of the console's pages in docs/pictures/console (needs Chromium)
-	$(BIN)/python -m tools.screenshots
+	$(BIN)/python -m tests.console.screenshots

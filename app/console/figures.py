@@ -1,7 +1,7 @@
 """Figures over time for the charts: one tick a second while somebody looks, none twice."""
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -27,7 +27,8 @@ class Tick:
     """Whole seconds since the epoch."""
     durations: Mapping[Version, Sequence[int]]
     """Calls by `DURATION_BOUNDS`."""
-    faults: Mapping[Version, int]
+    faults: Mapping[tuple[Version, str], int]
+    """By version and guardrail."""
     queues: Mapping[Version, int]
 
 
@@ -37,6 +38,9 @@ class Figures:
 
     calls: int
     faults: int
+    """Of the engine and of programs together, and whatever else is judged."""
+    engine_faults: int
+    program_faults: int
     p50_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
@@ -92,14 +96,15 @@ class Series:
 def take_tick(services: Services, snapshots: Sequence[PoolSnapshot], at: float) -> Tick:
     """Reads the counters of this replica."""
     counts = services.failures.counts()
+    faults: Counter[tuple[Version, str]] = Counter()
+    for (code, version), count in counts.items():
+        if code in GUARDRAIL_OF:
+            faults[version, GUARDRAIL_OF[code]] += count
     queues = {snapshot.version: snapshot.queue_depth for snapshot in snapshots}
     return Tick(
         at=int(at),
         durations={version: services.recorder.latencies(version) for version in Version},
-        faults={
-            version: sum(count for (code, of), count in counts.items() if of is version and code in GUARDRAIL_OF)
-            for version in Version
-        },
+        faults=faults,
         queues={version: queues.get(version, 0) for version in Version},
     )
 
@@ -108,8 +113,10 @@ def figures_between(base: Tick | None, now: Tick, version: Version) -> Figures:
     """One version's figures between two ticks, or since the start."""
     counts = _added(base, now, version)
     p50, p95, p99 = (quantile_ms(counts, q) for q in _QUANTILES)
-    faults = now.faults[version] - (base.faults[version] if base is not None else 0)
-    return Figures(sum(counts), faults, p50, p95, p99, now.queues[version])
+    faults = _faults_added(base, now, version)
+    return Figures(
+        sum(counts), sum(faults.values()), faults["engine"], faults["program"], p50, p95, p99, now.queues[version]
+    )
 
 
 def quantile_ms(counts: Sequence[int], q: float) -> float | None:
@@ -132,10 +139,18 @@ def _added(base: Tick | None, now: Tick, version: Version) -> list[int]:
     return [after - earlier for after, earlier in zip(now.durations[version], before, strict=True)]
 
 
+def _faults_added(base: Tick | None, now: Tick, version: Version) -> Counter[str]:
+    """One version's faults between two ticks, or since the start, by guardrail."""
+    before: Mapping[tuple[Version, str], int] = {} if base is None else base.faults
+    return Counter(
+        {name: count - before.get((of, name), 0) for (of, name), count in now.faults.items() if of is version}
+    )
+
+
 def _point(before: Tick, now: Tick) -> Point:
     seconds = now.at - before.at
     v1, v2 = (_added(before, now, version) for version in Version)
-    faults = [(now.faults[version] - before.faults[version]) / seconds for version in Version]
+    faults = [sum(_faults_added(before, now, version).values()) / seconds for version in Version]
     return Point(
         at=now.at,
         calls=(sum(v1) / seconds, sum(v2) / seconds),

@@ -10,8 +10,10 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from app.api.analysis import decision_view
 from app.api.base import MAX_KEY, MAX_REVISION, Text
 from app.api.failures import failure_view
+from app.api.migration import migration_view
 from app.api.pools import difference_view
 from app.api.rollout import require_v1, revision_view
+from app.api.shadow import show_shadow
 from app.console.access import Viewing, Visitor, check_origin, is_secure, with_scope
 from app.console.forms import read_form
 from app.console.headers import PREFIX
@@ -25,6 +27,7 @@ from app.problems import Problem
 from app.services import Running, Services
 from config.api_keys import Scope
 from routing.errors import StoreUnavailable
+from routing.migration.phases import Phase
 from routing.versions import Version
 
 router = new_router()
@@ -111,7 +114,7 @@ async def failures(
 def why_no_trace(services: Services) -> str:
     """The reason for which a call has no spans."""
     if services.tracing.exports:
-        return "this call was not sampled (OTEL_TRACES_SAMPLER_ARG)"
+        return "it was not sampled (OTEL_TRACES_SAMPLER_ARG)"
     return "no collector is set (OTEL_EXPORTER_OTLP_ENDPOINT)"
 
 
@@ -160,28 +163,34 @@ async def history(
 
 
 @router.get("/migration")
-async def migration(request: Request, visitor: Viewing) -> Response:
+async def migration(request: Request, visitor: Viewing, services: Running) -> Response:
     """The phase of the migration and its checklist."""
+    view = None
+    try:
+        view = await migration_view(services)
+    except StoreUnavailable:
+        pass  # the page says so
     return console_of(request).renderer.page(
         request,
         "migration.html",
         visitor=visitor,
         page="migration",
-        migration=None,
-        missing="This version of the service keeps no checklist of the migration.",
+        migration=view,
+        phases=list(Phase),
+        missing="The database does not answer, so the evidence of the checklist cannot be read.",
     )
 
 
 @router.get("/shadow")
-async def shadow(request: Request, visitor: Viewing) -> Response:
-    """Differences between V1's outputs and V2's."""
+async def shadow(request: Request, visitor: Viewing, services: Running) -> Response:
+    """Differences between V1's outputs and V2's, by field, with examples side by side."""
     return console_of(request).renderer.page(
         request,
         "shadow.html",
         visitor=visitor,
         page="shadow",
-        programs=None,
-        missing="This version of the service compares no outputs.",
+        shadow=await show_shadow(services, visitor.principal),
+        shows_detail=visitor.principal.may(Scope.ADMIN),
     )
 
 

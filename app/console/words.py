@@ -24,6 +24,8 @@ GUARDRAILS: Final = {
     "cost": ("Cost", "tokens of language models"),
 }
 """A guardrail's name and subject, in words."""
+_NOT_COUNTED: Final = frozenset({"latency", "quality", "cost"})
+"""Guardrails whose evidence is not a count of events."""
 
 
 def percent(value: float | None) -> str:
@@ -126,6 +128,7 @@ def coming(next_move: str) -> str:
     """The plan's next move as a sentence."""
     text = next_move.removeprefix("nothing: ")
     is_nothing = text != next_move or next_move.startswith("nothing ")
+    text = text.replace("_", " ")
     return f"{text[:1].upper()}{text[1:]}." if is_nothing else f"Next: {text}."
 
 
@@ -145,6 +148,8 @@ def _counts(guardrail: str | None, rows: Sequence[Row]) -> str:
     row = next((one for one in rows if one.name == guardrail), None)
     if row is None:
         return ""
+    if row.name in _NOT_COUNTED:
+        return f"V2 is {interval(row.ratio)} of V1, in {row.v2.calls:,} calls."
     return (
         f"V2 has {row.v2.faults:,} events in {row.v2.calls:,} calls, V1 {row.v1.faults:,} in {row.v1.calls:,}; "
         f"V2 is {interval(row.ratio)} of V1."

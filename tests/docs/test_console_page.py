@@ -1,9 +1,13 @@
 """docs/console.md: every page, scope and setting of the console has its place."""
 
+import re
+
 from app.console.rendering import PAGES
 from app.console.sessions import LIFETIME_S, MAX_FAILURES
 from config.api_keys import Scope
 from config.settings import Settings
+from tests.console.screenshots import PAGES as PAGES_TAKEN
+from tests.console.screenshots import PICTURES
 from tests.support.pages import codes, page, section, table
 
 PAGE = page("console.md")
@@ -22,3 +26,10 @@ def test_every_scope_and_setting_is_described() -> None:
     assert f"{LIFETIME_S // 3600} hours" in access
     assert MAX_FAILURES == 10
     assert "Ten failed logins" in access
+
+
+def test_every_picture_is_there_light_and_dark() -> None:
+    """`make screenshots` takes a picture of each page; the page shows each, and no other one exists."""
+    shown = set(re.findall(r"pictures/console/([\w-]+\.png)", PAGE))
+    there = {path.name for path in PICTURES.iterdir()}
+    assert shown == there == {f"{name}-{scheme}.png" for name in PAGES_TAKEN for scheme in ("light", "dark")}

@@ -1,0 +1,118 @@
+"""Takes the pictures of the console's pages that the documentation shows: `make screenshots`.
+
+A real service runs real programs; nothing on the pictures is made up.
+"""
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.console.support import CHROMIUM, program
+from tests.support.service import ROOT, Service, running_service
+from tests.support.waiting import wait_until
+
+PICTURES = ROOT / "docs/pictures/console"
+PAGES = {
+    "overview": "",
+    "failures": "/failures",
+    "pools": "/pools",
+    "programs": "/programs",
+    "program": "/programs/greet",
+    "history": "/history",
+    "migration": "/migration",
+    "shadow": "/shadow",
+    "rollback": "/rollback",
+}
+CLIENTS = 2
+CALLS = 3000
+PLAN = {
+    "name": "new engine",
+    "latency_margin": 1.5,
+    "steps": [
+        {"percent": 5, "hold_s": 1, "min_calls": 200},
+        {"percent": 25, "hold_s": 600},
+        {"percent": 50, "hold_s": 1200, "approval": True},
+    ],
+}
+
+
+@contextmanager
+def traffic(service: Service) -> Iterator[list[int]]:
+    """Clients that call two programs, one of which fails now and then; the list has the status of each answer."""
+    statuses: list[int] = []
+    is_over = threading.Event()
+
+    def call() -> None:
+        with httpx.Client(base_url=service.url, timeout=30) as client:
+            while not is_over.is_set():
+                number = len(statuses)
+                body: dict[str, Any] = {"inputs": {"nonce": f"hello {number}"}}
+                name = "greet"
+                if number % 400 == 7:
+                    name, body = "translate", {"inputs": {"message": "no dictionary for this language"}}
+                statuses.append(client.post(f"/programs/{name}/execute", json=body).status_code)
+
+    threads = [threading.Thread(target=call) for _ in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield statuses
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
+def fill(service: Service) -> None:
+    program(service, None, "greet", "echo", {"nonce": "string"}, idempotent=True, instructions="Says hello.")
+    program(service, None, "translate", "fail", {"message": "string"})
+    for name in ("classify", "summarize", "extract"):
+        program(service, None, name, "slow_echo", {"nonce": "string", "seconds": "number"})
+    shadow = {"shadow_percent": 20, "reason": "compare outputs first"}
+    assert service.client.patch("/rollout", json=shadow).status_code == 200
+    assert service.client.put("/rollout/plan", json=PLAN).status_code == 200
+    assert service.client.post("/rollout/start", json={"reason": "the new engine, step by step"}).status_code == 200
+
+
+def take(page: Page, service: Service, name: str, path: Path) -> None:
+    page.goto(f"{service.url}/console{PAGES[name]}")
+    if page.locator("#liveness").count():
+        expect(page.locator("#liveness")).to_have_text("Live", timeout=20_000)
+    if name == "overview":
+        wait_until(lambda: bool(page.evaluate("poolshiftConsole.points.size > 12")), "the charts have points")
+    if name == "program":
+        page.get_by_label("nonce").fill("hello")
+        page.get_by_label("both, side by side").check()
+        page.get_by_role("button", name="Run").click()
+        expect(page.locator("#results pre")).to_have_count(2)
+    page.screenshot(path=path, full_page=True)
+
+
+def main() -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        running_service(Path(directory), V2_POOL_SIZE=6) as service,
+        sync_playwright() as playwright,
+    ):
+        fill(service)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        with traffic(service) as statuses:
+            wait_until(lambda: len(statuses) > CALLS, "there was traffic", 300)
+            for scheme in ("light", "dark"):
+                context = browser.new_context(color_scheme=scheme, viewport={"width": 1200, "height": 800})
+                page = context.new_page()
+                for name in PAGES:
+                    take(page, service, name, PICTURES / f"{name}-{scheme}.png")
+                context.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
