@@ -195,12 +195,6 @@ class _Catalog:
         stack.push_async_callback(bookkeeping.aclose)
         return bookkeeping
 
-    def on_trial(self) -> str | None:
-        """Says what V2 has of its own: definitions of programs, an LM. None if nothing."""
-        if (count := self.programs.count_own()) > 0:
-            return f"definitions of {count} programs"
-        return "an LM" if self.lms.is_on_trial else None
-
     async def reload(self) -> None:
         """Reads everything again, after this replica has missed changes by others."""
         await self.programs.load()
@@ -466,7 +460,7 @@ def _open_rotation(
     background: Background,
 ) -> Rotation:
     """Makes what rotates the pools, on request or after another replica."""
-    rotation = Rotation(settings, pools, factory, flag, log, ramp, catalog.on_trial)
+    rotation = Rotation(settings, pools, factory, flag, log, ramp, catalog.programs, catalog.lms)
     if settings.has_v1:
         background.run("rotation", rotation.follow)
     return rotation

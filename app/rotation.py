@@ -6,7 +6,6 @@ everything stays where it was, which is the same specification: that of V2.
 """
 
 import asyncio
-from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -15,6 +14,8 @@ from app.pool_factory import PoolFactory, PoolSet, RunningPool
 from app.problems import Problem
 from config.pools import PoolSpec
 from config.settings import Settings
+from routing.catalog.lms import Holder, LMs
+from routing.catalog.programs import Programs
 from routing.errors import PlanConflict
 from routing.rollout.controller import RampController
 from routing.rollout.flag import RolloutFlag
@@ -72,16 +73,17 @@ class Rotation:
         flag: RolloutFlag,
         log: RolloutLog,
         ramp: RampController,
-        on_trial: Callable[[], str | None],
+        programs: Programs,
+        lms: LMs,
     ) -> None:
-        """Asks `on_trial` for what V2 has of its own beside its specification, in words."""
         self._settings = settings
         self._pools = pools
         self._factory = factory
         self._flag = flag
         self._log = log
         self._ramp = ramp
-        self._on_trial = on_trial
+        self._programs = programs
+        self._lms = lms
         self._rotating = asyncio.Lock()
         self._wake = asyncio.Event()
         flag.listen_to_rotations(self._wake.set)
@@ -90,8 +92,7 @@ class Rotation:
         """Gives V1 the specification of V2; returns when V1's new workers serve and the split is at 0 %.
 
         Raises:
-            PlanConflict: the percentage is neither 0 nor 100, a plan is under way, or V2 has definitions or an LM of
-                its own.
+            PlanConflict: the percentage is neither 0 nor 100, a plan is under way, or V2 has at 0 % what V1 has not.
             Problem: `load_failed` if no worker of the specification can be started. Everything is as it was.
             StaleRevision: somebody has changed the rollout meanwhile.
             StoreUnavailable: the rotation could not be written, and has not taken place.
@@ -105,6 +106,7 @@ class Rotation:
                 environment = self._settings.pool("v1")
                 told = msgspec.json.encode({"spec": spec.as_json(), "environment": environment.as_json()}).decode()
                 change = Change(0, Source.ROTATION, by, reason, v1_pool=told)
+                await self._give_v1_what_v2_has(by)
                 rollout = await self._flag.change(change, expected=expected)
             except BaseException:
                 await asyncio.shield(pool.aclose())
@@ -131,15 +133,23 @@ class Rotation:
             raise
         self._put(pool, rotation.revision)
 
+    async def _give_v1_what_v2_has(self, by: str) -> None:
+        """Makes V2's own definitions everyone's, and gives V1 V2's LM. V1 has no calls yet that could notice."""
+        await self._programs.promote_all_v2(by)
+        if self._lms.is_on_trial:
+            await self._lms.put(Holder(version=Version.V1), self._lms.shown(None, Version.V2).settings, by)
+
     def _refuse_amid_ramp(self) -> None:
         points = self._flag.current.canary_basis_points
         if points not in (0, BASIS_POINTS):
             percent = self._flag.current.canary_percent
             raise PlanConflict(f"V2 gets {percent:g} %: a rotation takes 0 % or 100 %")
-        if (own := self._on_trial()) is not None:
-            raise PlanConflict(
-                f"V2 has {own} of its own: make it everyone's, or take it back, since V1 would not have it"
-            )
+        own = "definitions" if self._programs.count_own() else "an LM" if self._lms.is_on_trial else None
+        if own is not None and points == 0:
+            raise PlanConflict(f"V2 has {own} of its own at 0 %: give V2 100 % first, or take back what it has")
+        if not self._lms.may_keep(Version.V2):
+            told = "has a key from the environment, which is not stored: set it by PUT /lm?pool_version=v1 first"
+            raise PlanConflict(f"V2's LM {told}")
         if self._ramp.ramp.state.is_under_way:
             raise PlanConflict(f"a plan is under way ({self._ramp.ramp.state}): abort it, or promote V2")
 

@@ -58,6 +58,7 @@ class AsyncPrograms(AsyncGroup):
 
     create = _Sends(programs.create)
     put = _Sends(programs.put)
+    promote = _Sends(programs.promote)
     get = _Sends(programs.show)
     list = _Lists(programs.listed)
     delete = _Sends(programs.delete)

@@ -130,6 +130,14 @@ class ProgramExists(PoolshiftError):
     category = "session"
 
 
+class IncompatibleDefinition(PoolshiftError):
+    """V2's own definition does not take V1's calls; `extensions["field"]` is in the way."""
+
+    code = "incompatible_definition"
+    status = 409
+    category = "program"
+
+
 class InvalidInputs(PoolshiftError):
     """The inputs do not fit the program's signature; the program did not run."""
 

@@ -61,6 +61,28 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     session_id: str | None = None
 
 
+class OwnDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """The definition of a program that V2 alone runs."""
+
+    program_type: str
+    signature: Signature
+    revision: int
+    created_at: datetime
+    created_by: str | None = None
+    entrypoint: str | None = None
+    instructions: str | None = None
+    idempotent: bool = False
+    has_state: bool = False
+    tools: list[str] = []
+    timeout_s: float | None = None
+    max_concurrency: int | None = None
+    memory_mb: int | None = None
+    metrics: bool = False
+    shadow: bool = False
+    metric: str | None = None
+    metric_range: tuple[float, float] | None = None
+
+
 class Program(msgspec.Struct, frozen=True, kw_only=True):
     """A program and its use."""
 
@@ -84,6 +106,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     metric_range: tuple[float, float] | None = None
     execution_count: int = 0
     last_executed_at: datetime | None = None
+    v2: OwnDefinition | None = None
+    """V2's own definition, if it has one."""
 
 
 class ProgramRevision(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,13 +135,17 @@ def put(
     definition: Definition | Mapping[str, Any],
     *,
     session_id: str | None = None,
+    pool_version: str | None = None,
     expected_revision: int | None = None,
     only_if_new: bool = False,
     dry_run: bool = False,
 ) -> Call[Program]:
     """Creates a program, or replaces its definition. With `dry_run` the service only checks everything.
 
+    With `pool_version="v2"` it is V2's own definition, of a program that is there.
+
     Raises:
+        IncompatibleDefinition: V2's own definition does not take V1's calls.
         StaleRevision: the program has another revision than the expected one, or there is one already.
     """
     content, headers = encoded(_body(definition))
@@ -129,20 +157,33 @@ def put(
         "PUT",
         f"/programs/{segment(program_id)}",
         reader(Program),
-        params=given({"session_id": session_id, "dry_run": dry_run or None}),
+        params=given({"session_id": session_id, "pool_version": pool_version, "dry_run": dry_run or None}),
         headers=headers,
         content=content,
         is_idempotent=dry_run or (expected_revision is None and not only_if_new),
     )
 
 
-def show(program_id: str, *, session_id: str | None = None) -> Call[Program]:
-    """Reads a program: the session's, or else the global one.
+def promote(program_id: str, *, session_id: str | None = None, expected_revision: int | None = None) -> Call[Program]:
+    """Makes V2's own definition, if it is at the expected revision, everyone's.
+
+    Raises:
+        ProgramNotFound: V2 has no definition of its own of it.
+        StaleRevision: V2's own definition has another revision.
+    """
+    headers = {} if expected_revision is None else {"if-match": f'"{expected_revision}"'}
+    path = f"/programs/{segment(program_id)}/promote"
+    return Call("POST", path, reader(Program), params=given({"session_id": session_id}), headers=headers)
+
+
+def show(program_id: str, *, session_id: str | None = None, pool_version: str | None = None) -> Call[Program]:
+    """Reads a program: the session's, or else the global one. With `pool_version="v2"` as V2's own definition has it.
 
     Raises:
         ProgramNotFound: there is none.
     """
-    return get(f"/programs/{segment(program_id)}", Program, {"session_id": session_id})
+    params = {"session_id": session_id, "pool_version": pool_version}
+    return get(f"/programs/{segment(program_id)}", Program, params)
 
 
 def listed(*, session_id: str | None = None, limit: int | None = None) -> Listing[Program]:
@@ -150,22 +191,32 @@ def listed(*, session_id: str | None = None, limit: int | None = None) -> Listin
     return Listing("/programs", Page[Program], limit, {"session_id": session_id})
 
 
-def delete(program_id: str, *, session_id: str | None = None) -> Call[None]:
-    """Deletes a program; calls that run go on.
+def delete(program_id: str, *, session_id: str | None = None, pool_version: str | None = None) -> Call[None]:
+    """Deletes a program, or with `pool_version="v2"` V2's own definition alone; calls that run go on.
 
     Raises:
         ProgramNotFound: there is none.
     """
     path = f"/programs/{segment(program_id)}"
-    return Call("DELETE", path, nothing, params=given({"session_id": session_id}), is_idempotent=True)
+    params = given({"session_id": session_id, "pool_version": pool_version})
+    return Call("DELETE", path, nothing, params=params, is_idempotent=True)
 
 
 def revisions(
-    program_id: str, *, session_id: str | None = None, before: int | None = None, limit: int | None = None
+    program_id: str,
+    *,
+    session_id: str | None = None,
+    pool_version: str | None = None,
+    before: int | None = None,
+    limit: int | None = None,
 ) -> Listing[ProgramRevision]:
-    """Lists the definitions that a program has and had, the newest first; with `before` those before a revision."""
+    """Lists the definitions that a program has and had, the newest first; with `before` those before a revision.
+
+    With `pool_version="v2"` they are those that V2 alone has and had.
+    """
     path = f"/programs/{segment(program_id)}/revisions"
-    return Listing(path, Page[ProgramRevision], limit, {"session_id": session_id}, first=before)
+    params = {"session_id": session_id, "pool_version": pool_version}
+    return Listing(path, Page[ProgramRevision], limit, params, first=before)
 
 
 def _body(definition: Definition | Mapping[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import msgspec
 
-from poolshift.client.calls import Call, Listing, Page, encoded, get, members, nothing, reader, segment
+from poolshift.client.calls import Call, Listing, Page, encoded, get, given, members, nothing, reader, segment
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +30,7 @@ class LM(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     max_tokens: int | None = None
     set_for: str = "everyone"
-    """`session` or `everyone`."""
+    """`session`, `version` or `everyone`."""
     updated_by: str | None = None
     updated_at: datetime | None = None
 
@@ -58,32 +58,34 @@ def end(session_id: str) -> Call[None]:
     return Call("DELETE", f"/sessions/{segment(session_id)}", nothing, is_idempotent=True)
 
 
-def show_lm(session_id: str | None = None) -> Call[LM]:
-    """Reads everyone's language model, or the one that is in force for a session."""
-    return get(_lm(session_id), LM)
+def show_lm(session_id: str | None = None, *, pool_version: str | None = None) -> Call[LM]:
+    """Reads everyone's language model, or the one that is in force for a session or a version."""
+    return get(_lm(session_id), LM, {"pool_version": pool_version})
 
 
 def set_lm(
     model: str,
     *,
     session_id: str | None = None,
+    pool_version: str | None = None,
     api_base: str | None = None,
     api_key: str | None = None,
     temperature: float | None = None,
     max_tokens: int | None = None,
 ) -> Call[LM]:
-    """Sets a session's language model, or everyone's (scope `admin`), from the next call on.
+    """Sets a session's language model, or a version's or everyone's (scope `admin`), from the next call on.
 
     What is left out is unset: no part of the former language model stays.
     """
     body = members(model=model, api_base=api_base, api_key=api_key, temperature=temperature, max_tokens=max_tokens)
     content, headers = encoded(body)
-    return Call("PUT", _lm(session_id), reader(LM), headers=headers, content=content, is_idempotent=True)
+    params = given({"pool_version": pool_version})
+    return Call("PUT", _lm(session_id), reader(LM), params=params, headers=headers, content=content, is_idempotent=True)
 
 
-def remove_lm(session_id: str) -> Call[None]:
-    """Gives a session everyone's language model again."""
-    return Call("DELETE", _lm(session_id), nothing, is_idempotent=True)
+def remove_lm(session_id: str | None = None, *, pool_version: str | None = None) -> Call[None]:
+    """Gives a session, or a version, everyone's language model again."""
+    return Call("DELETE", _lm(session_id), nothing, params=given({"pool_version": pool_version}), is_idempotent=True)
 
 
 def _lm(session_id: str | None) -> str:

@@ -111,6 +111,11 @@ class LMs:
             return False
         return self.shown(None, Version.V1).settings != self.shown(None, Version.V2).settings
 
+    def may_keep(self, version: Version) -> bool:
+        """Tells if a version's LM may be stored for the other one: a key of the environment must not be."""
+        settings, stored, _ = self.shown(None, version)
+        return not self.is_on_trial or stored is not None or settings.api_key is None
+
     async def load(self) -> None:
         """Loads all stored settings into memory."""
         stored = await self._store.load()

@@ -332,6 +332,19 @@ class Programs:
         self._remember(stored)
         return stored
 
+    async def promote_all_v2(self, by: str | None) -> None:
+        """Makes all of V2's own definitions everyone's. Raises StoreUnavailable."""
+        own = [
+            program
+            for of_one in (self._global, *self._of_sessions.values())
+            for program in of_one.values()
+            if program.v2
+        ]
+        for program in own:
+            stored = await self._store.promote_v2(program.key, program.v2_revision, by)
+            if stored is not None:  # else another replica has changed it meanwhile
+                self._remember(stored)
+
     async def find(self, program_id: str, session_id: str | None) -> StoredProgram | None:
         """Finds the program of exactly this session, or the global one, with its use. Raises StoreUnavailable."""
         await self.flush()

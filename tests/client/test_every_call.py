@@ -16,6 +16,7 @@ from poolshift.client import (
     Execution,
     ExecutionNotFound,
     Field,
+    IncompatibleDefinition,
     InvalidInputs,
     JobCancelled,
     JobNotOver,
@@ -74,6 +75,21 @@ def test_the_life_of_a_program(client: Client) -> None:
     assert [one.revision for one in client.programs.revisions(created.id)] == [2, 1]
     (first,) = client.programs.revisions(created.id, before=2)
     assert first.definition["instructions"] == "Say it again."
+
+    own = client.programs.put(created.id, other, pool_version="v2")
+    assert (own.revision, own.v2) == (1, None)
+    shown = client.programs.get(created.id).v2
+    assert shown is not None
+    assert (shown.revision, shown.instructions) == (1, "Again.")
+    assert client.programs.get(created.id, pool_version="v2") == own
+    assert [one.revision for one in client.programs.revisions(created.id, pool_version="v2")] == [1]
+    with pytest.raises(StaleRevision):
+        client.programs.promote(created.id, expected_revision=2)
+    client.programs.delete(created.id, pool_version="v2")
+    with pytest.raises(ProgramNotFound):
+        client.programs.promote(created.id)
+    with pytest.raises(IncompatibleDefinition):
+        client.programs.put(created.id, msgspec.structs.replace(named("hold", HOLD), id=created.id), pool_version="v2")
 
     client.programs.delete(created.id)
     with pytest.raises(ProgramNotFound) as gone:
@@ -218,6 +234,10 @@ def test_sessions_and_their_language_models(client: Client, echo: str) -> None:
     client.lm.remove(session)
     assert client.lm.get(session).set_for == "everyone"
     assert client.lm.set("none").model == "none"
+    of_v2 = client.lm.set("openai/y", pool_version="v2")
+    assert (client.lm.get(pool_version="v2"), of_v2.set_for) == (of_v2, "version")
+    client.lm.remove(pool_version="v2")
+    assert client.lm.get(pool_version="v2").model == "none"
     client.sessions.end(session)
     with pytest.raises(problems.SessionNotFound):
         client.sessions.end(session)

@@ -97,7 +97,17 @@ def test_which_lm_counts(service: Service, endpoint: Endpoint) -> None:
     assert "sk-" not in shown
     with httpx.Client(base_url=service.url) as http:
         refused = http.post("/rollout/rotate")
-    assert "an LM of its own" in problem(refused, 409, "plan_conflict")["detail"]
+    assert "an LM of its own at 0 %" in problem(refused, 409, "plan_conflict")["detail"]
+    assert client.patch("/rollout", json={"canary_percent": 100}).is_success
+    assert "key from the environment" in problem(client.post("/rollout/rotate"), 409, "plan_conflict")["detail"]
+    client.put(f"/lm{V2}", json=lm(endpoint, "put"))
+    own = {"program_type": "predict", "signature": "text -> topic", "instructions": "Rotate."}
+    assert client.put(f"/programs/{program}{V2}", json=own).status_code == 201
+    assert client.post("/rollout/rotate").status_code == 200
+    assert topics(service, program) == ["put sk-put"] * 2
+    assert "Rotate." in endpoint.prompt("put")
+    assert client.get("/rollout").json()["canary_percent"] == 0
+    assert client.get(f"/programs/{program}").json()["v2"] is None
 
 
 def test_a_failing_model_on_v2_alone_rolls_back(start_service: StartService, endpoint: Endpoint) -> None:
