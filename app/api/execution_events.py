@@ -57,7 +57,6 @@ class JobStream:
         self._jobs = jobs
         self._show = show
         self._is_draining = is_draining
-        self._is_resumed = last_event_id is not None
         self._number = _number(last_event_id)
         self._heartbeat_s = heartbeat_s
         self._is_cut = False
@@ -67,8 +66,7 @@ class JobStream:
         """Sends what was missed and what comes, then the job's end. Says so if events are no longer kept."""
         log = self._jobs.events.find(job.id)
         if log is None:
-            if self._is_resumed or job.status is not JobStatus.QUEUED:
-                yield _event(None, "gap", {"missed": None})
+            yield _event(None, "gap", {"missed": None})
             parts = self._until_over_elsewhere(job)
         else:
             if self._number > log.last:
