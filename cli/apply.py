@@ -13,7 +13,8 @@ from cli.differences import Difference, differences, state_difference
 from cli.errors import CommandFailed, ExitCode, Refused, printable
 from cli.output import AsJson, print_change, print_json
 from cli.program_files import Document, WrongDocument, documents_of, files_in
-from cli.service import Service, on_service, segment
+from cli.service import Service, on_service
+from poolshift.client import programs
 
 _ATTEMPTS = 3
 """Attempts at a program that others change at the same time."""
@@ -112,8 +113,8 @@ class Application:
                 outcome.errors.append(str(document))
         except WrongDocument as wrong:
             outcome.errors.append(str(wrong))
-        except typer.BadParameter as error:
-            outcome.errors.append(f"{document.place()}: {error.message}")
+        except ValueError as error:  # an id that no path can have
+            outcome.errors.append(f"{document.place()}: {error}")
 
     def _name(self, document: Document, outcome: Outcome) -> None:
         """Finds the name that no document before has. Raises WrongDocument."""
@@ -130,13 +131,18 @@ class Application:
 
     def _apply(self, document: Document, outcome: Outcome) -> None:
         """Puts a program, unless others change it between the look at it and the change."""
-        path, query = f"/programs/{segment(str(outcome.id))}", {"session_id": outcome.session_id}
-        params = {**query, "dry_run": "true" if self._is_dry else None}
         for attempt in range(1, _ATTEMPTS + 1):
-            before = self._current(path, outcome.session_id)
-            headers = {"if-none-match": "*"} if before is None else {"if-match": f'"{before["revision"]}"'}
+            before = self._current(outcome)
+            change = programs.put(
+                str(outcome.id),
+                document.content,
+                session_id=outcome.session_id,
+                expected_revision=None if before is None else before["revision"],
+                only_if_new=before is None,
+                dry_run=self._is_dry,
+            )
             try:
-                after = self._service.send("PUT", path, body=document.content, params=params, headers=headers)
+                after = self._service.ask(change)
             except Refused as refusal:
                 if refusal.code != "stale_revision" or attempt == _ATTEMPTS:
                     raise
@@ -145,26 +151,30 @@ class Application:
             outcome.result = "created" if before is None else "unchanged"
             if before is not None and before["revision"] != after["revision"]:
                 outcome.result = "updated"
-                state = state_difference(self._saved_state(path, query, before), document.content.get("state"))
+                state = state_difference(self._saved_state(outcome, before), document.content.get("state"))
                 outcome.changes = [*differences(before, after), *state]
             return
 
-    def _current(self, path: str, session: str | None) -> dict[str, Any] | None:
+    def _current(self, outcome: Outcome) -> dict[str, Any] | None:
         """The program as it is; a global one is none of the session's."""
         try:
-            program: dict[str, Any] = self._service.get(path, session_id=session)
+            shown = programs.show(str(outcome.id), session_id=outcome.session_id)
+            program: dict[str, Any] = self._service.ask(shown)
         except Refused as refusal:
             if refusal.code != "program_not_found":
                 raise
             return None
-        return program if program["session_id"] == session else None
+        return program if program["session_id"] == outcome.session_id else None
 
-    def _saved_state(self, path: str, query: dict[str, Any], before: dict[str, Any]) -> Any:
+    def _saved_state(self, outcome: Outcome, before: dict[str, Any]) -> Any:
         """The state of the program as it was, which views leave out and revisions have."""
         if not before["has_state"]:
             return None
-        page = self._service.get(f"{path}/revisions", cursor=before["revision"] + 1, limit=1, **query)
-        return page["items"][0]["definition"]["state"] if page["items"] else None
+        former = programs.revisions(
+            str(outcome.id), session_id=outcome.session_id, before=before["revision"] + 1, limit=1
+        )
+        found = self._service.items(former)
+        return found[0]["definition"]["state"] if found else None
 
 
 def _errors(document: Document | WrongDocument, failure: CommandFailed) -> list[str]:

@@ -1,7 +1,10 @@
 """Failures of a command: one line on standard error, and an exit code for scripts."""
 
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # `serve` starts without the client
+    from poolshift.client import PoolshiftError
 
 
 class ExitCode(IntEnum):
@@ -31,27 +34,27 @@ class CommandFailed(Exception):
 class Refused(CommandFailed):
     """Ends a command that the service refuses, with the members of its problem response."""
 
-    def __init__(self, exit_code: ExitCode, message: str, problem: dict[str, Any]) -> None:
+    def __init__(self, exit_code: ExitCode, message: str, error: "PoolshiftError") -> None:
         super().__init__(exit_code, message)
-        self.code = str(problem["code"])
-        self.errors: list[dict[str, str]] = problem.get("errors", [])
+        self.code = error.code
+        self.errors: list[dict[str, str]] = error.extensions.get("errors", [])
 
 
 _OTHER_THAN_REFUSED = {
     "stale_revision": ExitCode.CONFLICT,
     "program_exists": ExitCode.CONFLICT,
     "plan_conflict": ExitCode.CONFLICT,
+    "idempotency_conflict": ExitCode.CONFLICT,
     "unauthorized": ExitCode.NOT_ALLOWED,
     "forbidden": ExitCode.NOT_ALLOWED,
 }
 
 
-def refused(problem: dict[str, Any], retry_after: str | None) -> Refused:
-    """The failure that a problem response of the service is."""
-    code = str(problem["code"])
-    again = f" (try again in {retry_after} s)" if retry_after else ""
-    exit_code = _OTHER_THAN_REFUSED.get(code, ExitCode.REFUSED)
-    return Refused(exit_code, f"{code}: {problem.get('detail', code)}{again}", problem)
+def refused(error: "PoolshiftError") -> Refused:
+    """The failure that an error of the service is."""
+    again = "" if error.retry_after is None else f" (try again in {error.retry_after:g} s)"
+    exit_code = _OTHER_THAN_REFUSED.get(error.code, ExitCode.REFUSED)
+    return Refused(exit_code, f"{error}{again}", error)
 
 
 def printable(text: str) -> str:

@@ -15,6 +15,7 @@ from cli.errors import CommandFailed, ExitCode, printable
 from cli.output import AsJson, print_rows
 from cli.service import Service, on_service
 from cli.trace_file import TraceFile, UnreadableTrace
+from poolshift.client import ramp
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Judge recorded ramps.")
 
@@ -55,17 +56,14 @@ def export(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Without one, standard output.")] = None,
 ) -> None:
     """Export what the judge of a running service saw, as a trace for `replay`; keys are hashes."""
-    headers, trace = service.lines("/rollout/analysis/trace")
-    if "x-dropped-calls" not in headers:
-        raise CommandFailed(ExitCode.UNREACHABLE, "the answer is no trace of this version of Poolshift")
+    trace = service.answer(ramp.trace()).value
     if file is None:
-        sys.stdout.buffer.write(trace)
+        sys.stdout.buffer.write(trace.lines)
         sys.stdout.buffer.flush()
     else:
-        _replace(file, trace)
-    dropped = int(headers["x-dropped-calls"])
+        _replace(file, trace.lines)
+    calls, dropped = trace.lines.count(b"\n"), trace.dropped
     told = f"; {dropped:,} older ones are dropped, and the verdicts of a replay may differ" if dropped else ""
-    calls = trace.count(b"\n")
     print(f"{calls:,} calls{told}", file=sys.stderr)
 
 

@@ -15,6 +15,11 @@ MODULES = {
     "migration": "cli.migration",
     "pools": "cli.pools",
     "programs": "cli.programs",
+    "executions": "cli.executions",
+    "sessions": "cli.sessions",
+    "lm": "cli.lms",
+    "failures": "cli.health:failures_app",
+    "health": "cli.health:health_app",
     "keys": "cli.keys",
     "judge": "cli.judge",
     "shadow": "cli.shadow",
@@ -22,8 +27,9 @@ MODULES = {
     "db": "cli.database",
     "migrate": "cli.migrate",
     "init": "cli.init",
+    "completion": "cli.completion",
 }
-"""Commands that are imported when they are named; each module has its own `app`."""
+"""Commands that are imported when they are named; a module has its `app`, unless the name of another is given."""
 
 
 class LazyGroup(TyperGroup):
@@ -36,7 +42,9 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command, imported if need be."""
         if cmd_name in MODULES and cmd_name not in self.commands:
-            self.add_command(typer.main.get_command(import_module(MODULES[cmd_name]).app), cmd_name)
+            module, _, name = MODULES[cmd_name].partition(":")
+            app = getattr(import_module(module), name or "app")
+            self.add_command(typer.main.get_command(app), cmd_name)
         return super().get_command(ctx, cmd_name)
 
 

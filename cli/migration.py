@@ -8,7 +8,8 @@ import typer
 
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_fields, print_json, print_rows, when
-from cli.service import Service, on_service, segment
+from cli.service import Service, on_service
+from poolshift.client import migration
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Leads through the migration from V1 to V2.")
 
@@ -20,7 +21,7 @@ THOROUGH_MEMORY_S = 300.0
 @on_service
 def show_status(service: Service, *, as_json: AsJson = False) -> None:
     """Shows the phase, what speaks against the next one, the checklist, and the command that comes next."""
-    found = service.get("/migration")
+    found = service.ask(migration.show())
     if as_json:
         print_json(found)
         return
@@ -78,8 +79,8 @@ def validate_service(
     items = [
         {"item": one.item, "state": one.state, "evidence": one.evidence[:4096], "how": one.how} for one in outcomes
     ]
-    body = {"pools": pools, "items": items, "report": {one.item: one.figures for one in outcomes if one.figures}}
-    stored = service.send("POST", "/migration/validations", body=body)
+    figures = {one.item: one.figures for one in outcomes if one.figures}
+    stored = service.ask(migration.add_validation(pools, items, report=figures))
     if as_json:
         print_json(stored)
     if any(one.state == "not_met" for one in outcomes):
@@ -97,7 +98,7 @@ def show_report(
     """Writes the newest validation to standard output, for those who decide."""
     from cli.validation import report  # noqa: PLC0415 - as above
 
-    found = service.get("/migration/report")
+    found = service.ask(migration.report())
     if as_json:
         print_json(found)
         return
@@ -116,11 +117,7 @@ def tick_item(
     undo: Annotated[bool, typer.Option("--undo", help="Take the confirmation back.")] = False,
 ) -> None:
     """Confirms an item that no check can tell, with your key's name and the time."""
-    path = f"/migration/items/{segment(item)}"
-    if undo:
-        service.send("DELETE", path)
-    else:
-        service.send("PUT", path, body={} if note is None else {"note": note})
+    service.ask(migration.untick(item) if undo else migration.tick(item, note=note))
 
 
 @app.command("tune")

@@ -56,6 +56,11 @@ def print_change(result: str, name: str, lines: Iterable[str] = ()) -> None:
     _print(text)
 
 
+def value_text(value: Any) -> str:
+    """Shows a JSON value to people: text as it is."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def when(timestamp: str | None) -> str | None:
     """A time of the service's for people: to the second, in UTC."""
     if timestamp is None:

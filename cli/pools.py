@@ -1,12 +1,14 @@
-"""`poolshift pools`: shows the pools and their workers, and gives them the code on disk."""
+"""`poolshift pools`: shows the pools, their workers and their differences, and gives them the code on disk."""
 
 from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
+from cli.errors import printable
 from cli.output import AsJson, print_json, print_rows
 from cli.service import Service, on_service
+from poolshift.client import pools
 
 MIB = 1024 * 1024
 
@@ -24,7 +26,7 @@ app = typer.Typer(
     cls=ShowsByDefault,
     add_completion=False,
     rich_markup_mode=None,
-    help="Shows the pools (by default), and reloads them.",
+    help="Shows the pools (by default), compares and reloads them.",
 )
 
 Pool = Literal["v1", "v2"]
@@ -42,7 +44,7 @@ def show_pools(
     as_json: AsJson = False,
 ) -> None:
     """Shows the pools, or one with its workers."""
-    answer = service.get(f"/pools/{version}" if version else "/pools")
+    answer = service.ask(pools.show(version) if version else pools.listed())
     if as_json:
         print_json(answer)
         return
@@ -85,13 +87,32 @@ def reload_pools(
 
     A pool with long calls takes as long as they do: see --timeout.
     """
-    versions = [version] if version else [pool["pool_version"] for pool in service.get("/pools")]
-    pools = [service.send("POST", f"/pools/{one}/reload") for one in versions]
+    versions = [version] if version else [pool["pool_version"] for pool in service.ask(pools.listed())]
+    reloaded = [service.ask(pools.reload(one)) for one in versions]
     if as_json:
-        print_json(pools)
+        print_json(reloaded)
         return
-    for pool in pools:
+    for pool in reloaded:
         print(f"{pool['pool_version']}: {pool['size']} workers have the programs' code {pool['programs_revision']}")
+
+
+@app.command("diff")
+@on_service
+def diff_pools(
+    service: Service,
+    *,
+    packages: Annotated[bool, typer.Option("--packages", help="Show each package that differs.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Shows what V2 changes against V1."""
+    answer = service.ask(pools.diff())
+    if as_json:
+        print_json(answer)
+        return
+    print(printable(f"V2 changes: {answer['summary']}"))
+    rows = [*answer["changes"], *(answer["packages"] if packages else ())]
+    if rows:
+        print_rows(("WHAT", "V1", "V2"), [(row["what"], row["v1"], row["v2"]) for row in rows])
 
 
 def _summary(pool: dict[str, Any]) -> tuple[object, ...]:

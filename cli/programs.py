@@ -1,9 +1,9 @@
-"""`poolshift programs`: create, list, show, run and delete programs; `cli.apply` has `apply`."""
+"""`poolshift programs`: create, list, show and delete programs; `cli.apply` has `apply`, `cli.run` has `run`."""
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -11,15 +11,11 @@ import yaml
 from cli.apply import apply_programs
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_fields, print_json, print_rows, when
-from cli.service import Service, on_service, segment
+from cli.run import ProgramId, Session, run_batch, run_program
+from cli.service import Service, on_service
+from poolshift.client import programs
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Creates, shows, runs and deletes programs.")
-
-ProgramId = Annotated[str, typer.Argument(metavar="ID")]
-Session = Annotated[
-    str | None,
-    typer.Option("--session", metavar="ID", help="A session: its programs come first, then the global ones."),
-]
 
 
 @app.command("list")
@@ -34,9 +30,9 @@ def list_programs(
     as_json: AsJson = False,
 ) -> None:
     """Lists programs, by creation."""
-    programs = service.items("/programs", limit, session_id=session)
+    found = service.items(programs.listed(session_id=session, limit=limit))
     if as_json:
-        print_json(programs)
+        print_json(found)
         return
     print_rows(
         ("ID", "TYPE", "ENTRYPOINT", "EXECUTIONS", "LAST EXECUTED", "CREATED"),
@@ -49,7 +45,7 @@ def list_programs(
                 when(program["last_executed_at"]),
                 when(program["created_at"]),
             )
-            for program in programs
+            for program in found
         ],
     )
 
@@ -58,7 +54,7 @@ def list_programs(
 @on_service
 def show_program(service: Service, program_id: ProgramId, *, session: Session = None, as_json: AsJson = False) -> None:
     """Shows a program and its use."""
-    _show(service.get(f"/programs/{segment(program_id)}", session_id=session), as_json=as_json)
+    _show(service.ask(programs.show(program_id, session_id=session)), as_json=as_json)
 
 
 @app.command("create")
@@ -75,7 +71,7 @@ def create_program(
     as_json: AsJson = False,
 ) -> None:
     """Creates a program (exit code 4 if its id is taken)."""
-    _show(service.send("POST", "/programs", body=_definition(file)), as_json=as_json)
+    _show(service.ask(programs.create(_definition(file))), as_json=as_json)
 
 
 app.command("apply")(apply_programs)
@@ -87,47 +83,45 @@ def delete_program(
     service: Service, program_id: ProgramId, *, session: Session = None, as_json: AsJson = False
 ) -> None:
     """Deletes a program; running calls continue."""
-    service.send("DELETE", f"/programs/{segment(program_id)}", params={"session_id": session})
+    service.ask(programs.delete(program_id, session_id=session))
     if as_json:
         print_json({"deleted": program_id})
     else:
         print_fields({"deleted": program_id})
 
 
-@app.command("run")
+app.command("run")(run_program)
+app.command("batch")(run_batch)
+
+
+@app.command("revisions")
 @on_service
-def run_program(
+def list_revisions(
     service: Service,
     program_id: ProgramId,
     *,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--input", metavar="NAME=VALUE", help="An input: a string as it is, any other type as JSON."),
-    ] = None,
-    inputs_json: Annotated[
-        str | None,
-        typer.Option("--inputs", metavar="JSON", help="All inputs as a JSON object; - reads standard input."),
-    ] = None,
     session: Session = None,
-    pool_version: Annotated[Literal["v1", "v2"] | None, typer.Option(help="Forces the version (scope admin).")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Revisions to list at most.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Runs a program once and shows its outputs."""
-    path = f"/programs/{segment(program_id)}"
-    inputs = _inputs(inputs_json)
-    if assignments:
-        program = service.get(path, session_id=session)
-        types = {field["name"]: field["type"] for field in program["signature"]["inputs"]}
-        inputs |= dict(_assigned(assignment, types) for assignment in assignments)
-    body = {"inputs": inputs} if session is None else {"inputs": inputs, "session_id": session}
-    headers = None if pool_version is None else {"x-pool-version": str(pool_version)}
-    answer = service.send("POST", f"{path}/execute", body=body, headers=headers)
+    """Lists the definitions that a program has and had, the newest first; --json has them whole."""
+    revisions = service.items(programs.revisions(program_id, session_id=session, limit=limit))
     if as_json:
-        print_json(answer)
+        print_json(revisions)
         return
-    print_fields({name: _text(value) for name, value in answer["outputs"].items()})
-    ran = f"ran on {answer['pool_version']} in {answer['duration_ms']:.10g} ms, execution {answer['execution_id']}"
-    print(ran, file=sys.stderr)
+    print_rows(
+        ("REVISION", "TYPE", "ENTRYPOINT", "WHEN", "WHO"),
+        [
+            (
+                one["revision"],
+                one["definition"]["program_type"],
+                one["definition"].get("entrypoint"),
+                when(one["created_at"]),
+                one["created_by"],
+            )
+            for one in revisions
+        ],
+    )
 
 
 def _show(program: dict[str, Any], *, as_json: bool) -> None:
@@ -159,10 +153,6 @@ def _field(field: dict[str, Any]) -> str:
     return f"{field['name']}{'' if field['required'] else '?'}: {field['type']}{default}"
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
 def _definition(file: Path) -> dict[str, Any]:
     """Reads JSON, or YAML if the file's name says so."""
     try:
@@ -176,33 +166,3 @@ def _definition(file: Path) -> dict[str, Any]:
     if not isinstance(definition, dict):
         raise CommandFailed(ExitCode.USAGE, f"{file}: a program is a JSON object")
     return definition
-
-
-def _inputs(text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {}
-    inputs = _json(sys.stdin.read() if text == "-" else text, "--inputs")
-    if not isinstance(inputs, dict):
-        raise typer.BadParameter("this is no JSON object", param_hint="--inputs")
-    return inputs
-
-
-def _assigned(assignment: str, types: dict[str, str]) -> tuple[str, Any]:
-    """Splits NAME=VALUE. A string is taken as it is, so that nobody has to quote it twice."""
-    name, is_assignment, value = assignment.partition("=")
-    if not is_assignment:
-        raise typer.BadParameter(f"{assignment!r} is not NAME=VALUE", param_hint="--input")
-    if types.get(name, "string") == "string":
-        return name, value
-    return name, _json(value, f"--input {name} ({types[name]})")
-
-
-def _json(text: str, hint: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_no_constant)
-    except ValueError as error:
-        raise typer.BadParameter(f"this is no JSON: {error}", param_hint=hint) from None
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")

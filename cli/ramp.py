@@ -11,6 +11,7 @@ from cli.output import AsJson, print_fields, print_json, print_rows, when
 from cli.service import Service, on_service
 from cli.watch import Watch
 from cli.watch_screen import condition_texts, duration_text, percent_text, split_text
+from poolshift.client import ramp
 
 Reason = Annotated[str | None, typer.Option(help="The reason for the history.")]
 
@@ -21,7 +22,7 @@ plan_app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows,
 @on_service
 def show_plan(service: Service, *, as_json: AsJson = False) -> None:
     """Shows the plan; `plan set` takes its JSON back."""
-    _show_plan(service.get("/rollout/plan"), as_json=as_json)
+    _show_plan(service.ask(ramp.show_plan()), as_json=as_json)
 
 
 @plan_app.command("set")
@@ -33,56 +34,97 @@ def set_plan(
     as_json: AsJson = False,
 ) -> None:
     """Sets the plan that the next start carries out (exit code 4 while one is under way)."""
-    _show_plan(service.send("PUT", "/rollout/plan", content=_content(file)), as_json=as_json)
+    _show_plan(service.ask(ramp.set_plan(_content(file))), as_json=as_json)
 
 
 @plan_app.command("clear")
 @on_service
 def clear_plan(service: Service) -> None:
     """Forgets the plan (exit code 4 while it is under way)."""
-    service.send("DELETE", "/rollout/plan")
+    service.ask(ramp.clear_plan())
 
 
 @on_service
 def start(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
     """Begins the plan at its first step, with no evidence."""
-    _move(service, "start", reason, as_json=as_json)
+    _show_status(service.ask(ramp.start(reason=reason)), as_json=as_json)
 
 
 @on_service
 def pause(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
     """Stops the ramp where it is."""
-    _move(service, "pause", reason, as_json=as_json)
+    _show_status(service.ask(ramp.pause(reason=reason)), as_json=as_json)
 
 
 @on_service
 def resume(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
     """Goes on at the step that the ramp stopped at, in spite of the guardrail that paused it."""
-    _move(service, "resume", reason, as_json=as_json)
+    _show_status(service.ask(ramp.resume(reason=reason)), as_json=as_json)
 
 
 @on_service
 def approve(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
     """Lets the ramp leave a step that waits for a person's approval."""
-    _move(service, "approve", reason, as_json=as_json)
+    _show_status(service.ask(ramp.approve(reason=reason)), as_json=as_json)
 
 
 @on_service
 def promote(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
     """Gives V2 everything without waiting for evidence; the history says so."""
-    _move(service, "promote", reason, as_json=as_json)
+    _show_status(service.ask(ramp.promote(reason=reason)), as_json=as_json)
 
 
 @on_service
 def abort(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
     """Ends the plan, and sends all traffic to V1."""
-    _move(service, "abort", reason, as_json=as_json)
+    _show_status(service.ask(ramp.abort(reason=reason)), as_json=as_json)
 
 
 @on_service
 def status(service: Service, *, as_json: AsJson = False) -> None:
     """Shows the ramp: its state and step, the verdict, what comes next, and the split on each replica."""
-    _show_status(service.get("/rollout/status"), as_json=as_json)
+    _show_status(service.ask(ramp.status()), as_json=as_json)
+
+
+@on_service
+def analysis(service: Service, *, as_json: AsJson = False) -> None:
+    """Shows the evidence of each guardrail."""
+    rows = service.ask(ramp.analysis())
+    if as_json:
+        print_json(rows)
+        return
+    print_rows(
+        ("GUARDRAIL", "ACTS BY", "V1 FAULTS", "V1 CALLS", "V2 FAULTS", "V2 CALLS", "LOG E", "THRESHOLD", "MOSTLY"),
+        [
+            (
+                row["name"],
+                row["action"],
+                row["v1"]["faults"],
+                row["v1"]["calls"],
+                row["v2"]["faults"],
+                row["v2"]["calls"],
+                round(row["log_e"], 2),
+                round(row["threshold"], 2),
+                row["stratum"],
+            )
+            for row in rows
+        ],
+    )
+
+
+@on_service
+def decisions(
+    service: Service,
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="Verdicts to show at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Shows the verdicts, the newest first; --json has the evidence that each was made on."""
+    found = service.items(ramp.decisions(limit=limit))
+    if as_json:
+        print_json(found)
+        return
+    print_rows(("VERDICT", "GUARDRAIL", "WHEN"), [(one["verdict"], one["guardrail"], when(one["at"])) for one in found])
 
 
 @on_service
@@ -105,7 +147,7 @@ def watch(
 def add_to(app: typer.Typer) -> None:
     """Adds these commands to `poolshift rollout`."""
     app.add_typer(plan_app, name="plan")
-    for command in (start, pause, resume, approve, promote, abort, status, watch):
+    for command in (start, pause, resume, approve, promote, abort, status, analysis, decisions, watch):
         app.command(command.__name__)(command)
 
 
@@ -114,11 +156,6 @@ def _content(file: str) -> bytes:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise CommandFailed(ExitCode.USAGE, f"{file}: {error.strerror}") from None
-
-
-def _move(service: Service, what: str, reason: str | None, *, as_json: bool) -> None:
-    body = None if reason is None else {"reason": reason}
-    _show_status(service.send("POST", f"/rollout/{what}", body=body), as_json=as_json)
 
 
 def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from cli.service import Service
+from poolshift.client import pools, ramp
 
 IN_FORCE_TIMEOUT_S: Final = 30.0
 WATCH_S: Final = 5.0
@@ -55,7 +56,7 @@ def _findings(service: Service, began: float) -> Iterator[Finding]:
         told = f"V1 answered {answered:.0f} calls in {WATCH_S:g} s, {faults:.0f} with faults of its own"
         yield Finding(holds=faults == 0, told=told)
     else:
-        workers = next(pool for pool in service.get("/pools") if pool["pool_version"] == "v1")
+        workers = next(pool for pool in service.ask(pools.listed()) if pool["pool_version"] == "v1")
         live = workers["idle"] + workers["busy"]
         yield Finding(holds=live > 0, told=f"no call came in {WATCH_S:g} s; V1 has {live} live workers")
 
@@ -63,7 +64,7 @@ def _findings(service: Service, began: float) -> Iterator[Finding]:
 def _wait_until_in_force(service: Service) -> dict[str, Any]:
     end = time.monotonic() + IN_FORCE_TIMEOUT_S
     while True:
-        status: dict[str, Any] = service.get("/rollout/status")
+        status: dict[str, Any] = service.ask(ramp.status())
         if status["in_force"] or status["canary_percent"] != 0 or time.monotonic() > end:
             return status
         time.sleep(_POLL_S)
@@ -72,7 +73,7 @@ def _wait_until_in_force(service: Service) -> dict[str, Any]:
 def _seen(service: Service) -> dict[str, float]:
     """The split's decisions for V2, and V1's answers and faults, as the service counts them."""
     seen = {"dispatched": 0.0, "answered": 0.0, "faults": 0.0}
-    for family in text_string_to_metric_families(service.http.get("/metrics").text):
+    for family in text_string_to_metric_families(service.answer(pools.metrics()).value):
         for sample in family.samples:
             labels = sample.labels
             if sample.name == "poolshift_routing_decisions_total":

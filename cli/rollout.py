@@ -11,6 +11,7 @@ from cli.output import AsJson, print_fields, print_json, print_rows, when
 from cli.ramp import Reason
 from cli.rollback_check import verified
 from cli.service import Service, on_service
+from poolshift.client import rollout
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows and changes the canary percentage.")
 ramp.add_to(app)
@@ -20,7 +21,7 @@ ramp.add_to(app)
 @on_service
 def get_rollout(service: Service, *, as_json: AsJson = False) -> None:
     """Shows V2's share of the traffic, and who set it."""
-    _show(service.get("/rollout"), as_json=as_json)
+    _show(service.ask(rollout.show()), as_json=as_json)
 
 
 @app.command("set")
@@ -42,9 +43,8 @@ def set_rollout(
     as_json: AsJson = False,
 ) -> None:
     """Sets V2's share of the traffic, from the next call on."""
-    body = _given(canary_percent=percent, shadow_percent=shadow, reason=reason)
-    headers = None if if_revision is None else {"if-match": f'"{if_revision}"'}
-    _show(service.send("PATCH", "/rollout", body=body, headers=headers), as_json=as_json)
+    change = rollout.change(percent, shadow_percent=shadow, reason=reason, expected_revision=if_revision)
+    _show(service.ask(change), as_json=as_json)
 
 
 @app.command("rollback")
@@ -64,10 +64,9 @@ def roll_back(
 ) -> None:
     """Sends all traffic to V1, from the next call on."""
     began = time.monotonic()
-    body = _given(reason=reason, in_flight=in_flight)
-    rollout = service.send("POST", "/rollout/rollback", body=body)
+    flag = service.ask(rollout.roll_back(reason=reason, in_flight=in_flight))
     if not verify:
-        _show(rollout, as_json=as_json)
+        _show(flag, as_json=as_json)
         return
     findings = verified(service, began)
     if as_json:
@@ -83,7 +82,7 @@ def roll_back(
 @on_service
 def rotate(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
     """Makes V2's specification V1's and sets 0 %, for the next migration; returns when V1's new workers serve."""
-    _show(service.send("POST", "/rollout/rotate", body=_given(reason=reason)), as_json=as_json)
+    _show(service.ask(rollout.rotate(reason=reason)), as_json=as_json)
 
 
 @app.command("history")
@@ -95,7 +94,7 @@ def show_history(
     as_json: AsJson = False,
 ) -> None:
     """Shows the changes, the newest first."""
-    changes = service.items("/rollout/history", limit)
+    changes = service.items(rollout.history(limit=limit))
     if as_json:
         print_json(changes)
         return
@@ -118,23 +117,19 @@ def show_history(
     )
 
 
-def _given(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _show(rollout: dict[str, Any], *, as_json: bool) -> None:
+def _show(flag: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print_json(rollout)
+        print_json(flag)
         return
-    pin = rollout["pool_version"]
+    pin = flag["pool_version"]
     print_fields(
         {
-            "canary": f"{rollout['canary_percent']:.10g} %",
+            "canary": f"{flag['canary_percent']:.10g} %",
             **({"pinned to": f"{pin}: POOL_VERSION overrides the canary"} if pin else {}),
-            **({"shadow": f"{rollout['shadow_percent']:.10g} %"} if rollout["shadow_percent"] else {}),
-            "revision": rollout["revision"],
-            "source": rollout["source"],
-            "updated": f"{when(rollout['updated_at'])} by {rollout['updated_by']}",
-            "reason": rollout["reason"],
+            **({"shadow": f"{flag['shadow_percent']:.10g} %"} if flag["shadow_percent"] else {}),
+            "revision": flag["revision"],
+            "source": flag["source"],
+            "updated": f"{when(flag['updated_at'])} by {flag['updated_by']}",
+            "reason": flag["reason"],
         }
     )

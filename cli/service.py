@@ -1,21 +1,33 @@
-"""The client of the service that a command talks to."""
+"""The service that a command talks to, through the client of `poolshift.client`."""
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Self
-from urllib.parse import quote
+from typing import Annotated, Any, Self, TypeVar
 
 import httpx
 import typer
 
 from cli.errors import CommandFailed, ExitCode, refused
+from poolshift.client import (
+    NO_RETRY,
+    Answer,
+    Call,
+    Client,
+    Event,
+    Execution,
+    JobNotOver,
+    Listing,
+    NoAnswer,
+    PoolshiftError,
+    executions,
+)
+from poolshift.client.options import DEFAULT_URL
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT_S = 5.0
-PAGE_SIZE = 1000
-"""The largest page of the service, in items."""
+T = TypeVar("T")
 
 _Url = Annotated[str, typer.Option("--url", envvar="POOLSHIFT_URL", help="Address of the service.")]
 _ApiKeyFile = Annotated[
@@ -30,102 +42,75 @@ _Timeout = Annotated[float, typer.Option("--timeout", min=0.001, max=86400, help
 
 
 class Service:
-    """Poolshift over HTTP. Every failure is a CommandFailed."""
+    """Poolshift over HTTP. Every failure is a CommandFailed; each call is tried once, and a person can try again."""
 
     def __init__(self, url: str, api_key: str | None, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._client = httpx.Client(
-            base_url=url,
-            headers={"authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
-        )
+        try:
+            self._client = Client(
+                url,
+                api_key=api_key or "",
+                timeout_s=timeout_s,
+                connect_timeout_s=min(timeout_s, CONNECT_TIMEOUT_S),
+                retry=NO_RETRY,
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--url") from None
         self._url = url
+        self._http: httpx.Client | None = None
+        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout_s = timeout_s
+
+    @property
+    def http(self) -> httpx.Client:
+        """A plain client of the service, for a command that measures thousands of requests and their raw answers."""
+        if self._http is None:
+            timeout = httpx.Timeout(self._timeout_s, connect=min(self._timeout_s, CONNECT_TIMEOUT_S))
+            self._http = httpx.Client(base_url=self._url, headers=self._headers, timeout=timeout)
+        return self._http
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+        if self._http is not None:
+            self._http.close()
 
-    @property
-    def http(self) -> httpx.Client:
-        """The client itself, for a command that sends thousands of requests."""
-        return self._client
+    def ask(self, call: Call[Any]) -> Any:
+        """Makes a call and returns the JSON as the service has sent it; None if it has sent nothing."""
+        return self.answer(call).json()
 
-    def get(self, path: str, **params: Any) -> Any:
-        """Gets a resource; a parameter that is None is left out."""
-        return self.send("GET", path, params=params)
+    def answer(self, call: Call[T]) -> Answer[T]:
+        """Makes a call and returns its answer."""
+        with self._failures():
+            return self._client.answer(call)
 
-    def items(self, path: str, limit: int, **params: Any) -> list[Any]:
-        """Lists at most `limit` items, page by page."""
-        items: list[Any] = []
-        cursor: str | None = None
-        while len(items) < limit:
-            page = self.get(path, limit=min(limit - len(items), PAGE_SIZE), cursor=cursor, **params)
-            items += page["items"]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                break
-        return items
+    def items(self, listing: Listing[Any]) -> list[Any]:
+        """Lists items, page by page, as the service has sent them."""
+        with self._failures():
+            return [item for page in self._client.listed(listing).pages() for item in page.json()["items"]]
 
-    def send(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: dict[str, Any] | None = None,
-        content: bytes | None = None,
-        params: dict[str, Any] | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> Any:
-        """Returns the response's JSON, None if the response is empty. The service parses `content` itself."""
-        answer = self._exchange(method, path, json=body, content=content, params=_given(params), headers=headers)
-        return self._content(answer)
+    def events(self, call: Call[Execution]) -> Iterator[Event]:
+        """Yields the events of a stream as they come."""
+        with self._failures(), self._client.streamed(call) as stream:
+            yield from stream
 
-    def lines(self, path: str) -> tuple[httpx.Headers, bytes]:
-        """Returns the headers and the body of a response that is not one JSON document."""
-        answer = self._exchange("GET", path)
-        if not answer.is_success:
-            self._content(answer)
-        return answer.headers, answer.content
+    def wait(self, execution_id: str, timeout_s: float | None) -> Any:
+        """Waits for a job and returns its result as the service has sent it."""
+        with self._failures():
+            self._client.jobs.wait(execution_id, timeout_s=timeout_s)
+            return self._client.answer(executions.show(execution_id)).json()["result"]
 
-    def _exchange(self, method: str, path: str, **request: Any) -> httpx.Response:
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
         try:
-            return self._client.request(method, path, **request)
-        except httpx.ConnectTimeout:
-            raise self._unreachable("no connection in time") from None
-        except httpx.TimeoutException:
-            unknown = "" if method == "GET" else "; whether it was done is not known"
-            raise self._unreachable(f"no answer within {self._timeout_s:g} s{unknown}") from None
-        except httpx.TransportError as error:
-            raise self._unreachable(str(error) or type(error).__name__) from None
-
-    def _content(self, answer: httpx.Response) -> Any:
-        if answer.status_code == httpx.codes.NO_CONTENT:
-            return None
-        try:
-            content = answer.json()
-        except ValueError:
-            content = None
-        if answer.is_success and content is not None:
-            return content
-        if answer.is_error and isinstance(content, dict) and "code" in content:
-            raise refused(content, answer.headers.get("retry-after"))
-        raise self._unreachable(f"what answers there is not Poolshift (status {answer.status_code})")
-
-    def _unreachable(self, why: str) -> CommandFailed:
-        return CommandFailed(ExitCode.UNREACHABLE, f"{self._url}: {why}")
-
-
-def _given(params: dict[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (params or {}).items() if value is not None}
-
-
-def segment(text: str) -> str:
-    """Encodes one segment of a path."""
-    if text in ("", ".", ".."):
-        raise typer.BadParameter(f"{text!r} is no id")
-    return quote(text, safe="")
+            yield
+        except NoAnswer as error:
+            raise CommandFailed(ExitCode.UNREACHABLE, f"{self._url}: {error.detail}") from None
+        except JobNotOver as error:
+            raise CommandFailed(ExitCode.UNREACHABLE, str(error)) from None
+        except PoolshiftError as error:
+            raise refused(error) from None
 
 
 def on_service(command: Callable[..., None]) -> Callable[..., None]:
@@ -138,12 +123,14 @@ def on_service(command: Callable[..., None]) -> Callable[..., None]:
         timeout_s: _Timeout = 60.0,
         **arguments: Any,
     ) -> None:
-        with Service(_checked(url), _api_key(api_key_file), timeout_s) as service:
+        with Service(url, _api_key(api_key_file), timeout_s) as service:
             try:
                 command(service, **arguments)
             except (KeyError, TypeError) as error:  # JSON, but not the JSON that this command knows
                 why = f"the answer is not one of this version of Poolshift ({error!r})"
                 raise CommandFailed(ExitCode.UNREACHABLE, f"{url}: {why}") from error
+            except ValueError as error:  # an argument that no request can have
+                raise CommandFailed(ExitCode.USAGE, str(error)) from error
 
     _, *own = inspect.signature(command).parameters.values()
     *shared, _ = inspect.signature(run).parameters.values()
@@ -153,24 +140,17 @@ def on_service(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _checked(url: str) -> str:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise typer.BadParameter(str(error), param_hint="--url") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
-        raise typer.BadParameter("this is no http:// or https:// address of a service", param_hint="--url")
-    if parsed.userinfo:
-        raise typer.BadParameter("no password in here: POOLSHIFT_API_KEY has the key", param_hint="--url")
-    return url
-
-
 def _api_key(path: Path | None) -> str | None:
     """Reads the key to send. Never an option: every user of the machine can read the arguments."""
     if path is None:
-        return _one_word(os.environ.get("POOLSHIFT_API_KEY", ""), "POOLSHIFT_API_KEY") or None
+        return one_word(os.environ.get("POOLSHIFT_API_KEY", ""), "POOLSHIFT_API_KEY") or None
+    return key_of_file(path)
+
+
+def key_of_file(path: Path) -> str:
+    """Reads a key from a file of its own."""
     try:
-        key = _one_word(path.read_text(encoding="utf-8"), str(path))
+        key = one_word(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise CommandFailed(ExitCode.USAGE, f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -180,7 +160,8 @@ def _api_key(path: Path | None) -> str | None:
     return key
 
 
-def _one_word(text: str, where: str) -> str:
+def one_word(text: str, where: str) -> str:
+    """Checks that a text can be a key, and takes the blanks around it away."""
     word = text.strip()
     if not (word.isascii() and all(char.isprintable() and char != " " for char in word)):
         raise CommandFailed(ExitCode.USAGE, f"{where}: the content is not an API key")

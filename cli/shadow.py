@@ -12,6 +12,7 @@ from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_json, print_rows
 from cli.service import Service, on_service
 from cli.shadow_page import html_report, markdown_report
+from poolshift.client import shadow
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows what differs between V1's and V2's outputs.")
 
@@ -33,7 +34,7 @@ def report(
     ] = "table",
 ) -> None:
     """Shows the shadow calls: by field what differs, what is noise, and the scores of metrics."""
-    found = service.get(f"/shadow/{program_id}" if program_id else "/shadow")
+    found = service.ask(shadow.show_program(program_id) if program_id else shadow.show())
     if as_json:
         print_json(found)
     elif form == "table":
@@ -69,7 +70,7 @@ def run(
     comparisons, examples = Comparisons(), []
     for body in _lines(path, program_id):
         program = body.pop("program_id")
-        answer = service.send("POST", f"/shadow/{program}/compare", body=body)
+        answer = service.ask(shadow.compare(program, body["inputs"], session_id=body.get("session_id")))
         for field, verdict in answer["fields"].items():
             if verdict == "same":
                 comparisons.same((program, field))

@@ -12,6 +12,7 @@ from rich.live import Live
 from cli.errors import CommandFailed, ExitCode, printable
 from cli.service import Service
 from cli.watch_screen import Seen, screen, verdict_text
+from poolshift.client import ramp
 
 LOOK_EVERY_S = 1.0
 UNDER_WAY = ("ramping", "waiting", "paused")
@@ -66,9 +67,9 @@ class Watch:
             seen = self._look_again(seen)
 
     def _look(self) -> Seen:
-        status = self._service.get("/rollout/status")
-        rows = self._service.get("/rollout/analysis")
-        plan = self._service.get("/rollout/plan") if status["steps"] else None
+        status = self._service.ask(ramp.status())
+        rows = self._service.ask(ramp.analysis())
+        plan = self._service.ask(ramp.show_plan()) if status["steps"] else None
         return Seen(status, rows, plan, datetime.now(UTC))
 
     def _look_again(self, before: Seen) -> Seen:

@@ -30,7 +30,9 @@ def compare_errors(client: httpx.Client, versions: list[str]) -> Outcome:
             differing += _differences(code, answers)
     if differing:
         return Outcome("errors", "not_met", "; ".join(differing), "compare GET /failures of both versions", seen)
-    return Outcome("errors", "met", f"{len(seen)} of {len(PROVOCATIONS)} errors are equal in status, code and body", figures=seen)
+    return Outcome(
+        "errors", "met", f"{len(seen)} of {len(PROVOCATIONS)} errors are equal in status, code and body", figures=seen
+    )
 
 
 def _differences(code: str, answers: dict[str, dict[str, str]]) -> list[str]:

@@ -26,6 +26,7 @@ from poolshift.client.executions import (
     Usage,
 )
 from poolshift.client.failures import Failure, FailureCount, Failures
+from poolshift.client.migration import ChecklistItem, Migration, Use, Validation, ValidationState
 from poolshift.client.pools import (
     Difference,
     Differences,
@@ -105,6 +106,7 @@ from poolshift.client.sessions import (
     LM,
     Session,
 )
+from poolshift.client.shadow import Compared, ProgramShadow, Quality, Shadow, ShadowExample, ShadowField
 from poolshift.client.sync_client import (
     Client,
 )
@@ -124,9 +126,11 @@ __all__ = [
     "AsyncStream",
     "Call",
     "Change",
+    "ChecklistItem",
     "CheckoutTimeout",
     "Client",
     "CodeOutdated",
+    "Compared",
     "Decision",
     "Definition",
     "Detectable",
@@ -165,6 +169,7 @@ __all__ = [
     "LoadFailed",
     "LoadTimeout",
     "MethodNotAllowed",
+    "Migration",
     "NoAnswer",
     "NotFound",
     "OutputChunk",
@@ -184,7 +189,9 @@ __all__ = [
     "ProgramNotFound",
     "ProgramQuarantined",
     "ProgramRevision",
+    "ProgramShadow",
     "Progress",
+    "Quality",
     "QuotaExceeded",
     "Readiness",
     "Replica",
@@ -194,6 +201,9 @@ __all__ = [
     "ServiceUnreachable",
     "Session",
     "SessionNotFound",
+    "Shadow",
+    "ShadowExample",
+    "ShadowField",
     "Signature",
     "Split",
     "StaleRevision",
@@ -206,6 +216,9 @@ __all__ = [
     "Unauthorized",
     "UnexpectedAnswer",
     "Usage",
+    "Use",
+    "Validation",
+    "ValidationState",
     "Worker",
     "WorkerCrashed",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from poolshift.client import executions, failures, pools, programs, ramp, rollout, sessions
+from poolshift.client import executions, failures, migration, pools, programs, ramp, rollout, sessions, shadow
 from poolshift.client.async_transport import AsyncItems, AsyncStream, AsyncTransport
 from poolshift.client.binding import Method
 from poolshift.client.calls import Answer, Call, Listing
@@ -28,6 +28,14 @@ class AsyncGroup:
         """Makes a call and returns its answer with headers and JSON."""
         return await self._transport.answer(call)
 
+    def listed(self, listing: Listing[T]) -> AsyncItems[T]:
+        """The items of a list, which the loop over them gets."""
+        return AsyncItems(self._transport, listing)
+
+    def streamed(self, call: Call[Execution]) -> AsyncStream:
+        """The stream of a call, which the loop over its events opens."""
+        return AsyncStream(self._transport, call)
+
 
 class _Sends(Method[P, Call[T]]):
     answers = "Coroutine[Any, Any, {}]"
@@ -43,14 +51,14 @@ class _Lists(Method[P, Listing[T]]):
     answers = "AsyncItems[{}]"
 
     def __get__(self, group: AsyncGroup, _: Any = None) -> Callable[P, AsyncItems[T]]:
-        return self.dressed(lambda *args, **kwargs: AsyncItems(group._transport, self.describe(*args, **kwargs)))
+        return self.dressed(lambda *args, **kwargs: group.listed(self.describe(*args, **kwargs)))
 
 
 class _Streams(Method[P, Call[Execution]]):
     answers = "AsyncStream"
 
     def __get__(self, group: AsyncGroup, _: Any = None) -> Callable[P, AsyncStream]:
-        return self.dressed(lambda *args, **kwargs: AsyncStream(group._transport, self.describe(*args, **kwargs)))
+        return self.dressed(lambda *args, **kwargs: group.streamed(self.describe(*args, **kwargs)))
 
 
 class AsyncPrograms(AsyncGroup):
@@ -134,6 +142,24 @@ class AsyncPools(AsyncGroup):
     diff = _Sends(pools.diff)
 
 
+class AsyncMigrations(AsyncGroup):
+    """The migration from V1 to V2."""
+
+    get = _Sends(migration.show)
+    report = _Sends(migration.report)
+    add_validation = _Sends(migration.add_validation)
+    tick = _Sends(migration.tick)
+    untick = _Sends(migration.untick)
+
+
+class AsyncShadows(AsyncGroup):
+    """Shadow calls, and what differs in them."""
+
+    get = _Sends(shadow.show)
+    get_program = _Sends(shadow.show_program)
+    compare = _Sends(shadow.compare)
+
+
 class AsyncClient(AsyncGroup):
     """Poolshift over HTTP, for asyncio.
 
@@ -166,6 +192,8 @@ class AsyncClient(AsyncGroup):
         self.lm = AsyncLMs(transport)
         self.rollout = AsyncRollouts(transport)
         self.pools = AsyncPools(transport)
+        self.migration = AsyncMigrations(transport)
+        self.shadow = AsyncShadows(transport)
 
     async def __aenter__(self) -> "AsyncClient":
         return self

@@ -74,7 +74,7 @@ def options(
 def _checked_url(url: str) -> str:
     parts = urlsplit(url)
     if "@" in parts.netloc:
-        raise ValueError("the address of the service has a password in it: the API key is an option of its own")
+        raise ValueError("the address has a password in it: POOLSHIFT_API_KEY, or an argument, has the key")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"{url!r} is not the http:// or https:// address of a service")
     _ = parts.port  # raises ValueError if it is not a port

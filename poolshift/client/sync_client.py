@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from poolshift.client import executions, failures, pools, programs, ramp, rollout, sessions
+from poolshift.client import executions, failures, migration, pools, programs, ramp, rollout, sessions, shadow
 from poolshift.client.binding import Method
 from poolshift.client.calls import Answer, Call, Listing
 from poolshift.client.executions import Execution
@@ -28,6 +28,14 @@ class Group:
         """Makes a call and returns its answer with headers and JSON."""
         return self._transport.answer(call)
 
+    def listed(self, listing: Listing[T]) -> Items[T]:
+        """The items of a list, which the loop over them gets."""
+        return Items(self._transport, listing)
+
+    def streamed(self, call: Call[Execution]) -> Stream:
+        """The stream of a call, which the loop over its events opens."""
+        return Stream(self._transport, call)
+
 
 class _Sends(Method[P, Call[T]]):
     def __get__(self, group: Group, _: Any = None) -> Callable[P, T]:
@@ -38,14 +46,14 @@ class _Lists(Method[P, Listing[T]]):
     answers = "Items[{}]"
 
     def __get__(self, group: Group, _: Any = None) -> Callable[P, Items[T]]:
-        return self.dressed(lambda *args, **kwargs: Items(group._transport, self.describe(*args, **kwargs)))
+        return self.dressed(lambda *args, **kwargs: group.listed(self.describe(*args, **kwargs)))
 
 
 class _Streams(Method[P, Call[Execution]]):
     answers = "Stream"
 
     def __get__(self, group: Group, _: Any = None) -> Callable[P, Stream]:
-        return self.dressed(lambda *args, **kwargs: Stream(group._transport, self.describe(*args, **kwargs)))
+        return self.dressed(lambda *args, **kwargs: group.streamed(self.describe(*args, **kwargs)))
 
 
 class Programs(Group):
@@ -129,6 +137,24 @@ class Pools(Group):
     diff = _Sends(pools.diff)
 
 
+class Migrations(Group):
+    """The migration from V1 to V2."""
+
+    get = _Sends(migration.show)
+    report = _Sends(migration.report)
+    add_validation = _Sends(migration.add_validation)
+    tick = _Sends(migration.tick)
+    untick = _Sends(migration.untick)
+
+
+class Shadows(Group):
+    """Shadow calls, and what differs in them."""
+
+    get = _Sends(shadow.show)
+    get_program = _Sends(shadow.show_program)
+    compare = _Sends(shadow.compare)
+
+
 class Client(Group):
     """Poolshift over HTTP, for any number of threads.
 
@@ -161,6 +187,8 @@ class Client(Group):
         self.lm = LMs(transport)
         self.rollout = Rollouts(transport)
         self.pools = Pools(transport)
+        self.migration = Migrations(transport)
+        self.shadow = Shadows(transport)
 
     def __enter__(self) -> "Client":
         return self

@@ -134,6 +134,12 @@ def many_steps(path: str, count: int, size: int) -> Generator[dict[str, Any], No
     return count
 
 
+def write_down(path: str, line: str) -> int:
+    """Adds a line to a file, so that a test can count the runs; one write adds the whole line."""
+    with Path(path).open("a") as file:
+        return file.write(f"{line}\n")
+
+
 def big_step(size: int) -> Generator[str, None, int]:
     yield "x" * size
     return size

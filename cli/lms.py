@@ -1,0 +1,81 @@
+"""`poolshift lm`: shows and sets the language model of everyone, or of a session."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.output import AsJson, print_fields, print_json, when
+from cli.service import Service, key_of_file, on_service
+from poolshift.client import sessions
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows and sets the language model.")
+
+Session = Annotated[
+    str | None, typer.Option("--session", metavar="ID", help="A session; without it the language model of everyone.")
+]
+
+
+@app.command("get")
+@on_service
+def get_lm(service: Service, *, session: Session = None, as_json: AsJson = False) -> None:
+    """Shows the language model in force; never its key."""
+    _show(service.ask(sessions.show_lm(session)), as_json=as_json)
+
+
+@app.command("set")
+@on_service
+def set_lm(
+    service: Service,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As openai/gpt-5-mini; local, or none.")],
+    *,
+    session: Session = None,
+    api_base: Annotated[str | None, typer.Option(metavar="URL", help="Address of the model's API.")] = None,
+    lm_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file with the key of the model's API.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sets the language model, from the next call on; what is left out is unset (everyone's: scope admin)."""
+    call = sessions.set_lm(
+        model,
+        session_id=session,
+        api_base=api_base,
+        api_key=None if lm_key_file is None else key_of_file(lm_key_file),
+        temperature=temperature,
+        max_tokens=max_tokens,
+    )
+    _show(service.ask(call), as_json=as_json)
+
+
+@app.command("unset")
+@on_service
+def unset_lm(
+    service: Service,
+    *,
+    session: Annotated[str, typer.Option("--session", metavar="ID", help="The session.")],
+    as_json: AsJson = False,
+) -> None:
+    """Gives a session the language model of everyone again, and shows that."""
+    service.ask(sessions.remove_lm(session))
+    _show(service.ask(sessions.show_lm(session)), as_json=as_json)
+
+
+def _show(lm: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(lm)
+        return
+    print_fields(
+        {
+            "model": lm["model"],
+            "address": lm["api_base"],
+            "key": "set, not shown" if lm["has_api_key"] else None,
+            "temperature": lm["temperature"],
+            "max tokens": lm["max_tokens"],
+            "set for": lm["set_for"],
+            "set by": lm["updated_by"] or "the environment of the service",
+            "set": when(lm["updated_at"]),
+        }
+    )

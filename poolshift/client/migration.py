@@ -1,0 +1,101 @@
+"""The migration from V1 to V2: its phase, its checklist and its validations (`/migration`)."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Optional
+
+import msgspec
+
+from poolshift.client.calls import Call, encoded, get, members, post, reader, segment
+
+
+class ChecklistItem(msgspec.Struct, frozen=True, kw_only=True):
+    """An item of the checklist."""
+
+    item: str
+    state: str
+    """`met`, `not_met` or `unknown`."""
+    evidence: str
+    how: str = ""
+    """The command that gets it met."""
+
+
+class ValidationState(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest validation."""
+
+    at: datetime
+    by: str
+    is_current: bool
+    """True if the pools that were validated are those that run now."""
+
+
+class Use(msgspec.Struct, frozen=True, kw_only=True):
+    """The calls of one version for one reason on one day."""
+
+    day: str
+    pool_version: str
+    reason: str
+    calls: int
+    peak_per_minute: int = 0
+
+
+class Migration(msgspec.Struct, frozen=True, kw_only=True):
+    """The position of the migration."""
+
+    phase: str
+    next: str
+    """The one command that comes next; empty at the end."""
+    checklist: list[ChecklistItem]
+    against: list[str] = []
+    """The objections to the next phase."""
+    canary_percent: float = 0.0
+    shadow_percent: float = 0.0
+    pools: str = ""
+    """The identity of the pools that run; a validation belongs to one."""
+    validation: ValidationState | None = None
+    v1_sunset: datetime | None = None
+    usage: list[Use] = []
+
+
+class Validation(msgspec.Struct, frozen=True, kw_only=True):
+    """A validation with its figures, and the one before it."""
+
+    at: datetime
+    by: str
+    pools: str
+    items: list[ChecklistItem]
+    report: dict[str, Any] = {}
+    before: Optional["Validation"] = None
+
+
+def show() -> Call[Migration]:
+    """Reads the phase, the checklist with its evidence, and what comes next (scope `observe`)."""
+    return get("/migration", Migration)
+
+
+def report() -> Call[Validation]:
+    """Reads the newest validation with its figures (scope `observe`).
+
+    Raises:
+        NotFound: no validation has run.
+    """
+    return get("/migration/report", Validation)
+
+
+def add_validation(
+    pools: str, items: Sequence[Mapping[str, Any]], *, report: Mapping[str, Any] | None = None
+) -> Call[Validation]:
+    """Keeps the result of a validation (scope `admin`); `pools` is the identity of the pools that were validated."""
+    return post("/migration/validations", Validation, {"pools": pools, "items": list(items), "report": report or {}})
+
+
+def tick(item: str, *, note: str | None = None) -> Call[Migration]:
+    """Confirms an item that no check can tell (scope `operate`)."""
+    content, headers = encoded(members(note=note))
+    path = f"/migration/items/{segment(item)}"
+    return Call("PUT", path, reader(Migration), headers=headers, content=content, is_idempotent=True)
+
+
+def untick(item: str) -> Call[Migration]:
+    """Takes a confirmation back (scope `operate`)."""
+    return Call("DELETE", f"/migration/items/{segment(item)}", reader(Migration), is_idempotent=True)
