@@ -12,8 +12,13 @@ from config.settings import InvalidSettings, Settings
 # Programs do not need the service's settings, nor those of its database's and its collector's clients.
 _OWN = frozenset(name.upper() for name in Settings.model_fields)
 _OWN_PREFIXES = ("PG", "OTEL_", "LM_")
-_DEFAULTS = {"MAX_IMAGE_URL_DOWNLOAD_SIZE_MB": "0"}
-"""For an LM that takes no URLs, LiteLLM would fetch a client's image from the worker; 0 forbids that."""
+_SET = {
+    # LiteLLM, underneath DSPy, would otherwise fetch its price list from the network on import.
+    "LITELLM_LOCAL_MODEL_COST_MAP": "true",
+    # For an LM that takes no URLs, LiteLLM would fetch a client's image from the worker; 0 forbids that.
+    "MAX_IMAGE_URL_DOWNLOAD_SIZE_MB": "0",
+    "PYTHONUNBUFFERED": "1",
+}
 _SECRET = re.compile(r"(SECRET|TOKEN(_|$)|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|(^|_)KEY|_DSN$|API_?KEY)", re.IGNORECASE)
 
 
@@ -25,9 +30,7 @@ def worker_environment(environment: Mapping[str, str], passed_on: Iterable[str])
     """
     wanted = frozenset(name.strip() for name in passed_on)
     kept = {name: value for name, value in environment.items() if name in wanted or not is_withheld(name)}
-    # LiteLLM, underneath DSPy, would otherwise fetch its price list from the network on import.
-    fixed = {"LITELLM_LOCAL_MODEL_COST_MAP": "true", "PYTHONUNBUFFERED": "1"}
-    return _DEFAULTS | kept | fixed
+    return kept | _SET
 
 
 def with_hash_seed(environment: Mapping[str, str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ except litellm.ImageFetchError as error:
 def test_litellm_fetches_no_image_in_a_worker(is_allowed: bool) -> None:
     """For a provider that takes no URLs it would; so it does if the operator allows it, and only then."""
     allowed = {"MAX_IMAGE_URL_DOWNLOAD_SIZE_MB": "1"} if is_allowed else {}
-    environment = worker_environment(allowed, ())
+    environment = worker_environment({}, ()) | allowed
     with running_receiver() as receiver:
         command = [sys.executable, "-c", FETCH, f"{receiver.url}/1.png"]
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
