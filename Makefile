@@ -7,6 +7,7 @@ include make/run.mk
 include make/test.mk
 include make/lint.mk
 include make/dashboards.mk
+include make/clients.mk
 include make/console.mk
 include make/judge.mk
 include make/bench.mk

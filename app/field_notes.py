@@ -151,6 +151,7 @@ FIELDS: dict[str, Note] = {
     "quality": Note("The scores by the program's metric; null if it has none"),
     "v1_mean": Note("V1's mean score; null before the first", 0.91),
     "v2_mean": Note("V2's mean score; null before the first", 0.92),
+    "v1_ms": Note("Mean time in the program on V1; shown, not judged", 12.5),
     "v2_ms": Note("Mean time in the program on V2; shown, not judged", 12.5),
     "pairs": Note("The calls that both versions were scored on", 400),
     "worse": Note("True on evidence that V2 is worse"),

