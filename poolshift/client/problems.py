@@ -226,14 +226,6 @@ class CodeOutdated(PoolshiftError):
     category = "program"
 
 
-class IncompatibleDefinition(PoolshiftError):
-    """V2's definition does not take V1's calls; `detail` says which field."""
-
-    code = "incompatible_definition"
-    status = 409
-    category = "program"
-
-
 class WorkerCrashed(PoolshiftError):
     """The worker died under this call."""
 
