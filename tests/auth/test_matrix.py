@@ -316,8 +316,7 @@ def test_a_fault_of_the_file_of_keys_ends_the_start(tmp_path: Path) -> None:
     service = Service(tmp_path, API_KEYS_FILE=path)
     try:
         service.start(wait=False)
-        assert service.process is not None
-        assert service.process.wait(20) == 2
+        assert service.wait_for_end() == 2
     finally:
         service.close()
     (line,) = service.log().splitlines()

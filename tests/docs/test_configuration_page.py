@@ -78,8 +78,7 @@ def test_the_exit_code_of_a_wrong_value(start_service: StartService, tmp_path: A
     service = Service(tmp_path, PORT=1, QUEUE_LIMIT="many")
     try:
         service.start(wait=False)
-        assert service.process is not None
-        assert service.process.wait(20) == 2
+        assert service.wait_for_end() == 2
         assert service.log().startswith("poolshift: QUEUE_LIMIT='many': ")
         assert service.log().count("\n") == 1
     finally:

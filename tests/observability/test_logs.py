@@ -230,8 +230,7 @@ def test_a_database_that_is_not_there_does_not_tell_its_password(tmp_path: Path)
     password = secrets.token_hex(16)
     service = Service(tmp_path, DATABASE_URL=f"postgresql+asyncpg://poolshift:{password}@127.0.0.1:1/poolshift")
     service.start(wait=False)
-    assert service.process is not None
-    assert service.process.wait(30) != 0
+    assert service.wait_for_end() != 0
     service.close()
     assert service.log()
     assert password not in service.log()

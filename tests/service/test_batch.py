@@ -227,7 +227,7 @@ def test_a_drain_ends_a_batch_in_order(start_service: StartService, version: str
         wait_until(lambda: "draining" in service.log(), "the drain has begun")
         (tmp_path / "go").touch()
         items = items_of(call.result())
-        assert service.process.wait(20) == 0
+        assert service.wait_for_end() == 0
     assert [item.get("code") for item in items] == [None, "pool_closed", "pool_closed"]
     assert [item["retry_safe"] for item in items[1:]] == [True, True]
 

@@ -344,7 +344,7 @@ def test_sigterm_finishes_what_was_accepted(start_service: StartService, version
         assert problem(refused, 503, "pool_closed")["retry_safe"] is True
         (tmp_path / "go").touch()
         assert [call.result().status_code for call in accepted] == [200] * 3
-    assert service.process.wait(10) == 0
+    assert service.wait_for_end() == 0
     assert not any(is_alive(pid) for pid in pids)
 
 
@@ -365,7 +365,7 @@ def test_a_rollback_amid_a_drain_loses_nothing(start_service: StartService, tmp_
         answers = [call.result() for call in calls]
     assert [answer.status_code for answer in answers] == [200] * 4
     assert sorted(answer.headers["x-pool-version"] for answer in answers) == ["v1"] * 3 + ["v2"]
-    assert service.process.wait(10) == 0
+    assert service.wait_for_end() == 0
 
 
 def test_a_drain_ends_at_its_timeout(start_service: StartService, version: str, tmp_path: Path) -> None:

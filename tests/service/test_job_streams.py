@@ -115,7 +115,7 @@ def test_a_stream_through_a_shutdown_and_a_restart(start_service: StartService, 
         service.process.send_signal(signal.SIGTERM)
         last = list(told)[-1]
     assert (last.name, last.data["code"]) == ("error", "pool_closed")
-    assert service.process.wait(20) == 0
+    assert service.wait_for_end() == 0
     service.start()
     place = start(service, hold, {"directory": str(tmp_path), "name": "b"})
     running(tmp_path, "b")

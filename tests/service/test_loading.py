@@ -319,8 +319,7 @@ def test_a_module_that_cannot_be_preloaded_ends_the_start(
     service = Service(tmp_path, PRELOAD=f"shop,{module}", LOAD_TIMEOUT_S=1, **code.settings)
     try:
         service.start(wait=False)
-        assert service.process is not None
-        assert service.process.wait(60) != 0
+        assert service.wait_for_end() != 0
         line = [line for line in service.log().splitlines() if "PRELOAD" in line][-1]
         assert says in line
         assert "Traceback" not in service.log()

@@ -129,7 +129,7 @@ def test_a_second_sigterm_ends_what_runs(start_service: StartService, version: s
             assert answer.headers["x-pool-version"] == body["pool_version"] == version
             assert answer.headers["x-execution-id"] == body["execution_id"]
             assert "queue;dur=" in answer.headers["server-timing"]
-    assert service.process.wait(20) == 0
+    assert service.wait_for_end() == 0
 
 
 SHOP = "def price(nonce: str) -> str:\n    return '{}'\n"
@@ -174,8 +174,7 @@ def test_a_hangup_of_the_terminal_ends_it_drained(tmp_path: Path, version: str) 
             wait_until(lambda: "draining" in service.log(), "it drains")
             (tmp_path / "go").touch()
             assert call.result().status_code == 200
-        assert service.process is not None
-        assert service.process.wait(20) == 0
+        assert service.wait_for_end() == 0
     finally:
         os.close(terminal)
         service.close()

@@ -33,8 +33,7 @@ def refused(directory: Path, **settings: Any) -> tuple[int, str]:
     service = Service(directory, **settings)
     try:
         service.start(wait=False)
-        assert service.process is not None
-        return service.process.wait(20), service.log()
+        return service.wait_for_end(), service.log()
     finally:
         service.close()
 

@@ -45,8 +45,7 @@ def refused(directory: Path, **settings: object) -> str:
     log_before = service.log()
     try:
         service.start(wait=False)
-        assert service.process is not None
-        assert service.process.wait(30) != 0
+        assert service.wait_for_end() != 0
     finally:
         service.close()
     return service.log().removeprefix(log_before)

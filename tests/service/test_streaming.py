@@ -253,7 +253,7 @@ def test_a_silent_stream_begins_and_outlives_a_sigterm(
         (tmp_path / "go").touch()
         (event,) = parse("\n".join(answer.iter_lines()))
     assert (event[0], event[1]["outputs"]) == ("result", {"result": "silent"})
-    assert service.process.wait(20) == 0
+    assert service.wait_for_end() == 0
 
 
 @pytest.mark.parametrize(

@@ -154,8 +154,7 @@ def test_a_user_that_makes_no_sense(directory: Path, command: list[str], setting
     service = serving(directory, command, **settings)
     try:
         service.start(wait=False)
-        assert service.process is not None
-        assert service.process.wait(20) == 2
+        assert service.wait_for_end() == 2
         (line,) = service.log().splitlines()
         assert says in line
         assert SECRET not in line
@@ -170,8 +169,7 @@ def test_only_root_changes_the_user(directory: Path, command: list[str]) -> None
     accepted = serving(directory, command, user=NOBODY.pw_uid, WORKER_USER="nobody")
     try:
         refused.start(wait=False)
-        assert refused.process is not None
-        assert refused.process.wait(20) == 2
+        assert refused.wait_for_end() == 2
         assert "only a service that runs as root" in refused.log()
         accepted.start()
     finally:
@@ -229,8 +227,7 @@ def test_the_trial_of_modules_at_the_start_is_that_users(directory: Path, comman
     )
     try:
         service.start(wait=False)
-        assert service.process is not None
-        assert service.process.wait(20) == 3
+        assert service.wait_for_end() == 3
     finally:
         service.close()
     ids = (NOBODY.pw_uid,) * 3

@@ -16,7 +16,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.documented import check_answer
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 POOLSHIFT = [str(Path(sys.executable).with_name("poolshift"))]
@@ -47,7 +47,7 @@ class Service:
         self.log_path = directory / "service.log"
         self._settings = {name: str(value) for name, value in settings.items()}
         self.process: subprocess.Popen[bytes] | None = None
-        self.client = httpx.Client(base_url=self.url, timeout=30, event_hooks={"response": [check_answer]})
+        self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S, event_hooks={"response": [check_answer]})
 
     # --- its life
 
@@ -87,11 +87,16 @@ class Service:
             raise AssertionError(f"the service ended with {self.process.returncode}:\n{self.log()}")
         return says_ready(self.client)
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 20) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = DEADLINE_S) -> int:
         """Ends it and returns its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(timeout_s)
+
+    def wait_for_end(self) -> int:
+        """Waits until it has ended, and returns its exit code."""
+        assert self.process is not None
+        return self.process.wait(DEADLINE_S)
 
     def close(self) -> None:
         """Ends it whatever it does."""
