@@ -219,7 +219,10 @@ class ExecuteLane:
     def _check_webhook(self, url: str, operation: str) -> None:
         """Raises Problem unless the call is a job whose webhook may be told of its end."""
         if operation != "async":
-            raise Problem("invalid_request", "body.webhook: a job alone has one; send `Prefer: respond-async`")
+            raise Problem(
+                "invalid_request",
+                "body.webhook: a job alone has one; send `Prefer: respond-async`, and no event stream",
+            )
         if (refusal := self._webhook_allow.refusal(url)) is not None:
             raise Problem("invalid_request", f"body.webhook: {refusal}")
 
