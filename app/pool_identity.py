@@ -34,10 +34,10 @@ async def pools_difference(services: Services) -> PoolDifference:
 
 
 async def log_difference(services: Services) -> None:
-    """Logs what V2 changes, if the specifications differ; pools with one interpreter and path are not asked."""
+    """Logs what V2 changes, if specifications or LMs differ; pools with one interpreter and path are not asked."""
     specs = services.pool_set.specs
     v1, v2 = specs[Version.V1], specs[Version.V2]
-    if v1 == v2:
+    if v1 == v2 and not services.lms.is_on_trial:
         return
     if (v1.python, v1.programs_dir, v1.worker_env_file) == (v2.python, v2.programs_dir, v2.worker_env_file):
         found = difference(_identity(Version.V1, services, None), _identity(Version.V2, services, None))
@@ -47,7 +47,7 @@ async def log_difference(services: Services) -> None:
 
 
 def _identity(version: Version, services: Services, description: Description | None) -> PoolIdentity:
-    model = services.lms.shown(None)[0].model
+    model = services.lms.shown(None, version).settings.model
     return PoolIdentity(
         spec=services.pool_set.specs[version],
         python=None if description is None else description.python,

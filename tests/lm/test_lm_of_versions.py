@@ -149,6 +149,9 @@ def test_a_dearer_model_on_v2_pauses_the_ramp(start_service: StartService, endpo
     mine = {**settings(endpoint, "answers"), "V2_LM_MODEL": "openai/dear", "LM_PRICES": json.dumps(prices)}
     service = start_service(**mine)
     program = create(service, [field("text")], [field("topic")])
+    assert [service.pool(version)["lm"] for version in ("v1", "v2")] == ["openai/test", "openai/dear"]
+    assert "lm openai/test → openai/dear" in service.client.get("/pools/diff").json()["summary"]
+    assert "lm openai/test → openai/dear" in service.log()
     plan = {"steps": [{"percent": 50, "hold_s": 3600, "min_calls": 10}], "latency_floor_ms": 10_000}
     assert service.client.put("/rollout/plan", json=plan).is_success
     assert service.client.post("/rollout/start").is_success
