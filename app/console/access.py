@@ -28,7 +28,6 @@ class Visitor:
     principal: Principal
     by: Literal["open", "key", "proxy"]
     """The way in which the visitor is known: an open service, a key's session, or a proxy's header."""
-    key_id: str | None = None
 
     def may(self, scope: str) -> bool:
         """Tells if this visitor has the scope; templates ask by its name."""
@@ -52,13 +51,6 @@ class Access:
             return Visitor(ANONYMOUS, "open")
         return self._by_proxy(request) or self._by_cookie(request)
 
-    def still(self, visitor: Visitor) -> bool:
-        """Tells if a visitor may still look: the key may have been revoked since."""
-        if visitor.key_id is None:
-            return True
-        found = self._authenticator.by_id(visitor.key_id)
-        return found is not None and found.may(Scope.OBSERVE)
-
     def log_in(self, request: Request, key: str) -> str | None:
         """Checks a key; returns the cookie of its session, or None if the key is unknown or may see no page.
 
@@ -79,8 +71,8 @@ class Access:
         key_id = self.cookies.read(request.cookies.get(COOKIE, ""))
         principal = None if key_id is None else self._authenticator.by_id(key_id)
         if principal is None or not principal.may(Scope.OBSERVE):
-            return None
-        return Visitor(principal, "key", key_id)
+            return None  # the key has been revoked, or has lost the scope
+        return Visitor(principal, "key")
 
     def _by_proxy(self, request: Request) -> Visitor | None:
         """The user whom a trusted proxy names, once and without ambiguity."""

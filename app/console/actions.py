@@ -26,6 +26,8 @@ from routing.versions import Version
 router = new_router()
 
 _REPEATED: Final = 64
+_OF_KEYS: Final = frozenset({Source.API, Source.ROLLBACK})
+"""Sources of changes that a person has made, with a key."""
 _WRITE_S: Final = 0.4
 """The longest time that a rollback's page waits for the database, in seconds."""
 _log = structlog.stdlib.get_logger("poolshift.console")
@@ -146,5 +148,6 @@ def stale(current: Rollout) -> str:
     since = ago(current.updated_at)
     when = "a moment ago" if "second" in since or "now" in since else since
     reason = f" ({current.reason})" if current.reason else ""
-    changed = f"{current.updated_by} changed it to {percent(current.canary_percent)} {when}{reason}"
+    who = f"key {current.updated_by}" if current.source in _OF_KEYS else current.updated_by
+    changed = f"{who} changed it to {percent(current.canary_percent)} {when}{reason}"
     return f"Nothing was changed: {changed}. Look again, then decide."

@@ -210,8 +210,14 @@ async def live(request: Request, visitor: Viewing, services: Running, page: str)
     """The stream of a live page's region."""
     if page not in LIVE_PAGES:
         raise Problem("not_found", "There is no such live page.")
-    console = console_of(request)
-    frames = console.hub.frames(audience_of(request, visitor, page), services, lambda: console.access.still(visitor))
+    access, audience = console_of(request).access, audience_of(request, visitor, page)
+
+    def is_in() -> bool:
+        """Looks at the session again: it may be over, its key revoked, or its rights may be others."""
+        found = access.find(request)
+        return found is not None and audience_of(request, found, page) == audience
+
+    frames = console_of(request).hub.frames(audience, services, is_in)
     try:
         first = await anext(frames)
     except TooManyViewers:

@@ -30,7 +30,7 @@ _NOT_COUNTED: Final = frozenset({"latency", "quality", "cost"})
 
 def percent(value: float | None) -> str:
     """A share in percent, with as many decimals as it has, two at most."""
-    return UNKNOWN if value is None else f"{value:.2f}".rstrip("0").rstrip(".") + "\N{NO-BREAK SPACE}%"
+    return UNKNOWN if value is None else f"{value:.2f}".rstrip("0").rstrip(".") + " %"
 
 
 def number(value: float | None) -> str:
