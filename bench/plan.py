@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-SCENARIOS = tuple("routing replacement overhead blocking compute payload mixed tail scale memory light judge".split())
+SCENARIOS = tuple(
+    "routing replacement overhead blocking compute payload mixed tail scale memory light shadow judge".split()
+)
 """The first ones first: what the time does not suffice for is at the end."""
 SIMULATED = frozenset({"judge"})
 """Scenarios that need no server and no load generator."""

@@ -15,6 +15,7 @@ class Workload:
     function: str
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
+    is_idempotent: bool = False
 
     @property
     def entrypoint(self) -> str:
@@ -33,7 +34,13 @@ class Workload:
             side: [{"name": name, "type": _TYPE_NAMES[type(value)]} for name, value in fields.items()]
             for side, fields in (("inputs", self.inputs), ("outputs", self.outputs))
         }
-        return {"id": self.function, "program_type": "python", "entrypoint": self.entrypoint, "signature": sides}
+        return {
+            "id": self.function,
+            "program_type": "python",
+            "entrypoint": self.entrypoint,
+            "signature": sides,
+            "idempotent": self.is_idempotent,
+        }
 
 
 TRIVIAL = Workload("increment", {"number": 41}, {"number": 42})

@@ -149,6 +149,7 @@ class ShadowEvidence:
             self._v2.clear()
         self._revisions[program.key] = program.revision
         if not is_new:
+            self._v2.pop(program.key, None)
             self._forget(program.id)
 
     def _forget(self, program_id: str) -> None:

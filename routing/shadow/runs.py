@@ -113,7 +113,8 @@ class ShadowRuns:
         self._threshold = 0
         self._is_comparing = False
         """True while both versions get organic calls, which are scored."""
-        self._idle_calls = IdleCalls()
+        self._idle_calls = {version: IdleCalls() for version in Version}
+        """A program that kills the workers of one version may be sound on the other."""
         self._waiting: deque[Captured] = deque()
         self._followed: dict[asyncio.Task[None], Captured] = {}
         self._bytes = 0
@@ -249,7 +250,7 @@ class ShadowRuns:
             captured = self._waiting[0]
             try:
                 call = self._copy(captured, "shadow", Version.V2)
-                self._idle_calls.admit(call.program, call.execution_id)
+                self._idle_calls[Version.V2].admit(call.program, call.execution_id)
             except ExecutionError as error:
                 self._waiting.popleft()
                 self._bytes -= captured.size
@@ -282,7 +283,7 @@ class ShadowRuns:
         )
         if captured.choose is not None:
             captured.choose(call, version)
-        call.deadline = self._idle_calls.deadline(call.program, self._timeout_s)
+        call.deadline = self._idle_calls[version].deadline(call.program, self._timeout_s)
         return call
 
     async def _follow(self, captured: Captured, call: Call, answer: asyncio.Future[Result]) -> None:
@@ -336,7 +337,7 @@ class ShadowRuns:
         """Waits for the end of a run and records it; None if a real call needed the worker."""
         began = self._loop.time()
         try:
-            ended = await self._idle_calls.end_of(self._pools[version], call, answer)
+            ended = await self._idle_calls[version].end_of(self._pools[version], call, answer)
         except Preempted:
             return None
         code = ended.outcome.code if ended.error is not None else OK
