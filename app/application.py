@@ -45,7 +45,7 @@ from app.problems import Problem
 from app.version import VERSION
 from config.api_keys import read_key_file
 from config.secret_key import read_secret_keys
-from config.settings import Settings
+from config.settings import InvalidSettings, Settings
 from pools.errors import SpawnFailed
 from pools.process.import_check import InvalidProgramModules
 from routing.errors import StoreUnavailable
@@ -92,7 +92,7 @@ _ROUTERS = (
 _ASSET_FOLDERS = (assets.VENDORED, Path(__file__).with_name("static"), rendering.STATIC)
 """The files that pages load, of others and of our own."""
 
-_OPERATORS_ERRORS = (StoreUnavailable, InvalidProvider, InvalidProgramModules, SpawnFailed)
+_OPERATORS_ERRORS = (InvalidSettings, StoreUnavailable, InvalidProvider, InvalidProgramModules, SpawnFailed)
 
 
 class Application(FastAPI):

@@ -170,6 +170,8 @@ FIELDS: dict[str, Note] = {
     "day": Note("The day, in UTC", "2026-11-24"),
     # Pools.
     "ready": Note("True if it can serve", True),
+    "Readiness.status": Note("The state in a word", "ready"),
+    "missing": Note("The parts that are not there", []),
     "draining": Note("True once a shutdown has begun"),
     "pools": Note("Each pool, and if it can serve", {"v1": True, "v2": True}),
     "engine": Note("The engine", "session_pool_v2"),

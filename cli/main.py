@@ -88,7 +88,13 @@ def serve(
         started = serve_app(settings)
     except PortTaken as error:
         raise CommandFailed(ExitCode.CONFLICT, str(error)) from None
-    except (InvalidSettings, InvalidKeyFile, InvalidSecretKey, CannotListen) as error:
+    except InvalidKeyFile as error:
+        raise CommandFailed(
+            ExitCode.USAGE, f"API_KEYS_FILE={error} (`poolshift keys create` makes such a file)"
+        ) from None
+    except InvalidSecretKey as error:
+        raise CommandFailed(ExitCode.USAGE, f"SECRET_KEY_FILE={error}") from None
+    except (InvalidSettings, CannotListen) as error:
         raise CommandFailed(ExitCode.USAGE, str(error)) from None
     if not started:
         raise typer.Exit(1)

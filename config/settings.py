@@ -459,6 +459,10 @@ def load_settings() -> Settings:
     """
     try:
         return Settings()
+    except OSError as error:
+        raise InvalidSettings(f"{error.filename}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InvalidSettings(".env: this file is not UTF-8 text") from None
     except ValidationError as error:
         raise InvalidSettings("; ".join(_line(problem) for problem in error.errors())) from None
 

@@ -103,7 +103,8 @@ class Database:
                     await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
                 await connection.run_sync(_upgrade)
         except (DBAPIError, OSError) as error:
-            raise StoreUnavailable(f"cannot open the database: {error}") from error
+            place = self.url.set(query={}).render_as_string(hide_password=True)
+            raise StoreUnavailable(f"cannot open the database: {_reason(error)} (DATABASE_URL={place})") from error
 
     async def guard(self) -> None:
         """Notices that somebody has deleted the log of a SQLite database, and saves its content."""
@@ -172,6 +173,12 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _reason(error: DBAPIError | OSError) -> str:
+    """Tells the driver's own error in one line, without what SQLAlchemy writes around it."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return str(cause).partition("\n")[0] or type(cause).__name__
 
 
 def _create_sqlite(url: URL) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Request, Response
 from prometheus_client.exposition import choose_encoder
+from pydantic import Field
 
 from app.api.base import Out
 from app.openapi import raises
@@ -36,8 +37,10 @@ class Health(Out):
 class Readiness(Out):
     """The state of the service, and of each pool."""
 
+    status: Literal["ready", "unready", "draining"]
     ready: bool
     draining: bool
+    missing: list[str] = Field(description="The parts that the service cannot serve without, and that are not there")
     pools: dict[str, bool]
 
 
@@ -57,15 +60,19 @@ async def healthz(request: Request, response: Response) -> Health:
 async def readyz(request: Request, response: Response) -> Readiness:
     """Says whether the service can serve: the pool that must serve has a live worker, and no shutdown has begun.
 
-    That pool is V1, or the only one, or the one that `POOL_VERSION` names. Another pool without a worker is shown, and
+    `missing` names the pool that has none; `GET /pools/{version}` tells the reason, and needs a key. That pool
+    is V1, or the only one, or the one that `POOL_VERSION` names. Another pool without a worker is shown, and
     does not make the service unready.
     """
     services: Services = request.app.state.services
     pools = {str(version): pool.is_ready for version, pool in services.pools.items()}
     draining: bool = request.app.state.is_draining
-    ready = services.pools[services.serving_version].is_ready and not draining
+    serving = services.serving_version
+    missing = [] if services.pools[serving].is_ready else [f"pool {serving}"]
+    ready = not missing and not draining
     response.status_code = 200 if ready else 503
-    return Readiness(ready=ready, draining=draining, pools=pools)
+    status: Literal["ready", "unready", "draining"] = "draining" if draining else "ready" if ready else "unready"
+    return Readiness(status=status, ready=ready, draining=draining, missing=missing, pools=pools)
 
 
 @router.get("/metrics", response_class=Response, responses=_METRICS, openapi_extra=raises("store_unavailable"))

@@ -254,8 +254,10 @@ def test_readyz_shows_both_pools(start_service: StartService) -> None:
     """Each by itself; workers are processes of their own."""
     service = start_service(PROGRAM_MODULES="examples")
     assert service.client.get("/readyz").json() == {
+        "status": "ready",
         "ready": True,
         "draining": False,
+        "missing": [],
         "pools": {"v1": True, "v2": True},
     }
     assert service.client.get("/healthz").status_code == 200

@@ -5,7 +5,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,44 @@ def test_a_module_of_programs_that_is_not_there(tmp_path: Path, modules: str, mi
     (line,) = [line for line in log.splitlines() if "PROGRAM_MODULES" in line]
     assert f"PROGRAM_MODULES={modules}: the module '{missing}' is not found" in line
     assert "Traceback" not in log
+
+
+def _no_database(directory: Path) -> None:
+    (directory / "poolshift.db").write_text("this is not a database, and longer than its header would be\n" * 20)
+
+
+def _no_text(directory: Path) -> None:
+    (directory / ".env").write_bytes(b"\xff\xfe")
+
+
+def _nothing(_: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("prepare", "settings", "exit_code", "says"),
+    [
+        (_no_database, {}, 3, "cannot open the database: file is not a database (DATABASE_URL=sqlite+aiosqlite:///"),
+        (_nothing, {"DATABASE_URL": "sqlite+aiosqlite:////proc/nothing/x.db"}, 3, "(DATABASE_URL=sqlite+aiosqlite:"),
+        (_nothing, {"DATABASE_URL": "postgresql+asyncpg://u:secret@127.0.0.1:1/x"}, 3, "u:***@127.0.0.1:1/x)"),
+        (_nothing, {"V1_WORKER_ENV_FILE": "/nowhere"}, 3, "WORKER_ENV_FILE=/nowhere: No such file or directory"),
+        (_no_text, {}, 2, ".env: this file is not UTF-8 text"),
+    ],
+)
+def test_a_start_that_fails_names_the_setting(
+    tmp_path: Path, prepare: Callable[[Path], None], settings: dict[str, str], exit_code: int, says: str
+) -> None:
+    """In one line, without a traceback or a secret."""
+    directory = tmp_path / "service"
+    directory.mkdir()
+    prepare(directory)
+    code, log = refused(directory, **settings)
+    assert code == exit_code, log
+    (line,) = [line for line in log.splitlines() if says in line]
+    assert line.startswith("poolshift: ") or "[error" in line
+    assert "Traceback" not in log
+    assert "secret" not in log
+    assert "sqlalche.me" not in log
 
 
 def test_modules_of_programs_that_fail_on_import(tmp_path: Path) -> None:

@@ -53,7 +53,11 @@ async def test_readyz_is_about_the_pool_that_must_serve(
     answer = await client(made, pin).get("/readyz")
     assert answer.status_code == status
     assert answer.json()["pools"] == {name: name not in dead.split() for name in pools.split()}
-    assert answer.json()["ready"] is (status == 200)
+    said = answer.json()
+    assert said["ready"] is (status == 200)
+    serving = pin or (Version.V1 if "v1" in pools else Version.V2)
+    assert said["missing"] == ([] if status == 200 else [f"pool {serving}"])
+    assert said["status"] == ("ready" if status == 200 else "unready")
 
 
 async def test_healthz_names_the_vital_parts_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
