@@ -20,10 +20,14 @@ $(REQUIREMENTS):
 	$(error REQUIREMENTS=$(REQUIREMENTS): there is no such file)
 endif
 
+# The folder to serve, with its .env: this one, or one of your own (`poolshift init`).
+FOLDER ?= .
+
 ##@ Run
 
-run: $(INSTALLED) $(PACKAGES:%=%/.installed) ## Serves on 127.0.0.1:8000; REQUIREMENTS names what programs need
-	@$(WORKERS_PATH) LM_MODEL=$${LM_MODEL-$$(grep -qs "^LM_MODEL=" .env || echo local)} exec $(BIN)/poolshift serve --reload
+run: $(INSTALLED) $(PACKAGES:%=%/.installed) ## Serves on 127.0.0.1:8000; FOLDER names a folder of yours, REQUIREMENTS what programs need
+	@cd $(FOLDER) && $(WORKERS_PATH) LM_MODEL=$${LM_MODEL-$$(grep -qs "^LM_MODEL=" .env || echo local)} \
+		exec $(abspath $(BIN))/poolshift serve --reload
 
 migration: $(INSTALLED) ## Ramps an example of a migration with generated traffic (EXAMPLE=code; docs/pools.md has all)
 	@$(BIN)/python examples/migrations/run.py $(EXAMPLE)

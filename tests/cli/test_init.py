@@ -101,6 +101,15 @@ def test_every_step_of_the_readme_works(folder: Path, steps: list[str], service:
     assert (status["state"], status["canary_percent"]) == ("ramping", 1.0)
 
 
+def test_make_run_serves_the_folder_alike(folder: Path, steps: list[str]) -> None:
+    """By the command of the README, in the folder."""
+    command = ["make", "--dry-run", "--no-print-directory", "run", f"FOLDER={folder}"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert f"cd {folder} && " in shown
+    (served,) = [step.strip() for step in steps if step.startswith("poolshift serve")]
+    assert shown.rstrip().endswith(f"/bin/{served}")
+
+
 def test_every_file_is_named(folder: Path) -> None:
     """In the README, whose table has what each is; none is empty."""
     made = {name: (folder / name).read_text() for name in starter_files()}
