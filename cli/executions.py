@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.output import AsJson, print_fields, print_json, print_rows, value_text, when
-from cli.run import show_execution
+from cli.run import show_events, show_execution
 from cli.service import Service, on_service
 from poolshift.client import executions
 
@@ -70,6 +70,13 @@ def wait_for_job(
         print_json(execution)
     else:
         show_execution(execution)
+
+
+@app.command("events")
+@on_service
+def show_job_events(service: Service, execution_id: ExecutionId, *, as_json: AsJson = False) -> None:
+    """Follows a job: its progress as it comes, then its outputs; goes on by itself if the connection breaks."""
+    show_events(service.events(executions.events(execution_id)), as_json=as_json)
 
 
 @app.command("cancel")

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import typer
@@ -12,7 +12,10 @@ import typer
 from cli.errors import CommandFailed, ExitCode, printable
 from cli.output import AsJson, print_fields, print_json, print_rows, value_text
 from cli.service import Service, on_service
-from poolshift.client import Event, Execution, OutputChunk, Progress, executions, programs
+from poolshift.client import Event, Execution, Gap, OutputChunk, Progress, StatusChange, executions, programs
+
+_NAMES = {Execution: "result", Progress: "progress", OutputChunk: "output", StatusChange: "status", Gap: "gap"}
+"""The names of events, as the service has them."""
 
 ProgramId = Annotated[str, typer.Argument(metavar="ID")]
 Session = Annotated[
@@ -26,6 +29,13 @@ Deadline = Annotated[
 Key = Annotated[
     str | None, typer.Option("--idempotency-key", metavar="KEY", help="Runs the call once, however often it is sent.")
 ]
+
+
+class _Options(TypedDict):
+    session_id: str | None
+    timeout_s: float | None
+    pool_version: str | None
+    idempotency_key: str | None
 
 
 @on_service
@@ -45,13 +55,15 @@ def run_program(
     pool_version: Version = None,
     deadline: Deadline = None,
     key: Key = None,
+    webhook: Annotated[
+        str | None, typer.Option(metavar="URL", help="With --async: an address that is told of the job's end.")
+    ] = None,
     streamed: Annotated[bool, typer.Option("--stream", help="Show progress and text as they come.")] = False,
     background: Annotated[bool, typer.Option("--async", help="Start a job, and show its id at once.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Runs a program once and shows its outputs."""
-    if streamed and (background or key):
-        raise typer.BadParameter("a stream is neither a job nor sent twice", param_hint="--stream")
+    _check(is_job=background, is_stream=streamed, has_key=key is not None, has_webhook=webhook is not None)
     inputs = _inputs(inputs_json)
     if assignments:
         program = service.ask(programs.show(program_id, session_id=session))
@@ -59,19 +71,18 @@ def run_program(
         inputs |= dict(_assigned(assignment, types) for assignment in assignments)
     if streamed:
         call = executions.stream(program_id, inputs, session_id=session, timeout_s=deadline, pool_version=pool_version)
-        _show_events(service.events(call), as_json=as_json)
+        show_events(service.events(call), as_json=as_json)
         return
-    describe = executions.submit if background else executions.execute
-    answer = service.ask(
-        describe(
-            program_id,
-            inputs,
-            session_id=session,
-            timeout_s=deadline,
-            pool_version=pool_version,
-            idempotency_key=key,
-        )
-    )
+    options: _Options = {
+        "session_id": session,
+        "timeout_s": deadline,
+        "pool_version": pool_version,
+        "idempotency_key": key,
+    }
+    if background:
+        answer = service.ask(executions.submit(program_id, inputs, webhook=webhook, **options))
+    else:
+        answer = service.ask(executions.execute(program_id, inputs, **options))
     if as_json:
         print_json(answer)
     elif background:
@@ -117,6 +128,14 @@ def run_batch(
         raise typer.Exit(ExitCode.REFUSED)
 
 
+def _check(*, is_job: bool, is_stream: bool, has_key: bool, has_webhook: bool) -> None:
+    """Raises BadParameter for options that do not go together."""
+    if has_webhook and not is_job:
+        raise typer.BadParameter("a webhook tells of the end of a job: it goes with --async", param_hint="--webhook")
+    if is_stream and (is_job or has_key):
+        raise typer.BadParameter("a stream is neither a job nor sent twice", param_hint="--stream")
+
+
 def show_execution(execution: dict[str, Any]) -> None:
     """Shows the outputs on standard output, and the rest beside them."""
     print_fields({name: value_text(value) for name, value in execution["outputs"].items()})
@@ -132,7 +151,7 @@ def _item_row(number: int, item: dict[str, Any]) -> tuple[object, ...]:
     return (number, "ok", item["pool_version"], round(item["duration_ms"], 1), outputs)
 
 
-def _show_events(events: Iterable[Event], *, as_json: bool) -> None:
+def show_events(events: Iterable[Event], *, as_json: bool) -> None:
     """Shows events as they come: as lines of JSON, or beside the outputs, which are on standard output alone."""
     writing: str | None = None
     for event in events:
@@ -146,16 +165,16 @@ def _show_events(events: Iterable[Event], *, as_json: bool) -> None:
         else:
             print(end="" if writing is None else "\n", file=sys.stderr)
             writing = None
-            if isinstance(event, Progress):
-                print(f"progress: {printable(value_text(event.data))}", file=sys.stderr, flush=True)
-            else:
+            if isinstance(event, Execution):
                 show_execution(msgspec.to_builtins(event))
+            else:
+                told = _event_json(event)
+                print(f"{told['event']}: {printable(value_text(told['data']))}", file=sys.stderr, flush=True)
 
 
 def _event_json(event: Event) -> dict[str, Any]:
-    kind = "result" if isinstance(event, Execution) else "progress" if isinstance(event, Progress) else "output"
     data = event.data if isinstance(event, Progress) else msgspec.to_builtins(event)
-    return {"event": kind, "data": data}
+    return {"event": _NAMES[type(event)], "data": data}
 
 
 def _items(file: Path) -> list[dict[str, Any]]:

@@ -16,8 +16,10 @@ from poolshift.client.errors import (
 )
 from poolshift.client.events import (
     Event,
+    Gap,
     OutputChunk,
     Progress,
+    StatusChange,
 )
 from poolshift.client.executions import (
     Execution,
@@ -147,6 +149,7 @@ __all__ = [
     "Field",
     "Forbidden",
     "ForbiddenHost",
+    "Gap",
     "Guardrail",
     "GuardrailPlan",
     "Health",
@@ -208,6 +211,7 @@ __all__ = [
     "Split",
     "StaleRevision",
     "Status",
+    "StatusChange",
     "StoreUnavailable",
     "Stream",
     "Tally",

@@ -1,6 +1,7 @@
 """Calls over httpx, for asyncio."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -9,10 +10,11 @@ from typing import Any, Generic, TypeVar
 
 from poolshift.client import transport
 from poolshift.client.calls import Answer, Call, Listing, Page, Pager, RawAnswer
-from poolshift.client.errors import PoolshiftError
+from poolshift.client.errors import AnswerLost, PoolshiftError
 from poolshift.client.events import Event, EventReader
 from poolshift.client.executions import Execution
 from poolshift.client.options import Options
+from poolshift.client.resumption import Resumption
 from poolshift.client.retries import Attempts
 from poolshift.client.transport import httpx
 
@@ -147,8 +149,22 @@ class AsyncStream:
         return self._reader.result()
 
     async def _run(self) -> AsyncGenerator[Event, None]:
-        attempts = self._transport.options.attempts(self._call)
-        response = await self._transport.stream(self._call)
+        resumption = Resumption(self._transport.options, self._call)
+        while True:
+            try:
+                async with contextlib.aclosing(self._read(resumption.call)) as events:
+                    async for event in events:
+                        yield event
+            except AnswerLost as error:
+                pause_s = resumption.pause_s(error, self._reader)
+            else:
+                return
+            self._reader = EventReader(self._reader.last_id)
+            await asyncio.sleep(pause_s)
+
+    async def _read(self, call: Call[Execution]) -> AsyncGenerator[Event, None]:
+        attempts = self._transport.options.attempts(call)
+        response = await self._transport.stream(call)
         try:
             with _translated(attempts):
                 async for piece in response.aiter_bytes():

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from poolshift.client.errors import AnswerLost, UnexpectedAnswer
+from poolshift.client.errors import AnswerLost, JobCancelled, JobInterrupted, UnexpectedAnswer
 from poolshift.client.executions import Execution
 from poolshift.client.problems import read_problem
 
@@ -23,8 +23,23 @@ class OutputChunk(msgspec.Struct, frozen=True):
     chunk: str
 
 
-Event = Progress | OutputChunk | Execution
-"""An event of a stream; the execution is the last one."""
+class StatusChange(msgspec.Struct, frozen=True):
+    """A worker has taken a job; if its program is run again, all events come again."""
+
+    status: str
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Events of a job that are no longer kept; None is an unknown number."""
+
+    missed: int | None = None
+
+
+Event = Progress | OutputChunk | StatusChange | Gap | Execution
+"""An event of a stream; the execution is the last one. A job alone has changes of its status, and gaps."""
+_STATUS = msgspec.json.Decoder(StatusChange)
+_GAP = msgspec.json.Decoder(Gap)
+_WITHOUT_RESULT = {"cancelled": JobCancelled, "interrupted": JobInterrupted}
 _CHUNK = msgspec.json.Decoder(OutputChunk)
 _EXECUTION = msgspec.json.Decoder(Execution)
 
@@ -32,11 +47,12 @@ _EXECUTION = msgspec.json.Decoder(Execution)
 class EventReader:
     """Reads events from bytes in pieces of any size. Does no I/O."""
 
-    def __init__(self) -> None:
+    def __init__(self, last_id: str | None = None) -> None:
         self._line = bytearray()
         self._kind = ""
         self._data: list[bytes] = []
-        self.last_id: str | None = None
+        self._id = last_id
+        self.last_id = last_id
         """The id of the last event, by which the service can go on after it."""
         self.execution: Execution | None = None
 
@@ -74,11 +90,11 @@ class EventReader:
         elif name == b"event":
             self._kind = value.decode(errors="replace")
         elif name == b"id":
-            self.last_id = value.decode(errors="replace")
+            self._id = value.decode(errors="replace")
         return None
 
     def _dispatch(self) -> Event | None:
-        kind, data = self._kind, b"\n".join(self._data)
+        kind, data, self.last_id = self._kind, b"\n".join(self._data), self._id
         self._kind = ""
         self._data.clear()
         if not data or self.execution is not None:
@@ -99,4 +115,8 @@ class EventReader:
             return self.execution
         if kind == "error":
             raise read_problem(0, data) or UnexpectedAnswer("the last event is not an error of Poolshift")
-        return None
+        if kind in _WITHOUT_RESULT:
+            raise _WITHOUT_RESULT[kind](f"the job is {kind}")
+        if kind == "status":
+            return _STATUS.decode(data)
+        return _GAP.decode(data) if kind == "gap" else None

@@ -176,6 +176,7 @@ def submit(
     *,
     session_id: str | None = None,
     timeout_s: float | None = None,
+    webhook: str | None = None,
     idempotency_key: str | None = None,
     pool_version: str | None = None,
     canary_key: str | None = None,
@@ -183,10 +184,11 @@ def submit(
 ) -> Call[Job]:
     """Starts a job: a run of a program in the background, of which `wait` tells the outcome.
 
-    The arguments are those of `execute`.
+    The service tells `webhook`, a URL, of the job's end. The other arguments are those of `execute`.
     """
     path = f"/programs/{segment(program_id)}/execute"
     body = {"inputs": inputs or {}, **members(session_id=session_id, timeout_s=timeout_s)}
+    body |= members(webhook=webhook)
     routing = {**_routing(pool_version, canary_key, idempotency_key, headers), "prefer": "respond-async"}
     return _run(path, body, reader(Job), routing, None, is_idempotent=False)
 
@@ -198,6 +200,19 @@ def show(execution_id: str) -> Call[Job]:
         ExecutionNotFound: the job never was, or is no longer kept.
     """
     return get(f"/executions/{segment(execution_id)}", Job)
+
+
+def events(execution_id: str, *, after: str | None = None) -> Call[Execution]:
+    """Gives the events of a job as they come; the last one is its execution. `after` is the id of the last known event.
+
+    If the connection breaks, the client goes on after the last event. The job runs whether anybody listens or not.
+
+    Raises:
+        PoolshiftError: the job has failed, as a call in the foreground would have; or it has been cancelled.
+    """
+    headers = {"accept": "text/event-stream", **given({"last-event-id": after})}
+    call = get(f"/executions/{segment(execution_id)}", Execution)
+    return replace(call, headers=headers, patience_s=SILENCE_S)
 
 
 def listed(*, session_id: str | None = None, limit: int | None = None) -> Listing[Job]:

@@ -54,6 +54,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     interpreter: str | None = None
     packages: dict[str, str] | None = None
     programs_dir: str | None = None
+    worker_env_file: str | None = None
     preload: list[str] = []
     lm: str | None = None
     fault: str | None = None

@@ -38,6 +38,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fault_margin: float | None = None
     latency_floor_ms: float | None = None
     latency_margin: float | None = None
+    cost_margin: float | None = None
+    manual: list[str] | None = None
+    """Items of the migration's checklist that a person confirms."""
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):

@@ -75,6 +75,7 @@ class Jobs(Group):
     get = _Sends(executions.show)
     list = _Lists(executions.listed)
     cancel = _Sends(executions.cancel)
+    events = _Streams(executions.events)
 
     def wait(self, execution_id: str, *, timeout_s: float | None = None) -> Execution:
         """Waits for a job and returns its execution. The client's own timeout is for each look at the job.

@@ -9,10 +9,11 @@ from typing import Any, Generic, TypeVar
 
 from poolshift.client import transport
 from poolshift.client.calls import Answer, Call, Listing, Page, Pager, RawAnswer
-from poolshift.client.errors import PoolshiftError
+from poolshift.client.errors import AnswerLost, PoolshiftError
 from poolshift.client.events import Event, EventReader
 from poolshift.client.executions import Execution
 from poolshift.client.options import Options
+from poolshift.client.resumption import Resumption
 from poolshift.client.retries import Attempts
 from poolshift.client.transport import httpx
 
@@ -141,8 +142,20 @@ class Stream:
         return self._reader.result()
 
     def _run(self) -> Generator[Event, None, None]:
-        attempts = self._transport.options.attempts(self._call)
-        response = self._transport.stream(self._call)
+        resumption = Resumption(self._transport.options, self._call)
+        while True:
+            try:
+                yield from self._read(resumption.call)
+            except AnswerLost as error:
+                pause_s = resumption.pause_s(error, self._reader)
+            else:
+                return
+            self._reader = EventReader(self._reader.last_id)
+            time.sleep(pause_s)
+
+    def _read(self, call: Call[Execution]) -> Generator[Event, None, None]:
+        attempts = self._transport.options.attempts(call)
+        response = self._transport.stream(call)
         try:
             with _translated(attempts):
                 for piece in response.iter_bytes():

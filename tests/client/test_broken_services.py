@@ -13,7 +13,9 @@ from poolshift.client import (
     AnswerLost,
     AnswerTimeout,
     Client,
+    Execution,
     NoAnswer,
+    Progress,
     Retry,
     ServiceUnreachable,
     UnexpectedAnswer,
@@ -162,6 +164,18 @@ def test_a_stream_that_breaks_off(make_client: Make) -> None:
         with pytest.raises(AnswerLost, match="before its last event"):
             next(events)
     assert len(server.requests) == 1
+
+
+def test_the_events_of_a_job_go_on(make_client: Make) -> None:
+    """After a break the client asks for the events after the last one that it has, and its caller notices nothing."""
+    execution = b'{"execution_id":"e","program_id":"p","pool_version":"v1","outputs":{"a":1},"duration_ms":1}'
+    first = EVENTS + b"id: 1\n" + PROGRESS + b"id: 2\nevent: progress\nda"
+    rest = EVENTS + b"id: 2\n" + PROGRESS + b"id: end\nevent: result\ndata: %s\n\n" % execution
+    with raw(first, EVENTS, rest) as server:
+        events = list(make_client(server.url, retry=Retry(3, 0.001)).jobs.events("e"))
+    assert [type(event) for event in events] == [Progress, Progress, Execution]
+    asked = [b"last-event-id: 1" in request.lower() for request in server.requests[:3]]
+    assert asked == [False, True, True]
 
 
 def test_an_answer_after_some_that_failed(make_client: Make) -> None:

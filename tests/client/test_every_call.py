@@ -27,6 +27,7 @@ from poolshift.client import (
     Retry,
     Signature,
     StaleRevision,
+    StatusChange,
     executions,
     problems,
 )
@@ -219,6 +220,23 @@ def test_jobs(client: Client, echo: str, tmp_path: Path) -> None:
         client.jobs.wait(held.execution_id)
     with pytest.raises(ExecutionNotFound):
         client.jobs.get("no-such-job")
+
+
+def test_the_events_of_a_job(client: Client) -> None:
+    """From the beginning, from an event on, and after the end of the job."""
+    steps = Signature(inputs=[Field("count", "integer")], outputs=[Field("result", "integer")])
+    program_id = client.programs.create(named("steps", steps)).id
+    job = client.jobs.submit(program_id, {"count": 2})
+    with client.jobs.events(job.execution_id) as events:
+        first, *progress, execution = list(events)
+    assert first == StatusChange("running")
+    assert progress == [Progress(0), Progress(1)]
+    assert execution == client.jobs.wait(job.execution_id)
+    rest = list(client.jobs.events(job.execution_id, after="2"))
+    assert rest == [Progress(1), execution]
+    wrong = client.jobs.submit(program_id, {"count": "two"})
+    with pytest.raises(InvalidInputs):
+        client.jobs.events(wrong.execution_id).result()
 
 
 def test_sessions_and_their_language_models(client: Client, echo: str) -> None:
