@@ -39,6 +39,7 @@ nightly: $(INSTALLED) ## Runs everything on every Python, with soaks (over an ho
 	$(MAKE) lint test test-compiled test-ship test-judge coverage
 	@$(call each_python,sh make/tests.sh $$pytest)
 	CHAOS_SECONDS=600 $(MAKE) chaos
+	CONSOLE_SECONDS=600 $(BIN)/pytest tests/console/test_load.py
 
 # A virtual environment of another Python, with the same packages.
 $(CACHE)/python%/.installed: $(INSTALLED)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -18,6 +19,7 @@ from app.services import Running, Services
 from config.api_keys import Scope
 from poolshift.worker.definitions import Field
 from routing.catalog.programs import ProgramPage
+from routing.catalog.revisions import RevisionPage
 from routing.errors import StoreUnavailable
 from routing.versions import Version
 
@@ -141,9 +143,10 @@ async def _program_page(
 ) -> Response:
     visible = await visible_session(session or None, services, visitor.principal.reader)
     stored = await services.programs.show(program_id, visible)
-    page = await services.programs.revisions(
-        program_id, visible, limit=REVISIONS, max_bytes=MAX_PAGE_BYTES, before=None
+    read = partial(
+        services.programs.revisions, program_id, visible, limit=REVISIONS, max_bytes=MAX_PAGE_BYTES, before=None
     )
+    page, own = await read(), await read(of_v2=True) if stored.v2_revision else None
     labels = [(str(version), str(version).upper()) for version in services.pools]
     if len(labels) > 1:
         labels.append((_BOTH, "both, side by side"))
@@ -159,9 +162,15 @@ async def _program_page(
         on_versions=labels,
         problem=problem,
         results=results or [],
-        revisions=[json.loads(msgspec.json.encode(one._asdict())) for one in page.revisions],
+        revisions=_shown(page),
+        own_revisions=_shown(own) if own is not None else [],
+        has_own=stored.v2 is not None,
         status=status,
     )
+
+
+def _shown(page: RevisionPage) -> list[dict[str, Any]]:
+    return [json.loads(msgspec.json.encode(one._asdict())) for one in page.revisions]
 
 
 def inputs_of(fields: tuple[Field, ...], given: Mapping[str, str]) -> dict[str, Any]:

@@ -224,10 +224,11 @@ class Programs:
             return {}
         everywhere = (self._global, *self._of_sessions.values())
         return {
-            program.quarantine_key: program.id
+            one.quarantine_key: one.id
             for programs in everywhere
             for program in programs.values()
-            if program.quarantine_key in quarantine_keys
+            for one in (program, program.v2)
+            if one is not None and one.quarantine_key in quarantine_keys
         }
 
     def used(self, program: CataloguedProgram, now: float) -> None:
