@@ -27,6 +27,7 @@ def health(service: Service, *, as_json: AsJson = False) -> None:
                 **({"failing": ", ".join(state["failing"])} if state["failing"] else {}),
                 "ready": readiness["ready"],
                 "draining": readiness["draining"],
+                **({"missing": ", ".join(readiness["missing"])} if readiness["missing"] else {}),
                 **{f"pool {name}": "ready" if ready else "not ready" for name, ready in readiness["pools"].items()},
             }
         )

@@ -1,7 +1,7 @@
 """`poolshift lm`: shows and sets the language model of everyone, or of a session."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,11 +16,16 @@ Session = Annotated[
 ]
 
 
+Version = Annotated[
+    Literal["v1", "v2"] | None, typer.Option(help="A version, instead of a session (scope admin to change it).")
+]
+
+
 @app.command("get")
 @on_service
-def get_lm(service: Service, *, session: Session = None, as_json: AsJson = False) -> None:
+def get_lm(service: Service, *, session: Session = None, pool_version: Version = None, as_json: AsJson = False) -> None:
     """Shows the language model in force; never its key."""
-    _show(service.ask(sessions.show_lm(session)), as_json=as_json)
+    _show(service.ask(sessions.show_lm(session, pool_version=pool_version)), as_json=as_json)
 
 
 @app.command("set")
@@ -30,6 +35,7 @@ def set_lm(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="As openai/gpt-5-mini; local, or none.")],
     *,
     session: Session = None,
+    pool_version: Version = None,
     api_base: Annotated[str | None, typer.Option(metavar="URL", help="Address of the model's API.")] = None,
     lm_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A file with the key of the model's API.")
@@ -42,6 +48,7 @@ def set_lm(
     call = sessions.set_lm(
         model,
         session_id=session,
+        pool_version=pool_version,
         api_base=api_base,
         api_key=None if lm_key_file is None else key_of_file(lm_key_file),
         temperature=temperature,
@@ -55,12 +62,15 @@ def set_lm(
 def unset_lm(
     service: Service,
     *,
-    session: Annotated[str, typer.Option("--session", metavar="ID", help="The session.")],
+    session: Session = None,
+    pool_version: Version = None,
     as_json: AsJson = False,
 ) -> None:
-    """Gives a session the language model of everyone again, and shows that."""
-    service.ask(sessions.remove_lm(session))
-    _show(service.ask(sessions.show_lm(session)), as_json=as_json)
+    """Gives a session or a version the language model of everyone again, and shows that."""
+    if (session is None) == (pool_version is None):
+        raise typer.BadParameter("either a session or a version", param_hint="--session, --pool-version")
+    service.ask(sessions.remove_lm(session, pool_version=pool_version))
+    _show(service.ask(sessions.show_lm(session, pool_version=pool_version)), as_json=as_json)
 
 
 def _show(lm: dict[str, Any], *, as_json: bool) -> None:

@@ -94,6 +94,15 @@ app.command("run")(run_program)
 app.command("batch")(run_batch)
 
 
+@app.command("promote")
+@on_service
+def promote_program(
+    service: Service, program_id: ProgramId, *, session: Session = None, as_json: AsJson = False
+) -> None:
+    """Makes V2's own definition of a program everyone's."""
+    _show(service.ask(programs.promote(program_id, session_id=session)), as_json=as_json)
+
+
 @app.command("revisions")
 @on_service
 def list_revisions(

@@ -94,7 +94,11 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the service, and of each pool."""
 
     ready: bool
+    status: str = ""
+    """`ready`, `unready` or `draining`."""
     draining: bool = False
+    missing: list[str] = []
+    """The parts that the service cannot serve without, and that are not there."""
     pools: dict[str, bool] = {}
 
 
