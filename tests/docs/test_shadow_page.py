@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
+
 from analysis import odd_ones, quality
 from app.api.program_body import Compare, ProgramBody
 from cli.shadow_page import html_report, markdown_report
@@ -50,6 +52,7 @@ def test_each_comparison_is_explained() -> None:
     assert kinds == {*get_args(literal), *number.model_fields, *text.model_fields}
 
 
+@pytest.mark.service
 def test_programs_and_commands(tmp_path: Path) -> None:
     """The programs of the page, compared on inputs without any traffic; a difference is exit code 1."""
     inputs = tmp_path / "inputs.jsonl"
