@@ -15,7 +15,7 @@ LOCKS := bootstrap base lm dev local-model
 # The wheel with its hot path compiled (docs/adr/0007), and an environment like the developers' own that has it.
 COMPILED := $(CACHE)/compiled
 WHEEL := $(COMPILED)/wheel/.built
-SOURCES := $(shell find analysis app bench cli common config examples packaging pools poolshift routing store -name '*.py' -o -name '*.lua' -o -name '*.js' -o -name '*.css' -o -name '*.txt' -o -name '*.json' -o -name 'pyproject.toml' 2>/dev/null)
+SOURCES := $(shell find analysis app bench cli common config examples packaging pools poolshift routing store -name '*.py' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name '*.lua' -o -name '*.js' -o -name '*.css' -o -name '*.txt' -o -name '*.json' -o -name 'pyproject.toml' 2>/dev/null)
 
 # Helm, hadolint, trivy and the other tools of test-ship, in the versions that their locks name.
 SHIP := $(CACHE)/ship

@@ -1,0 +1,113 @@
+"""The console's figures and sentences: one point a second, quantiles as Prometheus has them, sessions that are signed."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.verdict import Detectable, Row, Tally
+from app.console import words
+from app.console.figures import KEPT_S, Series, Tick, quantile_ms
+from app.console.sessions import LIFETIME_S, MAX_FAILURES, CookieSigner, LoginLimit
+from routing.telemetry.recorder import DURATION_BOUNDS
+from routing.versions import Version
+
+BUCKETS = len(DURATION_BOUNDS) + 1
+
+
+def tick(at: int, calls: int = 0) -> Tick:
+    durations = {version: [calls, *[0] * (BUCKETS - 1)] for version in Version}
+    return Tick(at, durations, {}, dict.fromkeys(Version, 0))
+
+
+@given(st.lists(st.integers(0, 3 * KEPT_S), max_size=200))
+def test_each_second_has_one_point_at_most(moments: Sequence[int]) -> None:
+    """Whatever order ticks come in: the points rise, none is older than the chart is long, and none comes twice."""
+    series = Series()
+    for at in moments:
+        series.add(tick(at))
+    shown = [point.at for point in series.points()]
+    assert shown == sorted(set(shown))
+    assert all(at > shown[-1] - KEPT_S for at in shown)
+
+
+def test_a_point_is_the_rate_since_the_tick_before() -> None:
+    series = Series()
+    assert series.add(tick(10, calls=100)) is None
+    point = series.add(tick(12, calls=150))
+    assert point is not None
+    assert point.calls == (25, 25)
+
+
+@given(st.lists(st.integers(0, 50), min_size=BUCKETS, max_size=BUCKETS), st.sampled_from([0.5, 0.95, 0.99]))
+def test_a_quantile_is_in_the_bucket_that_has_it(counts: Sequence[int], q: float) -> None:
+    """At most one bucket's width from the true value, and unknown without a call."""
+    found = quantile_ms(counts, q)
+    if not sum(counts):
+        assert found is None
+        return
+    assert found is not None
+    rank, below = q * sum(counts), 0
+    for index, count in enumerate(counts):
+        if count and below + count >= rank:
+            low = DURATION_BOUNDS[index - 1] if index else 0.0
+            high = DURATION_BOUNDS[min(index, len(DURATION_BOUNDS) - 1)]
+            assert 1000 * low - 1e-6 <= found <= 1000 * max(low, high) + 1e-6
+            return
+        below += count
+    raise AssertionError("no bucket has the quantile")
+
+
+@pytest.mark.parametrize(
+    ("log_e", "calls", "said"),
+    [(0.0, (10, 10), "nothing"), (7.0, (10, 10), "against"), (0.0, (10, 0), "unknown"), (0.0, (0, 0), "unknown")],
+)
+def test_unknown_is_never_against(log_e: float, calls: tuple[int, int], said: str) -> None:
+    """A guardrail speaks against V2 only at its threshold; without calls of both it is unknown."""
+    v1, v2 = (Tally(count, 0) for count in calls)
+    row = Row("engine", "rollback", log_e, 6.9, v1, v2, (0.5, 2.0), "all", Detectable(2.0, None, None))
+    assert words.says(row) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0 %"), (5.0, "5 %"), (0.01, "0.01 %"), (12.5, "12.5 %"), (100, "100 %"), (None, "–")]
+)
+def test_a_percentage_has_the_decimals_that_it_needs(value: float | None, text: str) -> None:
+    assert words.percent(value) == text
+
+
+def test_times_are_told_in_their_largest_unit() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    told = [words.ago(now - timedelta(seconds=seconds), now) for seconds in (0, 1, 59, 60, 7200, 90_000)]
+    assert told == ["just now", "1 second ago", "59 seconds ago", "1 minute ago", "2 hours ago", "1 day ago"]
+
+
+@given(st.text(max_size=80))
+def test_no_text_is_a_cookie(text: str) -> None:
+    """Only what was signed with one of the secrets is read, until it is over; rotation keeps older sessions."""
+    now = [1000.0]
+    old, new = b"o" * 32, b"n" * 32
+    signer = CookieSigner([new, old], lambda: now[0])
+    assert signer.read(text) is None
+    before = CookieSigner([old], lambda: now[0]).issue("abc")
+    assert signer.read(before) == "abc"
+    assert CookieSigner([b"x" * 32], lambda: now[0]).read(before) is None
+    now[0] += LIFETIME_S
+    assert signer.read(before) is None
+
+
+def test_an_address_waits_after_its_failures_and_not_for_others() -> None:
+    now = [0.0]
+    limit = LoginLimit(lambda: now[0])
+    for _ in range(MAX_FAILURES):
+        assert limit.wait_s("a") == 0
+        limit.failed("a")
+    assert limit.wait_s("a") > 0
+    assert limit.wait_s("b") == 0
+    now[0] = 61
+    assert limit.wait_s("a") == 0
+    for number in range(5000):
+        limit.failed(str(number))
+    assert len(limit._failures) <= 1024
