@@ -170,6 +170,8 @@ async def _open_migration(
     stack.push_async_callback(usage.flush)
     stack.push_async_callback(background.stop, background.run("usage", usage.run))
     sunset = await open_sunset(settings.v1_sunset if settings.has_v1 else None, log)
+    if sunset is not None:
+        recorder.v1_ends(sunset.at.timestamp())
     return MigrationRecords(SqlMigrationStore(database), usage, sunset)
 
 
@@ -397,7 +399,7 @@ def _open_shadow(
     stack: AsyncExitStack,
 ) -> ShadowRuns:
     """Makes what runs and compares shadow calls, and scores calls by their programs' metrics."""
-    metrics = ShadowMetrics(app.state.registry)
+    metrics = ShadowMetrics(app.state.registry, tuple(pools))
     evidence = ShadowEvidence(ramp.judge)
     gate = LoadGate(settings.shadow_max_cpu_percent)
     scorer = Scorer(
@@ -552,7 +554,8 @@ async def _follow_sources(
 def _open_recorder(app: "Application", settings: Settings) -> Recorder:
     """Makes the recorder on the application's registry."""
     categories = {code: kind.category for code, kind in KINDS.items()}
-    return Recorder(app.state.registry, categories, settings.program_metrics_limit, settings.prices)
+    versions = tuple(Version) if settings.has_v1 else (Version.V2,)
+    return Recorder(app.state.registry, categories, settings.program_metrics_limit, settings.prices, versions)
 
 
 def _open_lane(app: "Application", services: Services, settings: Settings) -> None:

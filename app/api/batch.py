@@ -14,7 +14,7 @@ from app.api.base import Identifier, In, Out, Text
 from app.api.executions import CALL_PROBLEMS, ExecuteView
 from app.auth import Executor
 from app.execute.envelopes import MAX_ITEMS
-from app.openapi import raises
+from app.openapi import V1_HEADERS, raises
 from app.problems import ProblemView
 
 
@@ -47,7 +47,10 @@ class _BatchRoute(APIRoute):
 router = APIRouter(tags=["programs"], route_class=_BatchRoute)
 
 
-@router.post("/programs/{program_id}/batch", openapi_extra=raises(*CALL_PROBLEMS, "pool_overloaded", "pool_closed"))
+@router.post(
+    "/programs/{program_id}/batch",
+    openapi_extra=raises(*CALL_PROBLEMS, "pool_overloaded", "pool_closed", headers=V1_HEADERS),
+)
 async def run_batch(
     program_id: Annotated[Text, Path()],
     body: BatchBody,

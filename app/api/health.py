@@ -81,8 +81,11 @@ async def metrics(services: Running, accept: Annotated[str, Header()] = "") -> R
     snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
     services.figures.update(snapshots, services.sessions.active())
     rows = await services.evidence.rows(max_age_s=MAX_AGE_S)
-    calls = dict(zip(Version, services.judge.counted(), strict=True))
+    counted = zip(Version, services.judge.counted(), strict=True)
+    calls = {version: count for version, count in counted if version in services.pools}
     services.ramp_figures.update(rows, services.ramp.ramp, calls)
     services.recorder.tasks_counted(len(asyncio.all_tasks()))
     encode, content_type = choose_encoder(accept)
-    return Response(encode(services.registry), headers={"content-type": content_type})
+    answer = Response(encode(services.registry), headers={"content-type": content_type})
+    services.recorder.scraped()
+    return answer

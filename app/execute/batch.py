@@ -92,6 +92,7 @@ class BatchEndpoint:
         answers = await batch.run(self._places_of_pools())
         body = b'{"items":[' + b",".join(answers) + b"]}"
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers += self._lane.sunset_headers(batch.served_by)
         return http.HTTPStatus.OK, headers, body
 
 
@@ -113,6 +114,8 @@ class _Batch:
         self._envelope = envelope
         self._forced = forced
         self._bytes_left = MAX_ANSWER_BYTES
+        self.served_by: set[Version] = set()
+        """The versions that have answered items."""
 
     async def run(self, places: dict[Version, asyncio.Semaphore]) -> list[bytes]:
         """Runs all items, each as soon as its pool has a place for it, and returns their answers in order.
@@ -135,7 +138,10 @@ class _Batch:
 
     async def _run_item(self, item: Exchange, inputs: msgspec.Raw) -> bytes:
         envelope = Envelope(inputs, self._envelope.session_id, self._envelope.timeout_s)
-        return await self._lane.run_item(item, self._program, envelope, self._fits)
+        answer = await self._lane.run_item(item, self._program, envelope, self._fits)
+        if item.route is not None:
+            self.served_by.add(item.route.decision.version)
+        return answer
 
     def _new_item(self) -> Exchange:
         item = Exchange(self._exchange.path, self._lines, self._exchange.address, self._exchange.scheme)

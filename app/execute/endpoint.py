@@ -7,7 +7,7 @@ The lane checks the key before it reads the body.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import Final, Literal
@@ -80,6 +80,7 @@ class ExecuteLane:
         self._deadlines = services.deadlines
         self._call_s = services.deadlines.call_s
         self._version_headers = version_headers(services.migration.sunset)
+        self._sunset = services.migration.sunset
         self._webhook_allow = settings.webhook_allow_list
         self._metrics = metrics
         self._once = Once(services.keys, services.programs)
@@ -284,6 +285,10 @@ class ExecuteLane:
         self._begin(exchange)
         route = exchange.route = self._router.route(session_id, exchange.canary_key(), forced, exchange.trace)
         return route.decision.version
+
+    def sunset_headers(self, served_by: Collection[Version]) -> tuple[tuple[bytes, bytes], ...]:
+        """Returns the headers that announce the end of V1, for an answer that V1 has a part in."""
+        return self._sunset.headers if self._sunset is not None and Version.V1 in served_by else ()
 
     async def run_item(
         self, exchange: Exchange, program: CataloguedProgram, envelope: Envelope, fits: Callable[[int], bool]

@@ -4,6 +4,7 @@ The recorder's verbs set and count them. The metrics of calls are the recorder's
 """
 
 import math
+from collections.abc import Sequence
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -58,10 +59,18 @@ class ServiceMetrics:
         self.viewers = Gauge(
             "poolshift_console_viewers", "Tabs of the console that are live on this replica.", registry=registry
         )
+        self.v1_sunset = Gauge(
+            "poolshift_v1_sunset_timestamp_seconds",
+            "The announced end of V1, in seconds since 1970; 0 if none is announced.",
+            registry=registry,
+        )
         self.tasks = Gauge(
             "poolshift_event_loop_tasks",
             "Unfinished asyncio tasks, the one that answers the scrape among them.",
             registry=registry,
+        )
+        self.scrapes = Counter(
+            "poolshift_metrics_scrapes_total", "Answers of /metrics on this replica before this one.", registry=registry
         )
         self.spans = Counter(
             "poolshift_trace_spans_total",
@@ -97,7 +106,7 @@ class ServiceMetrics:
 class WorkerMetrics:
     """The workers' starts and exits."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, versions: Sequence[Version]) -> None:
         self.starts = Counter(
             "poolshift_worker_starts_total", "Workers that got ready.", ["pool_version"], registry=registry
         )
@@ -114,7 +123,7 @@ class WorkerMetrics:
             buckets=_START_BUCKETS,
             registry=registry,
         )
-        for version in Version:
+        for version in versions:
             self.starts.labels(version)
             self.start_duration.labels(version)
             for cause in ExitCause:
@@ -124,7 +133,7 @@ class WorkerMetrics:
 class LMMetrics:
     """The tokens that DSPy programs used, and their cost. The first `MAX_LM_MODELS` models have their own label."""
 
-    def __init__(self, registry: CollectorRegistry, prices: LMPrices) -> None:
+    def __init__(self, registry: CollectorRegistry, prices: LMPrices, versions: Sequence[Version]) -> None:
         self._tokens = Counter(
             "poolshift_lm_tokens_total",
             "Tokens that DSPy programs used, by version, model and kind (prompt or completion).",
@@ -147,7 +156,7 @@ class LMMetrics:
         if LOCAL in prices:
             self._prices[f"openai/{LOCAL_MODEL_NAME}"] = prices[LOCAL]
         self._models: set[str] = set()
-        for version in Version:
+        for version in versions:
             self._executions.labels(version, OTHER_MODELS)
             self._cost.labels(version, OTHER_MODELS)
             for kind in ("prompt", "completion"):

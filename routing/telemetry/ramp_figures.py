@@ -26,7 +26,10 @@ class RampFigures(Collector):
         registry.register(self)
 
     def update(self, rows: Sequence[Row], ramp: Ramp, calls: Mapping[Version, int]) -> None:
-        """Takes what the next scrape shows; `calls` are those that the judge of this replica has counted."""
+        """Takes what the next scrape shows; `calls` are those that the judge of this replica has counted.
+
+        A version that does not run is not among them.
+        """
         self._rows, self._ramp, self._calls = rows, ramp, calls
 
     def collect(self) -> Iterable[Metric]:
@@ -65,8 +68,8 @@ class RampFigures(Collector):
         calls = CounterMetricFamily(
             "poolshift_judge_calls", "Organic calls that are part of the evidence.", labels=["pool_version"]
         )
-        for version in Version:
-            calls.add_metric([version], self._calls.get(version, 0))
+        for version, count in self._calls.items():
+            calls.add_metric([version], count)
         yield calls
 
     def _decided_by(self) -> str | None:

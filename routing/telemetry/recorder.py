@@ -3,7 +3,7 @@
 The contract fixes the metrics' names. `docs/metrics.md` explains each of them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from mypy_extensions import mypyc_attr
@@ -41,12 +41,13 @@ class Recorder:
         errors: Mapping[str, str],
         program_limit: int = DEFAULT_LIMIT,
         prices: LMPrices = NO_PRICES,
+        versions: Sequence[Version] = tuple(Version),
     ) -> None:
-        """Takes the category of each error code as `errors`, and the LMs' `prices`.
+        """Takes the category of each error code as `errors`, the LMs' `prices`, and the `versions` that run.
 
         At most `program_limit` programs have their own metrics.
 
-        The series of each code begins at 0, so a rate sees the first error.
+        The series of each code begins at 0, so a rate sees the first error. A version that does not run has no series.
         """
         self.programs = ProgramMetrics(registry, program_limit)
         self._requests = tallies.Counter(
@@ -83,15 +84,15 @@ class Recorder:
         )
         self._rollout = RolloutMetrics(registry)
         self._service = ServiceMetrics(registry)
-        self._workers = WorkerMetrics(registry)
-        self._lms = LMMetrics(registry, prices)
+        self._workers = WorkerMetrics(registry, versions)
+        self._lms = LMMetrics(registry, prices, versions)
         # The constructor looks up the series that every call counts in, so that no call has to.
         self._calls: dict[tuple[str, str], tuple[tallies.Count, tallies.Distribution]] = {}
-        self._waits = {version: self._queue_wait.of(version) for version in Version}
+        self._waits = {version: self._queue_wait.of(version) for version in versions}
         self._decided = {
-            version: {reason: self._decisions.of(version, reason) for reason in Reason} for version in Version
+            version: {reason: self._decisions.of(version, reason) for reason in Reason} for version in versions
         }
-        for version in Version:
+        for version in versions:
             for code, category in errors.items():
                 self._errors.labels(version, code, category)
 
@@ -190,6 +191,14 @@ class Recorder:
     def console_viewers(self, count: int) -> None:
         """Shows the number of live tabs of the console."""
         self._service.viewers.set(count)
+
+    def scraped(self) -> None:
+        """Counts an answer of `/metrics`."""
+        self._service.scrapes.inc()
+
+    def v1_ends(self, timestamp: float) -> None:
+        """Shows the announced end of V1, in seconds since 1970."""
+        self._service.v1_sunset.set(timestamp)
 
     def draining(self, seconds_left: Callable[[], float]) -> None:
         """Shows a drain that has begun: each scrape asks `seconds_left` for the remaining time."""

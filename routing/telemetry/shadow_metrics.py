@@ -1,5 +1,6 @@
 """Prometheus metrics of shadow calls and of scores. None of their labels has unbounded values."""
 
+from collections.abc import Sequence
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -15,7 +16,7 @@ _SCORE_BUCKETS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 class ShadowMetrics:
     """Counts the ends of shadow calls, the fields that differ, and scores."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, versions: Sequence[Version] = tuple(Version)) -> None:
         self._percent = Gauge(
             "poolshift_shadow_percent",
             "The share of V1's calls that also run on V2, from 0 to 100.",
@@ -50,7 +51,7 @@ class ShadowMetrics:
             self._calls.labels(outcome)
         for odd in get_args(Odd):
             self._differences.labels(odd)
-        for version in Version:
+        for version in versions:
             self._scores.labels(version)
         for reason in FAILURES:
             self._failures.labels(reason)
