@@ -10,7 +10,7 @@ from poolshift.client import executions, failures, migration, pools, programs, r
 from poolshift.client.async_transport import AsyncItems, AsyncStream, AsyncTransport
 from poolshift.client.binding import Method
 from poolshift.client.calls import Answer, Call, Listing
-from poolshift.client.executions import Execution
+from poolshift.client.executions import Execution, Job
 from poolshift.client.options import DEFAULT_RETRY, options
 from poolshift.client.retries import Retry, Waiting
 
@@ -82,17 +82,18 @@ class AsyncJobs(AsyncGroup):
     cancel = _Sends(executions.cancel)
     events = _Streams(executions.events)
 
-    async def wait(self, execution_id: str, *, timeout_s: float | None = None) -> Execution:
-        """Waits for a job and returns its execution. The client's own timeout is for each look at the job.
+    async def wait(self, job: Job | str, *, timeout_s: float | None = None) -> Execution:
+        """Waits for a job, or the one with this id, and returns its execution. The client's timeout is for each look.
 
         Raises:
             JobNotOver: the job is not over after `timeout_s`, and goes on.
             PoolshiftError: the job has failed, as a call in the foreground would have; or it has been cancelled.
         """
+        execution_id = job if isinstance(job, str) else job.execution_id
         waiting = Waiting(timeout_s)
-        while not (job := await self.get(execution_id)).is_over:  # noqa: ASYNC110 - the job is in another process
-            await asyncio.sleep(waiting.pause_s(job))
-        return job.outcome()
+        while not (seen := await self.get(execution_id)).is_over:  # noqa: ASYNC110 - the job is in another process
+            await asyncio.sleep(waiting.pause_s(seen))
+        return seen.outcome()
 
 
 class AsyncSessions(AsyncGroup):

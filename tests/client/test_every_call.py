@@ -200,7 +200,7 @@ def test_leaving_a_stream_cancels_it(client: Client, tmp_path: Path) -> None:
 def test_jobs(client: Client, echo: str, tmp_path: Path) -> None:
     """Submit, wait, show, list, cancel; the errors of `wait`."""
     job = client.jobs.submit(echo, {"nonce": "later"})
-    assert client.jobs.wait(job.execution_id).outputs == {"result": "later"}
+    assert client.jobs.wait(job).outputs == client.jobs.wait(job.execution_id).outputs == {"result": "later"}
     done = client.jobs.get(job.execution_id)
     assert (done.status, done.is_over, done.problem) == ("succeeded", True, None)
     assert done.execution_id in [one.execution_id for one in client.jobs.list(limit=100)]

@@ -17,3 +17,9 @@ def test_the_worker_wants_msgspec_alone() -> None:
     """A user's environment gets nothing else along with it, unless it asks for the group `lm`."""
     wanted = [requirement for requirement in requires("poolshift") or [] if "extra ==" not in requirement]
     assert [requirement.partition(">")[0] for requirement in wanted] == ["msgspec"]
+
+
+def test_the_client_wants_httpx_and_msgspec_alone() -> None:
+    """The group `client` brings one package more than a worker needs."""
+    wanted = [requirement for requirement in requires("poolshift") or [] if "extra == 'client'" in requirement]
+    assert [requirement.partition(">")[0] for requirement in wanted] == ["httpx"]
