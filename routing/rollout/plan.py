@@ -60,7 +60,7 @@ class Plan(_Part):
     steps: tuple[PlanStep, ...] = Field(max_length=MAX_STEPS)
     guardrails: dict[str, GuardrailPlan] = Field(default_factory=dict)
     manual: tuple[ManualItem, ...] = Field(
-        (), max_length=20, description="Items of the migration's checklist that a person confirms"
+        default_factory=tuple, max_length=20, description="Items of the migration's checklist that a person confirms"
     )
     on_inconclusive: OnInconclusive = Field(
         "hold", description="The consequence if evidence for or against V2 has not come after `max_wait_s`"
