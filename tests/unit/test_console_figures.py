@@ -1,4 +1,4 @@
-"""The console's figures and sentences: one point a second, quantiles as Prometheus has them, sessions that are signed."""
+"""The console's figures and sentences: one point a second, quantiles as Prometheus has them, signed sessions."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
