@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from app.version import IS_COMPILED
+from bench.optimised import is_optimised
 
 _PACKAGES = (
     "poolshift", "mosec", "litserve", "fastapi", "pydantic", "uvicorn", "uvloop", "httptools", "msgspec", "mmh3",
@@ -46,7 +47,7 @@ def this_machine() -> Machine:
         cores=len(os.sched_getaffinity(0)),
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         system=f"{_distribution()}, {platform.system()} {platform.release()}",
-        python=platform.python_version(),
+        python=f"{platform.python_version()}, {'optimised' if is_optimised() else 'built without optimisation'}",
         commit=_commit(),
         compiled=IS_COMPILED,
         began_at=datetime.now(UTC).isoformat(timespec="seconds"),
