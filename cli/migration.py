@@ -1,7 +1,9 @@
 """`poolshift migration`: where the migration is, the validation, its report, and what the last days recommend."""
 
+import signal
+import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import httpx
 import typer
@@ -10,6 +12,12 @@ from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_fields, print_json, print_rows, when
 from cli.service import Service, on_service
 from poolshift.client import migration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cli.validation.outcome import Outcome
+    from cli.validation.run import Plan
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Leads through the migration from V1 to V2.")
 
@@ -28,6 +36,8 @@ def show_status(service: Service, *, as_json: AsJson = False) -> None:
     fields = {"phase": found["phase"], "next": found["next"] or "nothing: the migration is done"}
     for number, objection in enumerate(found["against"]):
         fields["against" if number == 0 else f"against {number + 1}"] = objection
+    for number, setting in enumerate(found.get("settings", ())):
+        fields["nothing needs V1" if number == 0 else "or"] = setting
     if found["v1_sunset"]:
         fields["V1 ends"] = when(found["v1_sunset"])
     print_fields(fields)
@@ -59,7 +69,7 @@ def validate_service(
     """
     # Imported here, since the other commands are quicker without it.
     from cli.validation.measure import read_inputs  # noqa: PLC0415
-    from cli.validation.run import Plan, validate  # noqa: PLC0415
+    from cli.validation.run import Plan  # noqa: PLC0415
 
     try:
         calls = [] if inputs is None else read_inputs(inputs)
@@ -72,10 +82,7 @@ def validate_service(
         if not as_json:
             print(f"{outcome.item:<13} {outcome.state:<8} {outcome.evidence}", flush=True)
 
-    try:
-        pools, outcomes = validate(service.http, plan, tell)
-    except httpx.HTTPError as error:
-        raise CommandFailed(ExitCode.UNREACHABLE, f"the validation cannot begin: {error}") from None
+    pools, outcomes = _run(service, plan, tell)
     items = [
         {"item": one.item, "state": one.state, "evidence": one.evidence[:4096], "how": one.how} for one in outcomes
     ]
@@ -85,6 +92,21 @@ def validate_service(
         print_json(stored)
     if any(one.state == "not_met" for one in outcomes):
         raise typer.Exit(1)
+
+
+def _run(service: Service, plan: "Plan", tell: "Callable[[Outcome], None]") -> "tuple[str, list[Outcome]]":
+    """Validates, and ends the scratch service also if this process is asked to end. Raises CommandFailed."""
+    from cli.validation.run import NotAdmin, Unusable, validate  # noqa: PLC0415 - as above
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the scratch service ends, too
+    service.ask(migration.show())  # a dead service and a wrong key are told as by all commands
+    try:
+        return validate(service.http, plan, tell)
+    except Unusable as error:
+        exit_code = ExitCode.NOT_ALLOWED if isinstance(error, NotAdmin) else ExitCode.USAGE
+        raise CommandFailed(exit_code, str(error)) from None
+    except httpx.HTTPError as error:
+        raise CommandFailed(ExitCode.UNREACHABLE, f"the validation cannot go on: {error}") from None
 
 
 @app.command("report")

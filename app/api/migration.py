@@ -60,6 +60,7 @@ class MigrationView(Out):
     phase: Phase
     next: str = Field(description="The one command that comes next; empty at the end")
     against: list[str] = Field(description="What speaks against the next phase")
+    settings: list[str] = Field(description="The settings that end V1, once nothing needs it")
     checklist: list[ItemView]
     canary_percent: float
     shadow_percent: float
@@ -161,6 +162,7 @@ async def migration_view(services: Services) -> MigrationView:
         phase=found.phase,
         next=found.next,
         against=list(found.against),
+        settings=list(found.settings),
         checklist=[ItemView(item=one.item, state=one.state, evidence=one.evidence, how=one.how) for one in items],
         canary_percent=facts.percent,
         shadow_percent=facts.shadow_percent,
@@ -213,6 +215,7 @@ async def _facts(
         v1_calls=sum(v1_calls.values()),
         forced_v1_calls=v1_calls[Reason.FORCED],
         is_pinned_to_v1=services.pin is Version.V1,
+        v1_sessions=services.sessions.active().get(Version.V1, 0) if has_v1 else 0,
     )
 
 

@@ -110,7 +110,7 @@ def check_documentation(client: httpx.Client, programs: Sequence[dict[str, Any]]
     for page in ("/problems/worker_crashed", "/problems/pool_overloaded", "/openapi.json"):
         if not client.get(page).is_success:
             return Outcome("documentation", "not_met", f"{page} does not answer", "")
-    return Outcome("documentation", "met", f"{len(programs)} programs have a description, and the pages answer")
+    return Outcome("documentation", "met", f"all programs have a description ({len(programs)}), and the pages answer")
 
 
 def _description(program: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """Writes a validation as Markdown, as one HTML page with plots, or as JUnit XML."""
 
 import html
+import math
+from collections.abc import Sequence
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
@@ -10,12 +12,14 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; }
 tr + tr td { border-top: 1px solid #d8dee6; } .met { color: #14663a; } .not_met { color: #a4161a; font-weight: 600; }
-.unknown { color: #5b6675; } figure { margin: 1.5rem 0; } figcaption { color: #5b6675; } svg { max-width: 100%; }
+.unknown { color: #5b6675; } figure { margin: 1.5rem 0; } figcaption { color: #5b6675; }
+.met, .not_met, .unknown { white-space: nowrap; }
+svg { width: 100%; font-size: 14px; } svg text { fill: currentColor; } svg rect { fill: #2f6fde; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
 @media (prefers-color-scheme: dark) { body { background: #12161c; color: #dfe6ee; } .met { color: #6fcf97; }
 .not_met { color: #ff8a8a; } .unknown, figcaption { color: #9aa7b5; } tr + tr td { border-color: #2c3641; } }
 """
-_WIDTH, _ROW = 640, 28
-_SCALE_MAX = 2.0
+_WIDTH, _ROW, _LABELS = 928, 28, 150
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -88,30 +92,61 @@ def _changes(report: dict[str, Any]) -> list[str]:
 
 
 def _plots(report: dict[str, Any]) -> str:
-    """The ratio of throughputs with its interval, for each number of clients."""
-    figures = report["report"].get("benchmarks", {})
-    rows = [(f"{clients} at once", one["interval"]) for clients, one in figures.items() if "interval" in one]
-    if not rows:
-        return ""
-    height = _ROW * (len(rows) + 1)
-    marks = [
-        f'<line x1="{_x(1)}" x2="{_x(1)}" y1="0" y2="{height - _ROW}" stroke="currentColor" stroke-dasharray="3"/>'
-    ]
-    for index, (name, (low, high)) in enumerate(rows):
-        y = _ROW * index + _ROW / 2
-        marks.append(f'<text x="0" y="{y + 5}" fill="currentColor" font-size="13">{_text(name)}</text>')
-        marks.append(f'<line x1="{_x(low)}" x2="{_x(high)}" y1="{y}" y2="{y}" stroke="#2f6fde" stroke-width="6"/>')
-    marks.append(f'<text x="{_x(1) - 10}" y="{height - 8}" fill="currentColor" font-size="13">1 ×</text>')
-    told = "; ".join(f"{name}: {low:.2f} to {high:.2f}" for name, (low, high) in rows)
+    """The ratios of throughputs and the growth of memory with their intervals, and the latencies behind them."""
+    benchmarks, memory = (report["report"].get(name, {}) for name in ("benchmarks", "memory"))
+    ratios = {f"{clients} at once": one["interval"] for clients, one in benchmarks.items() if "interval" in one}
+    growth = {name: one["interval"] for name, one in memory.items() if "interval" in one}
     return (
-        f'<figure><svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label={quoteattr(told)}>{"".join(marks)}</svg>'
-        f"<figcaption>V2's throughput over V1's, 95 % intervals. {_text(told)}.</figcaption></figure>"
+        _plot("V2's throughput over V1's, 95 % intervals", ratios, (1, "equal"), "{:.2f}")
+        + _latencies(benchmarks)
+        + _plot("Growth of memory in bytes a call, 95 % intervals", growth, (1024, "limit"), "{:.0f}")
     )
 
 
-def _x(ratio: float) -> float:
-    """The place of a ratio on the axis, which ends at `_SCALE_MAX`."""
-    return round(120 + (_WIDTH - 140) * min(max(ratio, 0.0), _SCALE_MAX) / _SCALE_MAX, 1)
+def _plot(title: str, rows: dict[str, Sequence[float]], mark: tuple[float, str], form: str) -> str:
+    """A bar for each interval, on an axis that holds all of them, 0 and the mark."""
+    if not rows:
+        return ""
+    bounds = [bound for pair in rows.values() for bound in pair if math.isfinite(bound)]
+    low, high = min([0.0, *bounds]), max([1.25 * mark[0], *bounds])
+
+    def x(value: float) -> float:
+        return round(_LABELS + (_WIDTH - _LABELS - 10) * (min(max(value, low), high) - low) / (high - low), 1)
+
+    height = _ROW * (len(rows) + 1)
+    parts = []
+    for value, name in ((0, "0"), (mark[0], f"{mark[0]:g} ({mark[1]})")):
+        parts.append(
+            f'<line x1="{x(value)}" x2="{x(value)}" y1="0" y2="{height - _ROW}" stroke="currentColor" '
+            f'stroke-dasharray="3" opacity=".6"/>'
+            f'<text x="{x(value)}" y="{height - 8}" text-anchor="middle">{name}</text>'
+        )
+    for index, (name, (begin, end)) in enumerate(rows.items()):
+        y = _ROW * index + _ROW / 2
+        parts.append(f'<text x="0" y="{y + 4}">{_text(name)}</text>')
+        parts.append(f'<rect x="{x(begin)}" width="{max(2.0, x(end) - x(begin)):.1f}" y="{y - 3}" height="6" rx="3"/>')
+    told = "; ".join(f"{name}: {form.format(begin)} to {form.format(end)}" for name, (begin, end) in rows.items())
+    return (
+        f'<figure><figcaption><b>{_text(title)}</b></figcaption><svg viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f"aria-label={quoteattr(told)}>{''.join(parts)}</svg><figcaption>{_text(told)}.</figcaption></figure>"
+    )
+
+
+def _latencies(benchmarks: dict[str, Any]) -> str:
+    """Calls a second, and the quantiles of their time, by version and number of calls at once."""
+    names = ("calls_per_s", "p50", "p95", "p99")
+    rows = "".join(
+        f"<tr><td>{_text(clients)}</td><td>{version.upper()}</td>"
+        + "".join(f'<td class="number">{one[version].get(name, 0):,.1f}</td>' for name in names)
+        + "</tr>"
+        for clients, one in benchmarks.items()
+        for version in ("v1", "v2")
+        if version in one
+    )
+    if not rows:
+        return ""
+    heads = "".join(f'<th class="number">{name}</th>' for name in ("calls/s", "p50 ms", "p95 ms", "p99 ms"))
+    return f"<table><thead><tr><th>at once</th><th>version</th>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _cell(text: str) -> str:

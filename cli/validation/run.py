@@ -1,9 +1,11 @@
 """Runs the ten checks in their order, tells each as it ends, and cleans up whatever happens."""
 
 import contextlib
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -14,6 +16,14 @@ from cli.validation.scratch import NoScratch, Scratch, scratch_service
 
 NEEDS_SCRATCH = ("tests", "concurrency", "sessions", "errors", "memory")
 """Items that are tried on a service beside the live one."""
+
+
+class Unusable(Exception):
+    """A key or inputs with which a validation would end halfway. The message says why."""
+
+
+class NotAdmin(Unusable):
+    """A key that may not force a version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +54,16 @@ class _Live:
 
 
 def validate(client: httpx.Client, plan: Plan, tell: Callable[[Outcome], None]) -> tuple[str, list[Outcome]]:
-    """Runs all checks. Returns the identity of the pools that were validated, and the outcomes in order."""
-    names, _, scrapes = live.series(client)
+    """Runs all checks. Returns the identity of the pools that were validated, and the outcomes in order.
+
+    Raises:
+        Unusable: the key or the inputs would end the validation halfway.
+        httpx.HTTPError: the service does not answer.
+    """
     migration = _json(client, "/migration")
+    _require_admin(client)
+    _require_programs(client, plan.inputs)
+    names, _, scrapes = live.series(client)
     service = _Live(client, _json(client, "/pools"), migration, names, scrapes)
     outcomes: list[Outcome] = []
     for outcome in _outcomes(service, plan):
@@ -56,17 +73,33 @@ def validate(client: httpx.Client, plan: Plan, tell: Callable[[Outcome], None]) 
     return migration["pools"], sorted(outcomes, key=lambda one: order.index(one.item))
 
 
+def _require_admin(client: httpx.Client) -> None:
+    """Forces a version: a key without the scope admin is refused now, and not after minutes."""
+    answer = Target(client, "v2").execute(f"validation-{uuid.uuid4().hex}")
+    if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        raise NotAdmin(f"a validation needs a key with the scope admin: {answer.json()['detail']}")
+
+
+def _require_programs(client: httpx.Client, inputs: Sequence[measure.Inputs]) -> None:
+    """Looks for the programs of the inputs."""
+    for program in dict.fromkeys(one.program for one in inputs):
+        if client.get(f"/programs/{quote(program, safe='')}").status_code == httpx.codes.NOT_FOUND:
+            raise Unusable(f"the inputs name {program!r}, and the service has no such program without a session")
+
+
 def _outcomes(service: _Live, plan: Plan) -> Iterator[Outcome]:
     yield from _on_scratch(service, plan)
     client, has_both = service.client, len(service.pools) == 2
     if has_both:
-        yield measure.check_benchmarks(client, plan.inputs, service.sizes)
+        yield _tried("benchmarks", lambda: measure.check_benchmarks(client, plan.inputs, service.sizes))
     else:
         yield Outcome("benchmarks", "unknown", "V1 does not run: there is nothing to compare V2 with", "")
-    yield measure.check_load(client, plan.inputs, _peak(service) if plan.rate is None else plan.rate, plan.multiple)
-    yield live.check_metrics(client, (service.series, service.scrapes), 1, list(service.sizes))
-    yield live.check_error_rate(client)
-    yield live.check_documentation(client, _programs(client))
+    peak = _peak(service) if plan.rate is None else plan.rate
+    yield _tried("load", lambda: measure.check_load(client, plan.inputs, peak, plan.multiple))
+    before = service.series, service.scrapes
+    yield _tried("metrics", lambda: live.check_metrics(client, before, 1, list(service.sizes)))
+    yield _tried("error_rate", lambda: live.check_error_rate(client))
+    yield _tried("documentation", lambda: live.check_documentation(client, _programs(client)))
 
 
 def _on_scratch(service: _Live, plan: Plan) -> Iterator[Outcome]:

@@ -48,6 +48,8 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     checklist: list[ChecklistItem]
     against: list[str] = []
     """The objections to the next phase."""
+    settings: list[str] = []
+    """The settings that end V1, once nothing needs it."""
     canary_percent: float = 0.0
     shadow_percent: float = 0.0
     pools: str = ""

@@ -44,6 +44,8 @@ class Facts:
     forced_v1_calls: int
     """Those of them that an admin's header forced."""
     is_pinned_to_v1: bool
+    v1_sessions: int
+    """Sessions within their time to live that V1 has served last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,23 @@ class Position:
     phase: Phase
     against: tuple[str, ...]
     next: str
+    settings: tuple[str, ...] = ()
+    """The settings that the next phase takes, in the place of each kind of installation."""
+
+
+WITHOUT_V1 = (
+    "environment, .env or compose: POOLS=v2",
+    "chart: helm upgrade … --reuse-values --set config.POOLS=v2",
+)
+"""The settings that end V1. `V1_SUNSET` and `CANARY_PERCENT` may stay: they have no effect then."""
 
 
 def position(facts: Facts) -> Position:
     """Tells where the migration is."""
     phase = phase_of(facts)
-    return Position(phase, tuple(_against(phase, facts)), _next(phase, facts))
+    against = tuple(_against(phase, facts))
+    settings = WITHOUT_V1 if phase is Phase.FULL and not against else ()
+    return Position(phase, against, _next(phase, facts), settings)
 
 
 def phase_of(facts: Facts) -> Phase:
@@ -127,6 +140,8 @@ def _against_end(facts: Facts) -> list[str]:
     against = []
     if facts.is_pinned_to_v1:
         against.append("POOL_VERSION=v1 pins everything to V1")
+    if facts.v1_sessions:
+        against.append(f"{facts.v1_sessions:,} sessions were served by V1 last, and have not ended")
     if facts.v1_calls:
         forced = f", {facts.forced_v1_calls:,} of them forced by X-Pool-Version" if facts.forced_v1_calls else ""
         against.append(f"V1 has served {facts.v1_calls:,} calls in the last {QUIET_DAYS} days{forced}")

@@ -28,6 +28,7 @@ FACTS = Facts(
     v1_calls=0,
     forced_v1_calls=0,
     is_pinned_to_v1=False,
+    v1_sessions=0,
 )
 NOT_MET = (*MET[:3], Item("load", ItemState.NOT_MET, "5 errors", "look at /failures"), *MET[4:])
 UNKNOWN = (*MET[:-1], Item("documentation", ItemState.UNKNOWN, "seen", "poolshift migration tick 'documentation'"))
@@ -64,6 +65,7 @@ UNKNOWN = (*MET[:-1], Item("documentation", ItemState.UNKNOWN, "seen", "poolshif
             "poolshift migration status",
             "12 calls in the last 7 days, 3 of them forced",
         ),
+        ({"percent": 100.0, "v1_sessions": 2}, Phase.FULL, "poolshift migration status", "2 sessions"),
         ({"percent": 100.0, "is_pinned_to_v1": True}, Phase.FULL, "poolshift migration status", "POOL_VERSION=v1"),
         ({"percent": 100.0, "has_v1": False}, Phase.DONE, "", ""),
     ],
@@ -74,6 +76,7 @@ def test_the_phase_follows_from_the_facts(
     """Each phase has its one next command, and its objections."""
     found = position(replace(FACTS, **changes))  # type: ignore[arg-type]
     assert (found.phase, found.next) == (phase, next_command)
+    assert bool(found.settings) == (found.next == "POOLS=v2 poolshift serve")
     if against:
         assert any(against in objection for objection in found.against)
     else:
