@@ -1,6 +1,6 @@
 """The house style of the panels, on Grafana's Foundation SDK."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, timeseries
 from grafana_foundation_sdk.models.common import (
@@ -24,6 +24,8 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 _COLORS = {"v1": "#5794F2", "v2": "#FF9830"}
 
+WITHOUT_V1 = "V1 does not run"
+"""The text of an empty panel that has a query for V1 alone: with POOLS=v2 there is no series of V1."""
 Query = tuple[str, str]
 """PromQL and its legend."""
 
@@ -80,6 +82,8 @@ def lines(
         panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
     if stepped:
         panel.line_interpolation(LineInterpolation.STEP_AFTER)
+    if _needs_v1(query for query, _ in queries):
+        panel.no_value(WITHOUT_V1)
     for target in _targets(queries, exemplars=exemplars):
         panel.with_target(target)
     return panel
@@ -123,7 +127,7 @@ def number(
         .unit(unit)
         .span(width)
         .height(4)
-        .no_value("none")
+        .no_value(WITHOUT_V1 if _needs_v1(query for query, _ in queries) else "none")
         .graph_mode(BigValueGraphMode.AREA if sparkline else BigValueGraphMode.NONE)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
         .thresholds(dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
@@ -136,10 +140,14 @@ def number(
     return panel
 
 
+def _needs_v1(queries: Iterable[str]) -> bool:
+    return any('pool_version="v1"' in query for query in queries)
+
+
 def density(title: str, description: str, buckets: str, *, width: int = 12) -> heatmap.Panel:
     """A histogram over time; `buckets` is PromQL by `le`."""
     target = _target("A", (buckets, "{{le}}"), exemplars=True).format(PromQueryFormat.HEATMAP)
-    return (
+    panel = (
         heatmap.Panel()
         .title(title)
         .description(description)
@@ -150,6 +158,7 @@ def density(title: str, description: str, buckets: str, *, width: int = 12) -> h
         .y_axis(heatmap.YAxisConfig().unit("s"))
         .with_target(target)
     )
+    return panel.no_value(WITHOUT_V1) if _needs_v1([buckets]) else panel
 
 
 def _targets(queries: Sequence[Query], *, exemplars: bool = False) -> list[prometheus.Dataquery]:
