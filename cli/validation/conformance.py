@@ -33,6 +33,8 @@ class Target:
         """Creates a program on a function of `poolshift.validation`, whose signature is derived."""
         body = {"program_type": "python", "entrypoint": f"{PROGRAMS}:{function}", **more}
         answer = self.client.post("/programs", json=body)
+        if answer.status_code == httpx.codes.CONFLICT and answer.json()["code"] == "code_outdated":
+            raise httpx.HTTPError("the code on disk has changed since the validation began")  # not a fault of V2
         expect(answer.status_code == 201, f"creation of {function}: {answer.status_code} {answer.text}")
         program_id: str = answer.json()["id"]
         return program_id

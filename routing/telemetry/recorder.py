@@ -25,6 +25,8 @@ DURATION_BOUNDS: Final = (
 NOT_ORGANIC: Final = frozenset({"shadow", "synthetic"})
 """Operations that no client has asked for."""
 OK: Final = "ok"
+EXECUTE: Final = "execute"
+"""The operation whose series exist from the start; those of the others begin with their first call."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # the bench has silent ones
@@ -45,9 +47,8 @@ class Recorder:
     ) -> None:
         """Takes the category of each error code as `errors`, the LMs' `prices`, and the `versions` that run.
 
-        At most `program_limit` programs have their own metrics.
-
-        The series of each code begins at 0, so a rate sees the first error. A version that does not run has no series.
+        At most `program_limit` programs have their own metrics. The series of each code begins at 0, so a rate sees
+        the first error. A version that does not run has no series.
         """
         self.programs = ProgramMetrics(registry, program_limit)
         self._requests = tallies.Counter(
@@ -93,6 +94,7 @@ class Recorder:
             version: {reason: self._decisions.of(version, reason) for reason in Reason} for version in versions
         }
         for version in versions:
+            self._begin(version, EXECUTE)
             for code, category in errors.items():
                 self._errors.labels(version, code, category)
 
@@ -122,13 +124,16 @@ class Recorder:
         `trace_id` is the trace of a sampled call. OpenMetrics shows it as the exemplar.
         """
         calls = self._calls.get((version, operation))
-        if calls is None:
-            calls = self._requests.of(version, operation, OK), self._duration.of(version, operation)
-            self._calls[version, operation] = calls
-        went_well, duration = calls
+        went_well, duration = self._begin(version, operation) if calls is None else calls
         (went_well if outcome == OK else self._requests.of(version, operation, outcome)).inc()
         duration.observe(seconds, trace_id)
         self._waits[version].observe(queued_s)
+
+    def _begin(self, version: Version, operation: str) -> tuple[tallies.Count, tallies.Distribution]:
+        """Begins the series of an operation at 0."""
+        calls = self._requests.of(version, operation, OK), self._duration.of(version, operation)
+        self._calls[version, operation] = calls
+        return calls
 
     def latencies(self, version: Version) -> list[int]:
         """Counts a version's calls by duration: one number for each of `DURATION_BOUNDS`, and one for all above."""

@@ -27,6 +27,12 @@ class Fails:
     def __call__(self, nonce: str) -> str:
         return nonce
 """
+STEPS = """
+def steps(count: int):
+    for step in range(count):
+        yield {"step": step}
+    return count + 1
+"""
 CROSSING = """
 secrets = []
 def answer(nonce: str, secret: str = "") -> dict[str, str]:
@@ -96,8 +102,8 @@ def broken_python(folder: Path, patch: str) -> Path:
 @pytest.mark.judge
 @pytest.mark.parametrize(
     ("patch", "item"),
-    [(LEAK, "memory"), (NO_ERROR, "errors"), (CROSSING, "sessions")],
-    ids=["leak", "error", "crossing"],
+    [(LEAK, "memory"), (NO_ERROR, "errors"), (CROSSING, "sessions"), (STEPS, "tests")],
+    ids=["leak", "error", "crossing", "steps"],
 )
 def test_a_broken_v2_is_named(start_service: StartService, tmp_path: Path, inputs: Path, patch: str, item: str) -> None:
     """V2's Python has other programs: the one item that this breaks is not met, and no other."""
