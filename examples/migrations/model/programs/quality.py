@@ -2,7 +2,7 @@
 
 from typing import Any
 
-FEWEST_WORDS = 12
+FEWEST_WORDS = 9
 
 
 def is_told(inputs: dict[str, Any], outputs: dict[str, Any]) -> float:
