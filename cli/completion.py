@@ -18,4 +18,7 @@ def completion(
     from cli.main import app as root  # noqa: PLC0415 - this command is a part of that app
 
     os.environ[VARIABLE] = f"source_{shell}"
-    root(prog_name="poolshift")
+    try:
+        root(prog_name="poolshift")
+    finally:
+        del os.environ[VARIABLE]  # for a caller that goes on, and for the processes that it starts

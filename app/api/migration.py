@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from app.api.base import In, Out
+from app.api.base import In, Out, Text
 from app.auth import Admin, Observer, Operator
 from app.openapi import raises
 from app.pool_identity import identity_of
@@ -86,6 +86,12 @@ class ValidationBody(In):
     items: list[ItemBody] = Field(max_length=32)
     report: dict[str, Any] = Field(default_factory=dict, description="The figures behind the items")
 
+    @field_validator("report")
+    @classmethod
+    def _can_be_kept(cls, report: dict[str, Any]) -> dict[str, Any]:
+        msgspec.json.encode(report)  # raises UnicodeEncodeError, a ValueError, for half a surrogate pair
+        return report
+
 
 class TickBody(In):
     """A person's word for an item."""
@@ -133,7 +139,7 @@ async def add_validation(body: ValidationBody, services: Running, admin: Admin) 
 
 
 @router.put("/items/{item}", operation_id="tick_item", openapi_extra=raises("store_unavailable"))
-async def tick_item(item: str, services: Running, operator: Operator, body: TickBody | None = None) -> MigrationView:
+async def tick_item(item: Text, services: Running, operator: Operator, body: TickBody | None = None) -> MigrationView:
     """Confirms an item that no check can tell: `documentation`, or one that the plan has under `manual`."""
     _refuse_unless_manual(item, services)
     await services.migration.store.tick(item, operator.name, None if body is None else body.note)
@@ -141,7 +147,7 @@ async def tick_item(item: str, services: Running, operator: Operator, body: Tick
 
 
 @router.delete("/items/{item}", operation_id="untick_item", openapi_extra=raises("store_unavailable"))
-async def untick_item(item: str, services: Running, _: Operator) -> MigrationView:
+async def untick_item(item: Text, services: Running, _: Operator) -> MigrationView:
     """Takes a confirmation back."""
     _refuse_unless_manual(item, services)
     await services.migration.store.untick(item)

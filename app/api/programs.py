@@ -38,6 +38,7 @@ SessionQuery = Annotated[Identifier | None, Query(description="Its programs firs
 
 PROGRAM_HEADERS = {"Location": header("Location"), "ETag": header("ETag")}
 DEFINITION_PROBLEMS = (
+    "load_failed",
     "session_not_found",
     "quota_exceeded",
     "code_outdated",

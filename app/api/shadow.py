@@ -11,6 +11,7 @@ from analysis.quality import QualityRow
 from app.api.base import Identifier, In, Out
 from app.api.programs import ProgramId
 from app.auth import Admin, Observer, Principal
+from app.openapi import raises
 from app.problems import Problem
 from app.services import Running, Services
 from config.api_keys import Scope
@@ -128,7 +129,7 @@ async def show_shadow(services: Running, principal: Observer) -> ShadowView:
     )
 
 
-@router.get("/{program_id}", operation_id="show_program_shadow")
+@router.get("/{program_id}", operation_id="show_program_shadow", openapi_extra=raises("not_found"))
 async def show_program(program_id: ProgramId, services: Running, principal: Observer) -> ShadowProgramView:
     """Shows the shadow calls of one program."""
     one = _report(program_id, services)
@@ -146,7 +147,7 @@ async def show_program(program_id: ProgramId, services: Running, principal: Obse
     )
 
 
-@router.post("/{program_id}/compare")
+@router.post("/{program_id}/compare", openapi_extra=raises("program_not_found", "store_unavailable"))
 async def compare(body: CompareBody, program_id: ProgramId, services: Running, admin: Admin) -> ComparedView:
     """Runs a call on both versions and compares them; for inputs that somebody has, also without any traffic.
 

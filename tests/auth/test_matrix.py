@@ -60,6 +60,7 @@ ROWS = [
     Row("GET", "/programs/{program_id}", READ),
     Row("PUT", "/programs/{program_id}", EXECUTE, 200, PROGRAM),
     Row("GET", "/programs/{program_id}/revisions", READ),
+    Row("POST", "/programs/{program_id}/promote", EXECUTE, 404),
     Row("DELETE", "/programs/{program_id}", EXECUTE, 204),
     Row("POST", "/programs/{program_id}/execute", EXECUTE, 200, INPUTS),
     Row("POST", "/programs/{program_id}/batch", EXECUTE, 200, BATCH),
@@ -71,6 +72,7 @@ ROWS = [
     Row("DELETE", "/sessions/{session_id}", EXECUTE, 204),
     Row("GET", "/lm", READ),
     Row("PUT", "/lm", ADMIN, 200, {"model": "none"}),
+    Row("DELETE", "/lm", ADMIN, 422),
     Row("GET", "/sessions/{session_id}/lm", READ),
     Row("PUT", "/sessions/{session_id}/lm", EXECUTE, 200, {"model": "none"}),
     Row("DELETE", "/sessions/{session_id}/lm", EXECUTE, 204),
@@ -89,8 +91,15 @@ ROWS = [
     Row("GET", "/shadow/{program_id}", OBSERVE, 404),
     Row("POST", "/shadow/{program_id}/compare", ADMIN, 422, INPUTS),
     Row("GET", "/rollout/history", READ),
+    Row("POST", "/rollout/rotate", OPERATE, 200, {}),
+    Row("GET", "/migration", OBSERVE),
+    Row("POST", "/migration/validations", ADMIN, 201, {"pools": "p", "items": []}),
+    Row("GET", "/migration/report", OBSERVE),
+    Row("PUT", "/migration/items/{item}", OPERATE, 200, {}),
+    Row("DELETE", "/migration/items/{item}", OPERATE),
     Row("GET", "/failures", OBSERVE),
     Row("GET", "/pools", OBSERVE),
+    Row("GET", "/pools/diff", OBSERVE),
     Row("GET", "/pools/{version}", OBSERVE),
     Row("POST", "/pools/{version}/reload", OPERATE),
 ]
@@ -122,6 +131,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         for scope, key in KEYS.items()
     ]
     with running_service(directory, API_KEYS_FILE=write_keys(directory / "keys.json", stored)) as service:
+        body, headers = {"pools": "p", "items": []}, headers_of(Scope.ADMIN)
+        assert service.client.post("/migration/validations", json=body, headers=headers).status_code == 201
         yield service
 
 
@@ -155,7 +166,7 @@ def fresh(service: Service, path: str) -> str:
         started = service.client.post(f"/programs/{program_id}/execute", json=INPUTS, headers=headers)
         assert started.status_code == 202, started.text
         execution_id = started.json()["execution_id"]
-    return path.format(program_id=program_id, session_id=session_id, execution_id=execution_id)
+    return path.format(program_id=program_id, session_id=session_id, execution_id=execution_id, item="documentation")
 
 
 def call(service: Service, row: Row, caller: str) -> httpx.Response:
@@ -320,5 +331,5 @@ def test_a_fault_of_the_file_of_keys_ends_the_start(tmp_path: Path) -> None:
     finally:
         service.close()
     (line,) = service.log().splitlines()
-    assert line.startswith(f"poolshift: {path}: line 1: ")
+    assert line.startswith(f"poolshift: API_KEYS_FILE={path}: line 1: ")
     assert "psk_secret" not in line

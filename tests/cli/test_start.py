@@ -126,7 +126,7 @@ def test_help_names_every_command(poolshift: Poolshift) -> None:
         (["rollout", "history", "--limit", "0"], "Invalid value for '--limit': "),
         (["rollout", "get", "--timeout", "0"], "Invalid value for '--timeout': "),
         (["pools", "v3"], "Invalid value for 'VERSION': "),
-        (["programs", "show", ".."], "Invalid value: '..' is no id"),
+        (["programs", "show", ".."], "'..' is not an id"),
         (["programs", "run", "a", "--inputs", "{"], "Invalid value for --inputs: this is no JSON: "),
         (["programs", "run", "a", "--inputs", '{"a": NaN}'], "Invalid value for --inputs: this is no JSON: "),
         (["programs", "run", "a", "--inputs", "[]"], "Invalid value for --inputs: this is no JSON object"),

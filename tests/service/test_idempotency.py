@@ -60,6 +60,7 @@ def test_the_first_answer_comes_again(shared_service: Service, form: str) -> Non
     assert first.status_code < 300, first.text
     for _ in range(3):
         same(first, send(headers))
+    wait_until(lambda: runs(service, echo) > 0, "a job has begun")
     assert runs(service, echo) == {"batch": 2}.get(form, 1)
     problem(send(headers, nonce="b"), 409, "idempotency_conflict")
     problem(send(headers, program=other), 409, "idempotency_conflict")

@@ -76,6 +76,8 @@ def test_calls_end_while_the_zygote_is_stopped(start_service: StartService, vers
     os.kill(pid, signal.SIGSTOP)
     with concurrent.futures.ThreadPoolExecutor(2) as callers:
         overdue = callers.submit(service.execute, spins, timeout_s=0.3)
+        # V1 runs one call at a time: the one that crashes must not come first.
+        wait_until(lambda: overdue.done() or service.pool(version)["busy"] > 0, "the first call runs")
         crashed = callers.submit(service.execute, exits, inputs={"code": 3})
         problem(overdue.result(), 504, "execution_timeout")
         problem(crashed.result(), 502, "worker_crashed")

@@ -112,5 +112,5 @@ def test_a_fault_of_the_file_ends_the_start(tmp_path: Path) -> None:
     path = tmp_path / "secret.keys"
     path.write_text("hunter2\n")
     (line,) = refused(tmp_path, SECRET_KEY_FILE=path).splitlines()
-    assert line.startswith(f"poolshift: {path}: line 1 is not 32 bytes")
+    assert line.startswith(f"poolshift: SECRET_KEY_FILE={path}: line 1 is not 32 bytes")
     assert "hunter2" not in line

@@ -68,6 +68,12 @@ BODIES: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("put", "/sessions/{session_id}/lm"): [LM],
     ("patch", "/rollout"): [{"canary_percent": 0, "reason": "r"}],
     ("post", "/rollout/rollback"): [{"reason": "r", "in_flight": "finish"}],
+    ("post", "/rollout/rotate"): [{"reason": "r"}],
+    ("post", "/shadow/{program_id}/compare"): [{"inputs": {"text": "a"}}],
+    ("post", "/migration/validations"): [
+        {"pools": "p", "items": [{"item": "tests", "state": "met", "evidence": "e", "how": "h"}], "report": {"a": "b"}}
+    ],
+    ("put", "/migration/items/{item}"): [{"note": "n"}],
     ("put", "/rollout/plan"): [
         {
             "name": "a plan",
@@ -79,7 +85,7 @@ BODIES: dict[tuple[str, str], list[dict[str, Any]]] = {
     **{("post", f"/rollout/{verb}"): [{"reason": "r"}] for verb in RAMP_VERBS},
 }
 """A body for each operation that takes one, with all of its members that are text."""
-FREE = {"default", "state", "inputs"}
+FREE = {"default", "state", "inputs", "report"}
 """Members that hold any JSON: the store keeps it as JSON, in which every character is escaped."""
 
 
