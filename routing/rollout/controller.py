@@ -143,11 +143,12 @@ class RampController:
             return
         self._log_once.clear()
         self._follow_lms()
+        run = self.ramp.run
         verdict = await self._judge.look_together() if self.is_leader else self._judge.look()
         self.last_verdict = verdict
         if self.is_leader:
             await self._decide(verdict)
-            await self._advance(verdict)
+            await self._advance(verdict, run)
 
     async def aclose(self) -> None:
         """Writes the evidence a last time."""
@@ -247,9 +248,12 @@ class RampController:
 
     # --- moving
 
-    async def _advance(self, verdict: Verdict) -> None:
+    async def _advance(self, verdict: Verdict, run: int) -> None:
+        """Moves the ramp on a verdict about `run`; one that has begun meanwhile has evidence of its own."""
         async with self._moving:
             await self._reconcile()
+            if self.ramp.run != run:
+                return
             move = ramps.advance(self.ramp, self.facts(verdict))
             if move is not None:
                 with suppress(RollbackUnwritten):
@@ -257,12 +261,12 @@ class RampController:
 
     async def _judge_alone(self) -> None:
         """Rolls back on this replica's own evidence, as long as the database cannot be reached."""
-        verdict = self._judge.look()
+        verdict, run = self._judge.look(), self.ramp.run
         self.last_verdict = verdict
         if self.ramp.state.is_active and verdict.action is Say.ROLLBACK:
             async with self._moving:
                 move = ramps.advance(self.ramp, self.facts(verdict))
-                if move is not None:
+                if move is not None and self.ramp.run == run:
                     with suppress(RollbackUnwritten):
                         await self._apply(move)
 
