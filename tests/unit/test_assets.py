@@ -91,7 +91,7 @@ def test_other_content_has_another_name(tmp_path: Path) -> None:
 
 def test_the_vendored_files_are_as_their_packages_have_them() -> None:
     """By the manifest's hashes; each package has its licence and the file by which scanners find it."""
-    assert VENDORED == vendor.VENDORED
+    assert VENDORED == vendor.VENDORED or not vendor.VENDORED.exists()  # a wheel lies elsewhere
     assert list(vendor.faults(VENDORED)) == []
     for name, package in vendor.read_manifest(VENDORED).items():
         assert any(file.upper().startswith("LICEN") for file in package.files), name
