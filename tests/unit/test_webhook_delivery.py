@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -67,13 +68,25 @@ class TLSReceiver:
                 return
             try:
                 with self._context.wrap_socket(connection, server_side=True) as secured:
-                    self.requests.append(secured.recv(65536))
+                    self.requests.append(_whole_request(secured))
                     secured.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
             except OSError:
                 continue
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _whole_request(connection: ssl.SSLSocket) -> bytes:
+    """Reads a request to its end: what is unread when a connection closes resets it, and loses the answer."""
+    request = b""
+    while chunk := connection.recv(65536):
+        request += chunk
+        head, _, body = request.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        if length is not None and len(body) >= int(length[1]):
+            break
+    return request
 
 
 @pytest.fixture

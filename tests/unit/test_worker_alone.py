@@ -209,6 +209,7 @@ for function, inputs in json.loads(sys.argv[1]):
 
 def in_process(python: Path, folder: Path) -> list[Any]:
     """Runs the cases by `poolshift.testing` on that interpreter."""
+    (folder / "poolshift").symlink_to(ROOT / "poolshift")
     ran = subprocess.run(
         [python, "-c", IN_PROCESS, json.dumps(CASES)],
         check=True,
