@@ -12,10 +12,12 @@ from analysis.guardrails import Config
 from bench.arena import Arena
 from bench.outcome import Figure, Outcome, at_most
 from bench.unobserved import SilentRecorder
+from pools.testing import FakePool
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.live_judge import LiveJudge
 from routing.router import Router
 from routing.telemetry.recorder import Recorder
+from routing.versions import Version
 from store.database import Database
 from store.rollout_log import SqlRolloutLog
 
@@ -30,9 +32,10 @@ def run(arena: Arena) -> Outcome:
     off = LiveJudge(Config(), is_off=True)
     judge = LiveJudge(Config())
     judge.percent_changed(_HALF)
-    counting = Router({}, flag, Recorder(CollectorRegistry(), {}), judge=off, pin=None, salt="bench")
-    silent = Router({}, flag, SilentRecorder(CollectorRegistry(), {}), judge=off, pin=None, salt="bench")
-    judged = Router({}, flag, Recorder(CollectorRegistry(), {}), judge=judge, pin=None, salt="bench")
+    pools = {version: FakePool(version) for version in Version}
+    counting = Router(pools, flag, Recorder(CollectorRegistry(), {}), judge=off, pin=None, salt="bench")
+    silent = Router(pools, flag, SilentRecorder(CollectorRegistry(), {}), judge=off, pin=None, salt="bench")
+    judged = Router(pools, flag, Recorder(CollectorRegistry(), {}), judge=judge, pin=None, salt="bench")
     batches = _BATCHES_PER_ROUND * arena.plan.rounds
     by_session = _nanoseconds(lambda: counting.route("session-4711"), batches)
     by_chance = _nanoseconds(lambda: counting.route(None), batches)
