@@ -140,7 +140,7 @@ class ExecuteLane:
         operation = _operation(exchange.headers)
         if envelope.webhook is not None:
             self._check_webhook(envelope.webhook, operation)
-        call = self._make_call(exchange, program, envelope, is_job=operation == "async")
+        call = self._make_call(exchange, program, envelope, is_job=operation == "async", is_test=is_synthetic)
         if operation == "stream":
             return await self._stream(exchange, call)
         if operation == "async":
@@ -228,7 +228,13 @@ class ExecuteLane:
             raise Problem("invalid_request", f"body.webhook: {refusal}")
 
     def _make_call(
-        self, exchange: Exchange, program: CataloguedProgram, envelope: Envelope, *, is_job: bool = False
+        self,
+        exchange: Exchange,
+        program: CataloguedProgram,
+        envelope: Envelope,
+        *,
+        is_job: bool = False,
+        is_test: bool = False,
     ) -> Call:
         assert exchange.route is not None
         exchange.program = program
@@ -252,7 +258,8 @@ class ExecuteLane:
         call.is_background = is_job
         if own is not None or lms.differ:
             call.choose = partial(self._choose, program, own, began)
-        self._services.programs.used(program, time.time())
+        if not is_test:
+            self._services.programs.used(program, time.time())
         return call
 
     def _choose(self, program: Program, own: Program | None, began: float, call: Call, version: str) -> None:

@@ -113,6 +113,7 @@ def test_a_broken_v2_is_named(start_service: StartService, tmp_path: Path, input
     assert {name for name, (state, _) in states.items() if state == "not_met"} == {item}, states
 
 
+@pytest.mark.judge
 def test_an_equal_pair_is_met(start_service: StartService, inputs: Path) -> None:
     """Everything that can be known is met, it is stored, and nothing organic was counted."""
     service = start_service()
