@@ -18,7 +18,7 @@ class Kind:
     title: str
     when: str
     remedy: str
-    """What a caller should do."""
+    """The advice to a caller."""
     retry_safe: bool = True
     """For a program that is not `idempotent`; for one that is, every error of an execution may be sent again."""
     headers: tuple[str, ...] = ()

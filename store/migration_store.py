@@ -34,12 +34,11 @@ class SqlMigrationStore:
 
     async def add(self, by: str, pools: str, items: tuple[Item, ...], report: Mapping[str, Any]) -> Validation:
         data = {"pools": pools, "items": [_item_json(one) for one in items], "report": dict(report)}
-        values = {"at": datetime.now(UTC), "by": by[:_MAX_BY_LENGTH], "data": _encode(data).decode()}
+        values: dict[str, Any] = {"at": datetime.now(UTC), "by": by[:_MAX_BY_LENGTH], "data": _encode(data).decode()}
         async with self._database.transaction() as connection:
-            await connection.execute(insert(validations).values(values))
-        stored = await self.latest()
-        assert stored is not None
-        return stored
+            inserted = await connection.execute(insert(validations).values(values))
+        assert inserted.inserted_primary_key is not None
+        return Validation(inserted.inserted_primary_key[0], values["at"], values["by"], pools, items, report)
 
     async def ticks(self) -> Mapping[str, Tick]:
         async with self._database.transaction() as connection:

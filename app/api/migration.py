@@ -169,7 +169,7 @@ async def migration_view(services: Services) -> MigrationView:
         next=found.next,
         against=list(found.against),
         settings=list(found.settings),
-        checklist=[ItemView(item=one.item, state=one.state, evidence=one.evidence, how=one.how) for one in items],
+        checklist=[_item_view(one) for one in items],
         canary_percent=facts.percent,
         shadow_percent=facts.shadow_percent,
         pools=pools,
@@ -249,9 +249,11 @@ def _report_view(validation: Validation, before: ReportView | None = None) -> Re
         at=validation.at,
         by=validation.by,
         pools=validation.pools,
-        items=[
-            ItemView(item=one.item, state=one.state, evidence=one.evidence, how=one.how) for one in validation.items
-        ],
+        items=[_item_view(one) for one in validation.items],
         report=dict(validation.report),
         before=before,
     )
+
+
+def _item_view(item: Item) -> ItemView:
+    return ItemView(item=item.item, state=item.state, evidence=item.evidence, how=item.how)

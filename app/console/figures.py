@@ -38,7 +38,7 @@ class Figures:
 
     calls: int
     faults: int
-    """Of the engine and of programs together, and whatever else is judged."""
+    """Faults of the engine and of programs together, and all others that are judged."""
     engine_faults: int
     program_faults: int
     p50_ms: float | None

@@ -59,7 +59,7 @@ class Sample:
     has_v1: bool
     steps: Sequence[PlanStep]
     verbs: Sequence[str]
-    """What a person may do with the plan now."""
+    """The verbs that a person may use on the plan now."""
     program_names: Mapping[str, str]
     """Ids of the programs in quarantine, by `quarantine_key`."""
 

@@ -17,7 +17,7 @@ class Description(msgspec.Struct, frozen=True):
     """An interpreter, as a worker on it sees it."""
 
     python: str
-    """Its version, such as `3.13.5`."""
+    """Version of the interpreter, such as `3.13.5`."""
     executable: str
     machine: str
     """The processor that it was built for, such as `x86_64`."""

@@ -42,7 +42,7 @@ class Facts:
     v1_calls: int
     """Calls that V1 has served in the last `QUIET_DAYS` days because somebody forced them or the split sent them."""
     forced_v1_calls: int
-    """Those of them that an admin's header forced."""
+    """Calls among `v1_calls` that an admin's header forced."""
     is_pinned_to_v1: bool
     v1_sessions: int
     """Sessions within their time to live that V1 has served last."""
