@@ -26,23 +26,23 @@ def ramp(name: str, work: Path) -> str:
 def test_new_code_with_a_bug(tmp_path: Path) -> None:
     """New code that raises for one input in fifty: rolled back, and the program is named."""
     said = ramp("code", tmp_path)
-    assert "The ramp ended rolled_back" in said
-    assert "by the program shipping" in said
-    assert "ZeroDivisionError" in said
+    assert "The ramp ended rolled_back" in said, said
+    assert "by the program shipping" in said, said
+    assert "ZeroDivisionError" in said, said
 
 
 def test_a_library_that_changes_an_answer(tmp_path: Path) -> None:
     """Two virtual environments: rolled back, and the program is named."""
     said = ramp("library", tmp_path)
-    assert "packaging 21.3 → 25.0" in said
-    assert "The ramp ended rolled_back" in said
-    assert "by the program newest" in said
-    assert "InvalidVersion" in said
+    assert "packaging 21.3 → 25.0" in said, said
+    assert "The ramp ended rolled_back" in said, said
+    assert "by the program newest" in said, said
+    assert "InvalidVersion" in said, said
 
 
 @pytest.mark.judge
 def test_another_python(tmp_path: Path) -> None:
     """The same programs on a newer interpreter: promoted on evidence."""
     said = ramp("python", tmp_path)
-    assert "V2 changes: python 3.11" in said
-    assert "The ramp ended promoted" in said
+    assert "V2 changes: python 3.11" in said, said
+    assert "The ramp ended promoted" in said, said

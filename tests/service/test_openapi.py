@@ -50,5 +50,5 @@ def test_every_answer_is_documented(
 
     before = crashes(service)
     ask()
-    assert crashes(service) == before
+    assert crashes(service) <= before  # a rotation counts anew
     assert whole(service, version)

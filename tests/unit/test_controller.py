@@ -1,13 +1,14 @@
 """The controller of a ramp on a store in memory: a verdict moves no run but its own."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import pytest
 
 from analysis.guardrails import Config
-from analysis.verdict import Say, Verdict
+from analysis.verdict import Say
 from routing.rollout.controller import RampController
 from routing.rollout.flag import open_flag
 from routing.rollout.live_judge import LiveJudge
@@ -55,7 +56,16 @@ class MemoryStore:
         return Exchange(is_leader=True, replicas=(report,), ramp=await self.latest(), evidence={})
 
 
-async def test_a_verdict_on_an_ended_run_moves_no_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def fail_on_v2(judge: LiveJudge) -> None:
+    """Counts 400 calls, one a second until now, of which V2 fails each one that it gets."""
+    for number in range(400):
+        t, version = time.monotonic() - 400 + number, "v2" if number % 2 else "v1"
+        judge.judge.assigned(t, judge.w, version, number)
+        outcome = "program_error" if version == "v2" else "ok"
+        judge.judge.ended(t, judge.w, version, number, "p", outcome, 1.0, is_cold=False, cost=0.0)
+
+
+async def test_a_verdict_on_an_ended_run_moves_no_new_one() -> None:
     """A look has found evidence, and while that is written a person begins the plan again, with none."""
     flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
     ramp = RampController(
@@ -65,13 +75,12 @@ async def test_a_verdict_on_an_ended_run_moves_no_new_one(monkeypatch: pytest.Mo
     await ramp.set_plan(PLAN, "ops")
     await ramp.start("ops", None)
     await ramp.tick()
-    worse = Verdict(Say.ROLLBACK, "engine", 9.0, 5.0, "all", 0.0)
-    monkeypatch.setattr(judge, "look", lambda: worse)
+    fail_on_v2(judge)
+    assert judge.look().action is Say.ROLLBACK
     store.may_decide.clear()
     store.is_deciding.clear()
     look = asyncio.create_task(ramp.tick())
     await store.is_deciding.wait()
-    monkeypatch.undo()
     await ramp.abort("ops", "again")
     await ramp.start("ops", None)
     run = ramp.ramp.run
