@@ -12,8 +12,9 @@ the factor 1 + λ·gain has a mean of at most 1, for each λ at which it is neve
 Only programs that have had a cost before count, with every call, also one that costs nothing: to leave out such calls
 would leave out V2's more often than V1's if V2 fails ahead of its model. A key counts once, at its first such call.
 
-Sources: Waudby-Smith & Ramdas, JRSS B 86(1), 2024 (see `analysis.bets`); Waudby-Smith et al., "Anytime-valid off-policy
-inference for contextual bandits", ACM/IMS Journal of Data Science 2024 (weighting by the probability of assignment).
+Sources: Waudby-Smith & Ramdas, JRSS B 86(1), 2024 (see `analysis.formulas.bets`); Waudby-Smith et al., "Anytime-valid
+off-policy inference for contextual bandits", ACM/IMS Journal of Data Science 2024 (weighting by the probability of
+assignment).
 """
 
 import math
@@ -21,9 +22,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from analysis.bets import FRACTIONS, Cell, log_products
 from analysis.counters import Counters, Histogram, SegmentKey
-from analysis.odds import log_sum_exp
+from analysis.formulas.bets import FRACTIONS, Cell, log_products
+from analysis.formulas.odds import log_sum_exp
 
 WARM_UP: Final = 64
 """Calls before there is a reference; they are no evidence."""

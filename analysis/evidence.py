@@ -5,10 +5,10 @@ import math
 from analysis.costs import CostEvidence
 from analysis.counters import Counters
 from analysis.faults import FaultEvidence, cells_of_copy
+from analysis.formulas.odds import SPLIT, worse_than
 from analysis.guardrails import Config, Guardrail, Kind
 from analysis.latency import LatencyEvidence
 from analysis.latency_bins import bins_of_ratio
-from analysis.odds import SPLIT, worse_than
 from analysis.promotion import log_e_not_faultier, rate_log_e
 from analysis.ramp import MAX_COPIES, copy_shares
 from analysis.verdict import Evidence

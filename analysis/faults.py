@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from analysis.counters import Counters, UnitKey, add_one, total
+from analysis.formulas.odds import Cell, Mixture, log_sum_exp
 from analysis.guardrails import Guardrail
-from analysis.odds import Cell, Mixture, log_sum_exp
 from analysis.ramp import StepId
 
 OTHER_PROGRAMS = "(others)"

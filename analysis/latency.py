@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 from analysis.counters import Counters, Histogram, SegmentKey
+from analysis.formulas.odds import log_factors, log_sum_exp
 from analysis.latency_bins import FASTER_PRIORS, FINE_BINS, PRIORS, Reference
-from analysis.odds import log_factors, log_sum_exp
 
 WARM_UP = 128
 """Calls before there is a reference; they are no evidence."""

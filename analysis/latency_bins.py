@@ -2,8 +2,9 @@
 
 Fine bins are fixed for everyone, a quarter of 25 % wide, so that histograms of replicas can be added. The reference
 groups them into coarse bins at quantiles of the pooled, version-blind past, and has a weight ρ for each coarse bin and
-alternative. Weights that increase with the bin make the odds test of `analysis.odds`, with ρ as the ratio, a test of
-"V2 is stochastically no slower": if V2 is as fast, a call's version is a coin of probability w whatever its latency.
+alternative. Weights that increase with the bin make the odds test of `analysis.formulas.odds`, with ρ as the ratio, a
+test of "V2 is stochastically no slower": if V2 is as fast, a call's version is a coin of probability w whatever its
+latency.
 """
 
 import math

@@ -9,13 +9,14 @@ fits both, says nothing.
     third value fits V2's alone   V1 is the odd one      noise
     neither, or both              nobody is              noise, and no evidence
 
-The test is that of `analysis.odds` at w = 1/2: V2 is the odd one more often. All fields of all programs together have
-the level α. The k-th field that has an odd one at all gets the share 3/log2(k + 7) − 3/log2(k + 8) of it; these shares
-add up to 1 over any number of fields. The order depends on the moments of odd ones, and never on whose they are, so it
-is known before each coin is tossed, and the union bound holds. A field that never differs uses no part of α.
+The test is that of `analysis.formulas.odds` at w = 1/2: V2 is the odd one more often. All fields of all programs
+together have the level α. The k-th field that has an odd one at all gets the share 3/log2(k + 7) − 3/log2(k + 8) of it;
+these shares add up to 1 over any number of fields. The order depends on the moments of odd ones, and never on whose
+they are, so it is known before each coin is tossed, and the union bound holds. A field that never differs uses no part
+of α.
 
 Source of the comparison: Twitter's Diffy (2015), which runs V1 twice for every call. Source of the e-process: see
-`analysis.odds`.
+`analysis.formulas.odds`.
 """
 
 import math
@@ -24,8 +25,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from analysis.bets import mean_interval
-from analysis.odds import Mixture
+from analysis.formulas.bets import mean_interval
+from analysis.formulas.odds import Mixture
 from analysis.verdict import Evidence
 
 FieldId = tuple[str, str]

@@ -9,8 +9,8 @@ import math
 
 from analysis.counters import total
 from analysis.faults import FaultEvidence, cells_of_copy
+from analysis.formulas.odds import better_than, log_sum_exp
 from analysis.guardrails import Config
-from analysis.odds import better_than, log_sum_exp
 from analysis.ramp import StepId
 
 _SHARES_OF_FLOOR = (0.5, 0.2, 0.05)

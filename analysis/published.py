@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 
 from analysis.counters import total
-from analysis.detectable import calls_until
 from analysis.evidence import Bench
 from analysis.faults import cells_of_copy
+from analysis.formulas.interval import Interval, cost_interval, latency_interval, ratio_interval
 from analysis.guardrails import Guardrail, Kind
-from analysis.interval import Interval, cost_interval, latency_interval, ratio_interval
+from analysis.planning.detectable import calls_until
 from analysis.verdict import Detectable, Evidence, Row, Tally
 
 _RATIO = {Kind.FAULTS: 2.0, Kind.LATENCY: 1.25, Kind.SPLIT: 0.9, Kind.COST: 1.5}

@@ -9,11 +9,11 @@ of evidence exist:
   however the traffic drifts (Horvitz & Thompson, JASA 1952). Any c is valid; the average over a few c's is taken,
   since the one nearest to the mean has the least variance.
 
-Both are bounded values with the mean "V2 minus V1", so `analysis.bets` tests "V2 is not worse by more than the margin",
-and for promotion "V2 is worse by the margin". Pairs and organic calls have filtrations of their own, so they split α.
-A key (a session) counts once in each step: its calls share one coin, and often their inputs.
+Both are bounded values with the mean "V2 minus V1", so `analysis.formulas.bets` tests "V2 is not worse by more than the
+margin", and for promotion "V2 is worse by the margin". Pairs and organic calls have filtrations of their own, so they
+split α. A key (a session) counts once in each step: its calls share one coin, and often their inputs.
 
-Source: Waudby-Smith & Ramdas, JRSS B 86(1), 2024 (see `analysis.bets`).
+Source: Waudby-Smith & Ramdas, JRSS B 86(1), 2024 (see `analysis.formulas.bets`).
 """
 
 import math
@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from analysis.bets import Cell, log_e_above, log_e_below, mean_interval
-from analysis.odds import log_sum_exp
+from analysis.formulas.bets import Cell, log_e_above, log_e_below, mean_interval
+from analysis.formulas.odds import log_sum_exp
 from analysis.verdict import Evidence
 
 RESOLUTION: Final = 1000

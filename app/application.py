@@ -12,7 +12,10 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.types import Message, Receive, Scope, Send
 
-from app import assets, documentation, openapi, problems
+from app import assets, problems
+from app.access.auth import Authenticator
+from app.access.body_limit import guard_body
+from app.access.hosts import EXEMPT_PATHS, HostGuard
 from app.api import (
     analysis,
     batch,
@@ -23,24 +26,23 @@ from app.api import (
     migration,
     pools,
     problem_pages,
-    program_revisions,
-    program_versions,
-    programs,
     ramp,
     rollout,
     root,
     sessions,
     shadow,
 )
+from app.api.programs import resource as programs
+from app.api.programs import revisions as program_revisions
+from app.api.programs import versions as program_versions
 from app.assets import Assets
-from app.auth import Authenticator
-from app.body_limit import guard_body
 from app.console import headers, rendering, routes
 from app.execute.batch import BatchEndpoint
 from app.execute.endpoint import ExecuteLane, is_execute
-from app.hosts import EXEMPT_PATHS, HostGuard
 from app.http_metrics import HttpMetrics
 from app.lifespan import lifespan
+from app.openapi import document as openapi
+from app.openapi import routes as documentation
 from app.problems import Problem
 from app.version import VERSION
 from config.api_keys import read_key_file
@@ -173,7 +175,7 @@ def create_app(settings: Settings) -> Application:
         generate_unique_id_function=lambda route: route.name,  # a name that generated clients can show
         telemetry=_NO_TELEMETRY,
         redirect_slashes=False,  # a redirect has no handler, and its path would be a label of the metrics
-        openapi_url=None,  # `app.documentation` has what FastAPI would serve to everyone
+        openapi_url=None,  # `app.openapi.routes` has what FastAPI would serve to everyone
     )
     app.state.settings = settings
     app.state.authenticator = Authenticator(read_key_file(settings.api_keys_file) if settings.api_keys_file else None)

@@ -16,20 +16,20 @@ import structlog
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 
 from analysis.guardrails import Config
-from app.auth import Authenticator
+from app.access.auth import Authenticator
+from app.access.key_file import follow_key_file
 from app.console.state import Console
 from app.deadlines import Deadlines
 from app.execute.batch import BatchEndpoint
 from app.execute.endpoint import ExecuteLane
 from app.http_metrics import HttpMetrics
-from app.key_file import follow_key_file
 from app.local_lm import LocalLMServer
 from app.migration_records import MigrationRecords
-from app.pool_factory import PoolFactory, PoolSet
-from app.pool_identity import log_difference
+from app.positions.factory import PoolFactory, PoolSet
+from app.positions.identity import log_difference
+from app.positions.reload import CodeReloader
+from app.positions.rotation import Rotation, starting_specs
 from app.problem_kinds import KINDS
-from app.reload import CodeReloader
-from app.rotation import Rotation, starting_specs
 from app.services import Services
 from app.sunset import open_sunset
 from app.version import IS_COMPILED, VERSION

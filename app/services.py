@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from app.deadlines import Deadlines
 from app.migration_records import MigrationRecords
-from app.pool_factory import PoolSet
-from app.reload import CodeReloader
-from app.rotation import Rotation
+from app.positions.factory import PoolSet
+from app.positions.reload import CodeReloader
+from app.positions.rotation import Rotation
 from common.background import Background
 from common.tasks import TaskOwner
 from pools.process.interface import WorkerSpawner

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.output import AsJson, print_fields, print_json, print_rows, value_text, when
-from cli.run import show_events, show_execution
+from cli.programs.run import show_events, show_execution
 from cli.service import Service, on_service
 from poolshift.client import executions
 

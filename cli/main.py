@@ -11,22 +11,22 @@ from typer.core import TyperGroup
 from cli.errors import CommandFailed, ExitCode, printable
 
 MODULES = {
-    "rollout": "cli.rollout",
+    "rollout": "cli.rollout.commands",
     "migration": "cli.migration",
     "pools": "cli.pools",
-    "programs": "cli.programs",
+    "programs": "cli.programs.commands",
     "executions": "cli.executions",
     "sessions": "cli.sessions",
     "lm": "cli.lms",
     "failures": "cli.health:failures_app",
     "health": "cli.health:health_app",
     "keys": "cli.keys",
-    "judge": "cli.judge",
-    "shadow": "cli.shadow",
+    "judge": "cli.rollout.judge",
+    "shadow": "cli.rollout.shadow",
     "bench": "cli.bench",
     "db": "cli.database",
     "migrate": "cli.migrate",
-    "init": "cli.init",
+    "init": "cli.programs.init",
     "completion": "cli.completion",
 }
 """Commands that are imported when they are named; a module has its `app`, unless the name of another is given."""

@@ -11,9 +11,9 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from analysis.verdict import Row
+from app.access.auth import Admin, Observer, Principal
 from app.api.base import MAX_KEY, Out, Page, page_of
-from app.auth import Admin, Observer, Principal
-from app.openapi import raises
+from app.openapi.document import raises
 from app.services import Running
 from config.api_keys import Scope
 from routing.rollout.live_judge import Example

@@ -10,11 +10,11 @@ from fastapi.routing import APIRoute
 from pydantic import Field, JsonValue
 from starlette.types import Receive, Scope, Send
 
+from app.access.auth import Executor
 from app.api.base import Identifier, In, Out, Text
 from app.api.executions import CALL_PROBLEMS, ExecuteView
-from app.auth import Executor
 from app.execute.envelopes import MAX_ITEMS
-from app.openapi import V1_HEADERS, raises
+from app.openapi.document import V1_HEADERS, raises
 from app.problems import ProblemView
 
 

@@ -13,11 +13,11 @@ from fastapi.routing import APIRoute
 from pydantic import Field, JsonValue
 from starlette.types import Receive, Scope, Send
 
+from app.access.auth import Executor, Reader
 from app.api.base import MAX_KEY, Identifier, In, Out, Page, Text, page_of
 from app.api.execution_events import END_ID, EventResponse, JobStream
-from app.auth import Executor, Reader
 from app.execute.streaming import asks_for_events
-from app.openapi import EXECUTION_HEADERS, V1_HEADERS, header, raises
+from app.openapi.document import EXECUTION_HEADERS, V1_HEADERS, header, raises
 from app.problems import ProblemView
 from app.services import Running
 from routing.catalog.jobs import Job, JobStatus

@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
+from app.access.auth import Observer
 from app.api.base import Out, Text
-from app.auth import Observer
 from app.problem_kinds import KINDS
 from app.services import Running
 from config.api_keys import Scope

@@ -8,7 +8,7 @@ from prometheus_client.exposition import choose_encoder
 from pydantic import Field
 
 from app.api.base import Out
-from app.openapi import raises
+from app.openapi.document import raises
 from app.services import Running, Services
 from routing.telemetry.ramp_figures import MAX_AGE_S
 from routing.versions import Version

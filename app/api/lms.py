@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import Field
 
+from app.access.auth import Admin, Executor, Reader
 from app.api.base import In, Out
 from app.api.sessions import SessionId
-from app.auth import Admin, Executor, Reader
-from app.openapi import raises
+from app.openapi.document import raises
 from app.problems import Problem
 from app.services import Running, Services
 from config.lm import ApiBase, ApiKey

@@ -10,10 +10,10 @@ import msgspec
 from fastapi import APIRouter
 from pydantic import Field, field_validator
 
+from app.access.auth import Admin, Observer, Operator
 from app.api.base import In, Out, Text
-from app.auth import Admin, Observer, Operator
-from app.openapi import raises
-from app.pool_identity import identity_of
+from app.openapi.document import raises
+from app.positions.identity import identity_of
 from app.problems import Problem
 from app.services import Running, Services
 from routing.migration.checklist import DOCUMENTATION, NAMES, Item, ItemState, Validation, checklist

@@ -5,12 +5,12 @@ import asyncio
 from fastapi import APIRouter
 from pydantic import Field
 
+from app.access.auth import Observer, Operator
 from app.api.base import Out
 from app.api.rollout import require_v1
-from app.auth import Observer, Operator
-from app.openapi import raises
-from app.pool_difference import Change, PoolDifference, PoolIdentity
-from app.pool_identity import identity_of, pools_difference
+from app.openapi.document import raises
+from app.positions.difference import Change, PoolDifference, PoolIdentity
+from app.positions.identity import identity_of, pools_difference
 from app.problems import Problem
 from app.services import Running, Services
 from pools.errors import SpawnFailed

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from analysis.verdict import Say
+from app.access.auth import Operator, Reader
 from app.api.base import In, Out
 from app.api.rollout import percent_of, require_v1
-from app.auth import Operator, Reader
-from app.openapi import raises
+from app.openapi.document import raises
 from app.problems import Problem
 from app.services import Running, Services
 from routing.rollout.controller import SILENT_AFTER_S

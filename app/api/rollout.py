@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import AfterValidator, Field
 
+from app.access.auth import Operator, Reader
 from app.api.base import MAX_REVISION, In, Out, Page, page_of
 from app.api.preconditions import IfMatch, etag, expected_revision
-from app.auth import Operator, Reader
-from app.openapi import header, raises
-from app.pool_identity import pools_difference
+from app.openapi.document import header, raises
+from app.positions.identity import pools_difference
 from app.problems import Problem
 from app.services import Running, Services
 from routing.rollout.model import Change, Rollout, Source, to_basis_points

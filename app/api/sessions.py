@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
+from app.access.auth import Executor, Reader
 from app.api.base import Identifier, Out, Page, Text, page_of
-from app.auth import Executor, Reader
-from app.openapi import raises
+from app.openapi.document import raises
 from app.services import Running
 from routing.catalog.sessions import StoredSession
 from routing.versions import Version

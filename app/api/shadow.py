@@ -8,10 +8,10 @@ from pydantic import Field, JsonValue
 
 from analysis.odd_ones import FieldRow
 from analysis.quality import QualityRow
+from app.access.auth import Admin, Observer, Principal
 from app.api.base import Identifier, In, Out
-from app.api.programs import ProgramId
-from app.auth import Admin, Observer, Principal
-from app.openapi import raises
+from app.api.programs.resource import ProgramId
+from app.openapi.document import raises
 from app.problems import Problem
 from app.services import Running, Services
 from config.api_keys import Scope

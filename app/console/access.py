@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
-from app.auth import ANONYMOUS, Authenticator, Principal, principal_of
+from app.access.auth import ANONYMOUS, Authenticator, Principal, principal_of
 from app.console.sessions import COOKIE, CookieSigner, LoginLimit
 from app.problems import Problem
 from config.api_keys import Scope

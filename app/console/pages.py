@@ -22,7 +22,7 @@ from app.console.rendering import LIVE_PAGES, audience_of, context_of
 from app.console.route import console_of, new_router, visitor_or_none
 from app.console.sessions import COOKIE, LIFETIME_S
 from app.pages import root_path_of
-from app.pool_identity import pools_difference
+from app.positions.identity import pools_difference
 from app.problems import Problem
 from app.services import Running, Services
 from config.api_keys import Scope

@@ -10,7 +10,7 @@ import msgspec
 from fastapi import Query, Request, Response
 
 from app.api.base import ID_PATTERN, MAX_ID_LENGTH, MAX_KEY
-from app.api.programs import MAX_PAGE_BYTES, program_json, visible_session
+from app.api.programs.resource import MAX_PAGE_BYTES, program_json, visible_session
 from app.console.access import Acting, Viewing, Visitor, with_scope
 from app.console.forms import InvalidForm, read_form
 from app.console.route import console_of, new_router

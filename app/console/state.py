@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from app.access.auth import Authenticator
 from app.assets import Assets
-from app.auth import Authenticator
 from app.console.access import Access
 from app.console.live import LiveHub
 from app.console.rendering import Renderer

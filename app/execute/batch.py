@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from app.auth import Principal
+from app.access.auth import Principal
 from app.execute.endpoint import ExecuteLane
 from app.execute.envelopes import MAX_ITEMS, BatchEnvelope, Envelope
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response

@@ -16,15 +16,15 @@ import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from app.access.auth import Authenticator, Principal
+from app.access.hosts import HostGuard
 from app.api.executions import job_view
-from app.auth import Authenticator, Principal
 from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response
 from app.execute.execution_ids import ExecutionIds
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once
 from app.execute.streaming import EventBuffer, EventStream, asks_for_events
-from app.hosts import HostGuard
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.problems import Problem, problem_of

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, Self
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
-from app.auth import Principal
+from app.access.auth import Principal
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState, default_headers
 from app.problems import CONTENT_TYPE, Problem, internal_error
 from common.tasks import TaskOwner

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from analysis.formulas.interval import ratio_interval
 from analysis.guardrails import Guardrail
-from analysis.interval import ratio_interval
 from analysis.odd_ones import Comparisons, FieldRow, Odd
 from analysis.quality import QualityRow, QualityScores
 from analysis.verdict import Detectable, Evidence, Row, Tally

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cli.init import starter_files
+from cli.programs.init import starter_files
 from routing.rollout.plan import parse_plan
 from tests.support.service import POOLSHIFT, ROOT, free_port
 from tests.support.waiting import wait_until

@@ -9,7 +9,15 @@ from tests.cli.conftest import Poolshift
 from tests.support.service import free_port
 
 SERVER = {"alembic", "app", "fastapi", "pools", "routing", "sqlalchemy", "starlette", "store", "uvicorn"}
-CLIENT = {"cli.keys", "cli.output", "cli.pools", "cli.programs", "cli.rollout", "cli.service", "httpx"}
+CLIENT = {
+    "cli.keys",
+    "cli.output",
+    "cli.pools",
+    "cli.programs.commands",
+    "cli.rollout.commands",
+    "cli.service",
+    "httpx",
+}
 
 
 def imported(stderr: str) -> set[str]:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from cli.watch_screen import Seen, screen, verdict_text
+from cli.rollout.watch_screen import Seen, screen, verdict_text
 from tests.cli.conftest import SCRIPT, Poolshift
 from tests.conftest import StartService
 from tests.support.service import Service

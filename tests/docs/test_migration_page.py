@@ -12,7 +12,7 @@ from cli.errors import ExitCode
 from cli.main import MODULES
 from cli.migration import MEMORY_S, THOROUGH_MEMORY_S
 from cli.migration import app as migration_commands
-from cli.rollback_check import IN_FORCE_TIMEOUT_S, WATCH_S
+from cli.rollout.rollback_check import IN_FORCE_TIMEOUT_S, WATCH_S
 from cli.validation import live, measure, parallel, tuning
 from cli.validation.conformance import CASES
 from cli.validation.errors import PROVOCATIONS

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from analysis import odd_ones, quality
-from app.api.program_body import Compare, ProgramBody
-from cli.shadow_page import html_report, markdown_report
+from app.api.programs.body import Compare, ProgramBody
+from cli.rollout.shadow_page import html_report, markdown_report
 from config.settings import Settings
 from pools.quarantine import DEATHS_IN_A_ROW
 from routing.shadow import comparison, examples, gate, runs

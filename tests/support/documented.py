@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from app.application import create_app
-from app.openapi import Document
+from app.openapi.document import Document
 from app.problems import CONTENT_TYPE
 from config.settings import Settings
 

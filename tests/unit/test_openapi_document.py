@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from app.openapi import EXECUTION_HEADERS, operations
+from app.openapi.document import EXECUTION_HEADERS, operations
 from app.problem_kinds import KINDS
 from tests.support.documented import document
 
@@ -53,7 +53,7 @@ def test_everything_is_described() -> None:
     for name, schema in SCHEMAS.items():
         assert schema.get("description"), name
         for field, value in schema.get("properties", {}).items():
-            assert value.get("description"), f"{name}.{field}: give it a description, or a note in app/field_notes.py"
+            assert value.get("description"), f"{name}.{field}: describe it here or in app/openapi/field_notes.py"
     tags = {tag["name"] for tag in DOCUMENT["tags"]}
     for name, operation in OPERATIONS.items():
         assert operation["description"], name

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.bets import FRACTIONS
 from analysis.costs import CostEvidence, CostReference, bin_of_cost, cost_of_bin
 from analysis.counters import Counters
 from analysis.evidence import Bench
+from analysis.formulas.bets import FRACTIONS
+from analysis.formulas.interval import cost_interval
 from analysis.guardrails import GUARDRAILS, Config
-from analysis.interval import cost_interval
 from analysis.judge import Judge
 from analysis.verdict import Evidence, Say
 

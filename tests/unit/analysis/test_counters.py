@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from analysis.counters import Counters
 from analysis.evidence import Bench
 from analysis.faults import cells_of_copy
+from analysis.formulas.odds import WORSE_PRIORS, WORSE_RATIOS, log_factors, worse_than
 from analysis.guardrails import GUARDRAILS, Config
 from analysis.judge import Judge
-from analysis.odds import WORSE_PRIORS, WORSE_RATIOS, log_factors, worse_than
 from tests.unit.analysis.calls import STEPS, Told, calls, counters_of, random_calls, tell, told_all
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.bets import FRACTIONS, log_e_above, log_e_below, mean_interval
+from analysis.formulas.bets import FRACTIONS, log_e_above, log_e_below, mean_interval
 from analysis.odd_ones import Comparisons, field_log_e, share_of, threshold_of
 from analysis.quality import QualityScores
 

@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.guardrails import GUARDRAILS
-from analysis.latency_bins import FASTER_PRIORS, FINE_BINS, PRIORS, Reference
-from analysis.odds import (
+from analysis.formulas.odds import (
     NOT_WORSE_PRIORS,
     NOT_WORSE_RATIOS,
     SPLIT_PRIORS,
@@ -19,6 +17,8 @@ from analysis.odds import (
     log_sum_exp,
     worse_than,
 )
+from analysis.guardrails import GUARDRAILS
+from analysis.latency_bins import FASTER_PRIORS, FINE_BINS, PRIORS, Reference
 from analysis.promotion import log_e_rarer_than
 from analysis.ramp import copy_shares
 

@@ -6,8 +6,8 @@ import pytest
 
 from analysis.guardrails import Action, Config, InvalidConfig
 from analysis.judge import Judge
-from analysis.power import Stage, power
-from analysis.replay import Replay
+from analysis.planning.power import Stage, power
+from analysis.planning.replay import Replay
 from analysis.verdict import Detectable, Evidence, Row, Say, Tally
 from tests.unit.analysis.calls import Told, random_calls, tell, told_all
 

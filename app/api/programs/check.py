@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from app.api.program_body import with_derived
+from app.api.programs.body import with_derived
 from app.problems import Problem
 from app.services import Services
 from pools.errors import CodeOutdated, SpawnFailed

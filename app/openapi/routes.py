@@ -5,8 +5,8 @@ from html import escape
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
+from app.access.auth import Reader
 from app.assets import Assets
-from app.auth import Reader
 from app.pages import root_path_of
 
 OPENAPI_PATH = "/openapi.json"

@@ -9,10 +9,10 @@ import math
 from analysis.costs import generation_of_costs
 from analysis.counters import total
 from analysis.evidence import Bench
+from analysis.formulas.odds import log_factors
 from analysis.guardrails import Guardrail, Kind
 from analysis.latency import generation_of
 from analysis.latency_bins import SHIFTS, bins_of_ratio
-from analysis.odds import log_factors
 from analysis.ramp import FIRST_SHARE
 
 _PRIOR = math.log(0.25)

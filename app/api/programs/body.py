@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from app.api.base import Identifier, In
-from app.api.schema_bounds import check_schema
+from app.api.programs.schema_bounds import check_schema
 from poolshift.worker.definitions import Definition, Limits, Signature
 from poolshift.worker.definitions import Field as FieldOf
 from poolshift.worker.types.fields import type_of

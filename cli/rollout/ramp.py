@@ -8,9 +8,9 @@ import typer
 
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_fields, print_json, print_rows, when
+from cli.rollout.watch import Watch
+from cli.rollout.watch_screen import condition_texts, duration_text, percent_text, split_text
 from cli.service import Service, on_service
-from cli.watch import Watch
-from cli.watch_screen import condition_texts, duration_text, percent_text, split_text
 from poolshift.client import ramp
 
 Reason = Annotated[str | None, typer.Option(help="The reason for the history.")]

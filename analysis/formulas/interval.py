@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from analysis.costs import CostEvidence
+from analysis.formulas.odds import NOT_WORSE_PRIORS, NOT_WORSE_RATIOS, WORSE_PRIORS, WORSE_RATIOS, Cell, Mixture
 from analysis.latency import LatencyEvidence
 from analysis.latency_bins import STEP
-from analysis.odds import NOT_WORSE_PRIORS, NOT_WORSE_RATIOS, WORSE_PRIORS, WORSE_RATIOS, Cell, Mixture
 
 Interval = tuple[float, float | None]
 _WIDEST = math.log(1000.0)

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter, Response
 
+from app.access.auth import Executor, Principal
 from app.api.preconditions import IfMatch, expected_revision
-from app.api.program_check import try_definition
-from app.api.programs import (
+from app.api.programs.check import try_definition
+from app.api.programs.resource import (
     DEFINITION_PROBLEMS,
     ProgramId,
     ProgramView,
@@ -16,8 +17,7 @@ from app.api.programs import (
     program_answer,
     visible_session,
 )
-from app.auth import Executor, Principal
-from app.openapi import header, raises
+from app.openapi.document import header, raises
 from app.problems import Problem
 from app.services import Running, Services
 from pools.calls import Program

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from analysis.odds import log_sum_exp
+from analysis.formulas.odds import log_sum_exp
 
 Cell = tuple[float, int]
 """A value and the number of times that it was seen."""

@@ -7,9 +7,9 @@ An operation names the codes of its problems by `raises`. Those that follow from
 from collections.abc import Iterator
 from typing import Any
 
-from app.body_examples import add_examples
-from app.field_notes import note_of
-from app.hosts import EXEMPT_PATHS
+from app.access.hosts import EXEMPT_PATHS
+from app.openapi.examples import add_examples
+from app.openapi.field_notes import note_of
 from app.problem_kinds import KINDS, Kind
 from app.problems import CONTENT_TYPE, Problem
 

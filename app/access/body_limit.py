@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope
 
-from app.auth import Authenticator
+from app.access.auth import Authenticator
 from app.problems import Problem
 
 

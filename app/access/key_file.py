@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from app.auth import Authenticator
+from app.access.auth import Authenticator
 from config.api_keys import InvalidKeyFile, parse_key_file
 
 _log = structlog.stdlib.get_logger("poolshift.http")

@@ -1,4 +1,4 @@
-"""`poolshift programs`: create, list, show and delete programs; `cli.apply` has `apply`, `cli.run` has `run`."""
+"""`poolshift programs`: creates, lists, shows and deletes programs. `apply` and `run` are in files of their names."""
 
 import json
 import sys
@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from cli.apply import apply_programs
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_fields, print_json, print_rows, when
-from cli.run import ProgramId, Session, run_batch, run_program
+from cli.programs.apply import apply_programs
+from cli.programs.run import ProgramId, Session, run_batch, run_program
 from cli.service import Service, on_service
 from poolshift.client import programs
 

@@ -8,12 +8,12 @@ import msgspec
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field, JsonValue
 
+from app.access.auth import Executor, Reader
 from app.api.base import MAX_REVISION, Identifier, Out, Page
 from app.api.preconditions import IfMatch, IfNoneMatch, precondition
-from app.api.program_body import ProgramBody
-from app.api.program_check import try_definition
-from app.api.program_versions import is_same, put_for_v2
-from app.api.programs import (
+from app.api.programs.body import ProgramBody
+from app.api.programs.check import try_definition
+from app.api.programs.resource import (
     DEFINITION_PROBLEMS,
     MAX_PAGE_BYTES,
     PROGRAM_HEADERS,
@@ -25,8 +25,8 @@ from app.api.programs import (
     program_answer,
     visible_session,
 )
-from app.auth import Executor, Reader
-from app.openapi import header, raises
+from app.api.programs.versions import is_same, put_for_v2
+from app.openapi.document import header, raises
 from app.problems import Problem
 from app.services import Running, Services
 from pools.calls import Program

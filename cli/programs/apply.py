@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.differences import Difference, differences, state_difference
 from cli.errors import CommandFailed, ExitCode, Refused, printable
 from cli.output import AsJson, print_change, print_json
-from cli.program_files import Document, WrongDocument, documents_of, files_in
+from cli.programs.differences import Difference, differences, state_difference
+from cli.programs.files import Document, WrongDocument, documents_of, files_in
 from cli.service import Service, on_service
 from poolshift.client import programs
 

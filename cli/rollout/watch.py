@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.live import Live
 
 from cli.errors import CommandFailed, ExitCode, printable
+from cli.rollout.watch_screen import Seen, screen, verdict_text
 from cli.service import Service
-from cli.watch_screen import Seen, screen, verdict_text
 from poolshift.client import ramp
 
 LOOK_EVERY_S = 1.0

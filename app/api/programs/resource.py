@@ -11,12 +11,12 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field as PydanticField
 from pydantic import JsonValue
 
+from app.access.auth import Executor, Reader
 from app.api.base import MAX_KEY, Identifier, Out, Page, Text
 from app.api.preconditions import etag
-from app.api.program_body import Compare, FieldTypeName, ProgramBody, ProgramTypeName
-from app.api.program_check import try_definition
-from app.auth import Executor, Reader
-from app.openapi import header, raises
+from app.api.programs.body import Compare, FieldTypeName, ProgramBody, ProgramTypeName
+from app.api.programs.check import try_definition
+from app.openapi.document import header, raises
 from app.services import Running
 from pools.calls import Program
 from poolshift.worker.definitions import Field, Limits, Signature

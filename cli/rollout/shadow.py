@@ -10,8 +10,8 @@ import typer
 from analysis.odd_ones import Comparisons, FieldRow
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_json, print_rows
+from cli.rollout.shadow_page import html_report, markdown_report
 from cli.service import Service, on_service
-from cli.shadow_page import html_report, markdown_report
 from poolshift.client import shadow
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows what differs between V1's and V2's outputs.")

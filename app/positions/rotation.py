@@ -10,7 +10,7 @@ import asyncio
 import msgspec
 import structlog
 
-from app.pool_factory import PoolFactory, PoolSet, RunningPool
+from app.positions.factory import PoolFactory, PoolSet, RunningPool
 from app.problems import Problem
 from config.pools import PoolSpec
 from config.settings import Settings

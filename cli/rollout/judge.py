@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from analysis.guardrails import Config
-from analysis.power import DEFAULT_RAMP, Power, Stage, power
-from analysis.replay import Change, Replay
+from analysis.planning.power import DEFAULT_RAMP, Power, Stage, power
+from analysis.planning.replay import Change, Replay
 from cli.errors import CommandFailed, ExitCode, printable
 from cli.output import AsJson, print_rows
+from cli.rollout.trace_file import TraceFile, UnreadableTrace
 from cli.service import Service, on_service
-from cli.trace_file import TraceFile, UnreadableTrace
 from poolshift.client import ramp
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Judge recorded ramps.")

@@ -1,4 +1,4 @@
-"""`poolshift rollout`: shows, changes and rolls back the flag; the commands of a ramp are in `cli.ramp`."""
+"""`poolshift rollout`: shows, changes and rolls back the flag; the commands of a ramp are in `cli.rollout.ramp`."""
 
 import time
 from dataclasses import asdict
@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cli import ramp
 from cli.output import AsJson, print_fields, print_json, print_rows, when
-from cli.ramp import Reason
-from cli.rollback_check import verified
+from cli.rollout import ramp
+from cli.rollout.ramp import Reason
+from cli.rollout.rollback_check import verified
 from cli.service import Service, on_service
 from poolshift.client import rollout
 

@@ -5,7 +5,7 @@ from typing import Final
 
 import structlog
 
-from app.pool_difference import PoolDifference, PoolIdentity, difference
+from app.positions.difference import PoolDifference, PoolIdentity, difference
 from app.services import Services
 from pools.errors import SpawnFailed
 from poolshift.worker.describe import Description

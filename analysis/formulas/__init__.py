@@ -1,0 +1,1 @@
+"""The formulas of the evidence: odds, bets, and the intervals that they give."""

@@ -1,0 +1,1 @@
+"""The programs: `/programs`, their revisions and definitions by version."""

@@ -1,0 +1,1 @@
+"""`poolshift programs` and `init`: programs, from a folder of one's own to a run."""

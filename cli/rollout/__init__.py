@@ -1,0 +1,1 @@
+"""`poolshift rollout`, `judge` and `shadow`: the flag, the ramp, and the evidence."""
