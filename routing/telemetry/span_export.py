@@ -58,6 +58,8 @@ class SpanExport:
         self._timer: asyncio.TimerHandle | None = None
         self._channel: Channel | None = None
         self._is_closing = False
+        self._has_ended = asyncio.Event()
+        """Set once the last exporter has ended."""
         self._background = background
         self._loop = asyncio.get_running_loop()
         self._exporter = background.run("span_exporter", self._keep_exporter)
@@ -84,7 +86,9 @@ class SpanExport:
         self._hand_over()
         if self._channel is not None:
             self._tell(self._channel, Last())
-            await asyncio.wait([self._exporter], timeout=END_TIMEOUT_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(END_TIMEOUT_S):
+                    await self._has_ended.wait()
         if lost := left - self._exported:  # nobody asks for the counts any more
             _log.warning("the collector did not take the last spans", count=lost)
         await self._background.stop(self._exporter)
@@ -105,6 +109,12 @@ class SpanExport:
     # --- the exporter
 
     async def _keep_exporter(self) -> None:
+        await self._run_exporters()
+        self._has_ended.set()
+        await asyncio.Event().wait()  # a task that returns would be started again
+
+    async def _run_exporters(self) -> None:
+        """Runs one exporter after another until the end of the service."""
         failures = 0
         while not self._is_closing:
             began = self._loop.time()

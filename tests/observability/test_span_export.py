@@ -93,6 +93,7 @@ def test_every_process_is_told_to_end(start_service: StartService) -> None:
         exporter.terminate()
         assert service.stop() == 0
         collector.whole_trace(trace_id, 5)
+        assert "background task ended" not in service.log()
 
 
 def test_the_service_is_killed(start_service: StartService) -> None:
