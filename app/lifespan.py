@@ -55,7 +55,7 @@ from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.file import RolloutFile
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.live_judge import LiveJudge
-from routing.rollout.model import Rollout, to_basis_points
+from routing.rollout.model import Change, Rollout, Source, to_basis_points
 from routing.rollout.plan_file import PlanFile
 from routing.rollout.provider import RolloutProvider
 from routing.rollout.staleness import limit_staleness
@@ -300,7 +300,8 @@ async def _open_rollout(settings: Settings, log: SqlRolloutLog, recorder: Record
     percent = settings.canary_percent
     flag = await open_flag(log, None if percent is None else to_basis_points(percent))
     if settings.shadow_percent is not None:
-        await flag.apply_shadow(to_basis_points(settings.shadow_percent))
+        points = to_basis_points(settings.shadow_percent)
+        await flag.apply_shadow(Change(0, Source.ENVIRONMENT, "start", "SHADOW_PERCENT at the start", points))
 
     def record(rollout: Rollout) -> None:
         recorder.rollout_changed(rollout if settings.has_v1 else replace(rollout, canary_basis_points=10_000))

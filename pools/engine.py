@@ -185,6 +185,10 @@ class Engine(abc.ABC):
     def is_down(self) -> bool:
         return self._state.live == 0 and self._supervisor.cannot_start
 
+    @property
+    def fault(self) -> str | None:
+        return self._supervisor.fault
+
     def when_down(self, listener: Callable[[], None]) -> None:
         self._on_down = listener
 

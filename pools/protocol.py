@@ -132,6 +132,11 @@ class Pool(Protocol):
         """True if no worker lives and the pool cannot start one: none has ever started, or the last starts failed."""
         ...
 
+    @property
+    def fault(self) -> str | None:
+        """The reason for which the last start of a worker failed; None once a worker has started since."""
+        ...
+
     def when_down(self, listener: Callable[[], None]) -> None:
         """Calls `listener` each time that calls wait in the queue and the pool `is_down`."""
 

@@ -54,6 +54,7 @@ class FakePool:
         """Every call ever accepted, in order; a call that comes twice is in it twice."""
         self.is_ready = True
         self.is_down = False
+        self.fault: str | None = None
         self.is_refusing = False
         self.is_closed = False
         self.dispatched = 0

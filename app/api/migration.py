@@ -217,7 +217,7 @@ async def _facts(
         waits_for_approval=bool(ramp.state.is_active and step is not None and step.approval and not ramp.is_approved),
         is_validated=is_validated,
         checklist=items,
-        v2_fault=(await services.pools[Version.V2].snapshot()).fault,
+        v2_fault=services.pools[Version.V2].fault,
         v1_calls=sum(v1_calls.values()),
         forced_v1_calls=v1_calls[Reason.FORCED],
         is_pinned_to_v1=services.pin is Version.V1,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
+from cli.scrape import Scrape
 from cli.validation.outcome import Outcome
 
 REQUIRED = (
@@ -29,34 +29,23 @@ FAULT_GUARDRAILS = ("engine", "program")
 MIN_COMPARED = 100
 
 
-def series(client: httpx.Client) -> tuple[set[str], dict[str, set[str]], float]:
-    """The names of all series, the versions of each family, and how often somebody has scraped."""
-    names: set[str] = set()
-    versions: dict[str, set[str]] = {}
-    scrapes = 0.0
-    for family in text_string_to_metric_families(client.get("/metrics").text):
-        for sample in family.samples:
-            names.add(f"{sample.name}{sorted(sample.labels.items())}")
-            if version := sample.labels.get("pool_version"):
-                versions.setdefault(family.name, set()).add(version)
-            if sample.name == SCRAPES:
-                scrapes = sample.value
-    return names, versions, scrapes
+def scrape(client: httpx.Client) -> Scrape:
+    """Reads the metrics of the service."""
+    return Scrape(client.get("/metrics").text)
 
 
-def check_metrics(
-    client: httpx.Client, before: tuple[set[str], float], own_scrapes: int, pools: Sequence[str]
-) -> Outcome:
+def check_metrics(client: httpx.Client, before: Scrape, own_scrapes: int, pools: Sequence[str]) -> Outcome:
     """Looks for families that are missing, for a number of series that grows, and for somebody who scrapes."""
-    names, versions, scrapes = series(client)
+    now = scrape(client)
+    names, versions = now.series, now.versions()
     missing = [name for name in REQUIRED if not set(pools) <= versions.get(name, set())]
     if missing:
         return Outcome("metrics", "not_met", f"no series of {', '.join(missing)}", "docs/metrics.md")
-    grown = len(names - before[0])
+    grown = len(names - before.series)
     told = f"{len(names):,} series, {grown:,} of them new since the validation began"
     if len(names) > MAX_SERIES or grown > len(names) / 4:
         return Outcome("metrics", "not_met", told, "docs/metrics.md says which labels a family may have")
-    others = scrapes - before[1] - own_scrapes
+    others = now.total(SCRAPES) - before.total(SCRAPES) - own_scrapes
     if others <= 0:
         return Outcome(
             "metrics", "unknown", f"{told}; nobody has scraped /metrics", "let Prometheus scrape the service"

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import httpx
 
+from cli.scrape import Scrape
 from cli.validation import errors, live, measure, parallel
 from cli.validation.conformance import CASES, Mismatch, Target
 from cli.validation.outcome import Outcome
@@ -44,8 +45,7 @@ class _Live:
     client: httpx.Client
     pools: list[dict[str, Any]]
     migration: dict[str, Any]
-    series: set[str]
-    scrapes: float
+    scrape: Scrape
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -63,8 +63,7 @@ def validate(client: httpx.Client, plan: Plan, tell: Callable[[Outcome], None]) 
     migration = _json(client, "/migration")
     _require_admin(client)
     _require_programs(client, plan.inputs)
-    names, _, scrapes = live.series(client)
-    service = _Live(client, _json(client, "/pools"), migration, names, scrapes)
+    service = _Live(client, _json(client, "/pools"), migration, live.scrape(client))
     outcomes: list[Outcome] = []
     for outcome in _outcomes(service, plan):
         outcomes.append(outcome)
@@ -96,8 +95,7 @@ def _outcomes(service: _Live, plan: Plan) -> Iterator[Outcome]:
         yield Outcome("benchmarks", "unknown", "V1 does not run: there is nothing to compare V2 with", "")
     peak = _peak(service) if plan.rate is None else plan.rate
     yield _tried("load", lambda: measure.check_load(client, plan.inputs, peak, plan.multiple))
-    before = service.series, service.scrapes
-    yield _tried("metrics", lambda: live.check_metrics(client, before, 1, list(service.sizes)))
+    yield _tried("metrics", lambda: live.check_metrics(client, service.scrape, 1, list(service.sizes)))
     yield _tried("error_rate", lambda: live.check_error_rate(client))
     yield _tried("documentation", lambda: live.check_documentation(client, _programs(client)))
 

@@ -1,4 +1,4 @@
-"""`ROLLOUT_FILE`: the percentage from a mounted file (YAML or JSON). An invalid file moves no traffic."""
+"""`ROLLOUT_FILE`: percentage and shadow from a mounted file (YAML or JSON). An invalid file moves no traffic."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,6 +26,7 @@ class _FileBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     canary_percent: float | int = Field(ge=0, le=100, allow_inf_nan=False)
+    shadow_percent: float | int | None = Field(None, ge=0, le=100, allow_inf_nan=False)
     reason: str | None = Field(None, max_length=1024)
 
 
@@ -33,7 +34,8 @@ def parse(content: bytes, by: str) -> Change:
     """Reads the change that a file asks for. Raises InvalidRolloutFile."""
     try:
         body = _FileBody.model_validate(mounted_file.parse(content))
-        return Change(to_basis_points(Decimal(str(body.canary_percent))), Source.FILE, by, body.reason)
+        shadow = None if body.shadow_percent is None else to_basis_points(Decimal(str(body.shadow_percent)))
+        return Change(to_basis_points(Decimal(str(body.canary_percent))), Source.FILE, by, body.reason, shadow)
     except ValidationError as error:
         raise InvalidRolloutFile(mounted_file.problems(error)) from None
     except (mounted_file.InvalidDocument, ValueError, ArithmeticError) as error:
@@ -63,7 +65,7 @@ async def follow(
 
 
 class RolloutFile:
-    """Applies the file's percentage each time that the content is new."""
+    """Applies the file's percentage, and its share of shadow calls, each time that the content is new."""
 
     def __init__(self, flag: RolloutFlag, name: str) -> None:
         """Takes the `name` that stands in the history as the author."""

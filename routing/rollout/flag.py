@@ -21,10 +21,6 @@ from routing.rollout.model import Change, Rollout, Source, storable
 _log = structlog.stdlib.get_logger("poolshift.rollout")
 
 
-_SHADOW = "environment_shadow"
-"""The source of SHADOW_PERCENT among those whose last value the log keeps."""
-
-
 class RolloutFlag:
     """The current revision and the only way to a new one. Listeners are called at once and in order."""
 
@@ -42,7 +38,7 @@ class RolloutFlag:
         self._log = log
         self._newest = current  # of the log
         self._dirty: Change | None = None  # a rollback, in force here alone
-        self._stated: dict[Source, tuple[str, int]] = {}
+        self._stated: dict[str, tuple[str, int]] = {}
         self._writing = asyncio.Lock()
         self._listeners: list[Callable[[Rollout], None]] = []
         self._rotation_listeners: list[Callable[[], None]] = []
@@ -119,9 +115,16 @@ class RolloutFlag:
         never applied, from what is in force. So neither a restart nor a second look undoes anybody's change. A value
         that was first stated before a rollback is void, however often it is stated afterwards.
 
+        The share of shadow calls, if the change has one, is a wish of its own: neither of the two restates the other.
+
         Raises:
             StoreUnavailable: the value could not be remembered, and is not in force.
         """
+        await self._apply_percent(replace(change, shadow_basis_points=None), asked_in)
+        if change.shadow_basis_points is not None:
+            await self.apply_shadow(change, asked_in=asked_in)
+
+    async def _apply_percent(self, change: Change, asked_in: int | None) -> None:
         says = str(change.canary_basis_points)
         epoch = self._first_stated_in(change.source, says, asked_in)
         while (said := await self._log.last_seen(change.source)) != says:
@@ -132,28 +135,32 @@ class RolloutFlag:
                 try:
                     await self.change(change, expected=newest.revision, asked_in=epoch)
                 except ChangeVoided as error:
-                    _log.warning("a source's change is void", source=change.source, by=change.by, reason=str(error))
+                    _tell_void(change, error)
                 except StaleRevision:
                     continue
             await self._log.saw(change.source, says)
 
-    async def apply_shadow(self, basis_points: int) -> None:
-        """Applies the environment's share of shadow calls, if it differs from the one at the start before.
+    async def apply_shadow(self, change: Change, *, asked_in: int | None = None) -> None:
+        """Applies the share of shadow calls that a source states, whatever it says of the percentage.
 
         Raises:
             StoreUnavailable: the share could not be remembered, and is not in force.
         """
-        says = str(basis_points)
-        while await self._log.last_seen(_SHADOW) != says:
+        points, source = change.shadow_basis_points, f"{change.source}_shadow"
+        assert points is not None
+        says = str(points)
+        epoch = self._first_stated_in(source, says, asked_in)
+        while await self._log.last_seen(source) != says:
             newest = self.current
-            if newest.shadow_basis_points != basis_points:
-                reason = "SHADOW_PERCENT at the start"
-                change = Change(newest.canary_basis_points, Source.ENVIRONMENT, "start", reason, basis_points)
+            if newest.shadow_basis_points != points:
+                asked = replace(change, canary_basis_points=newest.canary_basis_points)
                 try:
-                    await self.change(change, expected=newest.revision)
+                    await self.change(asked, expected=newest.revision, asked_in=epoch)
+                except ChangeVoided as error:
+                    _tell_void(change, error)
                 except StaleRevision:
                     continue
-            await self._log.saw(_SHADOW, says)
+            await self._log.saw(source, says)
 
     async def flush(self) -> Rollout | None:
         """Writes a rollback that is not written yet; returns its revision, or None if there is nothing to write.
@@ -190,7 +197,7 @@ class RolloutFlag:
         """Reads revisions older than `before`, the newest first."""
         return await self._log.history(limit=limit, before=before)
 
-    def _first_stated_in(self, source: Source, says: str, asked_in: int | None) -> int:
+    def _first_stated_in(self, source: str, says: str, asked_in: int | None) -> int:
         """The epoch in which a source first stated the value that it states now."""
         stated = self._stated.get(source)
         if stated is None or stated[0] != says:
@@ -272,6 +279,10 @@ async def open_flag(log: RolloutLog, canary_basis_points: int | None) -> Rollout
         if flag.current.canary_basis_points != canary_basis_points:
             _tell_not_applied(flag.current, canary_basis_points / 100)
     return flag
+
+
+def _tell_void(change: Change, error: ChangeVoided) -> None:
+    _log.warning("a source's change is void", source=change.source, by=change.by, reason=str(error))
 
 
 def _tell_not_applied(current: Rollout, percent: float) -> None:

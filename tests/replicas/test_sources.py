@@ -79,7 +79,15 @@ def test_a_file_moves_traffic(start_service: StartService, tmp_path: Path) -> No
     rollout = service.client.get("/rollout").json()
     assert (rollout["source"], rollout["updated_by"], rollout["reason"]) == ("file", "rollout.yaml", "moved over")
 
-    for broken in ("canary_percent: [", "canary_percent: 101\n", "{}\n", "canary_percent: 1\ncanary_percent: 99\n"):
+    write(path, "canary_percent: 20\nshadow_percent: 15\n")
+    wait_until(lambda: service.client.get("/rollout").json()["shadow_percent"] == 15, "the file has a shadow")
+
+    for broken in (
+        "canary_percent: [",
+        "canary_percent: 20\nshadow_percent: 101\n",
+        "{}\n",
+        "canary_percent: 1\ncanary_percent: 99\n",
+    ):
         ignored = service.log().count("rollout file ignored")
         write(path, broken)
         wait_until(lambda count=ignored: service.log().count("rollout file ignored") > count, "it is said")  # type: ignore[misc]

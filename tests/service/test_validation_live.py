@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.validation.live import check_error_rate, check_metrics, series
+from cli.validation.live import check_error_rate, check_metrics, scrape
 from tests.conftest import StartService
 from tests.support.waiting import wait_until
 
@@ -36,11 +36,10 @@ def test_a_v2_that_raises_is_named_by_its_shadow_calls(start_service: StartServi
 def test_metrics_are_met_if_somebody_scrapes_them(start_service: StartService) -> None:
     """The check's own scrapes do not count; a version without series is named."""
     service = start_service(POOLS="v2")
-    names, _, scrapes = series(service.client)
-    found = check_metrics(service.client, (names, scrapes), 1, ["v2"])
+    found = check_metrics(service.client, scrape(service.client), 1, ["v2"])
     assert (found.state, "nobody has scraped" in found.evidence) == ("unknown", True), found
-    names, _, scrapes = series(service.client)
+    before = scrape(service.client)
     service.client.get("/metrics")
-    assert check_metrics(service.client, (names, scrapes), 1, ["v2"]).state == "met"
-    found = check_metrics(service.client, (names, scrapes), 1, ["v1", "v2"])
+    assert check_metrics(service.client, before, 1, ["v2"]).state == "met"
+    found = check_metrics(service.client, before, 1, ["v1", "v2"])
     assert (found.state, "poolshift_requests" in found.evidence) == ("not_met", True), found

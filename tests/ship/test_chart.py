@@ -161,6 +161,8 @@ def test_moving_traffic_by_the_file_restarts_nothing(chart: Chart) -> None:
     after = chart.render(*file, "--set", "canary.file.percent=12.34,canary.file.reason=why: 'it' is \"said\"")
     rollout = yaml.safe_load(only(after, "ConfigMap")["data"]["rollout.yaml"])
     assert rollout == {"canary_percent": 12.34, "reason": "why: 'it' is \"said\""}
+    shadowing = chart.render(*file, "--set", "canary.file.shadowPercent=0")
+    assert yaml.safe_load(only(shadowing, "ConfigMap")["data"]["rollout.yaml"])["shadow_percent"] == 0
     assert only(before, "Deployment") == only(after, "Deployment")
     assert only(before, "Deployment") != only(chart.render(*file, "--set", "canary.percent=1"), "Deployment")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,13 +173,30 @@ async def test_every_way_back_ends_the_shadow(flag: RolloutFlag, log: SqlRollout
 
 
 async def test_the_environments_shadow_counts_when_it_changes(flag: RolloutFlag) -> None:
-    await flag.apply_shadow(1000)
+    ten = Change(0, Source.ENVIRONMENT, "start", "at the start", 1000)
+    await flag.apply_shadow(ten)
     assert (flag.current.shadow_percent, flag.current.canary_percent) == (10, 50)
     await flag.change(Change(5000, Source.API, "alice", None, 0))
-    await flag.apply_shadow(1000)
+    await flag.apply_shadow(ten)
     assert flag.current.shadow_percent == 0
-    await flag.apply_shadow(2000)
+    await flag.apply_shadow(replace(ten, shadow_basis_points=2000))
     assert flag.current.shadow_percent == 20
+
+
+async def test_percentage_and_shadow_of_a_file_do_not_restate_each_other(flag: RolloutFlag) -> None:
+    """A file that changes one of the two leaves what a person has made of the other; a rollback voids both."""
+    stated = Change(500, Source.FILE, "rollout.yaml", None, 1000)
+    await flag.apply(stated)
+    assert (flag.current.canary_percent, flag.current.shadow_percent) == (5, 10)
+    await flag.change(Change(2000, Source.API, "alice"))
+    await flag.apply(replace(stated, shadow_basis_points=3000))
+    assert (flag.current.canary_percent, flag.current.shadow_percent) == (20, 30)
+    epoch = flag.epoch
+    await flag.rollback("alice", "enough")
+    await flag.apply(replace(stated, canary_basis_points=600, shadow_basis_points=4000), asked_in=epoch)
+    assert (flag.current.canary_percent, flag.current.shadow_percent) == (0, 0)
+    await flag.apply(replace(stated, canary_basis_points=700, shadow_basis_points=None))
+    assert (flag.current.canary_percent, flag.current.shadow_percent) == (7, 0)
 
 
 async def test_a_revision_of_an_older_replica_has_no_shadow(flag: RolloutFlag, log: SqlRolloutLog) -> None:

@@ -1,0 +1,37 @@
+"""The reader of `/metrics`, and the counts behind a verified rollback."""
+
+from cli.rollout.rollback_check import Seen, counted
+from cli.scrape import Scrape
+
+REPLICA = """# TYPE process_start_time_seconds gauge
+process_start_time_seconds {started}
+# TYPE poolshift_routing_decisions_total counter
+poolshift_routing_decisions_total{{pool_version="v2",reason="split"}} {split}
+poolshift_routing_decisions_total{{pool_version="v2",reason="forced"}} 99
+# TYPE poolshift_requests_total counter
+poolshift_requests_total{{pool_version="v1",operation="execute",outcome="ok"}} {answered}
+poolshift_requests_total{{pool_version="v1",operation="stream",outcome="worker_crashed"}} {crashed}
+poolshift_requests_total{{pool_version="v2",operation="execute",outcome="worker_crashed"}} 7
+"""
+
+
+def scrape(started: float, split: int, answered: int, crashed: int) -> Scrape:
+    return Scrape(REPLICA.format(started=started, split=split, answered=answered, crashed=crashed))
+
+
+def test_a_scrape_tells_series_versions_and_sums() -> None:
+    """Sums take the labels that are named, and those that a function takes."""
+    one = scrape(17.5, 3, 40, 2)
+    assert one.replica == 17.5
+    assert one.total("poolshift_requests_total") == 49
+    assert one.total("poolshift_requests_total", pool_version="v1") == 42
+    assert one.total("poolshift_requests_total", lambda labels: labels["outcome"] == "ok", pool_version="v1") == 40
+    assert one.total("nothing") == 0
+    assert one.versions() == {"poolshift_routing_decisions": {"v2"}, "poolshift_requests": {"v1", "v2"}}
+    assert len(one.series) == 6
+
+
+def test_a_rollback_compares_each_replica_with_itself() -> None:
+    """A balancer leads to replicas with counts of their own: their difference is no call of anybody."""
+    seen = counted([scrape(1.0, 900, 100, 0), scrape(2.0, 5, 10, 1), scrape(1.0, 900, 103, 0), scrape(2.0, 6, 12, 2)])
+    assert seen == Seen(dispatched=1, answered=6, faults=1, replicas=2)
