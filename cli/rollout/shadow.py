@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from analysis.odd_ones import Comparisons, FieldRow
+from analysis.odd_ones import Comparisons, FieldCounts, FieldRow
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_json, print_rows
-from cli.rollout.shadow_page import html_report, markdown_report
+from cli.rollout.shadow_page import failures_sentence, html_report, markdown_report, quality_sentence, sentence
 from cli.service import Service, on_service
 from poolshift.client import shadow
 
@@ -66,8 +66,11 @@ def run(
         Literal["table", "markdown", "html"], typer.Option("--format", help="The report's form, on standard output.")
     ] = "table",
 ) -> None:
-    """Compares both versions on inputs; exits with 1 if a field differs, also if the evidence is still small."""
-    comparisons, examples = Comparisons(), []
+    """Compares both versions on inputs; exits with 1 if a field differs.
+
+    A field without noise counts at its first difference, a noisy one by its verdict.
+    """
+    comparisons, examples, differing = Comparisons(), [], 0
     for body in _lines(path, program_id):
         program = body.pop("program_id")
         answer = service.ask(shadow.compare(program, body["inputs"], session_id=body.get("session_id")))
@@ -76,17 +79,23 @@ def run(
                 comparisons.same((program, field))
             else:
                 comparisons.differs((program, field), verdict)
+        differing += any(verdict != "same" for verdict in answer["fields"].values())
         if answer["example"] is not None:
             examples.append(answer["example"])
-    found = _summary(comparisons, examples)
+    found = _summary(comparisons, differing, examples)
     if as_json:
         print_json(found)
     elif form == "table":
         _print(found)
     else:
         print((markdown_report if form == "markdown" else html_report)(f"V1 and V2 on {path.name}", found))
-    if any(counts.v2_odd > counts.v1_odd for counts in comparisons.counts().values()):
+    if any(row.differs for row in comparisons.rows()) or any(map(_is_steady, comparisons.counts().values())):
         raise typer.Exit(1)
+
+
+def _is_steady(counts: FieldCounts) -> bool:
+    """Tells if V2 alone was ever the odd one: little evidence, but no sign that the field is noisy."""
+    return counts.v2_odd > 0 and counts.v1_odd == counts.no_odd == 0
 
 
 def _lines(path: Path, program_id: str | None) -> Iterator[dict[str, Any]]:
@@ -109,15 +118,17 @@ def _lines(path: Path, program_id: str | None) -> Iterator[dict[str, Any]]:
             yield {**body, "program_id": program}
 
 
-def _summary(comparisons: Comparisons, examples: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(comparisons: Comparisons, differing: int, examples: list[dict[str, Any]]) -> dict[str, Any]:
     """The report of a run, in the form of the service's."""
     rows = comparisons.rows()
     calls = {field[0]: counts.compared for field, counts in comparisons.counts().items() if field[1] == "$error"}
     by_weight = sorted(examples, key=lambda one: -sum(odd == "v2" for odd in one["odd"].values()))
     return {
         "compared": sum(calls.values()),
-        "differing": len(examples),
+        "differing": differing,
         "shed": 0,
+        "shed_reasons": {},
+        "metric_failures": {},
         "fields": [_field(row) for row in rows],
         "quality": None,
         "examples": by_weight[:MAX_EXAMPLES],
@@ -152,8 +163,8 @@ def _print(found: dict[str, Any]) -> None:
             for row in found["fields"]
         ],
     )
-    print(f"{found['compared']} calls compared, {found['differing']} differing, {found['shed']} shed")
+    print(sentence(found))
     if (quality := found["quality"]) is not None:
-        worse = "worse" if quality["worse"] else "not worse" if quality["not_worse"] else "open"
-        means = ["-" if mean is None else f"{mean:.3f}" for mean in (quality["v1_mean"], quality["v2_mean"])]
-        print(f"quality: V1 {means[0]}, V2 {means[1]}, {quality['pairs']} pairs: {worse}")
+        print(quality_sentence(quality))
+    if found["metric_failures"]:
+        print(failures_sentence(found["metric_failures"]))

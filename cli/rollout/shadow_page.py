@@ -11,15 +11,23 @@ tr.differs { background: #fdecea }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: 13px }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
 """.strip()
+_SHED = {
+    "busy": "since V2 or the machine was busy",
+    "preempted": "ended for a real call",
+    "quarantined": "of programs that cost V2 three workers in a row",
+}
+"""The reasons of calls that were not compared, in words; others are codes of errors."""
 _COLUMNS = ("Program", "Field", "Compared", "Differing", "Noise", "Differs", "Really differ")
 
 
 def markdown_report(title: str, found: dict[str, Any]) -> str:
     """Writes the report as Markdown."""
-    lines = [f"# {title}", "", _sentence(found), "", _row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
+    lines = [f"# {title}", "", sentence(found), "", _row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
     lines += [_row(_cells(row)) for row in found["fields"]]
     if found["quality"] is not None:
-        lines += ["", _quality(found["quality"])]
+        lines += ["", quality_sentence(found["quality"])]
+    if found["metric_failures"]:
+        lines += ["", failures_sentence(found["metric_failures"])]
     for example in found["examples"]:
         lines += ["", f"## {_in_line(example['program_id'])}: {_in_line(_fields_of(example))}", ""]
         if example["inputs"] is None:
@@ -41,7 +49,9 @@ def html_report(title: str, found: dict[str, Any]) -> str:
         + "</tr>"
         for row in found["fields"]
     )
-    quality = "" if found["quality"] is None else f"<p>{escape(_quality(found['quality']))}</p>"
+    sentences = [] if found["quality"] is None else [quality_sentence(found["quality"])]
+    sentences += [failures_sentence(found["metric_failures"])] if found["metric_failures"] else []
+    quality = "\n".join(f"<p>{escape(one)}</p>" for one in sentences)
     examples = "\n".join(map(_example, found["examples"]))
     return f"""<!doctype html>
 <html lang="en">
@@ -53,7 +63,7 @@ def html_report(title: str, found: dict[str, Any]) -> str:
 </head>
 <body>
 <h1>{escape(title)}</h1>
-<p>{escape(_sentence(found))}</p>
+<p>{escape(sentence(found))}</p>
 <table><thead><tr>{head}</tr></thead>
 <tbody>
 {rows}
@@ -79,14 +89,25 @@ def _example(example: dict[str, Any]) -> str:
     return f'{heading}\n<pre>{inputs}</pre>\n<div class="pair">{sides}</div>\n<pre>{difference}</pre>'
 
 
-def _sentence(found: dict[str, Any]) -> str:
-    return f"{found['compared']} calls compared, {found['differing']} differing, {found['shed']} shed."
+def sentence(found: dict[str, Any]) -> str:
+    """Tells how many calls were compared, and why others were not."""
+    told = f"{found['compared']} calls compared, {found['differing']} differing, {found['shed']} shed"
+    reasons = [f"{count} {_SHED.get(reason, reason)}" for reason, count in sorted(found["shed_reasons"].items())]
+    return f"{told} ({', '.join(reasons)})." if reasons else f"{told}."
 
 
-def _quality(quality: dict[str, Any]) -> str:
+def quality_sentence(quality: dict[str, Any]) -> str:
+    """Tells the means of the scores, and the verdict on them."""
     means = ["none" if mean is None else f"{mean:.3f}" for mean in (quality["v1_mean"], quality["v2_mean"])]
     verdict = "V2 is worse" if quality["worse"] else "V2 is not worse" if quality["not_worse"] else "no verdict yet"
-    return f"Quality: V1 {means[0]}, V2 {means[1]}, {quality['pairs']} pairs; {verdict}."
+    calls = "{} organic calls of V1 and {} of V2".format(*quality["organic"])
+    return f"Quality: V1 {means[0]}, V2 {means[1]}, by {quality['pairs']} pairs, {calls}; {verdict}."
+
+
+def failures_sentence(failures: dict[str, int]) -> str:
+    """Tells how often a metric gave no score."""
+    told = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(failures.items()))
+    return f"Metrics without a score: {told}."
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from pools.calls import Call, Program, Result
-from pools.errors import ExecutionError, Preempted, WorkerCrashed
+from pools.errors import ExecutionError, ExecutionTimeout, LoadTimeout, Preempted, WorkerCrashed
 from pools.protocol import Pool
 from pools.quarantine import Quarantine
 from routing.shadow.comparison import Outcome
@@ -20,14 +20,17 @@ class Ended:
 
 
 class IdleCalls:
-    """Begins calls where workers are idle. A program that keeps killing workers is stopped for a while."""
+    """Begins calls where workers are idle. A program that keeps costing workers is stopped for a while.
+
+    A copy that runs out of time costs its worker too, and holds it for all that time: others would never get one.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._quarantine = Quarantine()
 
     def admit(self, program: Program, execution_id: str) -> None:
-        """Lets a program pass. Raises ProgramQuarantined if it has killed too many workers under shadow calls."""
+        """Lets a program pass. Raises ProgramQuarantined if it has cost too many workers in a row under such calls."""
         self._quarantine.admit(program.quarantine_key, execution_id)
 
     def deadline(self, program: Program, seconds: float) -> float:
@@ -54,7 +57,7 @@ class IdleCalls:
             self._quarantine.undecided(key, call.execution_id)
             raise
         except ExecutionError as error:
-            if isinstance(error, WorkerCrashed):
+            if isinstance(error, ExecutionTimeout | LoadTimeout | WorkerCrashed):
                 self._quarantine.killed(key)
             else:
                 self._quarantine.undecided(key, call.execution_id)

@@ -24,7 +24,7 @@ from pools.protocol import Pool
 from poolshift.worker.lm import LMSettings
 from routing.rollout.live_judge import Evidence
 from routing.rollout.model import Rollout
-from routing.shadow.comparison import Comparison, Outcome
+from routing.shadow.comparison import MAX_OUTPUT_BYTES, TOO_LARGE, Comparison, Outcome
 from routing.shadow.evidence import ProgramEvidence, ShadowEvidence
 from routing.shadow.examples import make_example
 from routing.shadow.gate import LoadGate
@@ -190,6 +190,8 @@ class ShadowRuns:
         self, call: Call, key: str | None, result: Result | None, code: str | None, trace: CallTrace | None
     ) -> None:
         outputs = None if result is None else result.outputs
+        if outputs is not None and _size(outputs) > MAX_OUTPUT_BYTES:
+            outputs, code = None, TOO_LARGE  # it counts as such, and is not kept until V2 has a worker to spare
         size = _size(call.inputs) + (0 if outputs is None else _size(outputs))
         of_program = self.evidence.of(call.program)
         if of_program is None:

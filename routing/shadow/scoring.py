@@ -136,7 +136,7 @@ class Scorer:
                 self._idle_calls.admit(calls[0].program, calls[0].execution_id)
             except ProgramQuarantined:
                 self._waiting.popleft()
-                self._failed(job.answered.program, "crashed")
+                self._failed(job.answered.program, "quarantined")
                 continue
             answer = self._pool.begin_idle(calls[0])
             if answer is None:

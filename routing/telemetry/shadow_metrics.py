@@ -9,7 +9,7 @@ from analysis.odd_ones import Odd
 from routing.versions import Version
 
 OUTCOMES: Final = ("same", "differs", "shed", "preempted")
-FAILURES: Final = ("raised", "timeout", "not_a_number", "out_of_range", "lm", "crashed", "not_loaded")
+FAILURES: Final = ("raised", "timeout", "not_a_number", "out_of_range", "lm", "crashed", "not_loaded", "quarantined")
 _SCORE_BUCKETS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 

@@ -31,7 +31,7 @@ def test_numbers_are_those_of_the_code() -> None:
         f"with {runs.MAX_WAITING_BYTES >> 20} MiB at most",
         f"late (by more than {1000 * gate.MAX_LAG_S:g} ms)",
         f"idle by {100 - defaults['shadow_max_cpu_percent']:g} % at least",
-        f"after {['', 'one', 'two', 'three'][DEATHS_IN_A_ROW]} deaths in a row",
+        f"after {['', 'one', 'two', 'three'][DEATHS_IN_A_ROW]} in a row the program's copies pause",
         f"answers with over {comparison.MAX_OUTPUT_BYTES >> 20} MiB",
         f"`{comparison.TOO_LARGE}`",
         f"share α = {odd_ones.ALPHA:.0%}".replace("%", " %"),
@@ -90,7 +90,9 @@ def test_a_report_shows_users_data_and_nothing_of_it_runs() -> None:
     found = {
         "compared": 1,
         "differing": 1,
-        "shed": 0,
+        "shed": 2,
+        "shed_reasons": {"busy": 2},
+        "metric_failures": {"not_a_number": 3},
         "quality": None,
         "fields": [
             {

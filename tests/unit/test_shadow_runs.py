@@ -10,12 +10,13 @@ from prometheus_client import CollectorRegistry
 
 from analysis.guardrails import Config
 from pools.calls import Call, Program, Result
-from pools.errors import ExecutionError, Preempted, ProgramError, WorkerCrashed
+from pools.errors import ExecutionError, ExecutionTimeout, LoadTimeout, Preempted, ProgramError, WorkerCrashed
 from pools.testing import FakePool, echo_program, result
 from poolshift.worker.lm import LMSettings
 from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import Rollout, Source
 from routing.shadow import runs
+from routing.shadow.comparison import MAX_OUTPUT_BYTES
 from routing.shadow.evidence import ShadowEvidence
 from routing.shadow.gate import MAX_LAG_S, LoadGate
 from routing.shadow.runs import MAX_WAITING, ShadowRuns
@@ -207,9 +208,23 @@ async def test_a_call_that_makes_room_says_nothing() -> None:
         assert one.evidence.comparisons.rows() == []
 
 
-async def test_a_program_that_kills_workers_is_stopped() -> None:
+async def test_outputs_of_v1_that_are_too_large_count_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are no reason to shed the call, and wait in no memory."""
+    monkeypatch.setattr(runs, "MAX_WAITING_BYTES", MAX_OUTPUT_BYTES)
     async with shadowing() as one:
-        death: ExecutionError = WorkerCrashed("dead", exit_cause="exit 3")
+        huge = Result(msgspec.Raw(b'{"text":"' + b"x" * MAX_OUTPUT_BYTES + b'"}'), 0.0)
+        one.v2.idle_answer = lambda _: huge
+        one.end(huge)
+        await until(lambda: one.ended("same") == 1)
+        assert (one.ended("shed"), one.v1.idle_calls) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "death", [WorkerCrashed("dead", exit_cause="exit 3"), ExecutionTimeout("it hangs"), LoadTimeout("it loads")]
+)
+async def test_a_program_that_kills_workers_is_stopped(death: ExecutionError) -> None:
+    """Also one whose copies hang: each holds the worker for all of its time, which others wait for."""
+    async with shadowing() as one:
         one.v2.idle_answer = lambda _: death
         one.v1.idle_answer = lambda _: result("done")
         for done in range(1, 4):
