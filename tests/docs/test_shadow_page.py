@@ -69,7 +69,8 @@ def test_programs_and_commands(tmp_path: Path) -> None:
         ran = poolshift("shadow", "run", "inputs.jsonl", "--program", "invoice", "--json")
         found = json.loads(ran.stdout)
         by_field = {row["field"]: row for row in found["fields"]}
-        assert (ran.returncode, found["compared"], by_field["total"]["differing"]) == (1, 30, 10), ran.stderr
+        assert (ran.returncode, found["compared"], found["differing"]) == (1, 30, 10), ran.stderr
+        assert by_field["total"]["differing"] == 10
         assert "password" not in by_field
         assert "secret-" not in ran.stdout
         assert poolshift("shadow", "run", "inputs.jsonl", "--program", "answer").returncode == 1
@@ -120,6 +121,9 @@ def test_a_report_shows_users_data_and_nothing_of_it_runs() -> None:
     assert "<script>" not in page
     assert "<b>" not in page
     text = markdown_report("Shadow", found)
+    for told in ("2 shed (2 since V2 or the machine was busy)", "Metrics without a score: 3 not a number."):
+        assert told in page
+        assert told in text
     headings = [
         line
         for line in re.sub(r"^(`{3,})text\n.*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL).splitlines()
