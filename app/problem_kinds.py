@@ -39,7 +39,8 @@ KINDS: Mapping[str, Kind] = {
         status=413,
         category="request",
         title="The request's body is too large",
-        when="the body is over `MAX_BODY_BYTES`; the connection ends, since the rest is not read",
+        when="the body is over `MAX_BODY_BYTES`; the rest of it, up to 64 MiB for up to 30 s, is dropped, and the "
+        "connection ends",
         remedy="send less, or have the limit raised",
         headers=("Connection",),
     ),

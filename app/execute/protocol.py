@@ -19,7 +19,10 @@ from app.execute.uvicorn_adapter import STATUS_LINE, ServerState, UvicornProtoco
 _MAX_EARLY_BYTES: Final = 64 * 1024
 """Bytes read behind a request that is not answered yet; reading on notices that the client leaves."""
 _MAX_DRAIN_BYTES: Final = 256 * 1024
-"""Bytes read of a body whose request is answered already."""
+"""Bytes read of a body whose request is answered already, for the sake of the next request."""
+_MAX_LINGER_BYTES: Final = 64 * 1024 * 1024
+"""Bytes read and dropped before a connection closes whose client still sends."""
+_MAX_LINGER_S: Final = 30.0
 
 
 class LaneProtocol(Connection):
@@ -31,6 +34,7 @@ class LaneProtocol(Connection):
         a request not answered yet?   ──► what arrives waits
         uvicorn in a body?            ──► uvicorn, as far as the body goes
         a call, or a part of one?     ──► an exchange, once it is whole
+        the last answer is out?       ──► dropped, within bounds, and the end
         another request?              ──► uvicorn, once its head is whole
         no HTTP?                      ──► 400, and the end
     """
@@ -75,6 +79,9 @@ class LaneProtocol(Connection):
         """A request has a limit of time to arrive."""
         self._is_ending = False
         """No request is taken on but those that have begun to arrive."""
+        self._is_lingering = False
+        """The last answer is out, and what still arrives is dropped."""
+        self._lingering_bytes = 0
 
     # --- what the transport tells
 
@@ -110,6 +117,8 @@ class LaneProtocol(Connection):
             self._hold(data)
         elif self._is_uvicorns:
             self._feed(data)
+        elif self._is_lingering:
+            self._drop(data)
         else:
             self._take(data)
 
@@ -135,6 +144,9 @@ class LaneProtocol(Connection):
     def shutdown(self) -> None:
         """Closes the connection, once what has begun to arrive on it is answered."""
         self._is_ending = True
+        if self._is_lingering:
+            self.close()
+            return
         if self._early or self._reader.is_in_call:
             return
         if self._exchange is not None:
@@ -160,7 +172,9 @@ class LaneProtocol(Connection):
         return self._transport.get_write_buffer_size() + (0 if self._held_back is None else len(self._held_back))
 
     def time_out(self) -> None:
-        if self._reader.is_waiting or (self._is_uvicorns and not self.is_amid_stream() and not self._is_answered()):
+        if self._is_lingering:
+            self.close()
+        elif self._reader.is_waiting or (self._is_uvicorns and not self.is_amid_stream() and not self._is_answered()):
             self._end_with(408)
         else:
             self.close()
@@ -279,7 +293,32 @@ class LaneProtocol(Connection):
         assert self._transport is not None
         if not self._transport.is_closing():
             self._transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
-            self._transport.close()
+            self._linger()
+
+    def _linger(self) -> None:
+        """Ends the connection after an answer to a client that still sends: reads on and drops that, within bounds.
+
+        A socket that is closed before all is read resets the connection, and the client may lose the answer.
+        """
+        assert self._transport is not None
+        if self._is_lingering or self._transport.is_closing():
+            return
+        self._is_lingering, self._is_uvicorns = True, False
+        self._stop_timer()
+        self._early.clear()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._transport.resume_reading()
+        self._await_rest(min(_MAX_LINGER_S, self._connections.limits.body_s))
+
+    def _drop(self, data: bytes) -> None:
+        self._lingering_bytes += len(data)
+        is_body_over = False
+        if not self._reader.is_read:
+            self._reader.pass_on(data)
+            is_body_over = self._reader.is_read
+        if is_body_over or self._lingering_bytes > _MAX_LINGER_BYTES:
+            self.close()
 
     # --- uvicorn's requests
 
@@ -324,12 +363,19 @@ class LaneProtocol(Connection):
         if self._is_answered():
             self._drained_bytes += size
             if self._drained_bytes > _MAX_DRAIN_BYTES:
-                self.close()
+                self._linger()
 
     def _uvicorn_answered(self) -> None:
         assert self._transport is not None
-        if self._reader.is_read and not self._transport.is_closing():
+        if self._reader.is_read and not self._is_lingering and not self._transport.is_closing():
             self._next()
+
+    def _uvicorn_closes(self) -> None:
+        """Closes the connection after an answer of uvicorn's, whatever has arrived of its request."""
+        if self._is_uvicorns and self._reader.is_read:
+            self.close()
+        else:
+            self._linger()
 
     def _is_answered(self) -> bool:
         return self._uvicorn is not None and self._uvicorn.is_answered
@@ -341,7 +387,7 @@ class LaneProtocol(Connection):
         if self._uvicorn is None:
             assert self._transport is not None
             self._uvicorn = UvicornProtocol(
-                self._config, self._server, self._app_state, self._loop, self._uvicorn_answered
+                self._config, self._server, self._app_state, self._loop, self._uvicorn_answered, self._uvicorn_closes
             )
             self._uvicorn.connection_made(self._transport)
             if self._client_is_slow:

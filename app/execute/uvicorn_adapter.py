@@ -54,6 +54,26 @@ def local_address(transport: asyncio.Transport) -> tuple[str, int | None] | None
     return get_local_addr(transport)
 
 
+class _OwnedTransport(asyncio.Transport):
+    """A connection's transport as uvicorn has it: the connection decides how it closes."""
+
+    def __init__(self, transport: asyncio.Transport, on_close: Callable[[], None]) -> None:
+        super().__init__()
+        self._transport = transport
+        self._on_close = on_close
+        self._is_closing = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._is_closing or self._transport.is_closing()
+
+    def close(self) -> None:
+        self._is_closing = True
+        self._on_close()
+
+
 class UvicornProtocol(HttpToolsProtocol):
     """Answers the requests of a connection that are no plain execute calls.
 
@@ -68,15 +88,18 @@ class UvicornProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         loop: asyncio.AbstractEventLoop,
         on_answered: Callable[[], None],
+        on_close: Callable[[], None],
     ) -> None:
-        """Calls `on_answered` after each answer."""
+        """Calls `on_answered` after each answer, and `on_close` for uvicorn to have the connection closed."""
         super().__init__(config, server, app_state, loop)
         self._on_answered = on_answered
+        self._on_close = on_close
         self.is_read = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Takes over a connection, which stays its owner's for the server."""
         super().connection_made(transport)
+        self.transport = _OwnedTransport(transport, self._on_close)
         self.connections.discard(self)
 
     def begin(self, head: bytes) -> None:

@@ -341,6 +341,18 @@ def test_an_announced_body_is_refused_before_it_comes(shared_service: Service, p
     assert b"payload_too_large" in answer
 
 
+@pytest.mark.parametrize("path", ["/programs", "/programs/any/execute"])
+def test_a_client_that_sends_all_before_it_reads_gets_the_refusal(shared_service: Service, path: str) -> None:
+    """The service drops what it does not want: a connection that it reset would take the answer along."""
+    with socket.create_connection(("127.0.0.1", shared_service.port), timeout=20) as sock:
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        sock.sendall(f"{head}content-length: 30000000\r\n\r\n".encode())
+        sock.sendall(bytes(30_000_000))
+        answer = b"".join(iter(lambda: sock.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert answer.endswith(b"}")
+
+
 def test_too_large_a_body(start_service: StartService) -> None:
     """Every endpoint answers 413, whether the request announces its length or not."""
     service = start_service(MAX_BODY_BYTES=2048)

@@ -81,6 +81,8 @@ class Wire(asyncio.Transport):
         self.written = b""
         self.is_paused = False
         self.is_closed = False
+        self.is_ended = False
+        """Nothing more is written."""
         self.is_aborted = False
         self.unread = 0
         self.on_write: Callable[[], None] | None = None
@@ -89,7 +91,7 @@ class Wire(asyncio.Transport):
         return {"sockname": ("127.0.0.1", 8000), "peername": CLIENT}.get(name, default)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert not self.is_closed, "written to after its end"
+        assert not self.is_ended, "written to after its end"
         self.written += data
         if self.on_write is not None:
             self.on_write()
@@ -103,11 +105,17 @@ class Wire(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.is_closed
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.is_ended = True
+
     def close(self) -> None:
-        self.is_closed = True
+        self.is_closed = self.is_ended = True
 
     def abort(self) -> None:
-        self.is_closed = self.is_aborted = True
+        self.is_closed = self.is_ended = self.is_aborted = True
 
     def get_write_buffer_size(self) -> int:
         return self.unread
@@ -257,7 +265,7 @@ async def _exchanged(kind: type[Any], pieces: list[bytes], *, at_once: bool) -> 
         connection.receive(piece)
         if not at_once:
             await connection.flush()
-    return await connection.flush(), connection.wire.is_closed
+    return await connection.flush(), connection.wire.is_ended
 
 
 def _same(pieces: list[bytes], *, at_once: bool) -> bytes:
@@ -447,7 +455,7 @@ def test_a_head_that_does_not_end_is_refused(before: list[bytes]) -> None:
             await connection.flush()
         connection.receive(b"GET / HTTP/1.1\r\n", *[b"X: %s\r\n" % (b"x" * 1000)] * 70)
         assert (await connection.flush()).count(b"HTTP/1.1 431 ") == 1
-        assert connection.wire.is_closed
+        assert connection.wire.is_ended
 
     asyncio.run(run())
 
@@ -468,7 +476,7 @@ def test_a_head_that_does_not_end_cuts_no_answer_off() -> None:
         go.set()
         assert (await connection.flush()).startswith(b"HTTP/1.1 200 ")
         assert connection.wire.written.count(b"HTTP/1.1 431 ") == 1
-        assert connection.wire.is_closed
+        assert connection.wire.is_ended
 
     asyncio.run(run())
 
@@ -563,3 +571,39 @@ def test_a_request_that_is_on_its_way_is_waited_for(before: list[bytes], request
         await connection.until(connection.wire.is_closing)
 
     virtual_time.run(run())
+
+
+async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers before the body is here, and has the connection end."""
+    await answer(send, (413, [(b"content-length", b"0"), (b"connection", b"close")], b""))
+
+
+@pytest.mark.parametrize("path", [b"/other", b"/programs/any/execute"])
+@pytest.mark.parametrize("end", ["the body's", "the client's", "of patience", "of bounds", "the server's"])
+def test_what_a_refused_client_still_sends_is_dropped(path: bytes, end: str) -> None:
+    """A socket that is closed with bytes unread resets the connection, and the client may never see its answer."""
+
+    async def run() -> None:
+        patience = Limits(head_s=60, body_s=0.05 if end == "of patience" else 60, answer_s=60, unread_bytes=2**30)
+        connection = Connection(LaneProtocol, refuses, limits=patience)
+        size = 2**30 if end == "of bounds" else 2**20
+        connection.receive(b"POST %s HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % (path, size))
+        assert (await connection.flush()).startswith(b"HTTP/1.1 413 ")
+        connection.receive(*[bytes(2**18)] * 3)
+        assert connection.wire.is_ended
+        assert not connection.wire.is_closed
+        if end == "the body's":
+            connection.receive(bytes(2**18))
+        elif end == "the client's":
+            assert not connection.protocol.eof_received()  # asyncio closes then
+            return
+        elif end == "of bounds":
+            connection.receive(*[bytes(2**20)] * 64)
+        elif end == "the server's":
+            connection.protocol.shutdown()
+        else:
+            await connection.until(connection.wire.is_closing)
+        assert connection.wire.is_closed
+        assert connection.wire.written.count(b"HTTP/1.1 ") == 1
+
+    asyncio.run(run())
