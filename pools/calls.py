@@ -100,6 +100,8 @@ class Call:
         """The process that runs the call, or ran it last. The pool sets it."""
         self.is_cold = False
         """True if the worker is young or loads the program first. A call is slow for that on any version."""
+        self.is_loading = False
+        """True while a worker loads the program for the call. The pool sets it."""
         self.queued_s = 0.0
         """Time that the call waited for a worker, in seconds. The pool sets it."""
         self.load_s = 0.0

@@ -13,7 +13,7 @@ from pools.errors import ExecutionError, Withdrawn, WorkerCrashed
 from pools.protocol import Pool
 from poolshift.worker.lm import LMUsage
 from routing.rollout.flag import RolloutFlag
-from routing.rollout.live_judge import Evidence, Example, LiveJudge
+from routing.rollout.live_judge import MOVED, End, Evidence, LiveJudge
 from routing.rollout.model import Rollout
 from routing.split import bucket
 from routing.telemetry.call_trace import CANCELLED, CallTrace
@@ -24,8 +24,6 @@ _FORCED: Final = {version: Decision(version, Reason.FORCED) for version in Versi
 _PINNED: Final = {version: Decision(version, Reason.PINNED) for version in Version}
 _CANARY: Final = Decision(Version.V2, Reason.SPLIT)
 _BASELINE: Final = Decision(Version.V1, Reason.SPLIT)
-_DIVERTED: Final = Decision(Version.V1, Reason.SPLIT)
-"""V1 in the place of V2, which has no worker and cannot start one."""
 
 _log = structlog.stdlib.get_logger("poolshift.rollout")
 
@@ -114,8 +112,8 @@ class Router:
         number = random.getrandbits(32) if key is None else bucket(self._salt, key)
         route = Route(number, forced, self._decide(number, forced), trace)
         self._recorder.decided(route.decision)
-        if self._judge.w > 0.0 and route.decision.reason is Reason.SPLIT and route.decision is not _DIVERTED:
-            route.evidence = self._judge.assigned(key, is_canary=route.decision is _CANARY)
+        if self._judge.w > 0.0 and route.decision.reason is Reason.SPLIT and not self._diverts():
+            route.evidence = self._judge.assigned(key, route.trace_id, is_canary=route.decision is _CANARY)
         if trace is not None:
             trace.routed(route.decision, self._flag.current.revision, began)
         return route
@@ -140,6 +138,8 @@ class Router:
         try:
             if route.decision is _CANARY and route.bucket >= self._flag.threshold:
                 self._route_again(route, call)  # a rollback came between the decision and this moment
+            if route.evidence is not None:
+                self._judge.began(route.evidence, call)
             result = None
             while result is None:
                 if route.trace is not None:
@@ -152,8 +152,7 @@ class Router:
             self._failed(route, call, operation, began, error)
             raise
         except asyncio.CancelledError:
-            if route.trace is not None:
-                route.trace.failed(CANCELLED)
+            self._cancelled(route)
             raise
         finally:
             del self._routes[call]
@@ -185,6 +184,12 @@ class Router:
         if route.trace is not None:
             route.trace.failed(error.code)
 
+    def _cancelled(self, route: Route) -> None:
+        if route.trace is not None:
+            route.trace.failed(CANCELLED)
+        if route.evidence is not None:
+            self._judge.left(route.evidence)
+
     def record_failure(
         self, route: Route, code: str, category: str, operation: str, began: float, queued_s: float = 0.0
     ) -> None:
@@ -200,13 +205,11 @@ class Router:
         The wait for a worker is left out of its time: that measures the pool's size, not the version. So is the time in
         which the worker loaded the program.
         """
-        evidence = route.evidence
-        assert evidence is not None
-        version = route.decision.version
+        assert route.evidence is not None
         ms = 1000 * (seconds - call.queued_s - call.load_s - call.backpressure_s)
-        guardrail = self._judge.ended(evidence, version, call.program.id, outcome, ms, is_cold=call.is_cold, cost=cost)
-        if guardrail is not None:
-            self._judge.keep_example(guardrail, Example(call.execution_id, route.trace_id, outcome, detail))
+        program, version = call.program.id, route.decision.version
+        end = End(call.execution_id, program, version, outcome, ms, call.is_cold, cost, detail)
+        self._judge.ended(route.evidence, end)
 
     def _record_program(self, route: Route, call: Call, outcome: str, seconds: float) -> None:
         """Counts a call for its program, if that has metrics of its own."""
@@ -228,13 +231,8 @@ class Router:
                 raise error
             call.is_retry = True
             if route.evidence is not None:
-                self._judge_attempt(route.evidence, route, call, error)
+                self._judge.attempt_failed(route.evidence, call, route.decision.version, error.code, error.detail)
         self._route_again(route, call)
-
-    def _judge_attempt(self, evidence: Evidence, route: Route, call: Call, error: WorkerCrashed) -> None:
-        """Tells the judge of a crash that the caller will not see."""
-        example = Example(call.execution_id, route.trace_id, error.code, error.detail)
-        self._judge.attempt_failed(evidence, route.decision.version, call.program.id, error.code, example)
 
     def _route_again(self, route: Route, call: Call) -> None:
         decision = self._decide(route.bucket, route.forced)
@@ -242,8 +240,10 @@ class Router:
             return  # a retry on the same version
         if route.decision is _CANARY:
             self._last_canary_dispatch = max(self._last_canary_dispatch, call.dispatched_at)
+        if route.evidence is not None:
+            self._judge_end(route, call, MOVED, 0.0, "", 0.0)
+            route.evidence = None  # no version is to be blamed for what the other one began
         route.decision = decision
-        route.evidence = None  # no version is to be blamed for what the other one began
         self._recorder.decided(decision)
         if route.trace is not None:
             route.trace.routed(decision, self._flag.current.revision, time.time_ns())
@@ -259,7 +259,7 @@ class Router:
             return _FORCED[forced]
         if number >= self._flag.threshold:
             return _BASELINE
-        return self._diverted() if self._pools[Version.V2].is_down else self._canary()
+        return self._diverted() if self._diverts() else self._canary()
 
     def _canary(self) -> Decision:
         if self._is_diverting:
@@ -267,14 +267,19 @@ class Router:
             _log.info("V2 has workers again and gets its share")
         return _CANARY
 
+    def _diverts(self) -> bool:
+        """Tells if V2's share goes to V1: V2 is down, and V1 is better off.
+
+        No call is evidence then. V1's own calls are none either, since V2 has no chance to get one.
+        """
+        return self._pools[Version.V2].is_down and not self._pools[Version.V1].is_down
+
     def _diverted(self) -> Decision:
-        """Gives V2's share to V1 while V2 is down, unless V1 is no better off."""
-        if self._pools[Version.V1].is_down:
-            return _CANARY
+        """Gives a call of V2's share to V1."""
         if not self._is_diverting:
             self._is_diverting = True
             _log.error("V2 has no worker and cannot start one; its share goes to V1")
-        return _DIVERTED
+        return _BASELINE
 
     def replay_running(self) -> None:
         """Takes idempotent calls that run on V2, and belong on V1 by now, from their workers and runs them on V1.

@@ -169,7 +169,8 @@ class WorkerProcess:
             raise WorkerLost
         if is_new:
             self._remember(definition, number, size)
-        if definition in self._not_loaded:
+        call.is_loading = definition in self._not_loaded
+        if call.is_loading:
             call.is_cold = True
             self._load_began = self._loop.time()
         self.call = call
@@ -381,6 +382,7 @@ class WorkerProcess:
             return 0.0
         seconds, self._load_began = self._loop.time() - self._load_began, None
         call.load_s += seconds
+        call.is_loading = False
         return seconds
 
     def _take_left(self, left: Left) -> None:

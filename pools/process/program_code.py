@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pools.errors import SpawnFailed
 from pools.process.interpreter import OWN, Interpreter
 from poolshift.worker.definitions import Definition
 from poolshift.worker.loading import DSPY_PROGRAMS
@@ -30,6 +31,11 @@ class ProgramCode:
     """The operator's modules that every zygote imports, if they can be imported."""
     load_timeout_s: float = 60.0
     """The time that a program has to load, in seconds."""
+
+    def check_folder(self) -> None:
+        """Raises SpawnFailed if the folder of the programs is not there."""
+        if self.programs_dir is not None and not self.programs_dir.is_dir():
+            raise SpawnFailed(f"the folder of the programs, {self.programs_dir}, is not there")
 
 
 class RecentModules:

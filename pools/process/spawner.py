@@ -90,6 +90,7 @@ class Spawner:
         """
         try:
             zygote = await self._running_zygote()
+            self._code.check_folder()  # a zygote outlives it, and its workers could load nothing
             worker = zygote.fork(next(self._generations), self._user)
         except OSError as error:
             self._health.failed()
@@ -268,8 +269,7 @@ class Spawner:
         An interpreter of the user's is asked first: its answer says what it lacks. Raises SpawnFailed.
         """
         code, own_preload = self._code, self._code.own_preload
-        if code.programs_dir is not None and not code.programs_dir.is_dir():
-            raise SpawnFailed(f"the folder of the programs, {code.programs_dir}, is not there")
+        code.check_folder()
         self._description = None
         if not code.interpreter.is_own:
             async with self._describing:

@@ -366,6 +366,7 @@ class RampController:
             config = replace(self._planned(ramp.plan), shard=before.shard, shards=before.shards)
             self._judge.latency_floor_ms = ramp.plan.latency_floor_ms
         self._judge.restart(config)
+        self.last_verdict = None
         self._said = None
         self._generation = f"{ramp.run}:{self._generation.partition(':')[2]}"
 

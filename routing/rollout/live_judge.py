@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 import mmh3
 
@@ -14,6 +14,8 @@ from analysis.counters import Counters, total
 from analysis.guardrails import Config
 from analysis.judge import Judge
 from analysis.verdict import Row, Verdict
+from pools.calls import Call
+from routing.rollout.reasons import TimedCall, reason
 from routing.split import BASIS_POINTS
 
 MAX_EXAMPLES: Final = 20
@@ -21,8 +23,17 @@ MAX_EXAMPLES: Final = 20
 MAX_RECORDED: Final = 65_536
 """Calls kept for the export of what the judge saw, the newest."""
 DEFAULT_LATENCY_FLOOR_MS: Final = 5.0
+HOLD_S: Final = 10.0
+"""The longest time that ended calls are held back because of one that still waits for a worker, in seconds."""
+MAX_HELD: Final = 65_536
+"""Calls that are held back at the most."""
 LOOK_AGAIN_S: Final = 0.02
 """Time between two looks at faults, in seconds: a burst of faults is looked at once, and still within 100 ms."""
+EXPLAINING_CALLS: Final = 5_000
+"""The newest calls that are looked at to say what is slow."""
+OK: Final = "ok"
+MOVED: Final = "moved"
+"""The outcome of a call that went on to the other version: it judges nothing, and its time is none."""
 _KEY_SEED: Final = 0x6A756467
 """Another seed than the split's: a sample of the keys' hashes must prefer no version."""
 
@@ -37,25 +48,42 @@ class Example:
     detail: str
 
 
-def _most_faulty(counters: Counters, guardrail: str | None) -> str | None:
-    """The program with more than half of V2's faults of a guardrail, if there is one."""
-    faults: Counter[str] = Counter()
-    for (name, _, _, _, program), pair in counters.events.items():
-        if name == guardrail:
-            faults[program] += pair[1]
-    program, count = max(faults.items(), key=itemgetter(1), default=("", 0))
-    return program if 2 * count > faults.total() else None
+class End(NamedTuple):
+    """The end of an organic call: an error's code or `ok`, its time, its cost, and all that else counts."""
+
+    execution_id: str
+    program: str
+    version: str
+    outcome: str
+    ms: float
+    is_cold: bool
+    cost: float
+    detail: str
 
 
 class Evidence:
     """The judge's part of a route: the canary probability at its assignment, and the hash of its key."""
 
-    def __init__(self, w: float, key_hash: int | None, t: float) -> None:
+    __slots__ = ("attempts", "call", "end", "is_held", "key_hash", "t", "trace_id", "w")
+
+    def __init__(self, w: float, key_hash: int | None, t: float, trace_id: str | None = None) -> None:
         self.w = w
         self.key_hash = key_hash
         self.t = t
+        self.trace_id = trace_id
         self.attempts: list[str] = []
         """Codes of attempts that failed and that the caller never saw."""
+        self.call: Call | None = None
+        """The call while a pool has it."""
+        self.end: End | None = None
+        self.is_held = False
+        """True while the call has its place in the order in which calls count."""
+
+    def holds_back(self, t: float) -> bool:
+        """Tells if the call waits for a worker, or for a worker to load its program: no version is slow for that."""
+        call = self.call
+        is_waiting = call is not None and (call.is_loading or not call.dispatched_at)
+        return is_waiting and t - self.t < HOLD_S
 
 
 class LiveJudge:
@@ -75,7 +103,9 @@ class LiveJudge:
         self._is_off = is_off
         self._others: Counters | None = None
         self._examples: dict[str, deque[Example]] = {}
-        self._recorded: deque[tuple[Any, ...]] = deque(maxlen=MAX_RECORDED)
+        self._recorded: deque[tuple[float, Evidence, End, float]] = deque(maxlen=MAX_RECORDED)
+        self._held: deque[Evidence] = deque()
+        """Calls in the order in which pools got them, from the oldest that has not counted and may still wait."""
         self._looks_at: asyncio.TimerHandle | None = None
         self._listener: Callable[[Verdict | None], None] = lambda _: None
 
@@ -91,46 +121,78 @@ class LiveJudge:
 
     # --- fed by the router
 
-    def assigned(self, key: str | None, *, is_canary: bool) -> Evidence:
+    def assigned(self, key: str | None, trace_id: str | None = None, *, is_canary: bool) -> Evidence:
         """Counts the assignment of an organic call; to be called while `w` is above 0."""
         key_hash = None if key is None else mmh3.hash64(key, _KEY_SEED, signed=False)[0]
         t = time.monotonic()
         self.calls[is_canary] += 1
         self.judge.assigned(t, self.w, "v2" if is_canary else "v1", key_hash)
-        return Evidence(self.w, key_hash, t)
+        return Evidence(self.w, key_hash, t, trace_id)
 
-    def attempt_failed(self, evidence: Evidence, version: str, program: str, code: str, example: Example) -> None:
+    def began(self, evidence: Evidence, call: Call) -> None:
+        """Takes note that a pool has an organic call from now on, until `ended` or `left`."""
+        evidence.call = call
+        evidence.is_held = True
+        self._held.append(evidence)
+        if len(self._held) > MAX_HELD:
+            self._let_go(self._held.popleft())
+
+    def attempt_failed(self, evidence: Evidence, call: Call, version: str, code: str, detail: str) -> None:
         """Counts a fault of a call that is tried again."""
         evidence.attempts.append(code)
         t = time.monotonic()
-        guardrail = self.judge.attempt_failed(t, evidence.w, version, evidence.key_hash, program, code)
+        guardrail = self.judge.attempt_failed(t, evidence.w, version, evidence.key_hash, call.program.id, code)
         if guardrail is not None:
-            self._keep(guardrail, example)
+            self._keep(guardrail, Example(call.execution_id, evidence.trace_id, code, detail))
 
-    def ended(
-        self,
-        evidence: Evidence,
-        version: str,
-        program: str,
-        outcome: str,
-        ms: float,
-        *,
-        is_cold: bool,
-        cost: float = 0.0,
-    ) -> str | None:
-        """Counts the end of a call; returns the guardrail that has a new event of V2's, which wants an example."""
-        t = time.monotonic()
-        ms += self.latency_floor_ms
+    def ended(self, evidence: Evidence, end: End) -> None:
+        """Counts the end of a call: a failure at once, a success when no call before it waits for a worker any more.
+
+        Otherwise the calls of a version whose workers still start, or load a program, would be missing beside those of
+        the other version, and missing calls look like slow ones.
+        """
+        evidence.call = None
+        if end.outcome == OK and evidence.is_held:
+            evidence.end = end
+        else:
+            evidence.is_held = False
+            self._count(evidence, end)
+        self._release()
+
+    def left(self, evidence: Evidence) -> None:
+        """Takes note that no pool has the call any more, although it has not ended: its client has gone."""
+        evidence.call = None
+
+    def _release(self) -> None:
+        """Counts the successes that nothing holds back."""
+        held, t = self._held, time.monotonic()
+        while held and (held[0].end is not None or not held[0].holds_back(t)):
+            self._let_go(held.popleft())
+
+    def _let_go(self, evidence: Evidence) -> None:
+        evidence.is_held = False
+        if evidence.end is not None:
+            end, evidence.end = evidence.end, None
+            self._count(evidence, end)
+
+    def _count(self, evidence: Evidence, end: End) -> None:
+        t, ms = time.monotonic(), end.ms + self.latency_floor_ms
         if len(self._recorded) == MAX_RECORDED:
             self.dropped += 1
-        self._recorded.append((t, evidence, version, program, outcome, ms, is_cold, cost))
-        return self.judge.ended(
-            t, evidence.w, version, evidence.key_hash, program, outcome, ms, is_cold=is_cold, cost=cost
+        self._recorded.append((t, evidence, end, ms))
+        guardrail = self.judge.ended(
+            t,
+            evidence.w,
+            end.version,
+            evidence.key_hash,
+            end.program,
+            end.outcome,
+            ms,
+            is_cold=end.is_cold,
+            cost=end.cost,
         )
-
-    def keep_example(self, guardrail: str, example: Example) -> None:
-        """Keeps an execution that is part of the evidence, and looks soon."""
-        self._keep(guardrail, example)
+        if guardrail is not None:
+            self._keep(guardrail, Example(end.execution_id, evidence.trace_id, end.outcome, end.detail))
 
     def _keep(self, guardrail: str, example: Example) -> None:
         self._examples.setdefault(guardrail, deque(maxlen=MAX_EXAMPLES)).append(example)
@@ -145,12 +207,14 @@ class LiveJudge:
 
     def look(self) -> Verdict:
         """The verdict now, on the calls of this replica alone."""
+        self._release()
         return self.judge.look(time.monotonic())
 
     async def look_together(self) -> Verdict:
         """The verdict now, with the evidence of other replicas, whose sum takes a thread some 100 ms."""
         if self._others is None:
             return self.look()
+        self._release()
         judge = self.judge
         bench = await asyncio.to_thread(judge.bench_of_now(self._others))
         return judge.look(time.monotonic(), bench=bench)
@@ -164,15 +228,18 @@ class LiveJudge:
         return self.judge.analysis_of_now(self._others)
 
     def told(self, guardrail: str | None) -> str:
-        """The counts behind a guardrail's evidence in words; empty if it does not count faults."""
+        """The counts or times behind a guardrail's evidence in words; empty if there is no short word for them."""
         counters = self.judge.counters if self._others is None else self.judge.counters.merge(self._others)
-        calls = total(counters.calls.values())
-        faults = total(pair for (name, _), pair in counters.faults.items() if name == guardrail)
-        if not sum(faults):
-            return ""
-        told = f"V2 has {faults[1]:,} faults in {calls[1]:,} calls, V1 {faults[0]:,} in {calls[0]:,}"
-        program = _most_faulty(counters, guardrail)
-        return told if program is None else f"{told}; most of V2's by the program {program}"
+        return reason(guardrail, counters, self._timed() if guardrail == "latency" else ())
+
+    def _timed(self) -> list[TimedCall]:
+        """This replica's newest calls with a time that counts."""
+        newest = islice(reversed(self._recorded), EXPLAINING_CALLS)
+        return [
+            TimedCall(end.version, end.program, end.ms)
+            for _, _, end, _ in newest
+            if end.outcome == OK and not end.is_cold
+        ]
 
     def lacking(self) -> str:
         """The guardrails whose evidence promotion still waits for, in words; empty with several replicas."""
@@ -194,6 +261,9 @@ class LiveJudge:
         self.judge = Judge(config or self.judge.config, counters)
         self._others = None
         if counters is None:
+            for evidence in self._held:
+                evidence.is_held, evidence.end = False, None
+            self._held.clear()
             self._examples.clear()
             self._recorded.clear()
             self.dropped = 0
@@ -220,30 +290,21 @@ class LiveJudge:
             self._looks_at.cancel()
 
 
-def _trace_line(
-    t: float,
-    evidence: Evidence,
-    version: str,
-    program: str,
-    outcome: str,
-    ms: float,
-    is_cold: bool,  # noqa: FBT001
-    cost: float,
-) -> dict[str, Any]:
+def _trace_line(t: float, evidence: Evidence, end: End, ms: float) -> dict[str, Any]:
     line = {
         "t": round(t, 6),
         "assigned": round(evidence.t, 6),
         "w": evidence.w,
-        "arm": version,
+        "arm": end.version,
         "key": None if evidence.key_hash is None else f"{evidence.key_hash:016x}",
-        "program": program,
-        "outcome": outcome,
+        "program": end.program,
+        "outcome": end.outcome,
         "ms": round(ms, 3),
     }
-    if is_cold:
+    if end.is_cold:
         line["cold"] = True
-    if cost:
-        line["cost"] = cost
+    if end.cost:
+        line["cost"] = end.cost
     if evidence.attempts:
         line["attempts"] = evidence.attempts
     return line

@@ -1,6 +1,7 @@
 """Pools that differ in their Python, their packages, their programs and their environment."""
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from tests.conftest import StartService
 from tests.support.interpreters import interpreter, other_interpreter, virtual_environment
+from tests.support.ramps import Traffic, begin, status
 from tests.support.service import Service, running_service
 from tests.support.waiting import wait_until
 
@@ -235,6 +237,27 @@ def test_programs_that_disappear(start_service: StartService, checkouts: Checkou
     assert result(service, program, "v1")["price"] == "of v1"
 
 
+def test_workers_that_die_without_their_programs_take_nobody_along(
+    start_service: StartService, checkouts: Checkouts, tmp_path: Path
+) -> None:
+    """New workers of V2 could load nothing, so V2 has none until they are there again, and V1 gets its share."""
+    folder = tmp_path / "programs"
+    folder.symlink_to(checkouts.programs["v2"])
+    service = start_service(**checkouts.settings("v1") | {"V2_PROGRAMS_DIR": folder, "CANARY_PERCENT": 100})
+    program = create(service, "facts")
+    assert service.execute(program).headers["x-pool-version"] == "v2"
+    folder.unlink()
+    for worker in service.pool("v2")["workers"]:
+        os.kill(worker["pid"], signal.SIGKILL)
+    wait_until(lambda: service.pool("v2")["fault"] is not None, "V2 cannot start a worker")
+    answers = [service.execute(program) for _ in range(20)]
+    assert {(answer.status_code, answer.headers["x-pool-version"]) for answer in answers} == {(200, "v1")}
+    assert service.client.get("/readyz").json()["pools"] == {"v1": True, "v2": False}
+    assert service.pool("v2")["fault"] == f"the folder of the programs, {folder}, is not there"
+    folder.symlink_to(checkouts.programs["v2"])
+    wait_until(lambda: service.execute(program).headers["x-pool-version"] == "v2", "V2 serves again", 30)
+
+
 def test_two_rotations_in_a_row_lose_nothing(start_service: StartService, checkouts: Checkouts) -> None:
     """Under load: V1 has V2's specification, the split is at 0 %, sessions stay, and a restart keeps it."""
     service = start_service(**checkouts.settings(*POOLS))
@@ -341,3 +364,16 @@ def test_a_foreign_poolshift_is_not_used(start_service: StartService, tmp_path: 
     program = service.create("echo", {"nonce": "string"})
     answer = service.execute(program, inputs={"nonce": "four"}, headers={"x-pool-version": "v2"})
     assert answer.json()["outputs"] == {"result": "four"}
+
+
+def test_a_ramp_onto_a_pool_that_cannot_start_is_paused(start_service: StartService, tmp_path: Path) -> None:
+    """V1 has all calls then, which says nothing of V2's speed, nor that the split is wrong."""
+    service = start_service(ENGINE="session_pool_v2", V2_PYTHON=_hides(tmp_path))
+    program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    with Traffic([service], program) as traffic:
+        begin(service)
+        traffic.wait_for(1000)
+        wait_until(lambda: status(service)["state"] == "paused", "the ramp is paused", 30)
+    assert status(service)["reason"] == "V2 has no live worker: its share of the calls goes to V1"
+    assert {(version, code) for _, _, version, code in traffic.answers} == {("v1", None)}
+    assert {one["verdict"] for one in service.client.get("/rollout/decisions").json()["items"]} <= {"continue"}

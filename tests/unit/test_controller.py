@@ -84,6 +84,7 @@ async def test_a_verdict_on_an_ended_run_moves_no_new_one() -> None:
     await ramp.abort("ops", "again")
     await ramp.start("ops", None)
     run = ramp.ramp.run
+    assert ramp.verdict().action is Say.CONTINUE
     store.may_decide.set()
     await look
     assert (ramp.ramp.state, ramp.ramp.run) == (RampState.RAMPING, run)
