@@ -197,13 +197,14 @@ class Engine(abc.ABC):
         counts = self._state.counts()
         return PoolSnapshot(
             version=self.version,
-            size=self._options.size,
+            size=self._state.size,
+            wished_size=self._options.size,
             busy=counts[WorkerState.BUSY],
             idle=counts[WorkerState.IDLE],
             starting=counts[WorkerState.STARTING],
             stopping=counts[WorkerState.STOPPING],
             queue_depth=len(self._queue),
-            utilization=counts[WorkerState.BUSY] / self._options.size,
+            utilization=counts[WorkerState.BUSY] / max(1, self._state.size),
             dispatched_total=self._supervisor.dispatched,
             worker_starts_total=self._supervisor.starts,
             worker_exits_total=dict(self._supervisor.exits),

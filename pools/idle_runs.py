@@ -27,7 +27,6 @@ class IdleRuns:
         self._queue = queue
         self._serve_queue = serve_queue
         self._running: dict[WorkerSlot, QueuedCall] = {}
-        self._limit = max(1, state.size // 2)
 
     def __len__(self) -> int:
         return len(self._running)
@@ -39,7 +38,7 @@ class IdleRuns:
         """
         queued_call = QueuedCall(call, asyncio.get_running_loop().create_future())
         spare = len(self._state.idle) - (min(1, needed) if self._state.size > 1 else 0)
-        if spare < 1 or len(self._running) >= self._limit or not self._queue.can_pass(queued_call):
+        if spare < 1 or len(self._running) >= max(1, self._state.size // 2) or not self._queue.can_pass(queued_call):
             return None
         slot = queued_call.slot = self._state.take_coldest(avoid_pid)
         if slot is None:

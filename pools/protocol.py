@@ -22,6 +22,8 @@ class WorkerSnapshot:
     open_fds: int | None
     programs_revision: str
     """The revision of the programs' code that it has."""
+    node: str | None = None
+    """The node of a cluster that it is on; None is the service's own machine."""
     execution_id: str | None = None
     """The running call."""
     program_id: str | None = None
@@ -60,6 +62,8 @@ class PoolSnapshot:
     programs_revision: str | None
     """The revision of the code that workers have which are started now; None before the first start."""
     workers: tuple[WorkerSnapshot, ...]
+    wished_size: int | None = None
+    """The size that the settings ask for; `size` is less while a cluster has no room for so many workers."""
     quarantined: tuple[Quarantined, ...] = ()
     fault: str | None = None
     """The reason for which the last start of a worker failed; None once a worker has started since."""

@@ -12,13 +12,12 @@ import structlog
 from common.background import Background
 from common.backoff import backoff_s
 from common.tasks import TaskOwner
-from common.threads import in_thread
 from common.timers import DeadlineTimer
 from pools.calls import Call, Result
 from pools.errors import SpawnFailed, WorkerLost
 from pools.process.exits import Exit, ExitCause
 from pools.process.interface import Worker, WorkerSpawner
-from pools.process.stats import ProcessStats, process_stats, resident_bytes
+from pools.process.stats import ProcessStats
 from pools.protocol import PoolObserver, WorkerSnapshot
 from pools.state import PoolState, WorkerSlot, WorkerState
 
@@ -66,6 +65,8 @@ class Supervisor:
         """`on_change` is called when a worker has come or gone: one may be idle now, or none may be left."""
         self.version = version
         self.state = state
+        self.wished = state.size
+        """The size that the pool is to have; `state.size` is less while there is no room for so many workers."""
         self.dispatched = 0
         self.starts = 0
         self.exits: Counter[ExitCause] = Counter()
@@ -103,7 +104,7 @@ class Supervisor:
         assert slot.process is not None
         limits = call.program.definition.limits
         if limits is not None and limits.memory_mb is not None:
-            slot.rss_before = resident_bytes(slot.process.pid)
+            slot.rss_before = slot.process.resident_bytes()
         try:
             slot.process.run(call, on_end)
         except WorkerLost:
@@ -169,8 +170,8 @@ class Supervisor:
 
     @property
     def cannot_start(self) -> bool:
-        """True if no worker has ever started, or the last ones could not start or died at once."""
-        return self.starts == 0 or self._failures > 0
+        """True if no worker has ever started, the last ones could not start or died at once, or there is no room."""
+        return self.starts == 0 or self._failures > 0 or self.state.size == 0
 
     @property
     def programs_revision(self) -> str | None:
@@ -181,7 +182,8 @@ class Supervisor:
 
     async def start(self) -> None:
         """Starts all workers; returns when the first of them is ready or could not be started."""
-        self._reconcile()
+        self._spawner.watch_places(self._places_changed)
+        self._places_changed()
         self._inspection = self._background.run(f"inspection_{self.version}", self._inspect, is_vital=True)
         await self._settled.wait()
 
@@ -216,6 +218,16 @@ class Supervisor:
         while old & self.state.slots:
             self._departure.clear()
             await self._departure.wait()
+
+    def _places_changed(self) -> None:
+        """Gives the pool as many workers as it is to have and as there is room for."""
+        places, failure = self._spawner.places, self._spawner.start_failure
+        self.state.size = self.wished if places is None else min(self.wished, places)
+        if failure is not None and not self.state.live:
+            self.fault = failure
+            self._settled.set()
+        self._reconcile()
+        self._on_change()
 
     def _reconcile(self) -> None:
         """Starts what the state wants, unless the last starts failed and the pause after that is not over."""
@@ -371,6 +383,7 @@ class Supervisor:
                     cpu_seconds=usage.cpu_seconds if usage else None,
                     open_fds=usage.open_fds if usage else None,
                     programs_revision=slot.process.revision,
+                    node=slot.process.node,
                     execution_id=None if call is None else call.execution_id,
                     program_id=None if call is None else call.program.id,
                     running_s=None if call is None else time.perf_counter() - call.dispatched_at,
@@ -383,8 +396,6 @@ class Supervisor:
         return [slot for slot in self.state.slots if slot.process is not None]
 
     async def _all_stats(self) -> dict[WorkerSlot, ProcessStats | None]:
-        """Measures all workers, in a thread, since the kernel takes its time and the event loop has none."""
         slots = self._running()
-        pids = [slot.process.pid for slot in slots if slot.process is not None]
-        usages = await in_thread(lambda: [process_stats(pid) for pid in pids])
+        usages = await self._spawner.measure([slot.process for slot in slots if slot.process is not None])
         return dict(zip(slots, usages, strict=True))

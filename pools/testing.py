@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -16,6 +16,8 @@ from pools.calls import Call, Program, Result
 from pools.errors import ExecutionError, PoolClosed, Preempted, SpawnFailed, Withdrawn, WorkerLost
 from pools.events import EventSource
 from pools.process.exits import Exit, ExitCause, failure_of
+from pools.process.interface import Worker
+from pools.process.stats import ProcessStats
 from pools.protocol import PoolSnapshot
 from poolshift.worker.definitions import Definition, Field, Limits, Signature
 from poolshift.worker.describe import Description
@@ -228,6 +230,9 @@ class FakeProcess:
         self.ended_for: ExitCause | None = None
         self.kill_reason: str | None = None
         self.source = FakeSource()
+        self.figures: ProcessStats | None = None
+        """What a measurement of the worker finds."""
+        self.node: str | None = None
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
         self._on_end: Callable[[Result | Exception], None] | None = None
@@ -327,6 +332,12 @@ class FakeProcess:
     def when_due_changes(self, listener: Callable[[], None]) -> None:
         self._when_due_changes = listener
 
+    def stats(self) -> ProcessStats | None:
+        return self.figures
+
+    def resident_bytes(self) -> int:
+        return 0 if self.figures is None else self.figures.rss_bytes
+
     def log_ids(self) -> dict[str, str | None]:
         return self.call.log_ids() if self.call is not None else {"execution_id": None}
 
@@ -354,6 +365,9 @@ class FakeSpawner:
         self.attempts = 0
         self.renewals = 0
         self.renewal_failure: SpawnFailed | None = None
+        self.places: int | None = None
+        self.start_failure: str | None = None
+        self._on_places: Callable[[], None] | None = None
         self._pids = itertools.count(1000)
         self._gate = asyncio.Event()
         self._gate.set()
@@ -370,6 +384,18 @@ class FakeSpawner:
     def let_go(self) -> None:
         """Ends the wait of starts."""
         self._gate.set()
+
+    def give_places(self, places: int | None, start_failure: str | None = None) -> None:
+        """Changes the room that there is for workers, and the reason for which none can start."""
+        self.places, self.start_failure = places, start_failure
+        if self._on_places is not None:
+            self._on_places()
+
+    def watch_places(self, listener: Callable[[], None]) -> None:
+        self._on_places = listener
+
+    async def measure(self, workers: Sequence[Worker]) -> list[ProcessStats | None]:
+        return [worker.stats() for worker in workers]
 
     async def describe(self) -> Description:
         return Description("3.11.7", "python", "x86_64", {})
@@ -392,6 +418,9 @@ class FakeSpawner:
     @property
     def revision(self) -> str:
         return f"code {self.renewals}"
+
+    def watch_code(self, on_new_code: Callable[[], None]) -> None:
+        """Does nothing: there is no code."""
 
     async def renew(self) -> None:
         if self.renewal_failure is not None:

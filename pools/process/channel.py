@@ -83,6 +83,15 @@ class Channel:
         while self._open and self._readable():
             pass
 
+    def finish(self) -> None:
+        """Sends nothing more, and reads until the other end closes."""
+        if self._open:
+            self._forget_writer()
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # broken already, which the reader sees
+
     def close(self) -> None:
         """Closes the socket; the worker, if it lives, sees the end of it and exits."""
         if self._open:

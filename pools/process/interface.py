@@ -1,14 +1,16 @@
 """The interface of a worker and of a spawner: what engines and supervisors need, whatever runs the programs.
 
-`pools.process` implements it with processes of this machine, `pools.testing` with objects that a test commands.
+`pools.process` implements it with processes of this machine, `pools.ray` with processes of the nodes of a cluster, and
+`pools.testing` with objects that a test commands.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pools.calls import Call, Program, Result
 from pools.process.exits import Exit, ExitCause
+from pools.process.stats import ProcessStats
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.describe import Description
 
@@ -17,6 +19,12 @@ class Worker(Protocol):
     """A worker that is ready, and runs one call at a time until it has exited."""
 
     pid: int
+
+    @property
+    def node(self) -> str | None:
+        """The node of a cluster that the worker is on; None is this machine."""
+        ...
+
     started_at: float
     """By `time.time`."""
     call: Call | None
@@ -62,6 +70,14 @@ class Worker(Protocol):
     def when_left(self, listener: Callable[[], None]) -> None:
         """Calls `listener` if `left_by` is set while no call runs."""
 
+    def stats(self) -> ProcessStats | None:
+        """Measures the worker, in any thread; None if it is gone or cannot be measured."""
+        ...
+
+    def resident_bytes(self) -> int:
+        """The resident memory; 0 if it is not known."""
+        ...
+
     def log_ids(self) -> dict[str, str | None]:
         """The ids of the running call, if any, for a log line."""
         ...
@@ -77,6 +93,23 @@ class WorkerSpawner(Protocol):
             SpawnFailed: it could not be started, or died at once.
         """
         ...
+
+    async def measure(self, workers: Sequence[Worker]) -> list[ProcessStats | None]:
+        """Measures the workers; None is one that is gone or cannot be measured."""
+        ...
+
+    @property
+    def places(self) -> int | None:
+        """The number of workers that there is room for; None if nothing but the pool's size limits it."""
+        ...
+
+    @property
+    def start_failure(self) -> str | None:
+        """The reason for which no worker can start that only the operator can repair; None if there is none."""
+        ...
+
+    def watch_places(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` each time that `places` or `start_failure` has changed."""
 
     async def check(self, definition: Definition) -> Signature | None:
         """Tries to load `definition` in a worker of its own, which is in no pool.
@@ -102,6 +135,9 @@ class WorkerSpawner(Protocol):
     def revision(self) -> str | None:
         """The revision of the code that workers have which are started now; None before the first start."""
         ...
+
+    def watch_code(self, on_new_code: Callable[[], None]) -> None:
+        """Calls `on_new_code` each time that the code on disk has changed and is settled."""
 
     async def renew(self) -> None:
         """Makes workers that are started from now on run the code that is on disk now.

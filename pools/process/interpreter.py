@@ -85,13 +85,23 @@ class Interpreter:
             raise SpawnFailed(f"the interpreter {name} did not answer within {DESCRIBE_TIMEOUT_S:g} s") from None
         finally:
             _end(process)
-        if process.returncode:
-            raise SpawnFailed(f"the interpreter {name} cannot run workers: {_last_line(faults) or _status(process)}")
-        try:
-            return _decoder.decode(output)
-        except MALFORMED:
-            said = truncate(output.decode(errors="replace").strip(), _MAX_OUTPUT_LENGTH)
-            raise SpawnFailed(f"{name} is no Python: it answers {said!r}") from None
+        return read_description(name, process.returncode, output, faults)
+
+
+def read_description(name: str, status: int, output: bytes, faults: bytes) -> Description:
+    """Reads what the interpreter `name` has said of itself.
+
+    Raises:
+        SpawnFailed: it cannot run a worker; the text says why and, if a package is missing, how to install it.
+    """
+    if status:
+        reason = _last_line(faults) or f"it ends with status {status}"
+        raise SpawnFailed(f"the interpreter {name} cannot run workers: {reason}")
+    try:
+        return _decoder.decode(output)
+    except MALFORMED:
+        said = truncate(output.decode(errors="replace").strip(), _MAX_OUTPUT_LENGTH)
+        raise SpawnFailed(f"{name} is no Python: it answers {said!r}") from None
 
 
 OWN: Final = Interpreter()
@@ -111,7 +121,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _last_line(output: bytes) -> str:
     lines = output.decode(errors="replace").strip().splitlines()
     return truncate(lines[-1], _MAX_OUTPUT_LENGTH) if lines else ""
-
-
-def _status(process: subprocess.Popen[bytes]) -> str:
-    return f"it ends with status {process.returncode}"

@@ -22,13 +22,17 @@ _SPENT_PAUSE_S = 0.01
 class OutputReader:
     """Reads one worker's pipe on the event loop and hands on each record (the parent's side)."""
 
-    def __init__(self, fd: int, take: Callable[[Record], None], left_out: Callable[[int], None]) -> None:
+    def __init__(
+        self, fd: int, take: Callable[[Record], None], left_out: Callable[[int], None], on_end: Callable[[], None]
+    ) -> None:
         """Takes over `fd`, which is closed if this raises.
 
-        `left_out` gets the number of records that were too many to be taken, at most once a second.
+        `left_out` gets the number of records that were too many to be taken, at most once a second. `on_end` is called
+        when nobody can write to the pipe any more.
         """
         self._fd = fd
         self._take = take
+        self._on_end = on_end
         self._pending = b""
         self._budget = LineBudget(lines=MAX_LINES_PER_S, size=MAX_BYTES_PER_S, tell=left_out)
         self._pause: asyncio.TimerHandle | None = None
@@ -63,6 +67,7 @@ class OutputReader:
             data = b""
         if not data:
             self._release()
+            self._on_end()
             return
         *lines, self._pending = (self._pending + data).split(b"\n")
         if len(self._pending) > MAX_LINE_BYTES:

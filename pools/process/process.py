@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import os
 import signal
 import socket
 import time
@@ -27,8 +26,10 @@ from pools.errors import (
 from pools.events import FlowControl
 from pools.process.channel import Channel
 from pools.process.exits import Exit, ExitCause, failure_of
+from pools.process.handle import ProcessHandle
 from pools.process.output import OutputReader
 from pools.process.replies import decode_reply, error_of
+from pools.process.stats import ProcessStats
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import truncate
 from poolshift.worker.framing import MALFORMED, FrameError, frame
@@ -92,7 +93,7 @@ class WorkerProcess:
         self.ended_for: ExitCause | None = None
         self.kill_reason: str | None = None
         self.fault: str | None = None
-        self._pidfd = -1
+        self._handle: ProcessHandle | None = None
         self.revision = ""
         """The revision of the programs' code that the worker has."""
         self._is_up = False
@@ -118,8 +119,14 @@ class WorkerProcess:
         self._check: asyncio.Future[Signature | None] | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self._report_timer: asyncio.TimerHandle | None = None
+        self._open_ends = 2
+        """Of the worker's socket and its output, those that have not ended."""
+        self._when_silent: Callable[[], None] | None = None
+        self._open(sock, output_fd)
+
+    def _open(self, sock: socket.socket, output_fd: int) -> None:
         try:
-            self._output = OutputReader(output_fd, self._log_record, self._log_left_out)
+            self._output = OutputReader(output_fd, self._log_record, self._log_left_out, self._end_fell_silent)
         except BaseException:
             sock.close()
             raise
@@ -253,25 +260,45 @@ class WorkerProcess:
 
     # --- for the spawner
 
-    def forked(self, pid: int, pidfd: int, on_unreported: Callable[[], None]) -> None:
+    def forked(self, pid: int, handle: ProcessHandle, on_unreported: Callable[[], None]) -> None:
         """Takes over the process that the zygote has forked.
 
-        `pidfd` is -1 if no descriptor was left for it; then the process is killed. `on_unreported` is called if the
+        If the handle cannot tell of the process's death, the process is killed. `on_unreported` is called if the
         process dies and `ended` does not follow within `REPORT_GRACE_S`.
         """
-        self.pid, self._pidfd = pid, pidfd
-        if pidfd < 0:
-            self.fault = "no file descriptor was left to watch it with"
+        self.pid, self._handle = pid, handle
+        if handle.fault is not None:
+            self.fault = handle.fault
             self.kill(ExitCause.CRASH)
             return
         self.is_forked = True
         try:
-            self._loop.add_reader(pidfd, self._died, on_unreported)
+            handle.watch(lambda: self._died(on_unreported))
         except OSError as error:
             _log.warning("worker's death will be noticed by its zygote alone", pid=pid, reason=str(error))
         if self.ended_for is not None:
             self._signal(signal.SIGKILL)
         self._become_ready()
+
+    @property
+    def node(self) -> str | None:
+        """The node of a cluster that the worker is on; None is this machine."""
+        return None if self._handle is None else self._handle.node
+
+    def stats(self) -> ProcessStats | None:
+        """Measures the worker now, or as its node has last measured it; None if that is not known."""
+        return None if self._handle is None else self._handle.stats()
+
+    def resident_bytes(self) -> int:
+        """The resident memory; 0 if it is not known."""
+        return 0 if self._handle is None else self._handle.resident_bytes()
+
+    def when_silent(self, action: Callable[[], None]) -> None:
+        """Calls `action` once the worker's socket and its output have ended, at once if they have."""
+        if self._open_ends:
+            self._when_silent = action
+        else:
+            action()
 
     def ended(self, end: Exit) -> None:
         """Notes that the process is dead, and ends everything that waits for it."""
@@ -310,19 +337,14 @@ class WorkerProcess:
             _log.exception("worker's end is incomplete", pid=self.pid)
 
     def _died(self, on_unreported: Callable[[], None]) -> None:
-        self._loop.remove_reader(self._pidfd)
         self._report_timer = self._loop.call_later(REPORT_GRACE_S, on_unreported)
 
     def _forget_process(self) -> None:
         for timer in (self._kill_timer, self._report_timer):
             if timer is not None:
                 timer.cancel()
-        pidfd, self._pidfd = self._pidfd, -1
-        if pidfd >= 0:
-            try:
-                self._loop.remove_reader(pidfd)
-            finally:
-                os.close(pidfd)
+        if self._handle is not None:
+            self._handle.close()
 
     # --- its replies
 
@@ -474,8 +496,14 @@ class WorkerProcess:
     def _channel_ended(self, fault: str | None) -> None:
         # If the worker has died, the report of its exit follows. A living worker without a socket is useless.
         self.fault = self.fault or fault
+        self._end_fell_silent()
         if self.ended_for is None:
             self._arm(KILL_GRACE_S, self._orphaned)
+
+    def _end_fell_silent(self) -> None:
+        self._open_ends -= 1
+        if not self._open_ends and self._when_silent is not None:
+            self._when_silent()
 
     def _orphaned(self) -> None:
         self.fault = self.fault or "it closed its socket"
@@ -484,13 +512,8 @@ class WorkerProcess:
     # --- the process
 
     def _signal(self, number: signal.Signals) -> None:
-        try:
-            if self._pidfd >= 0:
-                signal.pidfd_send_signal(self._pidfd, number)
-            elif self.pid and not self.exited.done():
-                os.kill(self.pid, number)
-        except OSError:
-            pass  # dead already; the report follows
+        if self._handle is not None and not self.exited.done():
+            self._handle.send_signal(number)
 
     def _arm(self, delay_s: float, action: Callable[[], None]) -> None:
         if self._kill_timer is not None:

@@ -2,22 +2,23 @@
 
 import asyncio
 import itertools
-import socket
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
 
-from common.background import Background
+from common.background import Background, Health
 from common.tasks import TaskOwner
+from common.threads import in_thread
 from pools.errors import SpawnFailed, WorkerCrashed
 from pools.process.checks import Checks
 from pools.process.exits import ExitCause
+from pools.process.host import Imports, LocalHost, ZygoteHost
+from pools.process.interface import Worker
 from pools.process.process import WorkerProcess
 from pools.process.program_code import ProgramCode, RecentModules
+from pools.process.stats import ProcessStats
 from pools.process.zygote_link import ZygoteLink
-from poolshift.worker import linux
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.describe import Description
 from poolshift.worker.loading import DSPY_PROGRAMS
@@ -44,13 +45,23 @@ class Spawner:
         *,
         background: Background,
         user: tuple[int, int] | None = None,
+        host: ZygoteHost | None = None,
+        recent: RecentModules | None = None,
+        health: Health | None = None,
     ) -> None:
         """Takes as `environment` all that a worker sees of the service's environment.
 
-        `user` is the user id and the group id that workers change to.
+        Args:
+            code: what workers load, and the interpreter.
+            environment: the variables of the zygotes.
+            background: runs the watchdog.
+            user: the user id and the group id that workers change to.
+            host: the machine of the zygotes; None is this one.
+            recent: the modules that programs named recently, if several spawners of one pool share them.
+            health: takes failures to start; None makes this spawner a vital part of the service.
         """
         self._code = code
-        self._environment = dict(environment)
+        self._host: ZygoteHost = host or LocalHost(code, dict(environment))
         self._describing = asyncio.Lock()
         self._description: Description | None = None
         """The interpreter, as the newest zygote found it."""
@@ -58,7 +69,7 @@ class Spawner:
         self.start_failure: str | None = None
         """The reason for which no zygote can serve that only the operator can repair: an interpreter that cannot run
         workers, a folder that is not there, a module of `PRELOAD` that cannot be imported. None once one serves."""
-        self._recent = RecentModules()
+        self._recent = recent or RecentModules()
         self._on_new_code: Callable[[], None] | None = None
         self._revision_on_disk: str | None = None
         self._revision_told: str | None = None
@@ -76,8 +87,8 @@ class Spawner:
         self._checks = Checks(self.spawn, code.load_timeout_s)
         self._tasks = TaskOwner("zygotes", is_detached=True)
         self._background = background
-        self._health = background.vital("spawner")
-        self._watch = background.run("zygote_watchdog", self._ping_zygotes, is_vital=True)
+        self._health = health or background.vital("spawner")
+        self._watch = background.run("zygote_watchdog", self._ping_zygotes, is_vital=health is None)
 
     def __repr__(self) -> str:
         return f"<Spawner zygotes={sorted(map(repr, self._zygotes))}>"
@@ -91,7 +102,7 @@ class Spawner:
         try:
             zygote = await self._running_zygote()
             self._code.check_folder()  # a zygote outlives it, and its workers could load nothing
-            worker = zygote.fork(next(self._generations), self._user)
+            worker = await zygote.fork(next(self._generations), self._user)
         except OSError as error:
             self._health.failed()
             raise SpawnFailed(f"no worker could be asked for: {error}") from error
@@ -137,7 +148,7 @@ class Spawner:
             return await self._describe_again() if self._description is None else self._description
 
     async def _describe_again(self) -> Description:
-        self._description = await self._code.interpreter.describe(self._environment)
+        self._description = await self._host.describe()
         return self._description
 
     @property
@@ -172,6 +183,18 @@ class Spawner:
         self._zygote = None
         await asyncio.gather(*(zygote.aclose() for zygote in self._zygotes))
         await self._tasks.aclose()
+
+    @property
+    def places(self) -> int | None:
+        """None: the pool's size alone limits the workers on this machine."""
+        return None
+
+    def watch_places(self, listener: Callable[[], None]) -> None:
+        """Does nothing: `places` never changes."""
+
+    async def measure(self, workers: Sequence[Worker]) -> list[ProcessStats | None]:
+        """Measures the workers in a thread, since the kernel takes its time and the event loop has none."""
+        return await in_thread(lambda: [worker.stats() for worker in workers])
 
     # --- zygotes
 
@@ -218,12 +241,12 @@ class Spawner:
     async def _ready_zygote(self, recent: Sequence[str]) -> tuple[ZygoteLink, Preloaded]:
         """Starts a zygote and waits until it has imported all modules. Raises SpawnFailed."""
         try:
-            command = await self._zygote_command(recent)
+            imports = await self._imports(recent)
+            end = await self._host.start_zygote(imports)
+            zygote = ZygoteLink(end, self._ended, self._code.load_timeout_s, self._recent.loaded)
         except SpawnFailed as error:
             self.start_failure = str(error)
             raise
-        try:
-            zygote = self._start_zygote(command)
         except OSError as error:
             raise SpawnFailed(f"the zygote could not be started: {error}") from error
         self._zygotes.add(zygote)
@@ -263,8 +286,8 @@ class Spawner:
             reasons = self.start_failure = f"PRELOAD: {reasons}"
         raise SpawnFailed(reasons)
 
-    async def _zygote_command(self, recent: Sequence[str]) -> list[str]:
-        """The command line of a zygote, without the number of its control socket.
+    async def _imports(self, recent: Sequence[str]) -> Imports:
+        """The modules that the next zygote imports.
 
         An interpreter of the user's is asked first: its answer says what it lacks. Raises SpawnFailed.
         """
@@ -280,34 +303,7 @@ class Spawner:
                     "the workers' Python has no DSPy: its types of programs fail there",
                     to_install=f"{description.executable} -m pip install '{_DSPY}'",
                 )
-        return code.interpreter.command(
-            "poolshift.worker.zygote",
-            ",".join(code.allowed_modules),
-            ",".join(own_preload),
-            ",".join(code.preload),
-            ",".join(recent),
-            str(code.load_timeout_s),
-            str(linux.OPEN_FILES_AT_START),
-            str(code.own_root),
-        )
-
-    def _start_zygote(self, command: Sequence[str]) -> ZygoteLink:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        with theirs:
-            try:
-                # Not asyncio's: uvloop leaves descriptors open if there are too few to start a process.
-                process = subprocess.Popen(  # noqa: S603
-                    [*command, str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    env=self._environment,
-                    start_new_session=True,
-                )
-            except BaseException:
-                ours.close()
-                raise
-        return ZygoteLink(process, ours, self._ended, self._code.load_timeout_s, self._recent.loaded)
+        return Imports(code.allowed_modules, own_preload, code.preload, tuple(recent), code.load_timeout_s)
 
     def _ended(self, zygote: ZygoteLink) -> None:
         """Forgets a zygote that was lost, and closes one that has retired and has no worker left."""

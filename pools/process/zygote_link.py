@@ -4,26 +4,26 @@ import asyncio
 import os
 import signal
 import socket
-import subprocess
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 import structlog
 
 from pools.errors import SpawnFailed
 from pools.process.exits import Exit, ExitCause, describe_exit
+from pools.process.handle import ProcessHandle
 from pools.process.process import WorkerProcess
-from poolshift.worker import linux
 from poolshift.worker.definitions import Definition
 from poolshift.worker.framing import MALFORMED
 from poolshift.worker.notices import (
-    MAX_PACKET_BYTES,
     Exited,
     Fork,
     Forked,
     NotForked,
     Notice,
+    Order,
     Ping,
     Pong,
     Preloaded,
@@ -33,10 +33,82 @@ MAX_UNANSWERED = 5
 """A zygote that has left so many pings unanswered is killed."""
 CLOSE_TIMEOUT_S = 2.0
 """From the closed control socket to SIGKILL: the zygote kills its workers and exits in less."""
-POLL_INTERVAL_S = 0.01
 
 _notice_decoder: msgspec.json.Decoder[Notice] = msgspec.json.Decoder(Notice)
 _log = structlog.stdlib.get_logger("poolshift.spawner")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnds:
+    """The socket and the output of one worker: our ends, and the zygote's if they go along with the order."""
+
+    channel: socket.socket
+    output: int
+    theirs: tuple[int, ...] = ()
+
+    def close_ours(self) -> None:
+        """Closes what the service would read from."""
+        close(self.channel.close)
+        close(os.close, self.output)
+
+    def close_theirs(self) -> None:
+        """Closes what the zygote has a copy of by now."""
+        for fd in self.theirs:
+            close(os.close, fd)
+
+
+class ZygoteEnd(Protocol):
+    """The way to a zygote's process: orders, notices and signals, wherever that process runs."""
+
+    pid: int
+    loss: str
+    """The end of the zygote, in words, as the calls of its workers are told."""
+    last_words_s: float
+    """The longest time that a dead worker's last bytes may still be under way, in seconds."""
+
+    def listen(self, on_packet: Callable[[bytes, int], None], on_end: Callable[[], None]) -> None:
+        """Calls `on_packet` with each notice and the descriptor that came along (-1 is none), `on_end` after the last.
+
+        Raises:
+            OSError: the kernel watches nothing more.
+        """
+
+    async def open_ends(self, generation: int) -> "WorkerEnds":
+        """Opens the socket and the output of a worker that is about to be forked.
+
+        Raises:
+            SpawnFailed: the way to the zygote is closed.
+            OSError: this process has no descriptor left. Nothing stays open.
+        """
+        ...
+
+    def send(self, order: Order, fds: Sequence[int] = ()) -> None:
+        """Sends an order, with descriptors that go along.
+
+        Raises:
+            OSError: the zygote takes no order.
+        """
+
+    def handle(self, generation: int, pid: int, fd: int) -> ProcessHandle:
+        """Takes over `fd`, and returns the hold on a worker that it came with."""
+        ...
+
+    def kill_group(self, pid: int) -> None:
+        """Kills what a dead worker has left, when the zygote does not."""
+
+    def oom_kills(self) -> int:
+        """Count of processes that the kernel of the zygote's machine has killed for memory."""
+        ...
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the zygote. Never raises."""
+
+    def hang_up(self) -> None:
+        """Closes the way: the zygote sees that and ends. No notice arrives from then on."""
+
+    async def is_dead_within(self, seconds: float) -> bool:
+        """Waits for the zygote's end; False if that does not come in time."""
+        ...
 
 
 class ZygoteLink:
@@ -44,68 +116,69 @@ class ZygoteLink:
 
     def __init__(
         self,
-        process: subprocess.Popen[bytes],
-        control: socket.socket,
+        end: ZygoteEnd,
         on_end: Callable[["ZygoteLink"], None],
         load_timeout_s: float,
         when_loaded: Callable[[Definition], None],
     ) -> None:
-        """Takes over `control`, which is closed if this raises.
+        """Takes over `end`, which is closed if this raises.
 
         `on_end` is called when the zygote is of no more use: lost, or retired and without a living worker. The rest is
         for its workers.
         """
         self.is_retired = False
         self._is_discarded = False
-        self._process = process
-        self._control: socket.socket | None = control
+        self._end = end
+        self._is_open = True
         self._on_end = on_end
         self._load_timeout_s = load_timeout_s
         self._when_loaded = when_loaded
         self._workers: dict[int, WorkerProcess] = {}
         self._unanswered = 0
-        self._oom_kills = linux.oom_kills()
+        self._oom_kills = end.oom_kills()
         self._loop = asyncio.get_running_loop()
         self.preloaded: asyncio.Future[Preloaded] = self._loop.create_future()
         self.revision_on_disk: str | None = None
         """The revision of the code on disk, as the zygote has last seen it."""
         try:
-            self._loop.add_reader(control, self._readable)
+            end.listen(self._take_packet, self._lost)
         except BaseException:
-            control.close()
+            end.hang_up()
             raise
 
     def __repr__(self) -> str:
-        return f"<ZygoteLink pid={self._process.pid} workers={len(self._workers)} retired={self.is_retired}>"
+        return f"<ZygoteLink pid={self._end.pid} workers={len(self._workers)} retired={self.is_retired}>"
+
+    @property
+    def workers(self) -> tuple[WorkerProcess, ...]:
+        """The workers that are not dead."""
+        return tuple(self._workers.values())
 
     # --- orders to the zygote
 
-    def fork(self, generation: int, user: tuple[int, int] | None = None) -> WorkerProcess:
+    async def fork(self, generation: int, user: tuple[int, int] | None = None) -> WorkerProcess:
         """Has a worker forked, which becomes ready by itself; it changes to the ids of `user`, if given.
 
         Raises:
             SpawnFailed: the zygote takes no order.
             OSError: this process has no descriptor left. Nothing stays open.
         """
-        if self._control is None:
+        if not self._is_open:
             raise SpawnFailed("the zygote has died")
-        with ExitStack() as worker_ends:
-            ours, theirs = socket.socketpair()
-            worker_ends.callback(_close, theirs.close)
-            try:
-                output_read, output_write = os.pipe()
-            except OSError:
-                ours.close()
-                raise
-            worker_ends.callback(_close, os.close, output_write)
-            worker = WorkerProcess(generation, ours, output_read, self._load_timeout_s, self._when_loaded)
+        ends = await self._end.open_ends(generation)
+        try:
+            if not self._is_open:
+                ends.close_ours()
+                raise SpawnFailed("the zygote has died")
+            worker = WorkerProcess(generation, ends.channel, ends.output, self._load_timeout_s, self._when_loaded)
             self._workers[generation] = worker
             try:
-                packet = msgspec.json.encode(Fork(generation, user))
-                socket.send_fds(self._control, [packet], [theirs.fileno(), output_write])
+                self._end.send(Fork(generation, user), ends.theirs)
             except OSError as error:
                 self._ended(generation, Exit(ExitCause.CRASH, f"not started: {error}"))
                 raise SpawnFailed(f"the zygote takes no order: {error}") from None
+        finally:
+            ends.close_theirs()
         return worker
 
     def ping(self, *, asks_revision: bool = False) -> None:
@@ -114,18 +187,18 @@ class ZygoteLink:
         A zygote that did not answer the last ping is continued, since any program can stop its parent. One that has
         answered none of the last `MAX_UNANSWERED` is killed.
         """
-        if self._control is None or not self.preloaded.done():
+        if not self._is_open or not self.preloaded.done():
             return
         if self._unanswered >= MAX_UNANSWERED:
-            _log.error("zygote does not answer; it is killed", pid=self._process.pid)
+            _log.error("zygote does not answer; it is killed", pid=self._end.pid)
             self.kill()
             return
         if self._unanswered:
-            _log.warning("zygote does not answer; it is continued", pid=self._process.pid)
-            self._signal(signal.SIGCONT)
+            _log.warning("zygote does not answer; it is continued", pid=self._end.pid)
+            self._end.send_signal(signal.SIGCONT)
         self._unanswered += 1
         try:
-            self._control.send(msgspec.json.encode(Ping(asks_revision)))
+            self._end.send(Ping(asks_revision))
         except OSError:
             pass  # full, since nobody reads: that counts as unanswered; a broken one is noticed by its reader
 
@@ -143,49 +216,29 @@ class ZygoteLink:
 
     def kill(self) -> None:
         """Ends the zygote at once, and its workers with it."""
-        self._signal(signal.SIGKILL)
+        self._end.send_signal(signal.SIGKILL)
         self._lost()
 
     async def aclose(self) -> None:
         """Ends the zygote and with it every worker that is left; returns when all are dead."""
-        self._forget_control()
-        if not await self._is_dead_within(CLOSE_TIMEOUT_S):
-            self._signal(signal.SIGKILL)
-            if not await self._is_dead_within(CLOSE_TIMEOUT_S):
-                _log.error("zygote cannot be killed", pid=self._process.pid)
+        self._hang_up()
+        if not await self._end.is_dead_within(CLOSE_TIMEOUT_S):
+            self._end.send_signal(signal.SIGKILL)
+            if not await self._end.is_dead_within(CLOSE_TIMEOUT_S):
+                _log.error("zygote cannot be killed", pid=self._end.pid)
         self._lose_workers(ExitCause.SHUTDOWN)
-
-    async def _is_dead_within(self, seconds: float) -> bool:
-        """Asks the kernel again and again, which needs neither a descriptor nor a thread."""
-        end = self._loop.time() + seconds
-        while self._process.poll() is None:
-            if self._loop.time() >= end:
-                return False
-            await asyncio.sleep(POLL_INTERVAL_S)
-        return True
 
     # --- notices from the zygote
 
-    def _readable(self) -> None:
-        if self._control is None:
-            return
-        try:
-            packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET_BYTES, 1)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            packet, fds = b"", []
-        if not packet:
-            self._lost()
-            return
+    def _take_packet(self, packet: bytes, fd: int) -> None:
         try:
             notice = _notice_decoder.decode(packet)
         except MALFORMED:
-            _log.exception("zygote sent garbage; it is killed", pid=self._process.pid)
+            _log.exception("zygote sent garbage; it is killed", pid=self._end.pid)
             self.kill()
             return
         self._unanswered = 0
-        self._take(notice, fds[0] if fds else -1)
+        self._take(notice, fd)
 
     def _take(self, notice: Notice, fd: int) -> None:
         match notice:
@@ -201,19 +254,20 @@ class ZygoteLink:
             case Pong(revision):  # any notice is a sign of life
                 self.revision_on_disk = revision or self.revision_on_disk
 
-    def _forked(self, generation: int, pid: int, pidfd: int) -> None:
-        """Hands on the worker's pidfd; the kernel drops it if this process has no descriptor left for it."""
+    def _forked(self, generation: int, pid: int, fd: int) -> None:
+        """Hands on the hold on the worker; the kernel drops its descriptor if this process has no room for it."""
+        handle = self._end.handle(generation, pid, fd)
         worker = self._workers.get(generation)
         if worker is not None:
-            worker.forked(pid, pidfd, lambda: self._unreported(generation))
-        elif pidfd >= 0:
-            _close(os.close, pidfd)
+            worker.forked(pid, handle, lambda: self._unreported(generation))
+        else:
+            handle.close()
 
     def _exited(self, generation: int, status: int, cpu_s: float) -> None:
         worker = self._workers.get(generation)
         if worker is None:
             return  # taken for dead already: the report came too late
-        before, self._oom_kills = self._oom_kills, linux.oom_kills()
+        before, self._oom_kills = self._oom_kills, self._end.oom_kills()
         end = describe_exit(
             status,
             cpu_s,
@@ -222,13 +276,17 @@ class ZygoteLink:
             oom_killed=self._oom_kills > before,
             reason=worker.kill_reason,
         )
-        self._ended(generation, end)
+        if self._end.last_words_s and worker.ended_for is None:
+            worker.when_silent(lambda: self._ended(generation, end))
+            self._loop.call_later(self._end.last_words_s, self._ended, generation, end)
+        else:
+            self._ended(generation, end)
 
     def _unreported(self, generation: int) -> None:
         """Ends a worker that the kernel says is dead, and whose exit the zygote does not report."""
         worker = self._workers.get(generation)
         if worker is not None:
-            _kill_group(worker.pid)
+            self._end.kill_group(worker.pid)
             description = worker.fault or "dead; the zygote did not say how"
             self._ended(generation, Exit(worker.ended_for or ExitCause.CRASH, description))
 
@@ -239,46 +297,36 @@ class ZygoteLink:
         self._end_if_unused()
 
     def _end_if_unused(self) -> None:
-        if self.is_retired and not self._workers and self._control is not None:
+        if self.is_retired and not self._workers and self._is_open:
             self._on_end(self)
 
     def _lost(self) -> None:
-        if self._control is None:
+        if not self._is_open:
             return
         if self.preloaded.done() and not self._is_discarded:
-            _log.error("zygote died; its workers die with it and a new one is started")
-        self._forget_control()
+            _log.error("zygote died; its workers die with it and a new one is started", reason=self._end.loss)
+        self._hang_up()
         self._on_end(self)
         if not self.preloaded.done():
             self.preloaded.set_exception(SpawnFailed("the zygote died at its start"))
             self.preloaded.exception()  # nobody may be waiting any more
         self._lose_workers(ExitCause.SIGNAL)
 
-    def _forget_control(self) -> None:
-        if self._control is not None:
-            control, self._control = self._control, None
-            _close(self._loop.remove_reader, control)
-            _close(control.close)
+    def _hang_up(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._end.hang_up()
 
     def _lose_workers(self, cause: ExitCause) -> None:
         for generation, worker in list(self._workers.items()):
             if worker.pid:
-                _kill_group(worker.pid)  # what it started, now that nobody else can
-            self._ended(generation, Exit(cause, "killed with the zygote", is_ours=True))
-
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            self._process.send_signal(number)
+                self._end.kill_group(worker.pid)  # what it started, now that nobody else can
+            self._ended(generation, Exit(cause, self._end.loss, is_ours=True))
 
 
-def _kill_group(leader: int) -> None:
-    with suppress(OSError):  # nobody is left in it
-        os.killpg(leader, signal.SIGKILL)
-
-
-def _close(close: Callable[..., object], *arguments: object) -> None:
+def close(release: Callable[..., object], *arguments: object) -> None:
     """Lets go of something; a complaint of the kernel's keeps nothing else from being done."""
     try:
-        close(*arguments)
+        release(*arguments)
     except OSError as error:
         _log.warning("cannot let go of a descriptor", reason=str(error))

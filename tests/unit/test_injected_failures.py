@@ -18,7 +18,7 @@ from common.background import Background
 from pools import supervisor
 from pools.calls import Call, Program
 from pools.engine import Engine, PoolOptions
-from pools.process import output, process, spawner, zygote_link
+from pools.process import handle, local_zygote, output, zygote_link
 from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from pools.session_pool_v2 import SessionPoolV2
@@ -29,9 +29,9 @@ from tests.support.waiting import wait_until_async
 pytestmark = pytest.mark.thorough
 
 MODULES: dict[str, tuple[ModuleType, ...]] = {
-    "os": (output, process, zygote_link),
-    "signal": (process,),
-    "socket": (zygote_link, spawner),
+    "os": (output, handle, local_zygote, zygote_link),
+    "signal": (handle,),
+    "socket": (local_zygote,),
 }
 FAILING: dict[str, tuple[str, ...]] = {
     "os": ("pipe", "close", "read", "set_blocking", "killpg", "kill"),

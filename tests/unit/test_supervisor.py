@@ -18,7 +18,7 @@ from pools.process.exits import ExitCause
 from pools.process.stats import ProcessStats, process_stats
 from pools.session_pool_v2 import SessionPoolV2
 from pools.supervisor import RecycleLimits
-from pools.testing import echo_program, result
+from pools.testing import FakeProcess, echo_program, result
 from poolshift.worker.definitions import Limits
 from tests.unit.pool_on_fakes import ECHO, Bench, bench, error_of, turns, until
 
@@ -186,14 +186,14 @@ def usage(monkeypatch: pytest.MonkeyPatch) -> dict[int, ProcessStats | Exception
     """The figures of each worker, by its pid; they are looked at all the time."""
     figures: dict[int, ProcessStats | Exception] = {}
 
-    def stats(pid: int) -> ProcessStats | None:
-        figure = figures.get(pid)
+    def stats(process: FakeProcess) -> ProcessStats | None:
+        figure = figures.get(process.pid)
         if isinstance(figure, Exception):
             raise figure
         return figure
 
     monkeypatch.setattr(supervisor, "INSPECTION_INTERVAL_S", 0.001)
-    monkeypatch.setattr(supervisor, "process_stats", stats)
+    monkeypatch.setattr(FakeProcess, "stats", stats)
     return figures
 
 
@@ -216,7 +216,7 @@ async def test_a_programs_limit_of_memory(
 ) -> None:
     """A worker that its program makes too large is killed; one that another program has made large is not."""
     before = 900 * MB
-    monkeypatch.setattr(supervisor, "resident_bytes", lambda _: before)
+    monkeypatch.setattr(FakeProcess, "resident_bytes", lambda _: before)
     limited = echo_program("limited", limits=Limits(memory_mb=100))
     async with bench(SessionPoolV2, size=4) as pool:
         calls = [pool.call(limited), pool.call(ECHO), pool.call(limited), pool.call(limited)]

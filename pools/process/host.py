@@ -1,0 +1,71 @@
+"""The machine that a pool's zygotes run on: this one, or a node of a cluster (`pools.ray`)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pools.process.local_zygote import LocalZygote
+from pools.process.program_code import ProgramCode
+from pools.process.zygote_link import ZygoteEnd
+from poolshift.worker import linux
+from poolshift.worker.describe import Description
+
+
+@dataclass(frozen=True, slots=True)
+class Imports:
+    """The modules that a zygote imports, as its command line has it (`poolshift.worker.zygote`)."""
+
+    allowed_modules: tuple[str, ...]
+    own_preload: tuple[str, ...]
+    preload: tuple[str, ...]
+    recent: tuple[str, ...]
+    load_timeout_s: float
+
+    def arguments(self) -> list[str]:
+        """The first arguments of a zygote."""
+        modules = (self.allowed_modules, self.own_preload, self.preload, self.recent)
+        return [*(",".join(names) for names in modules), str(self.load_timeout_s)]
+
+
+class ZygoteHost(Protocol):
+    """Starts zygotes on one machine."""
+
+    async def start_zygote(self, imports: Imports) -> ZygoteEnd:
+        """Starts a zygote.
+
+        Raises:
+            OSError: no process could be started.
+            SpawnFailed: there is no such interpreter.
+        """
+        ...
+
+    async def describe(self) -> Description:
+        """Asks the workers' interpreter what it is.
+
+        Raises:
+            SpawnFailed: it cannot run a worker, and why.
+        """
+        ...
+
+
+class LocalHost:
+    """Starts zygotes on this machine (see `ZygoteHost`)."""
+
+    def __init__(self, code: ProgramCode, environment: Mapping[str, str]) -> None:
+        self._code = code
+        self._environment = environment
+
+    def __repr__(self) -> str:
+        return f"<LocalHost {self._code.interpreter}>"
+
+    async def start_zygote(self, imports: Imports) -> LocalZygote:
+        command = self._code.interpreter.command(
+            "poolshift.worker.zygote",
+            *imports.arguments(),
+            str(linux.OPEN_FILES_AT_START),
+            str(self._code.own_root),
+        )
+        return LocalZygote.start(command, self._environment)
+
+    async def describe(self) -> Description:
+        return await self._code.interpreter.describe(self._environment)

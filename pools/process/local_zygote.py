@@ -1,0 +1,128 @@
+"""A zygote of this machine: its process, and the socket pair that orders and notices go through."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from pools.process.handle import PidHandle
+from pools.process.zygote_link import WorkerEnds, close
+from poolshift.worker import linux
+from poolshift.worker.notices import MAX_PACKET_BYTES, Order
+
+POLL_INTERVAL_S = 0.01
+
+
+class LocalZygote:
+    """The way to a zygote of this machine (see `pools.process.zygote_link.ZygoteEnd`)."""
+
+    loss = "killed with the zygote"
+    last_words_s = 0.0
+    """What a dead worker has sent is there when its death is reported."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+        """Takes over `control`."""
+        self.pid = process.pid
+        self._process = process
+        self._control: socket.socket | None = control
+        self._on_packet: Callable[[bytes, int], None] | None = None
+        self._on_end: Callable[[], None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        return f"<LocalZygote pid={self.pid}>"
+
+    @classmethod
+    def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> "LocalZygote":
+        """Starts the process that `command` names; the number of its socket is its last argument.
+
+        Raises:
+            OSError: it could not be started.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            try:
+                # Not asyncio's: uvloop leaves descriptors open if there are too few to start a process.
+                process = subprocess.Popen(  # noqa: S603
+                    [*command, str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=dict(environment),
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        return cls(process, ours)
+
+    def listen(self, on_packet: Callable[[bytes, int], None], on_end: Callable[[], None]) -> None:
+        self._on_packet, self._on_end = on_packet, on_end
+        if self._control is not None:
+            self._loop.add_reader(self._control, self._readable)
+
+    async def open_ends(self, generation: int) -> WorkerEnds:
+        ours, theirs = socket.socketpair()
+        try:
+            output_read, output_write = os.pipe()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        return WorkerEnds(ours, output_read, (theirs.detach(), output_write))
+
+    def send(self, order: Order, fds: Sequence[int] = ()) -> None:
+        if self._control is None:
+            raise BrokenPipeError
+        if fds:
+            socket.send_fds(self._control, [msgspec.json.encode(order)], list(fds))
+        else:
+            self._control.send(msgspec.json.encode(order))
+
+    def handle(self, generation: int, pid: int, fd: int) -> PidHandle:
+        return PidHandle(pid, fd)
+
+    def kill_group(self, pid: int) -> None:
+        with suppress(OSError):  # nobody is left in it
+            os.killpg(pid, signal.SIGKILL)
+
+    def oom_kills(self) -> int:
+        return linux.oom_kills()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def hang_up(self) -> None:
+        if self._control is not None:
+            control, self._control = self._control, None
+            close(self._loop.remove_reader, control)
+            close(control.close)
+
+    async def is_dead_within(self, seconds: float) -> bool:
+        """Asks the kernel again and again, which needs neither a descriptor nor a thread."""
+        end = self._loop.time() + seconds
+        while self._process.poll() is None:
+            if self._loop.time() >= end:
+                return False
+            await asyncio.sleep(POLL_INTERVAL_S)
+        return True
+
+    def _readable(self) -> None:
+        if self._control is None or self._on_packet is None or self._on_end is None:
+            return
+        try:
+            packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET_BYTES, 1)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            packet, fds = b"", []
+        if packet:
+            self._on_packet(packet, fds[0] if fds else -1)
+        else:
+            self._on_end()
