@@ -40,7 +40,7 @@ from config.file_watch import contents
 from config.settings import Settings
 from config.worker_environment import with_hash_seed, worker_environment
 from pools.engine import Engine
-from pools.process.spawner import Spawner
+from pools.process.interface import WorkerSpawner
 from poolshift.worker.lm import LOCAL, LMSettings
 from routing.catalog.bookkeeping import Bookkeeping
 from routing.catalog.idempotency import IdempotencyKeys
@@ -376,7 +376,7 @@ async def _open_ramp(
 def _open_reloader(
     settings: Settings,
     pools: Mapping[Version, Engine],
-    spawners: Mapping[Version, Spawner],
+    spawners: Mapping[Version, WorkerSpawner],
     ramp: RampController,
     tasks: TaskOwner,
 ) -> CodeReloader:

@@ -68,7 +68,7 @@ def show_pools(
     if version:
         print()
         print_rows(
-            ("PID", "STATE", "AGE S", "EXECUTIONS", "RSS MIB", "CPU S", "OPEN FDS", "CODE"),
+            ("PID", "NODE", "STATE", "AGE S", "EXECUTIONS", "RSS MIB", "CPU S", "OPEN FDS", "CODE"),
             [_worker(worker) for worker in answer["workers"]],
         )
 
@@ -138,6 +138,7 @@ def _worker(worker: dict[str, Any]) -> tuple[object, ...]:
     rss, cpu = worker["rss_bytes"], worker["cpu_seconds"]
     return (
         worker["pid"],
+        worker["node"],
         worker["state"],
         round(worker["age_s"], 1),
         worker["executions"],

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings
 
 EngineName = Literal["session_pool", "session_pool_v2"]
 VersionName = Literal["v1", "v2"]
+Workers = Literal["local", "ray"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PoolSize = Annotated[int, Field(ge=1, le=1024)]
 Limit = Annotated[int, Field(ge=1)]
@@ -49,6 +50,8 @@ class PoolSpec:
     """All that makes a pool what it is, except for the language model: two pools may differ in any of it."""
 
     engine: EngineName
+    workers: Workers = "local"
+    """The place of the workers: this machine, or the nodes of a Ray cluster."""
     python: str | None = None
     """The interpreter of the workers, as a path or a name on `PATH`; None is the service's own."""
     programs_dir: str | None = None
@@ -84,6 +87,10 @@ class PoolSettings(BaseSettings):
     engine: EngineName | None = None
     v1_engine: EngineName | None = None
     v2_engine: EngineName | None = None
+    workers: Workers | None = None
+    """The place of the workers: `local` is the service's machine, `ray` the nodes of a Ray cluster."""
+    v1_workers: Workers | None = None
+    v2_workers: Workers | None = None
     python: Interpreter | None = None
     """The interpreter that workers run on, such as that of a virtual environment of the user's."""
     v1_python: Interpreter | None = None
@@ -117,6 +124,7 @@ class PoolSettings(BaseSettings):
         default_engine: EngineName = "session_pool" if version == "v1" else "session_pool_v2"
         return PoolSpec(
             engine=self._of(version, "engine") or default_engine,
+            workers=self._of(version, "workers") or "local",
             python=_absolute(self._of(version, "python")),
             programs_dir=_absolute_folder(self._of(version, "programs_dir")),
             worker_env_file=_absolute_folder(self._of(version, "worker_env_file")),

@@ -182,6 +182,15 @@ class Settings(PoolSettings):
     max_unread_bytes: int = Field(256 * MIB, ge=MIB)
     """Bytes of all answers together that their clients have not read yet."""
 
+    ray_address: Annotated[str, Field(min_length=1)] = "auto"
+    """The cluster of pools with `WORKERS=ray`, as Ray's own `ray.init` takes it."""
+    ray_workers_per_node: Annotated[int, Field(ge=1, le=1024)] = 8
+    """The workers of one agent; the cluster gets as many agents as the size of the pool takes."""
+    ray_cpus_per_worker: Annotated[float, Field(ge=0, le=1024, allow_inf_nan=False)] = 1.0
+    """The processors that Ray reserves for one worker."""
+    ray_requirements: str = ""
+    """Packages, comma-separated, that Ray installs on the nodes for the workers."""
+
     worker_env: str = ""
     """Names, comma-separated, of variables that a worker gets although they look like secrets."""
     worker_user: str | None = None
@@ -323,6 +332,13 @@ class Settings(PoolSettings):
     def _pin_is_to_a_pool_that_runs(self) -> Self:
         if self.pool_version is not None and self.pool_version not in self.pools.split(","):
             raise ValueError(f"POOL_VERSION={self.pool_version} is not among POOLS={self.pools}")
+        return self
+
+    @model_validator(mode="after")
+    def _ray_can_be_had(self) -> Self:
+        on_ray = [name for name in self.pool_versions if self.pool(name).workers == "ray"]
+        if on_ray and find_spec("ray") is None:
+            raise ValueError("WORKERS=ray needs the package ray: pip install 'ray[default]>=2.60,<2.61'")
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ CREATED = $(shell date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ)
 
 BUILDER ?= $(call first,docker podman buildah)
 BUILD_FLAGS ?=
-# Optional groups, each a lock in requirements/: flags, lm, local-model.
+# Optional groups, each a lock in requirements/: flags, lm, local-model, ray.
 EXTRAS ?=
 IMAGE ?= poolshift:$(VERSION)$(subst $(eval) ,,$(EXTRAS:%=-%))
 SAVE ?= $(call first,docker podman) save

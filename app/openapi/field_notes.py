@@ -199,6 +199,11 @@ FIELDS: dict[str, Note] = {
     "age_s": Note("The time since the start in seconds", 360.0),
     "executions": Note("The executions so far", 250),
     "rss_bytes": Note("The resident memory in bytes; null if it cannot be read", 41943040),
+    "node": Note(
+        "The node of a cluster, by its address and its id; null is the service's machine", "10.0.0.7/9f3c2a1b"
+    ),
+    "workers_on": Note("`local` for workers on the service's machine, `ray` for those of a cluster", "local"),
+    "wished_size": Note("The workers that the settings ask for", 8),
     "open_fds": Note("The open files; null if they cannot be counted", 9),
     "WorkerView.state": Note("The state of the worker", "idle"),
     "WorkerView.program_id": Note("The program that it runs; null if it is idle"),

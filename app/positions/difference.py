@@ -75,6 +75,7 @@ def difference(v1: PoolIdentity, v2: PoolIdentity) -> PoolDifference:
 def _changes(v1: PoolIdentity, v2: PoolIdentity) -> Iterator[Change]:
     yield Change(PYTHON, v1.python, v2.python)
     yield Change("engine", v1.spec.engine, v2.spec.engine)
+    yield Change("workers", v1.spec.workers, v2.spec.workers)
     yield Change("interpreter", v1.spec.python, v2.spec.python)
     yield Change("programs at", v1.programs_revision, v2.programs_revision)
     yield Change("programs_dir", v1.spec.programs_dir, v2.spec.programs_dir)

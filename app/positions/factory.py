@@ -1,7 +1,9 @@
 """Makes pools from their specifications, and holds the ones that run."""
 
 import asyncio
+import math
 import os
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,19 +13,22 @@ from typing import Final
 
 import structlog
 
+import poolshift
 from common import own_process
 from common.background import Background
 from common.tasks import TaskOwner
-from config.pools import PoolSpec
+from config.pools import PoolSpec, listed
 from config.settings import Settings
 from config.worker_environment import with_file
 from pools.engine import Engine, PoolOptions
 from pools.errors import SpawnFailed
 from pools.process.import_check import check_imports
+from pools.process.interface import WorkerSpawner
 from pools.process.interpreter import Interpreter
 from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from pools.protocol import PoolObserver
+from pools.ray.driver_messages import Plan
 from pools.session_pool import SessionPool
 from pools.session_pool_v2 import SessionPoolV2
 from pools.supervisor import RecycleLimits
@@ -43,7 +48,7 @@ class RunningPool:
     """A pool with the specification that it was made from and the spawner of its workers."""
 
     spec: PoolSpec
-    spawner: Spawner
+    spawner: WorkerSpawner
     engine: Engine
 
     async def aclose(self) -> None:
@@ -70,24 +75,37 @@ class PoolFactory:
         Raises:
             InvalidSettings: the file with the workers' variables cannot be read.
         """
-        spawner = Spawner(
-            self._code(spec),
-            self._environment_of(spec),
-            background=self._background,
-            user=self._settings.worker_user_ids,
-        )
+        code, environment = self._code(spec), self._environment_of(spec)
+        spawner: WorkerSpawner
+        if spec.workers == "ray":
+            # Imported here, since a service whose workers are all on its machine does without.
+            from pools.ray.spawner import RaySpawner  # noqa: PLC0415
+
+            plan = _ray_plan(self._settings, version, spec)
+            spawner = RaySpawner(
+                code,
+                environment,
+                plan,
+                inherited=os.environ,
+                background=self._background,
+                user=self._settings.worker_user_ids,
+            )
+        else:
+            spawner = Spawner(code, environment, background=self._background, user=self._settings.worker_user_ids)
         engine = _ENGINES[spec.engine](
             version, _options(self._settings, spec), spawner, self._observer, self._background
         )
         return RunningPool(spec, spawner, engine)
 
     async def check_modules(self, spec: PoolSpec) -> None:
-        """Imports the modules of the programs as a worker of such a pool would.
+        """Imports the modules of the programs as a worker of such a pool would, if that is on this machine.
 
         Raises:
             InvalidProgramModules: names each module that cannot be imported.
             SpawnFailed: no process could be started for that.
         """
+        if spec.workers == "ray":
+            return
         code = self._code(spec)
         try:
             await check_imports(
@@ -129,7 +147,7 @@ class PoolSet:
     def __init__(self, drain_timeout_s: float) -> None:
         """`drain_timeout_s` is the time that calls on a pool which was replaced have to end, in seconds."""
         self.engines: dict[Version, Engine] = {}
-        self.spawners: dict[Version, Spawner] = {}
+        self.spawners: dict[Version, WorkerSpawner] = {}
         self.specs: dict[Version, PoolSpec] = {}
         self._drain_timeout_s = drain_timeout_s
         self._retired: set[RunningPool] = set()
@@ -184,6 +202,20 @@ class PoolSet:
         await asyncio.gather(*(pool.aclose() for pool in self._retired))
         await asyncio.gather(*(engine.aclose() for engine in self.engines.values()))
         await asyncio.gather(*(spawner.aclose() for spawner in self.spawners.values()))
+
+
+def _ray_plan(settings: Settings, version: Version, spec: PoolSpec) -> Plan:
+    """Divides the pool's size among agents, under a name that no other service on the cluster has."""
+    per_node = settings.ray_workers_per_node
+    agents = math.ceil(spec.pool_size / per_node)
+    return Plan(
+        address=settings.ray_address,
+        namespace=f"poolshift-{uuid.uuid4().hex[:12]}-{version}",
+        slots=[min(per_node, spec.pool_size - number * per_node) for number in range(agents)],
+        cpus_per_worker=settings.ray_cpus_per_worker,
+        code=str(Path(poolshift.__file__).parent),
+        requirements=list(listed(settings.ray_requirements)),
+    )
 
 
 def _options(settings: Settings, spec: PoolSpec) -> PoolOptions:

@@ -94,7 +94,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if gt (include "poolshift.milliseconds" $monitor.scrapeTimeout | int) (include "poolshift.milliseconds" $monitor.interval | int) -}}
 {{- fail "metrics.serviceMonitor: scrapeTimeout is above interval, and the operator would not take it" -}}
 {{- end -}}
-{{- $own := list "HOST" "PORT" "ALLOW_ANONYMOUS" "API_KEYS_FILE" "CANARY_PERCENT" "ROLLOUT_FILE" "ROLLOUT_PLAN_FILE" "V1_POOL_SIZE" "V2_POOL_SIZE" "DATABASE_URL" "LM_MODEL" "LM_API_BASE" "LM_API_KEY" -}}
+{{- $own := list "HOST" "PORT" "ALLOW_ANONYMOUS" "API_KEYS_FILE" "CANARY_PERCENT" "ROLLOUT_FILE" "ROLLOUT_PLAN_FILE" "V1_POOL_SIZE" "V2_POOL_SIZE" "DATABASE_URL" "LM_MODEL" "LM_API_BASE" "LM_API_KEY" "RAY_ADDRESS" -}}
 {{- range $v.extraEnv -}}
 {{- if or (has .name $own) (hasKey $v.config .name) -}}
 {{- fail (printf "extraEnv: %s has a value of its own in this chart" .name) -}}
@@ -158,6 +158,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - name: {{ $name }}
   value: {{ include "poolshift.env" $value }}
 {{- end }}
+{{- end }}
+{{- with .Values.ray.address }}
+- name: RAY_ADDRESS
+  value: {{ . | quote }}
 {{- end }}
 {{- with .Values.lm }}
 {{- if .model }}

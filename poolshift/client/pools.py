@@ -13,6 +13,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """A worker, measured on its process."""
 
     pid: int
+    node: str | None = None
+    """The node of a cluster that it is on; None is the service's own machine."""
     state: str
     age_s: float
     executions: int
@@ -56,6 +58,10 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     programs_dir: str | None = None
     worker_env_file: str | None = None
     preload: list[str] = []
+    workers_on: str = "local"
+    """`local`, or `ray` for the nodes of a cluster."""
+    wished_size: int | None = None
+    """The workers that the settings ask for; `size` is less if nodes are lacking."""
     lm: str | None = None
     fault: str | None = None
     """The reason why no worker has started, if none has."""

@@ -25,6 +25,7 @@ _FROM_OTHER_VALUES = {
     "LM_MODEL",
     "POOL_SIZE",
     "PORT",
+    "RAY_ADDRESS",
     "ROLLOUT_FILE",
     "ROLLOUT_PLAN_FILE",
     "V1_POOL_SIZE",

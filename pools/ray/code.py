@@ -1,0 +1,71 @@
+"""Packs what a pool's workers on other machines need of this one: code as an archive, and variables."""
+
+import io
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from pools.errors import SpawnFailed
+from pools.process.program_code import ProgramCode
+from poolshift.node.messages import Code
+from poolshift.node.unpacked import OWN, PROGRAMS
+from poolshift.worker.user_path import EXAMPLES
+
+MAX_ARCHIVE_BYTES: Final = 32 * 1024 * 1024
+_OF_THE_MACHINE: Final = frozenset(
+    "HOME HOSTNAME LANG LANGUAGE LD_LIBRARY_PATH LOGNAME OLDPWD PATH PWD PYTHONHOME SHELL SHLVL TERM TMPDIR USER "
+    "VIRTUAL_ENV _".split()
+)
+"""Variables that mean something on this machine alone."""
+_NOT_CARRIED: Final = frozenset({"__pycache__", "node_modules"})
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+
+
+def pack(code: ProgramCode, environment: Mapping[str, str]) -> Code:
+    """Packs the examples, the pool's folder of programs and the variables.
+
+    Raises:
+        SpawnFailed: the folder of the programs is not there, or too large to be carried.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        _add(archive, code.own_root / EXAMPLES, f"{OWN}/{EXAMPLES}")
+        if code.programs_dir is not None:
+            code.check_folder()
+            _add(archive, code.programs_dir, PROGRAMS)
+    data = content.getvalue()
+    if len(data) > MAX_ARCHIVE_BYTES:
+        limit = MAX_ARCHIVE_BYTES >> 20
+        raise SpawnFailed(f"{code.programs_dir} is too large for the nodes: {len(data) >> 20} MiB, limit {limit} MiB")
+    carried = {name: value for name, value in environment.items() if name not in _OF_THE_MACHINE}
+    if code.programs_dir is not None:
+        _drop_first(carried, str(code.programs_dir))
+    return Code(data, carried, code.interpreter.python)
+
+
+def _add(archive: zipfile.ZipFile, folder: Path, name: str) -> None:
+    """Adds all files, with the same time each, so that the same content makes the same archive."""
+    archive.writestr(zipfile.ZipInfo(f"{name}/", _EPOCH), b"")
+    for file in sorted(_files(folder)):
+        info = zipfile.ZipInfo(f"{name}/{file.relative_to(folder)}", _EPOCH)
+        info.external_attr = (file.stat().st_mode & 0o777) << 16
+        archive.writestr(info, file.read_bytes(), zipfile.ZIP_DEFLATED)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for current, folders, files in os.walk(folder):
+        folders[:] = [one for one in folders if _is_carried(Path(current, one))]
+        yield from (Path(current, file) for file in files)
+
+
+def _is_carried(folder: Path) -> bool:
+    is_hidden = folder.name.startswith(".")
+    return not is_hidden and folder.name not in _NOT_CARRIED and not (folder / "pyvenv.cfg").exists()
+
+
+def _drop_first(carried: dict[str, str], folder: str) -> None:
+    """Takes the folder off the path: on a node it is another one."""
+    entries = carried.get("PYTHONPATH", "").split(os.pathsep)
+    carried["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if entry != folder)

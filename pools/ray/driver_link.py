@@ -1,0 +1,90 @@
+"""The service's end of the driver (`pools.ray.driver`): starts it, hands on what it tells, and ends it."""
+
+import asyncio
+import socket
+import subprocess
+from collections.abc import AsyncGenerator
+from typing import Final
+
+import msgspec
+
+from common import own_process
+from common.threads import in_thread
+from pools.ray.driver_messages import Connected, Event, Fault, Plan
+from poolshift.worker.framing import MALFORMED
+
+CONNECT_TIMEOUT_S: Final = 30.0
+"""The longest time that the driver may take to join the cluster."""
+END_TIMEOUT_S: Final = 3.0
+MAX_LINE_BYTES: Final = 64 * 1024
+
+_event_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+async def events_of_driver(plan: Plan, inherited: dict[str, str]) -> AsyncGenerator[Event, None]:
+    """Runs a driver and yields what it tells, until it ends. The driver ends when the iteration does.
+
+    Raises:
+        OSError: it could not be started.
+    """
+    ours, process = _start(plan, inherited)
+    reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+    try:
+        async for event in _events(reader, plan.address):
+            yield event
+    finally:
+        writer.close()
+        await asyncio.shield(_end(process))
+
+
+def _start(plan: Plan, inherited: dict[str, str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Starts the process, with one end of a socket pair; returns the other."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = subprocess.Popen(  # noqa: S603
+                own_process.command("pools.ray.driver", msgspec.json.encode(plan).decode(), str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=own_process.environment(inherited),
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return ours, process
+
+
+async def _events(reader: asyncio.StreamReader, address: str) -> AsyncGenerator[Event, None]:
+    limit: float | None = CONNECT_TIMEOUT_S
+    while True:
+        try:
+            async with asyncio.timeout(limit):
+                line = await reader.readline()
+        except TimeoutError:
+            yield Fault(f"no answer from a Ray cluster at RAY_ADDRESS={address} within {CONNECT_TIMEOUT_S:g} s")
+            return
+        if not line:
+            return
+        try:
+            event = _event_decoder.decode(line)
+        except MALFORMED:
+            return
+        if isinstance(event, Connected):
+            limit = None
+        yield event
+
+
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    """Lets the driver leave the cluster, and kills it if it does not."""
+
+    def wait() -> None:
+        try:
+            process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    await in_thread(wait)

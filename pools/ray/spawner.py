@@ -1,0 +1,290 @@
+"""Starts a pool's workers on the nodes of a Ray cluster, through one agent per node."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from common.background import Background, Health
+from common.backoff import backoff_s
+from common.tasks import TaskOwner
+from common.threads import in_thread
+from pools.errors import CodeOutdated, SpawnFailed
+from pools.process.checks import Checks
+from pools.process.interface import Worker
+from pools.process.process import WorkerProcess
+from pools.process.program_code import ProgramCode, RecentModules
+from pools.process.spawner import Spawner
+from pools.process.stats import ProcessStats
+from pools.ray.code import pack
+from pools.ray.driver_link import events_of_driver
+from pools.ray.driver_messages import Connected, Event, Fault, Gone, Plan, Up
+from pools.ray.node_host import NodeHost
+from poolshift.node.messages import Code
+from poolshift.worker.definitions import Definition, Signature
+from poolshift.worker.describe import Description
+
+PROBE_INTERVAL_S: Final = 0.5
+"""Between two attempts to reach an agent whose connection has broken."""
+MEASURE_TIMEOUT_S: Final = 0.5
+LOOK_INTERVAL_S: Final = 1.0
+"""Between two looks at the folder of the programs, if somebody follows it."""
+
+_log = structlog.stdlib.get_logger("poolshift.ray")
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """A node with an agent; `is_reached` says if the service has a connection, as far as it knows."""
+
+    slots: int
+    host: NodeHost
+    spawner: Spawner
+    is_reached: bool = True
+    starting: int = 0
+    workers: set[WorkerProcess] = field(default_factory=set)
+
+    @property
+    def load(self) -> float:
+        """The share of its places that are taken; workers that are being ended take none."""
+        lasting = sum(worker.ended_for is None for worker in self.workers)
+        return (lasting + self.starting) / self.slots
+
+
+class RaySpawner:
+    """Starts the workers of one pool on the nodes that Ray gives it (see `pools.process.interface.WorkerSpawner`).
+
+    It has as many places as the agents that it reaches. An agent that is lost takes its places along.
+    """
+
+    def __init__(
+        self,
+        code: ProgramCode,
+        environment: Mapping[str, str],
+        plan: Plan,
+        *,
+        inherited: Mapping[str, str],
+        background: Background,
+        user: tuple[int, int] | None = None,
+    ) -> None:
+        """Takes as `environment` what a worker sees of the service's environment, as `inherited` what the driver does.
+
+        `user` is the user id and the group id that workers change to.
+        """
+        self._code = code
+        self._environment = dict(environment)
+        self._plan = plan
+        self._inherited = dict(inherited)
+        self._background = background
+        self._user = user
+        self.start_failure: str | None = None
+        self._packed: Code | None = None
+        self._nodes: dict[str, _Node] = {}
+        self._recent = RecentModules()
+        self._on_places: Callable[[], None] | None = None
+        self._on_new_code: Callable[[], None] | None = None
+        self._packed_told: bytes = b""
+        self._checks = Checks(self.spawn, code.load_timeout_s)
+        self._tasks = TaskOwner("nodes", is_detached=True)
+        self._driver = background.run("ray_driver", self._follow_driver)
+        self._watch = background.run("ray_code", self._look_at_code)
+
+    def __repr__(self) -> str:
+        return f"<RaySpawner nodes={len(self._nodes)} places={self.places} of={sum(self._plan.slots)}>"
+
+    # --- WorkerSpawner
+
+    @property
+    def places(self) -> int:
+        """The number of workers that the agents have room for which the service reaches."""
+        return sum(node.slots for node in self._reached())
+
+    def watch_places(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` each time that `places` or `start_failure` has changed."""
+        self._on_places = listener
+
+    async def spawn(self) -> WorkerProcess:
+        """Starts a worker on the node that has the most room, and returns it when it is ready.
+
+        Raises:
+            SpawnFailed: no node can be reached, or the one that was chosen could not start it.
+        """
+        node = min(self._reached(), key=lambda node: node.load, default=None)
+        if node is None:
+            raise SpawnFailed(self.start_failure or "no node of the Ray cluster can be reached")
+        node.starting += 1
+        try:
+            worker = await node.spawner.spawn()
+        finally:
+            node.starting -= 1
+        node.workers.add(worker)
+        worker.exited.add_done_callback(lambda _: node.workers.discard(worker))
+        return worker
+
+    async def check(self, definition: Definition) -> Signature | None:
+        """Tries to load `definition` in a worker of its own (see `pools.process.interface.WorkerSpawner.check`)."""
+        if self._packed is not None and self._code.programs_dir is not None:
+            on_disk = await in_thread(self._pack)
+            if on_disk.archive != self._packed.archive:
+                raise CodeOutdated(on_disk="changed", of_workers=self.revision or "")
+        return await self._checks.check(definition)
+
+    async def describe(self) -> Description:
+        """Tells the Python of the workers, as the first node has it.
+
+        Raises:
+            SpawnFailed: there is no node, or its interpreter cannot run workers.
+        """
+        node = next(iter(self._reached()), None)
+        if node is None:
+            raise SpawnFailed(self.start_failure or "no node of the Ray cluster can be reached")
+        return await node.spawner.describe()
+
+    @property
+    def revision(self) -> str | None:
+        """The revision of the code that workers have which are started now; None before the first start."""
+        return next((node.spawner.revision for node in self._nodes.values() if node.spawner.revision), None)
+
+    def watch_code(self, on_new_code: Callable[[], None]) -> None:
+        """Calls `on_new_code` each time that the folder of the programs has changed and is settled."""
+        self._on_new_code = on_new_code
+
+    async def renew(self) -> None:
+        """Makes workers that are started from now on run the code that is on disk now, on all nodes.
+
+        Raises:
+            SpawnFailed: the first node cannot start such workers, and no node is changed; or a later one cannot.
+        """
+        before, self._packed = self._packed, await in_thread(self._pack)
+        nodes = self._reached()
+        try:
+            await asyncio.gather(*(node.spawner.renew() for node in nodes[:1]))
+        except SpawnFailed:
+            self._packed = before
+            raise
+        await asyncio.gather(*(node.spawner.renew() for node in nodes[1:]))
+
+    async def measure(self, workers: Sequence[Worker]) -> list[ProcessStats | None]:
+        """Has each node measure its workers. A node that does not answer in time counts with its last figures."""
+        zygotes = [zygote for node in self._reached() for zygote in node.host.zygotes]
+        await asyncio.gather(*(zygote.refresh(MEASURE_TIMEOUT_S) for zygote in zygotes))
+        return [worker.stats() for worker in workers]
+
+    async def aclose(self) -> None:
+        """Ends every worker that is left, then the agents."""
+        nodes, self._nodes = list(self._nodes.values()), {}
+        await asyncio.gather(*(node.spawner.aclose() for node in nodes))
+        await self._background.stop(self._watch)
+        await self._background.stop(self._driver)
+        await self._tasks.aclose()
+
+    # --- nodes
+
+    def _reached(self) -> list[_Node]:
+        return [node for node in self._nodes.values() if node.is_reached]
+
+    async def _follow_driver(self) -> None:
+        """Keeps a driver running. One that ends is started again, after a pause that grows."""
+        failures = 0
+        while True:
+            try:
+                self._packed = self._packed or await in_thread(self._pack)
+                async with aclosing(events_of_driver(self._plan, self._inherited)) as events:
+                    async for event in events:
+                        failures = 0 if isinstance(event, Connected) else failures
+                        self._take(event)
+            except (OSError, SpawnFailed) as error:
+                self._fail(str(error))
+            failures += 1
+            await asyncio.sleep(backoff_s(failures))
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Up():
+                self._came(event)
+            case Gone(agent, reason):
+                self._went(agent, reason)
+            case Fault(reason):
+                self._fail(reason)
+
+    def _fail(self, reason: str) -> None:
+        _log.error("Ray gives no workers", reason=reason, places=self.places, wished=sum(self._plan.slots))
+        if not self._nodes:
+            self.start_failure = f"WORKERS=ray: {reason}"
+        self._tell()
+
+    def _came(self, up: Up) -> None:
+        host = NodeHost(up, self._code_for_nodes, lambda: self._unreached(up.agent))
+        spawner = Spawner(
+            self._code,
+            self._environment,
+            background=self._background,
+            user=self._user,
+            host=host,
+            recent=self._recent,
+            health=Health(),
+        )
+        self._nodes[up.agent] = _Node(up.slots, host, spawner)
+        self.start_failure = None
+        _log.info("node has come", node=up.node, slots=up.slots, places=self.places, wished=sum(self._plan.slots))
+        self._tell()
+
+    def _went(self, agent: str, reason: str) -> None:
+        node = self._nodes.pop(agent, None)
+        if node is None:
+            return
+        _log.warning("node is gone", node=node.host.node, reason=reason, places=self.places)
+        self._tasks.start(node.spawner.aclose())
+        self._tell()
+
+    def _unreached(self, agent: str) -> None:
+        node = self._nodes.get(agent)
+        if node is None or not node.is_reached:
+            return
+        node.is_reached = False
+        _log.warning("node is lost", node=node.host.node, places=self.places, wished=sum(self._plan.slots))
+        self._tasks.start(self._reach_again(agent, node))
+        self._tell()
+
+    async def _reach_again(self, agent: str, node: _Node) -> None:
+        """Tries to reach a node until it answers, or Ray says that its agent is dead."""
+        while self._nodes.get(agent) is node:
+            await asyncio.sleep(PROBE_INTERVAL_S)
+            if await node.host.answers() and self._nodes.get(agent) is node:
+                node.is_reached = True
+                _log.info("node is reached again", node=node.host.node, places=self.places)
+                self._tell()
+                return
+
+    def _tell(self) -> None:
+        if self._on_places is not None:
+            self._on_places()
+
+    # --- code
+
+    def _pack(self) -> Code:
+        return pack(self._code, self._environment)
+
+    def _code_for_nodes(self) -> Code:
+        if self._packed is None:
+            raise SpawnFailed("the programs are not packed yet")
+        return self._packed
+
+    async def _look_at_code(self) -> None:
+        """Tells of new code once two looks have found the same: a file may be half-written."""
+        last = b""
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            if self._on_new_code is None or self._packed is None or self._code.programs_dir is None:
+                continue
+            try:
+                archive = (await in_thread(self._pack)).archive
+            except (OSError, SpawnFailed):
+                continue  # a file went while the folder was read
+            is_settled, last = archive == last, archive
+            if is_settled and archive not in (self._packed.archive, self._packed_told):
+                self._packed_told = archive  # once: code that is refused is tried again when it changes
+                self._on_new_code()

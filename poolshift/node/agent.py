@@ -1,0 +1,127 @@
+"""The agent of one service on one node: starts its zygotes and hands its workers their connections.
+
+It is in no call's path: a worker has the service's connections themselves as its socket and its output. What ends the
+agent ends its zygotes, and with them the workers.
+"""
+
+import asyncio
+import hmac
+import socket
+import subprocess
+import threading
+import zipfile
+
+import msgspec
+
+from poolshift.node.connection import Connection
+from poolshift.node.messages import Begin, Hello, Ran, RunModule
+from poolshift.node.unpacked import Unpacked, command, environment, folder
+from poolshift.node.zygote_session import ZygoteSession
+from poolshift.worker.framing import MALFORMED, FrameError
+
+HELLO_TIMEOUT_S = 5.0
+"""The longest time that a connection may take to say what it is for."""
+MAX_HELLO_BYTES = 4096
+_BACKLOG = 1024
+
+_encode = msgspec.json.encode
+_hello_decoder = msgspec.json.Decoder(Hello)
+
+
+class Agent:
+    """Listens on one address of the node, for whoever has the token."""
+
+    def __init__(self, token: str, host: str) -> None:
+        """Listens on `host`, at a free port.
+
+        Raises:
+            OSError: that address cannot be listened on.
+        """
+        self._token = token
+        self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
+        self._listener.setblocking(False)
+        self._unpacked = Unpacked()
+        self._sessions: dict[str, ZygoteSession] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="poolshift agent", daemon=True)
+
+    def __repr__(self) -> str:
+        return f"<Agent port={self.port} zygotes={len(self._sessions)}>"
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def start(self) -> None:
+        """Serves from now on, in a thread that lives as long as this process."""
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Waits for the end of the thread."""
+        self._thread.join()
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(self._listener)
+            task = loop.create_task(self._welcome(Connection(sock)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _welcome(self, connection: Connection) -> None:
+        """Serves one connection to its end, or hands it on to its worker's zygote."""
+        is_handed_on = False
+        try:
+            payload = await asyncio.wait_for(connection.receive(MAX_HELLO_BYTES), HELLO_TIMEOUT_S)
+            hello = _hello_decoder.decode(payload)
+            if not hmac.compare_digest(hello.token.encode(), self._token.encode()):
+                return
+            if hello.purpose == "zygote":
+                await self._serve_zygote(connection)
+            elif hello.purpose == "run":
+                await self._run_module(connection)
+            else:
+                session = self._sessions.get(hello.zygote)
+                if session is not None:
+                    session.take_end(hello.generation, hello.purpose, connection)
+                    is_handed_on = True
+        except (OSError, FrameError, asyncio.TimeoutError, *MALFORMED):
+            pass  # gone, or none of ours
+        finally:
+            if not is_handed_on:
+                connection.close()
+
+    async def _serve_zygote(self, connection: Connection) -> None:
+        begin = msgspec.json.decode(await connection.receive(), type=Begin)
+        session = self._sessions[begin.zygote] = ZygoteSession(connection, begin, self._unpacked)
+        try:
+            await session.serve()
+        finally:
+            del self._sessions[begin.zygote]
+
+    async def _run_module(self, connection: Connection) -> None:
+        order = msgspec.json.decode(await connection.receive(), type=RunModule)
+        ran = await asyncio.get_running_loop().run_in_executor(None, self._run, order)
+        connection.send(_encode(ran))
+        await connection.flush()
+
+    def _run(self, order: RunModule) -> Ran:
+        try:
+            root = self._unpacked.root(order.code)
+            line = command(order.code, order.module, order.arguments)
+            done = subprocess.run(  # noqa: S603
+                line,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                timeout=order.timeout_s,
+                env=environment(order.code, root),
+                cwd=folder(root),
+            )
+        except subprocess.TimeoutExpired:
+            return Ran(None, "", f"no answer within {order.timeout_s:g} s", order.code.python or "of Ray")
+        except (OSError, zipfile.BadZipFile) as error:
+            return Ran(1, "", str(error), order.code.python or "of Ray")
+        return Ran(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"), line[0])
