@@ -84,6 +84,7 @@ from store.outbox import JOB, SqlOutbox
 from store.program_store import SqlProgramStore
 from store.ramp_store import SqlRampStore
 from store.rollout_log import SqlRolloutLog
+from store.rotation_store import SqlRotationStore
 from store.secret_box import SecretBox
 from store.service_secrets import shared_secret
 from store.session_store import SqlSessionStore
@@ -136,7 +137,16 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             recorder=recorder,
             tracing=tracing,
             pool_set=pool_set,
-            rotation=_open_rotation(settings, pool_set, factory, flag, log, ramp, catalog, background),
+            rotation=_open_rotation(
+                settings,
+                pool_set,
+                factory,
+                flag,
+                SqlRotationStore(database, log, catalog.lm_store),
+                ramp,
+                catalog,
+                background,
+            ),
             reloader=_open_reloader(settings, pools, pool_set.spawners, ramp, tasks),
             deadlines=Deadlines.of(settings),
             migration=await _open_migration(settings, recorder, database, log, background, stack),
@@ -190,6 +200,7 @@ class _Catalog:
     jobs: Jobs
     keys: IdempotencyKeys
     lms: LMs
+    lm_store: SqlLMStore
 
     def bookkeeping(self, flag: RolloutFlag, background: Background, stack: AsyncExitStack) -> Bookkeeping:
         """Makes the work in the background that all of it needs."""
@@ -289,7 +300,7 @@ async def _open_catalog(
     await lm_store.seal()
     sessions.listen(jobs.end_session)
     sessions.listen(lms.forget_session)
-    return _Catalog(programs=programs, sessions=sessions, jobs=jobs, keys=keys, lms=lms)
+    return _Catalog(programs=programs, sessions=sessions, jobs=jobs, keys=keys, lms=lms, lm_store=lm_store)
 
 
 async def _open_rollout(settings: Settings, log: SqlRolloutLog, recorder: Recorder) -> RolloutFlag:
@@ -457,13 +468,13 @@ def _open_rotation(
     pools: PoolSet,
     factory: PoolFactory,
     flag: RolloutFlag,
-    log: SqlRolloutLog,
+    store: SqlRotationStore,
     ramp: RampController,
     catalog: _Catalog,
     background: Background,
 ) -> Rotation:
     """Makes what rotates the pools, on request or after another replica."""
-    rotation = Rotation(settings, pools, factory, flag, log, ramp, catalog.programs, catalog.lms)
+    rotation = Rotation(settings, pools, factory, flag, store, ramp, catalog.programs, catalog.lms)
     if settings.has_v1:
         background.run("rotation", rotation.follow)
     return rotation

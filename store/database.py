@@ -23,7 +23,7 @@ from store.sqlite_file import SqliteFile
 from store.tables import changes
 
 TRANSACTION_TIMEOUT_S = 5.0
-"""The most seconds that a transaction may take. Its caller gets StoreUnavailable then."""
+"""The most seconds that most transactions may take. Their callers get StoreUnavailable then."""
 POOL_SIZE = 5
 """So many connections of SQLite stay open."""
 GUARD_INTERVAL_S = 1.0
@@ -70,7 +70,7 @@ class Database:
         return self.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, timeout_s: float = TRANSACTION_TIMEOUT_S) -> AsyncIterator[AsyncConnection]:
         """Opens a transaction, which is committed at the end of the block.
 
         Raises:
@@ -78,7 +78,7 @@ class Database:
             StoreUnavailable: the database does not answer in time, or SQLite's file is gone.
         """
         try:
-            async with asyncio.timeout(TRANSACTION_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 await self._see_to_file()
                 async with AsyncExitStack() as stack:
                     yield await self._begin(stack)

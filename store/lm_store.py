@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from poolshift.worker.lm import LMSettings
 from routing.catalog.lms import EVERYONE, Holder, StoredLM
@@ -65,6 +66,15 @@ class SqlLMStore:
             return self._stored(row, None)
 
     async def put(self, holder: Holder, settings: LMSettings, overrides: str | None, by: str) -> StoredLM:
+        async with self._database.transaction() as connection:
+            stored = await self.replace(connection, holder, settings, overrides, by)
+            await self._database.announce(connection, "lm", lm_reference(holder))
+        return stored
+
+    async def replace(
+        self, connection: AsyncConnection, holder: Holder, settings: LMSettings, overrides: str | None, by: str
+    ) -> StoredLM:
+        """Keeps `settings` in place of the earlier ones, in a transaction that its owner ends and announces."""
         values = {
             "session_id": lm_reference(holder),
             "model": settings.model,
@@ -76,10 +86,8 @@ class SqlLMStore:
             "updated_at": datetime.now(UTC),
             **self._key_columns(settings.api_key),
         }
-        async with self._database.transaction() as connection:
-            await connection.execute(delete(lms).where(lms.c.session_id == values["session_id"]))
-            row = (await connection.execute(insert(lms).values(values).returning(lms))).one()
-            await self._database.announce(connection, "lm", lm_reference(holder))
+        await connection.execute(delete(lms).where(lms.c.session_id == values["session_id"]))
+        row = (await connection.execute(insert(lms).values(values).returning(lms))).one()
         return self._stored(row, settings.api_key)
 
     async def remove(self, holder: Holder) -> None:

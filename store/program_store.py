@@ -120,6 +120,17 @@ class SqlProgramStore:
                     return await self._changed(connection, row)
         raise StoreUnavailable("others keep changing the program")
 
+    @staticmethod
+    async def promote_all_v2(connection: AsyncConnection, by: str | None) -> list[StoredProgram]:
+        """Makes all of V2's own definitions everyone's, in a transaction that its owner ends and announces.
+
+        All of them are locked before the first one is changed: whoever changes one meanwhile comes before or after.
+        """
+        own = select(programs).where(programs.c.v2_definition.is_not(None)).order_by(programs.c.key).with_for_update()
+        found = (await connection.execute(own)).all()
+        rows = [await revision_rows.promote_v2(connection, one, by) for one in found]
+        return _known(row for row in rows if row is not None)
+
     async def revisions(
         self, key: str, *, limit: int, max_bytes: int, before: int | None, of_v2: bool = False
     ) -> RevisionPage:

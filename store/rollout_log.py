@@ -34,17 +34,17 @@ class SqlRolloutLog:
     async def append(self, change: Change, *, after: int) -> Rollout:
         try:
             async with self._database.transaction() as connection:
-                latest = await _latest(connection)
-                if latest is not None and latest.revision != after:
-                    raise StaleRevision(latest)
-                rollout = _next(change, after, latest)
-                await connection.execute(insert(rollout_revisions).values(_columns(rollout)))
+                rollout = await insert_revision(connection, change, after)
                 await self._database.announce(connection, "rollout", str(rollout.revision))
-        except IntegrityError:  # another writer was faster
-            current = await self.latest()
-            assert current is not None
-            raise StaleRevision(current) from None
+        except IntegrityError:
+            raise await self.overtaken() from None
         return rollout
+
+    async def overtaken(self) -> StaleRevision:
+        """The error of a change that another writer was faster than."""
+        current = await self.latest()
+        assert current is not None
+        return StaleRevision(current)
 
     async def history(self, *, limit: int, before: int | None = None) -> Sequence[Rollout]:
         query = select(rollout_revisions).order_by(rollout_revisions.c.revision.desc()).limit(limit)
@@ -68,6 +68,21 @@ class SqlRolloutLog:
         async with self._database.transaction() as connection:
             await connection.execute(delete(rollout_sources).where(rollout_sources.c.source == source))
             await connection.execute(insert(rollout_sources).values(source=source, last_seen=value))
+
+
+async def insert_revision(connection: AsyncConnection, change: Change, after: int) -> Rollout:
+    """Makes `change` the revision that follows `after`.
+
+    Raises:
+        StaleRevision: `after` is not the newest revision.
+        IntegrityError: another writer was faster.
+    """
+    latest = await _latest(connection)
+    if latest is not None and latest.revision != after:
+        raise StaleRevision(latest)
+    rollout = _next(change, after, latest)
+    await connection.execute(insert(rollout_revisions).values(_columns(rollout)))
+    return rollout
 
 
 async def _latest(connection: AsyncConnection) -> Rollout | None:

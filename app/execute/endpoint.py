@@ -268,12 +268,21 @@ class ExecuteLane:
         Raises:
             LMError, LMNotConfigured: that version has no LM for it.
         """
-        call.program = program if own is None or version == Version.V1 else own
+        if own is None or version == Version.V1:
+            call.program = program if own is None else self._of_v1(program, own, call.session_id)
+        else:
+            call.program = own
         definition = call.program.definition
         if definition.limits is not None and definition.limits.timeout_s is not None:
             call.deadline = min(call.deadline, began + definition.limits.timeout_s)
         is_python = definition.program_type == "python"
         call.lm = None if is_python else self._services.lms.of_call(call.session_id, Version(version))
+
+    def _of_v1(self, program: Program, own: Program, session_id: str | None) -> Program:
+        """Returns V1's definition of a program: V2's own one, if that has become everyone's since the call began."""
+        now = self._services.programs.resolve(program.id, session_id)
+        is_promoted = now is not None and now.key == program.key and now.definition == own.definition
+        return now if is_promoted and now is not None else program
 
     # --- running it
 

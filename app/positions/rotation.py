@@ -14,13 +14,14 @@ from app.positions.factory import PoolFactory, PoolSet, RunningPool
 from app.problems import Problem
 from config.pools import PoolSpec
 from config.settings import Settings
-from routing.catalog.lms import Holder, LMs
+from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
 from routing.errors import PlanConflict
 from routing.rollout.controller import RampController
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.log import RolloutLog
 from routing.rollout.model import Change, Rollout, Source
+from routing.rotation import RotationStore
 from routing.split import BASIS_POINTS
 from routing.versions import Version
 
@@ -71,7 +72,7 @@ class Rotation:
         pools: PoolSet,
         factory: PoolFactory,
         flag: RolloutFlag,
-        log: RolloutLog,
+        store: RotationStore,
         ramp: RampController,
         programs: Programs,
         lms: LMs,
@@ -80,7 +81,7 @@ class Rotation:
         self._pools = pools
         self._factory = factory
         self._flag = flag
-        self._log = log
+        self._store = store
         self._ramp = ramp
         self._programs = programs
         self._lms = lms
@@ -106,8 +107,7 @@ class Rotation:
                 environment = self._settings.pool("v1")
                 told = msgspec.json.encode({"spec": spec.as_json(), "environment": environment.as_json()}).decode()
                 change = Change(0, Source.ROTATION, by, reason, v1_pool=told)
-                await self._give_v1_what_v2_has(by)
-                rollout = await self._flag.change(change, expected=expected)
+                rollout = await self._flag.change(change, expected=expected, append=self._append)
             except BaseException:
                 await asyncio.shield(pool.aclose())
                 raise
@@ -123,7 +123,7 @@ class Rotation:
                 await self._catch_up()
 
     async def _catch_up(self) -> None:
-        rotation = await self._log.rotation()
+        rotation = await self._store.newest()
         if rotation is None or rotation.v1_pool is None or rotation.revision <= self._flag.rotated_to:
             return
         try:
@@ -133,11 +133,13 @@ class Rotation:
             raise
         self._put(pool, rotation.revision)
 
-    async def _give_v1_what_v2_has(self, by: str) -> None:
-        """Makes V2's own definitions everyone's, and gives V1 V2's LM. V1 has no calls yet that could notice."""
-        await self._programs.promote_all_v2(by)
-        if self._lms.is_on_trial:
-            await self._lms.put(Holder(version=Version.V1), self._lms.shown(None, Version.V2).settings, by)
+    async def _append(self, change: Change, *, after: int) -> Rollout:
+        """Writes the rotation with what V1 gets from V2: V2's own definitions, which become everyone's, and its LM."""
+        rotated = await self._store.rotate(change, after=after, lm=self._lms.inherited())
+        self._programs.take(rotated.programs)
+        if rotated.lm is not None:
+            self._lms.take(rotated.lm)
+        return rotated.rollout
 
     def _refuse_amid_ramp(self) -> None:
         points = self._flag.current.canary_basis_points

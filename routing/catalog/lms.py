@@ -26,6 +26,14 @@ class Holder(NamedTuple):
 EVERYONE = Holder()
 
 
+class NewLM(NamedTuple):
+    """An LM that is to be stored; see `StoredLM` for `overrides`."""
+
+    holder: Holder
+    settings: LMSettings
+    overrides: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class StoredLM:
     """An LM that the API has set.
@@ -110,6 +118,17 @@ class LMs:
         if not self.differ:
             return False
         return self.shown(None, Version.V1).settings != self.shown(None, Version.V2).settings
+
+    def inherited(self) -> NewLM | None:
+        """Returns the LM that V1 gets from V2 at a rotation; None if it is the one that V1 has."""
+        if not self.is_on_trial:
+            return None
+        v1 = Holder(version=Version.V1)
+        return NewLM(v1, self.shown(None, Version.V2).settings, self._overridden_by(v1))
+
+    def take(self, stored: StoredLM) -> None:
+        """Takes up an LM that has just been stored."""
+        self._remember(stored)
 
     def may_keep(self, version: Version) -> bool:
         """Tells if a version's LM may be stored for the other one: a key of the environment must not be."""

@@ -1,7 +1,7 @@
 """The programs in memory, so that an execution reads no database; the store keeps them."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -333,18 +333,10 @@ class Programs:
         self._remember(stored)
         return stored
 
-    async def promote_all_v2(self, by: str | None) -> None:
-        """Makes all of V2's own definitions everyone's. Raises StoreUnavailable."""
-        own = [
-            program
-            for of_one in (self._global, *self._of_sessions.values())
-            for program in of_one.values()
-            if program.v2
-        ]
-        for program in own:
-            stored = await self._store.promote_v2(program.key, program.v2_revision, by)
-            if stored is not None:  # else another replica has changed it meanwhile
-                self._remember(stored)
+    def take(self, changed: Iterable[StoredProgram]) -> None:
+        """Takes up programs that have just been stored."""
+        for stored in changed:
+            self._remember(stored)
 
     async def find(self, program_id: str, session_id: str | None) -> StoredProgram | None:
         """Finds the program of exactly this session, or the global one, with its use. Raises StoreUnavailable."""

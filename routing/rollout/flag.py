@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import structlog
 
 from routing.errors import ChangeVoided, RollbackUnwritten, StaleRevision
-from routing.rollout.log import RolloutLog
+from routing.rollout.log import Append, RolloutLog
 from routing.rollout.model import Change, Rollout, Source, storable
 
 _log = structlog.stdlib.get_logger("poolshift.rollout")
@@ -61,13 +61,21 @@ class RolloutFlag:
         self.rotated_to = max(self.rotated_to, revision)
         self.follow(self._newest)
 
-    async def change(self, change: Change, *, expected: int | None = None, asked_in: int | None = None) -> Rollout:
+    async def change(
+        self,
+        change: Change,
+        *,
+        expected: int | None = None,
+        asked_in: int | None = None,
+        append: Append | None = None,
+    ) -> Rollout:
         """Brings `change` into force.
 
         Args:
             change: the percentage and its reason.
             expected: the revision that the change is meant for; None is whatever is the newest.
             asked_in: the epoch in which the change was asked for; None is the current one.
+            append: writes the change, and other things with it; None is the log's `append`.
 
         Raises:
             StaleRevision: the flag is not at `expected`, here or on another replica.
@@ -77,7 +85,7 @@ class RolloutFlag:
         epoch = self.epoch if asked_in is None else asked_in
         await self.flush()
         async with self._writing:
-            rollout = await self._append(change, expected, epoch)
+            rollout = await self._append(change, expected, epoch, append or self._log.append)
             self.follow(rollout)
             return rollout
 
@@ -171,7 +179,7 @@ class RolloutFlag:
         async with self._writing:
             if (change := self._dirty) is None:
                 return None
-            rollout = await self._append(change, None, None)
+            rollout = await self._append(change, None, None, self._log.append)
             if self._dirty is change:  # and not another rollback, which was asked for meanwhile
                 self._dirty = None
             self._follow(rollout, is_own_rollback=True)
@@ -204,11 +212,11 @@ class RolloutFlag:
             stated = self._stated[source] = says, self.epoch if asked_in is None else asked_in
         return stated[1]
 
-    async def _append(self, change: Change, expected: int | None, epoch: int | None) -> Rollout:
+    async def _append(self, change: Change, expected: int | None, epoch: int | None, append: Append) -> Rollout:
         while True:
             self._refuse_if_void(epoch)
             try:
-                return await self._log.append(change, after=self._newest.revision if expected is None else expected)
+                return await append(change, after=self._newest.revision if expected is None else expected)
             except StaleRevision as stale:
                 self.follow(stale.current)
                 self._refuse_if_void(epoch)

@@ -6,6 +6,12 @@ from typing import Protocol
 from routing.rollout.model import Change, Rollout
 
 
+class Append(Protocol):
+    """Writes a change, as `RolloutLog.append` does."""
+
+    async def __call__(self, change: Change, *, after: int) -> Rollout: ...
+
+
 class RolloutLog(Protocol):
     """Keeps revisions for ever. Every method raises StoreUnavailable if the store does not answer."""
 

@@ -10,7 +10,7 @@ from tests.replicas.conftest import Postgres
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
-SHOP = "def price() -> str:\n    return {!r}\n"
+SHOP = "def price() -> str:\n    return {0!r}\n\ndef offer() -> str:\n    return '{0} offer'\n"
 
 
 @pytest.fixture
@@ -36,22 +36,24 @@ def price(service: Service, program: str) -> tuple[str, str]:
 
 
 def test_every_replica_rotates(start_service: StartService, postgres: Postgres, checkouts: dict[str, Any]) -> None:
-    """At no moment does a replica answer with the old code; one that was started later has the new one, too."""
+    """At no moment does a replica answer with the old code or the old definition; one that was started later has the new one, too."""
     one, other = (start_service(DATABASE_URL=postgres.url, **checkouts) for _ in range(2))
     body = {"program_type": "python", "entrypoint": "shop:price"}
     program = one.client.post("/programs", json=body).json()["id"]
+    own = one.client.put(f"/programs/{program}?pool_version=v2", json=body | {"entrypoint": "shop:offer"})
+    assert own.status_code == 201, own.text
     one.client.patch("/rollout", json={"canary_percent": 100})
-    wait_until(lambda: price(other, program) == ("v2", "new"), "the other replica is at 100 %")
+    wait_until(lambda: price(other, program) == ("v2", "new offer"), "the other replica is at 100 %")
     assert one.client.post("/rollout/rotate").json()["canary_percent"] == 0
-    assert price(one, program) == ("v1", "new")
+    assert price(one, program) == ("v1", "new offer")
     seen: set[tuple[str, str]] = set()
 
     def has_followed() -> bool:
         seen.add(price(other, program))
-        return ("v1", "new") in seen
+        return ("v1", "new offer") in seen
 
     wait_until(has_followed, "the other replica has rotated")
-    assert {answer for _, answer in seen} == {"new"}
+    assert {answer for _, answer in seen} == {"new offer"}
     assert other.client.get("/rollout").json() == one.client.get("/rollout").json()
     late = start_service(DATABASE_URL=postgres.url, **checkouts)
-    assert price(late, program) == ("v1", "new")
+    assert price(late, program) == ("v1", "new offer")

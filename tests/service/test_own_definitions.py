@@ -192,6 +192,27 @@ def test_a_call_that_moves_runs_the_definition_of_its_version(start_service: Sta
     assert answer.json()["outputs"]["result"] == "AGAIN"
 
 
+def test_a_call_that_moves_at_a_rotation_keeps_v2s_definition(start_service: StartService, tmp_path: Path) -> None:
+    """V2's definition is everyone's by then: one that waits for V2 does not get the one that V1 had before."""
+    service = start_service(CANARY_PERCENT=100, V1_POOL_SIZE=1, V2_POOL_SIZE=1, CHECKOUT_TIMEOUT_S=20)
+    fields = {"directory": "string", "name": "string"}
+    changed(service, "p", definition("hold", fields))
+    changed(service, "p", definition("hold_and_shout", fields), V2)
+
+    def call(name: str) -> "concurrent.futures.Future[httpx.Response]":
+        return callers.submit(service.execute, "p", inputs={"directory": str(tmp_path), "name": name})
+
+    with concurrent.futures.ThreadPoolExecutor(2) as callers:
+        running = call("running")
+        wait_until(lambda: bool(list(tmp_path.glob("running.*"))), "V2 runs the first call")
+        queued = call("queued")
+        wait_until(lambda: service.pool("v2")["queue_depth"] == 1, "the second call waits for V2")
+        assert service.client.post("/rollout/rotate").status_code == 200
+        (tmp_path / "go").touch()
+        done = [(one.result().headers["x-pool-version"], one.result().json()["outputs"]) for one in (running, queued)]
+    assert done == [("v2", {"result": "RUNNING"}), ("v1", {"result": "QUEUED"})]
+
+
 def test_amid_a_ramp_evidence_starts_again(start_service: StartService) -> None:
     """Each change of V2's own definition, and of V1's beside it, says so in the ramp; under load no call fails."""
     service = start_service(CANARY_PERCENT=0)

@@ -1,0 +1,158 @@
+"""A rotation in the database: a service that is killed at any moment of it leaves all or nothing of it there."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from pools.calls import Program
+from poolshift.worker.definitions import Definition, Field, Signature
+from poolshift.worker.lm import LMSettings
+from routing.catalog.lms import Holder, LMs, NewLM
+from routing.catalog.programs import NewProgram, Programs
+from routing.errors import StaleRevision
+from routing.rollout.model import Change, Source
+from routing.versions import Version
+from store.database import Database
+from store.lm_store import SqlLMStore
+from store.program_store import SqlProgramStore
+from store.rollout_log import SqlRolloutLog
+from store.rotation_store import SqlRotationStore
+
+IDS = ("one", "two", "three")
+ROTATION = Change(0, Source.ROTATION, "ops", "python 3.11 → 3.13", v1_pool="{}")
+NEW_LM = LMSettings("openai/new", None, None)
+BEFORE = (("old", "new"),) * len(IDS), "none", 1
+AFTER = (("new", None),) * len(IDS), "openai/new", 2
+KILLED = 9
+MANY = 100
+"""More statements than a rotation has."""
+
+
+def new(program_id: str, instructions: str) -> NewProgram:
+    signature = Signature((Field("text", "string"),), (Field("result", "string"),))
+    return NewProgram(program_id, None, Definition("python", signature, "examples.text:keywords", instructions), "ops")
+
+
+def inherited(lms: LMs) -> NewLM:
+    """V2's LM for V1, as the service gives it at a rotation."""
+    lm = lms.inherited()
+    assert lm is not None
+    return lm
+
+
+async def open_lms(database: Database) -> LMs:
+    lms = LMs(SqlLMStore(database), LMSettings("none", None, None), None)
+    await lms.load()
+    return lms
+
+
+async def prepare(database: Database) -> None:
+    """Three programs of which V2 has definitions of its own, an LM of V2's, and 100 %."""
+    await database.migrate()
+    programs = Programs(SqlProgramStore(database))
+    for program_id in IDS:
+        await programs.add(new(program_id, "old"))
+        await programs.put_v2(new(program_id, "new"))
+    await (await open_lms(database)).put(Holder(version=Version.V2), NEW_LM, "ops")
+    await SqlRolloutLog(database).append(Change(10_000, Source.API, "ops"), after=0)
+
+
+async def rotate(database: Database) -> None:
+    lms = await open_lms(database)
+    log = SqlRolloutLog(database)
+    await SqlRotationStore(database, log, SqlLMStore(database)).rotate(ROTATION, after=1, lm=inherited(lms))
+
+
+async def found(database: Database) -> tuple[tuple[tuple[str | None, str | None], ...], str, int]:
+    """The instructions of V1 and V2, V1's LM, and the newest revision, as a start reads them."""
+    programs = Programs(SqlProgramStore(database))
+    await programs.load()
+    told = []
+    for program_id in IDS:
+        program = programs.resolve(program_id, None)
+        assert program is not None
+        told.append((_instructions(program), _instructions(program.v2)))
+    latest = await SqlRolloutLog(database).latest()
+    assert latest is not None
+    model = (await open_lms(database)).shown(None, Version.V1).settings.model
+    return tuple(told), model, latest.revision
+
+
+def _instructions(program: Program | None) -> str | None:
+    return None if program is None else program.definition.instructions
+
+
+def in_service(path: Path, work: Callable[[Database], Any]) -> Any:
+    """Runs `work` on a database, as a service that starts."""
+
+    async def opened() -> Any:
+        database = Database(f"sqlite+aiosqlite:///{path}")
+        try:
+            return await work(database)
+        finally:
+            await database.aclose()
+
+    return asyncio.run(opened())
+
+
+def killed_at(path: Path, statement: int) -> bool:
+    """Rotates in a process that kills itself before a statement; False if the rotation has fewer ones."""
+    child = os.fork()
+    if child == 0:
+        _rotate_and_die(path, statement)
+    _, status = os.waitpid(child, 0)
+    return os.WTERMSIG(status) == KILLED
+
+
+def _rotate_and_die(path: Path, statement: int) -> None:
+    seen = 0
+
+    def count(*_: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == statement:
+            os.kill(os.getpid(), KILLED)
+
+    async def work(database: Database) -> None:
+        event.listen(database._engine.sync_engine, "before_cursor_execute", count)
+        event.listen(database._engine.sync_engine, "commit", count)
+        await rotate(database)
+
+    try:
+        in_service(path, work)
+        os._exit(0)
+    except BaseException:
+        os._exit(1)
+
+
+def test_a_kill_leaves_all_or_nothing(tmp_path: Path) -> None:
+    """Before each statement and before each commit; the next rotation goes on from there."""
+    path = tmp_path / "poolshift.db"
+    in_service(path, prepare)
+    statement = 1
+    while killed_at(path, statement):
+        assert in_service(path, found) == BEFORE, statement
+        statement += 1
+        assert statement < MANY
+    assert statement > len(IDS) * 5
+    assert in_service(path, found) == AFTER
+
+
+def test_a_rotation_that_is_overtaken_changes_nothing(tmp_path: Path) -> None:
+    """Somebody has changed the percentage meanwhile."""
+    path = tmp_path / "poolshift.db"
+    in_service(path, prepare)
+
+    async def overtake(database: Database) -> None:
+        await SqlRolloutLog(database).append(Change(500, Source.API, "ops"), after=1)
+        with pytest.raises(StaleRevision):
+            await rotate(database)
+
+    in_service(path, overtake)
+    programs, model, revision = in_service(path, found)
+    assert (programs, model, revision) == (*BEFORE[:2], 2)
