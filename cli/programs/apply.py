@@ -13,6 +13,7 @@ from cli.errors import CommandFailed, ExitCode, Refused, printable
 from cli.output import AsJson, print_change, print_json
 from cli.programs.differences import Difference, differences, state_difference
 from cli.programs.files import Document, WrongDocument, documents_of, files_in
+from cli.programs.run import OwnDefinition
 from cli.service import Service, on_service
 from poolshift.client import programs
 
@@ -58,11 +59,12 @@ def apply_programs(
         str | None,
         typer.Option(metavar="ID", help="The session that the programs belong to; without it they are global."),
     ] = None,
+    pool_version: OwnDefinition = None,
     as_json: AsJson = False,
 ) -> None:
     """Creates and changes programs so that they are as the files say (exit code 1 if one fails; all are tried)."""
     documents = [document for file in files_in(paths) for document in documents_of(file)]
-    application = Application(service, session, is_dry=dry_run)
+    application = Application(service, session, pool_version, is_dry=dry_run)
     try:
         for outcome in application.outcomes(documents):
             _tell(outcome, is_dry=dry_run, as_json=as_json)
@@ -80,9 +82,11 @@ def apply_programs(
 class Application:
     """Applies one document after the other. A document that fails keeps no other from being tried."""
 
-    def __init__(self, service: Service, session: str | None, *, is_dry: bool) -> None:
+    def __init__(self, service: Service, session: str | None, pool_version: str | None, *, is_dry: bool) -> None:
+        """With a `pool_version` of "v2" the documents are V2's own definitions of programs that are there."""
         self._service = service
         self._session = session
+        self._pool_version = pool_version
         self._is_dry = is_dry
         self._places: dict[tuple[str | None, str], str] = {}
         self.done: list[Outcome] = []
@@ -137,6 +141,7 @@ class Application:
                 str(outcome.id),
                 document.content,
                 session_id=outcome.session_id,
+                pool_version=self._pool_version,
                 expected_revision=None if before is None else before["revision"],
                 only_if_new=before is None,
                 dry_run=self._is_dry,
@@ -158,7 +163,7 @@ class Application:
     def _current(self, outcome: Outcome) -> dict[str, Any] | None:
         """The program as it is; a global one is none of the session's."""
         try:
-            shown = programs.show(str(outcome.id), session_id=outcome.session_id)
+            shown = programs.show(str(outcome.id), session_id=outcome.session_id, pool_version=self._pool_version)
             program: dict[str, Any] = self._service.ask(shown)
         except Refused as refusal:
             if refusal.code != "program_not_found":
@@ -171,7 +176,11 @@ class Application:
         if not before["has_state"]:
             return None
         former = programs.revisions(
-            str(outcome.id), session_id=outcome.session_id, before=before["revision"] + 1, limit=1
+            str(outcome.id),
+            session_id=outcome.session_id,
+            pool_version=self._pool_version,
+            before=before["revision"] + 1,
+            limit=1,
         )
         found = self._service.items(former)
         return found[0]["definition"]["state"] if found else None

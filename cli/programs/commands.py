@@ -11,7 +11,7 @@ import yaml
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_fields, print_json, print_rows, when
 from cli.programs.apply import apply_programs
-from cli.programs.run import ProgramId, Session, run_batch, run_program
+from cli.programs.run import OwnDefinition, ProgramId, Session, run_batch, run_program
 from cli.service import Service, on_service
 from poolshift.client import programs
 
@@ -52,9 +52,16 @@ def list_programs(
 
 @app.command("show")
 @on_service
-def show_program(service: Service, program_id: ProgramId, *, session: Session = None, as_json: AsJson = False) -> None:
+def show_program(
+    service: Service,
+    program_id: ProgramId,
+    *,
+    session: Session = None,
+    pool_version: OwnDefinition = None,
+    as_json: AsJson = False,
+) -> None:
     """Shows a program and its use."""
-    _show(service.ask(programs.show(program_id, session_id=session)), as_json=as_json)
+    _show(service.ask(programs.show(program_id, session_id=session, pool_version=pool_version)), as_json=as_json)
 
 
 @app.command("create")
@@ -80,10 +87,15 @@ app.command("apply")(apply_programs)
 @app.command("delete")
 @on_service
 def delete_program(
-    service: Service, program_id: ProgramId, *, session: Session = None, as_json: AsJson = False
+    service: Service,
+    program_id: ProgramId,
+    *,
+    session: Session = None,
+    pool_version: OwnDefinition = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Deletes a program; running calls continue."""
-    service.ask(programs.delete(program_id, session_id=session))
+    """Deletes a program, or takes V2's own definition back; running calls continue."""
+    service.ask(programs.delete(program_id, session_id=session, pool_version=pool_version))
     if as_json:
         print_json({"deleted": program_id})
     else:
@@ -110,11 +122,13 @@ def list_revisions(
     program_id: ProgramId,
     *,
     session: Session = None,
+    pool_version: OwnDefinition = None,
     limit: Annotated[int, typer.Option(min=1, help="Revisions to list at most.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Lists the definitions that a program has and had, the newest first; --json has them whole."""
-    revisions = service.items(programs.revisions(program_id, session_id=session, limit=limit))
+    listing = programs.revisions(program_id, session_id=session, pool_version=pool_version, limit=limit)
+    revisions = service.items(listing)
     if as_json:
         print_json(revisions)
         return

@@ -23,6 +23,9 @@ Session = Annotated[
     typer.Option("--session", metavar="ID", help="A session: its programs come first, then the global ones."),
 ]
 Version = Annotated[Literal["v1", "v2"] | None, typer.Option(help="Forces the version (scope admin).")]
+OwnDefinition = Annotated[
+    Literal["v2"] | None, typer.Option("--pool-version", help="V2's own definition, instead of everyone's.")
+]
 Deadline = Annotated[
     float | None, typer.Option("--deadline", min=0.001, help="Seconds for queue and run together, of each execution.")
 ]

@@ -249,3 +249,25 @@ def _line_of(file: Path, key: str, *, value: str = "", after: str = "", last: bo
     lines = [line.replace('"', "") for line in file.read_text().splitlines()]
     found = [number for number, line in enumerate(lines, 1) if wanted in f"{line} "]
     return found[-1 if last else 0]
+
+
+def test_v2s_own_definition(operator: Poolshift, service: Service, folder: Path) -> None:
+    """V1's stays as it is; the other commands show it, list it and take it back."""
+    program, of_v2 = definition(), "--pool-version=v2"
+    write(folder / "p.yaml", program)
+    assert "V1 has no program" in operator("programs", "apply", folder, of_v2).stderr
+    operator.succeeds("programs", "apply", folder)
+    write(folder / "p.yaml", program | {"instructions": "Of V2."})
+    assert told(operator("programs", "apply", folder, of_v2).stdout)[0] == ["created", program["id"]]
+    assert told(operator("programs", "apply", folder, of_v2).stdout)[0] == ["unchanged", program["id"]]
+    write(folder / "p.yaml", program | {"instructions": "Of V2, again."})
+    changed = operator("programs", "apply", folder, of_v2).stdout
+    assert told(changed)[0] == ["updated", program["id"]]
+    assert '- "Of V2."' in changed
+    shown = service.client.get(f"/programs/{program['id']}").json()
+    assert (shown["instructions"], shown["v2"]["instructions"]) == (None, "Of V2, again.")
+    assert "Of V2, again." in operator("programs", "show", program["id"], of_v2).stdout
+    revisions = operator.json("programs", "revisions", program["id"], of_v2)
+    assert [one["definition"]["instructions"] for one in revisions] == ["Of V2, again.", "Of V2."]
+    operator.succeeds("programs", "delete", program["id"], of_v2)
+    assert service.client.get(f"/programs/{program['id']}").json()["v2"] is None

@@ -36,7 +36,7 @@ def price(service: Service, program: str) -> tuple[str, str]:
 
 
 def test_every_replica_rotates(start_service: StartService, postgres: Postgres, checkouts: dict[str, Any]) -> None:
-    """At no moment does a replica answer with the old code or the old definition; one that was started later has the new one, too."""
+    """No replica ever answers with the old code or the old definition; one that starts later has the new ones."""
     one, other = (start_service(DATABASE_URL=postgres.url, **checkouts) for _ in range(2))
     body = {"program_type": "python", "entrypoint": "shop:price"}
     program = one.client.post("/programs", json=body).json()["id"]
