@@ -37,6 +37,7 @@ from common.background import Background
 from common.tasks import TaskOwner
 from common.threads import start_threads
 from config.file_watch import contents
+from config.misnamed import misnamed_settings
 from config.settings import Settings
 from config.worker_environment import with_hash_seed, worker_environment
 from pools.engine import Engine
@@ -137,16 +138,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             recorder=recorder,
             tracing=tracing,
             pool_set=pool_set,
-            rotation=_open_rotation(
-                settings,
-                pool_set,
-                factory,
-                flag,
-                SqlRotationStore(database, log, catalog.lm_store),
-                ramp,
-                catalog,
-                background,
-            ),
+            rotation=_open_rotation(settings, pool_set, factory, flag, ramp, catalog, background),
             reloader=_open_reloader(settings, pools, pool_set.spawners, ramp, tasks),
             deadlines=Deadlines.of(settings),
             migration=await _open_migration(settings, recorder, database, log, background, stack),
@@ -200,7 +192,7 @@ class _Catalog:
     jobs: Jobs
     keys: IdempotencyKeys
     lms: LMs
-    lm_store: SqlLMStore
+    rotations: SqlRotationStore
 
     def bookkeeping(self, flag: RolloutFlag, background: Background, stack: AsyncExitStack) -> Bookkeeping:
         """Makes the work in the background that all of it needs."""
@@ -300,7 +292,14 @@ async def _open_catalog(
     await lm_store.seal()
     sessions.listen(jobs.end_session)
     sessions.listen(lms.forget_session)
-    return _Catalog(programs=programs, sessions=sessions, jobs=jobs, keys=keys, lms=lms, lm_store=lm_store)
+    return _Catalog(
+        programs=programs,
+        sessions=sessions,
+        jobs=jobs,
+        keys=keys,
+        lms=lms,
+        rotations=SqlRotationStore(database, lm_store),
+    )
 
 
 async def _open_rollout(settings: Settings, log: SqlRolloutLog, recorder: Recorder) -> RolloutFlag:
@@ -468,13 +467,12 @@ def _open_rotation(
     pools: PoolSet,
     factory: PoolFactory,
     flag: RolloutFlag,
-    store: SqlRotationStore,
     ramp: RampController,
     catalog: _Catalog,
     background: Background,
 ) -> Rotation:
     """Makes what rotates the pools, on request or after another replica."""
-    rotation = Rotation(settings, pools, factory, flag, store, ramp, catalog.programs, catalog.lms)
+    rotation = Rotation(settings, pools, factory, flag, catalog.rotations, ramp, catalog.programs, catalog.lms)
     if settings.has_v1:
         background.run("rotation", rotation.follow)
     return rotation
@@ -587,6 +585,10 @@ def _follow_plan(settings: Settings, ramp: RampController, log: SqlRolloutLog, b
 
 def _started(settings: Settings, services: Services) -> None:
     _freeze()
+    for name, meant in misnamed_settings().items():
+        _log.warning(
+            "a variable is named like a setting of a pool, and there is no such setting", name=name, meant=meant
+        )
     _log.info(
         "started",
         version=VERSION,

@@ -17,9 +17,9 @@ ROTATION_TIMEOUT_S = 60.0
 class SqlRotationStore:
     """Implements `routing.rotation.RotationStore`."""
 
-    def __init__(self, database: Database, log: SqlRolloutLog, lms: SqlLMStore) -> None:
+    def __init__(self, database: Database, lms: SqlLMStore) -> None:
         self._database = database
-        self._log = log
+        self._log = SqlRolloutLog(database)
         self._lms = lms
 
     async def newest(self) -> Rollout | None:

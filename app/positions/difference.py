@@ -10,6 +10,9 @@ LEADING_PACKAGES = ("dspy", "msgspec")
 """Packages that the summary names although others differ too."""
 NAMED_PACKAGES = 3
 """More packages that differ are counted, not named."""
+_INTERPRETER, _PROGRAMS = "interpreter", "programs at"
+_ABSENT = {PYTHON: "unknown", _PROGRAMS: "unknown", _INTERPRETER: "the service's"}
+"""Words for what a pool has not; "none" for all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,8 @@ class Change:
     v2: str | None
 
     def __str__(self) -> str:
-        return f"{self.what} {_said(self.v1)} → {_said(self.v2)}"
+        absent = _ABSENT.get(self.what, "none")
+        return f"{self.what} {self.v1 or absent} → {self.v2 or absent}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,8 @@ def _changes(v1: PoolIdentity, v2: PoolIdentity) -> Iterator[Change]:
     yield Change(PYTHON, v1.python, v2.python)
     yield Change("engine", v1.spec.engine, v2.spec.engine)
     yield Change("workers", v1.spec.workers, v2.spec.workers)
-    yield Change("interpreter", v1.spec.python, v2.spec.python)
-    yield Change("programs at", v1.programs_revision, v2.programs_revision)
+    yield Change(_INTERPRETER, v1.spec.python, v2.spec.python)
+    yield Change(_PROGRAMS, v1.programs_revision, v2.programs_revision)
     yield Change("programs_dir", v1.spec.programs_dir, v2.spec.programs_dir)
     yield Change("worker_env_file", v1.spec.worker_env_file, v2.spec.worker_env_file)
     yield Change("preload", ",".join(v1.spec.preload) or None, ",".join(v2.spec.preload) or None)
@@ -88,7 +92,3 @@ def _changes(v1: PoolIdentity, v2: PoolIdentity) -> Iterator[Change]:
 
 def _number(value: float | None) -> str | None:
     return None if value is None else f"{value:g}"
-
-
-def _said(value: str | None) -> str:
-    return "none" if value is None else value

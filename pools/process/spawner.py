@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
 
 import structlog
 
@@ -21,16 +20,13 @@ from pools.process.stats import ProcessStats
 from pools.process.zygote_link import ZygoteLink
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.describe import Description
-from poolshift.worker.loading import DSPY_PROGRAMS
+from poolshift.worker.loading import DSPY_PROGRAMS, DSPY_REQUIREMENT
 from poolshift.worker.notices import Preloaded
 
 START_TIMEOUT_S = 60.0
 """For a worker to say that it is ready, and for a zygote beside the time that its modules have to load."""
 PING_INTERVAL_S = 1.0
 """Between two looks at the zygotes."""
-
-_DSPY: Final = "dspy>=3.4,<4"
-"""The requirement that packaging/poolshift/pyproject.toml has for DSPy's types of programs."""
 
 _log = structlog.stdlib.get_logger("poolshift.spawner")
 
@@ -301,7 +297,7 @@ class Spawner:
                 own_preload = tuple(module for module in own_preload if module != DSPY_PROGRAMS)
                 _log.warning(
                     "the workers' Python has no DSPy: its types of programs fail there",
-                    to_install=f"{description.executable} -m pip install '{_DSPY}'",
+                    to_install=f"{description.executable} -m pip install '{DSPY_REQUIREMENT}'",
                 )
         return Imports(code.allowed_modules, own_preload, code.preload, tuple(recent), code.load_timeout_s)
 

@@ -34,6 +34,8 @@ SETUP: Final = "setup"
 TEARDOWN: Final = "teardown"
 """The methods that a class may have: called before its first call in a worker, and at the worker's orderly end."""
 
+DSPY_REQUIREMENT = "dspy>=3.4,<4"
+"""The requirement that packaging/poolshift/pyproject.toml has for DSPy's types of programs."""
 DSPY_PROGRAMS = "poolshift.worker.dspy.programs"
 """The module for DSPy programs, imported when one is loaded or ahead of all workers, and never otherwise."""
 
@@ -98,7 +100,8 @@ def _load_with_dspy(definition: Definition, allowed_modules: tuple[str, ...]) ->
         if error.name != "dspy":
             raise
         raise EntrypointError(
-            f"{definition.program_type!r} needs DSPy, which is not installed: pip install 'poolshift[lm]'",
+            f"{definition.program_type!r} needs DSPy, which the workers' Python has not: "
+            f"python -m pip install '{DSPY_REQUIREMENT}'",
             at="program_type",
         ) from None
     loaded: LoadedDSPyProgram = dspy_programs.load(definition, allowed_modules)

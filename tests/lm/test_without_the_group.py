@@ -25,7 +25,7 @@ def test_creating_a_dspy_program_names_what_to_install(start_service: StartServi
     answer = service.client.post("/programs", json={"program_type": "predict", "signature": signature})
     detail = problem(answer, 422, "invalid_request")["detail"]
     assert "body.program_type" in detail
-    assert "poolshift[lm]" in detail
+    assert "python -m pip install 'dspy>=" in detail
     assert service.execute(service.create("echo", {"nonce": "string"}), inputs={"nonce": "a"}).is_success
 
 

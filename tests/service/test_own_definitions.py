@@ -144,7 +144,7 @@ def test_v2_alone_tries_it(service: Service) -> None:
     program = "only"
     body = {**definition(), "entrypoint": "only_in_v2:answer"}
     changed(service, program, definition())
-    problem(put(service, program, body), 422, "invalid_request")
+    assert "on V1: " in problem(put(service, program, body), 422, "invalid_request")["detail"]
     changed(service, program, body, V2)
     assert answers(service, program) == ["a", "only in V2"]
     problem(service.client.post(f"/programs/{program}/promote"), 422, "invalid_request")

@@ -64,8 +64,7 @@ async def prepare(database: Database) -> None:
 
 async def rotate(database: Database) -> None:
     lms = await open_lms(database)
-    log = SqlRolloutLog(database)
-    await SqlRotationStore(database, log, SqlLMStore(database)).rotate(ROTATION, after=1, lm=inherited(lms))
+    await SqlRotationStore(database, SqlLMStore(database)).rotate(ROTATION, after=1, lm=inherited(lms))
 
 
 async def found(database: Database) -> tuple[tuple[tuple[str | None, str | None], ...], str, int]:

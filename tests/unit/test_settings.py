@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from config.misnamed import misnamed_settings
 from config.settings import InvalidSettings, Settings, load_settings
 from config.worker_environment import worker_environment
 
@@ -204,3 +205,29 @@ def test_a_version_has_its_own_lm_or_everyones(monkeypatch: pytest.MonkeyPatch) 
     for name in ("V1_LM_MODEL", "V2_LM_API_BASE", "V2_LM_API_KEY"):
         monkeypatch.delenv(name)
     assert not any(load_settings().has_lm_of(version) for version in ("v1", "v2"))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("V2_PYTHN", "V2_PYTHON"),
+        ("V1_PROGRAM_DIR", "V1_PROGRAMS_DIR"),
+        ("V2_ENV", "V2_ENGINE"),
+        ("V2_PYTHON", None),
+        ("V2_SERVICE_HOST", None),
+        ("V2_PORT_8000_TCP_ADDR", None),
+        ("PYTHN", None),
+    ],
+)
+def test_a_misnamed_setting_of_a_pool_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, meant: str | None
+) -> None:
+    """In the environment or in `.env`: the pools would be alike, and the judge would find no difference."""
+    assert not [one for one in misnamed_settings() if one == name]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(f"{name}=x\n")
+    in_file = misnamed_settings()
+    (tmp_path / ".env").unlink()
+    monkeypatch.setenv(name, "x")
+    assert misnamed_settings() == in_file
+    assert (meant in in_file[name]) if meant is not None else name not in in_file

@@ -47,9 +47,14 @@ async def _reload(services: Services) -> None:
 
 
 async def _try(definition: Definition, services: Services, versions: Sequence[Version]) -> Definition:
-    checks = [_try_for(version, definition, services) for version in versions]
+    checks = [services.spawners[version].check(definition) for version in versions]
+    outcomes = await asyncio.gather(*checks, return_exceptions=True)
+    refused = [isinstance(outcome, EntrypointError) for outcome in outcomes]
     signatures: list[Signature | None] = []
-    for outcome in await asyncio.gather(*checks, return_exceptions=True):
+    for version, outcome in zip(versions, outcomes, strict=True):
+        if isinstance(outcome, EntrypointError):
+            told = str(outcome) if all(refused) else f"on {version.upper()}: {outcome}"
+            raise _invalid(outcome.at, told)
         if isinstance(outcome, BaseException):
             raise outcome
         signatures.append(outcome)
@@ -62,13 +67,6 @@ async def _try(definition: Definition, services: Services, versions: Sequence[Ve
         return with_derived(definition, derived)
     except ValueError as error:
         raise _invalid("signature", str(error)) from None
-
-
-async def _try_for(version: Version, definition: Definition, services: Services) -> Signature | None:
-    try:
-        return await services.spawners[version].check(definition)
-    except EntrypointError as error:
-        raise _invalid(error.at, str(error)) from None
 
 
 def _is_left_out(version: Version, services: Services) -> bool:

@@ -1,0 +1,22 @@
+"""The words for what V2's pool changes."""
+
+from app.positions.difference import PoolIdentity, difference
+from config.pools import PoolSpec
+
+
+def identity(python: str | None, *, interpreter: str | None = None, revision: str | None = "4f2c1a") -> PoolIdentity:
+    spec = PoolSpec(engine="session_pool_v2", python=interpreter, pool_size=2)
+    return PoolIdentity(spec=spec, python=python, packages={"six": "1.17.0"}, programs_revision=revision, lm=None)
+
+
+def test_nothing_is_called_none_that_is_there() -> None:
+    """Without a setting the interpreter is the service's; a pool that cannot start has a Python that nobody knows."""
+    own = identity("3.11.7")
+    assert difference(own, own).summary == "nothing"
+    other = identity("3.13.5", interpreter="new/bin/python")
+    assert difference(own, other).summary == "python 3.11.7 → 3.13.5; interpreter the service's → new/bin/python"
+    broken = identity(None, interpreter="nowhere", revision=None)
+    told = difference(own, broken).summary
+    assert told == "python 3.11.7 → unknown; interpreter the service's → nowhere; programs at 4f2c1a → unknown"
+    model = PoolIdentity(spec=own.spec, python="3.11.7", packages=own.packages, programs_revision="4f2c1a", lm="local")
+    assert difference(own, model).summary == "lm none → local"
