@@ -76,7 +76,9 @@ class Bench:
         w = self.counters.steps[step][0]
         first = next(index for index, (at, _) in enumerate(self.counters.steps) if at == w)
         found = [
-            Evidence(one.name, self.not_worse(one, first), threshold) for one in self.config.guardrails if one.promotes
+            Evidence(one.name, self.not_worse(one, first), threshold)
+            for one in self.config.guardrails
+            if one.promotes and one.kind is not Kind.FED
         ]
         return tuple(one for one in found if not one.is_alarm)
 

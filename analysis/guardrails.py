@@ -1,6 +1,6 @@
 """The table of guardrails: each one's action, its part of α and its margins."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
@@ -22,6 +22,7 @@ GUARDRAIL_OF: Final[dict[str, str]] = {
 
 LM_SHARE: Final = 0.1
 """The share of α that `upstream` has if V2's LM is on trial; the guardrails that roll back anyway share the rest."""
+QUALITY: Final = "quality"
 OVER_P99: Final = "over_p99"
 OVER_3_P99: Final = "over_3_p99"
 
@@ -83,7 +84,7 @@ GUARDRAILS: Final = (
     Guardrail("capacity", Kind.FAULTS, Action.PAUSE),
     Guardrail("srm", Kind.SPLIT, Action.PAUSE),
     Guardrail("shadow", Kind.FED, Action.PAUSE),
-    Guardrail("quality", Kind.FED, Action.PAUSE),
+    Guardrail(QUALITY, Kind.FED, Action.PAUSE),
     Guardrail("cost", Kind.COST, Action.PAUSE),
 )
 
@@ -150,6 +151,16 @@ class Config:
             replace(one, action=actions[one.name][0], share=actions[one.name][1]) if one.name in actions else one
             for one in self.guardrails
         ]
+        return replace(self, guardrails=tuple(changed))
+
+    def with_promotion(self, names: Collection[str]) -> "Config":
+        """Returns a configuration whose promotion waits for the evidence of these guardrails, too.
+
+        A guardrail that is fed must be fed with evidence of non-inferiority, which `quality` alone has.
+        """
+        if others := sorted(set(names) - {QUALITY}):
+            raise InvalidConfig(f"promotes: {QUALITY} alone can be waited for beside the usual ones, not {others[0]}")
+        changed = [replace(one, promotes=one.promotes or one.name in names) for one in self.guardrails]
         return replace(self, guardrails=tuple(changed))
 
     def with_lm_on_trial(self) -> "Config":

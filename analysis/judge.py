@@ -1,5 +1,6 @@
 """The judge: counts calls, and says on a look if the canary goes on."""
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -105,9 +106,14 @@ class Judge:
             self.malformed += 1
             return None
 
-    def feed(self, evidence: Evidence, row: Row) -> None:
-        """Takes the evidence and the row of an e-process computed elsewhere, for a guardrail of the kind `FED`."""
+    def feed(self, evidence: Evidence, row: Row, not_worse: Evidence | None = None) -> None:
+        """Takes the evidence and the row of an e-process computed elsewhere, for a guardrail of the kind `FED`.
+
+        `not_worse` is the evidence that V2 is not worse, which a promotion may wait for.
+        """
         self._fed[evidence.guardrail] = (evidence, row)
+        if not_worse is not None:
+            self._not_worse[evidence.guardrail] = not_worse
 
     def acknowledge(self, guardrail: str) -> None:
         """Lets the ramp go on although a guardrail has paused it: a person has decided so."""
@@ -157,7 +163,13 @@ class Judge:
 
     def lacking(self) -> tuple[Evidence, ...]:
         """Returns the guardrails that promotion still waits for, on the own counters."""
-        return self._intake.bench.lacking(self.step) if self.counters.steps else ()
+        return (*self._intake.bench.lacking(self.step), *self._lacking_fed()) if self.counters.steps else ()
+
+    def _lacking_fed(self) -> tuple[Evidence, ...]:
+        threshold = -math.log(self.config.promotion_alpha)
+        wanted = [one.name for one in self.config.guardrails if one.promotes and one.kind is Kind.FED]
+        found = [self._not_worse.get(name, Evidence(name, 0.0, threshold)) for name in wanted]
+        return tuple(one for one in found if not one.is_alarm)
 
     def bench_of_now(self, others: Counters) -> Callable[[], Bench]:
         """Copies the evidence, and returns a function that computes all of it from the copy, on any thread."""
@@ -192,7 +204,8 @@ class Judge:
             alarms = [one for one in every if one.is_alarm and one.guardrail in names]
             if alarms:
                 return _SAY_OF[action], max(alarms, key=_excess)
-        if self.w == self.config.last_step and bench.is_not_worse(len(bench.counters.steps) - 1):
+        is_last = self.w == self.config.last_step
+        if is_last and bench.is_not_worse(len(bench.counters.steps) - 1) and not self._lacking_fed():
             return Say.PROMOTE, nearest
         return Say.CONTINUE, nearest
 
@@ -202,6 +215,7 @@ class Judge:
     def _begin(self, counters: Counters, t: float) -> None:
         self._intake = Intake(self.config, counters)
         self._fed: dict[str, tuple[Evidence, Row]] = {}
+        self._not_worse: dict[str, Evidence] = {}
         self._acknowledged: set[str] = set()
         self._looked_at = t - LOOK_EVERY_S
         self._ended = 0

@@ -14,6 +14,11 @@ def second_hash(key_hash: int) -> int:
     return ((key_hash * _MULTIPLIER) & _MASK) >> 32
 
 
+def is_of_shard(key_hash: int | None, shard: int, shards: int) -> bool:
+    """Tells if a key counts on this of several replicas; a call without a key counts where it ends."""
+    return key_hash is None or shards <= 1 or (second_hash(key_hash) >> 20) % shards == shard
+
+
 class KeyMarks:
     """The last step at which each key counted, for at most `LIMIT` keys.
 

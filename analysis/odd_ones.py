@@ -101,7 +101,7 @@ class Comparisons:
 
     def __init__(self, fields: Mapping[FieldId, FieldCounts] | None = None) -> None:
         self._fields: dict[FieldId, FieldCounts] = dict(fields or {})
-        self._active = sum(1 for one in self._fields.values() if one.first)
+        self._active = max((one.first for one in self._fields.values()), default=0)
         self._found: set[FieldId] = set()
 
     def __contains__(self, field: FieldId) -> bool:
@@ -145,17 +145,33 @@ class Comparisons:
             del self._fields[field]
             self._found.discard(field)
 
+    @property
+    def active(self) -> int:
+        """The number of positions that fields with an odd one have used up."""
+        return self._active
+
+    @property
+    def found(self) -> frozenset[FieldId]:
+        """The fields that have crossed their threshold."""
+        return frozenset(self._found)
+
+    def reserve(self, active: int) -> None:
+        """Leaves the first `active` positions to fields that others have counted before."""
+        self._active = max(self._active, active)
+
     def merge(self, other: "Comparisons") -> "Comparisons":
-        """Returns the sum. Fields of both keep the order of their first odd ones."""
+        """Returns the sum. Fields keep their positions; of two with one position, the second gets the next free one."""
         fields = dict(self._fields)
         for field, counts in other._fields.items():
             fields[field] = fields[field] + counts if field in fields else counts
         ranked = sorted((one.first, field) for field, one in fields.items() if one.first)
-        for rank, (_, field) in enumerate(ranked, 1):
+        position = 0
+        for first, field in ranked:
+            position = max(position + 1, first)
             fields[field] = fields[field] + FieldCounts()
-            fields[field].first = rank
+            fields[field].first = position
         merged = Comparisons(fields)
-        merged._active = max(merged._active, self._active, other._active)
+        merged._active = max(position, self._active, other._active)
         merged._found = self._found | other._found
         return merged
 
@@ -184,9 +200,11 @@ class Comparisons:
         ]
 
     @classmethod
-    def from_data(cls, data: Iterable[Iterable[Any]]) -> "Comparisons":
-        """Returns the counts that `to_data` made `data` of."""
-        return cls({(program, field): FieldCounts(*counts) for program, field, *counts in data})
+    def from_data(cls, data: Iterable[Iterable[Any]], found: Iterable[FieldId] = ()) -> "Comparisons":
+        """Returns the counts that `to_data` made `data` of; those in `found` have crossed their threshold."""
+        comparisons = cls({(program, field): FieldCounts(*counts) for program, field, *counts in data})
+        comparisons._found = {field for field in found if field in comparisons}
+        return comparisons
 
     def _of(self, field: FieldId) -> FieldCounts:
         counts = self._fields.get(field)

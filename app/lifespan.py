@@ -26,7 +26,7 @@ from app.http_metrics import HttpMetrics
 from app.local_lm import LocalLMServer
 from app.migration_records import MigrationRecords
 from app.positions.factory import PoolFactory, PoolSet
-from app.positions.identity import log_difference
+from app.positions.identity import evidence_generation, log_difference
 from app.positions.reload import CodeReloader
 from app.positions.rotation import Rotation, starting_specs
 from app.problem_kinds import KINDS
@@ -62,6 +62,7 @@ from routing.rollout.provider import RolloutProvider
 from routing.rollout.staleness import limit_staleness
 from routing.router import Router
 from routing.shadow.evidence import ShadowEvidence
+from routing.shadow.exchange import EvidenceExchange
 from routing.shadow.gate import LoadGate
 from routing.shadow.on_demand import OnDemand
 from routing.shadow.runs import ShadowRuns
@@ -89,6 +90,7 @@ from store.rotation_store import SqlRotationStore
 from store.secret_box import SecretBox
 from store.service_secrets import shared_secret
 from store.session_store import SqlSessionStore
+from store.shadow_store import SqlEvidenceStore
 
 if TYPE_CHECKING:
     from app.application import Application
@@ -150,8 +152,8 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         )
         _open_lane(app, services, settings)
         bookkeeping.start()
-        if follower is not None:
-            _follow_replicas(settings, follower, catalog, flag, log, background, stack)
+        _exchange_evidence(services, database, background, stack)
+        _follow_replicas(settings, follower, catalog, flag, log, background, stack)
         await _follow_sources(settings, flag, ramp, log, app.state.authenticator, background)
         await _open_console(app, settings, database, follower, background)
         _started(settings, services)
@@ -411,7 +413,7 @@ def _open_shadow(
 ) -> ShadowRuns:
     """Makes what runs and compares shadow calls, and scores calls by their programs' metrics."""
     metrics = ShadowMetrics(app.state.registry, tuple(pools))
-    evidence = ShadowEvidence(ramp.judge)
+    evidence = ShadowEvidence(ramp.judge, lambda program_id: catalog.programs.resolve(program_id, None))
     gate = LoadGate(settings.shadow_max_cpu_percent)
     scorer = Scorer(
         pools.get(Version.V1) or pools[Version.V2],
@@ -443,6 +445,18 @@ def _open_shadow(
     flag.listen(shadow.rollout_changed)
     shadow.rollout_changed(flag.current)
     return shadow
+
+
+def _exchange_evidence(services: Services, database: Database, background: Background, stack: AsyncExitStack) -> None:
+    """Keeps the evidence of shadow calls in the store from now on, and a last time at the end."""
+    exchange = EvidenceExchange(
+        services.shadow.evidence,
+        SqlEvidenceStore(database),
+        functools.partial(evidence_generation, services),
+        is_shared=database.is_shared,
+    )
+    stack.push_async_callback(exchange.exchange)
+    stack.push_async_callback(background.stop, background.run("shadow_evidence", exchange.run))
 
 
 def _open_webhooks(
@@ -503,17 +517,19 @@ async def _start(pools: PoolSet, factory: PoolFactory, pin: Version | None, loca
 
 def _follow_replicas(
     settings: Settings,
-    follower: Follower,
+    follower: Follower | None,
     catalog: _Catalog,
     flag: RolloutFlag,
     log: SqlRolloutLog,
     background: Background,
     stack: AsyncExitStack,
 ) -> None:
-    """Follows the changes that other replicas write, from now on.
+    """Follows the changes that other replicas write, from now on, if there may be any.
 
     If the settings ask for that, everything goes to V1 while this replica may have missed a rollback.
     """
+    if follower is None:
+        return
     stack.push_async_callback(follower.aclose)
     follower.start(_handlers(catalog, flag, log), catalog.reload)
     if (max_s := settings.rollout_max_staleness_s) is not None and settings.has_v1:

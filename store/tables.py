@@ -197,6 +197,16 @@ judge_evidence = Table(
     Column("at", UtcDateTime, nullable=False),
 )
 
+# The evidence of shadow calls and scores, one row for each replica.
+shadow_evidence = Table(
+    "shadow_evidence",
+    metadata,
+    Column("generation", String(64), primary_key=True),
+    Column("replica", String(64), primary_key=True),
+    Column("data", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+)
+
 replicas = Table(
     "replicas",
     metadata,

@@ -1,16 +1,17 @@
 """Replay: judges a recorded ramp as the live judge would have."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from analysis.guardrails import Config
+from analysis.guardrails import Action, Config
 from analysis.judge import Judge
-from analysis.verdict import Row, Verdict
+from analysis.verdict import Detectable, Evidence, Row, Tally, Verdict
 
 STRAGGLERS = 100
 """A trace may be sorted by the ends of calls: so many calls in a row of earlier steps do not mean a ramp that falls."""
 MAX_PROGRAMS = 256
+_NO_SHARE = 1e-12
 
 
 class Recorded(Protocol):
@@ -39,6 +40,16 @@ class Recorded(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class FedEvidence:
+    """The answer of a guardrail that is fed, from a moment on: shadow calls and scores are no calls of a trace."""
+
+    t: float
+    action: str
+    evidence: Evidence
+    not_worse: Evidence | None
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """A verdict that is new, and the call after which the judge came to it."""
 
@@ -54,8 +65,25 @@ class Replay:
     is the last step, on which promotion is possible. The number of programs stands for the catalogue's.
     """
 
-    def __init__(self, steps: Iterable[float], programs: int, config: Config) -> None:
+    def __init__(
+        self,
+        steps: Iterable[float],
+        programs: int,
+        config: Config,
+        fed: Mapping[str, str] | None = None,
+        promotes: Collection[str] = (),
+    ) -> None:
+        """Takes as `fed` the actions of the guardrails that the trace has evidence of.
+
+        Promotion waits for those in `promotes`, too.
+
+        Raises:
+            ValueError: a guardrail or an action is unknown.
+        """
         planned = tuple(sorted(set(steps)))
+        # Their thresholds stand in the trace, so that the share of alpha plays no part.
+        config = config.with_actions({name: (Action(action), _NO_SHARE) for name, action in (fed or {}).items()})
+        config = config.with_promotion(promotes)
         self._config = replace(
             config, steps=planned, programs=min(max(programs, 1), MAX_PROGRAMS), stragglers=STRAGGLERS
         )
@@ -64,14 +92,13 @@ class Replay:
         self._t = 0.0
         self._hashes: dict[str, int] = {}
 
-    def changes(self, calls: Iterable[Recorded]) -> Iterator[Change]:
+    def changes(self, calls: Iterable[Recorded | FedEvidence]) -> Iterator[Change]:
         """Feeds the calls to the judge and yields each change of the verdict."""
         judge = self.judge
         said = judge.verdict.action, judge.verdict.guardrail
         for call in calls:
-            self.calls += 1
             self._t = call.t
-            if self._feed(call) or judge.is_due(call.t):
+            if self._take(call) or judge.is_due(call.t):
                 verdict = judge.look(call.t)
                 if (verdict.action, verdict.guardrail) != said:
                     said = verdict.action, verdict.guardrail
@@ -84,6 +111,25 @@ class Replay:
     def rows(self) -> tuple[Row, ...]:
         """Returns each guardrail's evidence."""
         return self.judge.analysis()
+
+    def _take(self, line: Recorded | FedEvidence) -> bool:
+        if not isinstance(line, FedEvidence):
+            self.calls += 1
+            return self._feed(line)
+        evidence, nothing = line.evidence, Tally(0, 0)
+        row = Row(
+            evidence.guardrail,
+            line.action,
+            evidence.log_e,
+            evidence.threshold,
+            nothing,
+            nothing,
+            (0.0, None),
+            evidence.stratum,
+            Detectable(2.0, None, None),
+        )
+        self.judge.feed(evidence, row, line.not_worse)
+        return True
 
     def _feed(self, call: Recorded) -> bool:
         """Feeds one call; returns True if the moment to look has come."""

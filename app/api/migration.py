@@ -1,7 +1,5 @@
 """`/migration`: the phase of the migration, its checklist with the evidence, and the command that comes next."""
 
-import asyncio
-import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -13,7 +11,7 @@ from pydantic import Field, field_validator
 from app.access.auth import Admin, Observer, Operator
 from app.api.base import In, Out, Text
 from app.openapi.document import raises
-from app.positions.identity import identity_of
+from app.positions.identity import identity_of_pools
 from app.problems import Problem
 from app.services import Running, Services
 from routing.migration.checklist import DOCUMENTATION, NAMES, Item, ItemState, Validation, checklist
@@ -186,16 +184,6 @@ async def migration_view(services: Services) -> MigrationView:
             for one in usage
         ],
     )
-
-
-async def identity_of_pools(services: Services) -> str:
-    """A digest of what both pools are: a validation of other pools proves nothing for these."""
-    identities = await asyncio.gather(*(identity_of(version, services) for version in services.pools))
-    told = [
-        (one.spec.as_json() | {"pool_size": 0}, one.python, sorted(one.packages.items()), one.programs_revision, one.lm)
-        for one in identities
-    ]
-    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
 
 
 async def _facts(

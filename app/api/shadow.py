@@ -82,7 +82,7 @@ class ShadowProgramView(Out):
 
 
 class ShadowView(ShadowProgramView):
-    """All programs together, on this replica."""
+    """All programs together, on all replicas."""
 
     shadow_percent: float
     programs: list[str] = Field(description="Those that are compared; the ones that differ come first")
@@ -108,7 +108,7 @@ class ComparedView(Out):
 
 @router.get("")
 async def show_shadow(services: Running, principal: Observer) -> ShadowView:
-    """Shows the shadow calls of this replica: what differs, and what is noise."""
+    """Shows the shadow calls of all replicas: what differs, and what is noise; the examples are those of this one."""
     reports = services.shadow.evidence.reports()
     fields = sorted((row for one in reports for row in one.fields), key=lambda row: (not row.differs, -row.log_e))
     examples = [_example(one.program_id, example, principal) for one in reports for example in one.examples]

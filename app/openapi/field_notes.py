@@ -112,7 +112,7 @@ FIELDS: dict[str, Note] = {
     "steps": Note("The number of steps", 4),
     "Plan.steps": Note("The steps, upwards"),
     "Plan.name": Note("The name of the plan", "ramp"),
-    "Plan.guardrails": Note("Guardrails that act otherwise than they usually do, by name"),
+    "Plan.guardrails": Note("Guardrails that act otherwise than they usually do, or that promotion waits for, by name"),
     "action": Note("The consequence once the guardrail acts", "rollback"),
     "state": Note("The state"),
     "next": Note("The next thing that happens", "step 2 (5 %) after 10 min"),

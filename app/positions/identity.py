@@ -1,8 +1,10 @@
 """Finds out what a running pool is, by asking its interpreter and its zygote."""
 
 import asyncio
+import hashlib
 from typing import Final
 
+import msgspec
 import structlog
 
 from app.positions.difference import PoolDifference, PoolIdentity, difference
@@ -31,6 +33,34 @@ async def pools_difference(services: Services) -> PoolDifference:
     """Compares the two pools as they run."""
     v1, v2 = await asyncio.gather(identity_of(Version.V1, services), identity_of(Version.V2, services))
     return difference(v1, v2)
+
+
+async def identity_of_pools(services: Services) -> str:
+    """Returns a digest of what both pools are: a validation of other pools proves nothing for these."""
+    identities = await asyncio.gather(*(identity_of(version, services) for version in services.pools))
+    return _digest([_told(one) for one in identities])
+
+
+async def evidence_generation(services: Services) -> str | None:
+    """Returns a digest of what both pools are and of their LMs' settings: other evidence is about another V2.
+
+    Returns None if an interpreter cannot be asked now.
+    """
+    identities = await asyncio.gather(*(identity_of(version, services) for version in services.pools))
+    if any(one.python is None for one in identities):
+        return None
+    settings = [services.lms.shown(None, version).settings for version in services.pools]
+    lms = [(one.model, one.api_base, one.temperature, one.max_tokens) for one in settings]
+    return _digest([[_told(one) for one in identities], lms])
+
+
+def _told(identity: PoolIdentity) -> tuple[object, ...]:
+    spec = identity.spec.as_json() | {"pool_size": 0}
+    return spec, identity.python, sorted(identity.packages.items()), identity.programs_revision, identity.lm
+
+
+def _digest(told: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
 
 
 async def log_difference(services: Services) -> None:

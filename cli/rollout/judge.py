@@ -101,8 +101,11 @@ def _replace(file: Path, content: bytes) -> None:
 def _replay(path: str, config: Config, *, as_json: bool) -> tuple[list[Change], Replay]:
     """Judges one trace. With JSON each change is printed as it comes."""
     trace = TraceFile(path)
-    steps, programs = trace.outline()
-    run = Replay(steps, programs, config)
+    outline = trace.outline()
+    try:
+        run = Replay(outline.steps, outline.programs, config, outline.actions, outline.promotes)
+    except ValueError as error:
+        raise UnreadableTrace(f"{path}: {error}") from None
     found: list[Change] = []
     for change in _all_changes(run, trace):
         found.append(change)

@@ -168,11 +168,17 @@ def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
             "plan": plan["name"],
             "inconclusive": plan["on_inconclusive"] + (f" after {duration_text(wait)}" if wait is not None else ""),
             "margins": f"faults × {plan['fault_margin']:g}, time × {plan['latency_margin']:g}",
-            **{f"guardrail {name}": one["action"] for name, one in plan["guardrails"].items()},
+            **{f"guardrail {name}": _guardrail(one) for name, one in plan["guardrails"].items()},
         }
     )
     rows = [(index, percent_text(step), *condition_texts(step)) for index, step in enumerate(plan["steps"], start=1)]
     print_rows(("STEP", "V2", "HOLD", "CALLS", "APPROVAL"), rows)
+
+
+def _guardrail(one: dict[str, Any]) -> str:
+    """Tells what a plan changes about a guardrail."""
+    told = [one["action"]] if one["action"] else []
+    return ", ".join([*told, "promotion waits for it"] if one.get("promotes") else told)
 
 
 def _show_status(status: dict[str, Any], *, as_json: bool) -> None:

@@ -21,9 +21,11 @@ class PlanStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class GuardrailPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Another consequence for a guardrail than the usual one."""
 
-    action: str
-    """`rollback`, `pause` or `observe`."""
+    action: str | None = None
+    """`rollback`, `pause` or `observe`; None is the usual one."""
     share: float | None = None
+    promotes: bool = False
+    """Promotion waits for evidence that V2 is not worse; for `quality`, which it does not else."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -13,6 +13,7 @@ import mmh3
 from analysis.counters import Counters, total
 from analysis.guardrails import Config
 from analysis.judge import Judge
+from analysis.verdict import Evidence as Fed
 from analysis.verdict import Row, Verdict
 from pools.calls import Call
 from routing.rollout.reasons import TimedCall, reason
@@ -103,9 +104,11 @@ class LiveJudge:
         self._is_off = is_off
         self._others: Counters | None = None
         self._examples: dict[str, deque[Example]] = {}
-        self._recorded: deque[tuple[float, Evidence, End, float]] = deque(maxlen=MAX_RECORDED)
+        self._recorded: deque[tuple[Any, ...]] = deque(maxlen=MAX_RECORDED)
         self._held: deque[Evidence] = deque()
         """Calls in the order in which pools got them, from the oldest that has not counted and may still wait."""
+        self._fed: dict[str, tuple[bool, bool]] = {}
+        """By guardrail that is fed: whether it is an alarm, and whether V2 is shown not to be worse."""
         self._looks_at: asyncio.TimerHandle | None = None
         self._listener: Callable[[Verdict | None], None] = lambda _: None
 
@@ -194,6 +197,15 @@ class LiveJudge:
         if guardrail is not None:
             self._keep(guardrail, Example(end.execution_id, evidence.trace_id, end.outcome, end.detail))
 
+    def feed(self, evidence: Fed, row: Row, not_worse: Fed | None = None) -> None:
+        """Takes the evidence of a guardrail that is computed elsewhere. The trace has each change of what it says."""
+        name, said = evidence.guardrail, (evidence.is_alarm, not_worse is not None and not_worse.is_alarm)
+        promotes = any(one.promotes and one.name == name for one in self.judge.config.guardrails)
+        if said != self._fed.get(name, None if promotes else (False, False)):
+            self._recorded.append((time.monotonic(), self.w, row.action, evidence, not_worse, promotes))
+        self._fed[name] = said
+        self.judge.feed(evidence, row, not_worse)
+
     def _keep(self, guardrail: str, example: Example) -> None:
         self._examples.setdefault(guardrail, deque(maxlen=MAX_EXAMPLES)).append(example)
         if self._looks_at is None:
@@ -266,6 +278,7 @@ class LiveJudge:
             self._held.clear()
             self._examples.clear()
             self._recorded.clear()
+            self._fed.clear()
             self.dropped = 0
 
     def hear_others(self, others: Counters | None) -> None:
@@ -281,13 +294,33 @@ class LiveJudge:
         return sum(sum(counters.calls.get(index, (0, 0))) for index in at)
 
     def recorded(self) -> list[dict[str, Any]]:
-        """The calls that the judge saw, as lines of a trace for `poolshift judge replay`; keys are hashes."""
-        return [_trace_line(*call) for call in self._recorded]
+        """Returns what the judge saw as lines of a trace for `poolshift judge replay`: calls, and what it was fed.
+
+        Keys are hashes.
+        """
+        return [_fed_line(*told) if isinstance(told[3], Fed) else _trace_line(*told) for told in self._recorded]
 
     def close(self) -> None:
         """Looks no more."""
         if self._looks_at is not None:
             self._looks_at.cancel()
+
+
+def _fed_line(
+    t: float,
+    w: float,
+    action: str,
+    evidence: Fed,
+    not_worse: Fed | None,
+    promotes: bool,  # noqa: FBT001
+) -> dict[str, Any]:
+    told = {"log_e": round(evidence.log_e, 6), "threshold": round(evidence.threshold, 6), "stratum": evidence.stratum}
+    line: dict[str, Any] = {"t": round(t, 6), "w": w, "fed": evidence.guardrail, "action": action, **told}
+    if promotes:
+        line["promotes"] = True
+    if not_worse is not None:
+        line["not_worse"] = {"log_e": round(not_worse.log_e, 6), "threshold": round(not_worse.threshold, 6)}
+    return line
 
 
 def _trace_line(t: float, evidence: Evidence, end: End, ms: float) -> dict[str, Any]:

@@ -49,8 +49,11 @@ class PlanStep(_Part):
 class GuardrailPlan(_Part):
     """Another consequence for a guardrail than the usual one."""
 
-    action: Literal["rollback", "pause", "observe"]
+    action: Literal["rollback", "pause", "observe"] | None = Field(None, description="null is the usual one")
     share: float | None = Field(None, gt=0, le=1, description="Of alpha, for a guardrail that rolls back")
+    promotes: bool = Field(
+        False, description="Promotion waits for evidence that V2 is not worse; for `quality`, which it does not else"
+    )
 
 
 class Plan(_Part):
@@ -101,7 +104,9 @@ class Plan(_Part):
         """
         shares = {one.name: one.share for one in GUARDRAILS}
         actions = {
-            name: (Action(one.action), _share(one, shares.get(name, 0.0))) for name, one in self.guardrails.items()
+            name: (Action(one.action), _share(one, shares.get(name, 0.0)))
+            for name, one in self.guardrails.items()
+            if one.action is not None
         }
         try:
             config = Config(
@@ -112,6 +117,7 @@ class Plan(_Part):
                 programs=max(1, min(programs, 256)),
             )
             config = config.with_actions(actions)
+            config = config.with_promotion([name for name, one in self.guardrails.items() if one.promotes])
             return config.with_lm_on_trial() if is_lm_on_trial and "upstream" not in actions else config
         except InvalidConfig as error:
             raise ValueError(str(error)) from None

@@ -10,7 +10,7 @@ from typing import Final
 import mmh3
 import msgspec
 
-from analysis.keys import KeyMarks
+from analysis.keys import KeyMarks, is_of_shard
 from common.tasks import TaskOwner
 from pools.calls import Call, Program, Result
 from pools.errors import ExecutionError, Preempted, ProgramQuarantined
@@ -105,6 +105,8 @@ class Scorer:
         """Takes an organic call for a score, if chance says so and its key has not been scored at this step."""
         if random.getrandbits(32) >= self._threshold or len(self._waiting) >= MAX_WAITING:
             return
+        if not is_of_shard(evidence.key_hash, *self._evidence.shard):
+            return
         marks = self._seen.get(evidence.w)
         if marks is None:
             if len(self._seen) >= MAX_STEPS:
@@ -119,7 +121,7 @@ class Scorer:
     def pair(self, answered: Answered, key: str | None, v1: bytes, v2: bytes) -> None:
         """Takes a shadow call for two scores, unless its key has been scored before."""
         key_hash = None if key is None else mmh3.hash64(f"{answered.program.id} {key}", signed=False)[0]
-        if _is_large(answered.inputs, v1, v2):
+        if _is_large(answered.inputs, v1, v2) or not is_of_shard(key_hash, *self._evidence.shard):
             return
         if len(self._waiting) >= MAX_WAITING or self._seen_pairs.first_copy(key_hash, 0) < 0:
             return

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.service import Service, running_service
+from tests.support.service import POOLSHIFT, Service, running_service
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(os.environ.get("POOL_VERSION") == "v1", reason="a pin leaves nothing to compare")
@@ -219,9 +220,25 @@ def test_worse_answers_pause_the_ramp(judged: Service, observed: str, guardrail:
         assert found["compared"] <= 300
         assert found["quality"]["v2_mean"] < found["quality"]["v1_mean"]
         assert judged.metric("poolshift_quality_score_count", pool_version="v2") > 0
+        assert replayed(judged)[-1][:2] == ["pause", guardrail]
     finally:
         judged.client.post("/rollout/abort", json={})
     assert judged.client.get("/rollout").json()["shadow_percent"] == 0
+
+
+def replayed(service: Service) -> list[list[Any]]:
+    """Replays what the judge saw: verdict and guardrail of each change."""
+    trace = service.directory / "trace.jsonl"
+    trace.write_bytes(service.client.get("/rollout/analysis/trace").content)
+    command = [*POOLSHIFT, "judge", "replay", str(trace), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [[one["verdict"], one["guardrail"]] for one in map(json.loads, done.stdout.splitlines())]
+
+
+def pairs(service: Service, program: str) -> int:
+    """The number of calls of which both answers have a score."""
+    quality = report(service, program)["quality"]
+    return 0 if quality is None else quality["pairs"]
 
 
 def waits(service: Service) -> bool:
@@ -239,3 +256,26 @@ def test_a_metric_that_fails_gives_no_score(judged: Service) -> None:
     found = report(judged, program)
     assert set(found["metric_failures"]) == {"raised", "timeout", "not_a_number", "out_of_range"}
     assert found["quality"] is None
+
+
+def test_the_evidence_outlives_a_restart_and_ends_with_the_lm(tmp_path: Path) -> None:
+    """A restart goes on with what was found; another LM of everyone is another V2, whose evidence begins again."""
+    more = {"V1_POOL_SIZE": 2, "V2_POOL_SIZE": 2, "ENGINE": "session_pool_v2"}
+    with running_service(tmp_path, **settings(tmp_path, **more)) as service:
+        program = create(service, "answer", output="string", metric=f"{MODULE}:is_good")
+        run(service, program, range(0, 40, 2))
+        wait_until(lambda: pairs(service, program) == 20, "the pairs are scored")
+        before = report(service, program)
+    with running_service(tmp_path, **settings(tmp_path, SHADOW_PERCENT=0, **more)) as service:
+        wait_until(lambda: report(service, program)["compared"] == before["compared"], "the evidence is back")
+        after = report(service, program)
+        counted = ("compared", "differing", "shed", "fields", "quality", "v1_ms", "v2_ms")
+        assert {name: after[name] for name in counted} == {name: before[name] for name in counted}
+        assert any(row["differs"] for row in after["fields"])
+        row = next(one for one in service.client.get("/rollout/analysis").json() if one["name"] == "shadow")
+        assert row["log_e"] > 0
+        assert service.client.put("/lm", json={"model": "openai/other", "api_key": "k"}).status_code == 200
+        assert report(service, program)["compared"] == 0
+    with running_service(tmp_path, **settings(tmp_path, **more)) as service:
+        run(service, program, range(1))
+        assert report(service, program)["compared"] == 1

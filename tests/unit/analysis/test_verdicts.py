@@ -1,5 +1,6 @@
 """Verdicts: a table of what is said when."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -94,6 +95,33 @@ def test_another_e_process_fits_in() -> None:
     verdict = judge.look(1000.0)
     assert (verdict.action, verdict.guardrail) == (Say.PAUSE, "quality")
     assert row in judge.analysis()
+
+
+def no_worse_v2(*, waits: bool) -> Judge:
+    """A judge on its last step, with evidence for all guardrails that are no e-process of another part."""
+    config = replace(Config(), steps=(0.5,))
+    judge = Judge(config.with_promotion(["quality"]) if waits else config)
+    rng = random.Random(5)
+    for one in random_calls(3, 20_000, rate=0.0):
+        tell(judge, one._replace(w=0.5, arm=rng.choice(("v1", "v2"))))
+    return judge
+
+
+def test_promotion_waits_for_quality_if_the_plan_asks_for_it() -> None:
+    """Silence is no evidence, and neither is a log e-value below the threshold of promotion."""
+    assert no_worse_v2(waits=False).look(1.0).action is Say.PROMOTE
+    judge = no_worse_v2(waits=True)
+    nothing = Tally(0, 0)
+    row = Row("quality", "pause", 0.0, 6.9, nothing, nothing, (0.0, None), "all", Detectable(2.0, None, None))
+    assert judge.look(1.0).action is Say.CONTINUE
+    assert [one.guardrail for one in judge.lacking()] == ["quality"]
+    judge.feed(Evidence("quality", 0.0, 6.9), row, Evidence("quality", 2.9, 3.0))
+    assert judge.look(2.0).action is Say.CONTINUE
+    judge.feed(Evidence("quality", 0.0, 6.9), row, Evidence("quality", 3.1, 3.0))
+    assert judge.lacking() == ()
+    assert judge.look(3.0).action is Say.PROMOTE
+    with pytest.raises(InvalidConfig, match="quality alone"):
+        Config().with_promotion(["shadow"])
 
 
 def test_rows_tell_counts_interval_and_what_is_detectable() -> None:

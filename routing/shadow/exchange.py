@@ -1,0 +1,87 @@
+"""Keeps the evidence of shadow calls and scores in the store, and adds that of other replicas and earlier runs.
+
+Evidence belongs to a generation: what both pools are, with their code, packages and LMs. A pool that becomes another
+one begins a new generation, so no evidence about other code is ever added.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from common.log_once import LogOnce
+from routing.errors import StoreUnavailable
+from routing.shadow.evidence import ShadowEvidence
+from routing.shadow.evidence_store import EvidenceStore
+from routing.shadow.figures import Totals
+
+EXCHANGE_EVERY_S: Final = 5.0
+"""Time between two exchanges with the store, in seconds: so much evidence is lost by a crash."""
+ALONE: Final = "only"
+"""The name of a service that shares its database with no other: it goes on with its row after a restart."""
+
+
+class EvidenceExchange:
+    """Exchanges the evidence of one replica with the store."""
+
+    def __init__(
+        self,
+        evidence: ShadowEvidence,
+        store: EvidenceStore,
+        generation: Callable[[], Awaitable[str | None]],
+        *,
+        is_shared: bool,
+    ) -> None:
+        """Asks `generation` for the identity of the pools; None if that cannot be told now."""
+        self._evidence = evidence
+        self._store = store
+        self._generation_of_now = generation
+        self._is_shared = is_shared
+        self._replica = uuid.uuid4().hex if is_shared else ALONE
+        self._generation: str | None = None
+        self._heard: list[Totals] = []
+        self._written: dict[str, Any] = Totals().to_data()
+        self._log_once = LogOnce("shadow evidence cannot be exchanged with the store")
+
+    async def run(self) -> None:
+        """Exchanges until it is cancelled."""
+        while True:
+            await self.exchange()
+            await asyncio.sleep(EXCHANGE_EVERY_S)
+
+    async def exchange(self) -> None:
+        """Keeps the evidence of this replica, and hears what others, and runs before this one, have kept."""
+        generation = await self._generation_of_now()
+        if generation is None:
+            return
+        try:
+            if generation != self._generation:
+                await self._begin(generation)
+            await self._put(generation)
+            if self._is_shared:
+                await self._read(generation)
+        except StoreUnavailable as error:
+            self._log_once.warn(str(error))
+            return
+        self._log_once.clear()
+        self._evidence.hear(self._heard)
+
+    async def _begin(self, generation: str) -> None:
+        """Goes on with the evidence of a generation; that of the one before is about other pools."""
+        await self._read(generation)
+        if self._generation is not None:
+            self._evidence.restart()
+        self._generation = generation
+        self._evidence.hear(self._heard)
+
+    async def _put(self, generation: str) -> None:
+        totals = self._evidence.own() if self._is_shared else self._evidence.inherited()
+        data = totals.to_data()
+        if data != self._written:
+            await self._store.put(generation, self._replica, data)
+            self._written = data
+
+    async def _read(self, generation: str) -> None:
+        snapshots = await self._store.all(generation)
+        others = [replica for replica in sorted(snapshots) if not self._is_shared or replica != self._replica]
+        self._heard = [Totals.from_data(snapshots[replica]) for replica in others]
