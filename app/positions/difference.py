@@ -1,6 +1,6 @@
 """Tells what V2's pool changes against V1's: Python, packages, code, engine, language model and limits."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from config.pools import PoolSpec
@@ -10,6 +10,8 @@ LEADING_PACKAGES = ("dspy", "msgspec")
 """Packages that the summary names although others differ too."""
 NAMED_PACKAGES = 3
 """More packages that differ are counted, not named."""
+NAMED_PROGRAMS = 3
+"""More programs with a definition of V2's own are counted, not named."""
 _INTERPRETER, _PROGRAMS = "interpreter", "programs at"
 _ABSENT = {PYTHON: "unknown", _PROGRAMS: "unknown", _INTERPRETER: "the service's"}
 """Words for what a pool has not; "none" for all else."""
@@ -26,6 +28,8 @@ class PoolIdentity:
     programs_revision: str | None
     lm: str | None
     """The model that programs use, if the service has one."""
+    own_definitions: Sequence[str] = ()
+    """The programs of which the version runs a definition of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +90,14 @@ def _changes(v1: PoolIdentity, v2: PoolIdentity) -> Iterator[Change]:
     yield Change("worker_env_file", v1.spec.worker_env_file, v2.spec.worker_env_file)
     yield Change("preload", ",".join(v1.spec.preload) or None, ",".join(v2.spec.preload) or None)
     yield Change("lm", v1.lm, v2.lm)
+    yield Change("own definitions", _programs(v1.own_definitions), _programs(v2.own_definitions))
     for name in ("pool_size", "worker_max_executions", "worker_max_rss_mb", "worker_max_age_s"):
         yield Change(name, _number(getattr(v1.spec, name)), _number(getattr(v2.spec, name)))
+
+
+def _programs(ids: Sequence[str]) -> str | None:
+    """Names a few programs, or counts them."""
+    return f"{len(ids)} programs" if len(ids) > NAMED_PROGRAMS else ", ".join(ids) or None
 
 
 def _number(value: float | None) -> str | None:

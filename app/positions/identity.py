@@ -64,10 +64,10 @@ def _digest(told: object) -> str:
 
 
 async def log_difference(services: Services) -> None:
-    """Logs what V2 changes, if specifications or LMs differ; pools with one interpreter and path are not asked."""
+    """Logs what V2 changes, if anything does; pools with one interpreter and path are not asked."""
     specs = services.pool_set.specs
     v1, v2 = specs[Version.V1], specs[Version.V2]
-    if v1 == v2 and not services.lms.is_on_trial:
+    if v1 == v2 and not services.lms.is_on_trial and not services.programs.count_own():
         return
     if (v1.python, v1.programs_dir, v1.worker_env_file) == (v2.python, v2.programs_dir, v2.worker_env_file):
         found = difference(_identity(Version.V1, services, None), _identity(Version.V2, services, None))
@@ -84,4 +84,5 @@ def _identity(version: Version, services: Services, description: Description | N
         packages={} if description is None else description.packages,
         programs_revision=services.spawners[version].revision,
         lm=None if model == NONE else model,
+        own_definitions=services.programs.own_ids() if version is Version.V2 else (),
     )

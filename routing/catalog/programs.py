@@ -1,7 +1,7 @@
 """The programs in memory, so that an execution reads no database; the store keeps them."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -395,11 +395,15 @@ class Programs:
 
     def count_own(self) -> int:
         """Counts the programs of which V2 has a definition of its own."""
-        return sum(
-            program.v2 is not None
-            for programs in (self._global, *self._of_sessions.values())
-            for program in programs.values()
-        )
+        return sum(program.v2 is not None for program in self._all())
+
+    def own_ids(self) -> list[str]:
+        """Names the programs of which V2 has a definition of its own."""
+        return sorted(program.id for program in self._all() if program.v2 is not None)
+
+    def _all(self) -> Iterator[CataloguedProgram]:
+        for programs in (self._global, *self._of_sessions.values()):
+            yield from programs.values()
 
     def forget_session(self, session_id: str) -> None:
         """Forgets the programs of a session that has ended."""

@@ -1,5 +1,7 @@
 """The words for what V2's pool changes."""
 
+from dataclasses import replace
+
 from app.positions.difference import PoolIdentity, difference
 from config.pools import PoolSpec
 
@@ -20,3 +22,11 @@ def test_nothing_is_called_none_that_is_there() -> None:
     assert told == "python 3.11.7 → unknown; interpreter the service's → nowhere; programs at 4f2c1a → unknown"
     model = PoolIdentity(spec=own.spec, python="3.11.7", packages=own.packages, programs_revision="4f2c1a", lm="local")
     assert difference(own, model).summary == "lm none → local"
+
+
+def test_own_definitions_are_named_or_counted() -> None:
+    """They are a difference although the pools have none."""
+    own = identity("3.11.7")
+    two, many = replace(own, own_definitions=["ask", "price"]), replace(own, own_definitions=list("abcd"))
+    assert difference(own, two).summary == "own definitions none → ask, price"
+    assert difference(own, many).summary == "own definitions none → 4 programs"
