@@ -170,7 +170,12 @@ async def _open_migration(
     stack: AsyncExitStack,
 ) -> MigrationRecords:
     """Opens the records of the migration, and adds up the calls of each version by day from now on."""
-    usage = Usage(recorder.decisions, SqlUsageStore(database))
+    versions = tuple(Version) if settings.has_v1 else (Version.V2,)
+
+    def durations() -> dict[Version, tuple[list[int], float, float]]:
+        return {version: (recorder.latencies(version), *recorder.seconds(version)) for version in versions}
+
+    usage = Usage(recorder.decisions, durations, SqlUsageStore(database))
     stack.push_async_callback(usage.flush)
     stack.push_async_callback(background.stop, background.run("usage", usage.run))
     sunset = await open_sunset(settings.v1_sunset if settings.has_v1 else None, log)
@@ -455,7 +460,7 @@ def _exchange_evidence(services: Services, database: Database, background: Backg
         functools.partial(evidence_generation, services),
         is_shared=database.is_shared,
     )
-    stack.push_async_callback(exchange.exchange)
+    stack.push_async_callback(exchange.aclose)
     stack.push_async_callback(background.stop, background.run("shadow_evidence", exchange.run))
 
 

@@ -138,8 +138,10 @@ def tick_item(
     note: Annotated[str | None, typer.Option(help="What was looked at.")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take the confirmation back.")] = False,
 ) -> None:
-    """Confirms an item that no check can tell, with your key's name and the time."""
-    service.ask(migration.untick(item) if undo else migration.tick(item, note=note))
+    """Confirms an item that no check can tell, with your key's name and the time, and shows the item."""
+    found = service.ask(migration.untick(item) if undo else migration.tick(item, note=note))
+    shown = next(one for one in found["checklist"] if one["item"] == item)
+    print(f"{item}: {shown['state']}, {shown['evidence']}")
 
 
 @app.command("tune")

@@ -17,7 +17,7 @@ from routing.rollout.live_judge import MOVED, End, Evidence, LiveJudge
 from routing.rollout.model import Rollout
 from routing.split import bucket
 from routing.telemetry.call_trace import CANCELLED, CallTrace
-from routing.telemetry.recorder import OK, Recorder
+from routing.telemetry.recorder import NOT_ORGANIC, OK, Recorder
 from routing.versions import Decision, Reason, Version
 
 _FORCED: Final = {version: Decision(version, Reason.FORCED) for version in Version}
@@ -164,7 +164,7 @@ class Router:
     def _succeeded(self, route: Route, call: Call, operation: str, began: float, result: Result) -> None:
         seconds = time.perf_counter() - began
         self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, route.trace_id)
-        if call.program.definition.limits is not None:
+        if call.program.definition.limits is not None and operation not in NOT_ORGANIC:
             self._record_program(route, call, OK, seconds)
         cost = self._record_tokens(route, call, result.usage)
         if route.evidence is not None:
@@ -174,7 +174,7 @@ class Router:
 
     def _failed(self, route: Route, call: Call, operation: str, began: float, error: ExecutionError) -> None:
         self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
-        if call.program.definition.limits is not None:
+        if call.program.definition.limits is not None and operation not in NOT_ORGANIC:
             self._record_program(route, call, error.code, time.perf_counter() - began)
         cost = self._record_tokens(route, call, error.usage)
         if route.evidence is not None:
@@ -197,7 +197,8 @@ class Router:
         version = route.decision.version
         seconds = time.perf_counter() - began
         self._recorder.answered(version, operation, code, seconds, queued_s, route.trace_id)
-        self._recorder.failed(version, code, category)
+        if operation not in NOT_ORGANIC:
+            self._recorder.failed(version, code, category)
 
     def _judge_end(self, route: Route, call: Call, outcome: str, seconds: float, detail: str, cost: float) -> None:
         """Tells the judge how an organic call ended.

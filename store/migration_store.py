@@ -5,15 +5,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, delete, func, insert, select
+from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.migration.checklist import Item, ItemState, Tick, Validation
-from routing.migration.usage import DayOfUse
+from routing.migration.usage import DayOfTimes, DayOfUse
 from routing.versions import Reason, Version
 from store.database import Database
-from store.tables import migration_ticks, usage_days, validations
+from store.tables import migration_ticks, usage_days, usage_times, validations
 
 _MAX_BY_LENGTH = 256
 _encode = msgspec.json.encode
@@ -68,8 +68,10 @@ class SqlUsageStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, rows: Sequence[DayOfUse]) -> None:
+    async def add(self, rows: Sequence[DayOfUse], times: Sequence[DayOfTimes]) -> None:
         async with self._database.transaction() as connection:
+            for one in sorted(times, key=lambda one: (one.day, one.version)):
+                await self._add_times(connection, one)
             for row in sorted(rows, key=lambda row: (row.day, row.version, row.reason)):
                 await self._add(connection, row)
 
@@ -80,6 +82,33 @@ class SqlUsageStore:
         return [
             DayOfUse(row.day, Version(row.version), Reason(row.reason), row.calls, row.peak_per_minute) for row in rows
         ]
+
+    async def times_since(self, day: str) -> Sequence[DayOfTimes]:
+        query = select(usage_times).where(usage_times.c.day >= day).order_by(usage_times.c.day)
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(query)).all()
+        return [
+            DayOfTimes(row.day, Version(row.version), tuple(_decode(row.counts)), row.seconds, row.waited_s)
+            for row in rows
+        ]
+
+    async def _add_times(self, connection: AsyncConnection, new: DayOfTimes) -> None:
+        """Adds to the day's row, which is locked meanwhile: another replica may add to it, too."""
+        key = {"day": new.day, "version": new.version}
+        dialect = postgresql if self._database.is_shared else sqlite
+        nothing = {"counts": "[]", "seconds": 0.0, "waited_s": 0.0}
+        await connection.execute(dialect.insert(usage_times).values({**key, **nothing}).on_conflict_do_nothing())
+        mine = (usage_times.c.day == new.day) & (usage_times.c.version == new.version)
+        row = (await connection.execute(select(usage_times).where(mine).with_for_update())).one()
+        counts, seconds, waited_s = _decode(row.counts), row.seconds, row.waited_s
+        if len(counts) != len(new.counts):  # the row is new, or of a release with other buckets
+            counts, seconds, waited_s = [0] * len(new.counts), 0.0, 0.0
+        grown = {
+            "counts": _encode([one + other for one, other in zip(counts, new.counts, strict=True)]).decode(),
+            "seconds": seconds + new.seconds,
+            "waited_s": waited_s + new.waited_s,
+        }
+        await connection.execute(update(usage_times).where(mine).values(grown))
 
     async def _add(self, connection: AsyncConnection, row: DayOfUse) -> None:
         values = {

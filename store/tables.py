@@ -297,3 +297,14 @@ usage_days = Table(
     Column("calls", BigInteger, nullable=False),
     Column("peak_per_minute", BigInteger, nullable=False),
 )
+
+# The durations of each version's calls by day (UTC); `counts` are by bucket, as JSON.
+usage_times = Table(
+    "usage_times",
+    metadata,
+    Column("day", String(10), primary_key=True),
+    Column("version", String(8), primary_key=True),
+    Column("counts", Text, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("waited_s", Float, nullable=False),
+)

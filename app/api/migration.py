@@ -16,7 +16,8 @@ from app.problems import Problem
 from app.services import Running, Services
 from routing.migration.checklist import DOCUMENTATION, NAMES, Item, ItemState, Validation, checklist
 from routing.migration.phases import QUIET_DAYS, Facts, Phase, position
-from routing.migration.usage import DayOfUse
+from routing.migration.usage import DayOfUse, service_times
+from routing.telemetry.recorder import DURATION_BOUNDS
 from routing.versions import Reason, Version
 
 MAX_REPORT_BYTES = 512 * 1024
@@ -52,6 +53,17 @@ class UseView(Out):
     peak_per_minute: int = Field(description="The most calls that one replica has decided in a minute")
 
 
+class ServiceTimesView(Out):
+    """The durations of one version's organic calls in the last days, on all replicas."""
+
+    pool_version: Version
+    calls: int
+    mean_s: float = Field(description="The mean time in the pool, without the wait for a worker")
+    variation: float = Field(description="The squared coefficient of variation, by the histogram's buckets")
+    p99_s: float = Field(description="The upper bound of the bucket that has the 99th percentile")
+    mean_wait_s: float
+
+
 class MigrationView(Out):
     """The position of the migration."""
 
@@ -66,6 +78,7 @@ class MigrationView(Out):
     validation: ValidationView | None
     v1_sunset: datetime | None = Field(description="The end of V1 that V1_SUNSET announces")
     usage: list[UseView] = Field(description="The calls of the last days")
+    service_times: list[ServiceTimesView] = Field(description="Their durations by version, for the size of a pool")
 
 
 class ItemBody(In):
@@ -160,6 +173,7 @@ async def migration_view(services: Services) -> MigrationView:
     items = checklist(validation, pools, ticks, _manual_items(services))
     first_day = datetime.now(UTC) - timedelta(days=QUIET_DAYS)
     usage = await services.migration.usage.since(first_day.strftime("%Y-%m-%d"))
+    times = service_times(await services.migration.usage.times_since(first_day.strftime("%Y-%m-%d")), DURATION_BOUNDS)
     facts = await _facts(services, items, usage, is_validated=validation is not None and validation.pools == pools)
     found = position(facts)
     return MigrationView(
@@ -182,6 +196,17 @@ async def migration_view(services: Services) -> MigrationView:
                 peak_per_minute=one.peak_per_minute,
             )
             for one in usage
+        ],
+        service_times=[
+            ServiceTimesView(
+                pool_version=one.version,
+                calls=one.calls,
+                mean_s=one.mean_s,
+                variation=one.variation,
+                p99_s=one.p99_s,
+                mean_wait_s=one.mean_wait_s,
+            )
+            for one in times
         ],
     )
 

@@ -44,11 +44,13 @@ async def identity_of_pools(services: Services) -> str:
 async def evidence_generation(services: Services) -> str | None:
     """Returns a digest of what both pools are and of their LMs' settings: other evidence is about another V2.
 
-    Returns None if an interpreter cannot be asked now.
+    Waits for the interpreters, for as long as they take; returns None if one cannot run workers.
     """
-    identities = await asyncio.gather(*(identity_of(version, services) for version in services.pools))
-    if any(one.python is None for one in identities):
+    try:
+        described = await asyncio.gather(*(services.spawners[version].describe() for version in services.pools))
+    except SpawnFailed:
         return None
+    identities = [_identity(version, services, one) for version, one in zip(services.pools, described, strict=True)]
     settings = [services.lms.shown(None, version).settings for version in services.pools]
     lms = [(one.model, one.api_base, one.temperature, one.max_tokens) for one in settings]
     return _digest([[_told(one) for one in identities], lms])

@@ -27,13 +27,14 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         "# Validation of V2",
         "",
-        f"{_summary(report)} Validated {report['at']} by {report['by']}; pools {report['pools']}.",
+        f"{_summary(report)} Validated {_when(report['at'])} by {report['by']}; pools {report['pools']}.",
         "",
         "| item | state | evidence | to do |",
         "|---|---|---|---|",
     ]
     for one in report["items"]:
-        cells = [one["item"], _MARKS[one["state"]], one["evidence"], f"`{one['how']}`" if one["how"] else ""]
+        how = f"`{one['how']}`" if _is_command(one["how"]) else one["how"]
+        cells = [one["item"], _MARKS[one["state"]], one["evidence"], how]
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     lines += ["", *_changes(report)]
     return "\n".join(lines).rstrip() + "\n"
@@ -58,17 +59,30 @@ def page(report: dict[str, Any]) -> str:
     """The report as one HTML page, which loads nothing."""
     rows = "".join(
         f"<tr><td>{_text(one['item'])}</td><td class={quoteattr(one['state'])}>{_MARKS[one['state']]}</td>"
-        f"<td>{_text(one['evidence'])}</td><td><code>{_text(one['how'])}</code></td></tr>"
+        f"<td>{_text(one['evidence'])}</td><td>{_how(one['how'])}</td></tr>"
         for one in report["items"]
     )
     changes = "".join(f"<p>{_text(line)}</p>" for line in _changes(report))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Validation of V2</title>'
         f"<style>{_STYLE}</style></head><body><h1>Validation of V2</h1><p>{_text(_summary(report))}</p>"
-        f"<p>Validated {_text(report['at'])} by {_text(report['by'])}; pools {_text(report['pools'])}.</p>"
+        f"<p>Validated {_text(_when(report['at']))} by {_text(report['by'])}; pools {_text(report['pools'])}.</p>"
         "<table><thead><tr><th>item</th><th>state</th><th>evidence</th><th>to do</th></tr></thead>"
         f"<tbody>{rows}</tbody></table>{_plots(report)}{changes}</body></html>\n"
     )
+
+
+def _when(at: str) -> str:
+    """A time of the service as people read it, to the second."""
+    return f"{at[:19].replace('T', ' ')} UTC"
+
+
+def _is_command(how: str) -> bool:
+    return how.startswith("poolshift ")
+
+
+def _how(how: str) -> str:
+    return f"<code>{_text(how)}</code>" if _is_command(how) else _text(how)
 
 
 def _summary(report: dict[str, Any]) -> str:

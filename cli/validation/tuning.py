@@ -9,7 +9,6 @@ import math
 from typing import Any, Final
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
 TARGET_WAIT: Final = 0.1
 """The mean wait that is accepted, as a share of the mean service time."""
@@ -51,22 +50,21 @@ def workers_for(rate: float, service_s: float, variation: float) -> int:
 
 def recommend(client: httpx.Client) -> list[dict[str, Any]]:
     """Advice for each pool: what is, what the formulas predict for it, what they recommend, and what is not known."""
-    figures = _figures(client.get("/metrics").text)
-    usage = client.get("/migration").json()["usage"]
-    return [_advice(pool, figures.get(pool["pool_version"], {}), usage) for pool in client.get("/pools").json()]
+    shown = client.get("/migration").json()
+    times = {one["pool_version"]: one for one in shown["service_times"]}
+    return [_advice(pool, times.get(pool["pool_version"]), shown["usage"]) for pool in client.get("/pools").json()]
 
 
-def _advice(pool: dict[str, Any], figures: dict[str, float], usage: list[dict[str, Any]]) -> dict[str, Any]:
-    version, calls = pool["pool_version"], figures.get("calls", 0.0)
+def _advice(pool: dict[str, Any], times: dict[str, Any] | None, usage: list[dict[str, Any]]) -> dict[str, Any]:
+    version, calls = pool["pool_version"], 0 if times is None else times["calls"]
     peaks: dict[str, int] = {}
     for one in usage:
         peaks[one["day"]] = peaks.get(one["day"], 0) + one["peak_per_minute"]
     rate = max(peaks.values(), default=0) / 60
-    if calls < MIN_CALLS or not rate:
-        told = f"{calls:.0f} calls of {version}, a peak of {rate:.2f} calls a second: too few to recommend anything"
-        return {"pool": version, "unknown": told}
-    service_s = figures["run_s"] / calls
-    variation = figures["variation"]
+    if times is None or calls < MIN_CALLS or not rate:
+        few = f"{calls} calls of {version} in the last days, a peak of {rate:.2f} calls a second"
+        return {"pool": version, "unknown": f"{few}: too few to recommend anything"}
+    service_s, variation = times["mean_s"], times["variation"]
     size = workers_for(rate, service_s, variation)
     unknown = "how the peak spreads within a minute"
     if pool["engine"] == "session_pool":
@@ -74,13 +72,13 @@ def _advice(pool: dict[str, Any], figures: dict[str, float], usage: list[dict[st
     return {
         "pool": version,
         "peak": f"{rate:.2f} calls a second, all versions together",
-        "service time": f"{1000 * service_s:.2f} ms on the mean, squared variation {variation:.2f}",
+        "service time": f"{1000 * service_s:.2f} ms on the mean of {calls:,} calls, squared variation {variation:.2f}",
         "now": _prediction(rate, service_s, variation, pool["size"]),
-        "observed wait": f"{1000 * figures['wait_s'] / calls:.2f} ms on the mean",
+        "observed wait": f"{1000 * times['mean_wait_s']:.2f} ms on the mean",
         "recommended": f"{version.upper()}_POOL_SIZE={size}: {_prediction(rate, service_s, variation, size)}",
         "queue limit": f"QUEUE_LIMIT={max(16, math.ceil(2 * size))}: two calls wait for each worker, at most",
         "timeouts": f"CHECKOUT_TIMEOUT_S={max(1, math.ceil(20 * service_s))}, EXECUTION_TIMEOUT_S at least "
-        f"{max(1, math.ceil(3 * figures['p99_s']))}",
+        f"{max(1, math.ceil(3 * times['p99_s']))}",
         "unknown": unknown,
     }
 
@@ -89,44 +87,5 @@ def _prediction(rate: float, service_s: float, variation: float, workers: int) -
     wait = wait_s(rate, service_s, variation, workers)
     busy = rate * service_s / workers
     told = "calls pile up" if math.isinf(wait) else f"{1000 * wait:.2f} ms of wait on the mean"
-    return f"{workers} workers, {100 * min(busy, 1):.0f} % busy, {told}"
-
-
-def _figures(metrics: str) -> dict[str, dict[str, float]]:
-    """Calls, run time, wait, variation and p99 of each version, from the histograms since the service's start."""
-    buckets: dict[str, list[tuple[float, float]]] = {}
-    found: dict[str, dict[str, float]] = {}
-    for family in text_string_to_metric_families(metrics):
-        for sample in family.samples:
-            version = sample.labels.get("pool_version", "")
-            one = found.setdefault(version, dict.fromkeys(("calls", "run_s", "wait_s"), 0.0))
-            if sample.labels.get("operation", "execute") != "execute":
-                continue
-            if sample.name == "poolshift_request_duration_seconds_count":
-                one["calls"] += sample.value
-            elif sample.name == "poolshift_request_duration_seconds_sum":
-                one["run_s"] += sample.value
-            elif sample.name == "poolshift_queue_wait_seconds_sum":
-                one["wait_s"] += sample.value
-            elif sample.name == "poolshift_request_duration_seconds_bucket":
-                buckets.setdefault(version, []).append((float(sample.labels["le"]), sample.value))
-    for version, one in found.items():
-        one["run_s"] = max(0.0, one["run_s"] - one["wait_s"])
-        one["variation"], one["p99_s"] = _spread(sorted(buckets.get(version, [])))
-    return found
-
-
-def _spread(buckets: list[tuple[float, float]]) -> tuple[float, float]:
-    """The squared coefficient of variation and the 99th percentile, with each call in the middle of its bucket."""
-    total = buckets[-1][1] if buckets else 0.0
-    if not total:
-        return 1.0, 0.0
-    mean = square = before = low = p99 = 0.0
-    for high, count in buckets:
-        middle = low if math.isinf(high) else (low + high) / 2
-        mean += middle * (count - before) / total
-        square += middle**2 * (count - before) / total
-        if not p99 and count >= 0.99 * total:
-            p99 = low if math.isinf(high) else high
-        before, low = count, low if math.isinf(high) else high
-    return max(0.0, square / mean**2 - 1) if mean else 1.0, p99
+    noun = "worker" if workers == 1 else "workers"
+    return f"{workers} {noun}, {100 * min(busy, 1):.0f} % busy, {told}"

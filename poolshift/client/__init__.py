@@ -28,7 +28,7 @@ from poolshift.client.executions import (
     Usage,
 )
 from poolshift.client.failures import Failure, FailureCount, Failures
-from poolshift.client.migration import ChecklistItem, Migration, Use, Validation, ValidationState
+from poolshift.client.migration import ChecklistItem, Migration, ServiceTimes, Use, Validation, ValidationState
 from poolshift.client.pools import (
     Difference,
     Differences,
@@ -201,6 +201,7 @@ __all__ = [
     "Retry",
     "RollbackImpossible",
     "Rollout",
+    "ServiceTimes",
     "ServiceUnreachable",
     "Session",
     "SessionNotFound",

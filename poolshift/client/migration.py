@@ -39,6 +39,19 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
     peak_per_minute: int = 0
 
 
+class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """The durations of one version's organic calls in the last days, in seconds."""
+
+    pool_version: str
+    calls: int
+    mean_s: float
+    """The mean time in the pool, without the wait for a worker."""
+    variation: float
+    """The squared coefficient of variation."""
+    p99_s: float
+    mean_wait_s: float
+
+
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """The position of the migration."""
 
@@ -57,6 +70,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     validation: ValidationState | None = None
     v1_sunset: datetime | None = None
     usage: list[Use] = []
+    service_times: list[ServiceTimes] = []
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):

@@ -59,6 +59,10 @@ class Position:
     """The settings that the next phase takes, in the place of each kind of installation."""
 
 
+_COMMAND = "poolshift "
+_REPORT = "poolshift migration report"
+"""The command that tells what to do about items that take no command."""
+
 WITHOUT_V1 = (
     "environment, .env or compose: POOLS=v2",
     "chart: helm upgrade … --reuse-values --set config.POOLS=v2",
@@ -154,10 +158,10 @@ def _against_v2(facts: Facts) -> list[str]:
 
 def _next_of_validation(facts: Facts) -> str:
     if any(one.state is ItemState.NOT_MET for one in facts.checklist):
-        return "poolshift migration report"
+        return _REPORT
     open_item = next((one for one in facts.checklist if one.state is ItemState.UNKNOWN and one.how), None)
     if open_item is not None:
-        return open_item.how
+        return open_item.how if open_item.how.startswith(_COMMAND) else _REPORT
     return "poolshift rollout start" if facts.has_plan else "poolshift rollout plan set plan.yaml"
 
 

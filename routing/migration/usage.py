@@ -14,6 +14,8 @@ INTERVAL_S = 60.0
 """Seconds between two additions to the store: the unit of a peak."""
 
 Decisions = Mapping[tuple[Version, Reason], int]
+Durations = Mapping[Version, tuple[Sequence[int], float, float]]
+"""By version: calls by bucket of duration, the sum of the durations, and that of the waits in them, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,26 @@ class DayOfUse:
     """The most calls that one replica has decided in a minute."""
 
 
+@dataclass(frozen=True, slots=True)
+class DayOfTimes:
+    """The durations of one version's calls on one day (UTC), by the recorder's buckets, and the waits in them."""
+
+    day: str
+    version: Version
+    counts: tuple[int, ...]
+    seconds: float
+    waited_s: float
+
+
 class UsageStore(Protocol):
     """Keeps the calls by day. Every method raises StoreUnavailable if the store does not answer."""
 
-    async def add(self, rows: Sequence[DayOfUse]) -> None:
-        """Adds calls to those of the day, and raises the peak of the day."""
+    async def add(self, rows: Sequence[DayOfUse], times: Sequence[DayOfTimes]) -> None:
+        """Adds calls and durations to those of the day, and raises the peak of the day; all of it or nothing."""
+
+    async def times_since(self, day: str) -> Sequence[DayOfTimes]:
+        """Reads the durations of the days from `day` on."""
+        ...
 
     async def since(self, day: str) -> Sequence[DayOfUse]:
         """Reads the days from `day` on."""
@@ -42,11 +59,15 @@ class UsageStore(Protocol):
 class Usage:
     """Adds the decisions of this replica to the store, once a minute and at the end."""
 
-    def __init__(self, decisions: Callable[[], Decisions], store: UsageStore) -> None:
-        """Asks `decisions` for all calls decided since the start of the service."""
+    def __init__(
+        self, decisions: Callable[[], Decisions], durations: Callable[[], Durations], store: UsageStore
+    ) -> None:
+        """Asks `decisions` and `durations` for all calls since the start of the service."""
         self._decisions = decisions
+        self._durations = durations
         self._store = store
         self._added: dict[tuple[Version, Reason], int] = {}
+        self._timed: dict[Version, tuple[Sequence[int], float, float]] = {}
         self._log_once = LogOnce("calls by day cannot be added to the store")
 
     async def run(self) -> None:
@@ -57,20 +78,87 @@ class Usage:
 
     async def flush(self) -> None:
         """Adds the calls since the last time; calls that cannot be added now are added later."""
-        now = dict(self._decisions())
+        now, timed = dict(self._decisions()), dict(self._durations())
         grown = {key: count - self._added.get(key, 0) for key, count in now.items()}
         day = datetime.now(UTC).strftime("%Y-%m-%d")
         rows = [DayOfUse(day, version, reason, calls, calls) for (version, reason), calls in grown.items() if calls]
+        times = [
+            grown_times
+            for version, one in timed.items()
+            if (grown_times := _grown(day, version, self._timed.get(version), one)) is not None
+        ]
         try:
-            if rows:
-                await self._store.add(rows)
+            if rows or times:
+                await self._store.add(rows, times)
         except StoreUnavailable as error:
             self._log_once.warn(str(error))
         else:
-            self._added = now
+            self._added, self._timed = now, timed
             self._log_once.clear()
 
     async def since(self, day: str) -> Sequence[DayOfUse]:
         """Reads the days from `day` on, with what this replica has not added yet. Raises StoreUnavailable."""
         await self.flush()
         return await self._store.since(day)
+
+    async def times_since(self, day: str) -> Sequence[DayOfTimes]:
+        """Reads the durations of the days from `day` on, as of the last addition. Raises StoreUnavailable."""
+        return await self._store.times_since(day)
+
+
+def _grown(
+    day: str,
+    version: Version,
+    before: tuple[Sequence[int], float, float] | None,
+    now: tuple[Sequence[int], float, float],
+) -> DayOfTimes | None:
+    """Returns what came to the durations of a version; None if there was no call."""
+    counts, seconds, waited_s = before or ([0] * len(now[0]), 0.0, 0.0)
+    grown = tuple(later - earlier for later, earlier in zip(now[0], counts, strict=True))
+    if not any(grown):
+        return None
+    return DayOfTimes(day, version, grown, now[1] - seconds, now[2] - waited_s)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTimes:
+    """The durations of a version's calls over some days."""
+
+    version: Version
+    calls: int
+    mean_s: float
+    """The time in the pool without the wait for a worker."""
+    variation: float
+    """The squared coefficient of variation of the durations, with each call in the middle of its bucket."""
+    p99_s: float
+    mean_wait_s: float
+
+
+def service_times(days: Sequence[DayOfTimes], bounds: Sequence[float]) -> list[ServiceTimes]:
+    """Adds up days by version; `bounds` are those of the buckets."""
+    found = []
+    for version in dict.fromkeys(one.version for one in days):
+        mine = [one for one in days if one.version is version and len(one.counts) == len(bounds) + 1]
+        counts = [sum(column) for column in zip(*(one.counts for one in mine), strict=True)]
+        calls, waited_s = sum(counts), sum(one.waited_s for one in mine)
+        if calls:
+            seconds = max(0.0, sum(one.seconds for one in mine) - waited_s)
+            variation, p99_s = _spread(counts, bounds)
+            found.append(ServiceTimes(version, calls, seconds / calls, variation, p99_s, waited_s / calls))
+    return found
+
+
+def _spread(counts: Sequence[int], bounds: Sequence[float]) -> tuple[float, float]:
+    """The squared coefficient of variation, and the upper bound of the 99th percentile."""
+    total = sum(counts)
+    lows, highs = (0.0, *bounds), (*bounds, bounds[-1])
+    middles = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
+    mean = sum(middle * count for middle, count in zip(middles, counts, strict=True)) / total
+    square = sum(middle**2 * count for middle, count in zip(middles, counts, strict=True)) / total
+    seen, p99_s = 0, highs[-1]
+    for count, high in zip(counts, highs, strict=True):
+        seen += count
+        if seen >= 0.99 * total:
+            p99_s = high
+            break
+    return max(0.0, square / mean**2 - 1), p99_s

@@ -7,6 +7,7 @@ one begins a new generation, so no evidence about other code is ever added.
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from common.log_once import LogOnce
@@ -17,6 +18,8 @@ from routing.shadow.figures import Totals
 
 EXCHANGE_EVERY_S: Final = 5.0
 """Time between two exchanges with the store, in seconds: so much evidence is lost by a crash."""
+CLOSE_S: Final = 5.0
+"""Time that the last exchange may take, in seconds."""
 ALONE: Final = "only"
 """The name of a service that shares its database with no other: it goes on with its row after a restart."""
 
@@ -65,6 +68,12 @@ class EvidenceExchange:
             return
         self._log_once.clear()
         self._evidence.hear(self._heard)
+
+    async def aclose(self) -> None:
+        """Keeps the evidence a last time, unless that takes too long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self.exchange()
 
     async def _begin(self, generation: str) -> None:
         """Goes on with the evidence of a generation; that of the one before is about other pools."""

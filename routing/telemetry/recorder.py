@@ -88,7 +88,7 @@ class Recorder:
         self._workers = WorkerMetrics(registry, versions)
         self._lms = LMMetrics(registry, prices, versions)
         # The constructor looks up the series that every call counts in, so that no call has to.
-        self._calls: dict[tuple[str, str], tuple[tallies.Count, tallies.Distribution]] = {}
+        self._calls: dict[tuple[str, str], tuple[tallies.Count, tallies.Distribution, tallies.Distribution]] = {}
         self._waits = {version: self._queue_wait.of(version) for version in versions}
         self._decided = {
             version: {reason: self._decisions.of(version, reason) for reason in Reason} for version in versions
@@ -124,25 +124,38 @@ class Recorder:
         `trace_id` is the trace of a sampled call. OpenMetrics shows it as the exemplar.
         """
         calls = self._calls.get((version, operation))
-        went_well, duration = self._begin(version, operation) if calls is None else calls
+        went_well, duration, waits = self._begin(version, operation) if calls is None else calls
         (went_well if outcome == OK else self._requests.of(version, operation, outcome)).inc()
         duration.observe(seconds, trace_id)
-        self._waits[version].observe(queued_s)
+        waits.observe(queued_s)
 
-    def _begin(self, version: Version, operation: str) -> tuple[tallies.Count, tallies.Distribution]:
-        """Begins the series of an operation at 0."""
-        calls = self._requests.of(version, operation, OK), self._duration.of(version, operation)
+    def _begin(
+        self, version: Version, operation: str
+    ) -> tuple[tallies.Count, tallies.Distribution, tallies.Distribution]:
+        """Begins the series of an operation at 0. The waits of calls that no client has asked for are in none."""
+        waits = tallies.Distribution(DURATION_BOUNDS) if operation in NOT_ORGANIC else self._waits[version]
+        calls = self._requests.of(version, operation, OK), self._duration.of(version, operation), waits
         self._calls[version, operation] = calls
         return calls
 
     def latencies(self, version: Version) -> list[int]:
         """Counts a version's calls by duration: one number for each of `DURATION_BOUNDS`, and one for all above."""
         counts = [0] * (len(DURATION_BOUNDS) + 1)
-        for (of_version, operation), (_, duration) in self._calls.items():
-            if of_version == version and operation not in NOT_ORGANIC:
-                for index, count in enumerate(duration.counts):
-                    counts[index] += count
+        for duration in self._organic(version):
+            for index, count in enumerate(duration.counts):
+                counts[index] += count
         return counts
+
+    def seconds(self, version: Version) -> tuple[float, float]:
+        """Adds up the durations of a version's calls, and their waits for a worker, in seconds."""
+        return sum([duration.sum for duration in self._organic(version)]), self._waits[version].sum
+
+    def _organic(self, version: Version) -> list[tallies.Distribution]:
+        return [
+            duration
+            for (of_version, operation), (_, duration, _) in self._calls.items()
+            if of_version == version and operation not in NOT_ORGANIC
+        ]
 
     def shadowed(self, version: Version, outcome: str, seconds: float) -> None:
         """Counts a shadow call, in the number of requests and in their duration alone."""

@@ -119,7 +119,8 @@ def test_the_migration(operator: Poolshift) -> None:
     shown = operator.json("migration", "status")
     assert (shown["phase"], shown["next"]) == ("parallel", "poolshift migration validate")
     assert ["phase", "parallel"] in lines(operator.succeeds("migration", "status"))
-    operator.succeeds("migration", "tick", "documentation", "--note", "runbook")
+    ticked = operator.succeeds("migration", "tick", "documentation", "--note", "runbook")
+    assert ticked == "documentation: unknown, no validation has run\n"
     operator.succeeds("migration", "tick", "documentation", "--undo")
     assert operator.fails(1, "migration", "tick", "tests").startswith("not_found: 'tests' is found by a check")
     assert operator.fails(1, "migration", "report").startswith("not_found: no validation has run")

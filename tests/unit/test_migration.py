@@ -1,5 +1,6 @@
 """The phase of the migration, its checklist and its objections, as a table of facts."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -8,9 +9,11 @@ import pytest
 from routing.errors import StoreUnavailable
 from routing.migration.checklist import NAMES, Item, ItemState, Tick, Validation, checklist
 from routing.migration.phases import Facts, Phase, position
-from routing.migration.usage import DayOfUse, Usage
+from routing.migration.usage import DayOfTimes, DayOfUse, Usage, service_times
 from routing.rollout.ramp import RampState
 from routing.versions import Reason, Version
+from store.database import Database
+from store.migration_store import SqlUsageStore
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 MET = tuple(Item(name, ItemState.MET, "seen", "") for name in NAMES)
@@ -31,6 +34,7 @@ FACTS = Facts(
     v1_sessions=0,
 )
 NOT_MET = (*MET[:3], Item("load", ItemState.NOT_MET, "5 errors", "look at /failures"), *MET[4:])
+QUIET = (*MET[:6], Item("metrics", ItemState.UNKNOWN, "nobody scrapes", "let Prometheus scrape"), *MET[7:])
 UNKNOWN = (*MET[:-1], Item("documentation", ItemState.UNKNOWN, "seen", "poolshift migration tick 'documentation'"))
 
 
@@ -43,6 +47,7 @@ UNKNOWN = (*MET[:-1], Item("documentation", ItemState.UNKNOWN, "seen", "poolshif
         ({}, Phase.VALIDATION, "poolshift rollout start", ""),
         ({"has_plan": False}, Phase.VALIDATION, "poolshift rollout plan set plan.yaml", ""),
         ({"checklist": NOT_MET}, Phase.VALIDATION, "poolshift migration report", "load: not_met, 5 errors"),
+        ({"checklist": QUIET}, Phase.VALIDATION, "poolshift migration report", "metrics: unknown"),
         (
             {"checklist": UNKNOWN},
             Phase.VALIDATION,
@@ -127,13 +132,17 @@ class _Store:
 
     def __init__(self) -> None:
         self.rows: list[DayOfUse] = []
+        self.times: list[DayOfTimes] = []
         self.is_away = False
 
-    async def add(self, rows: object) -> None:
+    async def add(self, rows: Sequence[DayOfUse], times: Sequence[DayOfTimes]) -> None:
         if self.is_away:
             raise StoreUnavailable("away")
-        assert isinstance(rows, list)
         self.rows += rows
+        self.times += times
+
+    async def times_since(self, day: str) -> list[DayOfTimes]:
+        return [row for row in self.times if row.day >= day]
 
     async def since(self, day: str) -> list[DayOfUse]:
         return [row for row in self.rows if row.day >= day]
@@ -143,9 +152,11 @@ class _Store:
 async def test_calls_are_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the store does meanwhile: what it did not take is added later, and nothing twice."""
     store, counts = _Store(), {(Version.V1, Reason.SPLIT): 5, (Version.V2, Reason.FORCED): 0}
-    usage = Usage(lambda: counts, store)
+    durations = {Version.V1: ([4, 1, 0], 2.5, 0.5)}
+    usage = Usage(lambda: counts, lambda: durations, store)
     await usage.flush()
     counts[(Version.V1, Reason.SPLIT)] = 8
+    durations[Version.V1] = ([6, 2, 0], 5.0, 1.0)
     store.is_away = True
     await usage.flush()
     counts[(Version.V1, Reason.SPLIT)] = 9
@@ -156,3 +167,35 @@ async def test_calls_are_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
         (Version.V1, Reason.SPLIT, 5),
         (Version.V1, Reason.SPLIT, 4),
     ]
+    day = store.rows[0].day
+    assert [(row.counts, row.seconds, row.waited_s) for row in await usage.times_since(day)] == [
+        ((4, 1, 0), 2.5, 0.5),
+        ((2, 1, 0), 2.5, 0.5),
+    ]
+
+
+def test_durations_of_some_days_add_up() -> None:
+    """Mean, wait, variation and p99 are those of all calls of a version; days with other buckets are left out."""
+    days = [
+        DayOfTimes("2026-11-25", Version.V2, (50, 0, 0), 30.0, 5.0),
+        DayOfTimes("2026-11-26", Version.V2, (0, 50, 0), 80.0, 5.0),
+        DayOfTimes("2026-11-26", Version.V2, (7,), 99.0, 9.0),
+        DayOfTimes("2026-11-26", Version.V1, (0, 0, 0), 0.0, 0.0),
+    ]
+    (found,) = service_times(days, (1.0, 2.0))
+    assert (found.version, found.calls, found.mean_s, found.mean_wait_s) == (Version.V2, 100, 1.0, 0.1)
+    assert found.variation == pytest.approx(0.25)
+    assert found.p99_s == 2.0
+
+
+@pytest.mark.anyio
+async def test_durations_outlive_a_restart(database: Database) -> None:
+    """Two runs add to one day's row; one of a release with other buckets begins it again."""
+    store = SqlUsageStore(database)
+    one = DayOfTimes("2026-11-26", Version.V1, (1, 2, 3), 1.5, 0.5)
+    await store.add([], [one])
+    await store.add([], [one])
+    assert await store.times_since("2026-11-20") == [replace(one, counts=(2, 4, 6), seconds=3.0, waited_s=1.0)]
+    await store.add([], [replace(one, counts=(1, 1))])
+    assert await store.times_since("2026-11-26") == [replace(one, counts=(1, 1))]
+    assert await store.times_since("2026-11-27") == []

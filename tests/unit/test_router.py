@@ -294,3 +294,24 @@ async def test_closing_and_cancelling_free_the_routes() -> None:
         await refused
     await here.flag.rollback("carol", None)
     assert here.pools[V1].accepted == []
+
+
+async def test_a_synthetic_call_is_in_no_organic_figure() -> None:
+    """Requests and durations count it under its operation; waits, errors and the figures of a day do not."""
+    registry = CollectorRegistry()
+    recorder = Recorder(registry, {"program_error": "program"})
+    recorder.answered(Version.V2, "execute", "ok", 0.3, 0.1)
+    recorder.answered(Version.V2, "synthetic", "ok", 5.0, 2.0)
+    assert recorder.seconds(Version.V2) == (0.3, 0.1)
+    assert sum(recorder.latencies(Version.V2)) == 1
+    labels = {"pool_version": "v2", "operation": "synthetic"}
+    assert registry.get_sample_value("poolshift_request_duration_seconds_count", labels) == 1
+    assert registry.get_sample_value("poolshift_queue_wait_seconds_sum", {"pool_version": "v2"}) == 0.1
+    pools = {version: FakePool(version) for version in Version}
+    router = Router(
+        pools, await open_flag(MemoryLog(), None), recorder, judge=LiveJudge(Config()), pin=None, salt="test"
+    )
+    router.record_failure(router.synthetic(Version.V2, None), "program_error", "program", "synthetic", 0.0)
+    failed = {"pool_version": "v2", "code": "program_error", "category": "program"}
+    assert registry.get_sample_value("poolshift_errors_total", failed) == 0
+    assert registry.get_sample_value("poolshift_requests_total", {**labels, "outcome": "program_error"}) == 1
