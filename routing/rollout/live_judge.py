@@ -65,8 +65,6 @@ class End(NamedTuple):
 class Evidence:
     """The judge's part of a route: the canary probability at its assignment, and the hash of its key."""
 
-    __slots__ = ("attempts", "call", "end", "is_held", "key_hash", "t", "trace_id", "w")
-
     def __init__(self, w: float, key_hash: int | None, t: float, trace_id: str | None = None) -> None:
         self.w = w
         self.key_hash = key_hash
@@ -80,11 +78,11 @@ class Evidence:
         self.is_held = False
         """True while the call has its place in the order in which calls count."""
 
-    def holds_back(self, t: float) -> bool:
+    def holds_back(self) -> bool:
         """Tells if the call waits for a worker, or for a worker to load its program: no version is slow for that."""
         call = self.call
         is_waiting = call is not None and (call.is_loading or not call.dispatched_at)
-        return is_waiting and t - self.t < HOLD_S
+        return is_waiting and time.monotonic() - self.t < HOLD_S
 
 
 class LiveJudge:
@@ -168,14 +166,15 @@ class LiveJudge:
 
     def _release(self) -> None:
         """Counts the successes that nothing holds back."""
-        held, t = self._held, time.monotonic()
-        while held and (held[0].end is not None or not held[0].holds_back(t)):
+        held = self._held
+        while held and (held[0].end is not None or not held[0].holds_back()):
             self._let_go(held.popleft())
 
     def _let_go(self, evidence: Evidence) -> None:
         evidence.is_held = False
-        if evidence.end is not None:
-            end, evidence.end = evidence.end, None
+        end = evidence.end
+        if end is not None:
+            evidence.end = None
             self._count(evidence, end)
 
     def _count(self, evidence: Evidence, end: End) -> None:
