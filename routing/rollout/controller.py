@@ -16,7 +16,7 @@ from analysis.guardrails import Config
 from analysis.verdict import Say, Verdict
 from common.log_once import LogOnce
 from common.tasks import TaskOwner
-from routing.errors import RollbackUnwritten, StoreUnavailable
+from routing.errors import RollbackUnwritten, StaleRevision, StoreUnavailable
 from routing.rollout import ramp as ramps
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import LiveJudge
@@ -290,7 +290,10 @@ class RampController:
             await self._flag.rollback(by, effect.reason, source=effect.source)
 
     async def _apply(self, move: Move) -> Ramp:
-        """Brings a move about. A rollback is in force in memory before anything is written."""
+        """Brings a move about. A rollback is in force in memory before anything is written.
+
+        If the percentage changes while another move is being written, that change wins, and the move sets none.
+        """
         effect = move.effect
         self._is_acting = True
         try:
@@ -300,15 +303,38 @@ class RampController:
                 await self._flag.rollback(move.ramp.by, effect.reason, source=effect.source)
                 await self._flush()
             else:
-                stored = await self._append(move.ramp)
-                try:
-                    if isinstance(effect, SetPercent):
-                        await self._set_percent(effect, move.ramp.by)
-                finally:
-                    self._adopt(stored)
+                await self._write(move)
         finally:
             self._is_acting = False
         return self.ramp
+
+    async def _write(self, move: Move) -> None:
+        """Writes a move that is no rollback, and then the percentage that it sets."""
+        await self._flag.flush()
+        ramp, rollout, epoch = self.ramp, self._flag.current, self._flag.epoch
+        stored = await self._append(move.ramp)
+        own = rollout
+        try:
+            if isinstance(move.effect, SetPercent):
+                own = await self._set_percent(move.effect, move.ramp.by, rollout, epoch) or rollout
+        finally:
+            if self.ramp is not ramp:  # by the judge's rollback, which is still to be written
+                self._revision = stored.revision
+            else:
+                self._adopt(stored)
+                if self._flag.current.revision != own.revision or self._flag.epoch != epoch:
+                    self._overtaken(rollout, is_rollback=self._flag.epoch != epoch)
+
+    def _overtaken(self, before: Rollout, *, is_rollback: bool) -> None:
+        """Lets the ramp follow a change that came while its move was written, as it does at other times."""
+        current = self._flag.current
+        if not is_rollback and current.canary_basis_points == before.canary_basis_points:
+            return  # of the shadow's share alone
+        end = ramps.percent_changed(self.ramp, current)
+        if end is not None:
+            self._take(end.ramp)
+            self._dirty = True
+            self._wake.set()
 
     async def _append(self, ramp: Ramp) -> StoredRamp:
         try:
@@ -317,24 +343,38 @@ class RampController:
             self._adopt(stale.current)
             raise ramps.moved_elsewhere(stale.current.ramp) from None
 
-    async def _set_percent(self, effect: SetPercent, by: str) -> None:
-        if self._flag.current.canary_basis_points != effect.basis_points:
-            await self._flag.change(Change(effect.basis_points, effect.source, by, effect.reason))
+    async def _set_percent(self, effect: SetPercent, by: str, before: Rollout, epoch: int) -> Rollout | None:
+        """Sets the percentage, and returns the revision; None if it is set, or the rollout has changed since `before`.
+
+        `epoch` is the flag's at that time.
+        """
+        if before.canary_basis_points == effect.basis_points:
+            return None
+        change = Change(effect.basis_points, effect.source, by, effect.reason)
+        try:
+            return await self._flag.change(change, expected=before.revision, asked_in=epoch)
+        except StaleRevision:
+            return None
 
     async def _reconcile(self) -> None:
         """Moves the flag to the ramp's share, if the service or the database failed between the two writes."""
         effect = ramps.own_share(self.ramp)
         if effect is not None:
-            await self._set_percent(effect, ramps.PLAN)
+            await self._set_percent(effect, ramps.PLAN, self._flag.current, self._flag.epoch)
 
     async def _flush(self) -> None:
         """Writes a ramp that is in force here and not in the store yet."""
-        if not self._dirty:
-            return
-        try:
-            self._adopt(await self._store.append(self.ramp, after=self._revision))
-        except StaleRamp as stale:
-            self._adopt(stale.current)
+        while self._dirty:
+            ramp = self.ramp
+            try:
+                stored = await self._store.append(ramp, after=self._revision)
+            except StaleRamp as stale:
+                stored = stale.current
+            else:
+                if self.ramp is not ramp:  # a rollback has come meanwhile, and is still to be written
+                    self._revision = stored.revision
+                    continue
+            self._adopt(stored)
 
     def follow(self, stored: StoredRamp) -> None:
         """Takes up a revision that another replica has written."""

@@ -10,11 +10,12 @@ import pytest
 from analysis.guardrails import Config
 from analysis.verdict import Say
 from routing.rollout.controller import RampController
-from routing.rollout.flag import open_flag
+from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.live_judge import LiveJudge
+from routing.rollout.model import Change, Source
 from routing.rollout.plan import Plan, PlanStep
 from routing.rollout.ramp import Ramp, RampState
-from routing.rollout.ramp_store import Decision, Exchange, ReplicaReport, Snapshot, StoredRamp
+from routing.rollout.ramp_store import Decision, Exchange, ReplicaReport, Snapshot, StaleRamp, StoredRamp
 from tests.support.rollout import MemoryLog
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +23,7 @@ PLAN = Plan(steps=(PlanStep(percent=50, hold_s=3600),))
 
 
 class MemoryStore:
-    """A store whose `decide` waits until the test lets it go on."""
+    """A store whose `append` and `decide` wait until the test lets them go on."""
 
     def __init__(self) -> None:
         self.ramps: list[StoredRamp] = []
@@ -30,11 +31,18 @@ class MemoryStore:
         self.may_decide = asyncio.Event()
         self.may_decide.set()
         self.is_deciding = asyncio.Event()
+        self.may_append = asyncio.Event()
+        self.may_append.set()
+        self.is_appending = asyncio.Event()
 
     async def latest(self) -> StoredRamp | None:
         return self.ramps[-1] if self.ramps else None
 
     async def append(self, ramp: Ramp, *, after: int) -> StoredRamp:
+        self.is_appending.set()
+        await self.may_append.wait()
+        if self.ramps and self.ramps[-1].revision != after:
+            raise StaleRamp(self.ramps[-1])
         self.ramps.append(StoredRamp(after + 1, ramp, datetime.now(UTC)))
         return self.ramps[-1]
 
@@ -90,3 +98,71 @@ async def test_a_verdict_on_an_ended_run_moves_no_new_one() -> None:
     assert (ramp.ramp.state, ramp.ramp.run) == (RampState.RAMPING, run)
     assert flag.current.canary_basis_points == 5000
     await ramp.aclose()
+
+
+MOVES = {
+    "the next step": (PlanStep(percent=1, hold_s=0, min_calls=0), PlanStep(percent=50, hold_s=3600)),
+    "waiting": (PlanStep(percent=1, hold_s=0, min_calls=100), PlanStep(percent=50, hold_s=3600)),
+}
+
+
+@pytest.mark.parametrize("is_judges", [False, True])
+@pytest.mark.parametrize("steps", MOVES.values(), ids=MOVES.keys())
+async def test_a_rollback_amid_a_move_ends_the_ramp(steps: tuple[PlanStep, ...], *, is_judges: bool) -> None:
+    """A person's or the judge's, while the ramp's move is being written: no later look brings the percentage back."""
+    flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
+    ramp = RampController(
+        flag, judge, store, is_shared=False, v1_serves=lambda: True, v2_serves=lambda: True, programs=lambda: 1
+    )
+    await ramp.open()
+    await ramp.set_plan(Plan(steps=steps), "ops")
+    await ramp.start("ops", None)
+    store.may_append.clear()
+    store.is_appending.clear()
+    moving = asyncio.create_task(ramp.tick())
+    await store.is_appending.wait()
+    if is_judges:
+        fail_on_v2(judge)
+        judge._look()
+    else:
+        await flag.rollback("carol", "at once")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    store.may_append.set()
+    await moving
+    for _ in range(3):
+        await ramp.tick()
+    assert (ramp.ramp.state, ramp.ramp.by) == (RampState.ROLLED_BACK, "judge" if is_judges else "carol")
+    assert store.ramps[-1].ramp == ramp.ramp
+    assert flag.current.canary_basis_points == 0
+    assert await percentages(flag) == [0, 1, 0]
+    await ramp.aclose()
+
+
+async def test_a_persons_change_amid_a_step_pauses_the_ramp() -> None:
+    """While the step is being written: the person's percentage stays."""
+    flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
+    ramp = RampController(
+        flag, judge, store, is_shared=False, v1_serves=lambda: True, v2_serves=lambda: True, programs=lambda: 1
+    )
+    await ramp.open()
+    await ramp.set_plan(Plan(steps=MOVES["the next step"]), "ops")
+    await ramp.start("ops", None)
+    store.may_append.clear()
+    store.is_appending.clear()
+    moving = asyncio.create_task(ramp.tick())
+    await store.is_appending.wait()
+    await flag.change(Change(2500, Source.API, "carol"))
+    store.may_append.set()
+    await moving
+    for _ in range(3):
+        await ramp.tick()
+    assert (ramp.ramp.state, ramp.ramp.by) == (RampState.PAUSED, "carol")
+    assert store.ramps[-1].ramp == ramp.ramp
+    assert await percentages(flag) == [25, 1, 0]
+    await ramp.aclose()
+
+
+async def percentages(flag: RolloutFlag) -> list[float]:
+    """All percentages that there were, the newest first."""
+    return [one.canary_percent for one in await flag.history(limit=10)]
