@@ -147,7 +147,7 @@ def tick_item(
 @app.command("tune")
 @on_service
 def tune_pools(service: Service, *, as_json: AsJson = False) -> None:
-    """Recommends pool size, queue limit and timeouts from the service's figures, and says what it does not know."""
+    """Recommends pool size, queue limit and timeouts from the last days' figures, and says what it does not know."""
     from cli.validation.tuning import recommend  # noqa: PLC0415 - as above
 
     advice = recommend(service.http)

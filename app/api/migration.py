@@ -57,11 +57,11 @@ class ServiceTimesView(Out):
     """The durations of one version's organic calls in the last days, on all replicas."""
 
     pool_version: Version
-    calls: int
+    calls: int = Field(description="Organic calls that have been answered")
     mean_s: float = Field(description="The mean time in the pool, without the wait for a worker")
     variation: float = Field(description="The squared coefficient of variation, by the histogram's buckets")
     p99_s: float = Field(description="The upper bound of the bucket that has the 99th percentile")
-    mean_wait_s: float
+    mean_wait_s: float = Field(description="The mean wait for a worker")
 
 
 class MigrationView(Out):
