@@ -3,6 +3,8 @@
 `app/vendored/` has those of others, which `tools/vendor.py` renews. Pages of our own have a folder of files each.
 """
 
+import asyncio
+import gzip
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ _MEDIA_TYPES = {
     ".woff2": "font/woff2",
 }
 """The kinds of files that pages load; others (licences, manifests) stay where they are."""
+_COMPRESSED = frozenset({".css", ".ico", ".js", ".svg"})
+"""The kinds of files that get smaller; the others are compressed by their format."""
 _DIGITS = 16
 _HEADERS = {"cache-control": "public, max-age=31536000, immutable", "x-content-type-options": "nosniff"}
 
@@ -41,6 +45,7 @@ class Asset:
     hashed_name: str
     media_type: str
     content: bytes
+    is_compressible: bool
 
 
 class Assets:
@@ -49,6 +54,7 @@ class Assets:
     def __init__(self, folders: Iterable[Path] = ()) -> None:
         self._by_name: dict[str, Asset] = {}
         self._by_hashed_name: dict[str, Asset] = {}
+        self._compressed: dict[str, bytes] = {}
         for folder in folders:
             self.add(folder)
 
@@ -78,6 +84,14 @@ class Assets:
         """Finds a file by its name with the hash."""
         return self._by_hashed_name.get(hashed_name)
 
+    async def compressed(self, asset: Asset) -> bytes:
+        """Returns a file's content in gzip, which a thread makes at the first request for it."""
+        found = self._compressed.get(asset.hashed_name)
+        if found is None:
+            found = await asyncio.to_thread(gzip.compress, asset.content, mtime=0)
+            self._compressed[asset.hashed_name] = found
+        return found
+
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.suffix in _MEDIA_TYPES and path.is_file())
@@ -86,7 +100,8 @@ def _files(folder: Path) -> Iterator[Path]:
 def _read(path: Path) -> Asset:
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()[:_DIGITS]
-    return Asset(f"{path.stem}.{digest}{path.suffix}", _MEDIA_TYPES[path.suffix], content)
+    name = f"{path.stem}.{digest}{path.suffix}"
+    return Asset(name, _MEDIA_TYPES[path.suffix], content, path.suffix in _COMPRESSED)
 
 
 @router.get("/assets/{hashed_name}")
@@ -96,4 +111,19 @@ async def asset(hashed_name: str, request: Request) -> Response:
     found = assets.find(hashed_name)
     if found is None:
         raise Problem("not_found", f"no asset {hashed_name!r}")
-    return Response(found.content, media_type=found.media_type, headers=_HEADERS)
+    if not found.is_compressible:
+        return Response(found.content, media_type=found.media_type, headers=_HEADERS)
+    headers = _HEADERS | {"vary": "Accept-Encoding"}
+    if not _takes_gzip(request.headers.get("accept-encoding", "")):
+        return Response(found.content, media_type=found.media_type, headers=headers)
+    content = await assets.compressed(found)
+    return Response(content, media_type=found.media_type, headers=headers | {"content-encoding": "gzip"})
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Tells if an `Accept-Encoding` names gzip, and not to refuse it (`q=0`)."""
+    for one in accepted.lower().split(","):
+        name, *parameters = (part.strip() for part in one.split(";"))
+        if name == "gzip":
+            return not any(part.startswith("q=") and not part[2:].strip("0.") for part in parameters)
+    return False

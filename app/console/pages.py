@@ -21,6 +21,7 @@ from app.console.live import TooManyViewers
 from app.console.rendering import LIVE_PAGES, audience_of, context_of
 from app.console.route import console_of, new_router, visitor_or_none
 from app.console.sessions import COOKIE, LIFETIME_S
+from app.console.validation import report_of
 from app.pages import root_path_of
 from app.positions.identity import pools_difference
 from app.problems import Problem
@@ -164,10 +165,13 @@ async def history(
 
 @router.get("/migration")
 async def migration(request: Request, visitor: Viewing, services: Running) -> Response:
-    """The phase of the migration and its checklist."""
-    view = None
+    """The phase of the migration, its checklist, and the report of the newest validation."""
+    view, report = None, None
     try:
         view = await migration_view(services)
+        newest = await services.migration.store.latest()
+        if newest is not None:
+            report = report_of(newest, await services.migration.store.before(newest.key))
     except StoreUnavailable:
         pass  # the page says so
     return console_of(request).renderer.page(
@@ -176,6 +180,7 @@ async def migration(request: Request, visitor: Viewing, services: Running) -> Re
         visitor=visitor,
         page="migration",
         migration=view,
+        report=report,
         phases=list(Phase),
         missing="The database does not answer, so the evidence of the checklist cannot be read.",
     )

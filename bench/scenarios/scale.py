@@ -68,7 +68,8 @@ def _cost(one: Load) -> float:
     return one.server_cpu_us
 
 
-def _program_id(number: int) -> str:
+def program_id(number: int) -> str:
+    """The id of one of the programs."""
     return f"{TRIVIAL.function}-{number}"
 
 
@@ -77,7 +78,7 @@ def _calls(program_count: int, session_count: int) -> bytes:
     lines = []
     for number in range(max(program_count, session_count)):
         body = {"inputs": TRIVIAL.inputs, "session_id": f"session-{number % session_count}"}
-        lines.append(f"/programs/{_program_id(number * 7919 % program_count)}/execute\t{json.dumps(body)}\n")
+        lines.append(f"/programs/{program_id(number * 7919 % program_count)}/execute\t{json.dumps(body)}\n")
     return "".join(lines).encode()
 
 
@@ -85,13 +86,13 @@ def _calls(program_count: int, session_count: int) -> bytes:
 def _running(arena: Arena, workers: int, program_count: int) -> Iterator[Server]:
     database = arena.directory / f"{program_count}.db"
     url = f"sqlite+aiosqlite:///{database}"
-    asyncio.run(_fill(url, program_count))
+    asyncio.run(fill(url, program_count))
     contender = arena.v2(DATABASE_URL=url)
     with arena.running([contender], TRIVIAL, workers) as servers:
         yield servers[contender.name]
 
 
-async def _fill(url: str, program_count: int) -> None:
+async def fill(url: str, program_count: int) -> None:
     """Puts the programs into the database; over HTTP each would have its entrypoint tried, which takes minutes."""
     database = Database(url)
     try:
@@ -109,7 +110,7 @@ def _row(number: int) -> dict[str, object]:
     definition = Definition("python", signature, TRIVIAL.entrypoint)
     return {
         "session_id": GLOBAL,
-        "id": _program_id(number),
+        "id": program_id(number),
         "definition": msgspec.json.encode(definition).decode(),
         "created_at": datetime.now(UTC),
         "execution_count": 0,

@@ -68,6 +68,29 @@ def test_a_page_behind_a_proxy_names_the_proxys_paths(app: Application) -> None:
 
 
 @pytest.mark.parametrize(
+    ("accepted", "is_compressed"),
+    [
+        ("gzip", True),
+        ("br, GZIP;q=0.5", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000", False),
+        ("br", False),
+        ("", False),
+    ],
+)
+def test_a_large_file_travels_compressed(app: Application, accepted: str, is_compressed: bool) -> None:
+    """If the browser takes that; a cache between them keeps both."""
+    name = app.state.assets.url("swagger-ui-bundle.js")
+    for _ in range(2):
+        answer = get(app, name, headers={"accept-encoding": accepted})
+        assert answer.headers["vary"] == "Accept-Encoding"
+        assert (answer.headers.get("content-encoding") == "gzip") == is_compressed
+        sent = int(answer.headers["content-length"])
+        assert sent < len(answer.content) / 3 if is_compressed else sent == len(answer.content)
+        assert hashlib.sha256(answer.content).hexdigest().startswith(name.split(".")[-2])
+
+
+@pytest.mark.parametrize(
     "name", ["swagger-ui.css", "swagger-ui.0000000000000000.css", "..%2Fassets.py", "manifest.json", "LICENSE"]
 )
 def test_other_names_are_not_found(app: Application, name: str) -> None:

@@ -1,0 +1,121 @@
+"""The pages' content, without a browser: evidence as `analysis` has it, the report of a validation, many programs."""
+
+import asyncio
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.guardrails import Config
+from analysis.planning.replay import Replay
+from app.console import words
+from bench.scenarios.scale import fill, program_id
+from cli.rollout.trace_file import TraceFile
+from tests.console.support import program
+from tests.support.service import Service, running_service
+
+WORKERS = 64
+PROGRAMS = 1000
+MAX_PAGE_BYTES = 64 * 1024
+"""The largest page of the console with so many workers and programs, as it travels."""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """An open service amid a ramp, whose programs fail now and then on both versions."""
+    with running_service(tmp_path_factory.mktemp("pages")) as service:
+        program(service, None, "echo", "echo", {"nonce": "string"})
+        program(service, None, "fail", "fail", {"message": "string"})
+        plan = {"steps": [{"percent": 50, "hold_s": 3600}]}
+        assert service.client.put("/rollout/plan", json=plan).status_code == 200
+        assert service.client.post("/rollout/start", json={}).status_code == 200
+        for number in range(60):
+            name, inputs = ("fail", {"message": "x"}) if number % 6 == 0 else ("echo", {"nonce": "x"})
+            service.execute(name, inputs=inputs)
+        yield service
+
+
+def text(page: str) -> str:
+    """A page's text, blanks joined."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def test_intervals_are_those_of_the_analysis(service: Service, tmp_path: Path) -> None:
+    """The rows of a replay of the judge's own trace, those of the API, and those of the page are the same."""
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text(service.client.get("/rollout/analysis/trace").text)
+    recorded = TraceFile(str(trace))
+    outline = recorded.outline()
+    replay = Replay(outline.steps, outline.programs, Config(), outline.actions, outline.promotes)
+    assert list(replay.changes(recorded.calls())) == []
+    replayed = {row.name: row for row in replay.rows()}
+    served = service.client.get("/rollout/analysis").json()
+    page = service.client.get("/console").text
+    for row in served:
+        low, high = row["ratio"]
+        if row["name"] in ("engine", "program", "latency", "tail"):
+            assert replayed[row["name"]].ratio == pytest.approx((low, high)), row
+        shown = re.search(rf'scope="row">{words.GUARDRAILS[row["name"]][0]}<.*?</tr>', page, re.DOTALL)
+        if shown is not None:
+            assert text(words.interval((low, high))) in text(shown[0]), row
+    assert any(row["ratio"][1] is not None for row in served), "some interval has both bounds"
+
+
+def validate(service: Service, states: dict[str, str], report: dict[str, Any]) -> None:
+    pools = service.client.get("/migration").json()["pools"]
+    items = [{"item": item, "state": state, "evidence": f"{item} seen"} for item, state in states.items()]
+    answer = service.client.post("/migration/validations", json={"pools": pools, "items": items, "report": report})
+    assert answer.status_code == 201, answer.text
+
+
+def test_the_migration_page_has_the_report(service: Service) -> None:
+    """The changes since the validation before, throughput and memory with their intervals."""
+    assert "Report of the validation" not in service.client.get("/console/migration").text
+    validate(service, {"load": "not_met", "memory": "unknown"}, {})
+    load = {"calls_per_s": 1234.5, "p50": 1.5, "p95": 2.5, "p99": 3500}
+    figures = {
+        "benchmarks": {"4": {"v1": load, "v2": {**load, "calls_per_s": 4938}, "interval": [3.9, 4.25], "ratios": [4]}},
+        "memory": {"service v2": {"interval": [-12.4, None], "calls": 5000}},
+    }
+    validate(service, {"load": "met", "memory": "unknown"}, figures)
+    shown = text(service.client.get("/console/migration").text)
+    assert "1 met, 1 unknown. Since the validation" in shown
+    assert "load was not met, is met" in shown
+    assert "4 V1 1,234 1.5 ms 2.5 ms 3.5 s 3.90 × to 4.25 × V2 4,938" in shown
+    assert "service v2 -12 to ∞ 5,000" in shown
+
+
+@pytest.mark.parametrize(
+    "report",
+    [{"benchmarks": 5, "memory": []}, {"benchmarks": {"4": {"v1": "<b>"}}, "memory": {"a": {"interval": [1]}}}],
+)
+def test_figures_of_another_form_are_left_out(service: Service, report: dict[str, Any]) -> None:
+    """An admin may keep any figures; the page stands."""
+    validate(service, {"load": "met"}, report)
+    answer = service.client.get("/console/migration")
+    assert answer.status_code == 200
+    assert "Report of the validation" in answer.text
+    assert "Throughput" not in answer.text
+
+
+def test_a_thousand_programs_and_many_workers_fit_on_small_pages(tmp_path: Path) -> None:
+    """The list has pages, which lead to every program once; 64 workers of each version make a page of bounded size."""
+    database = f"sqlite+aiosqlite:///{tmp_path}/poolshift.db"
+    asyncio.run(fill(database, PROGRAMS))
+    with running_service(tmp_path, DATABASE_URL=database, V1_POOL_SIZE=WORKERS, V2_POOL_SIZE=WORKERS) as service:
+        seen: list[str] = []
+        path: str | None = "/console/programs"
+        while path is not None:
+            page = service.client.get(path).text
+            assert len(page.encode()) < MAX_PAGE_BYTES
+            seen += re.findall(r'href="/console/programs/([^"?]+)"', page)
+            following = re.search(r'rel="next" href="([^"]+)"', page)
+            path = html.unescape(following[1]) if following is not None else None
+        assert seen == [program_id(number) for number in range(PROGRAMS)]
+        for one in ("", "/pools", "/failures"):
+            assert len(service.client.get(f"/console{one}").content) < MAX_PAGE_BYTES, one
+        workers = re.findall(r'<th scope="row">(\d+)</th>', service.client.get("/console/pools").text)
+        assert len(set(workers)) == 2 * WORKERS
