@@ -70,6 +70,9 @@ class ShadowEvidence:
         self._heard: Sequence[Totals] = ()
         self._others: Totals | None = None
         """The part of what others have told that is about the same definitions."""
+        self.restarts = 0
+        self.definitions_noted = 0
+        """Counts the changes of what is known about definitions: what others told may fit now, and has not before."""
 
     @property
     def shard(self) -> tuple[int, int]:
@@ -116,6 +119,8 @@ class ShadowEvidence:
         self.scores.forget(lambda _: True)
         self.programs.clear()
         self._heard, self._others = (), None
+        self.restarts += 1
+        self.definitions_noted += 1
 
     # --- other replicas, and runs before a restart
 
@@ -165,6 +170,7 @@ class ShadowEvidence:
             return
         if (label := self._label(program)) not in found.labels:
             found.labels.add(label)
+            self.definitions_noted += 1
             others = self._others
             if others is not None and program.id in others.figures and not self._fits(program.id, others):
                 self._forget_others(program.id)
@@ -248,6 +254,7 @@ class ShadowEvidence:
             self._forget(program.id)
 
     def _forget(self, program_id: str) -> None:
+        self.definitions_noted += 1
         self.programs.pop(program_id, None)
         self._forget_others(program_id)
         self.comparisons.forget(lambda one: one == program_id)

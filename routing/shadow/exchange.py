@@ -11,10 +11,11 @@ from contextlib import suppress
 from typing import Any, Final
 
 from common.log_once import LogOnce
+from common.threads import in_thread
 from routing.errors import StoreUnavailable
 from routing.shadow.evidence import ShadowEvidence
 from routing.shadow.evidence_store import EvidenceStore
-from routing.shadow.figures import Totals
+from routing.shadow.figures import Snapshot, Totals
 
 EXCHANGE_EVERY_S: Final = 5.0
 """Time between two exchanges with the store, in seconds: so much evidence is lost by a crash."""
@@ -43,6 +44,9 @@ class EvidenceExchange:
         self._replica = uuid.uuid4().hex if is_shared else ALONE
         self._generation: str | None = None
         self._heard: list[Totals] = []
+        self._read_before: dict[str, Snapshot] = {}
+        self._restarts = 0
+        self._known: tuple[list[Totals], int] = ([], -1)
         self._written: dict[str, Any] = Totals().to_data()
         self._log_once = LogOnce("shadow evidence cannot be exchanged with the store")
 
@@ -67,7 +71,7 @@ class EvidenceExchange:
             self._log_once.warn(str(error))
             return
         self._log_once.clear()
-        self._evidence.hear(self._heard)
+        self._hear()
 
     async def aclose(self) -> None:
         """Keeps the evidence a last time, unless that takes too long."""
@@ -81,7 +85,18 @@ class EvidenceExchange:
         if self._generation is not None:
             self._evidence.restart()
         self._generation = generation
-        self._evidence.hear(self._heard)
+        self._restarts = self._evidence.restarts
+        self._hear()
+
+    def _hear(self) -> None:
+        """Tells the evidence what others have kept, if that or what is known about definitions has changed."""
+        if not self._is_shared and self._evidence.restarts != self._restarts:
+            self._heard = []  # that of earlier runs was this service's own, which has begun again
+            self._restarts = self._evidence.restarts
+        known = self._heard, self._evidence.definitions_noted
+        if known[0] is not self._known[0] or known[1] != self._known[1]:
+            self._evidence.hear(self._heard)
+            self._known = self._heard, self._evidence.definitions_noted
 
     async def _put(self, generation: str) -> None:
         totals = self._evidence.own() if self._is_shared else self._evidence.inherited()
@@ -91,6 +106,10 @@ class EvidenceExchange:
             self._written = data
 
     async def _read(self, generation: str) -> None:
-        snapshots = await self._store.all(generation)
-        others = [replica for replica in sorted(snapshots) if not self._is_shared or replica != self._replica]
-        self._heard = [Totals.from_data(snapshots[replica]) for replica in others]
+        snapshots = dict(await self._store.all(generation))
+        if self._is_shared:
+            snapshots.pop(self._replica, None)
+        if snapshots != self._read_before:
+            parts = [snapshots[replica] for replica in sorted(snapshots)]
+            self._heard = await in_thread(lambda: [Totals.from_data(one) for one in parts])
+            self._read_before = snapshots

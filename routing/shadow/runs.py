@@ -50,6 +50,8 @@ THIRD_WAIT_S: Final = 10.0
 TICK_S: Final = 0.1
 FEED_EVERY_S: Final = 0.5
 """Interval at which the judge gets the evidence, in seconds."""
+MIN_REST: Final = 50
+"""The interval is this many times longer than the computation, which takes 0.1 s for 1,000 programs."""
 SMALL_BYTES: Final = 8 * 1024
 """Outputs up to this size are compared on the event loop, larger ones in a thread."""
 COMPARED_ERRORS: Final = frozenset({"program_error", "invalid_outputs", "invalid_inputs", "lm_error"})
@@ -240,8 +242,8 @@ class ShadowRuns:
         self._advance()
         self._scorer.advance()
         if now >= self._feed_at:
-            self._feed_at = now + FEED_EVERY_S
             self.evidence.feed()
+            self._feed_at = now + max(FEED_EVERY_S, MIN_REST * (self._loop.time() - now))
         self._ticked.set()
         self._ticked = asyncio.Event()
         self._follow_switch()

@@ -150,3 +150,20 @@ async def test_a_restart_of_the_evidence_is_kept(start: Start) -> None:
     after = start(is_shared=False)
     await after.exchange.exchange()
     assert after.seen == before.seen == (0, 0, False, 0)
+
+
+async def test_a_restart_of_the_evidence_ends_that_of_earlier_runs(start: Start) -> None:
+    """A service alone has its own evidence of before; it does not come back with the next exchange."""
+    before = start(is_shared=False)
+    before.compare(20, odd="v2")
+    await before.exchange.exchange()
+    after = start(is_shared=False)
+    await after.exchange.exchange()
+    assert after.seen == (20, 20, True, 20)
+    after.evidence.restart()
+    for _ in range(2):
+        await after.exchange.exchange()
+        assert after.seen == (0, 0, False, 0)
+    after.compare(1)
+    await after.exchange.exchange()
+    assert after.seen == (1, 0, False, 1)
