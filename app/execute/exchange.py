@@ -33,6 +33,7 @@ Address = tuple[str, int | None]
 _LISTS: Final = frozenset({b"accept", b"baggage", b"prefer", b"tracestate"})
 _MAX_CANARY_KEY_LENGTH: Final = 256
 _TASK_NAME: Final = "execute"
+_HAS_EAGER_TASKS: Final = hasattr(asyncio, "eager_task_factory")
 _CLOSE: Final = (b"connection", b"close")
 _FAILURE: Final = internal_error().body()
 _NO_ANSWER: Final[Response] = (
@@ -41,6 +42,25 @@ _NO_ANSWER: Final[Response] = (
     _FAILURE,
 )
 _log = structlog.stdlib.get_logger("poolshift.http")
+
+
+class _ServerLines:
+    """The lines of the headers that the server puts on every answer, joined once for each list of them."""
+
+    def __init__(self) -> None:
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._lines = b""
+
+    def of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Returns the lines of a list that nobody changes."""
+        if headers is not self._headers:
+            self._headers = headers
+            self._lines = b"".join([b"%s: %s\r\n" % header for header in headers])
+        return self._lines
+
+
+_server_lines: Final = _ServerLines()
+"""uvicorn makes another list each second."""
 
 
 class ClientGone(Exception):
@@ -197,14 +217,24 @@ class ConnectionExchange(Exchange):
         self._tasks = tasks
         self._on_answer: Callable[[bytes], None] | None = on_answer
 
-    def begin(self, body: bytes, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
-        """Has the endpoint answer, in a task that the server waits for. The upload is no part of the call's time."""
+    def begin(self, body: bytes, endpoint: Endpoint, loop: asyncio.AbstractEventLoop, *, at_once: bool) -> None:
+        """Has the endpoint answer, in a task that the server waits for. The upload is no part of the call's time.
+
+        With `at_once`, on a Python that can (3.12 and newer), the call goes to its worker before this returns, without
+        another turn of the event loop. It may even be answered, so no other request may lie behind this one.
+        """
         self._body = body
         self.began = time.perf_counter()
         # Not by `loop.create_task`, which would print a name of its own for each.
         # In a context of its own, or else one that came early would have that of the call before it.
-        self.task = asyncio.Task(self._run(endpoint), loop=loop, name=_TASK_NAME, context=contextvars.Context())
-        self._tasks.add(self.task)
+        context = contextvars.Context()
+        if at_once and _HAS_EAGER_TASKS:
+            task = asyncio.Task(self._run(endpoint), loop=loop, name=_TASK_NAME, context=context, eager_start=True)  # type: ignore[call-arg]
+        else:
+            task = asyncio.Task(self._run(endpoint), loop=loop, name=_TASK_NAME, context=context)
+        if not task.done():
+            self.task = task
+            self._tasks.add(task)
 
     async def _run(self, endpoint: Endpoint) -> None:
         try:
@@ -212,9 +242,9 @@ class ConnectionExchange(Exchange):
         except Exception:
             _log.exception("unforeseen error")
         finally:
-            assert self.task is not None
-            self._tasks.discard(self.task)
-            self.task = None  # they would hold each other
+            if self.task is not None:
+                self._tasks.discard(self.task)
+                self.task = None  # they would hold each other
             self._write(_NO_ANSWER)  # wrong or cancelled, it leaves no client waiting
 
     async def body(self, max_bytes: int) -> bytes:
@@ -236,13 +266,15 @@ class ConnectionExchange(Exchange):
         if on_answer is None:
             return
         status, headers, body = response
-        headers = [*default_headers(self._server), *headers]
-        if _CLOSE in headers:
+        parts = [STATUS_LINE[status], _server_lines.of(default_headers(self._server))]
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        if status >= 400 and _CLOSE in headers:  # no other answer has this header
             self.keep_alive = False
         elif not self.keep_alive:
-            headers.append(_CLOSE)
-        lines = [b": ".join(header) for header in headers]
-        on_answer(b"".join((STATUS_LINE[status], b"\r\n".join(lines), b"\r\n\r\n", body)))
+            parts.append(b"connection: close\r\n")
+        parts += (b"\r\n", body)
+        on_answer(b"".join(parts))
 
 
 class AsgiExchange(Exchange):

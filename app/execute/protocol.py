@@ -216,7 +216,7 @@ class LaneProtocol(Connection):
             self._hold(reader.rest)
         elif self._is_ending:
             exchange.keep_alive = False
-        exchange.begin(reader.body, self._connections.endpoint, self._loop)
+        exchange.begin(reader.body, self._connections.endpoint, self._loop, at_once=not reader.rest)
 
     def _answer(self, data: bytes) -> None:
         assert self._transport is not None

@@ -26,6 +26,8 @@ MAX_BYTES: Final = 256 * 1024
 """Limit of a call's head and body together. uvloop reads as many bytes at once."""
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEAD_LINES: Final = 256
+MAX_KEPT_HEAD_BYTES: Final = 2048
+"""A longer head is parsed again each time: every open connection keeps one."""
 
 _HEAD_END: Final = b"\r\n\r\n"
 _FEW_BYTES: Final = 2 * MAX_HEAD_LINES
@@ -65,6 +67,12 @@ class RequestReader:
         self._is_plain = True
         self._stays = False
         self._is_head_over = False
+        self._kept_head = b""
+        """The head of an earlier call; `target`, `_kept_headers` and `_kept_length` are what llhttp found in it."""
+        self._kept_headers: list[tuple[bytes, bytes]] = []
+        self._kept_length = -1
+        self._is_parsed = False
+        """Set if llhttp has read the last head."""
         self._parser: httptools.HttpRequestParser | None = None
         """llhttp's parser, between two requests or in a call's body; None if the next head needs a new one."""
 
@@ -152,7 +160,9 @@ class RequestReader:
         return self._take_head(held, end)
 
     def _take_head(self, data: bytes, end: int) -> int:
-        kind = self._read_head(data[:end])
+        head = data[:end]
+        # A client's calls of one program often differ in their bodies alone.
+        kind = self._recall() if head == self._kept_head else self._read_head(head)
         if kind != CALL:
             self.rest = data[end:]
             return kind
@@ -181,15 +191,15 @@ class RequestReader:
         return CALL
 
     def _end_call(self) -> None:
-        assert self._parser is not None
-        if self.body:
+        if self.body and self._is_parsed:
+            assert self._parser is not None
             self._parser.feed_data(self.body)
 
     def _read_head(self, head: bytes) -> int:
         if len(head) > MAX_HEAD_BYTES or (len(head) > _FEW_BYTES and head.count(b"\n") > MAX_HEAD_LINES):
             return OVERSIZED
         self.headers, self._length, self._coding = [], -1, b""
-        self._is_plain, self._is_head_over = True, False
+        self._is_plain, self._is_head_over, self._is_parsed = True, False, True
         parser = self._parser = self._parser or httptools.HttpRequestParser(self)
         try:
             parser.feed_data(head)
@@ -202,8 +212,17 @@ class RequestReader:
         line = _REQUEST_LINE.match(head)
         if line is not None and self._is_plain and self._stays and 0 <= self._length <= MAX_BYTES - len(head):
             self.target = line[1]
+            self._keep(head)
             return CALL
         return self._pass_on_from(head)
+
+    def _keep(self, head: bytes) -> None:
+        self._kept_head = head if len(head) <= MAX_KEPT_HEAD_BYTES else b""
+        self._kept_headers, self._kept_length = self.headers, self._length
+
+    def _recall(self) -> int:
+        self.headers, self._length, self._is_parsed = self._kept_headers, self._kept_length, False
+        return CALL
 
     def _read_without_upgrade(self, head: bytes) -> int:
         """Reads a request that asks for another protocol as one that does not (RFC 9110, 7.8).

@@ -6,6 +6,7 @@ uvicorn promises nothing about these names. `pyproject.toml` bounds its version,
 
 import asyncio
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Final
 
 from uvicorn.config import Config
@@ -28,10 +29,8 @@ __all__ = [
 SEEN_WITH: Final = ("0.53", "0.54")
 """The versions that this was seen to work with."""
 
-
-def default_headers(server: ServerState) -> list[tuple[bytes, bytes]]:
-    """The headers that the server puts on every answer; it replaces the list each second."""
-    return server.default_headers
+default_headers: Callable[[ServerState], list[tuple[bytes, bytes]]] = attrgetter("default_headers")
+"""Returns the headers that the server puts on every answer; it replaces the list each second."""
 
 
 def running_tasks(server: ServerState) -> set[asyncio.Task[None]]:

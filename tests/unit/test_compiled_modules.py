@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,8 +12,19 @@ import pytest
 
 from tests.support.service import ROOT
 
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-MODULES: list[str] = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["modules"]
+
+def build_hook(project: Path) -> dict[str, Any]:
+    """The settings of a distribution's build hook; none beside a wheel, which has no sources."""
+    if not project.exists():
+        return {}
+    hook: dict[str, Any] = tomllib.loads(project.read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
+    return hook["custom"]  # type: ignore[no-any-return]
+
+
+MODULES: list[str] = [
+    *build_hook(ROOT / "pyproject.toml")["modules"],
+    *build_hook(ROOT / "packaging" / "poolshift" / "pyproject.toml").get("standalone", ()),
+]
 
 
 @pytest.mark.parametrize("name", MODULES)
