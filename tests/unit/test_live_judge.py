@@ -1,6 +1,7 @@
 """The order in which the live judge counts calls, on a router whose pools have no workers."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 
@@ -58,6 +59,12 @@ class Ramp:
                 pool.finish(call, result("ok"))
         await asyncio.gather(*self._tasks)
 
+    async def leave(self) -> None:
+        """Cancels all calls that have not ended."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def counted(self) -> tuple[int, int]:
         """Calls of V1 and V2 that have counted."""
         return self.judge.counted()
@@ -86,6 +93,7 @@ def answer_v1_and_load_v2(pool: FakePool, call: Call) -> None:
 
 @pytest.fixture
 async def ramp() -> Ramp:
+    random.seed(4711)  # deals the versions
     flag = await open_flag(MemoryLog(), PERCENT * 100)
     pools = {version: FakePool(version) for version in (V1, V2)}
     judge = LiveJudge(Config())
@@ -131,3 +139,15 @@ async def test_v1s_calls_are_no_evidence_while_v2_is_down(ramp: Ramp) -> None:
     await ramp.send(MANY, answer)
     assert ramp.judge.look().action is Say.CONTINUE
     assert ramp.counted() == after
+
+
+async def test_a_call_whose_client_has_gone_holds_back_nothing(ramp: Ramp) -> None:
+    """One that has waited for a worker of V2 is no evidence."""
+    await ramp.send(200, answer)
+    await ramp.send(200, answer_v1)
+    waiting = len(ramp.pools[V2].queued)
+    assert waiting
+    assert sum(ramp.counted()) < 400 - waiting
+    await ramp.leave()
+    ramp.judge.look()
+    assert sum(ramp.counted()) == 400 - waiting
