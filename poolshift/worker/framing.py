@@ -57,7 +57,8 @@ class FrameDecoder:
                 raise FrameError(f"a frame claims {length} bytes; the limit is {MAX_FRAME_BYTES}")
             if len(self._buffer) < 4 + length:
                 return
-            payload = bytes(self._buffer[4 : 4 + length])
+            with memoryview(self._buffer) as view:  # a slice of the buffer itself would be one more copy
+                payload = bytes(view[4 : 4 + length])
             del self._buffer[: 4 + length]
             yield payload
 

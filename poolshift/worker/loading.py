@@ -220,7 +220,9 @@ def find_defined(entrypoint: str, allowed_modules: tuple[str, ...]) -> Callable[
     """
     module_name, _, function_name = entrypoint.partition(":")
     if not is_allowed(module_name, allowed_modules):
-        raise EntrypointError(f"module {module_name!r} is not allowed; allowed are {', '.join(allowed_modules)}")
+        raise EntrypointError(
+            f"module {module_name!r} is not allowed; PROGRAM_MODULES allows {', '.join(allowed_modules)}"
+        )
     if function_name.startswith("_"):
         raise EntrypointError(f"{function_name!r} is private")
     try:

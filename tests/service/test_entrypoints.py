@@ -13,6 +13,7 @@ from tests.support.service import Service
         ("examples.text:", "got 'examples.text:'"),
         ("examples.text:nothing", "'examples.text' has no function or class 'nothing'"),
         ("tests.support.programs:Path", "'Path' is defined in 'pathlib', which is not allowed"),
+        ("shutil:rmtree", "module 'shutil' is not allowed; PROGRAM_MODULES allows "),
         ("tests.support.programs:os", "is a module; an entrypoint is `module:function`"),
     ],
 )
