@@ -8,7 +8,7 @@ BENCH_BIN := $(BENCH_VENV)/bin
 BENCH_INSTALLED := $(BENCH_VENV)/.installed
 BENCH_BUILD := $(CACHE)/bench-build
 
-.PHONY: bench bench-report
+.PHONY: bench bench-report bench-ray
 
 # A released run, of which bench/results has one file each.
 RESULTS ?= $(lastword $(sort $(wildcard bench/results/*.json)))
@@ -17,6 +17,11 @@ RESULTS ?= $(lastword $(sort $(wildcard bench/results/*.json)))
 
 bench: $(BENCH_INSTALLED) ## Measures against peers in under 5 minutes; ARGS="--help" shows the options
 	$(BENCH_BIN)/poolshift bench $(ARGS)
+
+bench-ray: $(INSTALLED) ## Measures pools on a Ray cluster against Ray Serve, in a network of its own (as root)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python "ray[serve]>=2.60,<2.61"
+	RAY_USAGE_STATS_ENABLED=0 unshare --net --pid --fork --mount-proc --kill-child \
+		$(BIN)/python -m tests.ray.network $(BIN)/python -m bench.on_ray $(ARGS)
 
 bench-report: $(BENCH_INSTALLED) ## Writes the report and the plot of a released run (RESULTS) to bench/results/latest/
 	$(BENCH_BIN)/python -m bench.again $(RESULTS) bench/results/latest

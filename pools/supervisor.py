@@ -221,8 +221,11 @@ class Supervisor:
 
     def _places_changed(self) -> None:
         """Gives the pool as many workers as it is to have and as there is room for."""
-        places, failure = self._spawner.places, self._spawner.start_failure
+        places, failure, before = self._spawner.places, self._spawner.start_failure, self.state.size
         self.state.size = self.wished if places is None else min(self.wished, places)
+        if self.state.size > before and self._pause is not None:
+            self._pause.cancel()  # it is for the places that there were
+            self._pause = None
         if failure is not None and not self.state.live:
             self.fault = failure
             self._settled.set()

@@ -8,6 +8,7 @@ from typing import Any
 ENTRYPOINT = "BENCH_ENTRYPOINT"
 WORKERS = "BENCH_WORKERS"
 PORT = "BENCH_PORT"
+RAY_ADDRESS = "PEER_RAY_ADDRESS"
 
 
 def program() -> Callable[..., Any]:
@@ -25,3 +26,8 @@ def workers() -> int:
 def port() -> int:
     """Returns the port to listen on, on loopback."""
     return int(os.environ[PORT])
+
+
+def ray_address() -> str:
+    """Returns the address of the Ray cluster to serve on."""
+    return os.environ[RAY_ADDRESS]

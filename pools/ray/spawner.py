@@ -196,6 +196,8 @@ class RaySpawner:
                     async for event in events:
                         failures = 0 if isinstance(event, Connected) else failures
                         self._take(event)
+                if failures == 0:
+                    self._fail("the driver has ended: the head of the cluster may be gone")
             except (OSError, SpawnFailed) as error:
                 self._fail(str(error))
             failures += 1
