@@ -180,7 +180,7 @@ async def test_a_signature_is_derived_with_msgspec_alone(worker: WorkerProcess) 
 async def test_a_dspy_program_says_what_to_install(worker: WorkerProcess) -> None:
     """DSPy is not there."""
     signature = Signature((Field("text", "string"),), (Field("topic", "string"),))
-    with pytest.raises(EntrypointError, match=r"poolshift\[lm\]"):
+    with pytest.raises(EntrypointError, match="python -m pip install 'dspy>="):
         await worker.check(Definition("predict", signature))
 
 
