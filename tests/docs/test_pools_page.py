@@ -10,7 +10,12 @@ from tests.support.pages import codes, page, section, table
 from tests.support.service import ROOT
 
 PAGE = page("pools.md")
-SOURCES = ("pools/process/interpreter.py", "pools/process/spawner.py", "poolshift/launcher/start.py")
+SOURCES = (
+    "pools/process/interpreter.py",
+    "pools/process/spawner.py",
+    "pools/process/zygote_link.py",
+    "poolshift/launcher/start.py",
+)
 
 
 def test_every_setting_exists() -> None:
