@@ -13,6 +13,7 @@ PAGE = page("pools.md")
 SOURCES = (
     "pools/process/interpreter.py",
     "pools/process/spawner.py",
+    "pools/process/program_code.py",
     "pools/process/zygote_link.py",
     "poolshift/launcher/start.py",
 )
