@@ -6,18 +6,28 @@ with the same arguments, and with the answer in place of the description.
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar, get_args
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, get_args, overload
+
+from poolshift.client.calls import Call, Listing
+from poolshift.client.executions import Execution
+
+if TYPE_CHECKING:
+    from poolshift.client.async_client import AsyncGroup
+    from poolshift.client.async_transport import AsyncItems, AsyncStream
+    from poolshift.client.sync_client import Group
+    from poolshift.client.sync_transport import Items, Stream
 
 P = ParamSpec("P")
+T = TypeVar("T")
 Described = TypeVar("Described")
 
 
 class Method(Generic[P, Described]):
-    """The part of a method that does not depend on the client."""
+    """A method, which answers as the group does that it is called on."""
 
-    answers = ""
-    """The answer's type in the signature, around the type in the description."""
+    kind = ""
+    """The name of the group's way to answer."""
 
     def __init__(self, describe: Callable[P, Described]) -> None:
         self.describe = describe
@@ -25,14 +35,58 @@ class Method(Generic[P, Described]):
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
-        self._qualname = f"{owner.__qualname__}.{name}"
 
-    def dressed(self, run: Callable[P, Any]) -> Callable[P, Any]:
-        """Gives a function the name, the documentation and the signature that `help` shows."""
-        functools.update_wrapper(run, self.describe)
+    def _bound(self, group: "Group | AsyncGroup | None", owner: type | None) -> Callable[..., Any]:
+        run: Callable[[Any], Any] = getattr(owner if group is None else group, self.kind)
+        shown: str = (owner or type(group)).shown[self.kind]  # type: ignore[attr-defined]  # a group has it
+
+        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return run(self.describe(*args, **kwargs))
+
+        functools.update_wrapper(method, self.describe)
         signature = inspect.signature(self.describe)
-        (kind,) = get_args(signature.return_annotation)
-        shown = self.answers.format(inspect.formatannotation(kind)) if self.answers else kind
-        vars(run)["__signature__"] = signature.replace(return_annotation=shown)
-        run.__name__, run.__qualname__ = self._name, self._qualname
-        return run
+        (answer,) = get_args(signature.return_annotation)
+        told = shown.format(inspect.formatannotation(answer)) if shown else answer
+        vars(method)["__signature__"] = signature.replace(return_annotation=told)
+        method.__name__ = self._name
+        method.__qualname__ = f"{(owner or type(group)).__qualname__}.{self._name}"
+        return method
+
+
+class Sends(Method[P, Call[T]]):
+    """Makes a call."""
+
+    kind = "value"
+
+    @overload
+    def __get__(self, group: "Group", owner: Any = None) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, group: "AsyncGroup", owner: Any = None) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, group: "Group | AsyncGroup", owner: Any = None) -> Callable[P, Any]:
+        return self._bound(group, owner)
+
+
+class Lists(Method[P, Listing[T]]):
+    """Lists what is there, a page at a time."""
+
+    kind = "listed"
+
+    @overload
+    def __get__(self, group: "Group", owner: Any = None) -> "Callable[P, Items[T]]": ...
+    @overload
+    def __get__(self, group: "AsyncGroup", owner: Any = None) -> "Callable[P, AsyncItems[T]]": ...
+    def __get__(self, group: "Group | AsyncGroup", owner: Any = None) -> Callable[P, Any]:
+        return self._bound(group, owner)
+
+
+class Streams(Method[P, Call[Execution]]):
+    """Opens a stream of events."""
+
+    kind = "streamed"
+
+    @overload
+    def __get__(self, group: "Group", owner: Any = None) -> "Callable[P, Stream]": ...
+    @overload
+    def __get__(self, group: "AsyncGroup", owner: Any = None) -> "Callable[P, AsyncStream]": ...
+    def __get__(self, group: "Group | AsyncGroup", owner: Any = None) -> Callable[P, Any]:
+        return self._bound(group, owner)

@@ -2,24 +2,24 @@
 
 import ssl
 import time
-from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import ClassVar, TypeVar
 
-from poolshift.client import executions, failures, migration, pools, programs, ramp, rollout, sessions, shadow
-from poolshift.client.binding import Method
+from poolshift.client import methods
 from poolshift.client.calls import Answer, Call, Listing
 from poolshift.client.executions import Execution, Job
 from poolshift.client.options import DEFAULT_RETRY, options
 from poolshift.client.retries import Retry, Waiting
 from poolshift.client.sync_transport import Items, Stream, SyncTransport
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Group:
     """Methods that share a transport."""
+
+    shown: ClassVar = {"value": "", "listed": "Items[{}]", "streamed": "Stream"}
+    """The answers in the signatures of methods, around the types in their descriptions."""
 
     def __init__(self, transport: SyncTransport) -> None:
         self._transport = transport
@@ -27,6 +27,10 @@ class Group:
     def answer(self, call: Call[T]) -> Answer[T]:
         """Makes a call and returns its answer with headers and JSON."""
         return self._transport.answer(call)
+
+    def value(self, call: Call[T]) -> T:
+        """Makes a call and returns its answer."""
+        return self.answer(call).value
 
     def listed(self, listing: Listing[T]) -> Items[T]:
         """The items of a list, which the loop over them gets."""
@@ -37,45 +41,12 @@ class Group:
         return Stream(self._transport, call)
 
 
-class _Sends(Method[P, Call[T]]):
-    def __get__(self, group: Group, _: Any = None) -> Callable[P, T]:
-        return self.dressed(lambda *args, **kwargs: group.answer(self.describe(*args, **kwargs)).value)
-
-
-class _Lists(Method[P, Listing[T]]):
-    answers = "Items[{}]"
-
-    def __get__(self, group: Group, _: Any = None) -> Callable[P, Items[T]]:
-        return self.dressed(lambda *args, **kwargs: group.listed(self.describe(*args, **kwargs)))
-
-
-class _Streams(Method[P, Call[Execution]]):
-    answers = "Stream"
-
-    def __get__(self, group: Group, _: Any = None) -> Callable[P, Stream]:
-        return self.dressed(lambda *args, **kwargs: group.streamed(self.describe(*args, **kwargs)))
-
-
-class Programs(Group):
+class Programs(Group, methods.ProgramMethods):
     """Programs and their definitions."""
 
-    create = _Sends(programs.create)
-    put = _Sends(programs.put)
-    promote = _Sends(programs.promote)
-    get = _Sends(programs.show)
-    list = _Lists(programs.listed)
-    delete = _Sends(programs.delete)
-    revisions = _Lists(programs.revisions)
 
-
-class Jobs(Group):
+class Jobs(Group, methods.JobMethods):
     """Runs in the background."""
-
-    submit = _Sends(executions.submit)
-    get = _Sends(executions.show)
-    list = _Lists(executions.listed)
-    cancel = _Sends(executions.cancel)
-    events = _Streams(executions.events)
 
     def wait(self, job: Job | str, *, timeout_s: float | None = None) -> Execution:
         """Waits for a job, or the one with this id, and returns its execution. The client's timeout is for each look.
@@ -91,73 +62,31 @@ class Jobs(Group):
         return seen.outcome()
 
 
-class Sessions(Group):
+class Sessions(Group, methods.SessionMethods):
     """Sessions and what they hold."""
 
-    get = _Sends(sessions.show)
-    list = _Lists(sessions.listed)
-    end = _Sends(sessions.end)
 
-
-class LMs(Group):
+class LMs(Group, methods.LMMethods):
     """The language model of a session, or everyone's."""
 
-    get = _Sends(sessions.show_lm)
-    set = _Sends(sessions.set_lm)
-    remove = _Sends(sessions.remove_lm)
 
-
-class Rollouts(Group):
+class Rollouts(Group, methods.RolloutMethods):
     """The flag, and the ramp that moves it."""
 
-    get = _Sends(rollout.show)
-    change = _Sends(rollout.change)
-    roll_back = _Sends(rollout.roll_back)
-    rotate = _Sends(rollout.rotate)
-    history = _Lists(rollout.history)
-    plan = _Sends(ramp.show_plan)
-    set_plan = _Sends(ramp.set_plan)
-    clear_plan = _Sends(ramp.clear_plan)
-    start = _Sends(ramp.start)
-    pause = _Sends(ramp.pause)
-    resume = _Sends(ramp.resume)
-    approve = _Sends(ramp.approve)
-    promote = _Sends(ramp.promote)
-    abort = _Sends(ramp.abort)
-    status = _Sends(ramp.status)
-    analysis = _Sends(ramp.analysis)
-    decisions = _Lists(ramp.decisions)
-    trace = _Sends(ramp.trace)
 
-
-class Pools(Group):
+class Pools(Group, methods.PoolMethods):
     """The pools and their workers."""
 
-    get = _Sends(pools.show)
-    list = _Sends(pools.listed)
-    reload = _Sends(pools.reload)
-    diff = _Sends(pools.diff)
 
-
-class Migrations(Group):
+class Migrations(Group, methods.MigrationMethods):
     """The migration from V1 to V2."""
 
-    get = _Sends(migration.show)
-    report = _Sends(migration.report)
-    add_validation = _Sends(migration.add_validation)
-    tick = _Sends(migration.tick)
-    untick = _Sends(migration.untick)
 
-
-class Shadows(Group):
+class Shadows(Group, methods.ShadowMethods):
     """Shadow calls, and what differs in them."""
 
-    get = _Sends(shadow.show)
-    get_program = _Sends(shadow.show_program)
-    compare = _Sends(shadow.compare)
 
-
-class Client(Group):
+class Client(Group, methods.ClientMethods):
     """Poolshift over HTTP, for any number of threads.
 
     `url` and `api_key` come from `POOLSHIFT_URL` and `POOLSHIFT_API_KEY` unless they are given. `timeout_s` is the time
@@ -212,11 +141,3 @@ class Client(Group):
         other = Client.__new__(Client)
         other._use(self._transport.but(self._transport.options.but(timeout_s, retry)))
         return other
-
-    execute = _Sends(executions.execute)
-    stream = _Streams(executions.stream)
-    batch = _Sends(executions.batch)
-    failures = _Sends(failures.newest)
-    health = _Sends(pools.health)
-    readiness = _Sends(pools.readiness)
-    metrics = _Sends(pools.metrics)

@@ -93,3 +93,14 @@ def test_both_clients_have_the_same_methods() -> None:
     assert len(threads) > 40
     for name, signature in threads.items():
         assert str(signature.parameters) == str(coroutines[name].parameters), name
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_a_class_tells_its_methods(client: type) -> None:
+    """An editor and `help` ask the class, which has no connection."""
+    instance = client("http://127.0.0.1:1")
+    for group, name in ((instance, "execute"), (instance.programs, "list"), (instance.jobs, "events")):
+        of_class, of_instance = getattr(type(group), name), getattr(group, name)
+        assert inspect.signature(of_class) == inspect.signature(of_instance)
+        assert of_class.__qualname__ == of_instance.__qualname__ == f"{type(group).__name__}.{name}"
+        assert of_class.__doc__ == of_instance.__doc__

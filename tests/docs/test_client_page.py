@@ -55,7 +55,7 @@ def test_every_block_prints_what_the_page_shows(service: Service, monkeypatch: p
 def test_the_methods_are_those_of_the_client() -> None:
     """Each group with all of its methods."""
     client = Client()
-    general = {"answer", "close", "listed", "streamed", "with_options"}
+    general = {"answer", "close", "listed", "streamed", "value", "with_options"}
     for row in table(section(PAGE, "## Methods"), "group"):
         (name,) = codes(row["group"])
         group = eval(name, {"client": client})
