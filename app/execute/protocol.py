@@ -306,6 +306,8 @@ class LaneProtocol(Connection):
         self._is_lingering, self._is_uvicorns = True, False
         self._stop_timer()
         self._early.clear()
+        if self._uvicorn is not None:
+            self._uvicorn.connection_lost(None)  # a request whose body is refused waits for no more of it
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._transport.resume_reading()

@@ -63,7 +63,8 @@ class _OwnedTransport(asyncio.Transport):
         self._is_closing = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._transport.write(data)
+        if not self._is_closing:
+            self._transport.write(data)
 
     def is_closing(self) -> bool:
         return self._is_closing or self._transport.is_closing()

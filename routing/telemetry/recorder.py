@@ -19,7 +19,7 @@ from routing.telemetry.program_metrics import DEFAULT_LIMIT, ProgramMetrics
 from routing.telemetry.spans import SpanOutcome
 from routing.versions import Decision, Reason, Version
 
-DURATION_BOUNDS: Final = (
+DURATION_BOUNDS: Final[tuple[float, ...]] = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 NOT_ORGANIC: Final = frozenset({"shadow", "synthetic"})

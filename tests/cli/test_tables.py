@@ -51,7 +51,7 @@ NORMAL = [
     (r"\b\d+(\.\d+)? ms\b", "<n> ms"),
     (r"(v\d +)\d+(\.\d+)?( +\{)", r"\1<n>\3"),
     (r"is (queued|running) after", "is <status> after"),
-    (r"(?m)^ *\d+ +idle .*$", "<worker>"),
+    (r"(?m)^ *\d+ +- +idle .*$", "<worker>"),
     (r"http://127\.0\.0\.1:\d+", "<url>"),
     (r"\b[0-9a-f]{8,}-[0-9a-f-]+\b", "<replica>"),
     (r"(?m)^continue\s+-\s.*\n", ""),  # a verdict that the judge writes at its first look, which comes soon
