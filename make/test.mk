@@ -1,6 +1,6 @@
 # The tests: all, the fast ones, the compiled wheel's, those of each other Python, and how much of the code they run.
 
-.PHONY: test test-fast test-pythons test-compiled test-ray chaos coverage nightly
+.PHONY: test test-fast test-pythons test-compiled test-ray test-service-on-ray chaos coverage nightly
 
 # Runs a command for each other Python that is installed, with its pytest as $$pytest.
 each_python = for version in $$(sh make/pythons.sh $(PYTHON)); do \
@@ -35,6 +35,10 @@ chaos: $(INSTALLED) ## Kills workers under load for CHAOS_SECONDS (120), by CHAO
 test-ray: $(INSTALLED) ## Runs the tests of pools on Ray, with load amid faults for RAY_SECONDS (120); as root
 	RAY_SECONDS=$${RAY_SECONDS:-120} $(BIN)/pytest -m ray tests/ray $(ARGS)
 
+test-service-on-ray: $(INSTALLED) ## Runs tests of the service with V2 on a Ray cluster; ARGS names them (tests/service); as root
+	RAY_USAGE_STATS_ENABLED=0 unshare --net --pid --fork --mount-proc --kill-child \
+		$(BIN)/python -m tests.ray.network $(BIN)/python -m tests.ray.suite $(or $(ARGS),tests/service)
+
 coverage: $(INSTALLED) ## Measures which lines the tests run; fails if fewer than the floor in pyproject.toml
 	@sh make/coverage.sh $(BIN) $(ARGS)
 
@@ -42,7 +46,7 @@ nightly: $(INSTALLED) ## Runs everything on every Python, with soaks (over an ho
 	$(MAKE) lint test test-compiled test-ship test-judge coverage
 	@$(call each_python,sh make/tests.sh $$pytest)
 	CHAOS_SECONDS=600 $(MAKE) chaos
-	$(MAKE) test-ray
+	$(MAKE) test-ray test-service-on-ray
 	CONSOLE_SECONDS=600 $(BIN)/pytest tests/console/test_load.py
 
 # A virtual environment of another Python, with the same packages.

@@ -28,7 +28,10 @@ PLACEMENT_TIMEOUT_S: Final = 20.0
 """An agent that has waited longer for a node is told of as a fault. It goes on waiting: a cluster can grow."""
 CALLS_AT_ONCE: Final = 4
 
+MAX_REASON_LENGTH: Final = 400
+
 _MISSING = "No module named "
+_MISMATCH = "Version mismatch"
 
 
 class Driver:
@@ -166,12 +169,14 @@ def connect(plan: Plan) -> None:
 def one_line(error: BaseException) -> str:
     """The line of Ray's account of an error that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and _MISMATCH in lines[0]:
+        return " ".join(lines)[:MAX_REASON_LENGTH]
     missing = next((line for line in lines if _MISSING in line), None)
     if missing is not None:
         name = missing.partition(_MISSING)[2].strip("'\" ")
         return f"the node's Python has no {name}: install it there, or name it in RAY_REQUIREMENTS"
     told = [line for line in lines if "Error" in line] or lines or [type(error).__name__]
-    return told[-1][:400]
+    return told[-1][:MAX_REASON_LENGTH]
 
 
 def main() -> None:

@@ -214,7 +214,7 @@ class RaySpawner:
 
     def _fail(self, reason: str) -> None:
         _log.error("Ray gives no workers", reason=reason, places=self.places, wished=sum(self._plan.slots))
-        if not self._nodes:
+        if not self._reached():
             self.start_failure = f"WORKERS=ray: {reason}"
         self._tell()
 
@@ -256,7 +256,7 @@ class RaySpawner:
         while self._nodes.get(agent) is node:
             await asyncio.sleep(PROBE_INTERVAL_S)
             if await node.host.answers() and self._nodes.get(agent) is node:
-                node.is_reached = True
+                node.is_reached, self.start_failure = True, None
                 _log.info("node is reached again", node=node.host.node, places=self.places)
                 self._tell()
                 return

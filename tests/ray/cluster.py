@@ -29,6 +29,7 @@ class RayCluster:
                 "_system_config": {"prestart_worker_first_driver": False},
             },
         )
+        self._has_head = True
         self.address: str = self._cluster.address
         self.nodes: list[Any] = []
         for _ in range(nodes):
@@ -44,11 +45,13 @@ class RayCluster:
 
     def lose_head(self) -> None:
         """Kills the head's own process; the nodes are not told."""
+        self._has_head = False
         self._cluster.head_node.kill_gcs_server(check_alive=False)
 
     def close(self) -> None:
-        """Ends everything."""
-        self._cluster.shutdown()
+        """Ends everything. Without a head that takes minutes: the end of the network's processes is left to do it."""
+        if self._has_head:
+            self._cluster.shutdown()
 
     def settings(self, size: int, slots: int = SLOTS) -> dict[str, Any]:
         """The settings of a service that has its V2 here."""

@@ -23,6 +23,13 @@ POOLSHIFT = [str(Path(sys.executable).with_name("poolshift"))]
 COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 """The settings by which a process that is started is measured, too (`make coverage`)."""
 
+ON_RAY = {
+    "V2_WORKERS": "ray",
+    "RAY_ADDRESS": os.environ.get("SUITE_RAY_ADDRESS", ""),
+    "RAY_CPUS_PER_WORKER": "0",  # as many services as there are tests at once
+}
+"""The settings of services whose V2 is on a Ray cluster, if the suite runs so (tests/ray/suite.py)."""
+
 PROGRAM_MODULES = "examples,tests.support.programs,poolshift.validation"
 
 
@@ -62,6 +69,7 @@ class Service:
             "V1_POOL_SIZE": "2",
             "V2_POOL_SIZE": "2",
             "CHECKOUT_TIMEOUT_S": "60",  # on a busy machine calls wait long; a test of that wait has its own
+            **(ON_RAY if ON_RAY["RAY_ADDRESS"] else {}),
             **self._settings,
             **COVERAGE,
         }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from config import settings as settings_module
 from config.misnamed import misnamed_settings
 from config.settings import InvalidSettings, Settings, load_settings
 from config.worker_environment import worker_environment
@@ -231,3 +232,12 @@ def test_a_misnamed_setting_of_a_pool_is_found(
     monkeypatch.setenv(name, "x")
     assert misnamed_settings() == in_file
     assert (meant in in_file[name]) if meant is not None else name not in in_file
+
+
+@pytest.mark.parametrize("name", ["WORKERS", "V1_WORKERS", "V2_WORKERS"])
+def test_workers_on_ray_need_the_package(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Without it one line says how to install it."""
+    monkeypatch.setattr(settings_module, "find_spec", lambda _: None)
+    monkeypatch.setenv(name, "ray")
+    with pytest.raises(InvalidSettings, match=r"needs the package ray: pip install"):
+        load_settings()
