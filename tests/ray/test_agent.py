@@ -113,9 +113,15 @@ async def test_a_worker_of_a_node_runs_calls(node: Node) -> None:
 
 
 async def measured(node: Node, worker: WorkerProcess) -> list[Any]:
-    for zygote in node.host.zygotes:
-        await zygote.refresh(5.0)
-    return await node.spawner.measure([worker])
+    """The figures of a worker, once the agent has measured since it began."""
+    async with asyncio.timeout(10):
+        while True:
+            for zygote in node.host.zygotes:
+                await zygote.refresh(5.0)
+            figures = await node.spawner.measure([worker])
+            if figures[0] is not None:
+                return figures
+            await asyncio.sleep(0.05)
 
 
 async def test_a_kill_ends_the_call_and_the_next_worker_is_there(node: Node) -> None:
