@@ -31,6 +31,7 @@ HERE = Path(__file__).resolve().parent
 CLIENTS = 8
 START_TIMEOUT_S = 60.0
 RAMP_TIMEOUT_S = 600.0
+DECISION_TIMEOUT_S = 5.0
 POLL_S = 0.5
 ENDS = ("promoted", "rolled_back", "aborted", "paused")
 
@@ -73,7 +74,7 @@ def run(folder: Path, work: Path) -> bool:
         calls: Calls = runpy.run_path(str(folder / "traffic.py"))["call"]
         with _Traffic(client.base_url, calls, migration.get("clients", CLIENTS)):
             state = _ramp(client, yaml.safe_load((folder / "plan.yaml").read_text()))
-        _show_verdict(client)
+        _show_verdict(client, state)
     expected = migration["expect"]
     print(f"The ramp ended {state}; expected was {expected}.")
     return bool(state == expected)
@@ -200,7 +201,18 @@ def _ramp(client: httpx.Client, plan: dict[str, Any]) -> str:
     return "unfinished"
 
 
-def _show_verdict(client: httpx.Client) -> None:
+def _examples(client: httpx.Client) -> list[dict[str, Any]]:
+    """The executions of the newest decision that has some: a rollback comes first, and is written down after it."""
+    end = time.monotonic() + DECISION_TIMEOUT_S
+    while time.monotonic() < end:
+        for decision in client.get("/rollout/decisions", params={"limit": 20}).json()["items"]:
+            if examples := decision["evidence"].get("examples"):
+                return list(examples[:3])
+        time.sleep(POLL_S)
+    return []
+
+
+def _show_verdict(client: httpx.Client, state: str) -> None:
     """Prints the evidence by guardrail, and the examples of the one that decided."""
     for row in client.get("/rollout/analysis").json():
         v1, v2 = row["v1"], row["v2"]
@@ -208,8 +220,7 @@ def _show_verdict(client: httpx.Client) -> None:
         print(
             f"  {row['name']:<9} {counts:<36} evidence {row['log_e']:6.2f} of {row['threshold']:.2f}  {row['stratum']}"
         )
-    decisions = client.get("/rollout/decisions", params={"limit": 1}).json()["items"]
-    for example in decisions[0]["evidence"].get("examples", [])[:3] if decisions else []:
+    for example in [] if state == "promoted" else _examples(client):
         print(f"  example: {example['code']}: {example.get('detail')} (execution {example['execution_id']})")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.conftest import StartService
 from tests.replicas.conftest import Postgres
-from tests.support.ramps import Traffic, begin, newest_decision, status
+from tests.support.ramps import FAULTS_ALONE, Traffic, begin, newest_decision, status
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -27,7 +27,7 @@ def test_a_worse_canary_is_rolled_back_everywhere(
     """The leader is killed amid the ramp: another takes over, no evidence is lost, and all replicas are back on V1."""
     replicas = start_three(start_service, postgres, tmp_path / "v2.env", CRASH_RATE=0.02)
     program = replicas[0].create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
-    begin(replicas[0], steps=[{"percent": 20, "hold_s": 3600, "min_calls": 100}])
+    begin(replicas[0], steps=[{"percent": 20, "hold_s": 3600, "min_calls": 100}], guardrails=FAULTS_ALONE)
     wait_until(lambda: all(status(one)["canary_percent"] == 20 for one in replicas), "every replica ramps")
     with Traffic(replicas, program) as traffic:
         traffic.wait_for(100)

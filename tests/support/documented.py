@@ -2,6 +2,7 @@
 
 import functools
 import re
+import threading
 from typing import Any
 
 import httpx
@@ -38,6 +39,10 @@ def document() -> Document:
     return create_app(Settings(_env_file=None)).openapi()
 
 
+_BUILDS = threading.Lock()
+"""pydantic builds models on one thread at a time; tests start services on several."""
+
+
 @functools.cache
 def _routes() -> list[tuple[re.Pattern[str], str, Document]]:
     """The operations, those first whose paths have the fewest parameters."""
@@ -50,5 +55,7 @@ def _routes() -> list[tuple[re.Pattern[str], str, Document]]:
 
 
 def _operation(method: str, path: str) -> dict[str, Any] | None:
-    matching = ((known, operation) for pattern, known, operation in _routes() if pattern.match(path))
+    with _BUILDS:
+        routes = _routes()
+    matching = ((known, operation) for pattern, known, operation in routes if pattern.match(path))
     return next((operation for known, operation in matching if known == method), None)

@@ -16,6 +16,9 @@ PLAN = {
     ]
 }
 
+FAULTS_ALONE = {"latency": {"action": "observe"}, "tail": {"action": "observe"}}
+"""The guardrails of a plan whose V2 fails: replaced workers and retries are slow, too, and may be found first."""
+
 
 class Traffic:
     """Clients that call one program for as long as the block lasts; every answer is kept."""
