@@ -193,6 +193,12 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
+def evidence(service: Service, guardrail: str) -> dict[str, Any]:
+    """The row of a guardrail."""
+    rows: list[dict[str, Any]] = service.client.get("/rollout/analysis").json()
+    return next(row for row in rows if row["name"] == guardrail)
+
+
 @pytest.mark.parametrize(
     ("observed", "guardrail", "stratum"), [("shadow", "quality", ""), ("quality", "shadow", ".result")]
 )
@@ -208,16 +214,18 @@ def test_worse_answers_pause_the_ramp(judged: Service, observed: str, guardrail:
             assert judged.execute(program, inputs={"n": n}).status_code == 200
             if n % 10 == 0:
                 wait_until(lambda: not waits(judged), "the shadow calls have run")
-                if judged.client.get("/rollout/status").json()["state"] == "paused":
+                row = evidence(judged, guardrail)
+                if row["log_e"] >= row["threshold"]:
                     break
+        compared = report(judged, program)["compared"]
         wait_until(lambda: judged.client.get("/rollout/status").json()["state"] == "paused", "the ramp is paused")
         status = judged.client.get("/rollout/status").json()
         assert status["guardrail"] == guardrail, status
-        row = next(one for one in judged.client.get("/rollout/analysis").json() if one["name"] == guardrail)
+        row = evidence(judged, guardrail)
         assert row["log_e"] >= row["threshold"]
         assert row["stratum"].endswith(stratum)
         found = report(judged, program)
-        assert found["compared"] <= 300
+        assert compared <= 300
         assert found["quality"]["v2_mean"] < found["quality"]["v1_mean"]
         assert judged.metric("poolshift_quality_score_count", pool_version="v2") > 0
         assert replayed(judged)[-1][:2] == ["pause", guardrail]
