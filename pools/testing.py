@@ -231,7 +231,7 @@ class FakeProcess:
         self.kill_reason: str | None = None
         self.source = FakeSource()
         self.figures: ProcessStats | None = None
-        """What a measurement of the worker finds."""
+        """The figures that a measurement of the worker finds."""
         self.node: str | None = None
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[Exit] = self._loop.create_future()

@@ -287,9 +287,10 @@ class ExecuteLane:
 
     def _of_v1(self, program: Program, own: Program, session_id: str | None) -> Program:
         """Returns V1's definition of a program: V2's own one, if that has become everyone's since the call began."""
-        now = self._services.programs.resolve(program.id, session_id)
-        is_promoted = now is not None and now.key == program.key and now.definition == own.definition
-        return now if is_promoted and now is not None else program
+        now = self._programs.resolve(program.id, session_id)
+        if now is not None and now.key == program.key and now.definition == own.definition:
+            return now
+        return program
 
     # --- running it
 

@@ -80,7 +80,7 @@ class Outline:
     actions: dict[str, str] = field(default_factory=dict)
     """The action of each guardrail that is fed."""
     promotes: set[str] = field(default_factory=set)
-    """Those of them that promotion waits for."""
+    """The fed guardrails that promotion waits for."""
 
 
 class TraceFile:

@@ -23,7 +23,7 @@ class LocalZygote:
 
     loss = "killed with the zygote"
     last_words_s = 0.0
-    """What a dead worker has sent is there when its death is reported."""
+    """Time to wait for the last bytes of a dead worker, in seconds: here they have come when its death is reported."""
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
         """Takes over `control`."""

@@ -120,7 +120,7 @@ class WorkerProcess:
         self._kill_timer: asyncio.TimerHandle | None = None
         self._report_timer: asyncio.TimerHandle | None = None
         self._open_ends = 2
-        """Of the worker's socket and its output, those that have not ended."""
+        """The number of the worker's streams, socket and output, that have not ended."""
         self._when_silent: Callable[[], None] | None = None
         self._open(sock, output_fd)
 
