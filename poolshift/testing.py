@@ -93,7 +93,7 @@ class Program:
             if kind == "progress":
                 progress.append(msgspec.json.decode(encoded))
 
-        encoded = msgspec.Raw(msgspec.json.encode(inputs or {}))
+        encoded = msgspec.json.encode(inputs or {})
         lm_run = None if lm is None else LMRun(msgspec.convert(lm, LMSettings), _LM_TIMEOUT_S, streams=False)
         try:
             outputs = self._loaded.run(encoded, emit, lm_run)

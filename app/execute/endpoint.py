@@ -24,6 +24,7 @@ from app.execute.envelopes import Answer, Envelope
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response
 from app.execute.execution_ids import ExecutionIds
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once
+from app.execute.large_body import MAX_SCANNED_BYTES, envelope_of
 from app.execute.streaming import EventBuffer, EventStream, asks_for_events
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call
@@ -135,7 +136,8 @@ class ExecuteLane:
         principal = exchange.principal or self.authorise(exchange)
         if exchange.keyed is None and IDEMPOTENCY_KEY in exchange.headers:
             return await self._execute_once(exchange)
-        envelope = _read(await exchange.body(self._max_body_bytes))
+        body, operation = await exchange.body(self._max_body_bytes), _operation(exchange.headers)
+        envelope = _read(body, worker_may_check=operation != "async")
         session_id = envelope.session_id
         if session_id is not None and not self._sessions.admits(session_id, principal.caller):
             await self._sessions.admit(session_id, principal.caller)
@@ -144,7 +146,6 @@ class ExecuteLane:
         program = self._programs.resolve(program_id, session_id) or await self._programs.seek(
             check_text("path.program_id", program_id), session_id
         )
-        operation = _operation(exchange.headers)
         if envelope.webhook is not None:
             self._check_webhook(envelope.webhook, operation)
         call = self._make_call(exchange, program, envelope, is_job=operation == "async", is_test=is_synthetic)
@@ -507,7 +508,10 @@ def _tell_left_out(count: int) -> None:
     _log.warning("calls failed, without a line for each", count=count)
 
 
-def _read(body: bytes) -> Envelope:
+def _read(body: bytes, *, worker_may_check: bool = False) -> Envelope:
+    """Reads a call's body. If the worker may find what is wrong with large inputs, nobody scans them before."""
+    if worker_may_check and len(body) > MAX_SCANNED_BYTES and (envelope := envelope_of(body)) is not None:
+        return envelope
     try:
         return _decode_envelope(body)
     except msgspec.ValidationError as error:

@@ -27,12 +27,13 @@ from pools.events import FlowControl
 from pools.process.channel import Channel
 from pools.process.exits import Exit, ExitCause, failure_of
 from pools.process.handle import ProcessHandle
+from pools.process.json_check import check_json
 from pools.process.output import OutputReader
-from pools.process.replies import decode_reply, error_of
+from pools.process.replies import MAX_SCANNED_BYTES, decode_reply, error_of
 from pools.process.stats import ProcessStats
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import truncate
-from poolshift.worker.framing import MALFORMED, FrameError, frame
+from poolshift.worker.framing import MALFORMED, FrameError, frame_of_two
 from poolshift.worker.lm import lm_budget_s
 from poolshift.worker.loading import EntrypointError
 from poolshift.worker.messages import (
@@ -110,6 +111,8 @@ class WorkerProcess:
         self.call: Call | None = None
         self._flow_control: FlowControl | None = None
         self._on_end: Callable[[Result | Exception], None] | None = None
+        self._is_scanning = False
+        """The call's outputs have arrived, and a thread sees if they are JSON."""
         self._when_ended: Callable[[Exit], None] | None = None
         self.left_by: Program | None = None
         """The program whose call has made the worker unfit for other programs."""
@@ -159,7 +162,6 @@ class WorkerProcess:
             id=call.execution_id,
             program_id=call.program.id,
             number=number,
-            inputs=call.inputs if isinstance(call.inputs, msgspec.Raw) else msgspec.Raw(call.inputs),
             definition=definition if is_new else None,
             traceparent=call.traceparent if call.trace is None else call.trace.run_begins(self.pid),
             carried=call.carried,
@@ -169,7 +171,7 @@ class WorkerProcess:
             lm_budget_s=0.0 if call.lm is None else lm_budget_s(call.deadline - self._loop.time()),
         )
         try:
-            data = frame(_encoder.encode(request))
+            data = frame_of_two(_encoder.encode(request), call.inputs)
         except FrameError as error:
             raise InvalidInputs(f"inputs: {error}") from None
         if not self._channel.send(data):
@@ -213,7 +215,7 @@ class WorkerProcess:
         The future ends with the derived signature, if there is one, or with EntrypointError or WorkerCrashed.
         """
         self._check = self._loop.create_future()
-        self._channel.send(frame(_encoder.encode(Check(id="check", definition=definition))))
+        self._channel.send(frame_of_two(_encoder.encode(Check(id="check", definition=definition)), b""))
         return self._check
 
     def withdraw(self) -> None:
@@ -352,8 +354,8 @@ class WorkerProcess:
         if self.ended_for is not None:
             return  # too late
         try:
-            reply = decode_reply(payload)
-        except MALFORMED as error:
+            reply, body = decode_reply(payload)
+        except (FrameError, *MALFORMED) as error:
             self._violated(f"not a reply: {error}")
             return
         if reply.gen != self.generation:
@@ -365,18 +367,37 @@ class WorkerProcess:
         elif self.call is None or reply.id != self.call.execution_id:
             self._violated(f"a reply to {reply.id!r}, which it is not at")
         else:
-            self._take_of_call(reply, self.call)
+            self._take_of_call(reply, body, self.call)
 
-    def _take_of_call(self, reply: Loaded | Progress | Done | Failed, call: Call) -> None:
-        if isinstance(reply, Done):
-            self._end_run(Result(reply.outputs, reply.run_us / 1e6, reply.usage), reply.spans)
+    def _take_of_call(self, reply: Loaded | Progress | Done | Failed, body: msgspec.Raw, call: Call) -> None:
+        if self._is_scanning:
+            self._violated("a reply behind its outputs")
+        elif isinstance(reply, Done):
+            if len(body) > MAX_SCANNED_BYTES:
+                self._scan_outputs(reply, body, call)
+            else:
+                self._end_run(Result(body, reply.run_us / 1e6, reply.usage), reply.spans)
         elif isinstance(reply, Progress):
             if call.events is not None:
-                call.events.put(reply.kind, reply.data)
+                call.events.put(reply.kind, body)
         elif isinstance(reply, Loaded):
             self._take_loaded(call, reply.revision)
         else:
             self._end_run(self._error_of(reply), reply.spans)
+
+    def _scan_outputs(self, done: Done, outputs: msgspec.Raw, call: Call) -> None:
+        """Ends the call once a thread has seen that its large outputs are JSON."""
+
+        def scanned(is_valid: bool) -> None:  # noqa: FBT001  # the answer that `check_json` gives
+            if self.call is not call:
+                return  # ended meanwhile, by its deadline or by the worker's death
+            if is_valid:
+                self._end_run(Result(outputs, done.run_us / 1e6, done.usage), done.spans)
+            else:
+                self._violated("outputs that are not JSON")
+
+        self._is_scanning = True
+        check_json(memoryview(outputs), self._loop, scanned)
 
     def _take_notice(self, notice: Ready | Left) -> None:
         if isinstance(notice, Left):
@@ -449,6 +470,7 @@ class WorkerProcess:
             return
         self._ended_id, self._ended_program = call.execution_id, call.program
         self.call = self._on_end = None
+        self._is_scanning = False
         self._end_load(call)
         try:
             if call.trace is not None:

@@ -15,22 +15,51 @@ from pools.errors import (
     ProgramError,
 )
 from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, truncate
-from poolshift.worker.messages import Failed, Reply
+from poolshift.worker.framing import FrameError, cut_in_two
+from poolshift.worker.messages import MAX_EVENT_BYTES, Done, Failed, Progress, Reply
 
 MAX_DETAIL_LENGTH: Final = MAX_MESSAGE_LENGTH + 64
 """Limit of an error text from a worker. The worker itself sends less."""
 
+MAX_SCANNED_BYTES: Final = 512 * 1024
+"""A larger JSON is not scanned on the event loop, which would stand still for over half a millisecond."""
+
 _reply_decoder: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
+_json_decoder: Final[msgspec.json.Decoder[msgspec.Raw]] = msgspec.json.Decoder(msgspec.Raw)
+_NOTHING: Final = msgspec.Raw(b"")
 
 
-def decode_reply(payload: bytes) -> Reply:
-    """Decodes a reply, and raises one of `MALFORMED` if it cannot.
+def decode_reply(payload: bytes) -> tuple[Reply, msgspec.Raw]:
+    """Decodes a reply, and returns with it the outputs or the event's data that it is about.
 
-    msgspec does not check the text that it leaves raw, such as the outputs: this function does.
+    Those are JSON, except that nobody has looked at outputs of over `MAX_SCANNED_BYTES`.
+
+    Raises:
+        FrameError, MALFORMED: it is no reply.
     """
-    if not payload.isascii():
-        payload.decode()
-    return _reply_decoder.decode(payload)
+    message, body = cut_in_two(payload)
+    _check_text(message)  # msgspec does not check the text that it leaves raw, such as a span
+    reply = _reply_decoder.decode(message)
+    if isinstance(reply, Done):
+        return reply, _scanned(body) if len(body) <= MAX_SCANNED_BYTES else msgspec.Raw(body)
+    if isinstance(reply, Progress):
+        if len(body) > MAX_EVENT_BYTES:
+            raise FrameError(f"an event of {len(body)} bytes is over the limit of {MAX_EVENT_BYTES}")
+        return reply, _scanned(body)
+    return reply, _NOTHING
+
+
+def _scanned(body: bytes | memoryview) -> msgspec.Raw:
+    _check_text(body)
+    return _json_decoder.decode(body)
+
+
+def _check_text(text: bytes | memoryview) -> None:
+    """Raises UnicodeDecodeError unless it is UTF-8."""
+    if isinstance(text, memoryview):
+        str(text, "utf-8")
+    elif not text.isascii():
+        text.decode()
 
 
 def error_of(failed: Failed) -> ExecutionError:

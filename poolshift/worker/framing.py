@@ -1,4 +1,4 @@
-"""Frames over a stream socket: a 4-byte big-endian length, then that many bytes of JSON."""
+"""Frames over a stream socket: a 4-byte big-endian length, then that many bytes."""
 
 import socket
 import struct
@@ -13,7 +13,11 @@ MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """The errors that msgspec raises if bytes from another process are not JSON, or not the JSON that is expected."""
 
+MAX_COPIED_BYTES: Final = 64 * 1024
+"""A copy of this size costs less than a view and its use."""
+
 _LENGTH: Final = struct.Struct(">I")
+_LENGTHS: Final = struct.Struct(">II")
 READ_BYTES: Final = 256 * 1024
 """The size of one read. A larger one costs no more than a small one as long as malloc keeps the memory of both."""
 
@@ -28,9 +32,38 @@ def frame(payload: bytes) -> bytes:
     Raises:
         FrameError: the payload is over `MAX_FRAME_BYTES`.
     """
-    if len(payload) > MAX_FRAME_BYTES:
-        raise FrameError(f"a message of {len(payload)} bytes is over the limit of {MAX_FRAME_BYTES}")
-    return _LENGTH.pack(len(payload)) + payload
+    return _LENGTH.pack(_checked(len(payload))) + payload
+
+
+def frame_of_two(head: bytes, body: bytes | memoryview) -> bytes:
+    """The bytes to send for a payload of two parts, which `cut_in_two` cuts apart again.
+
+    Raises:
+        FrameError: the payload is over `MAX_FRAME_BYTES`.
+    """
+    size = _checked(_LENGTH.size + len(head) + len(body))
+    return b"".join((_LENGTHS.pack(size, len(head)), head, body))
+
+
+def cut_in_two(payload: bytes) -> tuple[bytes, bytes | memoryview]:
+    """The two parts of a payload. A body of over `MAX_COPIED_BYTES` is a view of it, and no copy.
+
+    Raises:
+        FrameError: the payload is shorter than it says.
+    """
+    if len(payload) < _LENGTH.size:
+        raise FrameError(f"a payload of {len(payload)} bytes has no head")
+    end = _LENGTH.size + _LENGTH.unpack_from(payload)[0]
+    if end > len(payload):
+        raise FrameError(f"a payload of {len(payload)} bytes claims a head up to byte {end}")
+    head = payload[_LENGTH.size : end]
+    return head, payload[end:] if len(payload) <= MAX_COPIED_BYTES else memoryview(payload)[end:]
+
+
+def _checked(size: int) -> int:
+    if size > MAX_FRAME_BYTES:
+        raise FrameError(f"a message of {size} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return size
 
 
 class FrameDecoder:

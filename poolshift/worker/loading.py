@@ -11,8 +11,6 @@ from collections.abc import Callable, Generator
 from types import MethodType
 from typing import Any, Final, Protocol
 
-import msgspec
-
 from poolshift.worker.callables import fault_of, fault_of_class, module_of
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import describe
@@ -54,7 +52,7 @@ class EntrypointError(Exception):
 class LoadedProgram(Protocol):
     """A program that is ready to run."""
 
-    def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
+    def run(self, inputs: bytes | memoryview, emit: Emit, lm: LMRun | None) -> bytes:
         """The program's outputs as JSON, checked. `lm` is what a DSPy program runs on; it tells the tokens there.
 
         Raises:
@@ -120,7 +118,7 @@ class PythonProgram:
         self._inputs, self._outputs = validators_of(definition.signature, self._function)
         self._is_async = inspect.iscoroutinefunction(self._function)
 
-    def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
+    def run(self, inputs: bytes | memoryview, emit: Emit, lm: LMRun | None) -> bytes:
         arguments = self._inputs.inputs(inputs)
         returned: Any = self._function(**arguments)
         if self._is_async:

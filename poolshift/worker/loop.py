@@ -11,7 +11,7 @@ import msgspec
 from poolshift.worker.definitions import Definition
 from poolshift.worker.errors import ExecutionError, LoadFailed, SignatureError
 from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, describe, traceback_of, truncate
-from poolshift.worker.framing import FrameError, frame, read_frames
+from poolshift.worker.framing import FrameError, cut_in_two, frame_of_two, read_frames
 from poolshift.worker.leftovers import Leftovers
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import EntrypointError, LoadedProgram, check, load
@@ -34,7 +34,7 @@ from poolshift.worker.messages import (
 )
 from poolshift.worker.revision import CodeRevision
 from poolshift.worker.stdio import CurrentExecution, tell_parent
-from poolshift.worker.tracing.optional import CallTracer
+from poolshift.worker.tracing.optional import CallTracer, Ended
 
 _request_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _encoder = msgspec.json.Encoder()
@@ -69,9 +69,10 @@ class Worker:
         self._send(Ready(gen=self._generation, pid=os.getpid(), revision=self._revision))
         try:
             for payload in read_frames(self._socket):
-                request = _request_decoder.decode(payload)
+                message, inputs = cut_in_two(payload)
+                request = _request_decoder.decode(message)
                 if isinstance(request, Run):
-                    self._answer(request)
+                    self._answer(request, inputs)
                 else:
                     self._send(self._check(request))
         except (BrokenPipeError, ConnectionResetError):
@@ -79,24 +80,24 @@ class Worker:
         if not self._is_fork:
             self._unload()
 
-    def _answer(self, request: Run) -> None:
-        reply = self._execute(request)
+    def _answer(self, request: Run, inputs: bytes | memoryview) -> None:
+        reply, outputs = self._execute(request, inputs)
         if left := self._leftovers.before_reply():
             self._send(Left(request.id, self._generation, left))
-        self._send(reply)
+        self._send(reply, outputs)
         if not left and (left := self._leftovers.after_reply(request.number)):
             self._send(Left(request.id, self._generation, left))
 
-    def _execute(self, request: Run) -> Done | Failed:
+    def _execute(self, request: Run, inputs: bytes | memoryview) -> Ended:
         if request.definition is not None:
             self._remember(request.number, request.definition)
         if request.traceparent is None and request.carried is None:
-            return self._run(request)
+            return self._run(request, inputs)
         if self._tracer is None:
             self._tracer = CallTracer()
-        return self._tracer.run(request, self._run)
+        return self._tracer.run(request, lambda: self._run(request, inputs))
 
-    def _run(self, request: Run) -> Done | Failed:
+    def _run(self, request: Run, inputs: bytes | memoryview) -> Ended:
         def emit(data: Any, kind: EventKind = "progress") -> None:
             self._emit(request, data, kind)
 
@@ -107,21 +108,21 @@ class Worker:
                 loaded = self._load(request.number)
             except BaseException as error:  # a module that exits while it is imported ends no worker
                 self._current.leave()
-                return self._load_failed(request.id, error)
+                return self._load_failed(request.id, error), b""
             self._send(Loaded(request.id, self._generation, self._revision))
         self._programs[request.number] = request.program_id
         lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s, request.stream)
         started = time.perf_counter_ns()
         try:
-            outputs = loaded.run(request.inputs, emit, lm)
+            outputs = loaded.run(inputs, emit, lm)
         except SystemExit:
             raise
         except BaseException as error:  # whatever a program raises is its own failure, and the worker goes on
-            return self._failed(request.id, _microseconds_since(started), error, lm)
+            return self._failed(request.id, _microseconds_since(started), error, lm), b""
         finally:
             self._current.leave()
         run_us = _microseconds_since(started)
-        return Done(request.id, self._generation, run_us, msgspec.Raw(outputs), usage=lm.usage if lm else None)
+        return Done(request.id, self._generation, run_us, usage=lm.usage if lm else None), outputs
 
     def _check(self, request: Check) -> Reply:
         if (revision := self._code.now()) != self._code.at_start:
@@ -193,20 +194,21 @@ class Worker:
         if len(encoded) > MAX_EVENT_BYTES:
             raise ValueError(f"an event of {len(encoded)} bytes is over the limit of {MAX_EVENT_BYTES}")
         if request.stream:
-            self._send(Progress(request.id, self._generation, msgspec.Raw(encoded), kind))
+            self._send(Progress(request.id, self._generation, kind), encoded)
 
     def _forked(self) -> None:
         """Marks a process that a program has forked: it has the worker's socket too, and must not write to it."""
         self._is_fork = True
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: Reply, payload: bytes = b"") -> None:
         if self._is_fork:
             sys.exit(isinstance(reply, Failed))
         try:
-            data = frame(_encoder.encode(reply))
+            data = frame_of_two(_encoder.encode(reply), payload)
         except FrameError as error:
             assert not isinstance(reply, (Ready, Left))
-            data = frame(_encoder.encode(Failed(reply.id, self._generation, 0, "invalid_outputs", f"outputs: {error}")))
+            failed = Failed(reply.id, self._generation, 0, "invalid_outputs", f"outputs: {error}")
+            data = frame_of_two(_encoder.encode(failed), b"")
         self._socket.sendall(data)
 
 

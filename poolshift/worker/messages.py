@@ -1,4 +1,7 @@
-"""Messages between a pool and a worker, both ways, each a frame of JSON on the wire (`poolshift.worker.framing`).
+"""Messages between a pool and a worker, both ways, each a frame of two parts on the wire (`poolshift.worker.framing`).
+
+The first part is the message, as JSON. The second is the JSON that a message is about: the inputs of `Run`, the data of
+`Progress`, the outputs of `Done`. It is apart so that nobody scans it only to find its end.
 
 A reply carries the execution's id and the worker's generation, so that a late or foreign reply is recognised.
 """
@@ -31,7 +34,7 @@ MAX_EVENT_BYTES = 1024 * 1024
 
 
 class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
-    """Run a program once.
+    """Run a program once, on the inputs in the second part.
 
     The service and the worker know the program's definition by a `number`; the definition itself comes with the first
     call that has this number. With number 0 the worker forgets all definitions that it was told before. `record` asks
@@ -41,7 +44,6 @@ class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
     id: str
     program_id: str
     number: int
-    inputs: msgspec.Raw
     definition: Definition | None = None
     traceparent: str | None = None
     carried: Carried | None = None
@@ -82,21 +84,22 @@ class Loaded(msgspec.Struct, tag="loaded", tag_field="op"):
 
 
 class Progress(msgspec.Struct, tag="progress", tag_field="op", omit_defaults=True):
-    """One event of a running program."""
+    """One event of a running program, with its data in the second part."""
 
     id: str
     gen: _Number
-    data: msgspec.Raw
     kind: EventKind = "progress"
 
 
 class Done(msgspec.Struct, tag="done", tag_field="op", omit_defaults=True):
-    """The outputs, checked against the signature. `run_us` is the time in the program, in microseconds."""
+    """The call has ended well; its outputs, checked against the signature, are the second part.
+
+    `run_us` is the time in the program, in microseconds.
+    """
 
     id: str
     gen: _Number
     run_us: _Number
-    outputs: msgspec.Raw = msgspec.Raw(b"{}")
     spans: list[msgspec.Raw] = []
     usage: LMUsage | None = None
 

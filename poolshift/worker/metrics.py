@@ -35,7 +35,7 @@ class MetricProgram:
     def close(self) -> None:
         """Does nothing: a function holds nothing."""
 
-    def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
+    def run(self, inputs: bytes | memoryview, emit: Emit, lm: LMRun | None) -> bytes:
         """Returns the score as JSON. Calls of DSPy in the metric run on `lm`.
 
         Raises:

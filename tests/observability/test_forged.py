@@ -16,25 +16,33 @@ CONTROLS = "\n\r\t\x00\x07\x08\x0b\x0c\x1b\x7f\x85\x9b\u2028\u2029\u202e\u200f"
 FORGED = f"first{CONTROLS}2026-01-01T00:00:00Z [error    ] forged by a program"
 
 NUL, ESC, HALF, NO_UTF8 = rb"\u0000", rb"\u001b[2J", rb"\ud800", b"\xff"
+DONE = b'"op":"done","run_us":1'
 FRAMES = {
-    "outputs that are no UTF-8": b'"op":"done","run_us":1,"outputs":{"result":"%s"}' % NO_UTF8,
-    "outputs with half a character": b'"op":"done","run_us":1,"outputs":{"result":"%s"}' % HALF,
-    "outputs that are cut off": b'"op":"done","run_us":1,"outputs":{"result":',
-    "a time beyond any": b'"op":"done","run_us":1%s' % (b"0" * 310),
-    "a negative time": b'"op":"done","run_us":-1',
-    "tokens beyond any": b'"op":"done","run_us":1,"usage":{"prompt_tokens":1%s}' % (b"0" * 310),
-    "a span that is no UTF-8": b'"op":"done","run_us":1,"spans":["%s"]' % NO_UTF8,
-    "an event that is no UTF-8": b'"op":"progress","data":"%s"' % NO_UTF8,
-    "an event with half a character": b'"op":"progress","data":"%s"' % HALF,
-    "an error that is no UTF-8": b'"op":"failed","run_us":1,"code":"program_error","detail":"%s"' % NO_UTF8,
-    "an error with half a character": b'"op":"failed","run_us":1,"code":"program_error","detail":"%s"' % HALF,
-    "a pause beyond any": b'"op":"failed","run_us":1,"code":"lm_error","detail":"","retry_after_s":1e308',
-    "a pause into the past": b'"op":"failed","run_us":1,"code":"lm_error","detail":"","retry_after_s":-1',
-    "leftovers of another": b'"op":"left","what":["threads"],"id":"of-another"',
-    "leftovers that are no list": b'"op":"left","what":5',
-    "another generation": b'"op":"done","run_us":1,"gen":1%s' % (b"0" * 310),
-    "nothing that is known": b'"op":"%s"' % NUL,
+    "outputs that are no UTF-8": (DONE, b'{"result":"%s"}' % NO_UTF8),
+    "outputs with half a character": (DONE, b'{"result":"%s"}' % HALF),
+    "outputs that are cut off": (DONE, b'{"result":'),
+    "no outputs": (DONE, b""),
+    "a time beyond any": (b'"op":"done","run_us":1%s' % (b"0" * 310), b"{}"),
+    "a negative time": (b'"op":"done","run_us":-1', b"{}"),
+    "tokens beyond any": (b'"op":"done","run_us":1,"usage":{"prompt_tokens":1%s}' % (b"0" * 310), b"{}"),
+    "a span that is no UTF-8": (b'"op":"done","run_us":1,"spans":["%s"]' % NO_UTF8, b"{}"),
+    "an event that is no UTF-8": (b'"op":"progress"', b'"%s"' % NO_UTF8),
+    "an event with half a character": (b'"op":"progress"', b'"%s"' % HALF),
+    "an error that is no UTF-8": (b'"op":"failed","run_us":1,"code":"program_error","detail":"%s"' % NO_UTF8, b""),
+    "an error with half a character": (b'"op":"failed","run_us":1,"code":"program_error","detail":"%s"' % HALF, b""),
+    "a pause beyond any": (b'"op":"failed","run_us":1,"code":"lm_error","detail":"","retry_after_s":1e308', b""),
+    "a pause into the past": (b'"op":"failed","run_us":1,"code":"lm_error","detail":"","retry_after_s":-1', b""),
+    "leftovers of another": (b'"op":"left","what":["threads"],"id":"of-another"', b""),
+    "leftovers that are no list": (b'"op":"left","what":5', b""),
+    "another generation": (b'"op":"done","run_us":1,"gen":1%s' % (b"0" * 310), b"{}"),
+    "nothing that is known": (b'"op":"%s"' % NUL, b""),
 }
+LARGE = {
+    "that are cut off": (b'{"result":"', b"x"),
+    "that are no UTF-8": (b'{"result":"', NO_UTF8),
+    "with a NUL behind them": (b"{}\x00", b"x"),
+}
+"""The beginnings of outputs that a thread looks at, and what follows a million times."""
 
 
 def test_a_program_cannot_forge_a_line_of_the_console(start_service: StartService, version: str) -> None:
@@ -105,15 +113,28 @@ def test_a_forged_message_ends_its_own_worker_alone(shared_service: Service, ver
     """The call ends with `worker_crashed`; background tasks and all other calls go on."""
     restarts = shared_service.metric("poolshift_background_restarts_total")
     before = exits(shared_service, version, "crash")
-    program = shared_service.create("tests.support.programs:forges", {"body": "string"})
+    program = shared_service.create("tests.support.programs:forges", {"body": "string", "payload": "string"})
     echo = shared_service.create("echo", {"nonce": "string"})
-    answer = shared_service.execute(program, inputs={"body": FRAMES[frame].decode("latin-1")})
-    body = problem(answer, 502, "worker_crashed")
-    assert "protocol violation" in body["exit_cause"]
+    body, payload = FRAMES[frame]
+    inputs = {"body": body.decode("latin-1"), "payload": payload.decode("latin-1")}
+    crashed = problem(shared_service.execute(program, inputs=inputs), 502, "worker_crashed")
+    assert "protocol violation" in crashed["exit_cause"]
     assert exits(shared_service, version, "crash") == before + 1
     assert shared_service.execute(echo, inputs={"nonce": "a"}).json()["outputs"] == {"result": "a"}
     assert shared_service.client.get("/healthz").status_code == 200
     assert shared_service.metric("poolshift_background_restarts_total") == restarts
+    wait_until(lambda: whole(shared_service, version), "all workers are back")
+
+
+@pytest.mark.parametrize("outputs", LARGE)
+def test_large_outputs_that_are_forged(shared_service: Service, version: str, outputs: str) -> None:
+    """A megabyte that is not JSON is no answer either: the call ends with `worker_crashed`."""
+    names = {"body": "string", "payload": "string", "end": "string", "repeat": "integer"}
+    program = shared_service.create("tests.support.programs:forges", names)
+    start, rest = LARGE[outputs]
+    inputs = {"body": DONE.decode(), "payload": start.decode(), "end": rest.decode("latin-1"), "repeat": 1_000_000}
+    crashed = problem(shared_service.execute(program, inputs=inputs), 502, "worker_crashed")
+    assert "not JSON" in crashed["exit_cause"]
     wait_until(lambda: whole(shared_service, version), "all workers are back")
 
 

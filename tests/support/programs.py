@@ -16,6 +16,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from poolshift.worker.framing import frame_of_two
+
 _CHANNEL_FD = 3  # where a worker has its socket (poolshift/worker/zygote.py)
 
 
@@ -352,23 +354,23 @@ def writes_half_a_frame() -> None:
 
 def forges_a_reply(execution_id: str) -> str:
     """Answers in the name of another execution, then for itself."""
-    forged = b'{"op":"done","id":"%s","gen":1,"run_us":1,"outputs":{"result":"forged"}}' % execution_id.encode()
-    socket.socket(fileno=os.dup(_CHANNEL_FD)).sendall(len(forged).to_bytes(4, "big") + forged)
+    forged = b'{"op":"done","id":"%s","gen":1,"run_us":1}' % execution_id.encode()
+    socket.socket(fileno=os.dup(_CHANNEL_FD)).sendall(frame_of_two(forged, b'{"result":"forged"}'))
     return "genuine"
 
 
-def forges(body: str) -> None:
-    """Answers for itself with a message of its own making, whose members are `body`, in Latin-1."""
-    _forge(body)
+def forges(body: str, payload: str, end: str = "", repeat: int = 0) -> None:
+    """Answers for itself with a message of its own making: members and second part are given as Latin-1."""
+    _forge(body, payload + end * repeat)
     time.sleep(60)
 
 
 def forges_and_exits(body: str) -> None:
-    _forge(body)
+    _forge(body, "")
     os._exit(0)
 
 
-def _forge(body: str) -> None:
+def _forge(body: str, payload: str) -> None:
     frame = inspect.currentframe()
     while frame is not None and "request" not in frame.f_locals:
         frame = frame.f_back
@@ -376,7 +378,7 @@ def _forge(body: str) -> None:
     known = {"id": frame.f_locals["request"].id, "gen": frame.f_locals["self"]._generation}
     members = [f"{json.dumps(name)}:{json.dumps(value)}" for name, value in known.items() if f'"{name}":' not in body]
     forged = b"{%s}" % ",".join([*members, body]).encode("latin-1")
-    os.write(_CHANNEL_FD, len(forged).to_bytes(4, "big") + forged)
+    socket.socket(fileno=os.dup(_CHANNEL_FD)).sendall(frame_of_two(forged, payload.encode("latin-1")))
 
 
 def leaves_children(escape: bool) -> int:

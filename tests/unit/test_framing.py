@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolshift.worker.framing import MAX_FRAME_BYTES, FrameDecoder, FrameError, frame
+from poolshift.worker.framing import (
+    MAX_COPIED_BYTES,
+    MAX_FRAME_BYTES,
+    FrameDecoder,
+    FrameError,
+    cut_in_two,
+    frame,
+    frame_of_two,
+)
 
 
 @given(st.lists(st.binary(max_size=300)), st.lists(st.integers(1, 50)))
@@ -29,3 +37,21 @@ def test_a_payload_over_the_limit_is_not_sent() -> None:
     """The sender is told."""
     with pytest.raises(FrameError):
         frame(bytes(MAX_FRAME_BYTES + 1))
+    with pytest.raises(FrameError):
+        frame_of_two(b"{}", bytes(MAX_FRAME_BYTES - 5))
+
+
+@given(st.binary(max_size=300), st.sampled_from([0, 1, 100, MAX_COPIED_BYTES, MAX_COPIED_BYTES + 1]))
+def test_two_parts_come_out_as_they_went_in(head: bytes, size: int) -> None:
+    """Whatever their lengths are; a long second part is not copied."""
+    (payload,) = FrameDecoder().feed(frame_of_two(head, bytes(size)))
+    first, second = cut_in_two(payload)
+    assert (first, bytes(second)) == (head, bytes(size))
+    assert isinstance(second, memoryview) == (len(payload) > MAX_COPIED_BYTES)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0\0\0", b"\0\0\0\2{", b"\xff\xff\xff\xff{}"])
+def test_a_payload_that_is_shorter_than_it_says(payload: bytes) -> None:
+    """Such a payload is garbage."""
+    with pytest.raises(FrameError):
+        cut_in_two(payload)

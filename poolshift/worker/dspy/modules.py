@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import dspy
-import msgspec
 
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.dspy.annotations import Arguments, jsonable
@@ -44,7 +43,7 @@ class ModuleProgram:
         self._arguments = Arguments(self._annotations(parameters or {}))
         self._streamed = self._streamed_fields()
 
-    def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
+    def run(self, inputs: bytes | memoryview, emit: Emit, lm: LMRun | None) -> bytes:
         """Runs the module and returns the checked outputs as JSON.
 
         Raises:

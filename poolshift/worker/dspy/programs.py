@@ -86,7 +86,7 @@ class DSPyProgram:
     def close(self) -> None:
         """Does nothing: a DSPy module holds nothing that outlives it."""
 
-    def run(self, inputs: msgspec.Raw, emit: Emit, lm: LMRun | None) -> bytes:
+    def run(self, inputs: bytes | memoryview, emit: Emit, lm: LMRun | None) -> bytes:
         """Runs the program and returns the checked outputs as JSON.
 
         Raises:

@@ -13,7 +13,9 @@ from poolshift.worker.messages import Done, Failed, Run
 if TYPE_CHECKING:
     from poolshift.worker.tracing.program import ProgramTracer
 
-RunCall = Callable[[Run], "Done | Failed"]
+Ended = tuple["Done | Failed", bytes]
+"""The reply to a call, and the outputs as JSON."""
+RunCall = Callable[[], Ended]
 
 
 def has_api() -> bool:
@@ -45,16 +47,16 @@ class CallTracer:
 
             self._within, self._context_of = context.within, context.context_of
 
-    def run(self, request: Run, run: RunCall) -> Done | Failed:
+    def run(self, request: Run, run: RunCall) -> Ended:
         """Runs a call in its trace context; in a span, which goes along with the reply, if the call is sampled."""
         if self._within is None:
-            return run(request)
+            return run()
         if request.record and request.traceparent is not None and self._records:
             return self._record(request, request.traceparent, run)
         with self._within(self._context_of(request.traceparent, request.carried)):
-            return run(request)
+            return run()
 
-    def _record(self, request: Run, traceparent: str, run: RunCall) -> Done | Failed:
+    def _record(self, request: Run, traceparent: str, run: RunCall) -> Ended:
         if self._program_tracer is None:
             from poolshift.worker.tracing.program import ProgramTracer  # noqa: PLC0415  # the SDK takes long to import
 
@@ -62,6 +64,6 @@ class CallTracer:
         recording = self._program_tracer.record(request.program_id, traceparent, request.carried)
         assert self._within is not None
         with self._within(recording.context):
-            reply = run(request)
+            reply, outputs = run()
             reply.spans = recording.end(reply)
-            return reply
+            return reply, outputs

@@ -32,7 +32,7 @@ class InputValidator(Fields):
         self._made_defaults = _made_defaults(fields, by_name)
         self._is_refined = bool(self._checks or self._conversions or self._made_defaults)
 
-    def inputs(self, raw: bytes | msgspec.Raw) -> dict[str, Any]:
+    def inputs(self, raw: bytes | memoryview) -> dict[str, Any]:
         """The keyword arguments that `raw`, a JSON object, stands for; an absent one without a default is left out.
 
         Raises:
