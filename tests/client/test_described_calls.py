@@ -6,18 +6,17 @@ from typing import Any
 
 import pytest
 
-from app.application import create_app
 from app.problem_kinds import KINDS
 from app.problems import Problem
-from config.settings import Settings
 from poolshift.client import (
     AsyncClient,
     Client,
     PoolshiftError,
 )
 from poolshift.client.problems import CLASSES, read_problem
+from tests.support.documented import document
 
-DOCUMENT: dict[str, Any] = create_app(Settings(_env_file=None)).openapi()
+DOCUMENT: dict[str, Any] = document()
 METHODS = ("get", "put", "post", "patch", "delete")
 ARGUMENTS: dict[str, Any] = {"inputs": [], "definition": {}, "plan": {}, "model": "none"}
 """Values of the arguments that are not a part of the path."""

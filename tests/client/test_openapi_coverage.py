@@ -8,12 +8,11 @@ from urllib.parse import unquote
 
 import msgspec
 
-from app.application import create_app
-from config.settings import Settings
 from poolshift.client import executions, failures, migration, pools, programs, ramp, rollout, sessions, shadow
 from poolshift.client.calls import Call, Listing
+from tests.support.documented import document
 
-DOCUMENT: dict[str, Any] = create_app(Settings(_env_file=None)).openapi()
+DOCUMENT: dict[str, Any] = document()
 METHODS = ("get", "put", "post", "patch", "delete")
 ARGUMENTS: dict[str, Any] = {"inputs": [], "definition": {}, "plan": {}, "model": "none"}
 """Values of the arguments that are not a part of the path."""

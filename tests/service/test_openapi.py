@@ -15,15 +15,14 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from app.application import create_app
-from config.settings import Settings
 from tests.service.test_errors import crashes
 from tests.service.test_faults import whole
+from tests.support.documented import document
 from tests.support.service import Service
 
 # A service that is asked for nothing but nonsense has no reason to answer 5xx.
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-DOCUMENT = schemathesis.openapi.from_dict(create_app(Settings(_env_file=None)).openapi())
+DOCUMENT = schemathesis.openapi.from_dict(document())
 OPERATIONS = [result.ok() for result in DOCUMENT.get_all_operations() if isinstance(result, Ok)]
 
 

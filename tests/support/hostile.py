@@ -8,8 +8,7 @@ from urllib.parse import quote
 
 import httpx
 
-from app.application import create_app
-from config.settings import Settings
+from tests.support.documented import document
 
 NUL = "\0"
 TEXTS = {
@@ -27,7 +26,7 @@ TEXTS = {
     "a backslash": "\\u0000",
     "a path": "../../etc/passwd",
 }
-DOCUMENT: dict[str, Any] = create_app(Settings(_env_file=None)).openapi()
+DOCUMENT: dict[str, Any] = document()
 BODY_TEXTS = {name: TEXTS[name] for name in ("NUL", "half a surrogate pair", "NUL within")}
 """Texts for the bodies with a program's definition, each of which starts a process."""
 METHODS = ("get", "put", "post", "patch", "delete")
