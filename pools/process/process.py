@@ -31,6 +31,7 @@ from pools.process.json_check import check_json
 from pools.process.output import OutputReader
 from pools.process.replies import MAX_SCANNED_BYTES, decode_reply, error_of
 from pools.process.stats import ProcessStats
+from pools.process.told_definitions import ToldDefinitions
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import truncate
 from poolshift.worker.framing import MALFORMED, FrameError, frame_of_two
@@ -56,10 +57,6 @@ REPORT_GRACE_S = 1.0
 """Time from a worker's death to the zygote's report, which has the exit status."""
 RETIRE_GRACE_S = 2.0
 """Time from closing the socket to SIGTERM. An idle worker exits by itself in less."""
-MAX_LOADED = 1000
-MAX_LOADED_BYTES = 16 * 1024 * 1024
-"""Limits of the definitions that a worker keeps loaded, and of their JSON together. Beyond, it drops them all."""
-
 MAX_LEFT = 8
 MAX_LEFT_LENGTH = 64
 """Limits of the log line about an unfit worker: the number of its leftovers, and the characters of each."""
@@ -98,11 +95,7 @@ class WorkerProcess:
         self.revision = ""
         """The revision of the programs' code that the worker has."""
         self._is_up = False
-        self._numbers: dict[Definition, int] = {}
-        """The number of each definition that the worker has been told."""
-        self._told_bytes = 0
-        self._not_loaded: set[Definition] = set()
-        """The definitions among them that the worker could not load, or not yet."""
+        self._definitions = ToldDefinitions()
         self._load_timeout_s = load_timeout_s
         self._load_began: float | None = None
         """The time of the loop at which the worker began to load the program of its call; None if it does not."""
@@ -152,12 +145,10 @@ class WorkerProcess:
             WorkerLost: the worker is dead; nothing was sent.
         """
         definition = call.program.definition
-        number = self._numbers.get(definition)
+        number = self._definitions.number_of(definition)
         is_new = number is None
-        size = 0
         if number is None:
-            size = len(_encoder.encode(definition))
-            number = self._next_number(size)
+            number = self._definitions.next_number(definition)
         request = Run(
             id=call.execution_id,
             program_id=call.program.id,
@@ -177,8 +168,8 @@ class WorkerProcess:
         if not self._channel.send(data):
             raise WorkerLost
         if is_new:
-            self._remember(definition, number, size)
-        call.is_loading = definition in self._not_loaded
+            self._definitions.told(definition, number)
+        call.is_loading = not self._definitions.is_loaded(definition)
         if call.is_loading:
             call.is_cold = True
             self._load_began = self._loop.time()
@@ -187,20 +178,6 @@ class WorkerProcess:
         if call.events is not None:
             self._flow_control = FlowControl(self._channel)
             call.events.began(self._flow_control)
-
-    def _next_number(self, size: int) -> int:
-        """Returns the number for a new definition of `size` bytes; 0 makes the worker drop all others."""
-        is_full = len(self._numbers) >= MAX_LOADED or self._told_bytes + size > MAX_LOADED_BYTES
-        return 0 if is_full else len(self._numbers)
-
-    def _remember(self, definition: Definition, number: int, size: int) -> None:
-        if number == 0:
-            self._numbers.clear()
-            self._not_loaded.clear()
-            self._told_bytes = 0
-        self._numbers[definition] = number
-        self._not_loaded.add(definition)
-        self._told_bytes += size
 
     @property
     def due(self) -> float:
@@ -413,7 +390,7 @@ class WorkerProcess:
             self._violated("it says that a program is loaded, which it was not to load")
             return
         self.revision = revision
-        self._not_loaded.discard(call.program.definition)
+        self._definitions.loaded(call.program.definition)
         call.deadline += self._end_load(call)
         self._note_loaded(call.program.definition)
         if self._when_due_changes is not None:

@@ -12,9 +12,10 @@ from common import own_process
 from common.background import Background
 from pools.calls import Call, Program, Result
 from pools.process.exits import ExitCause
-from pools.process.process import MAX_LOADED, MAX_LOADED_BYTES, WorkerProcess
+from pools.process.process import WorkerProcess
 from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
+from pools.process.told_definitions import MAX_TOLD, MAX_TOLD_BYTES
 from poolshift.worker.definitions import Definition, Field, Signature
 
 pytestmark = pytest.mark.anyio
@@ -58,18 +59,18 @@ async def check(worker: WorkerProcess, programs: Sequence[Program]) -> None:
 
 async def test_more_definitions_than_a_worker_keeps(worker: WorkerProcess) -> None:
     """In any order, and again: each call runs its own."""
-    programs = [program(number) for number in range(MAX_LOADED + MAX_LOADED // 2)]
+    programs = [program(number) for number in range(MAX_TOLD + MAX_TOLD // 2)]
     for order in (programs, programs[::-1], programs[::7], programs):
         await check(worker, order)
-    assert len(worker._numbers) <= MAX_LOADED
+    assert len(worker._definitions) <= MAX_TOLD
 
 
 async def test_big_definitions_are_not_kept_beyond_a_size(worker: WorkerProcess) -> None:
     """Neither here, where a program that was deleted would take memory, nor there."""
-    size = MAX_LOADED_BYTES // 4
+    size = MAX_TOLD_BYTES // 4
     programs = [program(number, "x" * size) for number in range(8)]
     for order in (programs, programs[::-1]):
         await check(worker, order)
-    assert 0 < len(worker._numbers) < 4
-    huge = program(100, "x" * (MAX_LOADED_BYTES + 1))
+    assert 0 < len(worker._definitions) < 4
+    huge = program(100, "x" * (MAX_TOLD_BYTES + 1))
     await check(worker, [programs[0], huge, programs[0], huge])
