@@ -254,8 +254,8 @@ KINDS: Mapping[str, Kind] = {
         status=409,
         category="program",
         title="The pool's workers have other code",
-        when="the pool's workers have other code than the disk, so the program is not created",
-        remedy="`poolshift pools reload`, then create it",
+        when="the pool's workers have other code than the disk, so the program is not created, or V1 gets no such pool",
+        remedy="`poolshift pools reload`, then create it, or rotate once V2 has tried it",
     ),
     "worker_crashed": Kind(
         status=502,

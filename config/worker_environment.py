@@ -1,10 +1,12 @@
 """The environment of worker processes: everything that programs need, and no secret that they do not."""
 
+import hashlib
 import re
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import msgspec
 from dotenv import dotenv_values
 
 from config.settings import InvalidSettings, Settings
@@ -42,20 +44,23 @@ def with_hash_seed(environment: Mapping[str, str]) -> dict[str, str]:
     return {"PYTHONHASHSEED": str(secrets.randbelow(2**32)), **environment}
 
 
-def with_file(environment: Mapping[str, str], path: Path | None) -> dict[str, str]:
-    """An environment with the variables of a dotenv file on top (`WORKER_ENV_FILE`).
+def variables_of(path: Path) -> dict[str, str]:
+    """Reads the variables of a dotenv file (`WORKER_ENV_FILE`), which come on top of an environment.
 
     Raises:
         InvalidSettings: the file cannot be read.
     """
-    if path is None:
-        return dict(environment)
     try:
         with path.open(encoding="utf-8") as file:
             given = dotenv_values(stream=file, interpolate=False)
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSettings(f"WORKER_ENV_FILE={path}: {getattr(error, 'strerror', None) or error}") from None
-    return {**environment, **{name: value for name, value in given.items() if value is not None}}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def digest_of(variables: Mapping[str, str]) -> str:
+    """Returns a digest that tells other variables apart, without their values."""
+    return hashlib.sha256(msgspec.json.encode(sorted(variables.items()))).hexdigest()
 
 
 def is_withheld(name: str) -> bool:

@@ -176,7 +176,14 @@ class RotationBody(In):
 
 @router.post(
     "/rotate",
-    openapi_extra=raises("plan_conflict", "rollback_impossible", "stale_revision", "load_failed", "store_unavailable"),
+    openapi_extra=raises(
+        "plan_conflict",
+        "code_outdated",
+        "rollback_impossible",
+        "stale_revision",
+        "load_failed",
+        "store_unavailable",
+    ),
 )
 async def rotate_pools(services: Running, operator: Operator, body: RotationBody | None = None) -> RolloutView:
     """Makes V2's specification V1's, and sets 0 %: the next migration can begin. Answers when V1's new workers serve.

@@ -1,7 +1,7 @@
 """Tells what V2's pool changes against V1's: Python, packages, code, engine, language model and limits."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from config.pools import PoolSpec
 
@@ -28,6 +28,10 @@ class PoolIdentity:
     programs_revision: str | None
     lm: str | None
     """The model that programs use, if the service has one."""
+    lm_settings: Mapping[str, str] = field(default_factory=dict)
+    """The other settings of the model that are set, by their name in `PUT /lm`."""
+    variables: str = ""
+    """A digest of the variables of `WORKER_ENV_FILE`. No view shows it, since they may be secrets."""
     own_definitions: Sequence[str] = ()
     """The programs of which the version runs a definition of its own."""
 
@@ -90,6 +94,8 @@ def _changes(v1: PoolIdentity, v2: PoolIdentity) -> Iterator[Change]:
     yield Change("worker_env_file", v1.spec.worker_env_file, v2.spec.worker_env_file)
     yield Change("preload", ",".join(v1.spec.preload) or None, ",".join(v2.spec.preload) or None)
     yield Change("lm", v1.lm, v2.lm)
+    for name in sorted({*v1.lm_settings, *v2.lm_settings}):
+        yield Change(f"lm {name}", v1.lm_settings.get(name), v2.lm_settings.get(name))
     yield Change("own definitions", _programs(v1.own_definitions), _programs(v2.own_definitions))
     for name in ("pool_size", "worker_max_executions", "worker_max_rss_mb", "worker_max_age_s"):
         yield Change(name, _number(getattr(v1.spec, name)), _number(getattr(v2.spec, name)))

@@ -19,7 +19,7 @@ from common.background import Background
 from common.tasks import TaskOwner
 from config.pools import PoolSpec, listed
 from config.settings import Settings
-from config.worker_environment import with_file
+from config.worker_environment import digest_of, variables_of
 from pools.engine import Engine, PoolOptions
 from pools.errors import SpawnFailed
 from pools.process.import_check import check_imports
@@ -48,6 +48,8 @@ class RunningPool:
     """A pool with the specification that it was made from and the spawner of its workers."""
 
     spec: PoolSpec
+    variables: str
+    """A digest of the variables of the specification's file."""
     spawner: WorkerSpawner
     engine: Engine
 
@@ -75,7 +77,8 @@ class PoolFactory:
         Raises:
             InvalidSettings: the file with the workers' variables cannot be read.
         """
-        code, environment = self._code(spec), self._environment_of(spec)
+        variables = _variables_of(spec)
+        code, environment = self._code(spec), self._environment_of(spec, variables)
         spawner: WorkerSpawner
         if spec.workers == "ray":
             # Imported here, since a service whose workers are all on its machine does without.
@@ -95,7 +98,7 @@ class PoolFactory:
         engine = _ENGINES[spec.engine](
             version, _options(self._settings, spec), spawner, self._observer, self._background
         )
-        return RunningPool(spec, spawner, engine)
+        return RunningPool(spec, digest_of(variables), spawner, engine)
 
     async def check_modules(self, spec: PoolSpec) -> None:
         """Imports the modules of the programs as a worker of such a pool would, if that is on this machine.
@@ -110,7 +113,7 @@ class PoolFactory:
         try:
             await check_imports(
                 code.allowed_modules,
-                self._environment_of(spec),
+                self._environment_of(spec, _variables_of(spec)),
                 interpreter=code.interpreter,
                 own_root=own_process.ROOT,
                 user=self._settings.worker_user_ids,
@@ -118,9 +121,8 @@ class PoolFactory:
         except OSError as error:
             raise SpawnFailed(f"no process could be started to import PROGRAM_MODULES: {error}") from error
 
-    def _environment_of(self, spec: PoolSpec) -> dict[str, str]:
-        file = None if spec.worker_env_file is None else Path(spec.worker_env_file)
-        environment = with_file(self._environment, file)
+    def _environment_of(self, spec: PoolSpec, variables: Mapping[str, str]) -> dict[str, str]:
+        environment = {**self._environment, **variables}
         if spec.programs_dir is not None:
             path = [spec.programs_dir, environment.get("PYTHONPATH")]
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
@@ -142,13 +144,15 @@ class PoolFactory:
 
 
 class PoolSet:
-    """The pools that run. Everyone shares its three mappings, so that a pool which is replaced is replaced for all."""
+    """The pools that run. Everyone shares its mappings, so that a pool which is replaced is replaced for all."""
 
     def __init__(self, drain_timeout_s: float) -> None:
         """`drain_timeout_s` is the time that calls on a pool which was replaced have to end, in seconds."""
         self.engines: dict[Version, Engine] = {}
         self.spawners: dict[Version, WorkerSpawner] = {}
         self.specs: dict[Version, PoolSpec] = {}
+        self.variables: dict[Version, str] = {}
+        """By version: a digest of the variables of the specification's file, as the pool has them."""
         self._drain_timeout_s = drain_timeout_s
         self._retired: set[RunningPool] = set()
         self._tasks = TaskOwner("retired pools", is_detached=True)
@@ -159,11 +163,13 @@ class PoolSet:
 
     def put(self, version: Version, pool: RunningPool) -> None:
         """Makes `pool` the one that serves `version`."""
-        self.engines[version], self.spawners[version], self.specs[version] = pool.engine, pool.spawner, pool.spec
+        self.engines[version], self.spawners[version] = pool.engine, pool.spawner
+        self.specs[version], self.variables[version] = pool.spec, pool.variables
 
     def replace(self, version: Version, pool: RunningPool) -> None:
         """Puts a started pool in the place of another, which ends its calls and then its workers."""
-        before = RunningPool(self.specs[version], self.spawners[version], self.engines[version])
+        spec, variables = self.specs[version], self.variables[version]
+        before = RunningPool(spec, variables, self.spawners[version], self.engines[version])
         self.put(version, pool)
         self._retired.add(before)
         self._tasks.start(self._retire(before))
@@ -202,6 +208,10 @@ class PoolSet:
         await asyncio.gather(*(pool.aclose() for pool in self._retired))
         await asyncio.gather(*(engine.aclose() for engine in self.engines.values()))
         await asyncio.gather(*(spawner.aclose() for spawner in self.spawners.values()))
+
+
+def _variables_of(spec: PoolSpec) -> dict[str, str]:
+    return {} if spec.worker_env_file is None else variables_of(Path(spec.worker_env_file))
 
 
 def _ray_plan(settings: Settings, version: Version, spec: PoolSpec) -> Plan:

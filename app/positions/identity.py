@@ -58,7 +58,8 @@ async def evidence_generation(services: Services) -> str | None:
 
 def _told(identity: PoolIdentity) -> tuple[object, ...]:
     spec = identity.spec.as_json() | {"pool_size": 0}
-    return spec, identity.python, sorted(identity.packages.items()), identity.programs_revision, identity.lm
+    code = identity.python, sorted(identity.packages.items()), identity.programs_revision
+    return spec, identity.variables, *code, identity.lm
 
 
 def _digest(told: object) -> str:
@@ -79,12 +80,15 @@ async def log_difference(services: Services) -> None:
 
 
 def _identity(version: Version, services: Services, description: Description | None) -> PoolIdentity:
-    model = services.lms.shown(None, version).settings.model
+    lm = services.lms.shown(None, version).settings
+    settings = {"api_base": lm.api_base, "temperature": lm.temperature, "max_tokens": lm.max_tokens}
     return PoolIdentity(
         spec=services.pool_set.specs[version],
         python=None if description is None else description.python,
         packages={} if description is None else description.packages,
         programs_revision=services.spawners[version].revision,
-        lm=None if model == NONE else model,
+        lm=None if lm.model == NONE else lm.model,
+        lm_settings={name: f"{value}" for name, value in settings.items() if value is not None and lm.model != NONE},
+        variables=services.pool_set.variables[version],
         own_definitions=services.programs.own_ids() if version is Version.V2 else (),
     )

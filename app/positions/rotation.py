@@ -10,10 +10,13 @@ import asyncio
 import msgspec
 import structlog
 
+from app.positions.difference import PoolIdentity, difference
 from app.positions.factory import PoolFactory, PoolSet, RunningPool
 from app.problems import Problem
 from config.pools import PoolSpec
-from config.settings import Settings
+from config.settings import InvalidSettings, Settings
+from pools.errors import SpawnFailed
+from pools.process.interface import WorkerSpawner
 from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
 from routing.errors import PlanConflict
@@ -94,7 +97,8 @@ class Rotation:
 
         Raises:
             PlanConflict: the percentage is neither 0 nor 100, a plan is under way, or V2 has at 0 % what V1 has not.
-            Problem: `load_failed` if no worker of the specification can be started. Everything is as it was.
+            Problem: `load_failed` if no worker of the specification can be started, `code_outdated` if it would run
+                other code than V2 does. Everything is as it was.
             StaleRevision: somebody has changed the rollout meanwhile.
             StoreUnavailable: the rotation could not be written, and has not taken place.
         """
@@ -104,6 +108,7 @@ class Rotation:
             spec = self._pools.specs[Version.V2]
             pool = await self._started(spec)
             try:
+                await self._refuse_untried(pool)
                 environment = self._settings.pool("v1")
                 told = msgspec.json.encode({"spec": spec.as_json(), "environment": environment.as_json()}).decode()
                 change = Change(0, Source.ROTATION, by, reason, v1_pool=told)
@@ -155,9 +160,33 @@ class Rotation:
         if self._ramp.ramp.state.is_under_way:
             raise PlanConflict(f"a plan is under way ({self._ramp.ramp.state}): abort it, or promote V2")
 
+    async def _refuse_untried(self, pool: RunningPool) -> None:
+        """Refuses a pool for V1 that is not what V2 is: its interpreter, folder or file has changed since V2 started.
+
+        All calls would go to code that no call has tried, and V2 would still run what had passed.
+        """
+        if pool.variables != self._pools.variables[Version.V2]:
+            raise PlanConflict(
+                f"{pool.spec.worker_env_file} has other variables than V2 was started with: restart the service, so "
+                "that V2 tries them, or put the file back"
+            )
+        running = self._pools.spawners[Version.V2]
+        v2, found = await asyncio.gather(_runs(pool.spec, running), _runs(pool.spec, pool.spawner))
+        changed = difference(v2, found)
+        if changed.changes or changed.packages:
+            raise Problem(
+                "code_outdated",
+                f"V2 runs other code than is there now ({changed.summary}): `poolshift pools reload v2` first, so that "
+                "V2 tries it",
+                extensions={"on_disk": pool.spawner.revision, "of_workers": running.revision},
+            )
+
     async def _started(self, spec: PoolSpec) -> RunningPool:
         """Starts a pool for V1 beside the one that serves. Raises Problem if its workers do not get ready."""
-        pool = self._factory.make(Version.V1, spec)
+        try:
+            pool = self._factory.make(Version.V1, spec)
+        except InvalidSettings as error:
+            raise Problem("load_failed", f"V1 keeps its specification: {error}") from None
         try:
             await pool.engine.start()
         except BaseException:
@@ -174,3 +203,12 @@ class Rotation:
         self._pools.replace(Version.V1, pool)
         self._flag.rotated(revision)
         _log.info("rotated: V1 has V2's specification", revision=revision)
+
+
+async def _runs(spec: PoolSpec, spawner: WorkerSpawner) -> PoolIdentity:
+    """Tells the code that workers of a pool run: Python, packages and programs."""
+    try:
+        description = await spawner.describe()
+    except SpawnFailed as error:
+        raise Problem("load_failed", f"V1 keeps its specification: {error}") from None
+    return PoolIdentity(spec, description.python, description.packages, spawner.revision, None)

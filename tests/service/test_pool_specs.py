@@ -316,6 +316,38 @@ def test_a_rotation_that_cannot_start_changes_nothing(
     assert result(service, program, "v1")["price"] == "of v1"
 
 
+def test_a_rotation_gives_v1_nothing_that_v2_has_not_tried(
+    start_service: StartService, checkouts: Checkouts, tmp_path: Path
+) -> None:
+    """Code or variables that have changed since V2 started are refused; after a reload the code is V2's, too."""
+    programs, variables = tmp_path / "programs", tmp_path / "v2.env"
+    programs.mkdir()
+    for file in checkouts.programs["v2"].glob("*.py"):
+        (programs / file.name).write_text(file.read_text())
+    variables.write_text("FLAG=tried\n")
+    own = {"V2_PROGRAMS_DIR": programs, "V2_WORKER_ENV_FILE": variables}
+    service = start_service(**checkouts.settings("v1") | own)
+    program = create(service, "facts")
+    service.client.patch("/rollout", json={"canary_percent": 100})
+    variables.write_text("FLAG=untried\n")
+    refused = service.client.post("/rollout/rotate")
+    assert refused.json()["code"] == "plan_conflict"
+    assert f"{variables} has other variables than V2 was started with" in refused.json()["detail"]
+    variables.unlink()
+    refused = service.client.post("/rollout/rotate")
+    assert refused.json()["code"] == "load_failed"
+    assert str(variables) in refused.json()["detail"]
+    variables.write_text("FLAG=tried\n")
+    (programs / "prices.py").write_text("PRICE = 'untried'\n")
+    refused = service.client.post("/rollout/rotate")
+    assert (refused.status_code, refused.json()["code"]) == (409, "code_outdated")
+    assert result(service, program, "v1")["price"] == "of v1"
+    assert service.client.get("/rollout").json()["canary_percent"] == 100
+    assert service.client.post("/pools/v2/reload").is_success
+    assert service.client.post("/rollout/rotate").status_code == 200
+    assert [result(service, program, version)["price"] for version in POOLS] == ["untried", "untried"]
+
+
 class _Load:
     """Calls from two threads, for as long as the block lasts."""
 

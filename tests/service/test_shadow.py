@@ -287,3 +287,18 @@ def test_the_evidence_outlives_a_restart_and_ends_with_the_lm(tmp_path: Path) ->
     with running_service(tmp_path, **settings(tmp_path, **more)) as service:
         run(service, program, range(1))
         assert report(service, program)["compared"] == 1
+
+
+def test_other_variables_of_v2_begin_the_evidence_again(tmp_path: Path) -> None:
+    """The file has the same path, and V2 is another one: what was found before is not added to what is found now."""
+    options = settings(tmp_path, V1_POOL_SIZE=2, V2_POOL_SIZE=2, ENGINE="session_pool_v2")
+    with running_service(tmp_path, **options) as service:
+        program = create(service, "same")
+        run(service, program, range(2), compared=1)
+    with (tmp_path / "v2.env").open("a") as file:
+        file.write("MODE=new\n")
+    with running_service(tmp_path, **options) as service:
+        run(service, program, range(1))
+    with running_service(tmp_path, **{**options, "SHADOW_PERCENT": 0}) as service:
+        wait_until(lambda: ended(report(service, program)) > 0, "the evidence is back")
+        assert ended(report(service, program)) == 1

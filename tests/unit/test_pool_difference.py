@@ -24,6 +24,14 @@ def test_nothing_is_called_none_that_is_there() -> None:
     assert difference(own, model).summary == "lm none → local"
 
 
+def test_settings_of_one_model_are_a_difference() -> None:
+    """The same model with fewer tokens answers otherwise."""
+    usual = replace(identity("3.11.7"), lm="local", lm_settings={"temperature": "0.5"})
+    short = replace(usual, lm_settings={"temperature": "0.5", "max_tokens": "16"})
+    assert difference(usual, short).summary == "lm max_tokens none → 16"
+    assert difference(short, usual).summary == "lm max_tokens 16 → none"
+
+
 def test_own_definitions_are_named_or_counted() -> None:
     """They are a difference although the pools have none."""
     own = identity("3.11.7")
