@@ -149,10 +149,24 @@ def _beside(built: dashboard.Dashboard) -> None:
         )
     ).with_panel(
         lines(
+            "Cost of 1,000 calls",
+            "What the tokens of calls cost by LM_PRICES, in its unit of money; models without a price cost nothing.",
+            [
+                (
+                    f"1000 * {rate('poolshift_lm_cost_total', by='pool_version')} / "
+                    f"clamp_min({rate('poolshift_lm_executions_total', by='pool_version')}, 1e-9)",
+                    "{{pool_version}}",
+                )
+            ],
+            unit="none",
+            width=12,
+        )
+    ).with_panel(
+        lines(
             "Spans by what became of them",
             "failed: the collector did not take them; dropped: the export's queue was full. Calls are none the slower.",
             [(rate("poolshift_trace_spans_total", by="outcome"), "{{outcome}}")],
             unit="ops",
-            width=12,
+            width=24,
         )
     )

@@ -13,6 +13,7 @@ from cli.rollout.watch_screen import condition_texts, duration_text, percent_tex
 from cli.service import Service, on_service
 from poolshift.client import ramp
 
+_MARGINS = (("faults", "fault"), ("time", "latency"), ("cost", "cost"))
 Reason = Annotated[str | None, typer.Option(help="The reason for the history.")]
 
 plan_app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows, sets and clears the plan.")
@@ -167,7 +168,7 @@ def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
         {
             "plan": plan["name"],
             "inconclusive": plan["on_inconclusive"] + (f" after {duration_text(wait)}" if wait is not None else ""),
-            "margins": f"faults × {plan['fault_margin']:g}, time × {plan['latency_margin']:g}",
+            "margins": ", ".join(f"{what} × {plan[f'{name}_margin']:g}" for what, name in _MARGINS),
             **{f"guardrail {name}": _guardrail(one) for name, one in plan["guardrails"].items()},
         }
     )

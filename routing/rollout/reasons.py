@@ -6,6 +6,7 @@ from operator import itemgetter
 from statistics import median
 from typing import Final, NamedTuple
 
+from analysis.costs import cost_of_bin
 from analysis.counters import Counters, total
 
 _QUANTILES: Final = ((0.5, "the median"), (0.9, "p90"), (0.99, "p99"))
@@ -21,15 +22,17 @@ class TimedCall(NamedTuple):
 
 
 def reason(guardrail: str | None, counters: Counters, recent: Sequence[TimedCall]) -> str:
-    """Tells the counts or times that speak against V2, and the program that most of them are of.
+    """Tells the counts, times or costs that speak against V2, and the program that most of them are of.
 
-    The `recent` calls are asked for times alone. Returns an empty text for a guardrail whose evidence is neither.
+    The `recent` calls are asked for times alone. Returns an empty text for a guardrail with other evidence.
     """
     if guardrail == "latency":
         return _slowness(recent)
     if guardrail == "srm":
         v1, v2 = total(counters.units.values())
         return f"V2 was given {v2:,} of {v1 + v2:,} calls"
+    if guardrail == "cost":
+        return _dearness(counters)
     calls = total(counters.calls.values())
     faults = total(pair for (name, _), pair in counters.faults.items() if name == guardrail)
     if not sum(faults):
@@ -45,6 +48,20 @@ def _events_of_v2(counters: Counters, guardrail: str | None) -> Counter[str]:
         if name == guardrail:
             events[program] += pair[1]
     return events
+
+
+def _dearness(counters: Counters) -> str:
+    """The cost of 1,000 calls on each version, from bins of 5 %."""
+    costs, calls = [0.0, 0.0], [0, 0]
+    for histogram in counters.costs.values():
+        for fine, pair in histogram.items():
+            for version, count in enumerate(pair):
+                costs[version] += count * cost_of_bin(fine)
+                calls[version] += count
+    if not all(calls):
+        return ""
+    v1, v2 = (cost / count for cost, count in zip(costs, calls, strict=True))
+    return f"1,000 calls cost {1000 * v2:,.2g} on V2, {1000 * v1:,.2g} on V1"
 
 
 def _slowness(recent: Sequence[TimedCall]) -> str:

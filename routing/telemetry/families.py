@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, get_args
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from config.prices import LMPrices
@@ -19,6 +20,7 @@ _START_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 MAX_LM_MODELS = 20
 """Limit of models with their own label: sessions choose the names."""
 OTHER_MODELS = "other"
+_log = structlog.stdlib.get_logger("poolshift.lm")
 
 
 class RolloutMetrics:
@@ -166,8 +168,10 @@ class LMMetrics:
         """Counts the tokens of an execution, and returns their cost; a model without a price costs nothing."""
         price = self._prices.get(model)
         cost = 0.0 if price is None else price.cost(usage.prompt_tokens, usage.completion_tokens)
-        if len(self._models) < MAX_LM_MODELS:
+        if model not in self._models and len(self._models) < MAX_LM_MODELS:
             self._models.add(model)
+            if price is None and self._prices:  # a slip in the name would make the dearest model the cheapest
+                _log.warning("LM_PRICES has no price for a model: its calls count as free", model=model)
         label = model if model in self._models else OTHER_MODELS
         self._tokens.labels(version, label, "prompt").inc(usage.prompt_tokens)
         self._tokens.labels(version, label, "completion").inc(usage.completion_tokens)

@@ -1,6 +1,7 @@
 """An LM for one version: which call has which, what becomes of it, and what the judge makes of its failures."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -161,7 +162,9 @@ def test_a_dearer_model_on_v2_pauses_the_ramp(start_service: StartService, endpo
         return bool(service.client.get("/rollout/status").json()["state"] == "paused")
 
     wait_until(is_paused, "the judge pauses for the cost")
-    assert service.client.get("/rollout/status").json()["guardrail"] == "cost"
+    status = service.client.get("/rollout/status").json()
+    assert status["guardrail"] == "cost"
+    assert re.match(r"cost: 1,000 calls cost 0\.2\d on V2, 0\.02\d? on V1 \(", status["reason"]), status
     row = next(row for row in service.client.get("/rollout/analysis").json() if row["name"] == "cost")
     assert row["log_e"] >= row["threshold"]
     assert row["ratio"][0] > 1

@@ -52,3 +52,16 @@ def test_no_program_is_blamed_for_what_all_do() -> None:
     calls = [TimedCall(version, program, ms) for version, ms in times.items() for program in (SLOW, QUICK)] * 50
     assert reason("latency", judged().counters, calls) == "V2 takes 30 ms at the median, V1 10 ms"
     assert reason("latency", judged().counters, calls[:2]) == ""
+
+
+def test_costs_are_told_for_each_call() -> None:
+    """The means of both versions, also of calls that cost nothing; no text before both have one."""
+    judge = Judge(Config())
+    for number in range(400):
+        arm = ("v1", "v2")[number % 2]
+        cost = (0.0, 3e-5)[number // 2 % 2] * (2 if arm == "v2" else 1)
+        judge.assigned(number, 0.5, arm, None)
+        if number == 1:
+            assert reason("cost", judge.counters, ()) == ""
+        judge.ended(number, 0.5, arm, None, SLOW, "ok", 10.0, cost=cost)
+    assert reason("cost", judge.counters, ()) == "1,000 calls cost 0.031 on V2, 0.015 on V1"
