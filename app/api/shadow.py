@@ -23,6 +23,7 @@ router = APIRouter(prefix="/shadow", tags=["shadow"])
 MAX_FIELDS = 1000
 """Fields that the report of all programs lists: those that differ, and those with the most evidence."""
 MAX_EXAMPLES = 20
+COMPARE_ERRORS = ("program_not_found", "store_unavailable", "pool_overloaded", "checkout_timeout", "pool_closed")
 
 
 class ShadowFieldView(Out):
@@ -101,6 +102,8 @@ class ComparedView(Out):
     fields: dict[str, Literal["same", "v1", "v2", "none", "unknown"]] = Field(
         description="By field: the same, or the odd one of three runs"
     )
+    v1_error: str | None = Field(description="Code of V1's error; null if it has outputs")
+    v2_error: str | None = Field(description="Code of V2's error; null if it has outputs")
     v1_ms: float
     v2_ms: float
     example: ShadowExampleView | None = Field(description="If a field differs, unless SHADOW_EXAMPLES=off")
@@ -147,7 +150,7 @@ async def show_program(program_id: ProgramId, services: Running, principal: Obse
     )
 
 
-@router.post("/{program_id}/compare", openapi_extra=raises("program_not_found", "store_unavailable"))
+@router.post("/{program_id}/compare", openapi_extra=raises(*COMPARE_ERRORS))
 async def compare(body: CompareBody, program_id: ProgramId, services: Running, admin: Admin) -> ComparedView:
     """Runs a call on both versions and compares them; for inputs that somebody has, also without any traffic.
 
@@ -155,6 +158,7 @@ async def compare(body: CompareBody, program_id: ProgramId, services: Running, a
     """
     if len(services.pools) < len(Version) or services.pin is not None:
         raise Problem("invalid_request", "both versions must run, and POOL_VERSION must not pin the calls to one")
+    _refuse_without_workers(services)
     program = services.programs.resolve(program_id, body.session_id)
     program = program or await services.programs.seek(program_id, body.session_id)
     if not (program.definition.idempotent or program.definition.shadow):
@@ -164,7 +168,22 @@ async def compare(body: CompareBody, program_id: ProgramId, services: Running, a
     inputs = msgspec.json.encode(body.inputs)
     found = await services.shadow.on_demand.compare(program, inputs, body.session_id, seconds)
     example = None if found.example is None else _example(program_id, found.example, admin)
-    return ComparedView(fields=dict(found.fields), v1_ms=found.v1_ms, v2_ms=found.v2_ms, example=example)
+    return ComparedView(
+        fields=dict(found.fields),
+        v1_error=found.v1_error,
+        v2_error=found.v2_error,
+        v1_ms=found.v1_ms,
+        v2_ms=found.v2_ms,
+        example=example,
+    )
+
+
+def _refuse_without_workers(services: Services) -> None:
+    """Refuses a comparison with a pool that cannot start a worker: each call would wait for its whole deadline."""
+    for version, pool in services.pools.items():
+        if pool.is_down:
+            why = pool.fault or "it cannot start one"
+            raise Problem("invalid_request", f"both versions must run, and {version.upper()} has no worker: {why}")
 
 
 def _report(program_id: str, services: Services) -> ProgramReport:

@@ -1,6 +1,7 @@
 """`poolshift shadow`: what differs between V1's and V2's outputs, on live calls or on inputs that one has."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -70,27 +71,75 @@ def run(
 
     A field without noise counts at its first difference, a noisy one by its verdict.
     """
-    comparisons, examples, differing = Comparisons(), [], 0
+    told = _Run()
     for body in _lines(path, program_id):
         program = body.pop("program_id")
-        answer = service.ask(shadow.compare(program, body["inputs"], session_id=body.get("session_id")))
-        for field, verdict in answer["fields"].items():
-            if verdict == "same":
-                comparisons.same((program, field))
-            else:
-                comparisons.differs((program, field), verdict)
-        differing += any(verdict != "same" for verdict in answer["fields"].values())
-        if answer["example"] is not None:
-            examples.append(answer["example"])
-    found = _summary(comparisons, differing, examples)
+        told.take(program, service.ask(shadow.compare(program, body["inputs"], session_id=body.get("session_id"))))
+    found = told.summary()
+    _refuse_nothing(path, found)
     if as_json:
         print_json(found)
     elif form == "table":
         _print(found)
     else:
         print((markdown_report if form == "markdown" else html_report)(f"V1 and V2 on {path.name}", found))
-    if any(row.differs for row in comparisons.rows()) or any(map(_is_steady, comparisons.counts().values())):
+    if told.differs:
         raise typer.Exit(1)
+
+
+class _Run:
+    """The comparisons of a run, added up."""
+
+    def __init__(self) -> None:
+        self._comparisons = Comparisons()
+        self._examples: list[dict[str, Any]] = []
+        self._differing = 0
+        self._failed: Counter[str] = Counter()
+
+    def take(self, program: str, answer: dict[str, Any]) -> None:
+        """Adds the comparison of one call."""
+        for field, verdict in answer["fields"].items():
+            if verdict == "same":
+                self._comparisons.same((program, field))
+            else:
+                self._comparisons.differs((program, field), verdict)
+        self._differing += any(verdict != "same" for verdict in answer["fields"].values())
+        if answer.get("v1_error") is not None and answer["v1_error"] == answer["v2_error"]:
+            self._failed[answer["v1_error"]] += 1
+        if answer["example"] is not None:
+            self._examples.append(answer["example"])
+
+    @property
+    def differs(self) -> bool:
+        """True if a field differs, by its verdict or without any sign of noise."""
+        counts = self._comparisons.counts().values()
+        return any(row.differs for row in self._comparisons.rows()) or any(map(_is_steady, counts))
+
+    def summary(self) -> dict[str, Any]:
+        """The report of a run, in the form of the service's."""
+        fields = self._comparisons.counts().items()
+        by_weight = sorted(self._examples, key=lambda one: -sum(odd == "v2" for odd in one["odd"].values()))
+        return {
+            "compared": sum(counts.compared for field, counts in fields if field[1] == "$error"),
+            "differing": self._differing,
+            "shed": 0,
+            "shed_reasons": {},
+            "failed_alike": dict(self._failed),
+            "metric_failures": {},
+            "fields": [_field(row) for row in self._comparisons.rows()],
+            "quality": None,
+            "examples": by_weight[:MAX_EXAMPLES],
+        }
+
+
+def _refuse_nothing(path: Path, found: dict[str, Any]) -> None:
+    """Ends a run that proves nothing: a pipeline would take it for a success."""
+    if not found["compared"]:
+        raise CommandFailed(ExitCode.USAGE, f"{path} has no inputs")
+    failed = found["failed_alike"]
+    if sum(failed.values()) == found["compared"]:
+        told = ", ".join(f"{count} {code}" for code, count in sorted(failed.items()))
+        raise CommandFailed(ExitCode.USAGE, f"no call had outputs on either version ({told}): are the inputs right?")
 
 
 def _is_steady(counts: FieldCounts) -> bool:
@@ -100,13 +149,14 @@ def _is_steady(counts: FieldCounts) -> bool:
 
 def _lines(path: Path, program_id: str | None) -> Iterator[dict[str, Any]]:
     """Yields the body of each line's call, with its program."""
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                given = json.loads(line)
-            except ValueError as error:
+                given = json.loads(line, parse_constant=_no_json)
+                json.dumps(given, ensure_ascii=False).encode()
+            except (ValueError, RecursionError) as error:
                 raise CommandFailed(ExitCode.USAGE, f"{path}:{number}: {error}") from None
             if not isinstance(given, dict):
                 raise CommandFailed(ExitCode.USAGE, f"{path}:{number}: not an object")
@@ -118,21 +168,8 @@ def _lines(path: Path, program_id: str | None) -> Iterator[dict[str, Any]]:
             yield {**body, "program_id": program}
 
 
-def _summary(comparisons: Comparisons, differing: int, examples: list[dict[str, Any]]) -> dict[str, Any]:
-    """The report of a run, in the form of the service's."""
-    rows = comparisons.rows()
-    calls = {field[0]: counts.compared for field, counts in comparisons.counts().items() if field[1] == "$error"}
-    by_weight = sorted(examples, key=lambda one: -sum(odd == "v2" for odd in one["odd"].values()))
-    return {
-        "compared": sum(calls.values()),
-        "differing": differing,
-        "shed": 0,
-        "shed_reasons": {},
-        "metric_failures": {},
-        "fields": [_field(row) for row in rows],
-        "quality": None,
-        "examples": by_weight[:MAX_EXAMPLES],
-    }
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _field(row: FieldRow) -> dict[str, Any]:

@@ -92,6 +92,10 @@ def _example(example: dict[str, Any]) -> str:
 def sentence(found: dict[str, Any]) -> str:
     """Tells how many calls were compared, and why others were not."""
     told = f"{found['compared']} calls compared, {found['differing']} differing, {found['shed']} shed"
+    failed = found.get("failed_alike", {})
+    if failed:
+        codes = ", ".join(f"{count} {code}" for code, count in sorted(failed.items()))
+        told += f", {sum(failed.values())} with the same error on both versions ({codes})"
     reasons = [f"{count} {_SHED.get(reason, reason)}" for reason, count in sorted(found["shed_reasons"].items())]
     return f"{told} ({', '.join(reasons)})." if reasons else f"{told}."
 

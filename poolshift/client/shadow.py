@@ -77,6 +77,9 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     """One call on both versions, compared."""
 
     fields: dict[str, str]
+    v1_error: str | None = None
+    """The code of V1's error; None if it has outputs."""
+    v2_error: str | None = None
     v1_ms: float | None = None
     v2_ms: float | None = None
     example: ShadowExample | None = None

@@ -104,19 +104,21 @@ def _diff(first: Outcome, second: Outcome, odd: Mapping[str, Odd], secret: Colle
     if first.outputs is None or second.outputs is None:
         return (f"{ERROR_FIELD}: {first.code or 'ok'} -> {second.code or 'ok'}",)
     if len(first.outputs) + len(second.outputs) > MAX_DIFF_BYTES:
-        return ()
+        return ("the outputs are too large for a structured difference",)
     # Imported here: a service whose versions do not differ does without the library.
     from deepdiff import DeepDiff  # noqa: PLC0415
 
     names = [name for name in odd if name not in secret]
+    if not names:
+        return ("only secret fields differ",)
     one, other = ({name: values.get(name) for name in names} for values in (values_of(first), values_of(second)))
     found: Any = DeepDiff(one, other, max_passes=1000, max_diffs=10_000, cache_size=0)
-    lines = [cut(line, 200) for line in found.pretty().splitlines()]
-    return (
-        (*lines[:MAX_DIFF_LINES], f"… and {len(lines) - MAX_DIFF_LINES} more")
-        if len(lines) > MAX_DIFF_LINES
-        else tuple(lines)
-    )
+    return _first_lines([cut(line, 200) for line in found.pretty().splitlines()])
+
+
+def _first_lines(lines: list[str]) -> tuple[str, ...]:
+    left = len(lines) - MAX_DIFF_LINES
+    return tuple(lines) if left <= 0 else (*lines[:MAX_DIFF_LINES], f"… and {left} more")
 
 
 def cut(text: str, length: int = MAX_VALUE_LENGTH) -> str:

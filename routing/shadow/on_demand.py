@@ -10,7 +10,7 @@ from typing import Final, Literal
 from analysis.odd_ones import Odd
 from common.threads import in_thread
 from pools.calls import Call
-from pools.errors import ExecutionError
+from pools.errors import CheckoutTimeout, ExecutionError, PoolClosed, PoolOverloaded
 from routing.catalog.lms import LMs
 from routing.catalog.programs import CataloguedProgram
 from routing.router import Router
@@ -27,6 +27,9 @@ class Compared:
     """The comparison of one call: by field, if it is the same, else the odd one; with an example if any differs."""
 
     fields: Mapping[str, Verdict]
+    v1_error: str | None
+    """The code of V1's error; None if it has outputs."""
+    v2_error: str | None
     v1_ms: float
     v2_ms: float
     example: Example | None
@@ -43,7 +46,11 @@ class OnDemand:
     async def compare(
         self, program: CataloguedProgram, inputs: bytes, session_id: str | None, timeout_s: float
     ) -> Compared:
-        """Compares both versions on `inputs`."""
+        """Compares both versions on `inputs`.
+
+        Raises:
+            CheckoutTimeout, PoolClosed, PoolOverloaded: a version is too busy, which says nothing of its answer.
+        """
         comparison = Comparison(program.definition.signature)
         run = partial(self._run, program, inputs, session_id, timeout_s)
         first, second = await asyncio.gather(run(Version.V1), run(Version.V2))
@@ -51,7 +58,7 @@ class OnDemand:
         differing = [name for name, is_same in same.items() if not is_same]
         fields: dict[str, Verdict] = dict.fromkeys(same, "same")
         if not differing:
-            return Compared(fields, first.ms, second.ms, None)
+            return Compared(fields, first.code, second.code, first.ms, second.ms, None)
         third = await run(Version.V1)
         odd = await in_thread(partial(comparison.odd_ones, differing, first, second, third))
         fields |= odd
@@ -59,7 +66,7 @@ class OnDemand:
         if self._keeps_examples:
             make = partial(make_example, uuid.uuid4().hex, None, odd, inputs, first, second, comparison.secret)
             example = await in_thread(make)
-        return Compared(fields, first.ms, second.ms, example)
+        return Compared(fields, first.code, second.code, first.ms, second.ms, example)
 
     async def _run(
         self, program: CataloguedProgram, inputs: bytes, session_id: str | None, timeout_s: float, version: Version
@@ -70,6 +77,8 @@ class OnDemand:
             deadline = asyncio.get_running_loop().time() + timeout_s
             call = Call(uuid.uuid4().hex, chosen, inputs, deadline, session_id, lm=lm)
             result = await self._router.execute(self._router.synthetic(version, None), call, OPERATION)
+        except (CheckoutTimeout, PoolClosed, PoolOverloaded):
+            raise
         except ExecutionError as error:
             return Outcome(None, error.code, 1000 * error.run_s)
         return Outcome.of_outputs(result.outputs, 1000 * result.run_s)

@@ -52,6 +52,17 @@ def test_each_comparison_is_explained() -> None:
     assert kinds == {*get_args(literal), *number.model_fields, *text.model_fields}
 
 
+UNUSABLE = (
+    (b"\n", "inputs.jsonl has no inputs"),
+    (b'{"m": 1}\n', "no call had outputs on either version (1 invalid_inputs)"),
+    (b'{"n": 1}\n{"n": NaN}\n', "inputs.jsonl:2: NaN is not JSON"),
+    (b'{"n": 1}\n{"n": "\xff"}\n', "inputs.jsonl:2: "),
+    (b'{"n": "\\ud800"}\n', "inputs.jsonl:1: "),
+    (100_000 * b"[" + b"\n", "inputs.jsonl:1: "),
+)
+"""Files that compare nothing, or have a line that is no input, and the line of standard error."""
+
+
 @pytest.mark.service
 def test_programs_and_commands(tmp_path: Path) -> None:
     """The programs of the page, compared on inputs without any traffic; a difference is exit code 1."""
@@ -74,6 +85,17 @@ def test_programs_and_commands(tmp_path: Path) -> None:
         assert "password" not in by_field
         assert "secret-" not in ran.stdout
         assert poolshift("shadow", "run", "inputs.jsonl", "--program", "answer").returncode == 1
+        inputs.write_bytes(b'\xef\xbb\xbf{"n": 1}\r\n\n{"n": "one"}\n')
+        ran = poolshift("shadow", "run", "inputs.jsonl", "--program", "invoice")
+        assert ran.returncode == 0
+        assert "2 calls compared, 0 differing, 0 shed, 1 with the same error on both versions (1 invalid_inputs)" in (
+            ran.stdout
+        )
+        for line, told in UNUSABLE:
+            inputs.write_bytes(line)
+            ran = poolshift("shadow", "run", "inputs.jsonl", "--program", "invoice")
+            assert (ran.returncode, ran.stderr.count("\n"), told in ran.stderr) == (2, 1, True), ran.stderr
+        inputs.write_text('{"n": 1}\n')
         refused = poolshift("shadow", "run", "inputs.jsonl", "--program", "nothing")
         assert (refused.returncode, "program_not_found" in refused.stderr) == (1, True)
         assert poolshift("rollout", "set", "0", "--shadow", "25").returncode == 0

@@ -193,10 +193,13 @@ def test_an_unfit_interpreter_of_v2_hurts_nobody(
     """V1 serves, V2's share comes to V1 without an error, and the reason is shown; as V1's it ends the start."""
     python = make(tmp_path)
     service = start_service(V2_PYTHON=python, CANARY_PERCENT=100)
-    program = service.create("echo", {"nonce": "string"})
+    program = service.create("echo", {"nonce": "string"}, idempotent=True)
     answer = service.execute(program, inputs={"nonce": "four"})
     assert (answer.status_code, answer.json()["outputs"]) == (200, {"result": "four"})
     assert answer.headers["x-pool-version"] == "v1"
+    compared = service.client.post(f"/shadow/{program}/compare", json={"inputs": {"nonce": "four"}})
+    assert compared.status_code == 422
+    assert fault in compared.json()["detail"]
     ready = service.client.get("/readyz").json()
     assert ready["ready"] is True
     assert ready["pools"] == {"v1": True, "v2": False}
