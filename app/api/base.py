@@ -1,15 +1,27 @@
 """Types that the bodies, parameters and answers of several resources share."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    field_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 _ID = "[A-Za-z0-9][A-Za-z0-9._~:-]*"
 ID_PATTERN = f"^{_ID}$"
-"""For pydantic, which uses Rust's regular expressions, and for the OpenAPI document."""
+"""For the OpenAPI document, and for `Matching`."""
 ID_PATTERN_OF_RE = rf"\A{_ID}\Z"
 """For Python's `re`, in which `$` would let a newline follow."""
+ID_RULE = "an id has ASCII letters, digits and the characters . _ ~ : - alone, and begins with a letter or a digit"
 MAX_ID_LENGTH = 128
 MAX_KEY = 2**63 - 1
 """The largest key of a database row; a larger cursor would be an error of the database."""
@@ -26,7 +38,26 @@ def storable(value: Any) -> Any:
     return value
 
 
-Identifier = Annotated[str, Field(pattern=ID_PATTERN, max_length=MAX_ID_LENGTH, examples=["invoices-42"])]
+class Matching:
+    """A regular expression for texts, as an annotation. A misfit is told by the rule, which is in words."""
+
+    def __init__(self, pattern: str, rule: str) -> None:
+        self._pattern = re.compile(pattern)
+        self._rule = rule
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "pattern": self._pattern.pattern}
+
+    def _checked(self, text: str) -> str:
+        if self._pattern.fullmatch(text) is None:
+            raise ValueError(f"{self._rule}; got {text!r}")
+        return text
+
+
+Identifier = Annotated[str, Field(max_length=MAX_ID_LENGTH, examples=["invoices-42"]), Matching(ID_PATTERN, ID_RULE)]
 """An id that a client chooses."""
 Text = Annotated[str, AfterValidator(storable)]
 """A text parameter of any kind. `In` checks the members of bodies alike; a test looks for parameters without it."""

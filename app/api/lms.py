@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from app.access.auth import Admin, Executor, Reader
-from app.api.base import In, Out
+from app.api.base import In, Matching, Out
 from app.api.sessions import SessionId
 from app.openapi.document import raises
 from app.problems import Problem
@@ -20,10 +20,17 @@ from routing.versions import Version
 router = APIRouter(tags=["lm"])
 
 
+ModelName = Annotated[
+    str,
+    Field(min_length=1, max_length=256, examples=["openai/gpt-5-mini"]),
+    Matching(r"^[^\s\x00-\x1f]+$", "the name of a model has neither blanks nor control characters"),
+]
+
+
 class LMBody(In):
     """An LM. `local` is the small model that the service runs if `LM_MODEL=local`; `none` means no LM."""
 
-    model: str = Field(min_length=1, max_length=256, pattern=r"^[^\s\x00-\x1f]+$", examples=["openai/gpt-5-mini"])
+    model: ModelName
     api_base: ApiBase | None = Field(None, max_length=2048, examples=["http://127.0.0.1:11434/v1"])
     api_key: ApiKey | None = Field(None, min_length=1, max_length=8192)
     temperature: float | None = Field(None, ge=0, le=2)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import Query, Request, Response
 
-from app.api.base import ID_PATTERN, MAX_ID_LENGTH, MAX_KEY
+from app.api.base import ID_PATTERN, ID_RULE, MAX_ID_LENGTH, MAX_KEY, Matching
 from app.api.programs.resource import MAX_PAGE_BYTES, program_json, visible_session
 from app.console.access import Acting, Viewing, Visitor, with_scope
 from app.console.forms import InvalidForm, read_form
@@ -30,7 +30,7 @@ REVISIONS: Final = 20
 _SPLIT: Final = "split"
 _BOTH: Final = "both"
 
-SessionParameter = Annotated[str, Query(max_length=MAX_ID_LENGTH, pattern=f"^$|{ID_PATTERN}")]
+SessionParameter = Annotated[str, Query(max_length=MAX_ID_LENGTH), Matching(f"^$|{ID_PATTERN}", ID_RULE)]
 
 
 @router.get("/programs")

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.access.auth import Principal
 from app.execute.endpoint import ExecuteLane
-from app.execute.envelopes import MAX_ITEMS, BatchEnvelope, Envelope
+from app.execute.envelopes import MAX_ITEMS, BatchEnvelope, Envelope, misfit_of
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once
 from app.problems import Problem, problem_of
@@ -172,7 +172,7 @@ def _read(body: bytes) -> BatchEnvelope:
     try:
         envelope = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Problem("invalid_request", f"body: {error}") from None
+        raise Problem("invalid_request", f"body: {misfit_of(error)}") from None
     except RecursionError:
         raise Problem("invalid_request", "body: it is nested too deeply") from None
     for index, inputs in enumerate(envelope.inputs):

@@ -20,7 +20,7 @@ from app.access.auth import ANONYMOUS, Authenticator, Principal
 from app.access.hosts import HostGuard
 from app.api.executions import job_view
 from app.execute import server_span
-from app.execute.envelopes import Answer, Envelope
+from app.execute.envelopes import Answer, Envelope, misfit_of
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response
 from app.execute.execution_ids import ExecutionIds
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once
@@ -514,10 +514,8 @@ def _read(body: bytes, *, worker_may_check: bool = False) -> Envelope:
         return envelope
     try:
         return _decode_envelope(body)
-    except msgspec.ValidationError as error:
-        raise Problem("invalid_request", f"body: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Problem("invalid_request", f"body: {error}") from None
+        raise Problem("invalid_request", f"body: {misfit_of(error)}") from None
     except RecursionError:
         raise Problem("invalid_request", "body: it is nested too deeply") from None
 

@@ -3,16 +3,18 @@
 They are apart from the lane, which is compiled (docs/adr/0007): msgspec needs classes that Python makes.
 """
 
+import re
 from typing import Annotated
 
 import msgspec
 
-from app.api.base import ID_PATTERN_OF_RE, MAX_ID_LENGTH
+from app.api.base import ID_PATTERN_OF_RE, ID_RULE, MAX_ID_LENGTH
 from poolshift.worker.lm import LMUsage
 
 MAX_ITEMS = 1000
 """Limit of the items of one batch."""
 
+_PATTERN_TOLD = re.compile(r"Expected `str` matching regex '.*'")
 _Identifier = Annotated[str, msgspec.Meta(pattern=ID_PATTERN_OF_RE, max_length=MAX_ID_LENGTH)]
 
 
@@ -42,3 +44,8 @@ class Answer(msgspec.Struct, omit_defaults=True):
     outputs: msgspec.Raw
     duration_ms: float
     usage: LMUsage | None = None
+
+
+def misfit_of(error: Exception) -> str:
+    """Says why a body does not fit; the pattern, which ids alone have, in words."""
+    return _PATTERN_TOLD.sub(ID_RULE, str(error))

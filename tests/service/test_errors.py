@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.api.base import ID_RULE
 from tests.conftest import StartService
 from tests.support.service import Service
 
@@ -50,10 +51,10 @@ def crashes(service: Service) -> int:
         (b"[]", "body"),
         (b'{"inputs": {}, "surprise": 1}', "surprise"),
         (b'{"session_id": "a"}', "inputs"),
-        (b'{"inputs": {}, "session_id": "a/b"}', "session_id"),
-        (b'{"inputs": {}, "session_id": ""}', "session_id"),
-        (b'{"inputs": {}, "session_id": "a\\n"}', "session_id"),
-        (b'{"inputs": {}, "session_id": "a\\nb"}', "session_id"),
+        (b'{"inputs": {}, "session_id": "a/b"}', f"body: {ID_RULE} - at `$.session_id`"),
+        (b'{"inputs": {}, "session_id": ""}', f"body: {ID_RULE} - at `$.session_id`"),
+        (b'{"inputs": {}, "session_id": "a\\n"}', f"body: {ID_RULE} - at `$.session_id`"),
+        (b'{"inputs": {}, "session_id": "a\\nb"}', f"body: {ID_RULE} - at `$.session_id`"),
         (b'{"inputs": {}, "session_id": 1}', "session_id"),
         (b'{"inputs": {}, "timeout_s": 0}', "timeout_s"),
         (b'{"inputs": {}, "timeout_s": "1"}', "timeout_s"),
@@ -173,20 +174,26 @@ def test_a_program_that_raises(shared_service: Service) -> None:
         ({"entrypoint": None}, "entrypoint"),
         ({"program_type": "predict"}, "entrypoint"),
         ({"program_type": "shell"}, "program_type"),
-        ({"id": "a b"}, "id"),
-        ({"id": "../etc"}, "id"),
-        ({"id": "ünïcode"}, "id"),
-        ({"id": ""}, "id"),
+        ({"id": "a b"}, f"body.id: {ID_RULE}; got 'a b'"),
+        ({"id": "../etc"}, f"body.id: {ID_RULE}; got '../etc'"),
+        ({"id": "ünïcode"}, f"body.id: {ID_RULE}; got 'ünïcode'"),
+        ({"id": ""}, f"body.id: {ID_RULE}; got ''"),
         ({"id": "x" * 129}, "id"),
         ({"session_id": "a\u0000b"}, "session_id"),
-        ({"session_id": "a\n"}, "session_id"),
+        ({"session_id": "a\n"}, f"body.session_id: {ID_RULE}"),
         ({"surprise": 1}, "surprise"),
         ({"idempotent": "yes"}, "idempotent"),
         ({"signature": {"inputs": [], "outputs": []}}, "outputs"),
         ({"signature": {"inputs": [{"name": "text", "type": "text"}], "outputs": []}}, "type"),
         *(
-            ({"signature": {"inputs": [], "outputs": [{"name": name, "type": "array"}]}}, "signature.outputs.0.name")
-            for name in ('"', "\\", "a\n", "\x00", "", "x" * 129)
+            (
+                {"signature": {"inputs": [], "outputs": [{"name": name, "type": "array"}]}},
+                f"signature.outputs.0.name: {says}",
+            )
+            for name, says in (
+                *((name, "the name of a field has no double quotes") for name in ('"', "\\", "a\n", "\x00")),
+                *((name, "String should have") for name in ("", "x" * 129)),
+            )
         ),
         (
             {"signature": {"inputs": [{"name": "txt", "type": "string"}], "outputs": [{"name": "k", "type": "array"}]}},

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -16,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from app.api.base import Identifier, In
+from app.api.base import Identifier, In, Matching
 from app.api.programs.schema_bounds import check_schema
 from poolshift.worker.definitions import Definition, Limits, Signature
 from poolshift.worker.definitions import Field as FieldOf
@@ -34,25 +33,22 @@ MAX_CONCURRENCY = 10_000
 MAX_MEMORY_MB = 1024 * 1024
 NO_LIMITS = Limits()
 
-FieldName = Annotated[str, Field(min_length=1, max_length=128, pattern=r'^[^"\\\x00-\x1f]*$')]
+FieldName = Annotated[
+    str,
+    Field(min_length=1, max_length=128),
+    Matching(r'^[^"\\\x00-\x1f]*$', "the name of a field has no double quotes, backslashes or control characters"),
+]
 """A key in the JSON of inputs and outputs, which is written without escapes."""
 ENTRYPOINT_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 
 
-def _named(entrypoint: str) -> str:
-    """Says what is expected, which a message about a regular expression does not."""
-    if re.fullmatch(ENTRYPOINT_PATTERN, entrypoint) is None:
-        raise ValueError(
-            "an entrypoint is `module:function` or `module:Class`, as `shop.prices:quote`, a name of the module's own; "
-            f"got {entrypoint!r}"
-        )
-    return entrypoint
-
-
 Entrypoint = Annotated[
     str,
-    Field(max_length=256, json_schema_extra={"pattern": ENTRYPOINT_PATTERN}, examples=["examples.text:keywords"]),
-    AfterValidator(_named),
+    Field(max_length=256, examples=["examples.text:keywords"]),
+    Matching(
+        ENTRYPOINT_PATTERN,
+        "an entrypoint is `module:function` or `module:Class`, as `shop.prices:quote`, a name of the module's own",
+    ),
 ]
 ProgramTypeName = Literal["predict", "chain_of_thought", "react", "dspy", "python"]
 FieldTypeName = Literal["string", "integer", "number", "boolean", "array", "object", "any"]
