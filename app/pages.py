@@ -8,13 +8,14 @@ from fastapi.responses import HTMLResponse
 
 from app.assets import Assets
 
+NAME = "Poolshift"
 _PAGE = """\
 <!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title} · Poolshift</title>
+<title>{full_title}</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="{style}">
 </head>
@@ -41,7 +42,9 @@ def html_page(request: Request, title: str, body: str) -> HTMLResponse:
     """Makes a page without scripts; `body` is HTML."""
     assets: Assets = request.app.state.assets
     style = root_path_of(request) + assets.url("page.css")
-    return HTMLResponse(_PAGE.format(title=escape(title), style=escape(style), body=body), headers=_HEADERS)
+    full_title = title if title == NAME else f"{title} · {NAME}"
+    page = _PAGE.format(title=escape(title), full_title=escape(full_title), style=escape(style), body=body)
+    return HTMLResponse(page, headers=_HEADERS)
 
 
 def html_of(text: str) -> str:

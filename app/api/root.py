@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.routing import Match
 
-from app.pages import html_page, root_path_of, wants_html
+from app.pages import NAME, html_page, root_path_of, wants_html
 from app.version import VERSION
 from config.settings import Settings
 
@@ -23,10 +23,16 @@ _LINKS = {
 }
 _FIRST_CALL = """\
 curl {url}/programs -H 'Content-Type: application/json' \\
-  -d '{{"id": "keywords", "program_type": "python", "entrypoint": "examples.text:keywords"}}'
-curl {url}/programs/keywords/execute -H 'Content-Type: application/json' \\
-  -d '{{"inputs": {{"text": "One flag rolls everything back, at once, with nothing lost."}}}}'
+  -d '{{"id": "{program}", "program_type": "python", "entrypoint": "{entrypoint}"}}'
+curl {url}/programs/{program}/execute -H 'Content-Type: application/json' \\
+  -d '{{"inputs": {inputs}}}'
 """
+_OF_THE_EXAMPLES = {
+    "program": "keywords",
+    "entrypoint": "examples.text:keywords",
+    "inputs": '{"text": "One flag rolls everything back, at once, with nothing lost."}',
+}
+_OF_A_MODULE = {"program": "first", "entrypoint": "{module}:FUNCTION", "inputs": '{"PARAMETER": "VALUE"}'}
 
 
 @router.get("/")
@@ -42,17 +48,25 @@ async def show_root(request: Request) -> Response:
         f"<p>Version {escape(VERSION)}. Runs programs on pools of Python workers, and moves their traffic from one "
         f"engine to the next.</p><ul>{items}</ul>"
     )
-    return html_page(request, "Poolshift", body + _first_call(request))
+    return html_page(request, NAME, body + _first_call(request))
 
 
 def _first_call(request: Request) -> str:
-    """Shows a call that works here; none if the workers may not import the examples."""
+    """Shows a call that works here, or its form if the workers may not import the examples."""
     settings: Settings = request.app.state.settings
-    if "examples" not in settings.allowed_modules:
-        return ""
-    call = escape(_FIRST_CALL.format(url=str(request.base_url).rstrip("/")), quote=False)
+    if "examples" in settings.allowed_modules:
+        call, lead = _OF_THE_EXAMPLES, "Creates a program of the examples, and runs it:"
+    else:
+        module = settings.allowed_modules[0]
+        call = {name: part.replace("{module}", module) for name, part in _OF_A_MODULE.items()}
+        lead = (
+            f"Creates a program of a function in <code>{escape(module)}</code>, and runs it. Write the name of the "
+            "function in place of <code>FUNCTION</code>. The first answer names the inputs, for "
+            "<code>PARAMETER</code> and <code>VALUE</code>:"
+        )
+    shown = escape(_FIRST_CALL.format(url=str(request.base_url).rstrip("/"), **call), quote=False)
     key = "" if settings.api_keys_file is None else "Add <code>-H 'Authorization: Bearer KEY'</code> to both. "
-    return f"<h2>The first call</h2><p>{key}Creates a program of the examples, and runs it:</p><pre>{call}</pre>"
+    return f"<h2>The first call</h2><p>{key}{lead}</p><pre>{shown}</pre>"
 
 
 def _is_served(path: str, request: Request) -> bool:

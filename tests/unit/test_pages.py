@@ -72,10 +72,22 @@ def test_the_root_links_to_what_is_there(app: Application) -> None:
     assert "curl http://127.0.0.1/programs/keywords/execute" in text_of(page)
 
 
-def test_the_root_shows_a_call_only_if_it_works() -> None:
-    """Not if the workers may not import the examples."""
-    app = create_app(Settings(_env_file=None, program_modules="json"))
-    assert "curl" not in get(app, "/", headers=BROWSER).text
+def test_the_root_shows_a_call_of_a_module_that_is_allowed() -> None:
+    """The form of a call, if the workers may not import the examples."""
+    app = create_app(Settings(_env_file=None, program_modules="orders, more"))
+    page = text_of(get(app, "/", headers=BROWSER).text)
+    assert '"entrypoint": "orders:FUNCTION"' in page
+    assert "curl http://127.0.0.1/programs/first/execute" in page
+    assert "examples" not in page
+
+
+def test_a_title_names_the_service_once(app: Application) -> None:
+    """The root's title is the name alone."""
+    titles = [
+        re.findall("<title>(.*)</title>", get(app, path, headers=BROWSER).text)
+        for path in ("/", "/problems", "/problems/not_found")
+    ]
+    assert titles == [["Poolshift"], ["Problems · Poolshift"], ["There is nothing here · Poolshift"]]
 
 
 def test_needs_no_key(tmp_path: Path) -> None:
