@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from cloudevents.core.v1.event import CloudEvent
 
+from routing.catalog.jobs import JobStatus
 from routing.webhooks.outbox import Notification
 from routing.webhooks.request import SOURCE
 
@@ -19,6 +20,13 @@ _TOLD: Final = (
     "ended_at",
 )
 
+_SAID: Final = {
+    JobStatus.SUCCEEDED: "has succeeded",
+    JobStatus.FAILED: "has failed",
+    JobStatus.CANCELLED: "has been cancelled",
+    JobStatus.INTERRUPTED: "has been interrupted",
+}
+
 
 def job_event(notification: Notification) -> CloudEvent:
     """Makes the event. A job ends once, so its id is the event's."""
@@ -31,6 +39,6 @@ def job_event(notification: Notification) -> CloudEvent:
         "subject": execution_id,
         "time": notification.at,
         "datacontenttype": "application/json",
-        "summary": f"the job {execution_id} of {data['program_id']} is {status}: GET /executions/{execution_id}",
+        "summary": f"the job {execution_id} of {data['program_id']} {_SAID[status]}: GET /executions/{execution_id}",
     }
     return CloudEvent(attributes, data)

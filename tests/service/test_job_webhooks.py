@@ -58,6 +58,9 @@ def test_every_end_is_told(start_service: StartService, tmp_path: Path) -> None:
         events = until_told(receiver, places)
         assert [event["data"]["status"] for event in events] == ["succeeded", "failed", "cancelled", "cancelled"]
         ended = end_of(service, places[0])
+        said = [event["summary"].partition(":")[0].partition(echo)[2] for event in events[:2]]
+        assert said == [" has succeeded", " has failed"]
+        assert "has been cancelled: GET /executions/" in events[2]["summary"]
         data = events[0]["data"]
         assert data == {name: ended[name] for name in data}
         assert "result" not in data
