@@ -4,9 +4,11 @@ import datetime
 import enum
 import os
 import time
+from collections.abc import Callable
 from typing import Any, Literal
 
 import dspy
+import numpy as np
 import pydantic
 from dspy import ChainOfThought as Imported  # noqa: F401  # a class that is not defined here
 
@@ -147,6 +149,26 @@ class Failing(dspy.Module):  # type: ignore[misc]
         raise KeyError(final)
 
 
+class Sort(dspy.Signature):  # type: ignore[misc]
+    """Sorts one message."""
+
+    message: str = dspy.InputField()
+    priority: Priority = dspy.OutputField()
+    scores: list[float] = dspy.OutputField()
+
+
+class Sorted(dspy.Module):  # type: ignore[misc]
+    """A module that asks no LM, whose code makes the values of its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sort = dspy.Predict(Sort)
+
+    def forward(self, message: str, ticket: int | str, known: list[Ticket] | None = None) -> dspy.Prediction:
+        priority = Priority(message) if message == "low" else message
+        return dspy.Prediction(priority=priority, scores=np.array([0.5, 2], np.float32))
+
+
 class Untold(dspy.Module):  # type: ignore[misc]
     """A module whose inputs cannot be told."""
 
@@ -161,7 +183,7 @@ class Untold(dspy.Module):  # type: ignore[misc]
 class WithoutJson(Untold):
     """A module with an input for which there is no JSON."""
 
-    def forward(self, whatever: int | str) -> dspy.Prediction:
+    def forward(self, whatever: Callable[[int], str]) -> dspy.Prediction:
         return self.second(b=self.first(a=whatever).b)
 
 

@@ -94,8 +94,8 @@ def test_a_module_has_the_types_of_its_signature(lm_service: Service, endpoint: 
     ("name", "value", "says"),
     [
         ("channel", "pigeon", "'mail' or 'phone'"),
-        ("known", [{"title": "old", "due": "never"}], "known.0.due"),
-        ("history", {"messages": [1]}, "history.messages.0"),
+        ("known", [{"title": "old", "due": "never"}], "known[0].due"),
+        ("history", {"messages": [1]}, "history.messages[0]"),
         ("screenshot", "/etc/passwd", "image"),
         ("screenshot", 7, "Expected"),
         ("message", None, "message"),
@@ -183,6 +183,35 @@ def test_the_signature_is_taken_from_the_module(lm_service: Service, version: st
     assert answer.json()["outputs"] == {"final": f"everyone {EVERYONES_KEY}"}
     shown = lm_service.client.get(f"/programs/{program}").json()["signature"]["inputs"][1]
     assert shown["default"] == "dry"
+
+
+def test_a_derived_schema_says_what_is_checked(lm_service: Service, version: str) -> None:
+    """An Enum's values and a model's members, in and out; a union of types is `any`; numpy's values become JSON."""
+    program = create_module(lm_service, "Sorted")
+    signature = lm_service.client.get(f"/programs/{program}").json()["signature"]
+    assert signature["derived"]
+    told = {one["name"]: (one["type"], one["schema"]) for one in signature["inputs"] + signature["outputs"]}
+    assert told["message"] == ("string", None)
+    assert told["ticket"] == ("any", {"anyOf": [{"type": "integer"}, {"type": "string"}]})
+    kind, schema = told["known"]
+    assert (kind, schema["$defs"]["Ticket"]["required"]) == ("array", ["title", "due"])
+    kind, schema = told["priority"]
+    assert (kind, schema["enum"]) == ("string", ["low", "high"])
+    assert told["scores"] == ("array", {"items": {"type": "number"}, "type": "array"})
+    for message in ("low", "high"):
+        answer = lm_service.execute(program, on(version), inputs={"message": message, "ticket": "A-7"})
+        assert answer.json()["outputs"] == {"priority": message, "scores": [0.5, 2.0]}
+    answer = lm_service.execute(program, on(version), inputs={"message": "middling", "ticket": 7})
+    error = problem(answer, 500, "invalid_outputs")
+    assert (error["field"], error["detail"]) == (
+        "priority",
+        "outputs: Input should be 'low' or 'high' - at `$.priority`",
+    )
+    answer = lm_service.execute(program, on(version), inputs={"message": "low", "ticket": 7, "known": [{"title": "a"}]})
+    error = problem(answer, 422, "invalid_inputs")
+    assert error["detail"] == "inputs: Field required - at `$.known[0].due`"
+    answer = lm_service.execute(program, on(version), inputs={"message": "low", "ticket": [7]})
+    assert problem(answer, 422, "invalid_inputs")["field"] == "ticket"
 
 
 @pytest.mark.parametrize(

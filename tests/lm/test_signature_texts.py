@@ -56,7 +56,10 @@ def test_dspys_string_form(lm_service: Service, endpoint: Endpoint, version: str
 
 def test_types_inside_count(lm_service: Service, endpoint: Endpoint, version: str) -> None:
     """An input that is none of a Literal's values is named; an answer that is none is the LM's error."""
-    program = create(lm_service, "kind: Literal['fact', 'guess'] -> verdict: Literal['yes', 'no']")["id"]
+    shown = create(lm_service, "kind: Literal['fact', 'guess'] -> verdict: Literal['yes', 'no']")
+    (kind,), (verdict,) = shown["signature"]["inputs"], shown["signature"]["outputs"]
+    assert (kind["schema"]["enum"], verdict["schema"]["enum"]) == (["fact", "guess"], ["yes", "no"])
+    program = shown["id"]
     session = on_an_lm(lm_service, f"inside-{version}", endpoint.base("says", "inside"))
     endpoint.texts["inside"] = {"verdict": "perhaps"}
     answer = lm_service.execute(program, on(version), inputs={"kind": "rumour"}, session_id=session)
@@ -82,7 +85,6 @@ def test_types_inside_count(lm_service: Service, endpoint: Endpoint, version: st
         "question -> answer: tests.support.programs.echo",
         "question -> answer: list[os.PathLike]",
         "question -> answer: (lambda: 1)()",
-        "question -> answer: int | str",
         "question, *others -> answer",
         "question=1 -> answer",
         "a): import os\ndef g(b -> answer",

@@ -8,9 +8,9 @@ from typing import Any
 import dspy
 
 from poolshift.worker.definitions import Definition, Signature
-from poolshift.worker.dspy.annotations import Arguments, jsonable
+from poolshift.worker.dspy.annotations import Arguments, Results, jsonable
 from poolshift.worker.dspy.client import ask, lm_failures_of, without_key_of
-from poolshift.worker.dspy.signatures import Parameter, derive_signature, parameters_of
+from poolshift.worker.dspy.signatures import Parameter, derive_signature, last_outputs, parameters_of
 from poolshift.worker.dspy.states import restore
 from poolshift.worker.dspy.streaming import FirstAnswer, OutputEvents, run_module_streamed
 from poolshift.worker.dspy.usage import counted_for
@@ -18,6 +18,7 @@ from poolshift.worker.errors import InvalidOutputs, LMNotConfigured
 from poolshift.worker.exception_text import describe
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import Emit, EntrypointError, find_defined
+from poolshift.worker.types.fields import checked_by_schemas
 from poolshift.worker.types.inputs import InputValidator
 from poolshift.worker.types.outputs import OutputValidator
 
@@ -38,9 +39,11 @@ class ModuleProgram:
             _check_takes(self.signature, forward)
         else:
             self.signature = derive_signature(self._module, parameters)
-        self._checked_inputs = InputValidator(self.signature.inputs)
-        self._checked_outputs = OutputValidator(self.signature.outputs)
+        checked = checked_by_schemas(self.signature)
+        self._checked_inputs = InputValidator(checked.inputs)
+        self._checked_outputs = OutputValidator(checked.outputs)
         self._arguments = Arguments(self._annotations(parameters or {}))
+        self._results = Results(_annotations_of_outputs(self._module, self.signature))
         self._streamed = self._streamed_fields()
 
     def run(self, inputs: bytes | memoryview, emit: Emit, lm: LMRun | None) -> bytes:
@@ -81,8 +84,8 @@ class ModuleProgram:
             ):  # else it is the bare value
                 name = outputs[0].name
                 raise InvalidOutputs(f"outputs: Object missing required field `{name}`", field=name)
-            return {field.name: jsonable(returned[field.name]) for field in outputs if field.name in returned}
-        return jsonable(returned)
+            return self._results.jsonable({one.name: returned[one.name] for one in outputs if one.name in returned})
+        return self._results.jsonable(returned) if isinstance(returned, dict) else jsonable(returned)
 
     def _annotations(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
         known = {name: info.annotation for one in self._module.predictors() for name, info in _inputs_of(one)}
@@ -139,6 +142,14 @@ def _check_takes(signature: Signature, forward: Callable[..., Any]) -> None:
             inspect.signature(forward).bind(**dict.fromkeys(names))
     except TypeError as error:
         raise EntrypointError(f"{forward.__name__} does not take the signature's inputs: {error}") from None
+
+
+def _annotations_of_outputs(module: dspy.Module, signature: Signature) -> dict[str, Any]:
+    """Returns the annotations of the outputs whose derived schemas say more than a type."""
+    if not signature.derived:
+        return {}
+    infos = last_outputs(module)
+    return {one.name: infos[one.name].annotation for one in signature.outputs if one.schema and one.name in infos}
 
 
 def _inputs_of(predictor: dspy.Predict) -> Any:

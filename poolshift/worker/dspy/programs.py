@@ -25,6 +25,7 @@ from poolshift.worker.dspy.usage import counted_for
 from poolshift.worker.errors import LMNotConfigured
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import Emit, EntrypointError
+from poolshift.worker.types.fields import checked_by_schemas
 from poolshift.worker.types.inputs import InputValidator
 from poolshift.worker.types.outputs import OutputValidator
 
@@ -58,8 +59,9 @@ class DSPyProgram:
         """Raises EntrypointError if a tool cannot be one, or if the program's state or signature is not a valid one."""
         self.signature, annotations = _read_signature(definition.signature)
         self._arguments = Arguments(annotations)
-        self._checked_inputs = InputValidator(self.signature.inputs)
-        self._checked_outputs = OutputValidator(self.signature.outputs)
+        checked = checked_by_schemas(self.signature)
+        self._checked_inputs = InputValidator(checked.inputs)
+        self._checked_outputs = OutputValidator(checked.outputs)
         thinks = definition.program_type != "predict"
         reserved = _reserved_names(thinks=thinks)
         own = [one for one in self.signature.outputs if not (thinks and _is_reasoning(one))]

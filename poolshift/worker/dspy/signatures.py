@@ -9,7 +9,7 @@ import dspy
 from pydantic_core import PydanticUndefined
 
 from poolshift.worker.definitions import Field, Signature
-from poolshift.worker.dspy.annotations import field_of
+from poolshift.worker.dspy.annotations import input_of, output_of
 from poolshift.worker.exception_text import describe
 from poolshift.worker.loading import EntrypointError
 
@@ -78,12 +78,14 @@ def _elements(node: ast.expr) -> Iterable[ast.expr]:
 
 def signature_of(parsed: type[dspy.Signature], text: str | None = None) -> Signature:
     """Derives the program's signature from DSPy's. Raises EntrypointError."""
-    inputs = tuple(_field(name, info) for name, info in parsed.input_fields.items())
+    inputs = tuple(_input(name, info) for name, info in parsed.input_fields.items())
     return Signature(inputs, _outputs(parsed.output_fields), text=text)
 
 
 def _outputs(fields: Mapping[str, Any]) -> tuple[Field, ...]:
-    return tuple(_field(name, info) for name, info in fields.items())
+    return tuple(
+        output_of(name, info.annotation, description=_description(name, info)) for name, info in fields.items()
+    )
 
 
 def _description(name: str, info: Any) -> str | None:
@@ -91,9 +93,9 @@ def _description(name: str, info: Any) -> str | None:
     return None if description == f"${{{name}}}" else description
 
 
-def _field(name: str, info: Any) -> Field:
+def _input(name: str, info: Any) -> Field:
     is_default = info.default is not PydanticUndefined
-    return field_of(
+    return input_of(
         name,
         info.annotation,
         description=_description(name, info),
@@ -166,9 +168,13 @@ def derive_signature(module: dspy.Module, parameters: Mapping[str, Parameter] | 
         lacking = "annotated parameters of forward" if parameters is None else "predictors"
         raise EntrypointError(f"the module has no {lacking} to tell a signature by: give it one", at="signature")
     inputs = tuple(
-        field_of(name, one.annotation, description=one.description, required=one.is_required, default=one.default)
+        input_of(name, one.annotation, description=one.description, required=one.is_required, default=one.default)
         for name, one in parameters.items()
     )
-    fields = predictors[-1].signature.output_fields
-    own = {name: info for name, info in fields.items() if name != _REASONING}
-    return Signature(inputs, _outputs(own or fields))
+    return Signature(inputs, _outputs(last_outputs(module)), derived=True)
+
+
+def last_outputs(module: dspy.Module) -> Mapping[str, Any]:
+    """Returns the output fields of a module's last predictor, without a reasoning beside others."""
+    fields: Mapping[str, Any] = module.predictors()[-1].signature.output_fields
+    return {name: info for name, info in fields.items() if name != _REASONING} or fields

@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 import msgspec
 
-from poolshift.worker.definitions import Field, FieldType
+from poolshift.worker.definitions import Field, FieldType, Signature
 from poolshift.worker.types.misfit import Misfit, place
 from poolshift.worker.types.schemas import check_of
 
@@ -22,6 +22,20 @@ _TYPES: dict[FieldType, Any] = {
 # msgspec ends with the place, as `$.field…`, unless a field itself is missing or unknown, which it names.
 _PLACE = re.compile(r"`\$\.([^`\[.]+)")
 _NAME = re.compile(r"field `([^`]+)`")
+
+
+def checked_by_schemas(signature: Signature) -> Signature:
+    """Returns a signature with the schemas by which values are checked.
+
+    Annotations tell the schemas of a derived signature and of DSPy's string form, and values are checked by these.
+    """
+    if not signature.derived and signature.text is None:
+        return signature
+    inputs, outputs = (
+        tuple(msgspec.structs.replace(one, schema=None) for one in side)
+        for side in (signature.inputs, signature.outputs)
+    )
+    return msgspec.structs.replace(signature, inputs=inputs, outputs=outputs)
 
 
 def type_of(field_type: FieldType) -> Any:

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from poolshift.worker.definitions import Signature
 from poolshift.worker.types.annotations import input_types, output_type
+from poolshift.worker.types.fields import checked_by_schemas
 from poolshift.worker.types.inputs import InputValidator
 from poolshift.worker.types.outputs import OutputValidator
 
@@ -17,11 +16,8 @@ def validators_of(signature: Signature, function: Callable[..., Any]) -> tuple[I
     Raises:
         SignatureError: a field's schema cannot be checked.
     """
-    inputs, outputs = signature.inputs, signature.outputs
-    if signature.derived:  # its schemas describe the annotations, which are checked
-        inputs = tuple(msgspec.structs.replace(one, schema=None) for one in inputs)
-        outputs = tuple(msgspec.structs.replace(one, schema=None) for one in outputs)
+    checked = checked_by_schemas(signature)
     return (
-        InputValidator(inputs, input_types(signature, function)),
-        OutputValidator(outputs, output_type(signature, function)),
+        InputValidator(checked.inputs, input_types(signature, function)),
+        OutputValidator(checked.outputs, output_type(signature, function)),
     )
