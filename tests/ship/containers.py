@@ -61,6 +61,17 @@ def built_image(extras: str = "") -> Iterator[str]:
         podman("rmi", "--force", name)
 
 
+@contextmanager
+def image_on(base: str, folder: Path, name: str) -> Iterator[str]:
+    """Builds the Dockerfile of a folder, as it is, on the image `base`, for as long as the block lasts."""
+    tag = f"localhost/poolshift-test-{name}:{os.getpid()}"
+    run("buildah", "build", *build_flags().split(), "--format", "docker", "--from", base, "--tag", tag, folder)
+    try:
+        yield tag
+    finally:
+        podman("rmi", "--force", tag)
+
+
 def assert_size_of_the_readme(image: str, groups: str) -> None:
     """The size that README.md gives for an image with these groups is true, give or take a tenth."""
     megabytes = int(podman("image", "inspect", "--format", "{{.Size}}", image).stdout) / 1e6
