@@ -262,6 +262,8 @@ def test_annotations_that_tell_no_signature(of: Callable[..., Any], reason: str 
         (np.int32, "integer", ["result"]),
         (np.bool_, "boolean", ["result"]),
         (pd.DataFrame, "array", ["result"]),
+        (pd.Timestamp, "string", ["result"]),
+        (np.datetime64, "string", ["result"]),
         (Point | None, "object", ["result"]),
         (dict[str, int], "object", ["result"]),
         (None, "any", ["result"]),
@@ -466,6 +468,11 @@ def test_a_pattern_has_an_end(pattern: str) -> None:
         ({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}] * 40 + [{"type": "null"}]}}}, "any"),
         ({"anyOf": [{"type": "object"}, {"type": "null"}]}, "object"),
         ({"allOf": [{"type": "object"}]}, "object"),
+        ({"allOf": [{"type": "integer"}, {"minimum": 3}]}, "integer"),
+        ({"allOf": [{"type": "number"}, {"type": ["integer", "string"]}]}, "integer"),
+        ({"type": "number", "allOf": [{"type": "number"}, {"type": ["integer", "number"]}]}, "number"),
+        ({"type": ["string", "integer"], "enum": ["a", True]}, "string"),
+        ({"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}], "$defs": {"a": {"type": "array"}}}, "array"),
         ({"properties": {}}, "any"),
         ({}, "any"),
         ({"type": 5, "anyOf": "x", "enum": 3}, "any"),
@@ -475,6 +482,21 @@ def test_the_type_that_a_schema_allows(schema: dict[str, Any], kind: FieldType) 
     """Null aside; `any` if it allows several types, or says nothing. A field of that type may have the schema."""
     assert type_of_schema(schema) == kind
     assert allows_type(schema, kind)
+
+
+@pytest.mark.parametrize(
+    ("schema", "kind"),
+    [
+        ({"allOf": [{"type": "object"}, {"minProperties": 1}]}, "array"),
+        ({"allOf": [{"type": "object"}, {"type": "array"}]}, "object"),
+        ({"type": "string", "enum": [1, 2]}, "string"),
+        ({"type": ["string", "integer"], "anyOf": [{"type": "integer"}, {"type": "array"}]}, "string"),
+        ({"enum": []}, "string"),
+    ],
+)
+def test_a_type_that_no_value_of_the_schema_has(schema: dict[str, Any], kind: FieldType) -> None:
+    """All parts of a schema count."""
+    assert not allows_type(schema, kind)
 
 
 SIDES = st.lists(

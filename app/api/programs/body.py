@@ -85,9 +85,8 @@ class _TypedField(In):
             raise ValueError("a field needs a `type` or a `schema`")
         if self.type is not None and self.json_schema is not None and not allows_type(self.json_schema, self.type):
             allowed = " or ".join(sorted(types_of_schema(self.json_schema)))
-            raise ValueError(
-                f"no value fits both: the `type` is {self.type!r}, and the `schema` allows {allowed} alone"
-            )
+            alone = f"{allowed} alone" if allowed else "nothing"
+            raise ValueError(f"no value fits both: the `type` is {self.type!r}, and the `schema` allows {alone}")
         return self
 
     @property

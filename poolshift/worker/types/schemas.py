@@ -3,7 +3,8 @@
 jsonschema-rs is optional. It fetches nothing, and its regular expressions have a limit for backtracking.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
 from typing import Any
 
 from poolshift.worker.definitions import Field, FieldType
@@ -30,6 +31,7 @@ _TYPES_OF_VALUES: tuple[tuple[type, FieldType], ...] = (
     (list, "array"),
     (dict, "object"),
 )
+_NUMBERS = {"integer", "number"}
 Check = Callable[[Any], None]
 
 
@@ -76,21 +78,20 @@ def check_of(field: Field) -> Check:
 def type_of_schema(schema: Mapping[str, Any]) -> FieldType:
     """The type of a signature that a JSON Schema allows, null aside; `any` if the schema allows several."""
     types = types_of_schema(schema) - {"null"}
-    if types == {"integer", "number"}:
+    if types == _NUMBERS:
         return "number"
     return _TYPES.get(next(iter(types)), "any") if len(types) == 1 else "any"
 
 
 def types_of_schema(schema: Mapping[str, Any]) -> set[str]:
-    """The names of the types that a JSON Schema allows; `any` is among them if that cannot be told."""
-    return _types(schema, schema, set())
+    """The names of the types that a JSON Schema allows: `any` if that cannot be told, none if no value fits."""
+    return _types(schema, schema, {})
 
 
 def allows_type(schema: Mapping[str, Any], field_type: FieldType) -> bool:
     """Says if a value of a signature's type may fit a JSON Schema."""
     allowed = types_of_schema(schema)
-    numbers = {"integer", "number"}
-    fits = numbers if field_type in numbers else {field_type}
+    fits = _NUMBERS if field_type in _NUMBERS else {field_type}
     return field_type == "any" or not allowed.isdisjoint({"any", *fits})
 
 
@@ -99,29 +100,41 @@ def allows_null(schema: Mapping[str, Any]) -> bool:
     return "null" in types_of_schema(schema)
 
 
-def _types(schema: Any, whole: Mapping[str, Any], resolved: set[str]) -> set[str]:
+def _types(schema: Any, whole: Mapping[str, Any], resolved: dict[str, set[str]]) -> set[str]:
     """The names of the types that a schema allows; `any` stands for all. Each definition is looked at once."""
     if not isinstance(schema, Mapping):
         return {"any"}
-    if named := _named_types(schema):
-        return named
+    allowed = [*_named_types(schema)]
     if isinstance(reference := schema.get("$ref"), str):
-        if reference in resolved:
-            return set()
-        resolved.add(reference)
-        return _types(_definition(reference, whole), whole, resolved) or {"any"}
-    return set().union(*(_types(part, whole, resolved) for part in _alternatives(schema))) or {"any"}
+        if reference not in resolved:
+            resolved[reference] = set()  # a definition that refers to itself adds nothing
+            resolved[reference] = _types(_definition(reference, whole), whole, resolved) or {"any"}
+        allowed.append(resolved[reference])
+    allowed += (
+        set().union(*(_types(part, whole, resolved) for part in parts))
+        for keyword in ("anyOf", "oneOf")
+        if (parts := _parts(schema, keyword))
+    )
+    allowed += (_types(part, whole, resolved) for part in _parts(schema, "allOf"))
+    return reduce(_in_both, allowed, {"any"})
 
 
-def _named_types(schema: Mapping[str, Any]) -> set[str]:
+def _in_both(one: set[str], other: set[str]) -> set[str]:
+    """The types that both allow. Every integer is a number."""
+    if "any" in one or "any" in other:
+        return other if "any" in one else one
+    both = one & other
+    return both | {"integer"} if "number" not in both and one & _NUMBERS and other & _NUMBERS else both
+
+
+def _named_types(schema: Mapping[str, Any]) -> Iterator[set[str]]:
     named, values = schema.get("type"), schema.get("enum")
-    if isinstance(named, str):
-        return {named}
-    if isinstance(named, list):
-        return set(map(str, named))
+    if isinstance(named, str | list):
+        yield {named} if isinstance(named, str) else set(map(str, named))
     if "const" in schema:
-        return {_type_of_value(schema["const"])}
-    return {_type_of_value(value) for value in values} if isinstance(values, list) else set()
+        yield {_type_of_value(schema["const"])}
+    if isinstance(values, list):
+        yield {_type_of_value(value) for value in values}
 
 
 def _definition(reference: str, whole: Mapping[str, Any]) -> Any:
@@ -129,13 +142,9 @@ def _definition(reference: str, whole: Mapping[str, Any]) -> Any:
     return definitions.get(reference.removeprefix("#/$defs/")) if isinstance(definitions, Mapping) else None
 
 
-def _alternatives(schema: Mapping[str, Any]) -> list[Any]:
-    """The schemas of which a value fits one; none if that cannot be told."""
-    for keyword in ("anyOf", "oneOf", "allOf"):
-        parts = schema.get(keyword)
-        if isinstance(parts, list) and (keyword != "allOf" or len(parts) == 1):
-            return parts
-    return []
+def _parts(schema: Mapping[str, Any], keyword: str) -> list[Any]:
+    parts = schema.get(keyword)
+    return parts if isinstance(parts, list) else []
 
 
 def _type_of_value(value: Any) -> str:
