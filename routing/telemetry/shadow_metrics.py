@@ -50,7 +50,8 @@ class ShadowMetrics:
         for outcome in OUTCOMES:
             self._calls.labels(outcome)
         for odd in get_args(Odd):
-            self._differences.labels(odd)
+            if odd in versions or odd not in tuple(Version):
+                self._differences.labels(odd)
         for version in versions:
             self._scores.labels(version)
         for reason in FAILURES:
