@@ -31,6 +31,8 @@ class Facts:
     has_v1: bool
     percent: float
     shadow_percent: float
+    compared: int
+    """Shadow calls that have been compared."""
     ramp: RampState
     has_plan: bool
     waits_for_approval: bool
@@ -121,6 +123,11 @@ def _against_validation(facts: Facts) -> list[str]:
     against = _against_v2(facts)
     if facts.shadow_percent == 0:
         against.append("no calls run on V2 as well: V2 has not seen real inputs (poolshift rollout set 0 --shadow 10)")
+    elif facts.compared == 0:
+        against.append(
+            "no call has been compared: V2 has not seen real inputs. Shadow calls are those of programs that are "
+            "idempotent or say shadow (poolshift shadow report)"
+        )
     return against
 
 

@@ -22,6 +22,7 @@ FACTS = Facts(
     has_v1=True,
     percent=0.0,
     shadow_percent=10.0,
+    compared=100,
     ramp=RampState.IDLE,
     has_plan=True,
     waits_for_approval=False,
@@ -43,6 +44,7 @@ UNKNOWN = (*MET[:-1], Item("documentation", ItemState.UNKNOWN, "seen", "poolshif
     [
         ({"is_validated": False}, Phase.PARALLEL, "poolshift migration validate", ""),
         ({"is_validated": False, "shadow_percent": 0.0}, Phase.PARALLEL, "poolshift migration validate", "real inputs"),
+        ({"is_validated": False, "compared": 0}, Phase.PARALLEL, "poolshift migration validate", "no call has been"),
         ({"is_validated": False, "v2_fault": "no Python"}, Phase.PARALLEL, "poolshift migration validate", "no Python"),
         ({}, Phase.VALIDATION, "poolshift rollout start", ""),
         ({"has_plan": False}, Phase.VALIDATION, "poolshift rollout plan set plan.yaml", ""),
