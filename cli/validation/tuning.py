@@ -14,6 +14,9 @@ TARGET_WAIT: Final = 0.1
 """The mean wait that is accepted, as a share of the mean service time."""
 MAX_WORKERS: Final = 1024
 MIN_CALLS: Final = 100
+MIN_QUEUE: Final = 16
+SERIAL: Final = "session_pool"
+"""The engine whose workers take turns: its queue is that of one worker."""
 
 
 def erlang_c(workers: int, offered: float) -> float:
@@ -66,20 +69,22 @@ def _advice(pool: dict[str, Any], times: dict[str, Any] | None, usage: list[dict
         return {"pool": version, "unknown": f"{few}: too few to recommend anything"}
     service_s, variation = times["mean_s"], times["variation"]
     size = workers_for(rate, service_s, variation)
-    unknown = "how the peak spreads within a minute"
-    if pool["engine"] == "session_pool":
-        unknown += "; this engine runs one call at a time, whatever its size"
+    settings = f"{version.upper()}_POOL_SIZE={size}"
+    now = f"{_workers(pool['size'])}, {_prediction(rate, service_s, variation, pool['size'])}"
+    if pool["engine"] == SERIAL:
+        now = f"{_workers(pool['size'])} of which one runs at a time, {_prediction(rate, service_s, variation, 1)}"
+        settings = settings if size == 1 else f"{version.upper()}_ENGINE=session_pool_v2 {settings}"
     return {
         "pool": version,
         "peak": f"{rate:.2f} calls a second, all versions together",
         "service time": f"{1000 * service_s:.2f} ms on the mean of {calls:,} calls, squared variation {variation:.2f}",
-        "now": _prediction(rate, service_s, variation, pool["size"]),
+        "now": now,
         "observed wait": f"{1000 * times['mean_wait_s']:.2f} ms on the mean",
-        "recommended": f"{version.upper()}_POOL_SIZE={size}: {_prediction(rate, service_s, variation, size)}",
-        "queue limit": f"QUEUE_LIMIT={max(16, math.ceil(2 * size))}: two calls wait for each worker, at most",
+        "recommended": f"{settings}: {_workers(size)}, {_prediction(rate, service_s, variation, size)}",
+        "queue limit": f"QUEUE_LIMIT={max(MIN_QUEUE, 2 * size)}: two calls for each worker, {MIN_QUEUE} at least",
         "timeouts": f"CHECKOUT_TIMEOUT_S={max(1, math.ceil(20 * service_s))}, EXECUTION_TIMEOUT_S at least "
         f"{max(1, math.ceil(3 * times['p99_s']))}",
-        "unknown": unknown,
+        "unknown": "how the peak spreads within a minute",
     }
 
 
@@ -87,5 +92,8 @@ def _prediction(rate: float, service_s: float, variation: float, workers: int) -
     wait = wait_s(rate, service_s, variation, workers)
     busy = rate * service_s / workers
     told = "calls pile up" if math.isinf(wait) else f"{1000 * wait:.2f} ms of wait on the mean"
-    noun = "worker" if workers == 1 else "workers"
-    return f"{workers} {noun}, {100 * min(busy, 1):.0f} % busy, {told}"
+    return f"{100 * min(busy, 1):.0f} % busy, {told}"
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"

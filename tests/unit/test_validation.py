@@ -10,7 +10,7 @@ import pytest
 from cli.validation import report
 from cli.validation.measure import _slopes, read_inputs
 from cli.validation.outcome import interval, judged, ratio_interval, worst
-from cli.validation.tuning import erlang_c, wait_s, workers_for
+from cli.validation.tuning import _advice, erlang_c, wait_s, workers_for
 
 
 def test_an_interval_holds_the_mean() -> None:
@@ -71,6 +71,31 @@ def test_the_recommended_size_is_the_smallest() -> None:
         size = workers_for(rate, 0.05, 1.5)
         assert wait_s(rate, 0.05, 1.5, size) <= 0.005
         assert size == 1 or wait_s(rate, 0.05, 1.5, size - 1) > 0.005
+
+
+@pytest.mark.parametrize(
+    ("engine", "rate", "now", "recommended"),
+    [
+        ("session_pool_v2", 0.5, "4 workers, 1 % busy", "V1_POOL_SIZE=1: 1 worker, 5 % busy"),
+        ("session_pool_v2", 30, "4 workers, 75 % busy", "V1_POOL_SIZE=6: 6 workers, 50 % busy"),
+        ("session_pool", 0.5, "4 workers of which one runs at a time, 5 % busy", "V1_POOL_SIZE=1: 1 worker"),
+        (
+            "session_pool",
+            30,
+            "one runs at a time, 100 % busy, calls pile up",
+            "V1_ENGINE=session_pool_v2 V1_POOL_SIZE=6",
+        ),
+    ],
+)
+def test_a_serial_engine_is_one_server(engine: str, rate: float, now: str, recommended: str) -> None:
+    """However many workers it has; more of them are of use to the other engine alone."""
+    pool = {"pool_version": "v1", "engine": engine, "size": 4}
+    times = {"calls": 1000, "mean_s": 0.1, "variation": 1.0, "p99_s": 0.5, "mean_wait_s": 0.0}
+    advice = _advice(pool, times, [{"day": "2026-11-26", "peak_per_minute": 60 * rate}])
+    assert now in advice["now"]
+    assert recommended in advice["recommended"]
+    few = _advice(pool, {**times, "calls": 99}, [{"day": "2026-11-26", "peak_per_minute": 60 * rate}])
+    assert set(few) == {"pool", "unknown"}
 
 
 def test_slopes_find_a_leak() -> None:
