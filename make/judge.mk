@@ -2,7 +2,7 @@
 
 .PHONY: test-judge judge-pictures
 
-test-judge: $(INSTALLED) ## Simulates ramps, asserts the judge's goals, and ramps real services (many minutes)
+test-judge: $(INSTALLED) ## Simulates ramps, asserts the judge's goals, ramps and validates real services (many minutes)
 	$(BIN)/pytest -m judge tests/judge tests/service $(ARGS)
 
 judge-pictures: $(INSTALLED) ## Draws the pictures of docs/judge.md again

@@ -1,11 +1,14 @@
 """Checks that look at the live service and change nothing: metrics, error rates, documentation."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import httpx
 
 from cli.scrape import Scrape
+from cli.validation.conformance import Target
+from cli.validation.measure import Inputs
 from cli.validation.outcome import Outcome
 
 REQUIRED = (
@@ -27,6 +30,8 @@ NEAR_PROMOTION = 2.0
 """V2's faults over V1's: a ratio that is surely below counts as no more errors."""
 FAULT_GUARDRAILS = ("engine", "program")
 MIN_COMPARED = 100
+MAX_PROGRAMS = 20
+"""Programs whose tokens are compared."""
 
 
 def scrape(client: httpx.Client) -> Scrape:
@@ -34,8 +39,13 @@ def scrape(client: httpx.Client) -> Scrape:
     return Scrape(client.get("/metrics").text)
 
 
-def check_metrics(client: httpx.Client, before: Scrape, own_scrapes: int, pools: Sequence[str]) -> Outcome:
-    """Looks for families that are missing, for a number of series that grows, and for somebody who scrapes."""
+def check_metrics(
+    client: httpx.Client, before: Scrape, own_scrapes: int, pools: Sequence[str], inputs: Sequence[Inputs] = ()
+) -> Outcome:
+    """Looks for families that are missing, for a number of series that grows, and for somebody who scrapes.
+
+    A V2 whose calls of the programs in `inputs` use a model and count no token leaves its series of tokens silent.
+    """
     now = scrape(client)
     names, versions = now.series, now.versions()
     missing = [name for name in REQUIRED if not set(pools) <= versions.get(name, set())]
@@ -45,12 +55,33 @@ def check_metrics(client: httpx.Client, before: Scrape, own_scrapes: int, pools:
     told = f"{len(names):,} series, {grown:,} of them new since the validation began"
     if len(names) > MAX_SERIES or grown > len(names) / 4:
         return Outcome("metrics", "not_met", told, "docs/metrics.md says which labels a family may have")
+    if set(pools) == {"v1", "v2"} and (silent := _without_tokens(client, inputs)):
+        how = "call the model through dspy.LM; a V2 without a model has a definition of type python"
+        told = f"poolshift_lm_tokens of v2 is silent: V1 counts the tokens of {', '.join(silent)}, and V2 none"
+        return Outcome("metrics", "not_met", told, how)
     others = now.total(SCRAPES) - before.total(SCRAPES) - own_scrapes
     if others <= 0:
         return Outcome(
             "metrics", "unknown", f"{told}; nobody has scraped /metrics", "let Prometheus scrape the service"
         )
     return Outcome("metrics", "met", f"{told}; somebody scrapes them", figures={"series": len(names)})
+
+
+def _without_tokens(client: httpx.Client, inputs: Sequence[Inputs]) -> list[str]:
+    """Runs DSPy programs once on each version, and names those whose tokens V1 counts and V2 does not."""
+    first = {one.program: one for one in reversed(inputs)}
+    return [
+        one.program
+        for one in itertools.islice(first.values(), MAX_PROGRAMS)
+        if _tokens(client, "v1", one) and _tokens(client, "v2", one) == 0
+    ]
+
+
+def _tokens(client: httpx.Client, version: str, one: Inputs) -> int | None:
+    """The tokens of a call; None if it fails, or if the program is not one of DSPy's."""
+    answer = Target(client, version).execute(one.program, inputs=one.inputs)
+    usage = answer.json().get("usage") if answer.is_success else None
+    return None if usage is None else int(usage["prompt_tokens"] + usage["completion_tokens"])
 
 
 def check_error_rate(client: httpx.Client) -> Outcome:

@@ -3,10 +3,12 @@
 import contextlib
 import itertools
 import json
+import re
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +46,14 @@ class Load:
     seconds: list[float] = field(default_factory=list)
     errors: dict[str, int] = field(default_factory=dict)
     elapsed_s: float = 0.0
+    queued_ms: float = 0.0
+    run_ms: float = 0.0
+    """The time of all calls in the pool's queue and in its workers, as the answers tell it."""
+
+    @property
+    def waits(self) -> bool:
+        """Tells if the calls waited for workers longer than they ran: at least as many were queued as ran."""
+        return self.queued_ms > self.run_ms
 
     @property
     def rate(self) -> float:
@@ -81,9 +91,11 @@ def check_benchmarks(client: httpx.Client, inputs: Sequence[Inputs], sizes: dict
     most = max(sizes.values())
     for clients in sorted({1, max(1, most // 2), most}):
         loads = _alternate(client, inputs, clients)
-        failed = {code: count for kept in loads.values() for one in kept for code, count in one.errors.items()}
-        if failed:
-            return Outcome("benchmarks", "not_met", f"calls fail: {failed}", "poolshift programs run PROGRAM", figures)
+        if failed := {version: errors for version, kept in loads.items() if (errors := _errors(kept))}:
+            why = f"calls fail, so no throughput is known: {failed}"
+            return Outcome(
+                "benchmarks", "unknown", why, "poolshift programs run PROGRAM", {**figures, "errors": failed}
+            )
         ratios = [two.rate / one.rate for one, two in zip(loads["v1"], loads["v2"], strict=True)]
         low, high = ratio_interval(ratios)
         states.append(judged(low, high, at_least=THROUGHPUT_FLOOR))
@@ -107,10 +119,18 @@ def _alternate(client: httpx.Client, inputs: Sequence[Inputs], clients: int) -> 
     return loads
 
 
-def check_load(client: httpx.Client, inputs: Sequence[Inputs], peak_per_s: float, multiple: float) -> Outcome:
-    """Sends V2 a multiple of the peak rate, open loop, and counts errors."""
+def check_load(
+    client: httpx.Client, inputs: Sequence[Inputs], peak_per_s: float, multiple: float, failed: Mapping[str, int]
+) -> Outcome:
+    """Sends V2 a multiple of the peak rate, open loop, and counts errors.
+
+    `failed` are V2's errors in the benchmarks, by code: a V2 that fails without a load needs none.
+    """
     if not inputs:
         return Outcome("load", "unknown", "no inputs were given", "poolshift migration validate --inputs FILE")
+    if failed:
+        told = f"V2 fails in the benchmarks already: errors {dict(failed)}"
+        return Outcome("load", "not_met", told, "poolshift programs run PROGRAM --pool-version v2")
     if peak_per_s <= 0:
         return Outcome(
             "load", "unknown", "no peak is known: there were no calls", "poolshift migration validate --rate N"
@@ -121,6 +141,8 @@ def check_load(client: httpx.Client, inputs: Sequence[Inputs], peak_per_s: float
     told = f"{load.rate:.1f} of {rate:.1f} calls a second ({multiple:g} × the peak) for {LOAD_S:g} s"
     if load.errors:
         return Outcome("load", "not_met", f"{told}: errors {load.errors}", "poolshift migration tune", figures)
+    if load.rate < 0.9 * rate and load.waits:
+        return Outcome("load", "not_met", f"{told}: calls queue up on V2", "poolshift migration tune", figures)
     if load.rate < 0.9 * rate:
         return Outcome("load", "unknown", f"{told}: this machine could not send more", "run it elsewhere", figures)
     return Outcome("load", "met", f"{told} without an error", figures=figures)
@@ -155,14 +177,14 @@ def run_load(target: Target, inputs: Sequence[Inputs], clients: int, seconds: fl
 
 
 def run_rate(target: Target, inputs: Sequence[Inputs], rate: float, seconds: float) -> Load:
-    """Sends calls at a rate, whether or not the ones before have been answered."""
+    """Sends calls at a rate, whether or not the ones before have been answered; none later than `seconds`."""
     count = max(1, int(rate * seconds))
     began = time.monotonic()
     numbers = itertools.count()
 
     def may_send() -> bool:
         number = next(numbers)
-        if number >= count:
+        if number >= count or time.monotonic() > began + seconds:
             return False
         time.sleep(max(0.0, began + number / rate - time.monotonic()))
         return True
@@ -182,6 +204,8 @@ def _gather(target: Target, inputs: Sequence[Inputs], clients: int, goes_on: Cal
             answer = target.execute(one.program, inputs=one.inputs)
             with lock:
                 load.seconds.append(time.monotonic() - sent)
+                load.queued_ms += _timing(answer, "queue")
+                load.run_ms += _timing(answer, "run")
                 if answer.status_code != httpx.codes.OK:
                     code = answer.json().get("code", str(answer.status_code))
                     load.errors[code] = load.errors.get(code, 0) + 1
@@ -191,6 +215,17 @@ def _gather(target: Target, inputs: Sequence[Inputs], clients: int, goes_on: Cal
             done.result()
     load.elapsed_s = time.monotonic() - began
     return load
+
+
+def _timing(answer: httpx.Response, name: str) -> float:
+    """A duration of the header `Server-Timing`, in milliseconds; 0 if the answer does not have it."""
+    found = re.search(rf"\b{name};dur=([0-9.]+)", answer.headers.get("server-timing", ""))
+    return float(found[1]) if found else 0.0
+
+
+def _errors(loads: list[Load]) -> dict[str, int]:
+    """The errors of several loads by code."""
+    return dict(sum((Counter(load.errors) for load in loads), Counter[str]()))
 
 
 def _summary(loads: list[Load]) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def _latencies(benchmarks: dict[str, Any]) -> str:
         + "</tr>"
         for clients, one in benchmarks.items()
         for version in ("v1", "v2")
-        if version in one
+        if "interval" in one and version in one
     )
     if not rows:
         return ""

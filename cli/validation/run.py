@@ -88,16 +88,21 @@ def _require_programs(client: httpx.Client, inputs: Sequence[measure.Inputs]) ->
 
 def _outcomes(service: _Live, plan: Plan) -> Iterator[Outcome]:
     yield from _on_scratch(service, plan)
-    client, has_both = service.client, len(service.pools) == 2
-    if has_both:
-        yield _tried("benchmarks", lambda: measure.check_benchmarks(client, plan.inputs, service.sizes))
-    else:
-        yield Outcome("benchmarks", "unknown", "V1 does not run: there is nothing to compare V2 with", "")
+    client = service.client
+    benchmarks = _benchmarks(service, plan)
+    yield benchmarks
+    failed = benchmarks.figures.get("errors", {}).get("v2", {})
     peak = _peak(service) if plan.rate is None else plan.rate
-    yield _tried("load", lambda: measure.check_load(client, plan.inputs, peak, plan.multiple))
-    yield _tried("metrics", lambda: live.check_metrics(client, service.scrape, 1, list(service.sizes)))
+    yield _tried("load", lambda: measure.check_load(client, plan.inputs, peak, plan.multiple, failed))
+    yield _tried("metrics", lambda: live.check_metrics(client, service.scrape, 1, list(service.sizes), plan.inputs))
     yield _tried("error_rate", lambda: live.check_error_rate(client))
     yield _tried("documentation", lambda: live.check_documentation(client, _programs(client)))
+
+
+def _benchmarks(service: _Live, plan: Plan) -> Outcome:
+    if len(service.pools) < 2:
+        return Outcome("benchmarks", "unknown", "V1 does not run: there is nothing to compare V2 with", "")
+    return _tried("benchmarks", lambda: measure.check_benchmarks(service.client, plan.inputs, service.sizes))
 
 
 def _on_scratch(service: _Live, plan: Plan) -> Iterator[Outcome]:
