@@ -20,7 +20,8 @@ from cli.validation.outcome import State
 from cli.validation.run import NEEDS_SCRATCH
 from routing.migration.checklist import NAMES
 from routing.migration.phases import QUIET_DAYS, WITHOUT_V1, Phase
-from tests.support.pages import codes, page, section, table
+from routing.rollout.plan import parse_plan
+from tests.support.pages import blocks, codes, page, section, table
 
 PAGE = page("migration.md")
 TEXT = " ".join(PAGE.split())
@@ -73,6 +74,12 @@ def test_the_output_of_the_validation_has_all_items() -> None:
 )
 def test_a_figure_is_that_of_the_code(text: str) -> None:
     assert text in TEXT
+
+
+def test_the_plan_can_be_taken() -> None:
+    """The page's plan is one, with an item for a person."""
+    (plan,) = (block.text for block in blocks(PAGE) if block.info == "yaml")
+    assert parse_plan(plan.encode()).manual == ("support team told",)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
