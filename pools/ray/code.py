@@ -20,6 +20,7 @@ _OF_THE_MACHINE: Final = frozenset(
 )
 """Variables that mean something on this machine alone."""
 _NOT_CARRIED: Final = frozenset({"__pycache__", "node_modules"})
+_PART_BYTES: Final = 1 << 20
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 
@@ -28,36 +29,50 @@ def pack(code: ProgramCode, environment: Mapping[str, str]) -> Code:
 
     Raises:
         SpawnFailed: the folder of the programs is not there, or too large to be carried.
+        OSError: a file cannot be read.
     """
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        _add(archive, code.own_root / EXAMPLES, f"{OWN}/{EXAMPLES}")
+        _add(archive, content, code.own_root / EXAMPLES, f"{OWN}/{EXAMPLES}")
         if code.programs_dir is not None:
             code.check_folder()
-            _add(archive, code.programs_dir, PROGRAMS)
+            _add(archive, content, code.programs_dir, PROGRAMS)
     data = content.getvalue()
-    if len(data) > MAX_ARCHIVE_BYTES:
-        limit = MAX_ARCHIVE_BYTES >> 20
-        raise SpawnFailed(f"{code.programs_dir} is too large for the nodes: {len(data) >> 20} MiB, limit {limit} MiB")
     carried = {name: value for name, value in environment.items() if name not in _OF_THE_MACHINE}
     if code.programs_dir is not None:
         _drop_first(carried, str(code.programs_dir))
     return Code(data, carried, code.interpreter.python)
 
 
-def _add(archive: zipfile.ZipFile, folder: Path, name: str) -> None:
+def _add(archive: zipfile.ZipFile, content: io.BytesIO, folder: Path, name: str) -> None:
     """Adds all files, with the same time each, so that the same content makes the same archive."""
     archive.writestr(zipfile.ZipInfo(f"{name}/", _EPOCH), b"")
     for file in sorted(_files(folder)):
         info = zipfile.ZipInfo(f"{name}/{file.relative_to(folder)}", _EPOCH)
-        info.external_attr = (file.stat().st_mode & 0o777) << 16
-        archive.writestr(info, file.read_bytes(), zipfile.ZIP_DEFLATED)
+        stat = file.stat()
+        info.external_attr, info.file_size = (stat.st_mode & 0o777) << 16, stat.st_size
+        info.compress_type = zipfile.ZIP_DEFLATED
+        with file.open("rb") as source, archive.open(info, "w") as packed:
+            while part := source.read(_PART_BYTES):
+                packed.write(part)
+                _check_size(content, folder)
+        _check_size(content, folder)
+
+
+def _check_size(content: io.BytesIO, folder: Path) -> None:
+    """Refuses what is too large as soon as it is: a folder of data must not fill the memory.
+
+    Raises:
+        SpawnFailed: it is too large.
+    """
+    if content.tell() > MAX_ARCHIVE_BYTES:
+        raise SpawnFailed(f"{folder} is too large for the nodes: it has over {MAX_ARCHIVE_BYTES >> 20} MiB packed")
 
 
 def _files(folder: Path) -> Iterator[Path]:
     for current, folders, files in os.walk(folder):
         folders[:] = [one for one in folders if _is_carried(Path(current, one))]
-        yield from (Path(current, file) for file in files)
+        yield from (path for path in (Path(current, file) for file in files) if path.is_file())  # no pipe, no socket
 
 
 def _is_carried(folder: Path) -> bool:

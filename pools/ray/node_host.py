@@ -35,17 +35,19 @@ class NodeHost:
         self._on_lost = on_lost
         self._names = (f"{uuid.uuid4().hex[:8]}-{number}" for number in itertools.count(1))
         self.zygotes: set[NodeZygote] = set()
+        """Those that have started, and were not seen to have ended when the last one started."""
 
     def __repr__(self) -> str:
         return f"<NodeHost {self.node} {self._up.host}:{self._up.port}>"
 
     async def start_zygote(self, imports: Imports) -> NodeZygote:
         name = next(self._names)
+        begin = Begin(zygote=name, arguments=imports.arguments(), code=self._code())
         sock = await self.connect("zygote", name, 0)
         zygote = NodeZygote(name, self.node, sock, self.connect, self._on_lost)
-        zygote.begin(Begin(zygote=name, arguments=imports.arguments(), code=self._code()))
+        zygote.begin(begin)
         await zygote.started()
-        self.zygotes.add(zygote)
+        self.zygotes = {zygote, *(other for other in self.zygotes if not other.has_ended)}
         return zygote
 
     async def describe(self) -> Description:

@@ -66,6 +66,11 @@ class NodeZygote:
     def __repr__(self) -> str:
         return f"<NodeZygote node={self.node} pid={self.pid} hung_up={self._is_hung_up}>"
 
+    @property
+    def has_ended(self) -> bool:
+        """True once the connection is closed."""
+        return self._ended.is_set()
+
     async def started(self) -> None:
         """Waits until the zygote's process runs.
 
@@ -94,14 +99,13 @@ class NodeZygote:
         self._loop.call_soon(self._catch_up)
 
     async def open_ends(self, generation: int) -> WorkerEnds:
-        opening = [self._connect(purpose, self.name, generation) for purpose in ("channel", "output")]
-        ends = await asyncio.gather(*opening, return_exceptions=True)
-        socks = [end for end in ends if isinstance(end, socket.socket)]
-        if len(socks) < len(ends):
-            for sock in socks:
-                sock.close()
-            raise next(end for end in ends if isinstance(end, BaseException))
-        return WorkerEnds(socks[0], socks[1].detach())
+        channel = await self._connect("channel", self.name, generation)
+        try:
+            output = await self._connect("output", self.name, generation)
+        except BaseException:
+            channel.close()
+            raise
+        return WorkerEnds(channel, output.detach())
 
     def send(self, order: Order | Signal | Measure, fds: Sequence[int] = ()) -> None:
         if self._is_hung_up or not self._channel.send(frame(_encode(order))):

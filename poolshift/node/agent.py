@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import zipfile
+from pathlib import Path
 
 import msgspec
 
@@ -22,7 +23,10 @@ from poolshift.worker.framing import MALFORMED, FrameError
 HELLO_TIMEOUT_S = 5.0
 """The longest time that a connection may take to say what it is for."""
 MAX_HELLO_BYTES = 4096
+ORDER_TIMEOUT_S = 120.0
+"""From then to the whole of the first order, with all of the code."""
 _BACKLOG = 1024
+_PAUSE_S = 0.1
 
 _encode = msgspec.json.encode
 _hello_decoder = msgspec.json.Decoder(Hello)
@@ -65,7 +69,11 @@ class Agent:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            sock, _ = await loop.sock_accept(self._listener)
+            try:
+                sock, _ = await loop.sock_accept(self._listener)
+            except OSError:
+                await asyncio.sleep(_PAUSE_S)  # no descriptor is left, or the client has gone: the workers go on
+                continue
             task = loop.create_task(self._welcome(Connection(sock)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -94,7 +102,7 @@ class Agent:
                 connection.close()
 
     async def _serve_zygote(self, connection: Connection) -> None:
-        begin = msgspec.json.decode(await connection.receive(), type=Begin)
+        begin = msgspec.json.decode(await asyncio.wait_for(connection.receive(), ORDER_TIMEOUT_S), type=Begin)
         session = self._sessions[begin.zygote] = ZygoteSession(connection, begin, self._unpacked)
         try:
             await session.serve()
@@ -102,26 +110,31 @@ class Agent:
             del self._sessions[begin.zygote]
 
     async def _run_module(self, connection: Connection) -> None:
-        order = msgspec.json.decode(await connection.receive(), type=RunModule)
+        order = msgspec.json.decode(await asyncio.wait_for(connection.receive(), ORDER_TIMEOUT_S), type=RunModule)
         ran = await asyncio.get_running_loop().run_in_executor(None, self._run, order)
         connection.send(_encode(ran))
         await connection.flush()
 
     def _run(self, order: RunModule) -> Ran:
+        python = order.code.python or "of Ray"
         try:
-            root = self._unpacked.root(order.code)
-            line = command(order.code, order.module, order.arguments)
-            done = subprocess.run(  # noqa: S603
-                line,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-                timeout=order.timeout_s,
-                env=environment(order.code, root),
-                cwd=folder(root),
-            )
+            with self._unpacked.using(order.code) as root:
+                return _run_to_end(order, root)
         except subprocess.TimeoutExpired:
-            return Ran(None, "", f"no answer within {order.timeout_s:g} s", order.code.python or "of Ray")
+            return Ran(None, "", f"no answer within {order.timeout_s:g} s", python)
         except (OSError, zipfile.BadZipFile) as error:
-            return Ran(1, "", str(error), order.code.python or "of Ray")
-        return Ran(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"), line[0])
+            return Ran(1, "", str(error), python)
+
+
+def _run_to_end(order: RunModule, root: Path) -> Ran:
+    line = command(order.code, order.module, order.arguments)
+    done = subprocess.run(  # noqa: S603
+        line,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=order.timeout_s,
+        env=environment(order.code, root),
+        cwd=folder(root),
+    )
+    return Ran(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"), line[0])

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections import deque
+from contextlib import suppress
 
 from poolshift.worker.framing import MAX_FRAME_BYTES, FrameError, frame
 
@@ -56,7 +57,7 @@ class Connection:
         self._unsent_bytes += len(data)
         if self._unsent_bytes > MAX_UNSENT_BYTES:
             self.is_broken = True
-            self.socket.shutdown(socket.SHUT_RDWR)
+            self.hang_up()
             return
         self._unsent.append(data)
         if self._sending is None:
@@ -77,6 +78,11 @@ class Connection:
         """Waits until all is sent, or cannot be."""
         if self._sending is not None:
             await asyncio.wait([self._sending])
+
+    def hang_up(self) -> None:
+        """Ends the connection for its reader here as for the other end."""
+        with suppress(OSError):  # it has ended already
+            self.socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Closes the connection."""

@@ -1,11 +1,16 @@
 """The code that a service has brought to a node, unpacked in a folder of its own."""
 
+import fcntl
 import hashlib
 import io
 import os
+import shutil
 import sys
 import tempfile
+import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import which
 
@@ -17,33 +22,91 @@ OWN = "own"
 PROGRAMS = "programs"
 """The folder of the archive with the user's programs, if the service has brought any."""
 _NOT_FOR_PROGRAMS = ("RAY_",)
+_PREFIX = "poolshift-node-"
 
 
 class Unpacked:
-    """Keeps each archive unpacked once, until it is closed."""
+    """Keeps the archives that are in use unpacked, each once, and the newest one for its next use.
+
+    It may be used by several threads. The kernel gives up its lock when the process dies: the next one that is made on
+    the machine removes what a killed process has left.
+    """
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="poolshift-node-")
+        _remove_abandoned()
+        self._folder, self._held = _made()
+        self._lock = threading.Lock()
+        self._uses: dict[Path, int] = {}
 
     def __repr__(self) -> str:
-        return f"<Unpacked {self._folder.name}>"
+        return f"<Unpacked {self._folder} archives={len(self._uses)}>"
 
-    def root(self, code: Code) -> Path:
-        """The folder with the content of the archive.
+    @contextmanager
+    def using(self, code: Code) -> "Iterator[Path]":
+        """The folder with the content of the archive, for as long as the block lasts.
 
         Raises:
             OSError, zipfile.BadZipFile: it cannot be unpacked.
         """
-        root = Path(self._folder.name) / hashlib.sha256(code.archive).hexdigest()[:16]
-        if not root.exists():
-            with zipfile.ZipFile(io.BytesIO(code.archive)) as archive:
-                archive.extractall(root)
-            (root / OWN).mkdir(exist_ok=True)
-        return root
+        root = self._folder / hashlib.sha256(code.archive).hexdigest()[:16]
+        with self._lock:
+            if root not in self._uses:
+                self._unpack(code.archive, root)
+            self._uses[root] = self._uses.get(root, 0) + 1
+        try:
+            yield root
+        finally:
+            with self._lock:
+                self._uses[root] -= 1
+
+    def _unpack(self, archive: bytes, root: Path) -> None:
+        """Unpacks beside `root`, which is there as a whole or not at all, and removes what nobody uses any more."""
+        for unused in [one for one, uses in self._uses.items() if not uses]:
+            del self._uses[unused]
+            shutil.rmtree(unused, ignore_errors=True)
+        part = root.with_suffix(".part")
+        try:
+            with zipfile.ZipFile(io.BytesIO(archive)) as packed:
+                packed.extractall(part)
+            (part / OWN).mkdir(exist_ok=True)
+            part.rename(root)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
 
     def close(self) -> None:
         """Removes all folders."""
-        self._folder.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._held)
+
+
+def _made() -> "tuple[Path, int]":
+    """A new folder, and the descriptor that holds its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        with suppress(FileNotFoundError):
+            held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, held
+            os.close(held)  # another process took it for abandoned before it was locked
+
+
+def _remove_abandoned() -> None:
+    """Removes the folders of processes that were killed: nobody holds their locks."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        try:
+            held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
+        except OSError:
+            continue  # another user's, or gone
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(held).st_uid == os.getuid():
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            pass  # in use
+        finally:
+            os.close(held)
 
 
 def environment(code: Code, root: Path) -> dict[str, str]:

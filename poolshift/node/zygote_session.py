@@ -6,15 +6,17 @@ import signal
 import socket
 import subprocess
 import zipfile
-from contextlib import suppress
+from collections.abc import Coroutine
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from poolshift.node.connection import Connection
 from poolshift.node.figures import figures_of
 from poolshift.node.messages import Begin, Lost, Measure, Measured, Order, Refused, Signal, Started
-from poolshift.node.unpacked import Unpacked, command, environment, folder
+from poolshift.node.unpacked import OWN, Unpacked, command, environment, folder
 from poolshift.worker import linux
 from poolshift.worker.framing import MALFORMED, FrameError
 from poolshift.worker.notices import MAX_PACKET_BYTES, Exited, Fork, Forked, NotForked, Ping, Pong, Preloaded
@@ -23,6 +25,8 @@ SILENCE_S = 10.0
 """A service that has sent nothing for so long is gone: its workers here end. It pings once a second."""
 ENDS_TIMEOUT_S = 5.0
 """From an order to fork to both connections of the worker."""
+UNUSED_END_TIMEOUT_S = 30.0
+"""A connection of a worker that has not been forked for so long is closed: the service has given the worker up."""
 CLOSE_TIMEOUT_S = 2.0
 """From the closed control socket to SIGKILL: the zygote kills its workers and exits in less."""
 _POLL_S = 0.02
@@ -49,7 +53,7 @@ class ZygoteSession:
         self._ends_came = asyncio.Event()
         self._pids: dict[int, int] = {}
         self._pidfds: dict[int, int] = {}
-        self._forks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
     def __repr__(self) -> str:
@@ -58,26 +62,32 @@ class ZygoteSession:
     def take_end(self, generation: int, purpose: str, connection: Connection) -> None:
         """Takes a connection for a worker that is to be forked."""
         self._ends[generation, purpose] = connection
+        self._loop.call_later(UNUSED_END_TIMEOUT_S, self._drop_unused, (generation, purpose), connection)
         self._ends_came.set()
+
+    def _drop_unused(self, key: "tuple[int, str]", connection: Connection) -> None:
+        if self._ends.get(key) is connection:
+            self._ends.pop(key).close()
 
     async def serve(self) -> None:
         """Starts the zygote and carries out orders, until the service or the zygote is gone; then all is dead."""
-        try:
-            self._start()
-        except (OSError, zipfile.BadZipFile) as error:
-            self._connection.send(_encode(Refused(str(error))))
-            await self._connection.flush()
-            return
-        try:
-            await self._take_orders()
-        finally:
-            await self._end()
+        with ExitStack() as stack:
+            try:
+                unpacked = self._unpacked.using(self._begin.code)
+                self._start(await self._loop.run_in_executor(None, stack.enter_context, unpacked))
+            except (OSError, zipfile.BadZipFile) as error:
+                self._connection.send(_encode(Refused(str(error))))
+                await self._connection.flush()
+                return
+            try:
+                await self._take_orders()
+            finally:
+                await self._end()
 
-    def _start(self) -> None:
-        root = self._unpacked.root(self._begin.code)
+    def _start(self, root: Path) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        own = [str(linux.OPEN_FILES_AT_START), str(root / "own"), str(theirs.fileno())]
+        own = [str(linux.OPEN_FILES_AT_START), str(root / OWN), str(theirs.fileno())]
         with theirs:
             try:
                 # By the agent's own thread, which lives as long as the agent: the kernel ends the zygote with it.
@@ -115,9 +125,12 @@ class ZygoteSession:
             self._tell_zygote(order)
             self._measure()
         else:
-            task = self._loop.create_task(self._fork(order))
-            self._forks.add(task)
-            task.add_done_callback(self._forks.discard)
+            self._run(self._fork(order))
+
+    def _run(self, work: "Coroutine[Any, Any, None]") -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _fork(self, order: Fork) -> None:
         """Hands the connections of a worker on to the zygote, which forks the worker."""
@@ -175,8 +188,7 @@ class ZygoteSession:
         if not packet:
             self._connection.send(_encode(Lost()))
             self._forget_control()
-            task = self._loop.create_task(self._hang_up())
-            self._forks.add(task)
+            self._run(self._hang_up())
             return
         notice = _notice_decoder.decode(packet)
         if isinstance(notice, Forked):
@@ -191,7 +203,7 @@ class ZygoteSession:
     async def _hang_up(self) -> None:
         """Ends the service's connection behind the last notice."""
         await self._connection.flush()
-        self._connection.socket.shutdown(socket.SHUT_RDWR)
+        self._connection.hang_up()
 
     def _forget_control(self) -> None:
         if self._control is not None:
@@ -207,7 +219,7 @@ class ZygoteSession:
     async def _end(self) -> None:
         """Ends the zygote, and with it every worker."""
         self._forget_control()
-        for task in self._forks:
+        for task in self._tasks:
             task.cancel()
         for end in self._ends.values():
             end.close()

@@ -2,12 +2,13 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -23,36 +24,18 @@ from pools.process.process import WorkerProcess
 from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from pools.ray.code import pack
-from pools.ray.driver_messages import Up
 from pools.ray.node_host import NodeHost
 from poolshift.node import zygote_session
 from poolshift.node.messages import Code
 from poolshift.worker.definitions import Definition, Field, Signature
 from poolshift.worker.framing import frame
+from tests.ray.agents import up
 from tests.support.service import ROOT, is_alive
 from tests.support.waiting import wait_until, wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
-TOKEN = "a token of this test"
-AGENT = f"""
-from poolshift.node.agent import Agent
-agent = Agent({TOKEN!r}, "127.0.0.1")
-agent.start()
-print(agent.port, flush=True)
-agent.wait()
-"""
 CODE = ProgramCode(allowed_modules=("tests.support.programs",), own_root=ROOT)
-
-
-@pytest.fixture
-def agent() -> Iterator[tuple["subprocess.Popen[str]", int]]:
-    """An agent's process and its port."""
-    process = subprocess.Popen([sys.executable, "-c", AGENT], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert process.stdout is not None
-    with process:
-        yield process, int(process.stdout.readline())
-        process.kill()
 
 
 class Node:
@@ -62,8 +45,7 @@ class Node:
         self.lost = 0
         self.background = Background()
         self.code: Code = pack(CODE, {"PYTHONPATH": str(ROOT)})
-        up = Up(agent="a", host="127.0.0.1", port=port, token=TOKEN, node="node-1", slots=2)
-        self.host = NodeHost(up, lambda: self.code, self._count)
+        self.host = NodeHost(up(port), lambda: self.code, self._count)
         self.spawner = Spawner(CODE, {}, background=self.background, host=self.host, health=Health())
 
     def _count(self) -> None:
@@ -198,6 +180,50 @@ async def test_a_zygote_that_dies_is_replaced(node: Node) -> None:
     assert outcome.exit_cause == "killed with the zygote"
     assert node.lost == 0
     await whoami(await node.spawner.spawn())
+
+
+async def test_an_agent_without_descriptors_goes_on(agent: tuple["subprocess.Popen[str]", int], node: Node) -> None:
+    """Connections that it cannot take wait; its workers live, and the next one starts once there is room."""
+    worker = await node.spawner.spawn()
+    before = resource.prlimit(agent[0].pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(agent[0].pid, resource.RLIMIT_NOFILE, (4, before[1]))
+    with socket.create_connection(("127.0.0.1", agent[1]), timeout=30) as waiting:
+        who = await whoami(worker)
+        assert who["pid"] == worker.pid
+        waiting.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            waiting.recv(1)
+        resource.prlimit(agent[0].pid, resource.RLIMIT_NOFILE, before)
+        waiting.settimeout(30)
+        waiting.sendall(frame(b'{"type":"hello","token":"another","purpose":"zygote"}'))
+        assert waiting.recv(1) == b""
+    assert (await whoami(await node.spawner.spawn()))["ppid"] == who["ppid"]
+
+
+async def test_a_connection_that_no_worker_takes_is_closed(node: Node) -> None:
+    """The service may give a worker up between its connections and the order to fork it."""
+    await node.spawner.spawn()
+    (zygote,) = node.host.zygotes
+    sock = await node.host.connect("channel", zygote.name, 1000)
+    with sock:
+        async with asyncio.timeout(30):
+            assert await asyncio.get_running_loop().sock_recv(sock, 1) == b""
+
+
+async def test_zygotes_that_have_ended_are_forgotten(node: Node) -> None:
+    """Each reload starts another."""
+    for _ in range(3):
+        worker = await node.spawner.spawn()
+        await node.spawner.renew()
+        worker.kill(ExitCause.SHUTDOWN)
+        await asyncio.wait_for(worker.exited, 30)
+    await wait_until_async(lambda: _have_ended(node, but=1), "the zygotes without workers have ended")
+    await node.spawner.renew()
+    assert len(node.host.zygotes) == 2
+
+
+async def _have_ended(node: Node, but: int) -> bool:
+    return sum(not zygote.has_ended for zygote in node.host.zygotes) == but
 
 
 async def test_who_has_no_token_gets_nothing(agent: tuple["subprocess.Popen[str]", int]) -> None:

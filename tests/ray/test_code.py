@@ -47,6 +47,17 @@ def test_a_folder_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pyte
         pack(code_of(tmp_path), {})
 
 
+def test_a_folder_of_data_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is refused as soon as the archive is too large, long before the file ends. A pipe is no file."""
+    monkeypatch.setattr(packing, "MAX_ARCHIVE_BYTES", 1 << 20)
+    os.mkfifo(tmp_path / "a pipe")
+    with (tmp_path / "model.bin").open("wb") as file:
+        file.write(os.urandom(3 << 20))
+        file.truncate(1 << 40)  # a tebibyte, of which the disk has 3 MiB
+    with pytest.raises(SpawnFailed, match="it has over 1 MiB packed"):
+        pack(code_of(tmp_path), {})
+
+
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     """As on one machine."""
     with pytest.raises(SpawnFailed, match="is not there"):
