@@ -24,8 +24,11 @@ POLL_S: Final = 0.25
 """Between two looks at the service's socket."""
 RETRY_S: Final = 2.0
 """From an agent that could not be started to the next attempt."""
-PLACEMENT_TIMEOUT_S: Final = 20.0
-"""An agent that has waited longer for a node is told of as a fault. It goes on waiting: a cluster can grow."""
+PLACEMENT_TIMEOUT_S: Final = 60.0
+"""An agent that is not up after this time is told of as a fault. It goes on waiting: a cluster can grow.
+
+Ray needs 10 to 30 s for an agent on a busy machine, and longer if it installs packages there.
+"""
 CALLS_AT_ONCE: Final = 4
 
 MAX_REASON_LENGTH: Final = 400
@@ -109,9 +112,18 @@ class Driver:
     def _tell_of_waiting(self, now: float) -> None:
         waiting = [agent for agent in self._pending.values() if not agent.is_up]
         if waiting and min(agent.since for agent in waiting) < now - PLACEMENT_TIMEOUT_S:
-            cpus = waiting[0].slots * self._plan.cpus_per_worker
-            many = f"{len(waiting)} of {len(self._plan.slots)} agents wait"
-            self._tell_fault(f"{many} for a node with {cpus:g} free CPUs (RAY_WORKERS_PER_NODE, RAY_CPUS_PER_WORKER)")
+            self._tell_fault(self._why_they_wait(waiting))
+
+    def _why_they_wait(self, waiting: "list[_Agent]") -> str:
+        """The reasons that there can be: Ray does not say which one keeps an agent waiting."""
+        reasons = ["Ray is still starting them"]
+        if self._plan.requirements:
+            reasons.append("it is still installing RAY_REQUIREMENTS")
+        cpus = waiting[0].slots * self._plan.cpus_per_worker
+        if cpus:
+            reasons.append(f"no node has {cpus:g} free CPUs (RAY_WORKERS_PER_NODE, RAY_CPUS_PER_WORKER)")
+        many = f"{len(waiting)} of {len(self._plan.slots)} agents"
+        return f"{many} are not up after {PLACEMENT_TIMEOUT_S:g} s: {', or '.join(reasons)}"
 
     def _tell_fault(self, reason: str) -> None:
         if reason != self._told:

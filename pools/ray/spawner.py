@@ -27,6 +27,9 @@ from poolshift.node.messages import Code
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.describe import Description
 
+REST_S: Final = 1.0
+"""The rest of a node after a failed start, times the failures in a row."""
+MAX_REST_S: Final = 10.0
 PROBE_INTERVAL_S: Final = 0.5
 """Between two attempts to reach an agent whose connection has broken."""
 MEASURE_TIMEOUT_S: Final = 0.5
@@ -44,7 +47,13 @@ class _Node:
     host: NodeHost
     spawner: Spawner
     is_reached: bool = True
+    is_watched: bool = True
+    """True while there is a driver that would tell of the agent's death."""
     starting: int = 0
+    failures: int = 0
+    """The starts in a row that have failed."""
+    rests_until: float = 0.0
+    """By the loop's time: other nodes are asked first until then."""
     workers: set[WorkerProcess] = field(default_factory=set)
 
     @property
@@ -52,6 +61,10 @@ class _Node:
         """The share of its places that are taken; workers that are being ended take none."""
         lasting = sum(worker.ended_for is None for worker in self.workers)
         return (lasting + self.starting) / self.slots
+
+    def rank(self, now: float) -> tuple[bool, bool, float]:
+        """Sorts nodes: one with room comes first, then one whose last start did not fail, then the emptier one."""
+        return self.load >= 1, now < self.rests_until, self.load
 
 
 class RaySpawner:
@@ -78,9 +91,13 @@ class RaySpawner:
         self._environment = dict(environment)
         self._plan = plan
         self._inherited = dict(inherited)
+        if self._inherited.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            _log.warning("RAY_USE_TLS is for Ray's own connections: those to the agents are not encrypted")
         self._background = background
         self._user = user
-        self.start_failure: str | None = None
+        self._fault: str | None = None
+        """The reason for which Ray gives no agents."""
+        self._is_closing = False
         self._packed: Code | None = None
         self._nodes: dict[str, _Node] = {}
         self._recent = RecentModules()
@@ -102,6 +119,14 @@ class RaySpawner:
         """The number of workers that the agents have room for which the service reaches."""
         return sum(node.slots for node in self._reached())
 
+    @property
+    def start_failure(self) -> str | None:
+        """The reason for which no worker can start: of Ray, or of the first node if no node can start any."""
+        failures = [node.spawner.start_failure for node in self._reached()]
+        if not failures:
+            return self._fault
+        return failures[0] if all(failures) else None
+
     def watch_places(self, listener: Callable[[], None]) -> None:
         """Calls `listener` each time that `places` or `start_failure` has changed."""
         self._on_places = listener
@@ -109,17 +134,25 @@ class RaySpawner:
     async def spawn(self) -> WorkerProcess:
         """Starts a worker on the node that has the most room, and returns it when it is ready.
 
+        A node whose last start failed rests, so that one node that cannot start workers does not keep the others idle.
+
         Raises:
             SpawnFailed: no node can be reached, or the one that was chosen could not start it.
         """
-        node = min(self._reached(), key=lambda node: node.load, default=None)
+        now = asyncio.get_running_loop().time()
+        node = min(self._reached(), key=lambda node: node.rank(now), default=None)
         if node is None:
             raise SpawnFailed(self.start_failure or "no node of the Ray cluster can be reached")
         node.starting += 1
         try:
             worker = await node.spawner.spawn()
+        except SpawnFailed:
+            node.failures += 1
+            node.rests_until = asyncio.get_running_loop().time() + min(REST_S * node.failures, MAX_REST_S)
+            raise
         finally:
             node.starting -= 1
+        node.failures = 0
         node.workers.add(worker)
         worker.exited.add_done_callback(lambda _: node.workers.discard(worker))
         return worker
@@ -175,6 +208,7 @@ class RaySpawner:
 
     async def aclose(self) -> None:
         """Ends every worker that is left, then the agents."""
+        self._is_closing = True  # the driver may still tell of agents, whose nodes nobody would close
         nodes, self._nodes = list(self._nodes.values()), {}
         await asyncio.gather(*(node.spawner.aclose() for node in nodes))
         await self._background.stop(self._watch)
@@ -200,10 +234,20 @@ class RaySpawner:
                     self._fail("the driver has ended: the head of the cluster may be gone")
             except (OSError, SpawnFailed) as error:
                 self._fail(str(error))
+            self._forget_driver()
             failures += 1
             await asyncio.sleep(backoff_s(failures))
 
+    def _forget_driver(self) -> None:
+        """Keeps the nodes whose workers run on, and drops the others: nobody tells of their agents any more."""
+        for agent, node in list(self._nodes.items()):
+            node.is_watched = False
+            if not node.is_reached:
+                self._went(agent, "its driver has ended")
+
     def _take(self, event: Event) -> None:
+        if self._is_closing:
+            return
         match event:
             case Up():
                 self._came(event)
@@ -214,8 +258,7 @@ class RaySpawner:
 
     def _fail(self, reason: str) -> None:
         _log.error("Ray gives no workers", reason=reason, places=self.places, wished=sum(self._plan.slots))
-        if not self._reached():
-            self.start_failure = f"WORKERS=ray: {reason}"
+        self._fault = f"WORKERS=ray: {reason}"
         self._tell()
 
     def _came(self, up: Up) -> None:
@@ -230,7 +273,7 @@ class RaySpawner:
             health=Health(),
         )
         self._nodes[up.agent] = _Node(up.slots, host, spawner)
-        self.start_failure = None
+        self._fault = None
         _log.info("node has come", node=up.node, slots=up.slots, places=self.places, wished=sum(self._plan.slots))
         self._tell()
 
@@ -247,6 +290,9 @@ class RaySpawner:
         if node is None or not node.is_reached:
             return
         node.is_reached = False
+        if not node.is_watched:
+            self._went(agent, "its connection has broken, and its driver has ended before")
+            return
         _log.warning("node is lost", node=node.host.node, places=self.places, wished=sum(self._plan.slots))
         self._tasks.start(self._reach_again(agent, node))
         self._tell()
@@ -256,7 +302,7 @@ class RaySpawner:
         while self._nodes.get(agent) is node:
             await asyncio.sleep(PROBE_INTERVAL_S)
             if await node.host.answers() and self._nodes.get(agent) is node:
-                node.is_reached, self.start_failure = True, None
+                node.is_reached, self._fault = True, None
                 _log.info("node is reached again", node=node.host.node, places=self.places)
                 self._tell()
                 return

@@ -1,0 +1,95 @@
+"""A pool's workers on several agents, without Ray: which agent gets the next worker, and what a failure is called."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from common.background import Background
+from pools.errors import SpawnFailed
+from pools.process.program_code import ProgramCode
+from pools.ray.driver_messages import Fault, Gone, Plan
+from pools.ray.spawner import RaySpawner
+from tests.ray.agents import up
+from tests.support.service import ROOT, free_port
+
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
+
+NOBODY = "127.0.0.1:1"
+
+
+PLAN = Plan(address=NOBODY, namespace="test", slots=[2, 2], cpus_per_worker=1, code=str(ROOT), requirements=[])
+CODE = ProgramCode(allowed_modules=("tests.support.programs",), own_root=ROOT)
+
+
+@pytest.fixture
+async def spawner() -> AsyncIterator[RaySpawner]:
+    """A pool's spawner, whose driver finds no cluster."""
+    background = Background()
+    made = RaySpawner(CODE, {"PYTHONPATH": str(ROOT)}, PLAN, inherited={}, background=background)
+    made._packed = made._pack()
+    yield made
+    await asyncio.wait_for(made.aclose(), 30)
+    await background.aclose()
+
+
+async def test_a_node_that_starts_no_worker_keeps_no_other_idle(
+    spawner: RaySpawner, agent: tuple["subprocess.Popen[str]", int]
+) -> None:
+    """An agent whose port is closed to the service has the most room for ever: it rests after it has failed."""
+    spawner._take(up(free_port(), "closed"))
+    spawner._take(up(agent[1], "open"))
+    assert spawner.places == 4
+    with pytest.raises(SpawnFailed):
+        await spawner.spawn()
+    assert {(await spawner.spawn()).node for _ in range(2)} == {"node-1"}
+    with pytest.raises(SpawnFailed):
+        await spawner.spawn()  # the open one is full
+
+
+async def test_a_pool_says_why_none_of_its_nodes_starts_workers(
+    spawner: RaySpawner, agent: tuple["subprocess.Popen[str]", int]
+) -> None:
+    """As Ray's faults are: the service refuses to start with that line."""
+    assert spawner._packed is not None
+    spawner._packed.python = "/opt/no/such/python"
+    spawner._take(up(agent[1]))
+    assert spawner.start_failure is None
+    with pytest.raises(SpawnFailed):
+        await spawner.spawn()
+    assert spawner.start_failure == "node node-1: the node has no interpreter /opt/no/such/python"
+
+
+async def test_nodes_of_a_driver_that_has_ended(
+    spawner: RaySpawner, agent: tuple["subprocess.Popen[str]", int]
+) -> None:
+    """Their workers run on; once the connection breaks nobody looks for them, since nobody would tell of their end."""
+    spawner._take(up(agent[1]))
+    worker = await spawner.spawn()
+    spawner._forget_driver()
+    assert spawner.places == 2
+    agent[0].kill()
+    await asyncio.wait_for(worker.exited, 30)
+    assert (spawner.places, spawner._nodes) == (0, {})
+
+
+async def test_a_spawner_that_is_closed_takes_no_node(spawner: RaySpawner) -> None:
+    """The driver may tell of an agent while the last workers end."""
+    await spawner.aclose()
+    for event in (up(free_port()), Fault("late"), Gone("a", "late")):
+        spawner._take(event)
+    assert (spawner.places, spawner._nodes, spawner.start_failure) == (0, {}, None)
+
+
+@pytest.mark.parametrize(("value", "is_told"), [("1", True), ("true", True), ("0", False), (None, False)])
+async def test_tls_of_ray_does_not_cover_the_agents(value: str | None, is_told: bool) -> None:
+    """The start says so to whoever has switched it on."""
+    background = Background()
+    variables = {} if value is None else {"RAY_USE_TLS": value}
+    with capture_logs() as lines:
+        made = RaySpawner(CODE, {}, PLAN, inherited=variables, background=background)
+    assert any("not encrypted" in line["event"] for line in lines) is is_told
+    await asyncio.wait_for(made.aclose(), 30)
+    await background.aclose()
