@@ -1,6 +1,6 @@
 """A Ray cluster of raylets on this machine, and services whose V2 is on it."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ OBJECT_STORE_BYTES = 80_000_000
 """The least that Ray takes."""
 SLOTS = 2
 """Workers of one node."""
+WHOLE_PATIENCE_S = 120.0
+"""Ray takes up to half a minute for an agent on a busy machine, and twice that if it must try again."""
 
 
 class RayCluster:
@@ -82,14 +84,18 @@ def service_on(cluster: RayCluster, directory: Path, size: int, **settings: Any)
         yield service
 
 
-def until_whole(service: Service, size: int) -> None:
-    """Waits until V2 has so many workers that serve."""
+def until_whole(service: Service, size: int, without: Collection[int] = ()) -> None:
+    """Waits until V2 has so many workers that serve, and none of the processes `without`.
+
+    A test that has killed processes names them: until the service has noticed, the pool looks whole with them.
+    """
 
     def is_whole() -> bool:
         pool = service.pool("v2")
-        return bool(pool["idle"] + pool["busy"] == pool["size"] == size)
+        is_rid = {worker["pid"] for worker in pool["workers"]}.isdisjoint(without)
+        return bool(is_rid and pool["idle"] + pool["busy"] == pool["size"] == size)
 
-    wait_until(is_whole, f"V2 has {size} workers; the log:\n{service.log()}")
+    wait_until(is_whole, f"V2 has {size} workers; the log:\n{service.log()}", WHOLE_PATIENCE_S)
 
 
 def until_size(service: Service, size: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.ray.cluster import SLOTS, running_cluster, service_on, until_size, until_whole
+from tests.ray.cluster import SLOTS, RayCluster, running_cluster, service_on, until_size, until_whole
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -26,30 +26,41 @@ def test_load_amid_faults(tmp_path: Path) -> None:
     with running_cluster(NODES) as cluster, service_on(cluster, tmp_path, SIZE) as service:
         idempotent = service.create("whoami", {}, "object", idempotent=True)
         codes: Counter[str] = Counter()
+        faults: Counter[str] = Counter()
         is_over = threading.Event()
         threads = [threading.Thread(target=_load, args=(service, idempotent, codes, is_over)) for _ in range(3)]
         for thread in threads:
             thread.start()
         end, choice = time.monotonic() + SECONDS, random.Random(SIZE)
         while time.monotonic() < end:
-            victim = choice.choice(service.pool("v2")["workers"])["pid"]
             fault = choice.choice(("worker", "worker", "agent", "node"))
-            if fault == "node":
-                cluster.lose()
-                until_size(service, SIZE - SLOTS)
-                cluster.add()
-            elif fault == "agent":
-                psutil.Process(victim).parents()[2].kill()
-            else:
-                psutil.Process(victim).kill()
-            until_whole(service, SIZE)
+            faults[fault] += 1
+            dead = _cause(fault, choice, cluster, service)
+            until_whole(service, SIZE, without=dead)
         is_over.set()
         for thread in threads:
             thread.join()
-        print(codes)
+        print(dict(codes), dict(faults))
         assert codes["ok"] > 0
         assert set(codes) <= {"ok", "worker_crashed"}  # killed twice: once again, and once more
         assert codes["worker_crashed"] <= codes["ok"] / 1000
+
+
+def _cause(fault: str, choice: random.Random, cluster: RayCluster, service: Service) -> set[int]:
+    """Kills a worker, an agent, or a node that comes back. Returns the workers that die of it."""
+    workers = service.pool("v2")["workers"]
+    victim = choice.choice(workers)
+    on_its_node = {worker["pid"] for worker in workers if worker["node"] == victim["node"]}
+    if fault == "worker":
+        psutil.Process(victim["pid"]).kill()
+        return {victim["pid"]}
+    if fault == "agent":
+        psutil.Process(victim["pid"]).parents()[2].kill()
+        return on_its_node
+    cluster.lose()
+    until_size(service, SIZE - SLOTS)
+    cluster.add()
+    return set()
 
 
 def _load(service: Service, program: str, codes: Counter[str], is_over: threading.Event) -> None:

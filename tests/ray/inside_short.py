@@ -39,6 +39,12 @@ def agent_of(pid: int) -> psutil.Process:
     return agent
 
 
+def workers_of(agent: psutil.Process, service: Service) -> set[int]:
+    """The workers of V2 that an agent has."""
+    below = {process.pid for process in agent.children(recursive=True)}
+    return below & {worker["pid"] for worker in service.pool("v2")["workers"]}
+
+
 def test_the_view_of_a_pool(service: Service) -> None:
     """Each worker has its node and its figures, and the nodes have the same number of them."""
     service.execute(service.create("whoami", {}, "object"))
@@ -113,24 +119,37 @@ def test_a_lost_node_costs_its_calls_alone(service: Service, cluster: RayCluster
     cluster.add()
     until_size(service, SIZE)
     is_over.set()
-    for worker in service.pool("v2")["workers"]:  # the long calls that are left
-        if worker["program_id"] == sleep:
-            psutil.Process(worker["pid"]).kill()
+    left = [worker["pid"] for worker in service.pool("v2")["workers"] if worker["program_id"] == sleep]
+    for pid in left:
+        psutil.Process(pid).kill()
     for thread in threads:
         thread.join()
     assert len(answers) == SIZE - 1
     assert set(codes) == {"ok"}
-    until_whole(service, SIZE)
+    until_whole(service, SIZE, without=left)
 
 
 def test_an_agent_that_is_killed_is_replaced(service: Service) -> None:
     """Nothing of it is left; Ray starts another."""
-    pids = [worker["pid"] for worker in service.pool("v2")["workers"]]
-    agent = agent_of(pids[0])
+    agent = agent_of(service.pool("v2")["workers"][0]["pid"])
+    dead = workers_of(agent, service)
+    assert len(dead) == SLOTS
     agent.kill()
-    wait_until(lambda: not is_alive(pids[0]), "the worker is dead")
-    until_whole(service, SIZE)
-    assert agent_of(service.pool("v2")["workers"][0]["pid"]).pid != agent.pid
+    wait_until(lambda: not any(map(is_alive, dead)), "the workers are dead")
+    until_whole(service, SIZE, without=dead)
+    assert agent.pid not in {agent_of(worker["pid"]).pid for worker in service.pool("v2")["workers"]}
+
+
+def test_a_driver_that_is_killed_is_replaced(service: Service) -> None:
+    """The agents end with their driver; the next one brings others, and nobody looks for the old ones any more."""
+    assert service.process is not None
+    gone = service.log().count("node is gone")
+    dead = [worker["pid"] for worker in service.pool("v2")["workers"]]
+    below = psutil.Process(service.process.pid).children(recursive=True)
+    (driver,) = [process for process in below if "pools.ray.driver" in process.cmdline()]
+    driver.kill()
+    until_whole(service, SIZE, without=dead)
+    assert service.log().count("node is gone") == gone + NODES
 
 
 def test_two_services_share_a_cluster(cluster: RayCluster, tmp_path: Path) -> None:
