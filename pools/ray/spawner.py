@@ -19,7 +19,7 @@ from pools.process.process import WorkerProcess
 from pools.process.program_code import ProgramCode, RecentModules
 from pools.process.spawner import Spawner
 from pools.process.stats import ProcessStats
-from pools.ray.code import pack
+from pools.ray.code import pack, stamp
 from pools.ray.driver_link import events_of_driver
 from pools.ray.driver_messages import Connected, Event, Fault, Gone, Plan, Up
 from pools.ray.node_host import NodeHost
@@ -323,16 +323,23 @@ class RaySpawner:
 
     async def _look_at_code(self) -> None:
         """Tells of new code once two looks have found the same: a file may be half-written."""
-        last = b""
+        last = packed = b""
         while True:
             await asyncio.sleep(LOOK_INTERVAL_S)
             if self._on_new_code is None or self._packed is None or self._code.programs_dir is None:
                 continue
             try:
-                archive = (await in_thread(self._pack)).archive
+                found = await in_thread(lambda: stamp(self._code))
+                is_settled, last = found == last, found
+                if is_settled and found != packed:
+                    archive = (await in_thread(self._pack)).archive
+                    packed = found
+                    self._tell_of_code(archive, self._packed.archive)
             except (OSError, SpawnFailed):
                 continue  # a file went while the folder was read
-            is_settled, last = archive == last, archive
-            if is_settled and archive not in (self._packed.archive, self._packed_told):
-                self._packed_told = archive  # once: code that is refused is tried again when it changes
-                self._on_new_code()
+
+    def _tell_of_code(self, archive: bytes, of_workers: bytes) -> None:
+        """Calls the listener once for each change: code that is refused is tried again when it changes."""
+        if archive not in (of_workers, self._packed_told) and self._on_new_code is not None:
+            self._packed_told = archive
+            self._on_new_code()

@@ -1,8 +1,11 @@
 """A pool's workers on several agents, without Ray: which agent gets the next worker, and what a failure is called."""
 
 import asyncio
+import os
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -10,10 +13,14 @@ from structlog.testing import capture_logs
 from common.background import Background
 from pools.errors import SpawnFailed
 from pools.process.program_code import ProgramCode
+from pools.ray import spawner as ray_spawner
+from pools.ray.code import pack
 from pools.ray.driver_messages import Fault, Gone, Plan
 from pools.ray.spawner import RaySpawner
+from poolshift.node.messages import Code
 from tests.ray.agents import up
 from tests.support.service import ROOT, free_port
+from tests.support.waiting import wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
@@ -81,6 +88,47 @@ async def test_a_spawner_that_is_closed_takes_no_node(spawner: RaySpawner) -> No
     for event in (up(free_port()), Fault("late"), Gone("a", "late")):
         spawner._take(event)
     assert (spawner.places, spawner._nodes, spawner.start_failure) == (0, {}, None)
+
+
+async def test_a_folder_that_is_followed_is_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change of its content is news; a file with a new time and the same content is none."""
+    monkeypatch.setattr(ray_spawner, "LOOK_INTERVAL_S", 0.02)
+    folder, beside = tmp_path / "programs", tmp_path / "beside.py"
+    folder.mkdir()
+    file = folder / "mine.py"
+    file.write_text("one")
+    code = ProgramCode(allowed_modules=("examples",), own_root=ROOT, programs_dir=folder)
+    background, told, packs = Background(), [], []
+    made = RaySpawner(code, {}, PLAN, inherited={}, background=background)
+
+    def count_and_pack() -> Code:
+        packs.append(made)
+        return pack(code, {})
+
+    monkeypatch.setattr(made, "_pack", count_and_pack)
+    made._packed = pack(code, {})
+    made.watch_code(lambda: told.append(file.read_text()))
+    await wait_until_async(_has(packs, 1), "the folder has been looked at")
+    os.utime(file, (1, 1))
+    await wait_until_async(_has(packs, 2), "it has been packed to see if its content is another")
+    for content in ("two", "three"):
+        beside.write_text(content)
+        beside.replace(file)
+        await wait_until_async(lambda: _says(told, content), "the change is told")  # noqa: B023 - awaited here
+    assert (told, len(packs)) == (["two", "three"], 4)
+    await asyncio.wait_for(made.aclose(), 30)
+    await background.aclose()
+
+
+def _has(seen: list[Any], count: int) -> Callable[[], Awaitable[bool]]:
+    async def has() -> bool:
+        return len(seen) == count
+
+    return has
+
+
+async def _says(told: list[str], content: str) -> bool:
+    return told[-1:] == [content]
 
 
 @pytest.mark.parametrize(("value", "is_told"), [("1", True), ("true", True), ("0", False), (None, False)])
