@@ -1,6 +1,8 @@
 """The short form, in a network of its own (tests/ray/test_on_ray.py): calls, kills, lost nodes, and no orphan."""
 
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -10,9 +12,36 @@ import httpx
 import psutil
 import pytest
 
-from tests.ray.cluster import SLOTS, RayCluster, running_cluster, service_on, until_size, until_whole
+from tests.ray.cluster import (
+    OBJECT_STORE_BYTES,
+    SLOTS,
+    RayCluster,
+    running_cluster,
+    service_on,
+    until_size,
+    until_whole,
+)
 from tests.support.service import Service, is_alive
 from tests.support.waiting import wait_until
+
+FILLS_THE_STORES = f"""
+import sys
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+ray.init(address=sys.argv[1], log_to_driver=False)
+
+@ray.remote(num_cpus=0, max_retries=0)
+def fill():
+    return bytes({OBJECT_STORE_BYTES // 2})
+
+on_nodes = [NodeAffinitySchedulingStrategy(node, soft=False) for node in sys.argv[2:]]
+objects = [fill.options(scheduling_strategy=on).remote() for on in on_nodes for _ in range(4)]
+ray.wait(objects, num_returns=len(objects), fetch_local=False)
+print("full", flush=True)
+sys.stdin.read()
+"""
+"""A driver whose tasks leave twice as much on each node as its object store holds: the rest goes to the disk."""
 
 NODES = 2
 SIZE = NODES * SLOTS
@@ -150,6 +179,27 @@ def test_a_driver_that_is_killed_is_replaced(service: Service) -> None:
     driver.kill()
     until_whole(service, SIZE, without=dead)
     assert service.log().count("node is gone") == gone + NODES
+
+
+def test_a_full_object_store_stops_nothing(service: Service, cluster: RayCluster) -> None:
+    """No byte of a call or of the code goes through it: large inputs run, and a new agent starts."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", FILLS_THE_STORES, cluster.address, *(node.node_id for node in cluster.nodes)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    with holder:
+        assert holder.stdout.readline() == "full\n"
+        agent = agent_of(service.pool("v2")["workers"][0]["pid"])
+        dead = workers_of(agent, service)
+        agent.kill()
+        until_whole(service, SIZE, without=dead)
+        large = "x" * 2_000_000
+        answer = service.execute(service.create("echo", {"nonce": "string"}), inputs={"nonce": large})
+        assert answer.json()["outputs"] == {"result": large}
+        holder.kill()
 
 
 def test_two_services_share_a_cluster(cluster: RayCluster, tmp_path: Path) -> None:
