@@ -64,7 +64,8 @@ async def _events(reader: asyncio.StreamReader, address: str) -> AsyncGenerator[
             async with asyncio.timeout(limit):
                 line = await reader.readline()
         except TimeoutError:
-            yield Fault(f"no answer from a Ray cluster at RAY_ADDRESS={address} within {CONNECT_TIMEOUT_S:g} s")
+            where = f"no answer from a Ray cluster at RAY_ADDRESS={address} within {CONNECT_TIMEOUT_S:g} s"
+            yield Fault(f"{where} (RAY_USE_TLS must be the same on both sides)")
             return
         if not line:
             return
