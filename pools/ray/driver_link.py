@@ -28,12 +28,15 @@ async def events_of_driver(plan: Plan, inherited: dict[str, str]) -> AsyncGenera
         OSError: it could not be started.
     """
     ours, process = _start(plan, inherited)
-    reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
     try:
-        async for event in _events(reader, plan.address):
-            yield event
+        reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+        try:
+            async for event in _events(reader, plan.address):
+                yield event
+        finally:
+            writer.close()
     finally:
-        writer.close()
+        ours.close()
         await asyncio.shield(_end(process))
 
 

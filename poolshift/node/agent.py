@@ -70,11 +70,11 @@ class Agent:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, _ = await loop.sock_accept(self._listener)
+                connection = Connection((await loop.sock_accept(self._listener))[0])
             except OSError:
                 await asyncio.sleep(_PAUSE_S)  # no descriptor is left, or the client has gone: the workers go on
                 continue
-            task = loop.create_task(self._welcome(Connection(sock)))
+            task = loop.create_task(self._welcome(connection))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
