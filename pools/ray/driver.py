@@ -6,6 +6,7 @@ PLAN is a `Plan` as JSON, FD the driver's end of a socket pair. It is a process 
 that uses it when the cluster's head stays away for a minute. It ends with the service.
 """
 
+import os
 import select
 import socket
 import sys
@@ -166,6 +167,8 @@ def connect(plan: Plan) -> None:
     Raises:
         Exception: whatever Ray makes of a cluster that is not there or does not fit.
     """
+    # Ray would have the same patch release, which an image of the service and one of Ray seldom have.
+    os.environ.setdefault("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "minor")
     runtime: dict[str, Any] = {"py_modules": [plan.code], "excludes": ["**/__pycache__"]}
     if plan.requirements:
         runtime["pip"] = plan.requirements

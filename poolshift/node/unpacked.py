@@ -129,7 +129,10 @@ def command(code: Code, module: str, arguments: "list[str]") -> "list[str]":
     Raises:
         FileNotFoundError: the node has no such interpreter.
     """
-    python = sys.executable if code.python is None else which(code.python)
+    if code.python is None:
+        return [sys.executable, str(launcher.__file__), module, *arguments]
+    python = which(code.python)
     if python is None:
-        raise FileNotFoundError(f"the node has no interpreter {code.python}")
+        state = "is not executable" if Path(code.python).exists() else "is not there"
+        raise FileNotFoundError(f"the interpreter {code.python} {state}")
     return [python, str(launcher.__file__), module, *arguments]

@@ -240,7 +240,7 @@ async def test_who_has_no_token_gets_nothing(agent: tuple["subprocess.Popen[str]
 async def test_an_interpreter_that_a_node_lacks_is_one_line(node: Node) -> None:
     """The line names the node and the interpreter."""
     node.code = Code(node.code.archive, node.code.environment, "/opt/no/such/python")
-    with pytest.raises(SpawnFailed, match="node node-1: the node has no interpreter /opt/no/such/python"):
+    with pytest.raises(SpawnFailed, match="node node-1: the interpreter /opt/no/such/python is not there"):
         await node.spawner.spawn()
 
 
