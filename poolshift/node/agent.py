@@ -6,6 +6,7 @@ agent ends its zygotes, and with them the workers.
 
 import asyncio
 import hmac
+import os
 import socket
 import subprocess
 import threading
@@ -25,6 +26,8 @@ HELLO_TIMEOUT_S = 5.0
 MAX_HELLO_BYTES = 4096
 ORDER_TIMEOUT_S = 120.0
 """From then to the whole of the first order, with all of the code."""
+PARENT_INTERVAL_S = 1.0
+"""Between two looks if the node's own process, the parent, lives."""
 _BACKLOG = 1024
 _PAUSE_S = 0.1
 
@@ -44,6 +47,7 @@ class Agent:
         self._token = token
         self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
         self._listener.setblocking(False)
+        self._parent = os.getppid()
         self._unpacked = Unpacked()
         self._sessions: dict[str, ZygoteSession] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,6 +72,8 @@ class Agent:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
+        watch = loop.create_task(self._watch_parent())
+        self._tasks.add(watch)
         while True:
             try:
                 connection = Connection((await loop.sock_accept(self._listener))[0])
@@ -77,6 +83,12 @@ class Agent:
             task = loop.create_task(self._welcome(connection))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    async def _watch_parent(self) -> None:
+        """Ends the process, and with it all workers, once its parent is dead: Ray leaves it if the head is gone too."""
+        while os.getppid() == self._parent:  # noqa: ASYNC110 - nothing else tells of it
+            await asyncio.sleep(PARENT_INTERVAL_S)
+        os._exit(1)
 
     async def _welcome(self, connection: Connection) -> None:
         """Serves one connection to its end, or hands it on to its worker's zygote."""

@@ -88,6 +88,7 @@ def _made() -> "tuple[Path, int]":
             held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
             fcntl.flock(held, fcntl.LOCK_EX)
             if folder.exists():
+                folder.chmod(0o711)  # for workers of another user, who know the path
                 return folder, held
             os.close(held)  # another process took it for abandoned before it was locked
 

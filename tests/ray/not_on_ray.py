@@ -20,6 +20,12 @@ NOT_ON_RAY: Final = {
     "service/test_own_definitions.py::test_v2_alone_tries_it": (
         "the module lies in the service's current folder, which nodes have only as PROGRAMS_DIR"
     ),
+    "service/test_process_faults.py::test_pools_come_back_when_there_are_descriptors_again": (
+        "the zygotes that it kills are children of the service: those of V2 are on the nodes"
+    ),
+    "service/test_worker_user.py::test_a_fork_bomb_under_a_limit_of_processes": (
+        "the driver cannot start Ray's threads under such a limit"
+    ),
 }
 """Reasons by the test's file and function."""
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from common import own_process
@@ -29,7 +30,7 @@ from poolshift.node import zygote_session
 from poolshift.node.messages import Code
 from poolshift.worker.definitions import Definition, Field, Signature
 from poolshift.worker.framing import frame
-from tests.ray.agents import up
+from tests.ray.agents import AGENT, up
 from tests.support.service import ROOT, is_alive
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -198,6 +199,17 @@ async def test_an_agent_without_descriptors_goes_on(agent: tuple["subprocess.Pop
         waiting.sendall(frame(b'{"type":"hello","token":"another","purpose":"zygote"}'))
         assert waiting.recv(1) == b""
     assert (await whoami(await node.spawner.spawn()))["ppid"] == who["ppid"]
+
+
+def test_an_agent_ends_with_its_node() -> None:
+    """The node's own process is its parent; Ray leaves the agent behind if the head is gone as well."""
+    starts = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {AGENT!r} + 'pass']).wait()"
+    with subprocess.Popen([sys.executable, "-c", starts], stdout=subprocess.PIPE, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        assert int(parent.stdout.readline()) > 0
+        (agent,) = psutil.Process(parent.pid).children()
+        parent.kill()
+        wait_until(lambda: not is_alive(agent.pid), "the agent is dead")
 
 
 async def test_a_connection_that_no_worker_takes_is_closed(node: Node) -> None:
