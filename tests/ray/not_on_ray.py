@@ -23,6 +23,9 @@ NOT_ON_RAY: Final = {
     "service/test_process_faults.py::test_pools_come_back_when_there_are_descriptors_again": (
         "the zygotes that it kills are children of the service: those of V2 are on the nodes"
     ),
+    "service/test_worker_user.py::test_a_program_of_another_user": (
+        "the Python of the nodes is root's own, which that user cannot read"
+    ),
     "service/test_worker_user.py::test_a_fork_bomb_under_a_limit_of_processes": (
         "the driver cannot start Ray's threads under such a limit"
     ),
