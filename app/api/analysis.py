@@ -100,11 +100,11 @@ async def show_analysis(services: Running, principal: Observer) -> list[Guardrai
 @router.get("/analysis/trace", response_class=StreamingResponse, responses=_TRACE)
 async def export_trace(services: Running, _: Admin) -> StreamingResponse:
     """Exports the calls that this replica's judge saw, as JSON lines for `poolshift judge replay`; keys are hashes."""
-    dropped = services.judge.dropped
+    recording = services.judge.recording.snapshot()
     return StreamingResponse(
-        _lines(services.judge.recorded()),
+        _lines(recording.lines()),
         media_type="application/x-ndjson",
-        headers={"x-dropped-calls": str(dropped)},
+        headers={"x-dropped-calls": str(recording.dropped)},
     )
 
 
@@ -148,6 +148,6 @@ def _without_details(evidence: Any) -> dict[str, Any]:
     return {**evidence, "examples": [{**one, "detail": None} for one in evidence.get("examples", ())]}
 
 
-def _lines(recorded: list[dict[str, Any]]) -> Iterator[bytes]:
+def _lines(recorded: Iterator[dict[str, Any]]) -> Iterator[bytes]:
     for line in recorded:
         yield msgspec.json.encode(line) + b"\n"

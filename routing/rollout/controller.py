@@ -243,8 +243,15 @@ class RampController:
             self._v2_served_at = now
         v1_serves, v2_serves = now - self._v1_served_at < DOWN_S, now - self._v2_served_at < DOWN_S
         is_grave = verdict.action in (Say.ROLLBACK, Say.PAUSE)
-        told = self._judge.told(verdict.guardrail) if is_grave and self.ramp.state.is_active else ""
+        told = self._told(verdict) if is_grave and self.ramp.state.is_active else ""
         return Facts(verdict, self.held_s(), waited_s, self._judge.step_calls(), v1_serves, told, v2_serves)
+
+    def _told(self, verdict: Verdict) -> str:
+        try:
+            return self._judge.told(verdict.guardrail)
+        except Exception:  # a rollback does not depend on the words for it
+            _log.exception("the reason of a verdict cannot be told", guardrail=verdict.guardrail)
+            return ""
 
     # --- moving
 

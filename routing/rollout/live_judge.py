@@ -5,8 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import mmh3
 
@@ -16,13 +15,12 @@ from analysis.judge import Judge
 from analysis.verdict import Evidence as Fed
 from analysis.verdict import Row, Verdict
 from pools.calls import Call
-from routing.rollout.reasons import TimedCall, reason
+from routing.rollout.reasons import reason
+from routing.rollout.recording import FedChange, Recording
 from routing.split import BASIS_POINTS
 
 MAX_EXAMPLES: Final = 20
 """Executions kept for each guardrail, the newest."""
-MAX_RECORDED: Final = 65_536
-"""Calls kept for the export of what the judge saw, the newest."""
 DEFAULT_LATENCY_FLOOR_MS: Final = 5.0
 HOLD_S: Final = 10.0
 """The longest time that ended calls are held back because of one that still waits for a worker, in seconds."""
@@ -97,12 +95,11 @@ class LiveJudge:
         """Organic assignments since the percentage in force was set: V1's and V2's."""
         self.latency_floor_ms = DEFAULT_LATENCY_FLOOR_MS
         """Added to every call's time: a worker that rests between calls wakes on a colder core."""
-        self.dropped = 0
-        """Calls that the export has no room for any more."""
+        self.recording = Recording()
+        """What the judge has seen, for the export."""
         self._is_off = is_off
         self._others: Counters | None = None
         self._examples: dict[str, deque[Example]] = {}
-        self._recorded: deque[tuple[Any, ...]] = deque(maxlen=MAX_RECORDED)
         self._held: deque[Evidence] = deque()
         """Calls in the order in which pools got them, from the oldest that has not counted and may still wait."""
         self._fed: dict[str, tuple[bool, bool]] = {}
@@ -179,9 +176,19 @@ class LiveJudge:
 
     def _count(self, evidence: Evidence, end: End) -> None:
         t, ms = time.monotonic(), end.ms + self.latency_floor_ms
-        if len(self._recorded) == MAX_RECORDED:
-            self.dropped += 1
-        self._recorded.append((t, evidence, end, ms))
+        self.recording.add(
+            t,
+            evidence.t,
+            evidence.w,
+            evidence.key_hash,
+            end.version,
+            end.program,
+            end.outcome,
+            ms,
+            end.cost,
+            evidence.attempts,
+            is_cold=end.is_cold,
+        )
         guardrail = self.judge.ended(
             t,
             evidence.w,
@@ -201,7 +208,7 @@ class LiveJudge:
         name, said = evidence.guardrail, (evidence.is_alarm, not_worse is not None and not_worse.is_alarm)
         promotes = any(one.promotes and one.name == name for one in self.judge.config.guardrails)
         if said != self._fed.get(name, None if promotes else (False, False)):
-            self._recorded.append((time.monotonic(), self.w, row.action, evidence, not_worse, promotes))
+            self.recording.add_fed(FedChange(time.monotonic(), self.w, row.action, evidence, not_worse, promotes))
         self._fed[name] = said
         self.judge.feed(evidence, row, not_worse)
 
@@ -241,16 +248,8 @@ class LiveJudge:
     def told(self, guardrail: str | None) -> str:
         """The counts or times behind a guardrail's evidence in words; empty if there is no short word for them."""
         counters = self.judge.counters if self._others is None else self.judge.counters.merge(self._others)
-        return reason(guardrail, counters, self._timed() if guardrail == "latency" else ())
-
-    def _timed(self) -> list[TimedCall]:
-        """This replica's newest calls with a time that counts."""
-        newest = islice(reversed(self._recorded), EXPLAINING_CALLS)
-        return [
-            TimedCall(end.version, end.program, end.ms)
-            for _, _, end, _ in newest
-            if end.outcome == OK and not end.is_cold
-        ]
+        recent = self.recording.newest_timed(EXPLAINING_CALLS, self.latency_floor_ms) if guardrail == "latency" else ()
+        return reason(guardrail, counters, recent)
 
     def lacking(self) -> str:
         """The guardrails whose evidence promotion still waits for, in words; empty with several replicas."""
@@ -276,9 +275,8 @@ class LiveJudge:
                 evidence.is_held, evidence.end = False, None
             self._held.clear()
             self._examples.clear()
-            self._recorded.clear()
+            self.recording.clear()
             self._fed.clear()
-            self.dropped = 0
 
     def hear_others(self, others: Counters | None) -> None:
         """Takes the evidence of other replicas, and of runs of this service before a restart."""
@@ -292,51 +290,7 @@ class LiveJudge:
         at = [index for index, (w, _) in enumerate(counters.steps) if w == self.w]
         return sum(sum(counters.calls.get(index, (0, 0))) for index in at)
 
-    def recorded(self) -> list[dict[str, Any]]:
-        """Returns what the judge saw as lines of a trace for `poolshift judge replay`: calls, and what it was fed.
-
-        Keys are hashes.
-        """
-        return [_fed_line(*told) if isinstance(told[3], Fed) else _trace_line(*told) for told in self._recorded]
-
     def close(self) -> None:
         """Looks no more."""
         if self._looks_at is not None:
             self._looks_at.cancel()
-
-
-def _fed_line(
-    t: float,
-    w: float,
-    action: str,
-    evidence: Fed,
-    not_worse: Fed | None,
-    promotes: bool,  # noqa: FBT001
-) -> dict[str, Any]:
-    told = {"log_e": round(evidence.log_e, 6), "threshold": round(evidence.threshold, 6), "stratum": evidence.stratum}
-    line: dict[str, Any] = {"t": round(t, 6), "w": w, "fed": evidence.guardrail, "action": action, **told}
-    if promotes:
-        line["promotes"] = True
-    if not_worse is not None:
-        line["not_worse"] = {"log_e": round(not_worse.log_e, 6), "threshold": round(not_worse.threshold, 6)}
-    return line
-
-
-def _trace_line(t: float, evidence: Evidence, end: End, ms: float) -> dict[str, Any]:
-    line = {
-        "t": round(t, 6),
-        "assigned": round(evidence.t, 6),
-        "w": evidence.w,
-        "arm": end.version,
-        "key": None if evidence.key_hash is None else f"{evidence.key_hash:016x}",
-        "program": end.program,
-        "outcome": end.outcome,
-        "ms": round(ms, 3),
-    }
-    if end.is_cold:
-        line["cold"] = True
-    if end.cost:
-        line["cost"] = end.cost
-    if evidence.attempts:
-        line["attempts"] = evidence.attempts
-    return line

@@ -1,5 +1,6 @@
-"""The gate of shadow calls: open while the event loop answers at once and the machine's processors have time left."""
+"""The gate of shadow calls: open while the event loop and the machine's processors have time left."""
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -9,34 +10,75 @@ from typing import Final
 
 MAX_LAG_S: Final = 0.02
 """The event loop lags if it comes to a timer later than this."""
+MAX_LOOP_SHARE: Final = 0.7
+"""The event loop is one thread: with work for a larger share of its time, it has none to spare for shadow calls."""
+FIRST_CALLS: Final = 8
+"""Calls that may begin between two ticks after a pause. Later ticks may have twice as many as the one before."""
 MEASURE_EVERY_S: Final = 0.25
 _CGROUP: Final = Path("/sys/fs/cgroup")
+_SCHEDULED: Final = Path("/proc/thread-self/schedstat")
 
 
 class LoadGate:
-    """Measures how late the event loop is and how busy the processors are, each time that `tick` is called."""
+    """Measures the event loop's delay and load, and the processors' load, each time that `tick` is called."""
 
-    def __init__(self, max_cpu_percent: float, busy_share: Callable[[], float | None] | None = None) -> None:
-        """Keeps the gate shut above `max_cpu_percent`; at 100 the processors' load does not count."""
+    def __init__(
+        self,
+        max_cpu_percent: float,
+        busy_share: Callable[[], float | None] | None = None,
+        thread_work: Callable[[], float] | None = None,
+    ) -> None:
+        """Keeps the gate shut above `max_cpu_percent`; at 100 the processors' load does not count.
+
+        `thread_work` returns the seconds in which the event loop's thread had work so far.
+        """
+        self.is_open = True
+        """True if there is time left."""
+        self._begun = 0
+        self._may_begin = FIRST_CALLS
         self._max_share = max_cpu_percent / 100
         self._busy_share = busy_share if busy_share is not None else Processors().busy_share
+        self._thread_work = thread_work if thread_work is not None else work_of_this_thread
+        self._ticked_at = -math.inf
+        self._loop_spent = 0.0
         self._measured_at = -MEASURE_EVERY_S
-        self._lag_s = 0.0
         self._share = 0.0
 
-    @property
-    def is_open(self) -> bool:
-        """True if a shadow call may begin."""
-        return self._lag_s <= MAX_LAG_S and (self._max_share >= 1.0 or self._share <= self._max_share)
+    def admits(self) -> bool:
+        """Tells if a shadow call may begin: so few at first that a sudden load is noticed before they are many."""
+        return self.is_open and self._begun < self._may_begin
+
+    def begun(self) -> None:
+        """Notes that a shadow call has begun."""
+        self._begun += 1
 
     def tick(self, expected: float, now: float) -> None:
         """Notes that a timer that was due at `expected` came at `now`, and measures the processors now and then."""
-        self._lag_s = now - expected
+        spent = self._thread_work()
+        loop_share = (spent - self._loop_spent) / (now - self._ticked_at) if now > self._ticked_at else 0.0
+        self._ticked_at, self._loop_spent = now, spent
         if self._max_share < 1.0 and now - self._measured_at >= MEASURE_EVERY_S:
             self._measured_at = now
             share = self._busy_share()
             if share is not None:
                 self._share = share
+        is_lagging = now - expected > MAX_LAG_S or loop_share > MAX_LOOP_SHARE
+        self.is_open = not is_lagging and (self._max_share >= 1.0 or self._share <= self._max_share)
+        self._may_begin = max(FIRST_CALLS, 2 * self._begun) if self.is_open else FIRST_CALLS
+        self._begun = 0
+
+
+def work_of_this_thread() -> float:
+    """Returns the seconds in which this thread ran or waited for a processor.
+
+    A loop that is never idle may run for half of the time only, if other processes want the same processors. A kernel
+    that does not tell the waits leaves the time in which the thread ran.
+    """
+    try:
+        ran, waited, _ = _SCHEDULED.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return time.thread_time()
+    return (int(ran) + int(waited)) / 1e9
 
 
 class Processors:

@@ -120,6 +120,8 @@ class ShadowRuns:
         self._waiting: deque[Captured] = deque()
         self._followed: dict[asyncio.Task[None], Captured] = {}
         self._bytes = 0
+        self._refused: dict[Program, int] = {}
+        """Calls since the last tick that were not captured, since as many wait as may."""
         self._tasks = TaskOwner("shadow", is_detached=True)
         self._loop = asyncio.get_running_loop()
         self._ticked = asyncio.Event()
@@ -185,8 +187,12 @@ class ShadowRuns:
             self._scorer.call_ended(decision.version, call, evidence, result)
         if decision.version is not Version.V1 or not (definition.idempotent or definition.shadow):
             return
-        if random.getrandbits(32) < self._threshold and (code is None or code in COMPARED_ERRORS):
+        if random.getrandbits(32) >= self._threshold or (code is not None and code not in COMPARED_ERRORS):
+            return
+        if len(self._waiting) < MAX_WAITING:
             self._loop.call_soon(self._capture, call, key, result, code, trace)
+        else:  # the busiest moment of the service: nothing but a count
+            self._refused[call.program] = self._refused.get(call.program, 0) + 1
 
     def _capture(
         self, call: Call, key: str | None, result: Result | None, code: str | None, trace: CallTrace | None
@@ -224,10 +230,15 @@ class ShadowRuns:
         self._bytes += size
         self._advance()
 
-    def _shed(self, of_program: ProgramEvidence | None, reason: str) -> None:
-        self._metrics.ended("shed")
+    def _shed(self, of_program: ProgramEvidence | None, reason: str, count: int = 1) -> None:
+        self._metrics.ended("shed", count)
         if of_program is not None:
-            of_program.shed[reason] += 1
+            of_program.shed[reason] += count
+
+    def _count_refused(self) -> None:
+        refused, self._refused = self._refused, {}
+        for program, count in refused.items():
+            self._shed(self.evidence.of(program), "busy", count)
 
     # --- running them
 
@@ -235,6 +246,7 @@ class ShadowRuns:
         now = self._loop.time()
         self._gate.tick(self._due, now)
         self._timer = None
+        self._count_refused()
         while self._waiting and now - self._waiting[0].at > MAX_AGE_S:
             old = self._waiting.popleft()
             self._bytes -= old.size
@@ -250,7 +262,7 @@ class ShadowRuns:
 
     def _advance(self) -> None:
         """Begins the shadow calls that can begin now."""
-        while self._waiting and self._gate.is_open and len(self._followed) < MAX_FOLLOWED:
+        while self._waiting and self._gate.admits() and len(self._followed) < MAX_FOLLOWED:
             captured = self._waiting[0]
             try:
                 call = self._copy(captured, "shadow", Version.V2)
@@ -264,6 +276,7 @@ class ShadowRuns:
             answer = self._pools[Version.V2].begin_idle(call)
             if answer is None:
                 return
+            self._gate.begun()
             self._waiting.popleft()
             task = self._tasks.start(self._follow(captured, call, answer))
             self._followed[task] = captured

@@ -61,9 +61,9 @@ class ShadowMetrics:
         """Shows the share that has come into force."""
         self._percent.set(percent)
 
-    def ended(self, outcome: str) -> None:
-        """Counts a shadow call; `outcome` is one of `OUTCOMES`."""
-        self._calls.labels(outcome).inc()
+    def ended(self, outcome: str, count: int = 1) -> None:
+        """Counts shadow calls; `outcome` is one of `OUTCOMES`."""
+        self._calls.labels(outcome).inc(count)
 
     def differs(self, odd: Odd) -> None:
         """Counts an output that differs."""

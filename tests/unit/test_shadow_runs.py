@@ -1,5 +1,6 @@
 """Shadow calls on fake pools: what is captured, what is shed, what a rollback ends, and what stays bounded."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from routing.rollout.model import Rollout, Source
 from routing.shadow import runs
 from routing.shadow.comparison import MAX_OUTPUT_BYTES
 from routing.shadow.evidence import ShadowEvidence
-from routing.shadow.gate import MAX_LAG_S, LoadGate
+from routing.shadow.gate import FIRST_CALLS, MAX_LAG_S, LoadGate, work_of_this_thread
 from routing.shadow.runs import MAX_WAITING, ShadowRuns
 from routing.shadow.scoring import Scorer
 from routing.telemetry.recorder import Recorder
@@ -43,7 +44,7 @@ class Shadowing:
         self.registry = CollectorRegistry()
         self.evidence = ShadowEvidence(LiveJudge(Config()))
         self.busy_share = 0.0
-        self.gate = LoadGate(80, lambda: self.busy_share)
+        self.gate = LoadGate(80, lambda: self.busy_share, lambda: 0.0)
         metrics = ShadowMetrics(self.registry)
         scorer = Scorer(self.v1, self.evidence, self.gate, metrics, sample_percent=100, timeout_s=1, lm_of=_no_lm)
         self.tap: ShadowRuns | None = None
@@ -252,6 +253,42 @@ async def test_the_gate_shuts_while_the_loop_lags() -> None:
     assert not gate.is_open
     gate.tick(1.1, 1.1)
     assert gate.is_open
+
+
+async def test_the_gate_shuts_while_the_loop_has_no_time_left() -> None:
+    """Work for 71 % of the time is too much, work for 69 % is not; a wait for a processor is work, too."""
+    work = [0.0]
+    gate = LoadGate(100, thread_work=lambda: work[0])
+    gate.tick(1.0, 1.0)
+    for share, is_open in ((0.71, False), (0.69, True)):
+        work[0] += share
+        gate.tick(gate._ticked_at + 1.0, gate._ticked_at + 1.0)
+        assert gate.is_open is is_open
+    began = work_of_this_thread()
+    until = time.perf_counter() + 0.05
+    while time.perf_counter() < until:
+        pass
+    assert 0.0 < work_of_this_thread() - began < 1.0
+
+
+async def test_a_sudden_load_is_noticed_before_many_have_begun() -> None:
+    """After a pause few may begin between two looks, and twice as many in each later one."""
+    gate = LoadGate(100, thread_work=lambda: 0.0)
+    begun = []
+    for tick in range(4):
+        gate.tick(float(tick), float(tick))
+        begun.append(0)
+        while gate.admits():
+            gate.begun()
+            begun[-1] += 1
+    assert begun == [FIRST_CALLS, 2 * FIRST_CALLS, 4 * FIRST_CALLS, 8 * FIRST_CALLS]
+    gate.tick(4.0, 4.0 + 2 * MAX_LAG_S)
+    assert not gate.admits()
+    gate.tick(5.0, 5.0)
+    for _ in range(FIRST_CALLS):
+        assert gate.admits()
+        gate.begun()
+    assert not gate.admits()
 
 
 async def test_examples_are_bounded_and_the_evidence_reaches_the_judge() -> None:
