@@ -67,6 +67,7 @@ from routing.shadow.gate import LoadGate
 from routing.shadow.on_demand import OnDemand
 from routing.shadow.runs import ShadowRuns
 from routing.shadow.scoring import Scorer
+from routing.shadow.tap import ShadowTap
 from routing.telemetry.call_trace import CallTrace
 from routing.telemetry.pool_figures import PoolFigures
 from routing.telemetry.ramp_figures import RampFigures
@@ -430,8 +431,8 @@ def _open_shadow(
         lm_of=lambda session_id: catalog.lms.of_call(session_id, Version.V1),
     )
 
-    def watch(shadow: ShadowRuns | None) -> None:
-        router.tap = shadow
+    def watch(tap: ShadowTap | None) -> None:
+        router.tap = tap
 
     shadow = ShadowRuns(
         pools,

@@ -5,7 +5,6 @@ in a bounded queue until the load gate is open and V2 has a worker to spare; wha
 """
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from pools.calls import Call, Program, Result
 from pools.errors import ExecutionError, Preempted, ProgramQuarantined
 from pools.protocol import Pool
 from poolshift.worker.lm import LMSettings
-from routing.rollout.live_judge import Evidence
 from routing.rollout.model import Rollout
 from routing.shadow.comparison import MAX_OUTPUT_BYTES, TOO_LARGE, Comparison, Outcome
 from routing.shadow.evidence import ProgramEvidence, ShadowEvidence
@@ -31,14 +29,13 @@ from routing.shadow.gate import LoadGate
 from routing.shadow.idle_calls import Ended, IdleCalls
 from routing.shadow.on_demand import OnDemand
 from routing.shadow.scoring import Answered, Scorer
+from routing.shadow.tap import MAX_WAITING, ShadowTap
 from routing.split import BASIS_POINTS, threshold
 from routing.telemetry.call_trace import CallTrace
 from routing.telemetry.recorder import OK, Recorder
 from routing.telemetry.shadow_metrics import ShadowMetrics
-from routing.versions import Decision, Reason, Version
+from routing.versions import Version
 
-MAX_WAITING: Final = 64
-"""Captured calls that wait for a worker."""
 MAX_WAITING_BYTES: Final = 32 * 1024 * 1024
 """Inputs and outputs of all captured calls together, waiting and running."""
 MAX_AGE_S: Final = 30.0
@@ -54,8 +51,6 @@ MIN_REST: Final = 50
 """The interval is this many times longer than the computation, which takes 0.1 s for 1,000 programs."""
 SMALL_BYTES: Final = 8 * 1024
 """Outputs up to this size are compared on the event loop, larger ones in a thread."""
-COMPARED_ERRORS: Final = frozenset({"program_error", "invalid_outputs", "invalid_inputs", "lm_error"})
-"""Errors of V1 that are an answer, which V2 must give too."""
 
 _T = TypeVar("_T")
 _log = structlog.stdlib.get_logger("poolshift.shadow")
@@ -98,9 +93,9 @@ class ShadowRuns:
         *,
         timeout_s: float,
         keeps_examples: bool,
-        watch: Callable[["ShadowRuns | None"], None],
+        watch: Callable[[ShadowTap | None], None],
     ) -> None:
-        """Calls `watch` with itself while there are calls to capture, and with None while there are none."""
+        """Calls `watch` with a listener while there are calls to capture, and with None while there are none."""
         self.evidence = evidence
         self.on_demand = on_demand
         """Compares both versions on inputs that somebody has."""
@@ -112,7 +107,6 @@ class ShadowRuns:
         self._timeout_s = timeout_s
         self._keeps_examples = keeps_examples
         self._watch = watch
-        self._threshold = 0
         self._is_comparing = False
         """True while both versions get organic calls, which are scored."""
         self._idle_calls = {version: IdleCalls() for version in Version}
@@ -120,8 +114,7 @@ class ShadowRuns:
         self._waiting: deque[Captured] = deque()
         self._followed: dict[asyncio.Task[None], Captured] = {}
         self._bytes = 0
-        self._refused: dict[Program, int] = {}
-        """Calls since the last tick that were not captured, since as many wait as may."""
+        self._tap = ShadowTap(self._waiting, self._capture_soon, scorer.call_ended)
         self._tasks = TaskOwner("shadow", is_detached=True)
         self._loop = asyncio.get_running_loop()
         self._ticked = asyncio.Event()
@@ -130,7 +123,9 @@ class ShadowRuns:
         self._feed_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<ShadowRuns threshold={self._threshold} waiting={len(self._waiting)} followed={len(self._followed)}>"
+        return (
+            f"<ShadowRuns threshold={self._tap.threshold} waiting={len(self._waiting)} followed={len(self._followed)}>"
+        )
 
     # --- the flag
 
@@ -139,8 +134,8 @@ class ShadowRuns:
         self._metrics.percent_changed(rollout.shadow_percent)
         is_split = 0 < rollout.canary_basis_points < BASIS_POINTS
         self._is_comparing = is_split and len(self._pools) == len(Version)
-        self._threshold = threshold(rollout.shadow_basis_points) if Version.V1 in self._pools else 0
-        if not self._threshold:
+        self._tap.threshold = threshold(rollout.shadow_basis_points) if Version.V1 in self._pools else 0
+        if not self._tap.threshold:
             self._waiting.clear()
             self._bytes = sum(one.size for one in self._followed.values())
             for task in self._followed:
@@ -148,8 +143,8 @@ class ShadowRuns:
         self._follow_switch()
 
     def _follow_switch(self) -> None:
-        is_on = self._threshold > 0 or self._is_comparing
-        self._watch(self if is_on else None)
+        is_on = self._tap.threshold > 0 or self._is_comparing
+        self._watch(self._tap if is_on else None)
         if is_on and self._timer is None:
             self._due = self._loop.time() + TICK_S
             self._timer = self._loop.call_at(self._due, self._tick)
@@ -169,30 +164,11 @@ class ShadowRuns:
 
     # --- captured calls
 
-    def call_ended(
-        self,
-        decision: Decision,
-        call: Call,
-        key: str | None,
-        evidence: Evidence | None,
-        result: Result | None,
-        code: str | None,
-        trace: CallTrace | None,
+    def _capture_soon(
+        self, call: Call, key: str | None, result: Result | None, code: str | None, trace: CallTrace | None
     ) -> None:
-        """Captures an organic call that has ended, if chance says so; all else is done after its answer has left."""
-        if decision.reason is not Reason.SPLIT:
-            return
-        definition = call.program.definition
-        if definition.metric is not None and result is not None and evidence is not None:
-            self._scorer.call_ended(decision.version, call, evidence, result)
-        if decision.version is not Version.V1 or not (definition.idempotent or definition.shadow):
-            return
-        if random.getrandbits(32) >= self._threshold or (code is not None and code not in COMPARED_ERRORS):
-            return
-        if len(self._waiting) < MAX_WAITING:
-            self._loop.call_soon(self._capture, call, key, result, code, trace)
-        else:  # the busiest moment of the service: nothing but a count
-            self._refused[call.program] = self._refused.get(call.program, 0) + 1
+        """Captures a call after its answer has left."""
+        self._loop.call_soon(self._capture, call, key, result, code, trace)
 
     def _capture(
         self, call: Call, key: str | None, result: Result | None, code: str | None, trace: CallTrace | None
@@ -236,7 +212,7 @@ class ShadowRuns:
             of_program.shed[reason] += count
 
     def _count_refused(self) -> None:
-        refused, self._refused = self._refused, {}
+        refused, self._tap.refused = self._tap.refused, {}
         for program, count in refused.items():
             self._shed(self.evidence.of(program), "busy", count)
 

@@ -13,7 +13,7 @@ from app.api.programs.body import Compare, ProgramBody
 from cli.rollout.shadow_page import html_report, markdown_report
 from config.settings import Settings
 from pools.quarantine import DEATHS_IN_A_ROW
-from routing.shadow import comparison, examples, gate, runs
+from routing.shadow import comparison, examples, gate, runs, tap
 from tests.service.test_shadow import settings
 from tests.support.service import POOLSHIFT, ROOT, running_service
 
@@ -27,8 +27,8 @@ def blocks() -> list[dict[str, Any]]:
 def test_numbers_are_those_of_the_code() -> None:
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     for text in (
-        f"At most {runs.MAX_WAITING} captured calls wait, for {runs.MAX_AGE_S:g} s at most",
-        f"with {runs.MAX_WAITING_BYTES >> 20} MiB at most",
+        f"At most {tap.MAX_WAITING} captured calls wait, for {runs.MAX_AGE_S:g} s at most",
+        f"with {tap.MAX_WAITING_BYTES >> 20} MiB at most",
         f"late (by more than {1000 * gate.MAX_LAG_S:g} ms)",
         f"idle by {100 - defaults['shadow_max_cpu_percent']:g} % at least",
         f"after {['', 'one', 'two', 'three'][DEATHS_IN_A_ROW]} in a row the program's copies pause",
@@ -42,7 +42,7 @@ def test_numbers_are_those_of_the_code() -> None:
     ):
         assert text in " ".join(PAGE.split()), text
     named = set(re.findall(r"`(\w+)`", PAGE))
-    assert named >= runs.COMPARED_ERRORS
+    assert named >= tap.COMPARED_ERRORS
 
 
 def test_each_comparison_is_explained() -> None:

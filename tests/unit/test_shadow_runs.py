@@ -20,8 +20,9 @@ from routing.shadow import runs
 from routing.shadow.comparison import MAX_OUTPUT_BYTES
 from routing.shadow.evidence import ShadowEvidence
 from routing.shadow.gate import FIRST_CALLS, MAX_LAG_S, LoadGate, work_of_this_thread
-from routing.shadow.runs import MAX_WAITING, ShadowRuns
+from routing.shadow.runs import ShadowRuns
 from routing.shadow.scoring import Scorer
+from routing.shadow.tap import COMPARED_ERRORS, MAX_WAITING, ShadowTap
 from routing.telemetry.recorder import Recorder
 from routing.telemetry.shadow_metrics import ShadowMetrics
 from routing.versions import Decision, Reason, Version
@@ -47,7 +48,7 @@ class Shadowing:
         self.gate = LoadGate(80, lambda: self.busy_share, lambda: 0.0)
         metrics = ShadowMetrics(self.registry)
         scorer = Scorer(self.v1, self.evidence, self.gate, metrics, sample_percent=100, timeout_s=1, lm_of=_no_lm)
-        self.tap: ShadowRuns | None = None
+        self.tap: ShadowTap | None = None
         self.runs = ShadowRuns(
             pools,
             self.evidence,
@@ -61,7 +62,7 @@ class Shadowing:
             watch=self._watch,
         )
 
-    def _watch(self, tap: ShadowRuns | None) -> None:
+    def _watch(self, tap: ShadowTap | None) -> None:
         self.tap = tap
 
     def end(
@@ -156,7 +157,7 @@ async def test_only_organic_calls_of_v1_that_may_run_twice_are_copied(program: P
         assert len(one.v2.idle_calls) == 1
 
 
-@pytest.mark.parametrize("code", sorted(runs.COMPARED_ERRORS))
+@pytest.mark.parametrize("code", sorted(COMPARED_ERRORS))
 async def test_an_error_of_v1_is_an_answer_that_v2_must_give_too(code: str) -> None:
     async with shadowing() as one:
         error = ProgramError("no")
