@@ -28,7 +28,7 @@ def test_numbers_are_those_of_the_code() -> None:
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     for text in (
         f"At most {tap.MAX_WAITING} captured calls wait, for {runs.MAX_AGE_S:g} s at most",
-        f"with {tap.MAX_WAITING_BYTES >> 20} MiB at most",
+        f"with {runs.MAX_WAITING_BYTES >> 20} MiB at most",
         f"late (by more than {1000 * gate.MAX_LAG_S:g} ms)",
         f"idle by {100 - defaults['shadow_max_cpu_percent']:g} % at least",
         f"after {['', 'one', 'two', 'three'][DEATHS_IN_A_ROW]} in a row the program's copies pause",
