@@ -21,7 +21,7 @@ from app.protection import protect
 from app.services import Services
 from config.settings import Settings
 from pools.protocol import Pool
-from poolshift.worker.linux import keep_freed_memory, open_many_files
+from poolshift.worker.linux import KEPT_BYTES, keep_freed_memory, open_many_files
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -182,7 +182,8 @@ def serve(settings: Settings) -> bool:
         CannotListen: see `Server.run`.
     """
     open_many_files()
-    keep_freed_memory()
+    # A body and its copies on the way: the kernel takes 2 ms to clear the pages of each new megabyte.
+    keep_freed_memory(max(KEPT_BYTES, 8 * settings.max_body_bytes))
     protect(settings)
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nothing here looks at
     server = Server(create_app(settings), settings)

@@ -56,6 +56,9 @@ _MAX_FAILURE_LINES = 50
 _log = structlog.stdlib.get_logger("poolshift.http")
 _EXECUTE: Final = api_keys.Scope.EXECUTE
 _NAMES: Final = {version: version.value for version in Version}
+_NUL: Final = b"\0"
+_PLACEHOLDER: Final = msgspec.Raw(_NUL)
+"""No JSON has this byte."""
 """Plain strings, which are encoded faster than members of an enumeration."""
 _decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -418,9 +421,8 @@ class ExecuteLane:
         assert exchange.route is not None
         version = exchange.route.decision.version
         duration_ms = round((time.perf_counter() - exchange.began) * 1e6) / 1000
-        body = _encode(
-            Answer(call.execution_id, call.program.id, _NAMES[version], result.outputs, duration_ms, result.usage)
-        )
+        answer = Answer(call.execution_id, call.program.id, _NAMES[version], result.outputs, duration_ms, result.usage)
+        body = _encode(answer) if len(result.outputs) <= MAX_SCANNED_BYTES else _encode_large(answer)
         headers = self._headers(exchange, version, call, result.run_s)
         headers += (_JSON, (b"content-length", b"%d" % len(body)))
         return 200, headers, body
@@ -518,6 +520,13 @@ def _read(body: bytes, *, worker_may_check: bool = False) -> Envelope:
         raise Problem("invalid_request", f"body: {misfit_of(error)}") from None
     except RecursionError:
         raise Problem("invalid_request", "body: it is nested too deeply") from None
+
+
+def _encode_large(answer: Answer) -> bytes:
+    """Encodes an answer with one copy of its outputs. msgspec would copy them each time that its buffer grows."""
+    outputs, answer.outputs = answer.outputs, _PLACEHOLDER
+    before, _, behind = _encode(answer).partition(_NUL)
+    return b"".join((before, memoryview(outputs), behind))
 
 
 def _operation(headers: dict[bytes, bytes]) -> Literal["execute", "stream", "async"]:

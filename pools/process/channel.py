@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable
 
 from poolshift.worker.framing import READ_BYTES, FrameDecoder, FrameError
@@ -14,7 +15,10 @@ class Channel:
     """
 
     def __init__(
-        self, sock: socket.socket, on_payload: Callable[[bytes], None], on_end: Callable[[str | None], None]
+        self,
+        sock: socket.socket,
+        on_payload: Callable[[bytes | memoryview], None],
+        on_end: Callable[[str | None], None],
     ) -> None:
         """Takes over `sock`, which is closed if this raises.
 
@@ -25,7 +29,7 @@ class Channel:
         self._on_payload = on_payload
         self._on_end = on_end
         self._decoder = FrameDecoder()
-        self._unsent = bytearray()
+        self._unsent: deque[memoryview] = deque()
         self._open = True
         self._reading = False
         self._loop = asyncio.get_running_loop()
@@ -35,8 +39,11 @@ class Channel:
             sock.close()
             raise
 
-    def send(self, data: bytes) -> bool:
-        """Sends `data` as soon as the worker takes it; False if the worker has surely got none of it, and is lost."""
+    def send(self, data: bytes, rest: bytes | memoryview = b"") -> bool:
+        """Sends `data`, and `rest` behind it without a copy, as soon as the worker takes them.
+
+        Returns False if the worker has surely got none of it, and is lost.
+        """
         if not self._open:
             return False
         sent = 0
@@ -47,18 +54,21 @@ class Channel:
                 pass
             except OSError:
                 return False  # the reader sees the same end
-        if sent < len(data):
-            return self._send_later(data, sent)
+        if sent < len(data) or rest:
+            return self._send_later(data, sent, rest)
         return True
 
-    def _send_later(self, data: bytes, sent: int) -> bool:
+    def _send_later(self, data: bytes, sent: int, rest: bytes | memoryview) -> bool:
         if not self._unsent:
             try:
                 self._loop.add_writer(self._socket, self._writable)
             except OSError as error:
                 self._end(f"cannot be written to: {error}")
                 return sent > 0
-        self._unsent += memoryview(data)[sent:]
+        if sent < len(data):
+            self._unsent.append(memoryview(data)[sent:])
+        if rest:
+            self._unsent.append(memoryview(rest))
         return True
 
     def pause_reading(self) -> None:
@@ -126,13 +136,17 @@ class Channel:
         return True
 
     def _writable(self) -> None:
+        part = self._unsent[0]
         try:
-            sent = self._socket.send(self._unsent)
+            sent = self._socket.send(part)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            sent = len(self._unsent)
-        del self._unsent[:sent]
+            self._unsent.clear()
+        else:
+            self._unsent.popleft()
+            if sent < len(part):
+                self._unsent.appendleft(part[sent:])
         if not self._unsent:
             self._forget_writer()
 

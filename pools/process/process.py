@@ -34,7 +34,7 @@ from pools.process.stats import ProcessStats
 from pools.process.told_definitions import ToldDefinitions
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import truncate
-from poolshift.worker.framing import MALFORMED, FrameError, frame_of_two
+from poolshift.worker.framing import MALFORMED, MAX_COPIED_BYTES, FrameError, frame_of_two, start_of_two
 from poolshift.worker.lm import lm_budget_s
 from poolshift.worker.loading import EntrypointError
 from poolshift.worker.messages import (
@@ -162,10 +162,10 @@ class WorkerProcess:
             lm_budget_s=0.0 if call.lm is None else lm_budget_s(call.deadline - self._loop.time()),
         )
         try:
-            data = frame_of_two(_encoder.encode(request), call.inputs)
+            is_sent = self._send_run(_encoder.encode(request), call.inputs)
         except FrameError as error:
             raise InvalidInputs(f"inputs: {error}") from None
-        if not self._channel.send(data):
+        if not is_sent:
             raise WorkerLost
         if is_new:
             self._definitions.told(definition, number)
@@ -178,6 +178,11 @@ class WorkerProcess:
         if call.events is not None:
             self._flow_control = FlowControl(self._channel)
             call.events.began(self._flow_control)
+
+    def _send_run(self, message: bytes, inputs: bytes | msgspec.Raw) -> bool:
+        if len(inputs) <= MAX_COPIED_BYTES:
+            return self._channel.send(frame_of_two(message, memoryview(inputs)))
+        return self._channel.send(start_of_two(message, len(inputs)), memoryview(inputs))
 
     @property
     def due(self) -> float:
@@ -327,7 +332,7 @@ class WorkerProcess:
 
     # --- its replies
 
-    def _take(self, payload: bytes) -> None:
+    def _take(self, payload: bytes | memoryview) -> None:
         if self.ended_for is not None:
             return  # too late
         try:

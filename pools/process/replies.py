@@ -29,7 +29,7 @@ _json_decoder: Final[msgspec.json.Decoder[msgspec.Raw]] = msgspec.json.Decoder(m
 _NOTHING: Final = msgspec.Raw(b"")
 
 
-def decode_reply(payload: bytes) -> tuple[Reply, msgspec.Raw]:
+def decode_reply(payload: bytes | memoryview) -> tuple[Reply, msgspec.Raw]:
     """Decodes a reply, and returns with it the outputs or the event's data that it is about.
 
     Those are JSON, except that nobody has looked at outputs of over `MAX_SCANNED_BYTES`.

@@ -180,11 +180,11 @@ class NodeZygote:
 
     # --- notices
 
-    def _take(self, payload: bytes) -> None:
+    def _take(self, payload: bytes | memoryview) -> None:
         try:
             notice = _notice_decoder.decode(payload)
         except MALFORMED:
-            self._pass_on(payload)  # whoever listens knows what to do with garbage
+            self._pass_on(bytes(payload))  # whoever listens knows what to do with garbage
             return
         if isinstance(notice, Measured):
             self._oom_kills = notice.oom_kills
@@ -196,7 +196,7 @@ class NodeZygote:
         elif isinstance(notice, Started | Refused):
             self._take_start(notice)
         else:
-            self._pass_on(payload)
+            self._pass_on(bytes(payload))
 
     def _take_start(self, notice: Started | Refused) -> None:
         if self._started.done():

@@ -41,11 +41,19 @@ def frame_of_two(head: bytes, body: bytes | memoryview) -> bytes:
     Raises:
         FrameError: the payload is over `MAX_FRAME_BYTES`.
     """
-    size = _checked(_LENGTH.size + len(head) + len(body))
-    return b"".join((_LENGTHS.pack(size, len(head)), head, body))
+    return b"".join((start_of_two(head, len(body)), body))
 
 
-def cut_in_two(payload: bytes) -> tuple[bytes, bytes | memoryview]:
+def start_of_two(head: bytes, size: int) -> bytes:
+    """The bytes to send before a second part of `size` bytes, for a sender that does not copy a large one.
+
+    Raises:
+        FrameError: the payload is over `MAX_FRAME_BYTES`.
+    """
+    return _LENGTHS.pack(_checked(_LENGTH.size + len(head) + size), len(head)) + head
+
+
+def cut_in_two(payload: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
     """The two parts of a payload. A body of over `MAX_COPIED_BYTES` is a view of it, and no copy.
 
     Raises:
@@ -56,7 +64,7 @@ def cut_in_two(payload: bytes) -> tuple[bytes, bytes | memoryview]:
     end = _LENGTH.size + _LENGTH.unpack_from(payload)[0]
     if end > len(payload):
         raise FrameError(f"a payload of {len(payload)} bytes claims a head up to byte {end}")
-    head = payload[_LENGTH.size : end]
+    head = bytes(payload[_LENGTH.size : end])
     return head, payload[end:] if len(payload) <= MAX_COPIED_BYTES else memoryview(payload)[end:]
 
 
@@ -72,8 +80,8 @@ class FrameDecoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterable[bytes]:
-        """The payloads that `data` completes. Consume all of them before feeding more data.
+    def feed(self, data: bytes) -> Iterable[bytes | memoryview]:
+        """The payloads that `data` completes; a large one may be a view. Consume all of them before feeding more data.
 
         Raises:
             FrameError: a length is over `MAX_FRAME_BYTES`.
@@ -83,12 +91,16 @@ class FrameDecoder:
         self._buffer += data
         return self._completed()
 
-    def _completed(self) -> Iterator[bytes]:
+    def _completed(self) -> Iterator[bytes | memoryview]:
         while len(self._buffer) >= 4:
             (length,) = _LENGTH.unpack_from(self._buffer)
             if length > MAX_FRAME_BYTES:
                 raise FrameError(f"a frame claims {length} bytes; the limit is {MAX_FRAME_BYTES}")
             if len(self._buffer) < 4 + length:
+                return
+            if length > MAX_COPIED_BYTES and len(self._buffer) == 4 + length:
+                whole, self._buffer = self._buffer, bytearray()
+                yield memoryview(whole)[4:]
                 return
             with memoryview(self._buffer) as view:  # a slice of the buffer itself would be one more copy
                 payload = bytes(view[4 : 4 + length])
@@ -96,7 +108,7 @@ class FrameDecoder:
             yield payload
 
 
-def read_frames(sock: socket.socket) -> Iterator[bytes]:
+def read_frames(sock: socket.socket) -> Iterator[bytes | memoryview]:
     """The payloads that arrive on a blocking socket, until the other end closes it (the worker's side)."""
     decoder = FrameDecoder()
     while data := sock.recv(READ_BYTES):

@@ -17,6 +17,8 @@ _PR_SET_NO_NEW_PRIVS = 38
 # malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_MAX_MMAP_THRESHOLD = 32 * 1024 * 1024
+"""glibc takes no larger one (mallopt(3))."""
 
 KEPT_BYTES = 16 * 1024 * 1024
 """Freed memory that malloc keeps in a process, at most."""
@@ -147,7 +149,7 @@ def prefer_as_oom_victim() -> None:
         pass  # some containers mount /proc read-only: then the kernel's own choice stands
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(kept_bytes: int = KEPT_BYTES) -> None:
     """Has malloc keep freed memory instead of giving it back to the kernel at once (mallopt(3)).
 
     By default glibc gives back what is over 128 KiB, and the kernel clears the pages that it takes again. That is most
@@ -155,8 +157,8 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(_libc, "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES // 4)
+        mallopt(_M_TRIM_THRESHOLD, kept_bytes)
+        mallopt(_M_MMAP_THRESHOLD, min(kept_bytes // 4, _MAX_MMAP_THRESHOLD))
 
 
 def open_many_files() -> None:

@@ -154,7 +154,7 @@ class SpanExport:
                 _kill(exporter)
                 await exporter.wait()
 
-    def _take(self, payload: bytes) -> None:
+    def _take(self, payload: bytes | memoryview) -> None:
         message = _decoder.decode(payload)
         if isinstance(message, Outcome):
             self._handed_over -= message.count

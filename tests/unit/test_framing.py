@@ -19,11 +19,27 @@ from poolshift.worker.framing import (
 def test_however_the_stream_is_cut_the_payloads_come_out(payloads: list[bytes], cuts: list[int]) -> None:
     """The decoder returns the payloads unchanged and in order, however the reads cut the stream."""
     stream = b"".join(frame(payload) for payload in payloads)
-    decoder, received, position = FrameDecoder(), list[bytes](), 0
+    decoder, received, position = FrameDecoder(), list[bytes | memoryview](), 0
     for length in [*cuts, len(stream)]:
         received += decoder.feed(stream[position : position + length])
         position += length
     assert received == payloads
+
+
+@given(
+    st.sampled_from([MAX_COPIED_BYTES - 4, MAX_COPIED_BYTES, 3 * MAX_COPIED_BYTES]),
+    st.booleans(),
+    st.binary(max_size=9),
+)
+def test_a_large_payload_comes_out_whole(size: int, ends: bool, next_one: bytes) -> None:
+    """The last read ends with it, or has another frame behind it."""
+    large = bytes(range(256)) * (size // 256 + 1)
+    stream = frame(large) + (b"" if ends else frame(next_one))
+    decoder, received = FrameDecoder(), list[bytes | memoryview]()
+    for start in range(0, len(stream), MAX_COPIED_BYTES):
+        received += decoder.feed(stream[start : start + MAX_COPIED_BYTES])
+    received += decoder.feed(frame(b"last"))
+    assert received == [large, *([] if ends else [next_one]), b"last"]
 
 
 @pytest.mark.parametrize("length", [MAX_FRAME_BYTES + 1, 2**32 - 1])

@@ -72,7 +72,7 @@ def test_a_body_that_is_no_json_has_inputs_that_are_none(inputs: Any, data: st.D
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{}", b"[]", b'{"inputs":1}', b'{"inputs":[{}]}', b'{"inputs":{}', b'{"inputs":{},"inputs":{}}', b"}" * 9],
+    [b"", b"{}", b"[]", b'{"inputs":1}', b'{"inputs":[{}]}', b'{"inputs":{}', b"}" * 9],
 )
 def test_what_only_a_scan_can_tell(body: bytes) -> None:
     """Such bodies are left to a scan."""
