@@ -49,12 +49,12 @@ class Channel:
         sent = 0
         if not self._unsent:
             try:
-                sent = self._socket.send(data)
+                sent = self._socket.sendmsg((data, rest)) if rest else self._socket.send(data)
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError:
                 return False  # the reader sees the same end
-        if sent < len(data) or rest:
+        if sent < len(data) + len(rest):
             return self._send_later(data, sent, rest)
         return True
 
@@ -68,7 +68,7 @@ class Channel:
         if sent < len(data):
             self._unsent.append(memoryview(data)[sent:])
         if rest:
-            self._unsent.append(memoryview(rest))
+            self._unsent.append(memoryview(rest)[max(0, sent - len(data)) :])
         return True
 
     def pause_reading(self) -> None:

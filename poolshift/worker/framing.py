@@ -13,8 +13,8 @@ MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """The errors that msgspec raises if bytes from another process are not JSON, or not the JSON that is expected."""
 
-MAX_COPIED_BYTES: Final = 64 * 1024
-"""A copy of this size costs less than a view and its use."""
+MAX_COPIED_BYTES: Final = 256 * 1024
+"""A copy of this size costs less than a view and its use, and than a second write."""
 
 _LENGTH: Final = struct.Struct(">I")
 _LENGTHS: Final = struct.Struct(">II")
