@@ -30,6 +30,8 @@ def test_numbers_are_those_of_the_code() -> None:
         f"At most {tap.MAX_WAITING} captured calls wait, for {runs.MAX_AGE_S:g} s at most",
         f"with {runs.MAX_WAITING_BYTES >> 20} MiB at most",
         f"late (by more than {1000 * gate.MAX_LAG_S:g} ms)",
+        f"work for {100 * gate.MAX_LOOP_SHARE:g} % of its time at most",
+        f"since the last look, {runs.TICK_S:g} s ago: {gate.FIRST_CALLS} after a pause",
         f"idle by {100 - defaults['shadow_max_cpu_percent']:g} % at least",
         f"after {['', 'one', 'two', 'three'][DEATHS_IN_A_ROW]} in a row the program's copies pause",
         f"answers with over {comparison.MAX_OUTPUT_BYTES >> 20} MiB",
