@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any
 
+from poolshift.worker.framing import frame_of_two
+
 _kept: list[Any] = []
 
 
@@ -43,7 +45,7 @@ def finds() -> dict[str, Any]:
 def dies_of_another(earlier: str, generation: str) -> None:
     """Has the worker say late what an earlier execution has left, and dies of that."""
     left = b'{"op":"left","id":"%s","gen":%s,"what":["open files"]}' % (earlier.encode(), generation.encode())
-    os.write(3, len(left).to_bytes(4, "big") + left)
+    os.write(3, frame_of_two(left, b""))
     os._exit(1)
 
 
