@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -15,6 +15,7 @@ from poolshift.worker.lm import LMUsage
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import MOVED, End, Evidence, LiveJudge
 from routing.rollout.model import Rollout
+from routing.shadow.tap import ShadowTap
 from routing.split import bucket
 from routing.telemetry.call_trace import CANCELLED, CallTrace
 from routing.telemetry.recorder import NOT_ORGANIC, OK, Recorder
@@ -48,22 +49,6 @@ class Route:
         return None if self.trace is None else self.trace.trace_id
 
 
-class CallTap(Protocol):
-    """Listens to the ends of calls."""
-
-    def call_ended(
-        self,
-        decision: Decision,
-        call: Call,
-        key: str | None,
-        evidence: Evidence | None,
-        result: Result | None,
-        code: str | None,
-        trace: CallTrace | None,
-    ) -> None:
-        """Takes note of a call that has ended with a result or with an error's code, before its answer leaves."""
-
-
 class Router:
     """Decides between the pools, of which it knows the version and nothing inside."""
 
@@ -89,7 +74,7 @@ class Router:
         self._rolled_back_at: float | None = None
         self._last_canary_dispatch = 0.0
         self._is_diverting = False
-        self.tap: CallTap | None = None
+        self.tap: ShadowTap | None = None
         """The listener to the ends of calls, while there is any."""
         flag.listen(self._requeue)
         if self._only is None:

@@ -21,6 +21,7 @@ from app.problems import Problem, problem_of
 from app.services import Services
 from app.text import check_text
 from pools.protocol import Pool
+from poolshift.worker.framing import MALFORMED
 from routing.catalog.idempotency import KeptAnswer, Outcome
 from routing.catalog.programs import CataloguedProgram
 from routing.versions import Version
@@ -171,10 +172,8 @@ def _refusal(problem: Problem) -> Outcome:
 def _read(body: bytes) -> BatchEnvelope:
     try:
         envelope = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise Problem("invalid_request", f"body: {misfit_of(error)}") from None
-    except RecursionError:
-        raise Problem("invalid_request", "body: it is nested too deeply") from None
     for index, inputs in enumerate(envelope.inputs):
         if memoryview(inputs)[0] != ord("{"):
             raise Problem("invalid_request", f"body.inputs.{index}: the inputs of an item are an object")

@@ -24,7 +24,7 @@ from app.execute.envelopes import Answer, Envelope, misfit_of
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response
 from app.execute.execution_ids import ExecutionIds
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once
-from app.execute.large_body import MAX_SCANNED_BYTES, envelope_of
+from app.execute.large_body import envelope_of
 from app.execute.streaming import EventBuffer, EventStream, asks_for_events
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call
@@ -37,6 +37,8 @@ from config import api_keys
 from config.settings import Settings
 from pools.calls import Call, Program, Result
 from pools.errors import ExecutionError, ExecutionTimeout, InvalidOutputs
+from pools.process.json_check import MAX_SCANNED_BYTES
+from poolshift.worker.framing import MALFORMED
 from routing.catalog.idempotency import KeptAnswer, KeyedCall, Outcome
 from routing.catalog.jobs import Job
 from routing.catalog.programs import CataloguedProgram
@@ -56,10 +58,10 @@ _MAX_FAILURE_LINES = 50
 _log = structlog.stdlib.get_logger("poolshift.http")
 _EXECUTE: Final = api_keys.Scope.EXECUTE
 _NAMES: Final = {version: version.value for version in Version}
-_NUL: Final = b"\0"
-_PLACEHOLDER: Final = msgspec.Raw(_NUL)
-"""No JSON has this byte."""
 """Plain strings, which are encoded faster than members of an enumeration."""
+_NUL: Final = b"\0"
+"""A byte that no JSON has."""
+_PLACEHOLDER: Final = msgspec.Raw(_NUL)
 _decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -516,10 +518,8 @@ def _read(body: bytes, *, worker_may_check: bool = False) -> Envelope:
         return envelope
     try:
         return _decode_envelope(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise Problem("invalid_request", f"body: {misfit_of(error)}") from None
-    except RecursionError:
-        raise Problem("invalid_request", "body: it is nested too deeply") from None
 
 
 def _encode_large(answer: Answer) -> bytes:

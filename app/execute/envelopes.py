@@ -47,5 +47,7 @@ class Answer(msgspec.Struct, omit_defaults=True):
 
 
 def misfit_of(error: Exception) -> str:
-    """Says why a body does not fit; the pattern, which ids alone have, in words."""
+    """Says why a body does not fit; the pattern, which ids alone have, in words. Takes one of `MALFORMED`."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
     return _PATTERN_TOLD.sub(ID_RULE, str(error))

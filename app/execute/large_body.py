@@ -8,9 +8,6 @@ import msgspec
 from app.execute.envelopes import Envelope
 from poolshift.worker.framing import MALFORMED
 
-MAX_SCANNED_BYTES: Final = 512 * 1024
-"""A larger body is not scanned if that can be avoided. A scan takes about a millisecond for each megabyte."""
-
 _MAX_OTHER_BYTES: Final = 4096
 """Limit of what stands before the inputs, and of what stands behind them."""
 _BEFORE_INPUTS: Final = re.compile(rb'\s*\{[^{}]{0,%d}?"inputs"\s*:\s*(?=\{)' % _MAX_OTHER_BYTES)

@@ -11,7 +11,14 @@ import typer
 from analysis.odd_ones import Comparisons, FieldCounts, FieldRow
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_json, print_rows
-from cli.rollout.shadow_page import failures_sentence, html_report, markdown_report, quality_sentence, sentence
+from cli.rollout.shadow_page import (
+    counts_text,
+    failures_sentence,
+    html_report,
+    markdown_report,
+    quality_sentence,
+    sentence,
+)
 from cli.service import Service, on_service
 from poolshift.client import shadow
 
@@ -138,7 +145,7 @@ def _refuse_nothing(path: Path, found: dict[str, Any]) -> None:
         raise CommandFailed(ExitCode.USAGE, f"{path} has no inputs")
     failed = found["failed_alike"]
     if sum(failed.values()) == found["compared"]:
-        told = ", ".join(f"{count} {code}" for code, count in sorted(failed.items()))
+        told = counts_text(failed)
         raise CommandFailed(ExitCode.USAGE, f"no call had outputs on either version ({told}): are the inputs right?")
 
 

@@ -1,5 +1,6 @@
 """The report of shadow calls as Markdown and as one page of HTML, with the worst examples side by side."""
 
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -89,13 +90,17 @@ def _example(example: dict[str, Any]) -> str:
     return f'{heading}\n<pre>{inputs}</pre>\n<div class="pair">{sides}</div>\n<pre>{difference}</pre>'
 
 
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Lists counts by name, such as the codes of errors."""
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
 def sentence(found: dict[str, Any]) -> str:
     """Tells how many calls were compared, and why others were not."""
     told = f"{found['compared']} calls compared, {found['differing']} differing, {found['shed']} shed"
     failed = found.get("failed_alike", {})
     if failed:
-        codes = ", ".join(f"{count} {code}" for code, count in sorted(failed.items()))
-        told += f", {sum(failed.values())} with the same error on both versions ({codes})"
+        told += f", {sum(failed.values())} with the same error on both versions ({counts_text(failed)})"
     reasons = [f"{count} {_SHED.get(reason, reason)}" for reason, count in sorted(found["shed_reasons"].items())]
     return f"{told} ({', '.join(reasons)})." if reasons else f"{told}."
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+MAX_SCANNED_BYTES: Final = 512 * 1024
+"""A larger JSON is not scanned on the event loop, which would stand still for over half a millisecond."""
 _SLICE_BYTES: Final = 256 * 1024
 
 

@@ -27,11 +27,11 @@ from pools.events import FlowControl
 from pools.process.channel import Channel
 from pools.process.exits import Exit, ExitCause, failure_of
 from pools.process.handle import ProcessHandle
-from pools.process.json_check import check_json
+from pools.process.json_check import MAX_SCANNED_BYTES, check_json
 from pools.process.output import OutputReader
-from pools.process.replies import MAX_SCANNED_BYTES, decode_reply, error_of
+from pools.process.replies import decode_reply, error_of
 from pools.process.stats import ProcessStats
-from pools.process.told_definitions import ToldDefinitions
+from pools.process.told_definitions import ToldDefinitions, size_of
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import truncate
 from poolshift.worker.framing import MALFORMED, MAX_COPIED_BYTES, FrameError, frame_of_two, start_of_two
@@ -147,8 +147,10 @@ class WorkerProcess:
         definition = call.program.definition
         number = self._definitions.number_of(definition)
         is_new = number is None
+        size = 0
         if number is None:
-            number = self._definitions.next_number(definition)
+            size = size_of(definition)
+            number = self._definitions.next_number(size)
         request = Run(
             id=call.execution_id,
             program_id=call.program.id,
@@ -168,7 +170,7 @@ class WorkerProcess:
         if not is_sent:
             raise WorkerLost
         if is_new:
-            self._definitions.told(definition, number)
+            self._definitions.told(definition, number, size)
         call.is_loading = not self._definitions.is_loaded(definition)
         if call.is_loading:
             call.is_cold = True

@@ -14,15 +14,13 @@ from pools.errors import (
     MalformedInputs,
     ProgramError,
 )
+from pools.process.json_check import MAX_SCANNED_BYTES
 from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, truncate
 from poolshift.worker.framing import FrameError, cut_in_two
 from poolshift.worker.messages import MAX_EVENT_BYTES, Done, Failed, Progress, Reply
 
 MAX_DETAIL_LENGTH: Final = MAX_MESSAGE_LENGTH + 64
 """Limit of an error text from a worker. The worker itself sends less."""
-
-MAX_SCANNED_BYTES: Final = 512 * 1024
-"""A larger JSON is not scanned on the event loop, which would stand still for over half a millisecond."""
 
 _reply_decoder: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
 _json_decoder: Final[msgspec.json.Decoder[msgspec.Raw]] = msgspec.json.Decoder(msgspec.Raw)

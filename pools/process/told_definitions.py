@@ -29,20 +29,20 @@ class ToldDefinitions:
         """Returns the number of a definition that the worker knows; None for one that it does not."""
         return self._numbers.get(definition)
 
-    def next_number(self, definition: Definition) -> int:
-        """Returns the number for a new definition; 0 makes the worker drop all others."""
-        is_full = len(self._numbers) >= MAX_TOLD or self._bytes + _size(definition) > MAX_TOLD_BYTES
+    def next_number(self, size: int) -> int:
+        """Returns the number for a new definition of `size` bytes; 0 makes the worker drop all others."""
+        is_full = len(self._numbers) >= MAX_TOLD or self._bytes + size > MAX_TOLD_BYTES
         return 0 if is_full else len(self._numbers)
 
-    def told(self, definition: Definition, number: int) -> None:
-        """Notes that the worker has got a new definition with its number."""
+    def told(self, definition: Definition, number: int, size: int) -> None:
+        """Notes that the worker has got a new definition of `size` bytes with its number."""
         if number == 0:
             self._numbers.clear()
             self._not_loaded.clear()
             self._bytes = 0
         self._numbers[definition] = number
         self._not_loaded.add(definition)
-        self._bytes += _size(definition)
+        self._bytes += size
 
     def is_loaded(self, definition: Definition) -> bool:
         """Tells if the worker has loaded a definition that it knows."""
@@ -53,5 +53,6 @@ class ToldDefinitions:
         self._not_loaded.discard(definition)
 
 
-def _size(definition: Definition) -> int:
+def size_of(definition: Definition) -> int:
+    """Returns the bytes of a definition as JSON."""
     return len(_encoder.encode(definition))

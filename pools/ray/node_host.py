@@ -35,7 +35,7 @@ class NodeHost:
         self._on_lost = on_lost
         self._names = (f"{uuid.uuid4().hex[:8]}-{number}" for number in itertools.count(1))
         self.zygotes: set[NodeZygote] = set()
-        """Those that have started, and were not seen to have ended when the last one started."""
+        """The zygotes that have started, except those that had ended when the last one started."""
 
     def __repr__(self) -> str:
         return f"<NodeHost {self.node} {self._up.host}:{self._up.port}>"

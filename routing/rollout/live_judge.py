@@ -18,6 +18,7 @@ from pools.calls import Call
 from routing.rollout.reasons import reason
 from routing.rollout.recording import FedChange, Recording
 from routing.split import BASIS_POINTS
+from routing.telemetry.recorder import OK
 
 MAX_EXAMPLES: Final = 20
 """Executions kept for each guardrail, the newest."""
@@ -30,7 +31,6 @@ LOOK_AGAIN_S: Final = 0.02
 """Time between two looks at faults, in seconds: a burst of faults is looked at once, and still within 100 ms."""
 EXPLAINING_CALLS: Final = 5_000
 """The newest calls that are looked at to say what is slow."""
-OK: Final = "ok"
 MOVED: Final = "moved"
 """The outcome of a call that went on to the other version: it judges nothing, and its time is none."""
 _KEY_SEED: Final = 0x6A756467
@@ -96,7 +96,7 @@ class LiveJudge:
         self.latency_floor_ms = DEFAULT_LATENCY_FLOOR_MS
         """Added to every call's time: a worker that rests between calls wakes on a colder core."""
         self.recording = Recording()
-        """What the judge has seen, for the export."""
+        """Calls that the judge has seen, for the export."""
         self._is_off = is_off
         self._others: Counters | None = None
         self._examples: dict[str, deque[Example]] = {}

@@ -8,13 +8,13 @@ from typing import Any, Final, NamedTuple
 
 from analysis.verdict import Evidence as Fed
 from routing.rollout.reasons import TimedCall
+from routing.telemetry.recorder import OK
 
 MAX_RECORDED: Final = 65_536
 """Calls that are kept, the newest."""
 MAX_FED: Final = 4_096
 """Changes that are kept of what the judge was fed, the newest."""
 
-_OK: Final = "ok"
 _IS_V2: Final = 1
 _IS_COLD: Final = 2
 _HAS_KEY: Final = 4
@@ -110,7 +110,7 @@ class Recording:
         return [
             TimedCall(self._version(place), self._programs[place], self._ms[place] - floor_ms)
             for place in self._newest(count)
-            if self._outcomes[place] == _OK and not self._flags[place] & _IS_COLD
+            if self._outcomes[place] == OK and not self._flags[place] & _IS_COLD
         ]
 
     def snapshot(self) -> "Recording":

@@ -29,7 +29,7 @@ class ShadowTap:
     def __init__(self, waiting: Sized, capture: Capture, score: Score) -> None:
         """Captures no call while `MAX_WAITING` are `waiting`."""
         self.threshold = 0
-        """Of 2^32 calls of V1 that may be copied, so many are."""
+        """The number of copies of 2^32 calls of V1 that may be copied."""
         self.refused: dict[Program, int] = {}
         """Calls that there was no room for, until somebody counts them."""
         self._waiting = waiting

@@ -15,7 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
 WORKER = tomllib.loads((ROOT / "packaging/poolshift/pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
     "wheel"
 ]["hooks"]["custom"]
-"""What the worker's distribution lays out and compiles."""
+"""The packages and compiled modules of the worker's distribution."""
 OWN_ENVIRONMENT = {".venv"}
 """Paths that make creates."""
 
