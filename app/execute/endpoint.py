@@ -21,7 +21,7 @@ from app.access.hosts import HostGuard
 from app.api.executions import job_view
 from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope, misfit_of
-from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response
+from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response, Rest
 from app.execute.execution_ids import ExecutionIds
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once
 from app.execute.large_body import envelope_of
@@ -137,7 +137,7 @@ class ExecuteLane:
         exchange.trace, exchange.traceparent, exchange.carried = self._tracing.begin(exchange.headers)
 
     async def _execute(self, exchange: Exchange) -> Response | None:
-        """Runs a call and returns its answer; None if the answer has been sent already, event by event."""
+        """Runs a call and returns its answer; None if the answer has been sent already, by parts."""
         principal = exchange.principal or self.authorise(exchange)
         if exchange.keyed is None and IDEMPOTENCY_KEY in exchange.headers:
             return await self._execute_once(exchange)
@@ -162,6 +162,9 @@ class ExecuteLane:
             return await self._outcome(exchange, call, operation)
         with exchange:
             result = await self._run(exchange, call, "synthetic" if is_synthetic else operation)
+        if len(result.outputs) > MAX_SCANNED_BYTES:
+            await self._answer_in_parts(exchange, call, result)
+            return None
         return self._answer(exchange, call, result)
 
     def _route(self, exchange: Exchange, principal: Principal, session_id: str | None) -> bool:
@@ -420,14 +423,33 @@ class ExecuteLane:
     # --- the answer
 
     def _answer(self, exchange: Exchange, call: Call, result: Result) -> Response:
+        if len(result.outputs) > MAX_SCANNED_BYTES:
+            (status, headers, body), rest = self._in_parts(exchange, call, result)
+            return status, headers, b"".join((body, *rest))
+        body = _encode(_answer_of(exchange, call, result, result.outputs))
+        return 200, self._headers_of_result(exchange, call, result, len(body)), body
+
+    def _in_parts(self, exchange: Exchange, call: Call, result: Result) -> tuple[Response, Rest]:
+        """Encodes an answer around its outputs. msgspec would copy them each time that its buffer grows."""
+        body, _, behind = _encode(_answer_of(exchange, call, result, _PLACEHOLDER)).partition(_NUL)
+        rest = memoryview(result.outputs), behind
+        size = len(body) + len(result.outputs) + len(behind)
+        return (200, self._headers_of_result(exchange, call, result, size), body), rest
+
+    async def _answer_in_parts(self, exchange: Exchange, call: Call, result: Result) -> None:
+        """Sends an answer with large outputs, of which no copy is made: the event loop would stand still for it."""
+        response, rest = self._in_parts(exchange, call, result)
+        size = len(response[2]) + sum([len(part) for part in rest])
+        self._metrics.answered(200, time.perf_counter() - exchange.began, exchange.received, size)
+        await exchange.answer(response, rest)
+
+    def _headers_of_result(
+        self, exchange: Exchange, call: Call, result: Result, size: int
+    ) -> list[tuple[bytes, bytes]]:
         assert exchange.route is not None
-        version = exchange.route.decision.version
-        duration_ms = round((time.perf_counter() - exchange.began) * 1e6) / 1000
-        answer = Answer(call.execution_id, call.program.id, _NAMES[version], result.outputs, duration_ms, result.usage)
-        body = _encode(answer) if len(result.outputs) <= MAX_SCANNED_BYTES else _encode_large(answer)
-        headers = self._headers(exchange, version, call, result.run_s)
-        headers += (_JSON, (b"content-length", b"%d" % len(body)))
-        return 200, headers, body
+        headers = self._headers(exchange, exchange.route.decision.version, call, result.run_s)
+        headers += (_JSON, (b"content-length", b"%d" % size))
+        return headers
 
     def _refuse(self, exchange: Exchange, error: Exception) -> Response:
         """Counts and logs a failed call, and returns the problem as its answer."""
@@ -522,11 +544,11 @@ def _read(body: bytes, *, worker_may_check: bool = False) -> Envelope:
         raise Problem("invalid_request", f"body: {misfit_of(error)}") from None
 
 
-def _encode_large(answer: Answer) -> bytes:
-    """Encodes an answer with one copy of its outputs. msgspec would copy them each time that its buffer grows."""
-    outputs, answer.outputs = answer.outputs, _PLACEHOLDER
-    before, _, behind = _encode(answer).partition(_NUL)
-    return b"".join((before, memoryview(outputs), behind))
+def _answer_of(exchange: Exchange, call: Call, result: Result, outputs: msgspec.Raw) -> Answer:
+    assert exchange.route is not None
+    version = _NAMES[exchange.route.decision.version]
+    duration_ms = round((time.perf_counter() - exchange.began) * 1e6) / 1000
+    return Answer(call.execution_id, call.program.id, version, outputs, duration_ms, result.usage)
 
 
 def _operation(headers: dict[bytes, bytes]) -> Literal["execute", "stream", "async"]:

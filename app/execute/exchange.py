@@ -27,6 +27,8 @@ from routing.versions import Version
 
 Response = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, well-formed headers with the body's length among them, body."""
+Rest = tuple[bytes | memoryview, ...]
+"""What follows the beginning of a large body. No copy of it is made."""
 Address = tuple[str, int | None]
 """A host and a port, or the path of a socket."""
 
@@ -155,8 +157,8 @@ class Exchange:
 
     # --- the answer
 
-    async def answer(self, response: Response) -> None:
-        """Answers in one piece; does nothing if nobody is there any more."""
+    async def answer(self, response: Response, rest: Rest = ()) -> None:
+        """Answers, with `rest` behind the response's body; does nothing if nobody is there any more."""
         raise NotImplementedError
 
     # --- the client
@@ -206,16 +208,16 @@ class ConnectionExchange(Exchange):
         address: Address | None,
         server: ServerState,
         tasks: set[asyncio.Task[None]],
-        on_answer: Callable[[bytes], None],
+        on_answer: Callable[[bytes, Rest], None],
     ) -> None:
-        """Calls `on_answer` once with the answer's bytes, unless the client goes; the server waits for `tasks`."""
+        """Calls `on_answer` once with the answer's parts, unless the client goes; the server waits for `tasks`."""
         super().__init__(path, lines, address, "http")
         self.keep_alive = True
         """Set if the connection stays open for other requests."""
         self._body = b""
         self._server = server
         self._tasks = tasks
-        self._on_answer: Callable[[bytes], None] | None = on_answer
+        self._on_answer: Callable[[bytes, Rest], None] | None = on_answer
 
     def begin(self, body: bytes, endpoint: Endpoint, loop: asyncio.AbstractEventLoop, *, at_once: bool) -> None:
         """Has the endpoint answer, in a task that the server waits for. The upload is no part of the call's time.
@@ -254,14 +256,14 @@ class ConnectionExchange(Exchange):
             raise too_large(max_bytes)
         return body
 
-    async def answer(self, response: Response) -> None:
-        self._write(response)
+    async def answer(self, response: Response, rest: Rest = ()) -> None:
+        self._write(response, rest)
 
     def client_gone(self) -> None:
         self._on_answer = None
         super().client_gone()
 
-    def _write(self, response: Response) -> None:
+    def _write(self, response: Response, rest: Rest = ()) -> None:
         on_answer, self._on_answer = self._on_answer, None
         if on_answer is None:
             return
@@ -274,7 +276,7 @@ class ConnectionExchange(Exchange):
         elif not self.keep_alive:
             parts.append(b"connection: close\r\n")
         parts += (b"\r\n", body)
-        on_answer(b"".join(parts))
+        on_answer(b"".join(parts), rest)
 
 
 class AsgiExchange(Exchange):
@@ -310,9 +312,12 @@ class AsgiExchange(Exchange):
             more_body = message.get("more_body", False)
         raise too_large(max_bytes)
 
-    async def answer(self, response: Response) -> None:
+    async def answer(self, response: Response, rest: Rest = ()) -> None:
         status, headers, body = response
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        for part in rest:
+            await self.send({"type": "http.response.body", "body": body, "more_body": True})
+            body = bytes(part)
         await self.send({"type": "http.response.body", "body": body})
 
     def __enter__(self) -> Self:

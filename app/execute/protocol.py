@@ -12,7 +12,7 @@ from uvicorn.config import Config
 from app.execute import reader as requests
 from app.execute import uvicorn_adapter
 from app.execute.connections import Connection, Connections
-from app.execute.exchange import Address, ConnectionExchange
+from app.execute.exchange import Address, ConnectionExchange, Rest
 from app.execute.reader import RequestReader
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState, UvicornProtocol
 
@@ -71,7 +71,7 @@ class LaneProtocol(Connection):
         """Bytes left of the body of a request that uvicorn has answered."""
         self._early = bytearray()
         """The bytes behind the request that is being answered."""
-        self._held_back: bytes | None = None
+        self._held_back: tuple[bytes, Rest] | None = None
         """The answer that waits until the client reads those before."""
         self._client_is_slow = False
         """Set while the client does not read its answers."""
@@ -136,8 +136,8 @@ class LaneProtocol(Connection):
         if self._uvicorn is not None:
             self._uvicorn.resume_writing()
         if self._held_back is not None:
-            data, self._held_back = self._held_back, None
-            self._answer(data)
+            (data, rest), self._held_back = self._held_back, None
+            self._answer(data, rest)
 
     # --- what the server tells
 
@@ -169,7 +169,11 @@ class LaneProtocol(Connection):
 
     def unread_bytes(self) -> int:
         assert self._transport is not None
-        return self._transport.get_write_buffer_size() + (0 if self._held_back is None else len(self._held_back))
+        size = self._transport.get_write_buffer_size()
+        if self._held_back is not None:
+            data, rest = self._held_back
+            size += len(data) + sum([len(part) for part in rest])
+        return size
 
     def time_out(self) -> None:
         if self._is_lingering:
@@ -218,16 +222,19 @@ class LaneProtocol(Connection):
             exchange.keep_alive = False
         exchange.begin(reader.body, self._connections.endpoint, self._loop, at_once=not reader.rest)
 
-    def _answer(self, data: bytes) -> None:
+    def _answer(self, data: bytes, rest: Rest) -> None:
         assert self._transport is not None
         assert self._exchange is not None
         if self._client_is_slow:
-            self._held_back = data
+            self._held_back = data, rest
             if self._early:
                 self._transport.pause_reading()
             return
         exchange, self._exchange = self._exchange, None
-        self._transport.write(data)
+        if rest:
+            self._transport.writelines((data, *rest))
+        else:
+            self._transport.write(data)
         if exchange.keep_alive:
             self._next()
         else:

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from typing import Any
 
@@ -55,6 +55,7 @@ class Lane:
             "headers": list(exchange.headers.items()),
         }
         head: Message = {}
+        parts: list[bytes] = []
 
         async def receive() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}
@@ -62,8 +63,10 @@ class Lane:
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 head.update(message)
-            else:
-                await exchange.answer((head["status"], head["headers"], message["body"]))
+                return
+            parts.append(message["body"])
+            if not message.get("more_body"):
+                await exchange.answer((head["status"], head["headers"], parts[0]), tuple(parts[1:]))
 
         try:
             with exchange:
@@ -94,6 +97,9 @@ class Wire(asyncio.Transport):
         self.written += data
         if self.on_write is not None:
             self.on_write()
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(list_of_data))
 
     def pause_reading(self) -> None:
         self.is_paused = True
@@ -397,6 +403,36 @@ def test_what_a_client_sends_before_it_reads_is_answered_once_it_does(before: li
         await connection.until(connection.wire.is_closing)
 
     virtual_time.run(run())
+
+
+@pytest.mark.parametrize("path", [b"/programs/a/execute", b"/other"])
+def test_an_answer_of_several_parts(path: bytes) -> None:
+    """It is one body; while the client does not read, all of it counts as unread."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        headers = [(b"content-length", b"6")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for part in (b"ab", b"cd"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"ef"})
+
+    async def run() -> None:
+        connection = Connection(LaneProtocol, app)
+        connection.receive(call(target=path))
+        assert (await connection.flush()).endswith(b"\r\n\r\nabcdef")
+        if path == b"/other":
+            return
+        connection.protocol.pause_writing()
+        connection.receive(call(target=path))
+        await connection.flush()
+        assert connection.protocol.unread_bytes() > 6
+        assert connection.wire.written.count(b"abcdef") == 1
+        connection.protocol.resume_writing()
+        assert connection.wire.written.count(b"abcdef") == 2
+        assert connection.protocol.unread_bytes() == 0
+
+    asyncio.run(run())
 
 
 def test_a_server_that_ends_answers_what_came_early() -> None:
