@@ -1,6 +1,7 @@
 """A service that is slow, dead or wrong: each is an error of its own class that says so."""
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +34,12 @@ def answer(status: bytes, body: bytes, headers: bytes = b"") -> bytes:
     return HTTP + status + b"\r\n" + headers + b"content-length: %d\r\n\r\n" % len(body) + body
 
 
+def _is_whole(request: bytes) -> bool:
+    head, end, body = request.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: *(\d+)", head)
+    return bool(end) and len(body) >= (int(length[1]) if length else 0)
+
+
 class Raw:
     """A server that reads a request and answers with bytes; it counts the requests."""
 
@@ -58,8 +65,9 @@ class Raw:
                     self._end.wait()
 
     def _request(self, connection: socket.socket) -> bytes:
+        """Reads a request and its body, since the kernel resets a connection that is closed with bytes unread."""
         request = b""
-        while b"\r\n\r\n" not in request and (piece := connection.recv(65536)):
+        while not _is_whole(request) and (piece := connection.recv(65536)):
             request += piece
         return request
 

@@ -104,8 +104,9 @@ async def test_a_folder_that_is_followed_is_told_of_once(tmp_path: Path, monkeyp
     made = RaySpawner(code, {}, PLAN, inherited={}, background=background)
 
     def count_and_pack() -> Code:
-        packs.append(made)
-        return pack(code, {})
+        packed = pack(code, {})
+        packs.append(made)  # only now: what changes later is in another
+        return packed
 
     monkeypatch.setattr(made, "_pack", count_and_pack)
     made._packed = pack(code, {})

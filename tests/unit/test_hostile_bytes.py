@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from app.execute.connections import GRACE_S, Connections, Limits
 from app.execute.protocol import LaneProtocol
 from app.execute.reader import MAX_HEAD_LINES
+from tests.support import virtual_time
 from tests.unit.test_protocol import CHUNKED_HEAD, GET, WRONG_KEY, Connection, Lane, answer, call, later
 
 pytestmark = pytest.mark.thorough
@@ -384,7 +385,7 @@ def test_an_answer_that_is_not_read_is_dropped(then: str) -> None:
         if then == "much":
             await connection.until(lambda: connection.wire.is_aborted)
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 def test_answers_that_are_not_read_take_so_much_memory_together() -> None:
@@ -399,7 +400,7 @@ def test_answers_that_are_not_read_take_so_much_memory_together() -> None:
         await later(GRACE_S + 0.2)
         assert [one.wire.is_aborted for one in slow] == [True, False, True, False, False, False]
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 # --- who comes when descriptors are scarce
