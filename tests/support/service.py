@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,18 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support import preloaded
 from tests.support.documented import check_answer
+from tests.support.preloaded import PreloadedStart
 from tests.support.waiting import DEADLINE_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 POOLSHIFT = [str(Path(sys.executable).with_name("poolshift"))]
 COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 """The settings by which a process that is started is measured, too (`make coverage`)."""
+
+READ_AT_IMPORT = ("LD_", "OTEL_", "PYTHON")
+"""How the names of settings begin that may count before the service's own code runs."""
 
 ON_RAY = {
     "V2_WORKERS": "ray",
@@ -45,15 +50,18 @@ class Service:
     """A service and what a test asks of it. Its settings are the environment's of a fresh machine, and `settings`."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
-        """`command` and `user` are no settings: they say how the service is started, and as which user."""
-        self._command: Sequence[str] = settings.pop("command", POOLSHIFT)
+        """`command` and `user` are no settings: by which command the service is started, and as which user.
+
+        Without them it is forked from a process that has its modules imported, unless a setting may count before that.
+        """
+        self._command: Sequence[str] | None = settings.pop("command", None)
         self._user: int | None = settings.pop("user", None)
         self.directory = directory
         self.port = settings.get("PORT") or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = directory / "service.log"
         self._settings = {name: str(value) for name, value in settings.items()}
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | PreloadedStart | None = None
         self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S, event_hooks={"response": [check_answer]})
 
     # --- its life
@@ -74,19 +82,32 @@ class Service:
             **COVERAGE,
         }
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self._command, "serve"],
-                cwd=self.directory,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                user=self._user,
-                start_new_session=True,
-                # No lock is taken between fork and exec: a system call is all that it does.
-                preexec_fn=None if terminal is None else lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY),  # noqa: PLW1509
-            )
+            if self._can_be_forked() and terminal is None:
+                self.process = preloaded.start(self.directory, environment, log.fileno())
+            else:
+                self.process = self._execute_command(environment, log.fileno(), terminal)
         if wait:
             wait_until(self.is_ready, f"the service is ready; its log:\n{self.log()}")
+
+    def _can_be_forked(self) -> bool:
+        """Tells if it makes no difference that its modules were imported in another process."""
+        is_plain = self._command is None and self._user is None and not COVERAGE
+        return is_plain and not any(name.startswith(READ_AT_IMPORT) for name in self._settings)
+
+    def _execute_command(
+        self, environment: Mapping[str, str], log: int, terminal: int | None
+    ) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [*(self._command or POOLSHIFT), "serve"],
+            cwd=self.directory,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            user=self._user,
+            start_new_session=True,
+            # No lock is taken between fork and exec: a system call is all that it does.
+            preexec_fn=None if terminal is None else lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY),  # noqa: PLW1509
+        )
 
     def is_ready(self) -> bool:
         """Asks `/readyz`. Fails the test if the process has ended."""
