@@ -7,10 +7,10 @@ The service has no such switch, since nobody should run it so.
 
 from prometheus_client import CollectorRegistry
 
-from app import lifespan
 from app.application import create_app
 from app.http_metrics import HandlerMetrics, HttpMetrics
 from app.logs import configure_logs
+from app.opening import telemetry
 from app.server import Server
 from config.settings import load_settings
 from routing.telemetry.recorder import Recorder
@@ -58,7 +58,7 @@ def main() -> None:
     configure_logs(settings.log_format)
     app = create_app(settings)
     app.state.http_metrics = SilentHttpMetrics(CollectorRegistry())
-    vars(lifespan)["Recorder"] = SilentRecorder  # the one place that makes a recorder takes this one
+    vars(telemetry)["Recorder"] = SilentRecorder  # the one place that makes a recorder takes this one
     Server(app, settings).run()
 
 

@@ -151,8 +151,7 @@ class ExecuteLane:
         program = self._programs.resolve(program_id, session_id) or await self._programs.seek(
             check_text("path.program_id", program_id), session_id
         )
-        if envelope.webhook is not None:
-            self._check_webhook(envelope.webhook, operation)
+        self._check_webhook(envelope.webhook, operation)
         call = self._make_call(exchange, program, envelope, is_job=operation == "async", is_test=is_synthetic)
         if operation == "stream":
             return await self._stream(exchange, call)
@@ -233,8 +232,10 @@ class ExecuteLane:
                 raise Problem("invalid_request", f"X-Pool-Version: this service runs no pool {forced}")
         return forced
 
-    def _check_webhook(self, url: str, operation: str) -> None:
-        """Raises Problem unless the call is a job whose webhook may be told of its end."""
+    def _check_webhook(self, url: str | None, operation: str) -> None:
+        """Raises Problem if a call names a webhook, unless it is a job whose webhook may be told of its end."""
+        if url is None:
+            return
         if operation != "async":
             raise Problem(
                 "invalid_request",

@@ -407,7 +407,7 @@ def test_what_a_client_sends_before_it_reads_is_answered_once_it_does(before: li
 
 @pytest.mark.parametrize("path", [b"/programs/a/execute", b"/other"])
 def test_an_answer_of_several_parts(path: bytes) -> None:
-    """It is one body; while the client does not read, all of it counts as unread."""
+    """The parts are one body; while the client does not read, all of it counts as unread."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()

@@ -1,0 +1,45 @@
+"""Everything that any part of the service is opened with."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from common.background import Background
+from common.tasks import TaskOwner
+from config.settings import Settings
+from routing.telemetry.recorder import Recorder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """The settings, the recorder, the owners of tasks, and the order in which all that was opened is closed."""
+
+    settings: Settings
+    recorder: Recorder
+    background: Background
+    tasks: TaskOwner
+    """Owns the tasks that one request starts."""
+    stack: AsyncExitStack
+
+    @classmethod
+    def begin(cls, settings: Settings, recorder: Recorder, stack: AsyncExitStack) -> "Opening":
+        """Opens the two owners of tasks, which are closed last."""
+        opening = cls(
+            settings=settings,
+            recorder=recorder,
+            background=Background(recorder.background_restarted),
+            tasks=TaskOwner("http"),
+            stack=stack,
+        )
+        opening.at_end(opening.tasks.aclose)
+        opening.at_end(opening.background.aclose)
+        return opening
+
+    def at_end(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Closes a part at the end, before all that were opened earlier."""
+        self.stack.push_async_callback(close)
+
+    def run(self, name: str, work: Callable[[], Awaitable[None]], *, is_vital: bool = False) -> None:
+        """Runs a background task, which ends before all that was opened earlier is closed."""
+        task = self.background.run(name, work, is_vital=is_vital)
+        self.stack.push_async_callback(self.background.stop, task)

@@ -1,0 +1,123 @@
+"""Opens the rollout: its flag, its ramp, the rotation of pools, the sources that change it, and who is told."""
+
+import functools
+from dataclasses import replace
+
+import structlog
+
+from app.access.auth import Authenticator
+from app.access.key_file import follow_key_file
+from app.opening.catalog import Catalog
+from app.opening.opening import Opening
+from app.positions.factory import PoolFactory, PoolSet
+from app.positions.rotation import Rotation
+from config.file_watch import contents
+from routing.rollout.controller import RampController
+from routing.rollout.file import RolloutFile
+from routing.rollout.flag import RolloutFlag, open_flag
+from routing.rollout.live_judge import LiveJudge
+from routing.rollout.model import Change, Rollout, Source, to_basis_points
+from routing.rollout.plan_file import PlanFile
+from routing.rollout.provider import RolloutProvider
+from routing.versions import Version
+from store.database import Database
+from store.outbox import JOB, SqlOutbox
+from store.ramp_store import SqlRampStore
+from store.rollout_log import SqlRolloutLog
+
+_log = structlog.stdlib.get_logger("poolshift")
+
+
+async def open_rollout(opening: Opening, log: SqlRolloutLog) -> RolloutFlag:
+    """Opens the rollout flag, and records it from its first revision on.
+
+    Without V1 the flag moves nothing. It is followed all the same, since other replicas may still have V1.
+    """
+    settings = opening.settings
+    percent = settings.canary_percent
+    flag = await open_flag(log, None if percent is None else to_basis_points(percent))
+    if settings.shadow_percent is not None:
+        points = to_basis_points(settings.shadow_percent)
+        await flag.apply_shadow(Change(0, Source.ENVIRONMENT, "start", "SHADOW_PERCENT at the start", points))
+
+    def record(rollout: Rollout) -> None:
+        opening.recorder.rollout_changed(rollout if settings.has_v1 else replace(rollout, canary_basis_points=10_000))
+
+    record(flag.current)
+    flag.listen(record)
+    if not settings.has_v1 and percent is not None and percent < 100:
+        _log.warning(
+            "CANARY_PERCENT has no effect: this service runs without V1 (POOLS=v2)", CANARY_PERCENT=float(percent)
+        )
+    return flag
+
+
+async def open_ramp(
+    opening: Opening, database: Database, flag: RolloutFlag, judge: LiveJudge, pools: PoolSet, catalog: Catalog
+) -> RampController:
+    """Loads the plan and its evidence, as the last run or the other replicas left them, and carries the plan out."""
+    engines = pools.engines
+
+    def serves(version: Version) -> bool:
+        return version in engines and engines[version].is_ready
+
+    ramp = RampController(
+        flag,
+        judge,
+        SqlRampStore(database, notifies=opening.settings.rollout_webhook_url is not None),
+        is_shared=database.is_shared,
+        v1_serves=functools.partial(serves, Version.V1),
+        v2_serves=functools.partial(serves, Version.V2),
+        programs=catalog.programs.count,
+        is_lm_on_trial=lambda: catalog.lms.is_on_trial,
+    )
+    await ramp.open()
+    opening.at_end(ramp.aclose)
+    opening.run("ramp", ramp.run, is_vital=True)
+    return ramp
+
+
+def open_rotation(
+    opening: Opening, pools: PoolSet, factory: PoolFactory, flag: RolloutFlag, ramp: RampController, catalog: Catalog
+) -> Rotation:
+    """Makes what rotates the pools, on request or after another replica."""
+    settings = opening.settings
+    rotation = Rotation(settings, pools, factory, flag, catalog.rotations, ramp, catalog.programs, catalog.lms)
+    if settings.has_v1:
+        opening.background.run("rotation", rotation.follow)
+    return rotation
+
+
+async def follow_sources(
+    opening: Opening, flag: RolloutFlag, ramp: RampController, log: SqlRolloutLog, authenticator: Authenticator
+) -> None:
+    """Applies the values of the sources other than the API, of the rollout, the plan and the keys, from now on."""
+    settings, background = opening.settings, opening.background
+    if (path := settings.rollout_file) is not None:
+        file = RolloutFile(flag, path.name)
+        background.run("ROLLOUT_FILE", lambda: file.follow(contents(path)))
+        await file.first_look()
+    if settings.rollout_flag is not None:
+        provider = RolloutProvider(flag, settings.rollout_flag, settings.rollout_flag_provider)
+        background.run("ROLLOUT_FLAG", provider.follow)
+    if (keys := settings.api_keys_file) is not None:
+        background.run("API_KEYS_FILE", lambda: follow_key_file(keys, contents(keys), authenticator))
+    if (plan := settings.rollout_plan_file) is not None:
+        plan_file = PlanFile(ramp, log, plan.name)
+        background.run("ROLLOUT_PLAN_FILE", lambda: plan_file.follow(contents(plan)))
+
+
+def open_webhooks(opening: Opening, database: Database) -> None:
+    """Delivers what the ramp and the jobs tell, if the settings name receivers."""
+    settings = opening.settings
+    if settings.rollout_webhook_url is None and not settings.webhook_allow_list.hosts:
+        return
+    # Imported here, since a service that notifies nobody does without the HTTP client and is quicker for it.
+    from app.webhooks import job_notifier, ramp_notifier  # noqa: PLC0415
+
+    if settings.rollout_webhook_url is not None:
+        notifier = ramp_notifier(settings, settings.rollout_webhook_url, SqlOutbox(database), opening.recorder)
+        opening.run("webhook", notifier.run)
+    if settings.webhook_allow_list.hosts:
+        notifier = job_notifier(settings, SqlOutbox(database, JOB), opening.recorder)
+        opening.run("job_webhooks", notifier.run)

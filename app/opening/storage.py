@@ -1,0 +1,62 @@
+"""Opens the store, and follows what other replicas write to it."""
+
+import json
+
+from app.opening.catalog import Catalog
+from app.opening.opening import Opening
+from routing.rollout.flag import RolloutFlag
+from routing.rollout.staleness import limit_staleness
+from store.database import Database
+from store.follower import Follower, Handlers
+from store.lm_store import lm_holder
+from store.rollout_log import SqlRolloutLog
+
+
+async def open_store(opening: Opening) -> tuple[Database, Follower | None]:
+    """Opens and migrates the database; with a follower of its changes if other replicas share it."""
+    database = Database(opening.settings.database_url.get_secret_value())
+    opening.at_end(database.aclose)
+    await database.migrate()
+    if not database.is_shared:
+        opening.background.run("database_guard", database.guard)
+        return database, None
+    follower = Follower(database, opening.background)
+    await follower.mark()
+    return database, follower
+
+
+def follow_replicas(
+    opening: Opening, follower: Follower | None, catalog: Catalog, flag: RolloutFlag, log: SqlRolloutLog
+) -> None:
+    """Follows the changes that other replicas write, from now on, if there may be any.
+
+    If the settings ask for that, everything goes to V1 while this replica may have missed a rollback.
+    """
+    if follower is None:
+        return
+    opening.at_end(follower.aclose)
+    follower.start(_handlers(catalog, flag, log), catalog.reload)
+    max_s = opening.settings.rollout_max_staleness_s
+    if max_s is not None and opening.settings.has_v1:
+        name = "ROLLOUT_MAX_STALENESS_S"
+        opening.background.run(name, lambda: limit_staleness(flag, lambda: follower.staleness_s, max_s))
+
+
+def _handlers(catalog: Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:
+    """Returns the handlers of other replicas' changes, by kind of change."""
+
+    async def rollout(_: str) -> None:
+        latest = await log.latest()
+        if latest is not None:
+            flag.follow(latest)
+
+    async def program(ref: str) -> None:
+        await catalog.programs.refresh(*json.loads(ref))
+
+    async def session_ended(ref: str) -> None:
+        catalog.sessions.forget(ref)
+
+    async def lm(ref: str) -> None:
+        await catalog.lms.refresh(lm_holder(ref))
+
+    return {"rollout": rollout, "program": program, "session_ended": session_ended, "lm": lm}
