@@ -11,12 +11,13 @@ import pytest
 from tests.conftest import StartService
 from tests.lm.conftest import EVERYONES_KEY, SMALL, create, field, on
 from tests.lm.endpoint import COMPLETION_TOKENS, COUNTS, PROMPT_TOKENS, Endpoint
+from tests.lm.lazily import dspy, needs_dspy
 from tests.service.test_errors import crashes, problem
 from tests.service.test_faults import exits
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
-dspy = pytest.importorskip("dspy", reason="the optional group is not installed")
+pytestmark = needs_dspy
 
 TOPIC = [field("topic")]
 TEXT = [field("text")]

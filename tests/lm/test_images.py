@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from config.worker_environment import worker_environment
+from tests.lm.lazily import needs_dspy
 from tests.support.receiver import running_receiver
 
-pytest.importorskip("litellm", reason="the optional group is not installed")
+pytestmark = needs_dspy
 
 FETCH = """
 import sys

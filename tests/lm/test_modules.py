@@ -9,6 +9,7 @@ import pytest
 
 from tests.lm.conftest import EVERYONES_KEY, field, on
 from tests.lm.endpoint import COMPLETION_TOKENS, FAILS, PROMPT_TOKENS, Endpoint
+from tests.lm.lazily import Lazily, dspy, needs_dspy
 from tests.lm.test_lm_streaming import on_an_lm, texts
 from tests.service.test_errors import crashes, problem
 from tests.service.test_faults import exits
@@ -16,9 +17,8 @@ from tests.service.test_streaming import EVENTS, parse
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
-dspy = pytest.importorskip("dspy", reason="the optional group is not installed")
-
-from tests.lm import modules  # noqa: E402  # it imports DSPy
+pytestmark = needs_dspy
+modules: Any = Lazily("tests.lm.modules")
 
 PIXEL = base64.b64encode(b"\x89PNG no more than a few bytes").decode()
 TRIAGE = {

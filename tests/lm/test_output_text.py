@@ -3,14 +3,13 @@
 import json
 from collections import defaultdict
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from poolshift.worker.dspy.output_text import ChatText, JSONText, OutputText
+from tests.lm.lazily import dspy, needs_dspy
 
-dspy = pytest.importorskip("dspy", reason="the optional group is not installed")
-SIGNATURE = dspy.Signature("question -> a, b")
+pytestmark = needs_dspy
 _BREAKS = ["\n", "\r\n", "\r", "\x85", "\u2028"]
 _HEADERS = ["[[ ## a ## ]]", "[[ ## b ## ]]", "[[ ## completed ## ]]", "[[ ## a", "[[", "[", "]]"]
 WRITTEN = st.lists(st.sampled_from([*_BREAKS, *_HEADERS, " ", "\t", "x", "yy", "😀"]), max_size=24).map("".join)
@@ -44,7 +43,7 @@ def test_a_chat_adapters_answer(first: str, second: str, cuts: list[int]) -> Non
     """All that is said is the beginning of what DSPy reads."""
     text = f"[[ ## a ## ]]\n{first}\n\n[[ ## b ## ]]\n{second}"
     try:
-        read = dspy.ChatAdapter().parse(SIGNATURE, text)
+        read = dspy.ChatAdapter().parse(dspy.Signature("question -> a, b"), text)
     except dspy.AdapterParseError:
         return
     for name, piece in said(ChatText(), text, cuts).items():

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from app.local_lm import MAX_TOKENS
+from poolshift.worker.lm import LOCAL_MODEL_NAME, LMSettings
 from tests.lm.conftest import field, on
+from tests.lm.lazily import Lazily, dspy, needs_dspy
 from tests.lm.test_lm_streaming import texts
 from tests.lm.test_local import run_as_written
 from tests.service.test_errors import problem
@@ -18,12 +21,9 @@ from tests.service.test_streaming import EVENTS, parse
 from tests.support.pages import section
 from tests.support.service import ROOT, Service
 
-dspy = pytest.importorskip("dspy", reason="the optional group is not installed")
-
-from app.local_lm import MAX_TOKENS  # noqa: E402  # only useful with DSPy
-from examples import rag  # noqa: E402  # it imports DSPy
-from poolshift.worker.dspy.client import lm_context  # noqa: E402  # it imports DSPy
-from poolshift.worker.lm import LOCAL_MODEL_NAME, LMSettings  # noqa: E402
+pytestmark = needs_dspy
+rag: Any = Lazily("examples.rag")
+client: Any = Lazily("poolshift.worker.dspy.client")
 
 TRAINING = [
     ("What computes the bisection of sorted lists?", "bisect"),
@@ -57,7 +57,7 @@ def optimised(small_model: LMSettings, tmp_path_factory: pytest.TempPathFactory)
     examples = [dspy.Example(question=asked, answer=named).with_inputs("question") for asked, named in TRAINING]
     optimizer = dspy.BootstrapFewShot(metric=is_found, max_bootstrapped_demos=2, max_labeled_demos=2, max_rounds=1)
     saved = tmp_path_factory.mktemp("rag") / "saved.json"
-    with lm_context(small_model):
+    with client.lm_context(small_model):
         module = optimizer.compile(rag.StandardLibrary(), trainset=examples)
         module.save(saved)
         outputs = [module(question=question).toDict() for question in QUESTIONS]

@@ -7,13 +7,14 @@ import pytest
 
 from tests.lm.conftest import create, field, on
 from tests.lm.endpoint import COMPLETION_TOKENS, Endpoint
+from tests.lm.lazily import dspy, needs_dspy
 from tests.lm.test_lm_streaming import on_an_lm, texts
 from tests.service.test_errors import crashes, problem
 from tests.service.test_streaming import EVENTS, parse
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
-dspy = pytest.importorskip("dspy", reason="the optional group is not installed")
+pytestmark = needs_dspy
 
 TOOLS = ["tests.support.programs:echo", "tests.support.programs:fail", "tests.support.programs:sleep"]
 PLAN = [field("plan", "array")]

@@ -6,12 +6,13 @@ import pytest
 
 from tests.lm.conftest import field, on
 from tests.lm.endpoint import Endpoint
+from tests.lm.lazily import needs_dspy
 from tests.lm.test_lm_streaming import on_an_lm, texts
 from tests.service.test_errors import problem
 from tests.service.test_streaming import EVENTS, parse
 from tests.support.service import Service
 
-dspy = pytest.importorskip("dspy", reason="the optional group is not installed")
+pytestmark = needs_dspy
 
 TEXT = "question, tags: list[str], kind: Literal['fact', 'guess'] -> answer, score: float, steps: list[int], sure: bool"
 

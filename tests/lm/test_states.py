@@ -9,10 +9,11 @@ import pytest
 
 from tests.lm.conftest import EVERYONES_KEY, create, field, on
 from tests.lm.endpoint import Endpoint
+from tests.lm.lazily import dspy, needs_dspy
 from tests.service.test_errors import problem
 from tests.support.service import Service
 
-dspy = pytest.importorskip("dspy", reason="the optional group is not installed")
+pytestmark = needs_dspy
 
 TEXT = [field("text")]
 TOPIC = [field("topic")]
