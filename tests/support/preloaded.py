@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,8 @@ MODULES = (
     "uvloop",
 )
 _MAX_REQUEST_BYTES = 128 * 1024
+_ASKING = threading.Lock()
+"""An answer belongs to the last question: tests start several services at once, on threads."""
 
 
 class PreloadedStart:
@@ -77,10 +80,11 @@ def start(directory: Path, environment: Mapping[str, str], log: int) -> Preloade
     """Starts `poolshift serve` in a folder, with its output in the file `log`, and a session of its own."""
     ended, says_end = os.pipe()
     try:
-        link = _nursery()
         request = json.dumps({"directory": str(directory), "environment": dict(environment)}).encode()
-        socket.send_fds(link, [request], [log, says_end])
-        return PreloadedStart(int(link.recv(16)), ended)
+        with _ASKING:
+            link = _nursery()
+            socket.send_fds(link, [request], [log, says_end])
+            return PreloadedStart(int(link.recv(16)), ended)
     finally:
         os.close(says_end)
 
