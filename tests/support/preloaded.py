@@ -1,6 +1,6 @@
-"""Starts of services from a process that has their modules imported: a third of the time of `poolshift serve`.
+"""Runs the command `poolshift` in forks of a process that has its modules imported, for a third of the time.
 
-Imports are most of a start, and the suite has hundreds of starts. Tests about the start itself run the command.
+Imports are most of a start, and the suite has a thousand of them. Tests about the start itself run the script.
 """
 
 import atexit
@@ -14,11 +14,18 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
-MODULES = (
+READ_AT_IMPORT = ("LANG", "LC_", "LD_", "OTEL_", "PYTHON")
+"""How the names of variables begin that may count before the command's own code runs."""
+
+_SCRIPT = str(Path(sys.executable).with_name("poolshift"))
+_MODULES = (
     "app.listening",
     "app.server",
     "app.logs",
@@ -26,6 +33,11 @@ MODULES = (
     "cli.main",
     "config.api_keys",
     "config.secret_key",
+    "httpx",
+    "poolshift.client",
+    "prometheus_client.parser",
+    "rich.live",
+    "rich.table",
     "uvloop",
 )
 _MAX_REQUEST_BYTES = 128 * 1024
@@ -34,7 +46,7 @@ _ASKING = threading.Lock()
 
 
 class PreloadedStart:
-    """A service that was forked: what a test asks of a `subprocess.Popen`."""
+    """A command that was forked: what a test asks of a `subprocess.Popen`."""
 
     def __init__(self, pid: int, ended: int) -> None:
         self.pid = pid
@@ -76,17 +88,47 @@ class PreloadedStart:
         self.send_signal(signal.SIGKILL)
 
 
-def start(directory: Path, environment: Mapping[str, str], log: int) -> PreloadedStart:
-    """Starts `poolshift serve` in a folder, with its output in the file `log`, and a session of its own."""
+def start(
+    arguments: Sequence[str], directory: Path, environment: Mapping[str, str], stdin: int, stdout: int, stderr: int
+) -> PreloadedStart:
+    """Starts `poolshift` in a folder, with these files as its standard streams, in a session of its own."""
+    request = {"arguments": arguments, "directory": str(directory), "environment": dict(environment)}
     ended, says_end = os.pipe()
     try:
-        request = json.dumps({"directory": str(directory), "environment": dict(environment)}).encode()
         with _ASKING:
             link = _nursery()
-            socket.send_fds(link, [request], [log, says_end])
+            socket.send_fds(link, [json.dumps(request).encode()], [stdin, stdout, stderr, says_end])
             return PreloadedStart(int(link.recv(16)), ended)
     finally:
         os.close(says_end)
+
+
+def run(
+    arguments: Sequence[str], directory: Path, environment: Mapping[str, str], stdin: str, timeout: float
+) -> "subprocess.CompletedProcess[str]":
+    """Runs `poolshift` to its end, as `subprocess.run` with `capture_output` does.
+
+    Raises:
+        subprocess.TimeoutExpired: it has been killed after `timeout` seconds.
+    """
+    with TemporaryFile() as read, TemporaryFile() as output, TemporaryFile() as faults:
+        read.write(stdin.encode())
+        read.seek(0)
+        started = start(arguments, directory, environment, read.fileno(), output.fileno(), faults.fileno())
+        try:
+            status = started.wait(timeout)
+        finally:
+            started.kill()
+        output.seek(0)
+        faults.seek(0)
+        command = [_SCRIPT, *arguments]
+        return subprocess.CompletedProcess(command, status, output.read().decode(), faults.read().decode())
+
+
+def can_run(environment: Mapping[str, str]) -> bool:
+    """Tells if a command with these variables does the same in a fork as in a process of its own."""
+    is_measured = any(name.startswith("COVERAGE_") for name in os.environ)
+    return not is_measured and not any(name.startswith(READ_AT_IMPORT) for name in environment)
 
 
 @cache
@@ -108,7 +150,7 @@ def _nursery() -> socket.socket:
 
 
 class _Nursery:
-    """Forks services, and tells of their ends."""
+    """Forks commands, and tells of their ends."""
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
@@ -131,31 +173,32 @@ class _Nursery:
 
     def _fork(self) -> bool:
         """Tells if this is the new process."""
-        request, descriptors, _, _ = socket.recv_fds(self._link, _MAX_REQUEST_BYTES, 2)
+        request, descriptors, _, _ = socket.recv_fds(self._link, _MAX_REQUEST_BYTES, 4)
         if not request:
             sys.exit()
-        log, says_end = descriptors
+        *streams, says_end = descriptors
         pid = os.fork()
         if pid == 0:
-            self._become(json.loads(request), log)
+            self._become(json.loads(request), streams)
             return True
-        os.close(log)
+        for stream in streams:
+            os.close(stream)
         self._says_end[pid] = says_end
         self._link.send(str(pid).encode())
         return False
 
-    def _become(self, request: dict[str, dict[str, str]], log: int) -> None:
+    def _become(self, request: dict[str, Any], streams: list[int]) -> None:
         """Makes of this process what the command would have found itself in."""
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
         os.closerange(3, 1024)
-        os.chdir(str(request["directory"]))
+        os.chdir(request["directory"])
         os.environ.clear()
         os.environ.update(request["environment"])
-        sys.argv[:] = ["poolshift", "serve"]
+        sys.argv[:] = [_SCRIPT, *request["arguments"]]
 
     def _reap(self) -> None:
         while self._says_end:
@@ -169,12 +212,10 @@ class _Nursery:
 
 
 def _serve_forks() -> None:
-    from importlib import import_module
-
     from _poolshift_service import own_path
 
     sys.path[:] = own_path()
-    for module in MODULES:
+    for module in _MODULES:
         import_module(module)
     gc.freeze()  # a collection in a fork would copy every page
     _Nursery(socket.socket(fileno=int(sys.argv[1]))).run()

@@ -25,9 +25,6 @@ POOLSHIFT = [str(Path(sys.executable).with_name("poolshift"))]
 COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 """The settings by which a process that is started is measured, too (`make coverage`)."""
 
-READ_AT_IMPORT = ("LD_", "OTEL_", "PYTHON")
-"""How the names of settings begin that may count before the service's own code runs."""
-
 ON_RAY = {
     "V2_WORKERS": "ray",
     "RAY_ADDRESS": os.environ.get("SUITE_RAY_ADDRESS", ""),
@@ -83,7 +80,9 @@ class Service:
         }
         with self.log_path.open("ab") as log:
             if self._can_be_forked() and terminal is None:
-                self.process = preloaded.start(self.directory, environment, log.fileno())
+                with Path(os.devnull).open("rb") as nothing:
+                    streams = nothing.fileno(), log.fileno(), log.fileno()
+                    self.process = preloaded.start(["serve"], self.directory, environment, *streams)
             else:
                 self.process = self._execute_command(environment, log.fileno(), terminal)
         if wait:
@@ -91,8 +90,7 @@ class Service:
 
     def _can_be_forked(self) -> bool:
         """Tells if it makes no difference that its modules were imported in another process."""
-        is_plain = self._command is None and self._user is None and not COVERAGE
-        return is_plain and not any(name.startswith(READ_AT_IMPORT) for name in self._settings)
+        return self._command is None and self._user is None and preloaded.can_run(self._settings)
 
     def _execute_command(
         self, environment: Mapping[str, str], log: int, terminal: int | None
