@@ -165,7 +165,7 @@ class LaneProtocol(Connection):
         return not self._is_uvicorns or not self._reader.is_read
 
     def is_amid_stream(self) -> bool:
-        return self._is_uvicorns and self._uvicorn is not None and self._uvicorn.is_amid_answer
+        return self._is_uvicorns and self._uvicorn is not None and self._uvicorn.is_amid_stream
 
     def unread_bytes(self) -> int:
         assert self._transport is not None
@@ -178,7 +178,7 @@ class LaneProtocol(Connection):
     def time_out(self) -> None:
         if self._is_lingering:
             self.close()
-        elif self._reader.is_waiting or (self._is_uvicorns and not self.is_amid_stream() and not self._is_answered()):
+        elif self._reader.is_waiting or (self._is_uvicorns and not self._is_answer_out()):
             self._end_with(408)
         else:
             self.close()
@@ -388,6 +388,9 @@ class LaneProtocol(Connection):
 
     def _is_answered(self) -> bool:
         return self._uvicorn is not None and self._uvicorn.is_answered
+
+    def _is_answer_out(self) -> bool:
+        return self._uvicorn is not None and (self._uvicorn.is_answered or self._uvicorn.is_amid_answer)
 
     def _refuse(self) -> None:
         self._its_uvicorn().refuse()

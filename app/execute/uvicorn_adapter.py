@@ -123,6 +123,11 @@ class UvicornProtocol(HttpToolsProtocol):
         """Tells if a part of an answer is out, and not all."""
         return self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
 
+    @property
+    def is_amid_stream(self) -> bool:
+        """Tells if the part of an answer that is out does not say how long all of it is."""
+        return self.is_amid_answer and bool(self.cycle.chunked_encoding)
+
     # --- what uvicorn's parser and its request tell
 
     def on_message_complete(self) -> None:

@@ -15,7 +15,7 @@ from pools.quarantine import DEATHS_IN_A_ROW
 from poolshift.worker.linux import MAX_OPEN_FILES
 from tests.conftest import StartService
 from tests.service.test_errors import problem
-from tests.support.service import ROOT, Service, is_alive
+from tests.support.service import POOLSHIFT, ROOT, Service, is_alive
 from tests.support.waiting import wait_until
 
 ECHO = {"nonce": "string"}
@@ -408,7 +408,7 @@ def test_only_the_service_may_open_more_files(start_service: StartService) -> No
     started_with = min(soft, hard, 512)
     resource.setrlimit(resource.RLIMIT_NOFILE, (started_with, hard))
     try:
-        service = start_service()
+        service = start_service(command=POOLSHIFT)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert service.process is not None

@@ -1,7 +1,6 @@
 """Clients that mean harm, against a real service: none holds what others need."""
 
 import json
-import resource
 import socket
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from config.api_keys import KeyFile, Scope, StoredKey, hash_key, new_key
 from tests.conftest import StartService
-from tests.support.service import Service
+from tests.support.service import POOLSHIFT, Service
 from tests.support.waiting import wait_until
 
 HEAD = "POST {} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{}content-length: {}\r\n\r\n"
@@ -87,13 +86,11 @@ def test_answers_that_nobody_reads_are_dropped(start_service: StartService) -> N
 @pytest.mark.parametrize("descriptors", [128, 256])
 def test_idle_connections_do_not_lock_others_out(tmp_path: Path, descriptors: int) -> None:
     """However few descriptors there are, the oldest that wait for their client make room, for a burst of others too."""
-    service = Service(tmp_path, V1_POOL_SIZE=1, V2_POOL_SIZE=1)
+    limited = ["prlimit", f"--nofile={descriptors}", *POOLSHIFT]
+    service = Service(tmp_path, command=limited, V1_POOL_SIZE=1, V2_POOL_SIZE=1)
     idle: list[socket.socket] = []
     try:
-        service.start(wait=False)
-        assert service.process is not None
-        resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (descriptors, descriptors))
-        wait_until(service.is_ready, "the service is ready")
+        service.start()
         program = service.create("echo", {"nonce": "string"})
         for count in range(400):
             sock = connect(service)

@@ -42,6 +42,7 @@ def test_pools_come_back_when_there_are_descriptors_again(start_service: StartSe
     assert service.process is not None
     pid = service.process.pid
     wait_until(lambda: whole(service, "v1") and whole(service, "v2"), "all workers are there")
+    wait_until(lambda: "V2 against V1" in service.log(), "the interpreters have been asked, which takes descriptors")
     before = open_fds(service)
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     for left in (0, 1, 2, 3, 5, 8, 13):

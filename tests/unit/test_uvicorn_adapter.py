@@ -57,7 +57,7 @@ def test_what_is_called_or_overridden_takes_the_same(function: object, parameter
     ("owner", "attributes"),
     [
         (PROTOCOL.__init__, {"connections", "cycle", "flow", "logger", "tasks"}),
-        (CYCLE.__init__, {"response_complete", "response_started"}),
+        (CYCLE.__init__, {"chunked_encoding", "response_complete", "response_started"}),
         (ServerState.__init__, {"connections", "default_headers", "tasks"}),
     ],
 )
