@@ -2,11 +2,13 @@
 
 import gc
 import os
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import structlog
+from fastapi.routing import iter_route_contexts
 
 from analysis.guardrails import Config
 from app.console.state import Console
@@ -103,6 +105,8 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         follow_replicas(opening, follower, catalog, flag, log)
         await follow_sources(opening, flag, ramp, log, app.state.authenticator)
         await _open_console(app, opening, database, follower)
+        _build_routes(app)
+        _freeze()
         _started(settings, services)
         yield
         _log.info("stopping")
@@ -131,7 +135,6 @@ async def _open_console(app: "Application", opening: Opening, database: Database
 
 
 def _started(settings: Settings, services: Services) -> None:
-    _freeze()
     for name, meant in misnamed_settings().items():
         _log.warning(
             "a variable is named like a setting of a pool, and there is no such setting", name=name, meant=meant
@@ -147,6 +150,11 @@ def _started(settings: Settings, services: Services) -> None:
     )
     if settings.has_v1:
         services.tasks.start(log_difference(services))
+
+
+def _build_routes(app: "Application") -> None:
+    """Has FastAPI build the routes of its routers. It would do so at the first request, and all calls would wait."""
+    deque(iter_route_contexts(app.routes), maxlen=0)
 
 
 def _freeze() -> None:
