@@ -1,5 +1,6 @@
 """DSPy, imported by the first test that uses it: each process of a run collects all tests, and it takes seconds."""
 
+import os
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -14,6 +15,7 @@ class Lazily:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
+        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # or else the import asks the network thrice
         return getattr(import_module(self._name), name)
 
 
