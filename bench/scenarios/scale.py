@@ -87,7 +87,7 @@ def _running(arena: Arena, workers: int, program_count: int) -> Iterator[Server]
     database = arena.directory / f"{program_count}.db"
     url = f"sqlite+aiosqlite:///{database}"
     asyncio.run(fill(url, program_count))
-    contender = arena.v2(DATABASE_URL=url)
+    contender = arena.v2(DATABASE_URL=url, QUOTA_PROGRAMS=str(2 * program_count))
     with arena.running([contender], TRIVIAL, workers) as servers:
         yield servers[contender.name]
 
