@@ -105,8 +105,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         follow_replicas(opening, follower, catalog, flag, log)
         await follow_sources(opening, flag, ramp, log, app.state.authenticator)
         await _open_console(app, opening, database, follower)
-        _build_routes(app)
-        _freeze()
+        _settle(app)
         _started(settings, services)
         yield
         _log.info("stopping")
@@ -152,12 +151,11 @@ def _started(settings: Settings, services: Services) -> None:
         services.tasks.start(log_difference(services))
 
 
-def _build_routes(app: "Application") -> None:
-    """Has FastAPI build the routes of its routers. It would do so at the first request, and all calls would wait."""
+def _settle(app: "Application") -> None:
+    """Has the collections under load skip what lives as long as the service.
+
+    FastAPI would build the routes of its routers at the first request, and all calls would wait for it.
+    """
     deque(iter_route_contexts(app.routes), maxlen=0)
-
-
-def _freeze() -> None:
-    """Has the collections under load skip what lives as long as the service."""
     gc.collect()
     gc.freeze()
