@@ -437,7 +437,7 @@ def test_a_killed_zygote_is_replaced(start_service: StartService, version: str) 
     os.kill(who["ppid"], signal.SIGKILL)
     wait_until(lambda: not any(is_alive(pid) for pid in pids), "the old workers are gone")
     assert all(is_alive(pid) for pid in others)
-    wait_until(lambda: whole(service, version), "there are new workers")
+    wait_until(lambda: set(pids).isdisjoint(service.worker_pids()) and whole(service, version), "there are new workers")
     assert service.execute(program).json()["outputs"]["result"]["ppid"] != who["ppid"]
 
 

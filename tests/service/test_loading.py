@@ -294,9 +294,12 @@ def test_a_recent_module_that_ends_its_process_keeps_no_zygote_from_its_start(
     refused = service.client.post(f"/pools/{version}/reload")
     assert (refused.status_code, refused.json()["code"]) == (500, "load_failed")
     assert "it imports shop)" in refused.json()["detail"]
-    zygote = psutil.Process(service.pool(version)["workers"][0]["pid"]).ppid()
-    os.kill(zygote, signal.SIGKILL)
-    wait_until(lambda: whole(service, version), "the workers of another zygote are there")
+    worker = service.pool(version)["workers"][0]["pid"]
+    os.kill(psutil.Process(worker).ppid(), signal.SIGKILL)
+    wait_until(
+        lambda: worker not in service.worker_pids() and whole(service, version),
+        "the worker of another zygote is there",
+    )
     assert service.execute(fine).json()["outputs"] == {"result": 1}
     assert service.execute(program).json()["code"] == "worker_crashed"
 
