@@ -15,7 +15,7 @@ from tests.ship.tools import BIN, run
 from tests.support.service import ROOT, free_port, says_ready
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.ship, pytest.mark.xdist_group("image")]  # built once for all of them
+pytestmark = pytest.mark.ship
 
 POSTGRES = "localhost/poolshift-postgres:trixie"
 PROGRAM = {

@@ -17,7 +17,7 @@ from tests.support.service import ROOT
 from tests.support.waiting import wait_until
 from tools.vendor import VENDORED, read_manifest
 
-pytestmark = [pytest.mark.ship, pytest.mark.xdist_group("image")]  # built once for all of them
+pytestmark = pytest.mark.ship
 
 # Programs of one's own, mounted where the workers import from.
 OWN_PROGRAMS = f"--volume={ROOT / 'tests/support/programs.py'}:/programs/own.py:ro"

@@ -14,7 +14,7 @@ from tests.ship.tools import BIN, Chart, Resource, containers, of_kind, only
 from tests.support.service import free_port, says_ready
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.ship, pytest.mark.xdist_group("image")]  # built once for all of them
+pytestmark = pytest.mark.ship
 
 KEY = new_key()
 TEST_KEY = {

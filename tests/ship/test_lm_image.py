@@ -7,7 +7,7 @@ import pytest
 from tests.ship.containers import assert_size_of_the_readme, container
 from tests.support.service import ROOT
 
-pytestmark = [pytest.mark.ship, pytest.mark.xdist_group("image")]  # built once for all of them
+pytestmark = pytest.mark.ship
 
 
 def test_a_program_on_the_local_model_answers(lm_image: str) -> None:

@@ -13,7 +13,7 @@ from tests.ship.tools import run
 from tests.support.pages import blocks, page
 from tests.support.service import POOLSHIFT, ROOT
 
-pytestmark = [pytest.mark.ship, pytest.mark.xdist_group("image")]  # built once for all of them
+pytestmark = pytest.mark.ship
 
 BLOCKS = {block.info: block.text for block in blocks(page("programs.md"))}
 OURS = "poolshift:" + re.findall(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0]
