@@ -28,7 +28,7 @@ from routing.versions import Version
 Response = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, well-formed headers with the body's length among them, body."""
 Rest = tuple[bytes | memoryview, ...]
-"""What follows the beginning of a large body. No copy of it is made."""
+"""The parts behind the beginning of a large body. No copy of them is made."""
 Address = tuple[str, int | None]
 """A host and a port, or the path of a socket."""
 

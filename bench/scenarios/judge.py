@@ -8,7 +8,7 @@ from bench.outcome import Figure, Goal, Outcome, at_most
 
 OURS = "Poolshift's judge"
 _SEEDS = 51
-"""Of the ramps of our judge, since a goal is about their median; the other policies take longer, and differ by more."""
+"""Ramps of our judge, since a goal is about their median; the other policies take longer, and differ by more."""
 _SEEDS_OF_PEERS = 11
 _SHOWN = {
     "engine faults x2": "×2 engine faults",

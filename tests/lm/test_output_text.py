@@ -2,6 +2,8 @@
 
 import json
 from collections import defaultdict
+from functools import cache
+from typing import Any
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -14,6 +16,12 @@ _BREAKS = ["\n", "\r\n", "\r", "\x85", "\u2028"]
 _HEADERS = ["[[ ## a ## ]]", "[[ ## b ## ]]", "[[ ## completed ## ]]", "[[ ## a", "[[", "[", "]]"]
 WRITTEN = st.lists(st.sampled_from([*_BREAKS, *_HEADERS, " ", "\t", "x", "yy", "😀"]), max_size=24).map("".join)
 CUTS = st.lists(st.integers(1, 7), min_size=1, max_size=12)
+
+
+@cache
+def signature() -> Any:
+    """The fields that the texts are about."""
+    return dspy.Signature("question -> a, b")
 
 
 def pieces(text: str, cuts: list[int]) -> list[str]:
@@ -43,7 +51,7 @@ def test_a_chat_adapters_answer(first: str, second: str, cuts: list[int]) -> Non
     """All that is said is the beginning of what DSPy reads."""
     text = f"[[ ## a ## ]]\n{first}\n\n[[ ## b ## ]]\n{second}"
     try:
-        read = dspy.ChatAdapter().parse(dspy.Signature("question -> a, b"), text)
+        read = dspy.ChatAdapter().parse(signature(), text)
     except dspy.AdapterParseError:
         return
     for name, piece in said(ChatText(), text, cuts).items():

@@ -406,11 +406,7 @@ def test_only_the_service_may_open_more_files(start_service: StartService) -> No
     """Connections are its own: it takes its hard limit, and a worker has what the service was started with."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     started_with = min(soft, hard, 512)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (started_with, hard))
-    try:
-        service = start_service(command=POOLSHIFT)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    service = start_service(command=["prlimit", f"--nofile={started_with}:{hard}", *POOLSHIFT])
     assert service.process is not None
     most = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     assert resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE) == (most, hard)

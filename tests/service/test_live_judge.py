@@ -62,8 +62,7 @@ def test_an_equal_canary_goes_all_the_way(start_pair: Callable[..., Service]) ->
             wait_until(lambda: status(service)["state"] not in ("ramping", "waiting"), "the ramp ends", 120)
         assert (status(service)["state"], status(service)["canary_percent"]) == ("promoted", 100), status(service)
         assert {code for _, _, _, code in traffic.answers} == {None}
-        newest = service.client.get("/rollout/history").json()["items"][0]
-        assert (newest["source"], newest["to_percent"]) == ("judge", 100)
+        assert newest_change(service) == ("judge", 100)
         assert newest_decision(service)["verdict"] == "promote"
 
 

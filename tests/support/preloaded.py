@@ -22,7 +22,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 READ_AT_IMPORT = ("LANG", "LC_", "LD_", "OTEL_", "PYTHON")
-"""How the names of variables begin that may count before the command's own code runs."""
+"""Beginnings of the names of variables that may count before the command's own code runs."""
 
 _SCRIPT = str(Path(sys.executable).with_name("poolshift"))
 _MODULES = (
