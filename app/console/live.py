@@ -26,6 +26,7 @@ from routing.rollout.ramp import Ramp
 from routing.versions import Version
 
 INTERVAL_S: Final = 1.0
+_AFTER_S: Final = 0.02
 EVIDENCE_AGE_S: Final = 5.0
 """Intervals take some 100 ms of a thread; the sampler asks for new ones no more often than this."""
 MAX_VIEWERS: Final = 64
@@ -168,10 +169,8 @@ class LiveHub:
     async def _run(self) -> None:
         assert self._services is not None
         while True:
-            began = time.time()
             await self._show(self._services)
-            # On the beat of whole seconds, so that each second has one point.
-            await asyncio.sleep(max(0.05, INTERVAL_S - (time.time() - int(began))))
+            await asyncio.sleep(to_next_beat(time.time()))
 
     async def _show(self, services: Services) -> None:
         snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
@@ -211,6 +210,14 @@ class LiveHub:
             verbs=verbs_of(services.ramp.ramp),
             program_names=services.programs.names({one.key for pool in snapshots for one in pool.quarantined}),
         )
+
+
+def to_next_beat(now: float) -> float:
+    """Returns the seconds until shortly after the next whole second, so that each second has one point and one frame.
+
+    On the second itself a timer may ring before it, and a second time right after it.
+    """
+    return INTERVAL_S - now % INTERVAL_S + _AFTER_S
 
 
 def verbs_of(ramp: Ramp) -> tuple[str, ...]:

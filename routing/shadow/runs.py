@@ -45,6 +45,8 @@ MAX_FOLLOWED: Final = 32
 THIRD_WAIT_S: Final = 10.0
 """Time for which a call that differs waits for an idle worker of V1."""
 TICK_S: Final = 0.1
+REST_S: Final = 0.5
+"""Interval of the ticks while no call may be copied and none waits."""
 FEED_EVERY_S: Final = 0.5
 """Interval at which the judge gets the evidence, in seconds."""
 MIN_REST: Final = 50
@@ -146,7 +148,8 @@ class ShadowRuns:
         is_on = self._tap.threshold > 0 or self._is_comparing
         self._watch(self._tap if is_on else None)
         if is_on and self._timer is None:
-            self._due = self._loop.time() + TICK_S
+            is_at_work = self._tap.threshold > 0 or self._waiting or self._followed or self._scorer.is_at_work
+            self._due = self._loop.time() + (TICK_S if is_at_work else REST_S)
             self._timer = self._loop.call_at(self._due, self._tick)
 
     def restart(self) -> None:

@@ -101,6 +101,11 @@ class Scorer:
         self._seen: dict[float, KeyMarks] = {}
         self._seen_pairs = KeyMarks()
 
+    @property
+    def is_at_work(self) -> bool:
+        """True while calls wait to be scored, or are."""
+        return bool(self._waiting or self._running)
+
     def call_ended(self, version: Version, call: Call, evidence: Evidence, result: Result) -> None:
         """Takes an organic call for a score, if chance says so and its key has not been scored at this step."""
         if random.getrandbits(32) >= self._threshold or len(self._waiting) >= MAX_WAITING:

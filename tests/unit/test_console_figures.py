@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from analysis.verdict import Detectable, Row, Tally
 from app.console import words
 from app.console.figures import KEPT_S, Series, Tick, quantile_ms
+from app.console.live import to_next_beat
 from app.console.sessions import LIFETIME_S, MAX_FAILURES, CookieSigner, LoginLimit
 from routing.telemetry.recorder import DURATION_BOUNDS
 from routing.versions import Version
@@ -111,3 +112,10 @@ def test_an_address_waits_after_its_failures_and_not_for_others() -> None:
     for number in range(5000):
         limit.failed(str(number))
     assert len(limit._failures) <= 1024
+
+
+@pytest.mark.parametrize("now", [100.0, 100.019, 100.02, 100.5, 100.999, 100.99999])
+def test_a_timer_that_rings_early_does_not_show_a_second_twice(now: float) -> None:
+    """The next frame is of the next second, even if the timer rings some milliseconds before its time, or after it."""
+    for early_s in (-0.05, 0.0, 0.01):
+        assert int(now + to_next_beat(now) - early_s) == 101
