@@ -27,7 +27,7 @@ def _load(requests: int, failed: int = 0) -> Load:
 @pytest.mark.timing
 def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
     """A peak, requests that differ, a constant rate, a count of requests and the micro-benchmark, all in one run."""
-    scenarios = ("overhead", "scale", "tail", "memory", "routing")
+    scenarios = ("overhead", "scale", "tail", "memory", "routing", "console")
     arguments = [part for name in scenarios for part in ("--scenario", name)]
     result = CliRunner().invoke(app, ["bench", "--quick", *arguments, "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
@@ -36,7 +36,7 @@ def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
         for rounds in outcomes[name]["loads"].values():
             assert all(one["requests"] > 0 and one["failed"] == 0 for one in rounds)
     assert len(outcomes["overhead"]["loads"]) >= 4  # Poolshift in three ways, and what is installed beside it
-    for name in ("memory", "routing"):
+    for name in ("memory", "routing", "console"):
         assert all(figure["value"] > 0 for figure in outcomes[name]["figures"])
     report = (tmp_path / "results.md").read_text()
     assert "Where a peer is better" in report
