@@ -28,7 +28,10 @@ class NodeHost:
     """Starts zygotes through one agent (see `pools.process.host.ZygoteHost`)."""
 
     def __init__(self, up: Up, code: Callable[[], Code], on_lost: Callable[[], None]) -> None:
-        """`code` returns what the next process gets; `on_lost` is called when a connection to the agent breaks."""
+        """`code` returns what the next process gets.
+
+        `on_lost` is called when a connection to the agent breaks, or if none can be made while there is none.
+        """
         self.node = up.node
         self._up = up
         self._code = code
@@ -43,7 +46,13 @@ class NodeHost:
     async def start_zygote(self, imports: Imports) -> NodeZygote:
         name = next(self._names)
         begin = Begin(zygote=name, arguments=imports.arguments(), code=self._code())
-        sock = await self.connect("zygote", name, 0)
+        try:
+            sock = await self.connect("zygote", name, 0)
+        except OSError:
+            # With another zygote, its connection tells if the node is lost; without one nothing else does.
+            if all(other.has_ended for other in self.zygotes):
+                self._on_lost()
+            raise
         zygote = NodeZygote(name, self.node, sock, self.connect, self._on_lost)
         zygote.begin(begin)
         await zygote.started()

@@ -178,7 +178,11 @@ def test_a_driver_that_is_killed_is_replaced(service: Service) -> None:
     (driver,) = [process for process in below if "pools.ray.driver" in process.cmdline()]
     driver.kill()
     until_whole(service, SIZE, without=dead)
-    assert service.log().count("node is gone") == gone + NODES
+    # Ray may end an old agent after the new ones have come.
+    wait_until(
+        lambda: service.log().count("node is gone") == gone + NODES,
+        f"the end of the old nodes is noticed; the log:\n{service.log()}",
+    )
 
 
 def test_a_full_object_store_stops_nothing(service: Service, cluster: RayCluster) -> None:

@@ -45,17 +45,18 @@ async def spawner() -> AsyncIterator[RaySpawner]:
 async def test_a_node_that_starts_no_worker_keeps_no_other_idle(
     spawner: RaySpawner, agent: tuple["subprocess.Popen[str]", int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An agent whose port is closed to the service has the most room for ever: it rests after it has failed."""
+    """An agent that hangs up has the most room for ever: it rests after it has failed."""
     monkeypatch.setattr(ray_spawner, "REST_S", 60.0)  # longer than the others' starts take on a busy machine
     monkeypatch.setattr(ray_spawner, "MAX_REST_S", 60.0)
-    spawner._take(up(free_port(), "closed"))
-    spawner._take(up(agent[1], "open"))
-    assert spawner.places == 4
-    with pytest.raises(SpawnFailed):
-        await spawner.spawn()
-    assert {(await spawner.spawn()).node for _ in range(2)} == {"node-1"}
-    with pytest.raises(SpawnFailed):
-        await spawner.spawn()  # the open one is full
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as hanging_up:
+        spawner._take(up(hanging_up.sockets[0].getsockname()[1], "hangs up"))
+        spawner._take(up(agent[1], "serves"))
+        assert spawner.places == 4
+        with pytest.raises(SpawnFailed):
+            await spawner.spawn()
+        assert {(await spawner.spawn()).node for _ in range(2)} == {"node-1"}
+        with pytest.raises(SpawnFailed):
+            await spawner.spawn()  # the one that serves is full
 
 
 async def test_a_pool_says_why_none_of_its_nodes_starts_workers(
@@ -81,6 +82,19 @@ async def test_nodes_of_a_driver_that_has_ended(
     assert spawner.places == 2
     agent[0].kill()
     await asyncio.wait_for(worker.exited, 30)
+    assert (spawner.places, spawner._nodes) == (0, {})
+
+
+async def test_an_agent_that_dies_between_two_zygotes(spawner: RaySpawner) -> None:
+    """No connection is left that could break: the one that cannot be made tells that the node is lost."""
+    spawner._take(up(free_port(), "watched"))
+    with pytest.raises(SpawnFailed):
+        await spawner.spawn()
+    assert (spawner.places, list(spawner._nodes)) == (0, ["watched"])  # the driver would tell of its end
+    spawner._take(up(free_port(), "unwatched"))
+    spawner._forget_driver()
+    with pytest.raises(SpawnFailed):
+        await spawner.spawn()
     assert (spawner.places, spawner._nodes) == (0, {})
 
 
