@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,9 @@ DESCRIBE_TIMEOUT_S: Final = 20.0
 _MAX_OUTPUT_LENGTH: Final = 400
 
 _decoder = msgspec.json.Decoder(Description)
+
+_Question = tuple[tuple[str, ...], frozenset[tuple[str, str]]]
+"""A command, and its environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +64,14 @@ class Interpreter:
     async def describe(self, environment: Mapping[str, str]) -> Description:
         """Asks the interpreter for its version and for the packages that a worker with this environment finds.
 
+        Who asks the same meanwhile gets the same answer: at a start both pools do.
+
         Raises:
             SpawnFailed: it cannot run a worker; the text says why and, if a package is missing, how to install it.
         """
         command = self.command("poolshift.worker.describe")
-        return await in_thread(lambda: self._ask(command, environment))
+        question = tuple(command), frozenset(environment.items())
+        return await in_thread(lambda: _asked_now.answer(question, lambda: self._ask(command, environment)))
 
     def _ask(self, command: list[str], environment: Mapping[str, str]) -> Description:
         name = self.python or sys.executable
@@ -106,6 +114,34 @@ def read_description(name: str, status: int, output: bytes, faults: bytes) -> De
 
 OWN: Final = Interpreter()
 """The Python that runs the service."""
+
+
+class _AskedNow:
+    """The questions that are being asked now, each once, whoever asks it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._answers: dict[_Question, Future[Description]] = {}
+
+    def answer(self, question: _Question, ask: Callable[[], Description]) -> Description:
+        """Returns what `ask` does, or the same call of another thread that is under way. Raises what it raises."""
+        with self._lock:
+            answer = self._answers.get(question)
+            is_new = answer is None
+            if answer is None:
+                answer = self._answers[question] = Future()
+        if is_new:
+            try:
+                answer.set_result(ask())
+            except BaseException as error:
+                answer.set_exception(error)
+            finally:
+                with self._lock:
+                    del self._answers[question]
+        return answer.result()
+
+
+_asked_now: Final = _AskedNow()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
