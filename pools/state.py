@@ -36,8 +36,12 @@ class WorkerSlot:
     executions: int = 0
     is_due: bool = False
     """To be recycled: it serves on until its replacement is ready."""
-    rss_before: int = 0
-    """Resident memory, in bytes, before the running call, if the call's program has a limit of memory."""
+    rss_before: int | None = None
+    """Resident memory in bytes before the running call, if its program has a limit and the memory is known."""
+
+    def note_memory(self, rss_bytes: int) -> None:
+        """Notes the resident memory before the running call."""
+        self.rss_before = rss_bytes
 
 
 REMEMBERED_SESSIONS: Final = 10_000

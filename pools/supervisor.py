@@ -104,7 +104,8 @@ class Supervisor:
         assert slot.process is not None
         limits = call.program.definition.limits
         if limits is not None and limits.memory_mb is not None:
-            slot.rss_before = slot.process.resident_bytes()
+            slot.rss_before = None
+            slot.process.ask_memory(slot.note_memory)
         try:
             slot.process.run(call, on_end)
         except WorkerLost:
@@ -362,7 +363,7 @@ class Supervisor:
         """
         assert slot.process is not None
         limit_mb = _memory_limit(call)
-        if limit_mb is None or slot.process.call is not call:
+        if limit_mb is None or slot.rss_before is None or slot.process.call is not call:
             return
         limit = limit_mb * MIB
         allowed = limit if slot.rss_before <= limit else slot.rss_before + limit

@@ -335,8 +335,8 @@ class FakeProcess:
     def stats(self) -> ProcessStats | None:
         return self.figures
 
-    def resident_bytes(self) -> int:
-        return 0 if self.figures is None else self.figures.rss_bytes
+    def ask_memory(self, listener: Callable[[int], None]) -> None:
+        listener(0 if self.figures is None else self.figures.rss_bytes)
 
     def log_ids(self) -> dict[str, str | None]:
         return self.call.log_ids() if self.call is not None else {"execution_id": None}

@@ -31,9 +31,8 @@ class ProcessHandle(Protocol):
         """Measures the process; None if it is gone or cannot be measured. May be called in any thread."""
         ...
 
-    def resident_bytes(self) -> int:
-        """The resident memory; 0 if it is not known."""
-        ...
+    def ask_memory(self, listener: Callable[[int], None]) -> None:
+        """Calls `listener` with the resident memory in bytes, 0 if it is not known: at once, or when a node answers."""
 
     def close(self) -> None:
         """Lets go of the process."""
@@ -74,8 +73,8 @@ class PidHandle:
     def stats(self) -> ProcessStats | None:
         return process_stats(self._pid)
 
-    def resident_bytes(self) -> int:
-        return resident_bytes(self._pid)
+    def ask_memory(self, listener: Callable[[int], None]) -> None:
+        listener(resident_bytes(self._pid))
 
     def close(self) -> None:
         self._is_open = False

@@ -74,9 +74,8 @@ class Worker(Protocol):
         """Measures the worker, in any thread; None if it is gone or cannot be measured."""
         ...
 
-    def resident_bytes(self) -> int:
-        """The resident memory; 0 if it is not known."""
-        ...
+    def ask_memory(self, listener: Callable[[int], None]) -> None:
+        """Calls `listener` with the resident memory in bytes, 0 if it is not known: at once, or when a node answers."""
 
     def log_ids(self) -> dict[str, str | None]:
         """The ids of the running call, if any, for a log line."""

@@ -275,9 +275,12 @@ class WorkerProcess:
         """Measures the worker now, or as its node has last measured it; None if that is not known."""
         return None if self._handle is None else self._handle.stats()
 
-    def resident_bytes(self) -> int:
-        """The resident memory; 0 if it is not known."""
-        return 0 if self._handle is None else self._handle.resident_bytes()
+    def ask_memory(self, listener: Callable[[int], None]) -> None:
+        """Calls `listener` with the resident memory in bytes, 0 if it is not known: at once, or when a node answers."""
+        if self._handle is None:
+            listener(0)
+        else:
+            self._handle.ask_memory(listener)
 
     def when_silent(self, action: Callable[[], None]) -> None:
         """Calls `action` once the worker's socket and its output have ended, at once if they have."""

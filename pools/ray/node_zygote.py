@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -59,6 +60,7 @@ class NodeZygote:
         self._figures: dict[int, ProcessStats] = {}
         self._measured_at = 0.0
         self._measured = asyncio.Event()
+        self._when_measured: list[Callable[[], None]] = []
         self._oom_kills = 0
         self._heartbeat: asyncio.TimerHandle | None = None
         self._channel = Channel(sock, self._take, self._channel_ended)
@@ -174,6 +176,12 @@ class NodeZygote:
         except OSError:
             pass  # a TimeoutError too
 
+    def ask_figures(self, listener: Callable[[], None]) -> None:
+        """Has the workers measured; calls `listener` when the next figures are there, never if the node is lost."""
+        self._when_measured.append(listener)
+        with suppress(OSError):
+            self.send(Measure())
+
     def figures(self, generation: int) -> ProcessStats | None:
         """The last figures of a worker."""
         return self._figures.get(generation)
@@ -191,6 +199,9 @@ class NodeZygote:
             self._figures = {generation: ProcessStats(*told) for generation, told in notice.figures.items()}
             self._measured_at = self._loop.time()
             self._measured.set()
+            listeners, self._when_measured = self._when_measured, []
+            for listener in listeners:
+                listener()
         elif isinstance(notice, Lost):
             self.loss = "killed with the zygote"
         elif isinstance(notice, Started | Refused):
@@ -267,9 +278,14 @@ class NodeHandle:
     def stats(self) -> ProcessStats | None:
         return self._zygote.figures(self._generation)
 
-    def resident_bytes(self) -> int:
-        figures = self._zygote.figures(self._generation)
-        return 0 if figures is None else figures.rss_bytes
+    def ask_memory(self, listener: Callable[[int], None]) -> None:
+        """Calls `listener` once the agent has measured the worker: the last figures may be older than its last call."""
+
+        def measured() -> None:
+            figures = self._zygote.figures(self._generation)
+            listener(0 if figures is None else figures.rss_bytes)
+
+        self._zygote.ask_figures(measured)
 
     def close(self) -> None:
         """Does nothing: the agent lets go of the process."""

@@ -66,7 +66,7 @@ async def begin(
     worker: WorkerProcess, function: str, seconds: float = 30.0, **inputs: Any
 ) -> "asyncio.Future[Result | Exception]":
     """Sends a call of a function of the tests' programs."""
-    fields = tuple(Field(name, "string") for name in inputs)
+    fields = tuple(Field(name, "integer" if isinstance(value, int) else "string") for name, value in inputs.items())
     definition = Definition("python", Signature(fields, (Field("result", "object"),)), f"tests.support.{function}")
     ended: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
     deadline = asyncio.get_running_loop().time() + seconds
@@ -92,7 +92,17 @@ async def test_a_worker_of_a_node_runs_calls(node: Node) -> None:
     assert stats is not None
     assert stats.rss_bytes > 1 << 20
     assert stats.open_fds
-    assert worker.resident_bytes() == stats.rss_bytes
+
+
+async def test_memory_before_a_call_is_measured_for_it(node: Node) -> None:
+    """The last figures may be older than the last call, which has made the worker larger."""
+    worker = await node.spawner.spawn()
+    (small,) = await measured(node, worker)
+    assert small is not None
+    await asyncio.wait_for(await begin(worker, "programs:keeps_memory", megabytes=100), 30)
+    told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    worker.ask_memory(told.set_result)
+    assert await asyncio.wait_for(told, 30) > small.rss_bytes + 90 * 2**20
 
 
 async def measured(node: Node, worker: WorkerProcess) -> list[Any]:

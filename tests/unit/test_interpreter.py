@@ -1,4 +1,4 @@
-"""What a pool's interpreter is asked: once for all who ask at the same time, again for those who ask later."""
+"""Questions to a pool's interpreter: one for all who ask at the same time, another for those who ask later."""
 
 import asyncio
 import sys

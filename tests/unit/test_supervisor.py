@@ -216,7 +216,7 @@ async def test_a_programs_limit_of_memory(
 ) -> None:
     """A worker that its program makes too large is killed; one that another program has made large is not."""
     before = 900 * MB
-    monkeypatch.setattr(FakeProcess, "resident_bytes", lambda _: before)
+    monkeypatch.setattr(FakeProcess, "ask_memory", lambda _, listener: listener(before))
     limited = echo_program("limited", limits=Limits(memory_mb=100))
     async with bench(SessionPoolV2, size=4) as pool:
         calls = [pool.call(limited), pool.call(ECHO), pool.call(limited), pool.call(limited)]
