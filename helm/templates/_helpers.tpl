@@ -84,6 +84,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and (gt (include "poolshift.maxReplicas" . | int) 1) (not (include "poolshift.isShared" .)) -}}
 {{- fail (printf "database: %s replicas need PostgreSQL (database.url or database.existingSecret): SQLite is a file that one pod has" (include "poolshift.maxReplicas" .)) -}}
 {{- end -}}
+{{- if and (has "ray" (list $v.config.WORKERS $v.config.V1_WORKERS $v.config.V2_WORKERS)) (not $v.ray.address) -}}
+{{- fail "ray: workers on a Ray cluster need the address of its head (ray.address)" -}}
+{{- end -}}
 {{- if and $v.autoscaling.enabled (gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) -}}
 {{- fail "autoscaling: minReplicas is above maxReplicas" -}}
 {{- end -}}

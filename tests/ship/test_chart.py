@@ -263,6 +263,8 @@ def test_a_checkout_without_dashboards_says_so(package: Path, tmp_path: Path) ->
         ("auth.keys[0].name=a", "hash"),
         ("image.digest=latest", "digest"),
         ("preStopSleepSeconds=0", "preStopSleepSeconds"),
+        ("config.V2_WORKERS=ray", "ray: workers on a Ray cluster need the address"),
+        ("ray.address=http://head:6379/", "address"),
     ],
 )
 def test_nonsense_is_refused(either_chart: Chart, nonsense: str, reason: str) -> None:
