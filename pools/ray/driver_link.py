@@ -68,7 +68,9 @@ async def _events(reader: asyncio.StreamReader, address: str) -> AsyncGenerator[
                 line = await reader.readline()
         except TimeoutError:
             where = f"no answer from a Ray cluster at RAY_ADDRESS={address} within {CONNECT_TIMEOUT_S:g} s"
-            yield Fault(f"{where} (RAY_USE_TLS must be the same on both sides)")
+            yield Fault(
+                f"{where}: RAY_USE_TLS differs, or this machine runs no node of it whose process the service sees"
+            )
             return
         if not line:
             return

@@ -226,11 +226,12 @@ class RaySpawner:
         while True:
             try:
                 self._packed = self._packed or await in_thread(self._pack)
+                last: Event | None = None
                 async with aclosing(events_of_driver(self._plan, self._inherited)) as events:
-                    async for event in events:
-                        failures = 0 if isinstance(event, Connected) else failures
-                        self._take(event)
-                if failures == 0:
+                    async for last in events:
+                        failures = 0 if isinstance(last, Connected) else failures
+                        self._take(last)
+                if failures == 0 and not isinstance(last, Fault):
                     self._fail("the driver has ended: the head of the cluster may be gone")
             except (OSError, SpawnFailed) as error:
                 self._fail(str(error))

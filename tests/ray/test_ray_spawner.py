@@ -3,7 +3,7 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pools.errors import SpawnFailed
 from pools.process.program_code import ProgramCode
 from pools.ray import spawner as ray_spawner
 from pools.ray.code import pack
-from pools.ray.driver_messages import Fault, Gone, Plan
+from pools.ray.driver_messages import Event, Fault, Gone, Plan
 from pools.ray.spawner import RaySpawner
 from poolshift.node.messages import Code
 from tests.ray.agents import up
@@ -70,6 +70,23 @@ async def test_a_pool_says_why_none_of_its_nodes_starts_workers(
     with pytest.raises(SpawnFailed):
         await spawner.spawn()
     assert spawner.start_failure == "node node-1: the interpreter /opt/no/such/python is not there"
+
+
+async def test_the_reason_of_a_driver_outlives_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that says what keeps it from the cluster ends: that it has ended is no better reason."""
+    reasons: list[str | None] = []
+
+    async def events(*_: object) -> AsyncGenerator[Event, None]:
+        reasons.append(made.start_failure)
+        yield Fault("no answer")
+
+    monkeypatch.setattr(ray_spawner, "events_of_driver", events)
+    background = Background()
+    made = RaySpawner(CODE, {}, PLAN, inherited={}, background=background)
+    await wait_until_async(_has(reasons, 2), "the driver is started again")
+    assert reasons == [None, "WORKERS=ray: no answer"]
+    await asyncio.wait_for(made.aclose(), 30)
+    await background.aclose()
 
 
 async def test_nodes_of_a_driver_that_has_ended(
