@@ -16,6 +16,7 @@ from pools.ray.driver_messages import Up
 from pools.ray.node_zygote import NodeZygote
 from poolshift.node.connection import Connection
 from poolshift.node.messages import Begin, Code, Hello, Purpose, Ran, RunModule
+from poolshift.node.tls import Tls
 from poolshift.worker.describe import Description
 from poolshift.worker.framing import MALFORMED, FrameError, frame
 
@@ -27,8 +28,8 @@ _USER_TIMEOUT_MS: Final = 10_000
 class NodeHost:
     """Starts zygotes through one agent (see `pools.process.host.ZygoteHost`)."""
 
-    def __init__(self, up: Up, code: Callable[[], Code], on_lost: Callable[[], None]) -> None:
-        """`code` returns what the next process gets.
+    def __init__(self, up: Up, code: Callable[[], Code], on_lost: Callable[[], None], tls: Tls | None = None) -> None:
+        """`code` returns what the next process gets; with `tls` all connections to the agent are encrypted.
 
         `on_lost` is called when a connection to the agent breaks, or if none can be made while there is none.
         """
@@ -36,6 +37,7 @@ class NodeHost:
         self._up = up
         self._code = code
         self._on_lost = on_lost
+        self._tls = tls
         self._names = (f"{uuid.uuid4().hex[:8]}-{number}" for number in itertools.count(1))
         self.zygotes: set[NodeZygote] = set()
         """The zygotes that have started, except those that had ended when the last one started."""
@@ -89,7 +91,7 @@ class NodeHost:
         """Opens a connection to the agent and says what for.
 
         Raises:
-            OSError: the agent cannot be reached.
+            OSError: the agent cannot be reached, or its certificate is not one of Ray's authority.
         """
         loop = asyncio.get_running_loop()
         sock = socket.socket(socket.AF_INET6 if ":" in self._up.host else socket.AF_INET)
@@ -100,6 +102,8 @@ class NodeHost:
             hello = Hello(self._up.token, purpose, zygote, generation)
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await loop.sock_connect(sock, (self._up.host, self._up.port))
+                if self._tls is not None:
+                    sock = await self._tls.to_agent(sock, self._up.host)
                 await loop.sock_sendall(sock, frame(msgspec.json.encode(hello)))
         except BaseException:
             sock.close()

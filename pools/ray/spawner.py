@@ -24,6 +24,7 @@ from pools.ray.driver_link import events_of_driver
 from pools.ray.driver_messages import Connected, Event, Fault, Gone, Plan, Up
 from pools.ray.node_host import NodeHost
 from poolshift.node.messages import Code
+from poolshift.node.tls import tls_of
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.describe import Description
 
@@ -91,8 +92,6 @@ class RaySpawner:
         self._environment = dict(environment)
         self._plan = plan
         self._inherited = dict(inherited)
-        if self._inherited.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-            _log.warning("RAY_USE_TLS is for Ray's own connections: those to the agents are not encrypted")
         self._background = background
         self._user = user
         self._fault: str | None = None
@@ -263,7 +262,12 @@ class RaySpawner:
         self._tell()
 
     def _came(self, up: Up) -> None:
-        host = NodeHost(up, self._code_for_nodes, lambda: self._unreached(up.agent))
+        try:
+            tls = tls_of(self._inherited)  # for each agent anew: certificates are renewed
+        except (OSError, ValueError) as error:
+            self._fail(f"the certificates of RAY_USE_TLS cannot be used: {error}")
+            return
+        host = NodeHost(up, self._code_for_nodes, lambda: self._unreached(up.agent), tls)
         spawner = Spawner(
             self._code,
             self._environment,

@@ -1,7 +1,7 @@
 """The agent of one service on one node: starts its zygotes and hands its workers their connections.
 
-It is in no call's path: a worker has the service's connections themselves as its socket and its output. What ends the
-agent ends its zygotes, and with them the workers.
+It is in no call's path, unless the connections are encrypted: a worker has the service's connections themselves as its
+socket and its output. What ends the agent ends its zygotes, and with them the workers.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import msgspec
 
 from poolshift.node.connection import Connection
 from poolshift.node.messages import Begin, Hello, Ran, RunModule
+from poolshift.node.tls import tls_of
 from poolshift.node.unpacked import Unpacked, command, environment, folder
 from poolshift.node.zygote_session import ZygoteSession
 from poolshift.worker.framing import MALFORMED, FrameError
@@ -39,11 +40,13 @@ class Agent:
     """Listens on one address of the node, for whoever has the token."""
 
     def __init__(self, token: str, host: str) -> None:
-        """Listens on `host`, at a free port.
+        """Listens on `host`, at a free port, with TLS if Ray's variables ask for it.
 
         Raises:
-            OSError: that address cannot be listened on.
+            OSError: that address cannot be listened on, or a certificate cannot be read.
+            ValueError: a variable of a certificate is missing.
         """
+        self._tls = tls_of(os.environ)
         self._token = token
         self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
         self._listener.setblocking(False)
@@ -76,11 +79,11 @@ class Agent:
         self._tasks.add(watch)
         while True:
             try:
-                connection = Connection((await loop.sock_accept(self._listener))[0])
+                accepted, _ = await loop.sock_accept(self._listener)
             except OSError:
                 await asyncio.sleep(_PAUSE_S)  # no descriptor is left, or the client has gone: the workers go on
                 continue
-            task = loop.create_task(self._welcome(connection))
+            task = loop.create_task(self._welcome(accepted))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -90,10 +93,15 @@ class Agent:
             await asyncio.sleep(PARENT_INTERVAL_S)
         os._exit(1)
 
-    async def _welcome(self, connection: Connection) -> None:
+    async def _welcome(self, accepted: socket.socket) -> None:
         """Serves one connection to its end, or hands it on to its worker's zygote."""
+        connection = None
         is_handed_on = False
         try:
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                accepted = await asyncio.wait_for(self._tls.from_service(accepted), HELLO_TIMEOUT_S)
+            connection = Connection(accepted)
             payload = await asyncio.wait_for(connection.receive(MAX_HELLO_BYTES), HELLO_TIMEOUT_S)
             hello = _hello_decoder.decode(payload)
             if not hmac.compare_digest(hello.token.encode(), self._token.encode()):
@@ -111,7 +119,7 @@ class Agent:
             pass  # gone, or none of ours
         finally:
             if not is_handed_on:
-                connection.close()
+                (connection or accepted).close()
 
     async def _serve_zygote(self, connection: Connection) -> None:
         begin = msgspec.json.decode(await asyncio.wait_for(connection.receive(), ORDER_TIMEOUT_S), type=Begin)

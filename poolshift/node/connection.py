@@ -1,4 +1,4 @@
-"""One TCP connection of the service's, as the agent has it."""
+"""One connection of the service's, as the agent has it."""
 
 import asyncio
 import socket
@@ -16,7 +16,6 @@ class Connection:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = sock
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[bytes] = deque()

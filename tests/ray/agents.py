@@ -1,9 +1,18 @@
 """Agents of nodes without Ray: processes on this machine."""
 
+import datetime
+import ipaddress
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from pools.ray.driver_messages import Up
 from tests.support.service import ROOT
@@ -23,9 +32,11 @@ agent.wait()
 
 
 @contextmanager
-def running_agent() -> Iterator[tuple["subprocess.Popen[str]", int]]:
-    """An agent's process and its port."""
-    process = subprocess.Popen([sys.executable, "-c", AGENT], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+def running_agent(certificates: Mapping[str, str]) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """An agent's process and its port. With Ray's variables of certificates it serves TLS alone."""
+    environment = {**os.environ, **certificates}
+    command = [sys.executable, "-c", AGENT]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
     assert process.stdout is not None
     with process:
         yield process, int(process.stdout.readline())
@@ -35,3 +46,37 @@ def running_agent() -> Iterator[tuple["subprocess.Popen[str]", int]]:
 def up(port: int, name: str = "a", slots: int = 2) -> Up:
     """The driver's news of an agent."""
     return Up(agent=name, host="127.0.0.1", port=port, token=TOKEN, node="node-1", slots=slots)
+
+
+def issue_certificates(folder: Path, address: str = "127.0.0.1") -> dict[str, str]:
+    """Makes an authority, and a certificate of it for an address; returns the variables by which Ray finds them."""
+    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("authority", "node")}
+    authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of this test")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "node")])
+    extensions: dict[str, x509.ExtensionType] = {
+        "authority": x509.BasicConstraints(ca=True, path_length=0),
+        "node": x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]),
+    }
+    began = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    for name, key in keys.items():
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(authority if name == "authority" else subject)
+            .issuer_name(authority)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(began)
+            .not_valid_after(began + datetime.timedelta(days=1))
+            .add_extension(extensions[name], critical=name == "authority")
+            .sign(keys["authority"], hashes.SHA256())
+        )
+        (folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    encoded = keys["node"].private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    (folder / "node.key").write_bytes(encoded)
+    return {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": str(folder / "node.crt"),
+        "RAY_TLS_SERVER_KEY": str(folder / "node.key"),
+        "RAY_TLS_CA_CERT": str(folder / "authority.crt"),
+    }

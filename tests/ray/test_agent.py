@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,9 +29,10 @@ from pools.ray.code import pack
 from pools.ray.node_host import NodeHost
 from poolshift.node import zygote_session
 from poolshift.node.messages import Code
+from poolshift.node.tls import tls_of
 from poolshift.worker.definitions import Definition, Field, Signature
 from poolshift.worker.framing import frame
-from tests.ray.agents import AGENT, up
+from tests.ray.agents import AGENT, issue_certificates, up
 from tests.support.service import ROOT, is_alive
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -42,21 +44,27 @@ CODE = ProgramCode(allowed_modules=("tests.support.programs",), own_root=ROOT)
 class Node:
     """The service's side of the agent, and what it was told of it."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, certificates: dict[str, str]) -> None:
         self.lost = 0
         self.background = Background()
         self.code: Code = pack(CODE, {"PYTHONPATH": str(ROOT)})
-        self.host = NodeHost(up(port), lambda: self.code, self._count)
+        self.host = NodeHost(up(port), lambda: self.code, self._count, tls_of(certificates))
         self.spawner = Spawner(CODE, {}, background=self.background, host=self.host, health=Health())
 
     def _count(self) -> None:
         self.lost += 1
 
 
+@pytest.fixture(params=["plain", "tls"])
+def certificates(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """All that a node does it does on encrypted connections, too."""
+    return issue_certificates(tmp_path) if request.param == "tls" else {}
+
+
 @pytest.fixture
-async def node(agent: tuple["subprocess.Popen[str]", int]) -> AsyncIterator[Node]:
+async def node(agent: tuple["subprocess.Popen[str]", int], certificates: dict[str, str]) -> AsyncIterator[Node]:
     """The service's side, closed at the end with everything that it started."""
-    made = Node(agent[1])
+    made = Node(agent[1], certificates)
     yield made
     await asyncio.wait_for(made.spawner.aclose(), 20)
     await made.background.aclose()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from common.background import Background
 from pools.errors import SpawnFailed
@@ -165,13 +164,13 @@ async def _says(told: list[str], content: str) -> bool:
     return told[-1:] == [content]
 
 
-@pytest.mark.parametrize(("value", "is_told"), [("1", True), ("true", True), ("0", False), (None, False)])
-async def test_tls_of_ray_does_not_cover_the_agents(value: str | None, is_told: bool) -> None:
-    """The start says so to whoever has switched it on."""
+async def test_certificates_that_are_missing_are_a_fault(agent: tuple["subprocess.Popen[str]", int]) -> None:
+    """No agent is taken without encryption where Ray's own connections have it."""
     background = Background()
-    variables = {} if value is None else {"RAY_USE_TLS": value}
-    with capture_logs() as lines:
-        made = RaySpawner(CODE, {}, PLAN, inherited=variables, background=background)
-    assert any("not encrypted" in line["event"] for line in lines) is is_told
+    made = RaySpawner(CODE, {}, PLAN, inherited={"RAY_USE_TLS": "1"}, background=background)
+    made._take(up(agent[1]))
+    assert made.places == 0
+    assert made.start_failure is not None
+    assert "RAY_USE_TLS needs RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY, RAY_TLS_CA_CERT" in made.start_failure
     await asyncio.wait_for(made.aclose(), 30)
     await background.aclose()

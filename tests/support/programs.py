@@ -25,6 +25,10 @@ def echo(nonce: str) -> str:
     return nonce
 
 
+def echo_object(nonce: str) -> dict[str, str]:
+    return {"nonce": nonce}
+
+
 def shout(nonce: str) -> str:
     """`echo` with another answer."""
     return nonce.upper()

@@ -1,0 +1,123 @@
+"""TLS between the service and an agent, with the certificates of Ray's own connections.
+
+Workers and the service read and write sockets that know nothing of TLS. So each side has a tunnel between the
+connection and a pair of sockets. What goes through it are records: four bytes with the length, then so many bytes. An
+empty record is the end of one direction, which TLS itself cannot end alone.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+
+MAX_RECORD_BYTES = 256 * 1024
+_NAMES = ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
+
+
+class Tls:
+    """The contexts of both sides, each of which shows its certificate, and the tunnels that are open."""
+
+    def __init__(self, certificate: str, key: str, authority: str) -> None:
+        """Reads the files.
+
+        Raises:
+            OSError: one cannot be read, or is none of a certificate or of its key.
+        """
+        self._server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority)
+        self._server.verify_mode = ssl.CERT_REQUIRED
+        self._client = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=authority)
+        for context in (self._server, self._client):
+            context.load_cert_chain(certificate, key)
+        self._tunnels: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Tls tunnels={len(self._tunnels)}>"
+
+    async def to_agent(self, sock: socket.socket, host: str) -> socket.socket:
+        """Takes over a connection to an agent; returns the socket to use in its place.
+
+        Raises:
+            OSError: the agent does not show a certificate of the authority for `host`, or does not take ours.
+        """
+        loop, reader, protocol = _stream()
+        transport, _ = await loop.create_connection(lambda: protocol, sock=sock, ssl=self._client, server_hostname=host)
+        return self._inner_end(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+
+    async def from_service(self, sock: socket.socket) -> socket.socket:
+        """Takes over a connection that an agent has accepted; returns the socket to use in its place.
+
+        Raises:
+            OSError: the other side shows no certificate of the authority, or does not take ours.
+        """
+        loop, reader, protocol = _stream()
+        transport, _ = await loop.connect_accepted_socket(lambda: protocol, sock, ssl=self._server)
+        return self._inner_end(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+
+    def _inner_end(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> socket.socket:
+        inner, outer = socket.socketpair()
+        inner.setblocking(False)
+        outer.setblocking(False)
+        tunnel = asyncio.get_running_loop().create_task(_tunnel(outer, reader, writer))
+        self._tunnels.add(tunnel)
+        tunnel.add_done_callback(self._tunnels.discard)
+        return inner
+
+
+def tls_of(environment: Mapping[str, str]) -> "Tls | None":
+    """The TLS that Ray's variables ask for; None if they ask for none.
+
+    Raises:
+        OSError: a file cannot be read, or is none of a certificate or of its key.
+        ValueError: a variable is missing.
+    """
+    if environment.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+        return None
+    missing = [name for name in _NAMES if name not in environment]
+    if missing:
+        raise ValueError(f"RAY_USE_TLS needs {', '.join(missing)}")
+    return Tls(*(environment[name] for name in _NAMES))
+
+
+def _stream() -> "tuple[asyncio.AbstractEventLoop, asyncio.StreamReader, asyncio.StreamReaderProtocol]":
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(MAX_RECORD_BYTES, loop=loop)
+    return loop, reader, asyncio.StreamReaderProtocol(reader, loop=loop)
+
+
+async def _tunnel(sock: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Carries bytes both ways until both have ended, or one is broken: then both sides see the end."""
+    loop = asyncio.get_running_loop()
+    ways = {loop.create_task(_outwards(sock, writer)), loop.create_task(_inwards(reader, sock))}
+    try:
+        done, unfinished = await asyncio.wait(ways, return_when=asyncio.FIRST_EXCEPTION)
+        if not unfinished and all(way.exception() is None for way in done):
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+    finally:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+        writer.transport.abort()
+        sock.close()
+
+
+async def _outwards(sock: socket.socket, writer: asyncio.StreamWriter) -> None:
+    loop = asyncio.get_running_loop()
+    while data := await loop.sock_recv(sock, MAX_RECORD_BYTES):
+        writer.write(len(data).to_bytes(4, "big"))
+        writer.write(data)
+        await writer.drain()
+    writer.write(bytes(4))
+    await writer.drain()
+
+
+async def _inwards(reader: asyncio.StreamReader, sock: socket.socket) -> None:
+    """Raises OSError or EOFError if the connection is broken, or sends what is no record."""
+    loop = asyncio.get_running_loop()
+    while length := int.from_bytes(await reader.readexactly(4), "big"):
+        if length > MAX_RECORD_BYTES:
+            raise ConnectionError(f"a record claims {length} bytes")
+        await loop.sock_sendall(sock, await reader.readexactly(length))
+    sock.shutdown(socket.SHUT_WR)
