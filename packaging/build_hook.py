@@ -23,6 +23,28 @@ _MYPY = (
     "--no-site-packages",  # the same C whatever is installed beside it
 )
 
+_FINDER = """\
+import sys
+from importlib.machinery import ModuleSpec, SourceFileLoader
+
+FOLDERS = {folders!r}
+
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name not in FOLDERS:
+            return None
+        file = FOLDERS[name] + "/__init__.py"
+        spec = ModuleSpec(name, SourceFileLoader(name, file), origin=file, is_package=True)
+        spec.submodule_search_locations.append(FOLDERS[name])
+        spec.has_location = True
+        return spec
+
+
+sys.meta_path.append(Finder)
+"""
+
 
 class BuildHook(BuildHookInterface[Any]):
     """Adds the packages of a distribution to its wheel, and their compiled twins, which Python prefers."""
@@ -55,17 +77,17 @@ class BuildHook(BuildHookInterface[Any]):
         self._scratch.cleanup()
 
     def _redirections(self, packages: dict[str, Path]) -> Iterator[tuple[str, str]]:
-        """The files of an editable install: each top-level package is importable, and no neighbour of its folder."""
-        from editables import EditableProject  # noqa: PLC0415 - a dependency of editable builds alone
+        """The files of an editable install: each top-level package is importable, and no neighbour of its folder.
 
-        project = EditableProject(self.metadata.core.name.replace("-", "_"), _CHECKOUT)
-        for target, source in packages.items():
-            if "/" not in target:
-                project.map(target, source)
-        for name, content in project.files():
+        Those of the package `editables` do the same, and take 40 ms of each start of a Python, for their imports.
+        """
+        folders = {target: str(source) for target, source in packages.items() if "/" not in target}
+        module = f"_editable_{self.metadata.core.name.replace('-', '_')}"
+        contents = {f"{module}.py": _FINDER.format(folders=folders), f"{module}.pth": f"import {module}\n"}
+        for name, content in contents.items():
             path = Path(self._scratch.name, name)
             path.write_text(content)
-            yield str(path), f"_{name}" if name.endswith(".pth") else name
+            yield str(path), name
 
     def _compiled(self) -> Iterator[tuple[str, str]]:
         """The compiled modules: those of the hot path in one library, so that they call each other directly."""

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import pwd
 import resource
 import signal
 import socket
@@ -98,7 +97,7 @@ class WorkerChild:
         self._limit()
         if user is not None:
             linux.become_user(*user)
-            set_home(user[0])
+            linux.set_home(user[0])
         linux.die_with_parent()  # after the change of the user, which takes this back
         if os.getppid() != zygote:
             raise SystemExit(_FAILED)  # the zygote died before the kernel knew that this process is to follow
@@ -123,12 +122,3 @@ class WorkerChild:
         sock = socket.socket(fileno=os.dup2(self._channel, 3, inheritable=False))
         os.closerange(4, os.sysconf("SC_OPEN_MAX"))
         return sock
-
-
-def set_home(uid: int) -> None:
-    """Points libraries that keep files in the user's home to that of the new user, as `login` does."""
-    try:
-        entry = pwd.getpwuid(uid)
-    except KeyError:
-        return  # a number without a name, as in containers
-    os.environ.update(HOME=entry.pw_dir, USER=entry.pw_name, LOGNAME=entry.pw_name)

@@ -15,7 +15,6 @@ from pathlib import Path
 import msgspec
 
 from poolshift.worker import linux, reaper, user_path
-from poolshift.worker.child import set_home
 from poolshift.worker.exception_text import describe, truncate
 
 _MAX_FAULT_LENGTH = 500
@@ -77,7 +76,7 @@ def main() -> None:
     user_path.install(Path(own_root), modules.split(","))
     if user:
         linux.become_user(int(user[0]), int(user[1]))
-        set_home(int(user[0]))
+        linux.set_home(int(user[0]))
     linux.die_with_parent()  # after the change of the user, which takes this back
     linux.gain_no_privileges()
     report = os.dup(1)

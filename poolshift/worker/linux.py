@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import pwd
 import resource
 import signal
 import time
@@ -72,6 +73,15 @@ def become_user(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
     os.umask(0o022)
     set_dumpable(True)  # the kernel has taken it back
+
+
+def set_home(uid: int) -> None:
+    """Points libraries that keep files in the user's home to that of the new user, as `login` does."""
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return  # a number without a name, as in containers
+    os.environ.update(HOME=entry.pw_dir, USER=entry.pw_name, LOGNAME=entry.pw_name)
 
 
 def overwrite_environment(names: Container[str]) -> None:
