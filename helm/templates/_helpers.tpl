@@ -165,6 +165,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.ray.address }}
 - name: RAY_ADDRESS
   value: {{ . | quote }}
+{{- with $.Values.ray.env }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 {{- with .Values.lm }}
 {{- if .model }}
@@ -202,6 +205,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - name: rollout
   mountPath: /etc/poolshift/rollout
   readOnly: true
+{{- end }}
+{{- if .Values.ray.address }}
+{{- with .Values.ray.volumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}
