@@ -87,6 +87,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and (has "ray" (list $v.config.WORKERS $v.config.V1_WORKERS $v.config.V2_WORKERS)) (not $v.ray.address) -}}
 {{- fail "ray: workers on a Ray cluster need the address of its head (ray.address)" -}}
 {{- end -}}
+{{- if and $v.ray.address $v.networkPolicy.enabled (not $v.ray.peers) -}}
+{{- fail "ray.peers: networkPolicy.enabled cuts the pods off from the Ray cluster; name its pods" -}}
+{{- end -}}
 {{- if and $v.autoscaling.enabled (gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) -}}
 {{- fail "autoscaling: minReplicas is above maxReplicas" -}}
 {{- end -}}

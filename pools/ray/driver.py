@@ -30,6 +30,9 @@ PLACEMENT_TIMEOUT_S: Final = 60.0
 
 Ray needs 10 to 30 s for an agent on a busy machine, and longer if it installs packages there.
 """
+NODE_INTERVAL_S: Final = 1.0
+"""Between two looks at the node that the driver is on."""
+MISSED_LOOKS: Final = 3
 CALLS_AT_ONCE: Final = 4
 
 MAX_REASON_LENGTH: Final = 400
@@ -49,6 +52,9 @@ class Driver:
         self._retries: list[tuple[float, int]] = []
         """Agents that could not be started: the time of the next attempt by `time.monotonic`, and the slots."""
         self._told: str | None = None
+        self._node_socket = ""
+        self._looks_at = 0.0
+        self._missed = 0
 
     def __repr__(self) -> str:
         return f"<Driver pending={len(self._pending)} retries={len(self._retries)}>"
@@ -56,11 +62,28 @@ class Driver:
     def run(self) -> None:
         """Connects and serves until the service closes the socket."""
         connect(self._plan)
+        node: Any = ray._private.worker._global_node
+        self._node_socket = node.raylet_socket_name
         self._tell(Connected())
         for slots in self._plan.slots:
             self._place(slots)
         while not select.select([self._link], [], [], 0)[0]:
             self._turn()
+            self._check_node()
+
+    def _check_node(self) -> None:
+        """Ends the driver if the node that it is on is dead: Ray goes on waiting, even if the cluster is started anew.
+
+        Raises:
+            RuntimeError: several looks have found nobody at the node's socket.
+        """
+        now = time.monotonic()
+        if now < self._looks_at:
+            return
+        self._looks_at = now + NODE_INTERVAL_S
+        self._missed = 0 if _answers(self._node_socket) else self._missed + 1
+        if self._missed >= MISSED_LOOKS:
+            raise RuntimeError("the Ray node of this machine has ended")
 
     def _turn(self) -> None:
         if self._pending:
@@ -159,6 +182,16 @@ class _Agent:
     def next_news(self) -> Any:
         """Asks for what there is to be known next: the address, and after that the death."""
         return self.actor.wait.remote() if self.is_up else self.actor.address.remote()
+
+
+def _answers(path: str) -> bool:
+    """Tells if somebody listens on a socket of this machine."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def connect(plan: Plan) -> None:

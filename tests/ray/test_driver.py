@@ -1,6 +1,11 @@
-"""The driver's words for what keeps agents from starting: one line for the operator, whatever Ray says."""
+"""The driver without a cluster: its words for what keeps agents from starting, and the end of its node."""
+
+import socket
+from pathlib import Path
 
 import pytest
+
+from pools.ray.driver_messages import Plan
 
 pytestmark = pytest.mark.ray
 
@@ -36,3 +41,24 @@ def test_what_ray_says_becomes_one_line(said: str, line: str) -> None:
     from pools.ray.driver import one_line
 
     assert one_line(RuntimeError(said)) == line
+
+
+def test_a_driver_ends_with_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would wait for a node that is gone, also after the cluster was started anew. One missed look is no end."""
+    from pools.ray import driver
+
+    monkeypatch.setattr(driver, "NODE_INTERVAL_S", 0.0)
+    plan = Plan(address="127.0.0.1:1", namespace="test", slots=[1], cpus_per_worker=1, code="", requirements=[])
+    with socket.socket() as link, socket.socket(socket.AF_UNIX) as node:
+        made = driver.Driver(plan, link)
+        made._node_socket = str(tmp_path / "raylet")
+        made._check_node()
+        node.bind(made._node_socket)
+        node.listen()
+        for _ in range(driver.MISSED_LOOKS):
+            made._check_node()
+        node.close()
+        for _ in range(driver.MISSED_LOOKS - 1):
+            made._check_node()
+        with pytest.raises(RuntimeError, match="node of this machine has ended"):
+            made._check_node()

@@ -265,6 +265,7 @@ def test_a_checkout_without_dashboards_says_so(package: Path, tmp_path: Path) ->
         ("preStopSleepSeconds=0", "preStopSleepSeconds"),
         ("config.V2_WORKERS=ray", "ray: workers on a Ray cluster need the address"),
         ("ray.address=http://head:6379/", "address"),
+        ("ray.address=head:6379,networkPolicy.enabled=true", "ray.peers"),
     ],
 )
 def test_nonsense_is_refused(either_chart: Chart, nonsense: str, reason: str) -> None:
