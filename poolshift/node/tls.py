@@ -60,7 +60,13 @@ class Tls:
         outer.setblocking(False)
         tunnel = asyncio.get_running_loop().create_task(_tunnel(outer, reader, writer))
         self._tunnels.add(tunnel)
-        tunnel.add_done_callback(self._tunnels.discard)
+
+        def ended(_: "asyncio.Task[None]") -> None:
+            self._tunnels.discard(tunnel)
+            outer.close()  # a task that is cancelled before it begins closes nothing
+            writer.transport.abort()
+
+        tunnel.add_done_callback(ended)
         return inner
 
 
