@@ -30,9 +30,6 @@ PLACEMENT_TIMEOUT_S: Final = 60.0
 
 Ray needs 10 to 30 s for an agent on a busy machine, and longer if it installs packages there.
 """
-NODE_INTERVAL_S: Final = 1.0
-"""Between two looks at the node that the driver is on."""
-MISSED_LOOKS: Final = 3
 CALLS_AT_ONCE: Final = 4
 
 MAX_REASON_LENGTH: Final = 400
@@ -52,9 +49,8 @@ class Driver:
         self._retries: list[tuple[float, int]] = []
         """Agents that could not be started: the time of the next attempt by `time.monotonic`, and the slots."""
         self._told: str | None = None
-        self._node_socket = ""
-        self._looks_at = 0.0
-        self._missed = 0
+        self._node: tuple[str, socket.socket] | None = None
+        """The socket of the node that the driver is on, by its path, and a connection to it."""
 
     def __repr__(self) -> str:
         return f"<Driver pending={len(self._pending)} retries={len(self._retries)}>"
@@ -63,7 +59,7 @@ class Driver:
         """Connects and serves until the service closes the socket."""
         connect(self._plan)
         node: Any = ray._private.worker._global_node
-        self._node_socket = node.raylet_socket_name
+        self._watch_node(node.raylet_socket_name)
         self._tell(Connected())
         for slots in self._plan.slots:
             self._place(slots)
@@ -71,19 +67,27 @@ class Driver:
             self._turn()
             self._check_node()
 
+    def _watch_node(self, path: str) -> None:
+        """Connects to the node, once: it logs each connection that ends. Raises RuntimeError if nobody listens."""
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(path)
+        except OSError:
+            connection.close()
+            raise RuntimeError("the Ray node of this machine has ended") from None
+        self._node = path, connection
+
     def _check_node(self) -> None:
         """Ends the driver if the node that it is on is dead: Ray goes on waiting, even if the cluster is started anew.
 
         Raises:
-            RuntimeError: several looks have found nobody at the node's socket.
+            RuntimeError: the connection to the node has ended, and there is no other.
         """
-        now = time.monotonic()
-        if now < self._looks_at:
-            return
-        self._looks_at = now + NODE_INTERVAL_S
-        self._missed = 0 if _answers(self._node_socket) else self._missed + 1
-        if self._missed >= MISSED_LOOKS:
-            raise RuntimeError("the Ray node of this machine has ended")
+        assert self._node is not None
+        path, connection = self._node
+        if select.select([connection], [], [], 0)[0]:
+            connection.close()
+            self._watch_node(path)
 
     def _turn(self) -> None:
         if self._pending:
@@ -182,16 +186,6 @@ class _Agent:
     def next_news(self) -> Any:
         """Asks for what there is to be known next: the address, and after that the death."""
         return self.actor.wait.remote() if self.is_up else self.actor.address.remote()
-
-
-def _answers(path: str) -> bool:
-    """Tells if somebody listens on a socket of this machine."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        try:
-            sock.connect(path)
-        except OSError:
-            return False
-    return True
 
 
 def connect(plan: Plan) -> None:

@@ -43,22 +43,23 @@ def test_what_ray_says_becomes_one_line(said: str, line: str) -> None:
     assert one_line(RuntimeError(said)) == line
 
 
-def test_a_driver_ends_with_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray would wait for a node that is gone, also after the cluster was started anew. One missed look is no end."""
-    from pools.ray import driver
+def test_a_driver_ends_with_its_node(tmp_path: Path) -> None:
+    """Ray would wait for a node that is gone, even if the cluster is started anew. A broken connection is no end."""
+    from pools.ray.driver import Driver
 
-    monkeypatch.setattr(driver, "NODE_INTERVAL_S", 0.0)
+    path = str(tmp_path / "raylet")
     plan = Plan(address="127.0.0.1:1", namespace="test", slots=[1], cpus_per_worker=1, code="", requirements=[])
     with socket.socket() as link, socket.socket(socket.AF_UNIX) as node:
-        made = driver.Driver(plan, link)
-        made._node_socket = str(tmp_path / "raylet")
-        made._check_node()
-        node.bind(made._node_socket)
+        node.bind(path)
         node.listen()
-        for _ in range(driver.MISSED_LOOKS):
-            made._check_node()
+        made = Driver(plan, link)
+        made._watch_node(path)
+        node.accept()[0].close()
+        made._check_node()
+        connection, _ = node.accept()
+        made._check_node()
         node.close()
-        for _ in range(driver.MISSED_LOOKS - 1):
-            made._check_node()
+        made._check_node()
+        connection.close()
         with pytest.raises(RuntimeError, match="node of this machine has ended"):
             made._check_node()
