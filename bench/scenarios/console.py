@@ -17,30 +17,29 @@ from bench.workloads import TRIVIAL
 PAGES = ("overview", "overview", "failures", "pools", "overview")
 """The page of each viewer. Those of one page get the same frames, which are made once."""
 SECONDS = 5
-"""Of one measurement, each with as many frames."""
+"""Length of one measurement; each second has a frame."""
 
 
 def run(arena: Arena) -> Outcome:
     """An idle service amid a split, so that every difference is the viewers'; without and with five of them in turn."""
-    shares: dict[bool, list[float]] = {False: [], True: []}
+    without, viewed = [], []
     with arena.running([arena.v2(CANARY_PERCENT="30", V1_POOL_SIZE="4")], TRIVIAL, arena.plan.workers) as servers:
         server = servers[V2]
         server.check(TRIVIAL)
         with _viewers(server):
             pass  # the templates are compiled at their first use
         for _ in range(arena.plan.rounds):
-            shares[False].append(_busy_share(server))
+            without.append(_busy_share(server))
             with _viewers(server):
-                shares[True].append(_busy_share(server))
-            arena.say(f"  {100 * shares[False][-1]:.2f} % of a processor, with viewers {100 * shares[True][-1]:.2f} %")
-    without, viewed = (statistics.median(shares[is_viewed]) for is_viewed in (False, True))
-    added = statistics.median(after - before for before, after in zip(shares[False], shares[True], strict=True))
+                viewed.append(_busy_share(server))
+            arena.say(f"  {100 * without[-1]:.2f} % of a processor, with viewers {100 * viewed[-1]:.2f} %")
+    added = statistics.median(after - before for before, after in zip(without, viewed, strict=True))
     return Outcome(
         scenario="console",
         conditions=f"idle service, {len(PAGES)} live tabs, {SECONDS} s each way",
         figures=[
-            Figure("processor time of the service without viewers", 100 * without, "% of one"),
-            Figure("with viewers", 100 * viewed, "% of one"),
+            Figure("processor time of the service without viewers", 100 * statistics.median(without), "% of one"),
+            Figure("with viewers", 100 * statistics.median(viewed), "% of one"),
         ],
         goals=[at_most("share of a processor that five live tabs take", 0.01, added)],
     )

@@ -61,10 +61,11 @@ class Tls:
         tunnel = asyncio.get_running_loop().create_task(_tunnel(outer, reader, writer))
         self._tunnels.add(tunnel)
 
+        # Not at the end of the tunnel's own code: a task that is cancelled before it begins runs none of it.
         def ended(_: "asyncio.Task[None]") -> None:
             self._tunnels.discard(tunnel)
-            outer.close()  # a task that is cancelled before it begins closes nothing
             writer.transport.abort()
+            outer.close()
 
         tunnel.add_done_callback(ended)
         return inner
@@ -105,8 +106,6 @@ async def _tunnel(sock: socket.socket, reader: asyncio.StreamReader, writer: asy
         for way in ways:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
-        writer.transport.abort()
-        sock.close()
 
 
 async def _outwards(sock: socket.socket, writer: asyncio.StreamWriter) -> None:

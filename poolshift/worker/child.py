@@ -97,7 +97,6 @@ class WorkerChild:
         self._limit()
         if user is not None:
             linux.become_user(*user)
-            linux.set_home(user[0])
         linux.die_with_parent()  # after the change of the user, which takes this back
         if os.getppid() != zygote:
             raise SystemExit(_FAILED)  # the zygote died before the kernel knew that this process is to follow

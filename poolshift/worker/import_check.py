@@ -76,7 +76,6 @@ def main() -> None:
     user_path.install(Path(own_root), modules.split(","))
     if user:
         linux.become_user(int(user[0]), int(user[1]))
-        linux.set_home(int(user[0]))
     linux.die_with_parent()  # after the change of the user, which takes this back
     linux.gain_no_privileges()
     report = os.dup(1)

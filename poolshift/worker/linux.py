@@ -63,7 +63,7 @@ def gain_no_privileges() -> None:
 
 
 def become_user(uid: int, gid: int) -> None:
-    """Changes this process to another user for good, and leaves all supplementary groups.
+    """Changes this process to another user for good, with that user's home, and leaves all supplementary groups.
 
     Raises:
         PermissionError: this process may not.
@@ -73,9 +73,10 @@ def become_user(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
     os.umask(0o022)
     set_dumpable(True)  # the kernel has taken it back
+    _set_home(uid)
 
 
-def set_home(uid: int) -> None:
+def _set_home(uid: int) -> None:
     """Points libraries that keep files in the user's home to that of the new user, as `login` does."""
     try:
         entry = pwd.getpwuid(uid)

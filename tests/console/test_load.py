@@ -8,16 +8,16 @@ from pathlib import Path
 import httpx
 import psutil
 
+from bench.scenarios.console import PAGES
 from tests.console.support import program
 from tests.support.service import Service, running_service
 from tests.support.waiting import wait_until
 
 SECONDS = float(os.environ.get("CONSOLE_SECONDS", "6"))
 """`make nightly` looks for ten minutes."""
-VIEWERS = 5
+VIEWERS = len(PAGES)
 MAX_GROWTH = 16 * 1024 * 1024
 """Bytes of resident memory that the service may have more after it has settled."""
-PAGES = ("overview", "overview", "failures", "pools", "overview")
 
 
 class Viewer(threading.Thread):

@@ -48,14 +48,14 @@ def up(port: int, name: str = "a", slots: int = 2) -> Up:
     return Up(agent=name, host="127.0.0.1", port=port, token=TOKEN, node="node-1", slots=slots)
 
 
-def issue_certificates(folder: Path, address: str = "127.0.0.1") -> dict[str, str]:
-    """Makes an authority, and a certificate of it for an address; returns the variables by which Ray finds them."""
+def issue_certificates(folder: Path) -> dict[str, str]:
+    """Makes an authority and a certificate of it for the loopback; returns the variables by which Ray finds them."""
     keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("authority", "node")}
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of this test")])
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "node")])
     extensions: dict[str, x509.ExtensionType] = {
         "authority": x509.BasicConstraints(ca=True, path_length=0),
-        "node": x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]),
+        "node": x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
     }
     began = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
     for name, key in keys.items():

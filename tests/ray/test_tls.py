@@ -21,6 +21,14 @@ def certificates(tmp_path: Path) -> dict[str, str]:
     return issue_certificates(tmp_path)
 
 
+@pytest.fixture
+def foreign(tmp_path: Path) -> dict[str, str]:
+    """Variables with certificates of another authority."""
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    return issue_certificates(folder)
+
+
 async def close(node: Node) -> None:
     """Ends the service's side."""
     await asyncio.wait_for(node.spawner.aclose(), 20)
@@ -42,12 +50,10 @@ async def test_large_calls_come_through(
 
 @pytest.mark.parametrize("theirs", ["none", "of another authority"])
 async def test_who_shows_no_certificate_gets_nothing(
-    agent: tuple["subprocess.Popen[str]", int], theirs: str, tmp_path: Path
+    agent: tuple["subprocess.Popen[str]", int], theirs: str, foreign: dict[str, str]
 ) -> None:
     """Neither a zygote nor an answer, though it has the token."""
-    other = tmp_path / "other"
-    other.mkdir()
-    node = Node(agent[1], {} if theirs == "none" else issue_certificates(other))
+    node = Node(agent[1], {} if theirs == "none" else foreign)
     with pytest.raises(SpawnFailed):
         await node.spawner.spawn()
     with pytest.raises(SpawnFailed):
@@ -56,24 +62,19 @@ async def test_who_shows_no_certificate_gets_nothing(
 
 
 async def test_an_agent_that_does_not_take_the_service(
-    agent: tuple["subprocess.Popen[str]", int], certificates: dict[str, str], tmp_path: Path
+    agent: tuple["subprocess.Popen[str]", int], certificates: dict[str, str], foreign: dict[str, str]
 ) -> None:
     """A service that trusts the agent, and whose own certificate is of another authority."""
-    other = tmp_path / "other"
-    other.mkdir()
-    own = issue_certificates(other) | {"RAY_TLS_CA_CERT": certificates["RAY_TLS_CA_CERT"]}
-    node = Node(agent[1], own)
+    node = Node(agent[1], foreign | {"RAY_TLS_CA_CERT": certificates["RAY_TLS_CA_CERT"]})
     with pytest.raises(SpawnFailed):
         await node.spawner.spawn()
     await close(node)
 
 
 async def test_an_agent_at_another_address_is_refused(
-    agent: tuple["subprocess.Popen[str]", int], certificates: dict[str, str], tmp_path: Path
+    agent: tuple["subprocess.Popen[str]", int], certificates: dict[str, str]
 ) -> None:
     """A certificate is for the address of its node alone."""
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
     node = Node(agent[1], certificates)
     node.host._up.host = "localhost"
     with pytest.raises(SpawnFailed, match="localhost"):
