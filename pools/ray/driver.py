@@ -16,8 +16,10 @@ from typing import Any, Final
 
 import msgspec
 import ray
+from ray._private import services as untyped_services
 
 from pools.ray.driver_messages import Connected, Event, Fault, Gone, Plan, Up
+from pools.ray.reach import NotReached, look
 from poolshift.node.actor import NodeActor
 from poolshift.worker import linux
 
@@ -192,8 +194,17 @@ def connect(plan: Plan) -> None:
     """Joins the cluster; its nodes get our code and the packages, where a process of ours starts there.
 
     Raises:
-        Exception: whatever Ray makes of a cluster that is not there or does not fit.
+        NotReached: no cluster answers at the address, or this machine has no node of any.
+        Exception: whatever Ray makes of a cluster that does not fit.
     """
+    services: Any = untyped_services
+    has_node = bool(services.find_gcs_addresses())
+    if has_node or plan.address != "auto":
+        look(services.canonicalize_bootstrap_address(plan.address), os.environ)
+    if not has_node:
+        head = "HEAD:PORT" if plan.address == "auto" else plan.address
+        command = f"ray start --address={head} --num-cpus=0"
+        raise NotReached(f"this machine runs no Ray node that the service sees, and it needs one: {command}")
     # Ray would have the same patch release, which an image of the service and one of Ray seldom have.
     os.environ.setdefault("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "minor")
     runtime: dict[str, Any] = {"py_modules": [plan.code], "excludes": ["**/__pycache__"]}

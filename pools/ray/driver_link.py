@@ -67,10 +67,8 @@ async def _events(reader: asyncio.StreamReader, address: str) -> AsyncGenerator[
             async with asyncio.timeout(limit):
                 line = await reader.readline()
         except TimeoutError:
-            where = f"no answer from a Ray cluster at RAY_ADDRESS={address} within {CONNECT_TIMEOUT_S:g} s"
-            yield Fault(
-                f"{where}: RAY_USE_TLS differs, or this machine runs no node of it whose process the service sees"
-            )
+            where = f"no answer from the Ray cluster at RAY_ADDRESS={address} within {CONNECT_TIMEOUT_S:g} s"
+            yield Fault(f"{where}: the node of this machine may be of another cluster, or still be starting")
             return
         if not line:
             return

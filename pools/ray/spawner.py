@@ -288,6 +288,7 @@ class RaySpawner:
             return
         _log.warning("node is gone", node=node.host.node, reason=reason, places=self.places)
         self._tasks.start(node.spawner.aclose())
+        self._note_loss(f"{node.host.node} is gone: {reason}")
         self._tell()
 
     def _unreached(self, agent: str) -> None:
@@ -300,7 +301,13 @@ class RaySpawner:
             return
         _log.warning("node is lost", node=node.host.node, places=self.places, wished=sum(self._plan.slots))
         self._tasks.start(self._reach_again(agent, node))
+        self._note_loss(f"{node.host.node} cannot be reached")
         self._tell()
+
+    def _note_loss(self, reason: str) -> None:
+        """Makes the loss of the last node the fault, unless there is one already that says more."""
+        if self._fault is None and not self._reached():
+            self._fault = f"WORKERS=ray: no node is left, the last one {reason}"
 
     async def _reach_again(self, agent: str, node: _Node) -> None:
         """Tries to reach a node until it answers, or Ray says that its agent is dead."""

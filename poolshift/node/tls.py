@@ -10,25 +10,34 @@ import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import NamedTuple
 
 MAX_RECORD_BYTES = 256 * 1024
 _NAMES = ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
 
 
+class TlsFiles(NamedTuple):
+    """The files of Ray's variables `RAY_TLS_SERVER_CERT`, `RAY_TLS_SERVER_KEY` and `RAY_TLS_CA_CERT`."""
+
+    certificate: str
+    key: str
+    authority: str
+
+
 class Tls:
     """The contexts of both sides, each of which shows its certificate, and the tunnels that are open."""
 
-    def __init__(self, certificate: str, key: str, authority: str) -> None:
+    def __init__(self, files: TlsFiles) -> None:
         """Reads the files.
 
         Raises:
             OSError: one cannot be read, or is none of a certificate or of its key.
         """
-        self._server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority)
+        self._server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.authority)
         self._server.verify_mode = ssl.CERT_REQUIRED
-        self._client = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=authority)
+        self._client = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.authority)
         for context in (self._server, self._client):
-            context.load_cert_chain(certificate, key)
+            context.load_cert_chain(files.certificate, files.key)
         self._tunnels: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -71,11 +80,10 @@ class Tls:
         return inner
 
 
-def tls_of(environment: Mapping[str, str]) -> "Tls | None":
-    """The TLS that Ray's variables ask for; None if they ask for none.
+def tls_files(environment: Mapping[str, str]) -> TlsFiles | None:
+    """The files of the TLS that Ray's variables ask for; None if they ask for none.
 
     Raises:
-        OSError: a file cannot be read, or is none of a certificate or of its key.
         ValueError: a variable is missing.
     """
     if environment.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
@@ -83,7 +91,18 @@ def tls_of(environment: Mapping[str, str]) -> "Tls | None":
     missing = [name for name in _NAMES if name not in environment]
     if missing:
         raise ValueError(f"RAY_USE_TLS needs {', '.join(missing)}")
-    return Tls(*(environment[name] for name in _NAMES))
+    return TlsFiles(*(environment[name] for name in _NAMES))
+
+
+def tls_of(environment: Mapping[str, str]) -> Tls | None:
+    """The TLS that Ray's variables ask for; None if they ask for none.
+
+    Raises:
+        OSError: a file cannot be read, or is none of a certificate or of its key.
+        ValueError: a variable is missing.
+    """
+    files = tls_files(environment)
+    return None if files is None else Tls(files)
 
 
 def _stream() -> "tuple[asyncio.AbstractEventLoop, asyncio.StreamReader, asyncio.StreamReaderProtocol]":

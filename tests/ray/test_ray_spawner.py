@@ -107,6 +107,7 @@ async def test_an_agent_that_dies_between_two_zygotes(spawner: RaySpawner) -> No
     with pytest.raises(SpawnFailed):
         await spawner.spawn()
     assert (spawner.places, list(spawner._nodes)) == (0, ["watched"])  # the driver would tell of its end
+    assert spawner.start_failure == "WORKERS=ray: no node is left, the last one node-1 cannot be reached"
     spawner._take(up(free_port(), "unwatched"))
     spawner._forget_driver()
     with pytest.raises(SpawnFailed):
