@@ -1,5 +1,6 @@
 """`poolshift pools`: shows the pools, their workers and their differences, and gives them the code on disk."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import typer
@@ -48,6 +49,7 @@ def show_pools(
     if as_json:
         print_json(answer)
         return
+    shown = [answer] if version else answer
     print_rows(
         (
             "POOL",
@@ -63,8 +65,10 @@ def show_pools(
             "EXITS",
             "CODE",
         ),
-        [_summary(pool) for pool in ([answer] if version else answer)],
+        [_summary(pool) for pool in shown],
     )
+    for remark in (remark for pool in shown for remark in _remarks(pool)):
+        print(printable(remark))
     if version:
         print()
         print_rows(
@@ -132,6 +136,15 @@ def _summary(pool: dict[str, Any]) -> tuple[object, ...]:
         exits or None,
         pool["programs_revision"],
     )
+
+
+def _remarks(pool: dict[str, Any]) -> Iterator[str]:
+    """Says what is wrong with a pool, in lines of their own: a reason is too long for a column."""
+    name = pool["pool_version"]
+    if pool["fault"]:
+        yield f"{name}: {pool['fault']}"
+    if (wished := pool.get("wished_size")) is not None and pool["size"] < wished:
+        yield f"{name}: there is room for {pool['size']} of {wished} workers"
 
 
 def _worker(worker: dict[str, Any]) -> tuple[object, ...]:
