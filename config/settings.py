@@ -23,6 +23,7 @@ from config.worker_user import find_user, first_readable
 
 MIB = 1024 * 1024
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_RAY_ADDRESS = re.compile(r"auto|([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105
 _SECRET_SETTINGS = (
     "DATABASE_URL",
@@ -183,7 +184,7 @@ class Settings(PoolSettings):
     """Bytes of all answers together that their clients have not read yet."""
 
     ray_address: Annotated[str, Field(min_length=1)] = "auto"
-    """The cluster of pools with `WORKERS=ray`, as Ray's own `ray.init` takes it."""
+    """The cluster of pools with `WORKERS=ray`: host and port of its head, or `auto`."""
     ray_workers_per_node: Annotated[int, Field(ge=1, le=1024)] = 8
     """The workers of one agent; the cluster gets as many agents as the size of the pool takes."""
     ray_cpus_per_worker: Annotated[float, Field(ge=0, le=1024, allow_inf_nan=False)] = 1.0
@@ -339,6 +340,10 @@ class Settings(PoolSettings):
         on_ray = [name for name in self.pool_versions if self.pool(name).workers == "ray"]
         if on_ray and find_spec("ray") is None:
             raise ValueError("WORKERS=ray needs the package ray: pip install 'ray[default]>=2.60,<2.61'")
+        if on_ray and not _RAY_ADDRESS.fullmatch(self.ray_address):
+            raise ValueError(
+                "RAY_ADDRESS must be HOST:PORT of the cluster's head, or auto (Ray Client is not supported)"
+            )
         return self
 
     @model_validator(mode="after")

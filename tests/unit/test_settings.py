@@ -241,3 +241,23 @@ def test_workers_on_ray_need_the_package(monkeypatch: pytest.MonkeyPatch, name: 
     monkeypatch.setenv(name, "ray")
     with pytest.raises(InvalidSettings, match=r"needs the package ray: pip install"):
         load_settings()
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265", "local", "head"])
+def test_an_address_of_ray_that_is_none(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Refused where a pool uses it; other programs may have their own `RAY_ADDRESS`."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    load_settings()
+    monkeypatch.setenv("V2_WORKERS", "ray")
+    monkeypatch.setattr(settings_module, "find_spec", lambda _: object())
+    with pytest.raises(InvalidSettings, match="RAY_ADDRESS"):
+        load_settings()
+
+
+@pytest.mark.parametrize("address", ["auto", "head:6379", "10.0.0.5:6379", "[fd00::1]:6379"])
+def test_an_address_of_ray(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """A name or an address, with the port."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("V2_WORKERS", "ray")
+    monkeypatch.setattr(settings_module, "find_spec", lambda _: object())
+    assert load_settings().ray_address == address
