@@ -23,7 +23,8 @@ from config.worker_user import find_user, first_readable
 
 MIB = 1024 * 1024
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
-_RAY_ADDRESS = re.compile(r"auto|([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+_RAY_HEAD = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+_MAX_PORT = 65535
 _WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105
 _SECRET_SETTINGS = (
     "DATABASE_URL",
@@ -81,6 +82,11 @@ def _known_database(url: SecretStr) -> SecretStr:
     if not separator or scheme not in _DATABASE_DRIVERS:
         raise ValueError(f"must begin with {' or '.join(f'{driver}://' for driver in _DATABASE_DRIVERS)}")
     return url
+
+
+def _is_head(address: str) -> bool:
+    port = address.rpartition(":")[2]
+    return address == "auto" or (_RAY_HEAD.fullmatch(address) is not None and 1 <= int(port) <= _MAX_PORT)
 
 
 def _http_url(url: SecretStr) -> SecretStr:
@@ -340,9 +346,10 @@ class Settings(PoolSettings):
         on_ray = [name for name in self.pool_versions if self.pool(name).workers == "ray"]
         if on_ray and find_spec("ray") is None:
             raise ValueError("WORKERS=ray needs the package ray: pip install 'ray[default]>=2.60,<2.61'")
-        if on_ray and not _RAY_ADDRESS.fullmatch(self.ray_address):
+        if on_ray and not _is_head(self.ray_address):
             raise ValueError(
-                "RAY_ADDRESS must be HOST:PORT of the cluster's head, or auto (Ray Client is not supported)"
+                f"RAY_ADDRESS={self.ray_address!r} must be HOST:PORT of the cluster's head, or auto "
+                "(Ray Client is not supported)"
             )
         return self
 

@@ -27,10 +27,10 @@ POLL_S: Final = 0.25
 """Between two looks at the service's socket."""
 RETRY_S: Final = 2.0
 """From an agent that could not be started to the next attempt."""
-PLACEMENT_TIMEOUT_S: Final = 60.0
+PLACEMENT_TIMEOUT_S: Final = 10.0
 """An agent that is not up after this time is told of as a fault. It goes on waiting: a cluster can grow.
 
-Ray needs 10 to 30 s for an agent on a busy machine, and longer if it installs packages there.
+Ray needs 2 to 30 s for an agent, the longer the busier the machine is, and longer still if it installs packages there.
 """
 CALLS_AT_ONCE: Final = 4
 
@@ -199,7 +199,9 @@ def connect(plan: Plan) -> None:
     """
     services: Any = untyped_services
     has_node = bool(services.find_gcs_addresses())
-    if has_node or plan.address != "auto":
+    if plan.address != "auto":
+        look(plan.address, os.environ)
+    elif has_node:
         look(services.canonicalize_bootstrap_address(plan.address), os.environ)
     if not has_node:
         head = "HEAD:PORT" if plan.address == "auto" else plan.address

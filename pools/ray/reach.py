@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Final
 
-from poolshift.node.tls import TlsFiles, tls_files
+from poolshift.node.tls import TlsFiles, load_files, tls_files
 
 TIMEOUT_S: Final = 5.0
 """The longest time for each step: the connection, the handshake, the answer."""
@@ -42,45 +42,52 @@ def look(address: str, environment: Mapping[str, str]) -> None:
     except OSError as error:
         raise NotReached(f"{where} cannot be reached: {error.strerror or error}") from None
     with connection:
-        try:
-            kind = _first_frame(connection, context)
-        except OSError as error:
-            raise NotReached(f"{where}, with RAY_USE_TLS: {_reason(error)}" if context else _no_ray(where)) from None
+        kind = _kind_with_tls(connection, context, where) if context else _kind(connection)
     if kind != _SETTINGS:
-        raise NotReached(_no_ray(where))
+        raise NotReached(
+            f"{where} does not answer as a Ray head does: it is another port"
+            + ("" if context else ", or the cluster has RAY_USE_TLS")
+        )
+
+
+def _kind_with_tls(connection: socket.socket, context: ssl.SSLContext, where: str) -> int | None:
+    """As `_kind`. Raises NotReached if the two do not agree about TLS, or one refuses the other's certificate."""
+    try:
+        encrypted = context.wrap_socket(connection)
+    except ssl.SSLCertVerificationError as error:
+        raise NotReached(f"{where}: its certificate is refused: {error.verify_message} (RAY_TLS_CA_CERT)") from None
+    except OSError:
+        raise NotReached(
+            f"{where} has no TLS, and RAY_USE_TLS is set here: it is another port, or a cluster without"
+        ) from None
+    with encrypted:
+        kind = _kind(encrypted)
+    if kind is None:  # from TLS 1.3 on a server looks at the client's certificate after the handshake
+        raise NotReached(
+            f"{where} refuses the certificate in RAY_TLS_SERVER_CERT: it may have expired, or be of another authority"
+        )
+    return kind
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:
     """A context that asks for a certificate of the authority, for whatever name: the name is for Ray to judge."""
-    context = ssl.create_default_context(cafile=files.authority)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.load_cert_chain(files.certificate, files.key)
+    load_files(context, files)
     context.set_alpn_protocols(["h2"])
     return context
 
 
-def _first_frame(connection: socket.socket, context: ssl.SSLContext | None) -> int | None:
-    """The type of the first frame of HTTP/2 that the server sends; None if it ends the connection."""
-    if context is not None:
-        with context.wrap_socket(connection) as encrypted:
-            return _first_frame(encrypted, None)
-    connection.sendall(_PREFACE + _NO_SETTINGS)
+def _kind(connection: socket.socket) -> int | None:
+    """The type of the first frame of HTTP/2 that the server sends; None if it sends none."""
     header = b""
-    while len(header) < _FRAME_HEADER_BYTES:
-        part = connection.recv(_FRAME_HEADER_BYTES - len(header))
-        if not part:
-            return None
-        header += part
+    try:
+        connection.sendall(_PREFACE + _NO_SETTINGS)
+        while len(header) < _FRAME_HEADER_BYTES:
+            part = connection.recv(_FRAME_HEADER_BYTES - len(header))
+            if not part:
+                return None
+            header += part
+    except OSError:
+        return None
     return header[3]
-
-
-def _no_ray(where: str) -> str:
-    return f"{where} does not answer as a Ray head without TLS does: it is another port, or the cluster has RAY_USE_TLS"
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is refused: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return error.reason or str(error)
-    return error.strerror or str(error)

@@ -34,6 +34,8 @@ MAX_REST_S: Final = 10.0
 PROBE_INTERVAL_S: Final = 0.5
 """Between two attempts to reach an agent whose connection has broken."""
 MEASURE_TIMEOUT_S: Final = 0.5
+TELL_AGAIN_S: Final = 60.0
+"""From a line of the log about a fault to the next about the same one, in seconds."""
 LOOK_INTERVAL_S: Final = 1.0
 """Between two looks at the folder of the programs, if somebody follows it."""
 
@@ -96,6 +98,10 @@ class RaySpawner:
         self._user = user
         self._fault: str | None = None
         """The reason for which Ray gives no agents."""
+        self._told: str | None = None
+        """The reason that was logged last."""
+        self._tell_again_at = 0.0
+        """By the loop's time."""
         self._is_closing = False
         self._packed: Code | None = None
         self._nodes: dict[str, _Node] = {}
@@ -257,7 +263,12 @@ class RaySpawner:
                 self._fail(reason)
 
     def _fail(self, reason: str) -> None:
-        _log.error("Ray gives no workers", reason=reason, places=self.places, wished=sum(self._plan.slots))
+        if self._is_closing:
+            return
+        now = asyncio.get_running_loop().time()
+        if reason != self._told or now >= self._tell_again_at:
+            _log.error("Ray gives no workers", reason=reason, places=self.places, wished=sum(self._plan.slots))
+            self._told, self._tell_again_at = reason, now + TELL_AGAIN_S
         self._fault = f"WORKERS=ray: {reason}"
         self._tell()
 
@@ -278,7 +289,7 @@ class RaySpawner:
             health=Health(),
         )
         self._nodes[up.agent] = _Node(up.slots, host, spawner)
-        self._fault = None
+        self._fault = self._told = None
         _log.info("node has come", node=up.node, slots=up.slots, places=self.places, wished=sum(self._plan.slots))
         self._tell()
 

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 MAX_RECORD_BYTES = 256 * 1024
@@ -33,11 +34,11 @@ class Tls:
         Raises:
             OSError: one cannot be read, or is none of a certificate or of its key.
         """
-        self._server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.authority)
+        self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._server.verify_mode = ssl.CERT_REQUIRED
-        self._client = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.authority)
+        self._client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         for context in (self._server, self._client):
-            context.load_cert_chain(files.certificate, files.key)
+            load_files(context, files)
         self._tunnels: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -92,6 +93,32 @@ def tls_files(environment: Mapping[str, str]) -> TlsFiles | None:
     if missing:
         raise ValueError(f"RAY_USE_TLS needs {', '.join(missing)}")
     return TlsFiles(*(environment[name] for name in _NAMES))
+
+
+def load_files(context: ssl.SSLContext, files: TlsFiles) -> None:
+    """Has a context show the certificate, and trust the authority alone.
+
+    Raises:
+        OSError: a file cannot be read, or is none of a certificate or of its key; the message names the variable.
+    """
+    certificate, key, authority = (f"{name}={path}" for name, path in zip(_NAMES, files, strict=True))
+    for named, path in zip((certificate, key, authority), files, strict=True):
+        _see_that_it_can_be_read(named, path)
+    try:
+        context.load_verify_locations(files.authority)
+    except ssl.SSLError as error:
+        raise OSError(f"{authority}: {error.reason or error}") from None
+    try:
+        context.load_cert_chain(files.certificate, files.key)
+    except ssl.SSLError as error:
+        raise OSError(f"{certificate}, {key}: {error.reason or error}") from None
+
+
+def _see_that_it_can_be_read(named: str, path: str) -> None:
+    try:
+        Path(path).open("rb").close()
+    except OSError as error:
+        raise OSError(f"{named}: {error.strerror}") from None
 
 
 def tls_of(environment: Mapping[str, str]) -> Tls | None:

@@ -243,7 +243,7 @@ def test_workers_on_ray_need_the_package(monkeypatch: pytest.MonkeyPatch, name: 
         load_settings()
 
 
-@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265", "local", "head"])
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265", "local", "head", "head:0", "head:65536"])
 def test_an_address_of_ray_that_is_none(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """Refused where a pool uses it; other programs may have their own `RAY_ADDRESS`."""
     monkeypatch.setenv("RAY_ADDRESS", address)
