@@ -16,7 +16,6 @@ pytestmark = [
 ]
 
 LIMIT_S = 600.0
-LONG = pytest.mark.skipif("RAY_SECONDS" not in os.environ, reason="takes minutes: make test-ray")
 
 
 def run_inside(file: str, **environment: str) -> None:
@@ -38,13 +37,12 @@ def run_inside(file: str, **environment: str) -> None:
     assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr[-5_000:]}"
 
 
-@LONG
 def test_the_short_form() -> None:
     """Calls, kills, lost nodes and services, on two nodes."""
     run_inside("inside_short.py")
 
 
-@LONG
+@pytest.mark.skipif("RAY_SECONDS" not in os.environ, reason="takes minutes: make test-ray")
 def test_the_long_form() -> None:
     """Load amid faults for RAY_SECONDS, and the end of the head."""
     run_inside("inside_long.py")
