@@ -409,6 +409,9 @@ class Engine(abc.ABC):
         waited_s, limit = time.perf_counter() - queued_call.since, queued_call.max_concurrency
         if self._queue.is_in_room(queued_call):
             return f"the program runs {limit} at once (max_concurrency), and none of them ended within {waited_s:.3g} s"
+        if self.is_down:
+            why = f"GET /pools/{self.version} says why"
+            return f"the pool has no worker and could not start one within {waited_s:.3g} s: {why}"
         return f"no worker came free within {waited_s:.3g} s"
 
     def _wait_s(self, queued_call: QueuedCall, depth: int) -> float:

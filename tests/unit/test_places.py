@@ -2,9 +2,9 @@
 
 import pytest
 
-from pools.errors import SpawnFailed
+from pools.errors import CheckoutTimeout, SpawnFailed
 from pools.session_pool_v2 import SessionPoolV2
-from tests.unit.pool_on_fakes import bench, turns
+from tests.unit.pool_on_fakes import bench, error_of, turns
 
 pytestmark = pytest.mark.anyio
 
@@ -24,8 +24,8 @@ async def test_a_pool_is_as_large_as_there_is_room_for() -> None:
 
 
 async def test_a_pool_without_room_is_down() -> None:
-    """The pool says why, and is well again with the first place."""
-    async with bench(SessionPoolV2, size=2) as pool:
+    """The pool says why, so does a call that waits for it, and it is well again with the first place."""
+    async with bench(SessionPoolV2, size=2, checkout_timeout_s=0.02) as pool:
         pool.spawner.give_places(0, "the cluster is gone")
         assert not pool.engine.is_down
         for process in pool.spawner.living:
@@ -34,6 +34,9 @@ async def test_a_pool_without_room_is_down() -> None:
         pool.spawner.give_places(0, "the cluster is gone")
         assert pool.engine.is_down
         assert (await pool.engine.snapshot()).fault == "the cluster is gone"
+        error = await error_of(await pool.begin(pool.call()))
+        assert isinstance(error, CheckoutTimeout)
+        assert "could not start one" in str(error)
         pool.spawner.give_places(1)
         await turns()
         assert pool.engine.is_ready
