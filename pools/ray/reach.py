@@ -56,17 +56,21 @@ def _kind_with_tls(connection: socket.socket, context: ssl.SSLContext, where: st
         encrypted = context.wrap_socket(connection)
     except ssl.SSLCertVerificationError as error:
         raise NotReached(f"{where}: its certificate is refused: {error.verify_message} (RAY_TLS_CA_CERT)") from None
-    except OSError:
+    except OSError as error:
+        if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):  # the other side's last word
+            raise NotReached(_refusal(where)) from None
         raise NotReached(
             f"{where} has no TLS, and RAY_USE_TLS is set here: it is another port, or a cluster without"
         ) from None
     with encrypted:
         kind = _kind(encrypted)
     if kind is None:  # from TLS 1.3 on a server looks at the client's certificate after the handshake
-        raise NotReached(
-            f"{where} refuses the certificate in RAY_TLS_SERVER_CERT: it may have expired, or be of another authority"
-        )
+        raise NotReached(_refusal(where))
     return kind
+
+
+def _refusal(where: str) -> str:
+    return f"{where} refuses the certificate in RAY_TLS_SERVER_CERT: it may have expired, or be of another authority"
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:
