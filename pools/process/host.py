@@ -1,9 +1,11 @@
 """The machine that a pool's zygotes run on: this one, or a node of a cluster (`pools.ray`)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pools.errors import SpawnFailed
+from pools.process.import_check import InvalidProgramModules, check_imports
 from pools.process.local_zygote import LocalZygote
 from pools.process.program_code import ProgramCode
 from pools.process.zygote_link import ZygoteEnd
@@ -39,6 +41,14 @@ class ZygoteHost(Protocol):
         """
         ...
 
+    async def check_modules(self, modules: Sequence[str], user: tuple[int, int] | None) -> None:
+        """Imports modules that programs may come from, if this machine can try it without a worker.
+
+        Raises:
+            SpawnFailed: names each module that cannot be imported, and why.
+        """
+        ...
+
     async def describe(self) -> Description:
         """Asks the workers' interpreter what it is.
 
@@ -66,6 +76,15 @@ class LocalHost:
             str(self._code.own_root),
         )
         return LocalZygote.start(command, self._environment)
+
+    async def check_modules(self, modules: Sequence[str], user: tuple[int, int] | None) -> None:
+        code = self._code
+        try:
+            await check_imports(
+                modules, self._environment, interpreter=code.interpreter, own_root=code.own_root, user=user
+            )
+        except (InvalidProgramModules, OSError) as error:
+            raise SpawnFailed(str(error)) from None
 
     async def describe(self) -> Description:
         return await self._code.interpreter.describe(self._environment)

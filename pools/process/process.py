@@ -368,7 +368,7 @@ class WorkerProcess:
             if call.events is not None:
                 call.events.put(reply.kind, body)
         elif isinstance(reply, Loaded):
-            self._take_loaded(call, reply.revision)
+            self._take_loaded(call)
         else:
             self._end_run(self._error_of(reply), reply.spans)
 
@@ -394,12 +394,11 @@ class WorkerProcess:
             self._is_up = True
             self._become_ready()
 
-    def _take_loaded(self, call: Call, revision: str) -> None:
+    def _take_loaded(self, call: Call) -> None:
         """Lets the call's time begin: its deadline moves by the time that the loading took."""
         if self._load_began is None:
             self._violated("it says that a program is loaded, which it was not to load")
             return
-        self.revision = revision
         self._definitions.loaded(call.program.definition)
         call.deadline += self._end_load(call)
         self._note_loaded(call.program.definition)

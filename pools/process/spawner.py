@@ -163,8 +163,14 @@ class Spawner:
 
         Raises:
             SpawnFailed: the new zygote did not get ready, or cannot import a module of `PRELOAD`, or one that programs
-                named recently; the old one forks as before.
+                named recently; or another of the allowed modules cannot be imported. The old one forks as before.
         """
+        tried = self._code.preload + (self._recent.names() if self._user is None else ())  # by the new zygote
+        untried = [
+            name for name in self._code.allowed_modules if not any(f"{one}.".startswith(f"{name}.") for one in tried)
+        ]
+        if untried:
+            await self._host.check_modules(untried, self._user)
         if self._start is not None and self._has_begun:
             await asyncio.wait([self._start])  # it may have read the code before
         await self._next_zygote()
@@ -228,6 +234,12 @@ class Spawner:
             self._recent.clear()  # one of them may hang, or end its process
             zygote, preloaded = await self._ready_zygote(())
         self._see_to_failures(zygote, preloaded)
+        if self._zygote is None and self._revision not in (None, preloaded.revision):
+            _log.warning(
+                "the zygote that died had other code than the one that follows it",
+                before=self._revision,
+                now=preloaded.revision,
+            )
         self._revision = self._revision_on_disk = preloaded.revision
         self.start_failure = None
         old, self._zygote = self._zygote, zygote

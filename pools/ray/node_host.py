@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -60,6 +60,9 @@ class NodeHost:
         await zygote.started()
         self.zygotes = {zygote, *(other for other in self.zygotes if not other.has_ended)}
         return zygote
+
+    async def check_modules(self, modules: Sequence[str], user: tuple[int, int] | None) -> None:
+        """Tries nothing: only a zygote has the code there."""
 
     async def describe(self) -> Description:
         ran = await self.run("poolshift.worker.describe", [], DESCRIBE_TIMEOUT_S)

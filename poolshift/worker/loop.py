@@ -50,7 +50,6 @@ class Worker:
         self._generation = generation
         self._allowed_modules = allowed_modules
         self._code = code
-        self._revision = code.at_start
         self._definitions: dict[int, Definition] = {}
         """By the numbers that the service gives them."""
         self._loaded: dict[int, LoadedProgram] = {}
@@ -66,7 +65,7 @@ class Worker:
         tell_parent(self._current)
         os.register_at_fork(after_in_child=self._forked)
         self._leftovers.accept()
-        self._send(Ready(gen=self._generation, pid=os.getpid(), revision=self._revision))
+        self._send(Ready(gen=self._generation, pid=os.getpid(), revision=self._code.at_start))
         try:
             for payload in read_frames(self._socket):
                 message, inputs = cut_in_two(payload)
@@ -109,7 +108,7 @@ class Worker:
             except BaseException as error:  # a module that exits while it is imported ends no worker
                 self._current.leave()
                 return self._load_failed(request.id, error), b""
-            self._send(Loaded(request.id, self._generation, self._revision))
+            self._send(Loaded(request.id, self._generation))
         self._programs[request.number] = request.program_id
         lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s, request.stream)
         started = time.perf_counter_ns()
@@ -142,13 +141,10 @@ class Worker:
         self._definitions[number] = definition
 
     def _load(self, number: int) -> LoadedProgram:
-        modules = len(sys.modules)
         try:
             loaded = self._loaded[number] = load(self._definitions[number], self._allowed_modules)
         finally:
             self._leftovers.accept()
-            if len(sys.modules) != modules:
-                self._revision = self._code.now()
         return loaded
 
     def _unload(self) -> None:

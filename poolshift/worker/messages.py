@@ -79,8 +79,6 @@ class Loaded(msgspec.Struct, tag="loaded", tag_field="op"):
 
     id: str
     gen: _Number
-    revision: _Revision
-    """The revision of the code that it has now."""
 
 
 class Progress(msgspec.Struct, tag="progress", tag_field="op", omit_defaults=True):

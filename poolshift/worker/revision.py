@@ -24,29 +24,36 @@ class CodeRevision:
     """
 
     def __init__(self, allowed_modules: Iterable[str], own_root: Path) -> None:
-        """Reads the revision `at_start`."""
+        """Reads the revision `at_start`, and the `sources` that it is of."""
         self._modules = sorted({module.partition(".")[0] for module in allowed_modules})
         self._no_folders = {own_root.resolve(), *interpreter_folders()}
         self._digests: dict[Path, tuple[tuple[int, int, int], bytes]] = {}
         """By file: its inode, size and time of change when it was read, and the digest of its content."""
-        self.at_start = self.now()
+        self.sources: dict[str, bytes] = {}
+        """The content of each file at the start, by its path."""
+        self.at_start = self._read(self.sources)
 
     def now(self) -> str:
         """The revision at this moment. A file that cannot be read counts as absent."""
+        return self._read({})
+
+    def _read(self, contents: dict[str, bytes]) -> str:
+        """Reads the revision, and puts the content of the files that have changed since they were read last by."""
         whole = hashlib.sha256()
         for folder, file in sorted(self._files()):
-            digest = self._digest(file)
+            digest = self._digest(file, contents)
             if digest is not None:
                 whole.update(os.fsencode(file.relative_to(folder)) + b"\0" + digest)
         return whole.hexdigest()[:LENGTH]
 
-    def _digest(self, file: Path) -> bytes | None:
+    def _digest(self, file: Path, contents: dict[str, bytes]) -> bytes | None:
         try:
             stat = file.stat()
             seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
             known = self._digests.get(file)
             if known is None or known[0] != seen:
-                known = self._digests[file] = (seen, hashlib.sha256(file.read_bytes()).digest())
+                content = contents[str(file.absolute())] = file.read_bytes()
+                known = self._digests[file] = (seen, hashlib.sha256(content).digest())
         except OSError:
             return None
         return known[1]

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import msgspec
 
-from poolshift.worker import linux, reaper, user_path
+from poolshift.worker import linux, program_source, reaper, user_path
 from poolshift.worker.child import WorkerChild, run_and_exit
 from poolshift.worker.import_check import fault_of_import, is_missing
 from poolshift.worker.notices import (
@@ -270,6 +270,7 @@ def main() -> None:
     linux.adopt_orphans()
     user_path.install(Path(own_root), allowed_modules.split(","))
     code = CodeRevision(allowed_modules.split(","), Path(own_root))  # before any of it is imported
+    program_source.keep(code.sources)
     for module in filter(None, own_preload.split(",")):
         importlib.import_module(module)
     failures = _import_all(filter(None, preload.split(",")), float(load_timeout_s))

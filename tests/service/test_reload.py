@@ -90,6 +90,22 @@ def test_new_code_needs_a_reload(start_service: StartService, code: UserCode) ->
     assert revisions(service) == {"v1": {after}, "v2": {after}}
 
 
+def test_new_code_reaches_no_worker_by_itself(start_service: StartService, code: UserCode) -> None:
+    """Neither one that has not loaded the program yet, nor one that takes a dead one's place; nor does its loss."""
+    service = start_service(**code.settings)
+    program = service.create("shop:first", {})
+    before = revisions(service)
+    code.write(NEW)
+    assert results(service, program) == {"v1": "old", "v2": "old"}
+    code.remove("shop.py")
+    for pid in service.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: all(service.pool(version)["idle"] == 2 for version in POOLS), "the pools are whole")
+    assert results(service, program) == {"v1": "old", "v2": "old"}
+    assert revisions(service) == before
+    assert service.client.get("/pools/diff").json()["summary"] == "engine session_pool → session_pool_v2"
+
+
 def test_a_helper_beside_the_module_is_code_too(start_service: StartService, code: UserCode) -> None:
     """A change of what the module imports asks for a reload like a change of the module."""
     code.write("def price():\n    return 1\n", "helper")
@@ -206,6 +222,18 @@ def test_code_that_cannot_be_imported_replaces_nothing(
     assert results(service, program) == {"v1": "old", "v2": "old"}
     assert service.log().count("reload failed; the old code stays") == 2
     assert not any(alarm in service.log() for alarm in ("zygote died", "background task failed"))
+
+
+def test_code_that_nobody_has_called_is_tried_too(start_service: StartService, code: UserCode) -> None:
+    """As V2 before its canary: no worker has loaded a program yet."""
+    service = start_service(**code.settings)
+    code.write("def first(:\n")
+    for version in POOLS:
+        answer = service.client.post(f"/pools/{version}/reload")
+        assert (answer.status_code, answer.json()["code"]) == (500, "load_failed")
+        assert "'shop' fails on import: SyntaxError: invalid syntax (shop.py, line 2)" in answer.json()["detail"]
+    code.write(OLD)
+    assert results(service, service.create("shop:first", {})) == {"v1": "old", "v2": "old"}
 
 
 def test_a_module_that_was_removed_is_not_missed(start_service: StartService, tmp_path: Path) -> None:

@@ -50,3 +50,33 @@ def test_packages_of_the_interpreter_are_not_concerned() -> None:
         text=True,
     )
     assert done.stdout == "SourceFileLoader\n"
+
+
+def test_what_is_kept_is_loaded_whatever_becomes_of_the_files(folder: Path) -> None:
+    """Files that have changed, that have gone with their folder, and one in whose place there is a package now."""
+    source = f"""
+import shutil, sys
+from pathlib import Path
+from poolshift.worker import program_source
+from poolshift.worker.revision import CodeRevision
+folder = Path({str(folder)!r})
+for file in folder.rglob("*.py"):
+    file.write_text(f"SEEN = 'old {{file.stem}}'")
+program_source.install(["shop", "helper"])
+program_source.keep(CodeRevision(["shop", "helper"], Path({str(ROOT)!r})).sources)
+shutil.rmtree(folder / "shop")
+(folder / "helper.py").write_text("SEEN = 'new'")
+(folder / "helper").mkdir()
+(folder / "helper/__init__.py").write_text("SEEN = 'new'")
+(folder / "later.py").write_text("SEEN = 'later'")
+import shop, shop.prices, helper, later
+print(shop.SEEN, shop.prices.SEEN, helper.SEEN, later.SEEN, sep=", ")
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", source],
+        env={"PYTHONPATH": f"{folder}:{ROOT}"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "old __init__, old prices, old helper, later\n"
