@@ -53,6 +53,10 @@ class SqlKeyStore:
         async with self._database.transaction() as connection:
             await connection.execute(delete(keys).where(_is(call), _HAS_NO_ANSWER))
 
+    async def drop(self, call: KeyedCall) -> None:
+        async with self._database.transaction() as connection:
+            await connection.execute(delete(keys).where(_is(call)))
+
     async def lose_all(self, at: datetime) -> None:
         change = update(keys).where(_HAS_NO_ANSWER, keys.c.alive_until > at).values(alive_until=at)
         async with self._database.transaction() as connection:

@@ -40,7 +40,7 @@ class BatchEndpoint:
         self._services = services
         self._lane = lane
         self._max_body_bytes = max_body_bytes
-        self._once = Once(services.keys, services.programs)
+        self._once = Once(services.keys, services.programs, services.jobs)
         self._places: dict[Version, tuple[Pool, asyncio.Semaphore]] = {}
         """The places that the items of all batches have in each pool. A batch waits for one place at a time, so the
         batches take turns."""

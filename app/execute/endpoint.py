@@ -96,7 +96,7 @@ class ExecuteLane:
         self._sunset = services.migration.sunset
         self._webhook_allow = settings.webhook_allow_list
         self._metrics = metrics
-        self._once = Once(services.keys, services.programs)
+        self._once = Once(services.keys, services.programs, services.jobs)
         self._loop = asyncio.get_running_loop()
         self._ids = ExecutionIds()
         self._failure_lines = LineBudget(lines=_MAX_FAILURE_LINES, size=1024 * 1024, tell=_tell_left_out)

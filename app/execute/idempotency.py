@@ -10,11 +10,14 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
+import msgspec
+
 from app.execute.exchange import Exchange, Response
 from app.problems import Problem
 from routing.catalog.idempotency import IdempotencyKeys, KeptAnswer, KeyedCall, KeyTaken, Outcome
+from routing.catalog.jobs import Jobs, JobStatus
 from routing.catalog.programs import Programs
-from routing.errors import IdempotencyConflict
+from routing.errors import IdempotencyConflict, JobNotFound
 
 IDEMPOTENCY_KEY: Final = b"idempotency-key"
 MAX_KEY_LENGTH: Final = 255
@@ -23,10 +26,18 @@ _BARE: Final = re.compile(rb"[\x21\x23-\x7e][\x21-\x7e]*")
 _REPLAYED: Final = (b"idempotent-replayed", b"true")
 
 
+class _Problem(msgspec.Struct):
+    retry_safe: bool = False
+
+
+_decode_problem: Final = msgspec.json.Decoder(_Problem).decode
+
+
 class Once:
     """Answers calls with keys."""
 
-    def __init__(self, keys: IdempotencyKeys, programs: Programs) -> None:
+    def __init__(self, keys: IdempotencyKeys, programs: Programs, jobs: Jobs) -> None:
+        self._jobs = jobs
         self._keys = keys
         self._programs = programs
 
@@ -70,11 +81,16 @@ class Once:
     ) -> Response:
         """Starts a job if this is the first call with its key: the job and its key are stored at once.
 
+        A job that ended without having started, as its problem says, is no first call.
+
         Raises:
             IdempotencyConflict: the first call asks for something else.
         """
         keyed = _keyed_call(exchange, "async", body)
         first = await self._keys.find(keyed)
+        if first is not None and await self._never_started(first):
+            await self._keys.free(first)
+            first = None
         if first is None:
             self._keys.check_quota(keyed)
             exchange.keyed = keyed
@@ -88,6 +104,15 @@ class Once:
         if first is None or first.answer is None:
             raise IdempotencyConflict.running()
         return _answered_again(first.answer)
+
+    async def _never_started(self, first: KeyedCall) -> bool:
+        try:
+            job = await self._jobs.show(first.execution_id)
+        except JobNotFound:
+            return False
+        if job.status not in (JobStatus.FAILED, JobStatus.INTERRUPTED) or job.body is None:
+            return False
+        return _decode_problem(job.body).retry_safe
 
 
 def _keyed_call(exchange: Exchange, operation: str, body: bytes) -> KeyedCall:

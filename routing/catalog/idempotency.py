@@ -88,6 +88,10 @@ class KeyStore(Protocol):
         """Forgets a call that surely did not start."""
         ...
 
+    async def drop(self, call: KeyedCall) -> None:
+        """Forgets a call with its answer, unless another has its key by now."""
+        ...
+
     async def lose_all(self, at: datetime) -> None:
         """Notes that none of the calls without an answer runs any more."""
         ...
@@ -169,6 +173,11 @@ class IdempotencyKeys:
         if (found := await self.find(call)) is not None:
             return found
         raise IdempotencyConflict.running()  # the first one has ended this moment without having started
+
+    async def free(self, call: KeyedCall) -> None:
+        """Frees the key of a job that ended without having started. Raises StoreUnavailable."""
+        await self._store.drop(call)
+        self._used_keys[call.owner] -= 1
 
     def check_quota(self, call: KeyedCall) -> None:
         """Raises QuotaExceeded if the owner has too many keys, or too large answers."""

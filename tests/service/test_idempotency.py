@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import StartService
 from tests.service.test_async_executions import ASYNC, ECHO, HOLD, end_of, running
+from tests.service.test_async_executions import start as start_long_run
 from tests.service.test_errors import problem
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -87,6 +88,24 @@ def test_a_failure_of_the_program_is_an_answer(shared_service: Service) -> None:
         assert "idempotent-replayed" not in refused.headers
     problem(service.execute("later", headers), 404, "program_not_found")
     assert service.execute(echo, headers, inputs={"nonce": "a"}).status_code == 200
+
+
+def test_a_job_that_never_started_frees_its_key(start_service: StartService, version: str, tmp_path: Path) -> None:
+    """As a call does: its problem says that it may be sent again, and the next one with the key is a job of its own."""
+    service = start_service(V1_POOL_SIZE=1, V2_POOL_SIZE=1, CHECKOUT_TIMEOUT_S=0.2)
+    hold, echo = service.create("hold", HOLD), service.create("echo", ECHO)
+    start_long_run(service, hold, held(tmp_path, "busy"))
+    running(tmp_path, "busy")
+    headers = keyed(**ASYNC)
+    first = service.execute(echo, headers, inputs={"nonce": "a"})
+    ended = end_of(service, first.headers["location"])
+    assert (ended["status"], ended["problem"]["code"]) == ("failed", "checkout_timeout")
+    (tmp_path / "go").touch()
+    wait_until(lambda: service.pool(version)["idle"] == 1, "the worker is free")
+    second = service.execute(echo, headers, inputs={"nonce": "a"})
+    assert "idempotent-replayed" not in second.headers
+    assert end_of(service, second.headers["location"])["result"]["outputs"] == {"result": "a"}
+    same(second, service.execute(echo, headers, inputs={"nonce": "a"}))
 
 
 def test_a_call_that_runs_is_not_run_beside_itself(shared_service: Service, tmp_path: Path) -> None:
