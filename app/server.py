@@ -29,7 +29,7 @@ _log = structlog.stdlib.get_logger("poolshift")
 class Server(uvicorn.Server):
     """A server that, on SIGTERM or SIGINT, finishes what it has accepted before it stops.
 
-    1. Unready: `/readyz` says 503, new calls are answered `pool_closed`.
+    1. Unready: `/readyz` says 503, new calls are answered `pool_closed` and their connections closed.
     2. Drain: accepted calls go on, at most for `DRAIN_TIMEOUT_S`.
     3. Stop: what still runs then is answered `pool_closed`; the sockets close, the workers end.
 
@@ -65,6 +65,7 @@ class Server(uvicorn.Server):
         """The service's end of a new connection, from what uvicorn hands to every protocol."""
         if self._connections is None:
             self._connections = Connections(self._app.lane, _limits(self._settings))
+            self._connections.is_draining = self._drain is not None
         return LaneProtocol(self._connections, **handed)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -106,6 +107,8 @@ class Server(uvicorn.Server):
             return
         _log.info("draining", signal=number.name, timeout_s=self._settings.drain_timeout_s)
         self._app.state.is_draining = True
+        if self._connections is not None:
+            self._connections.is_draining = True
         self._drain = asyncio.get_running_loop().create_task(self._stop_pools())
         self._drain.add_done_callback(self._drained)
 

@@ -87,6 +87,8 @@ class Connections:
     def __init__(self, endpoint: Endpoint, limits: Limits) -> None:
         self.endpoint = endpoint
         self.limits = limits
+        self.is_draining = False
+        """Set once the service is about to end: each answer to a call closes its connection, which is then idle."""
         self._loop = asyncio.get_running_loop()
         self._open: set[Connection] = set()
         self._closing: set[Connection] = set()

@@ -218,7 +218,7 @@ class LaneProtocol(Connection):
         self._arriving = None
         if reader.rest:
             self._hold(reader.rest)
-        elif self._is_ending:
+        elif self._is_ending or self._connections.is_draining:
             exchange.keep_alive = False
         exchange.begin(reader.body, self._connections.endpoint, self._loop, at_once=not reader.rest)
 

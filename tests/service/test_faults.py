@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -346,6 +347,40 @@ def test_sigterm_finishes_what_was_accepted(start_service: StartService, version
         assert [call.result().status_code for call in accepted] == [200] * 3
     assert service.wait_for_end() == 0
     assert not any(is_alive(pid) for pid in pids)
+
+
+def test_a_drain_cuts_no_connection_amid_a_request(start_service: StartService, tmp_path: Path) -> None:
+    """Each connection that is kept alive gets an answer to all that was sent, and the last one says that it closes."""
+    service = start_service(POOL_VERSION="v2", V1_POOL_SIZE=1, V2_POOL_SIZE=2)
+    hold = service.create("hold", {"directory": "string", "name": "string"})
+    echo = service.create("echo", ECHO)
+    request = (
+        f"POST /programs/{echo}/execute HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        'content-length: 24\r\n\r\n{"inputs":{"nonce":"a"}}'
+    ).encode()
+    answered = threading.Semaphore(0)
+
+    def last_answer() -> bytes:
+        with socket.create_connection(("127.0.0.1", service.port), 30) as client:
+            while True:
+                client.sendall(request)
+                answer = client.recv(65536)
+                answered.release()
+                if b"connection: close" in answer or not answer:
+                    return answer
+
+    with concurrent.futures.ThreadPoolExecutor(9) as clients:
+        held = clients.submit(service.execute, hold, inputs={"directory": str(tmp_path), "name": "held"})
+        wait_until(lambda: bool(list(tmp_path.glob("held.*"))), "the call runs")
+        last = [clients.submit(last_answer) for _ in range(8)]
+        for _ in range(64):
+            assert answered.acquire(timeout=30)
+        assert service.process is not None
+        service.process.send_signal(signal.SIGTERM)
+        assert all(b" 503 " in one.result(30).partition(b"\r\n")[0] for one in last)
+        (tmp_path / "go").touch()
+        assert held.result(30).status_code == 200
+    assert service.wait_for_end() == 0
 
 
 def test_a_rollback_amid_a_drain_loses_nothing(start_service: StartService, tmp_path: Path) -> None:
