@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from pools.errors import PoolOverloaded, WorkerCrashed
+from pools.errors import PoolOverloaded, SpawnFailed, WorkerCrashed
 from pools.process.exits import ExitCause
 from pools.process.process import WorkerProcess
 from poolshift.worker.definitions import Definition, Signature
@@ -45,6 +45,10 @@ class Checks:
         except TimeoutError:
             raise EntrypointError(f"{definition.entrypoint} takes more than {self._timeout_s:g} s to import") from None
         except WorkerCrashed as error:
+            if error.is_ours:
+                raise SpawnFailed(
+                    f"the process that was to try {definition.entrypoint} died: {error.exit_cause}"
+                ) from None
             raise EntrypointError(f"{definition.entrypoint} ends the process on import ({error.exit_cause})") from None
         finally:
             worker.kill(ExitCause.RECYCLED)

@@ -12,8 +12,7 @@ MAX_TRACEBACK_LENGTH = 16 * 1024
 
 def describe(error: BaseException) -> ProgramError:
     """The error for the caller: the exception's type and message, not its traceback."""
-    message = _message(error)
-    name = type(error).__name__
+    message, name = _message(error), _name(error)
     return ProgramError(truncate(f"{name}: {message}" if message else name, MAX_MESSAGE_LENGTH))
 
 
@@ -33,7 +32,15 @@ def _message(error: BaseException) -> str:
     try:
         return str(error)
     except BaseException as failure:  # it is the program's code
-        return f"its message cannot be told: {type(failure).__name__} in __str__"
+        return f"its message cannot be told: {_name(failure)} in __str__"
+
+
+def _name(error: BaseException) -> str:
+    try:
+        name = type(error).__name__
+    except BaseException:  # a metaclass is the program's code too
+        return "an exception without a name"
+    return name if type(name) is str else "an exception without a name"
 
 
 def truncate(text: str, max_length: int) -> str:

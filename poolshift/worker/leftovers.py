@@ -69,6 +69,7 @@ class Leftovers:
         self._outputs = list(map(_file, _OUTPUT_FDS))
         self._recursion_limit = sys.getrecursionlimit()
         self._files = _lowest_free()
+        self._modules = len(sys.modules)
 
     def before_reply(self) -> list[str]:
         """Stops the alarm that runs, and says if threads do: these could end the process at any moment."""
@@ -162,6 +163,8 @@ class Leftovers:
             left.append("open files")
         if _child_count() > MAX_LEFT_PROCESSES:
             left.append("processes")
+        if len(sys.modules) < self._modules:
+            left.append("modules, which are missing in sys.modules")
         return left
 
     def _busy_threads(self) -> list[str]:

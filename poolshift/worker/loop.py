@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -157,9 +157,8 @@ class Worker:
         self._programs.clear()
 
     def _load_failed(self, execution_id: str, error: BaseException) -> Failed:
-        is_told = isinstance(
-            error, (EntrypointError, SignatureError)
-        )  # its message says all; its cause is the program's exception
+        # Its message says all; its cause is the program's exception.
+        is_told = issubclass(type(error), EntrypointError | SignatureError)
         raised = error.__cause__ if is_told else error
         return Failed(
             id=execution_id,
@@ -171,7 +170,8 @@ class Worker:
         )
 
     def _failed(self, execution_id: str, run_us: int, error: BaseException, lm: LMRun | None) -> Failed:
-        known = error if isinstance(error, ExecutionError) else describe(error)
+        # Not by `isinstance`, which asks the program's own `__class__`.
+        known = cast("ExecutionError", error) if issubclass(type(error), ExecutionError) else describe(error)
         field: str | None = getattr(known, "field", None)
         return Failed(
             id=execution_id,

@@ -57,6 +57,8 @@ def raised_lines(service: Service) -> list[dict[str, str]]:
     [
         ("fail_unsendably", r"ValueError: \ud800 x"),
         ("fail_untellably", "_Untellable: its message cannot be told: RuntimeError in __str__"),
+        ("fail_namelessly", "an exception without a name: it says"),
+        ("fail_classlessly", "_OfNoClass: it says"),
     ],
 )
 def test_an_exception_that_cannot_be_told(shared_service: Service, version: str, function: str, detail: str) -> None:

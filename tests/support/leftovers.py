@@ -104,6 +104,11 @@ def _leave_files() -> None:
     _kept.extend(os.open("/", os.O_RDONLY) for _ in range(300))
 
 
+def _forget_modules() -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("concurrent", "json")]:
+        del sys.modules[name]
+
+
 def _leave_processes() -> None:
     _kept.extend(subprocess.Popen(["sleep", "600"]) for _ in range(70))
 
@@ -148,6 +153,7 @@ _RECYCLED: MappingProxyType[str, Callable[[], Any]] = MappingProxyType(
         "a pool that is busy": lambda: _leave_a_pool(busy=True),
         "open files": _leave_files,
         "processes": _leave_processes,
+        "modules that are missing": _forget_modules,
         "a closed output": lambda: os.close(2),
         "a redirected output": lambda: _redirect(1),
     }

@@ -179,6 +179,30 @@ def fail_untellably() -> str:
     raise _Untellable
 
 
+class _Nameless(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise RuntimeError("no name")
+
+
+class _OfNoName(Exception, metaclass=_Nameless):
+    pass
+
+
+def fail_namelessly() -> str:
+    raise _OfNoName("it says")
+
+
+class _OfNoClass(Exception):
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        raise RuntimeError("no class")
+
+
+def fail_classlessly() -> str:
+    raise _OfNoClass("it says")
+
+
 def fail_deeply(depth: int) -> str:
     """Raises with a traceback of `depth` frames whose lines take turns, so that none is left out for a repetition."""
     return fail_deeply(depth - 1) if depth % 2 else str(_fail_deeper(depth))
