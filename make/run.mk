@@ -2,9 +2,14 @@
 
 .PHONY: run migration
 
-# The file with what programs import (docs/programs.md). It is installed beside the service's own packages, so that neither
-# gets the other's versions.
-REQUIREMENTS ?=
+# The folder to serve, with its .env: this one, or one of your own (`poolshift init`).
+FOLDER ?= .
+
+# The file with what programs import (docs/programs.md): the folder's own, if it names a package. It is installed beside the
+# service's own packages, so that neither gets the other's versions.
+ifeq ($(origin REQUIREMENTS),undefined)
+REQUIREMENTS := $(shell grep -qsE '^[^\#[:space:]]' $(FOLDER)/requirements.txt && echo $(FOLDER)/requirements.txt)
+endif
 EXAMPLE ?= code
 ifneq ($(REQUIREMENTS),)
 PACKAGES := $(abspath $(CACHE))/packages/$(subst /,+,$(abspath $(REQUIREMENTS)))
@@ -19,9 +24,6 @@ $(PACKAGES)/.installed: $(REQUIREMENTS) $(INSTALLED)
 $(REQUIREMENTS):
 	$(error REQUIREMENTS=$(REQUIREMENTS): there is no such file)
 endif
-
-# The folder to serve, with its .env: this one, or one of your own (`poolshift init`).
-FOLDER ?= .
 
 ##@ Run
 

@@ -69,7 +69,9 @@ def verdict_text(seen: Seen) -> str:
 
 
 def split_text(split: dict[str, Any]) -> str:
-    """The share asked for, and the one seen."""
+    """The share asked for, and the one seen. The judge counts no calls while one version gets them all."""
+    if split["seen_percent"] is None and split["asked_percent"] in (0, 100):
+        return f"{split['asked_percent']:g} % asked for"
     seen = "none seen yet" if split["seen_percent"] is None else f"{split['seen_percent']:.2f} % seen"
     return f"{split['asked_percent']:g} % asked for, {seen} ({split['v1']:,} calls to V1, {split['v2']:,} to V2)"
 

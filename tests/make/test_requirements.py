@@ -105,3 +105,11 @@ def test_a_file_that_is_not_there_gets_one_line(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert f"REQUIREMENTS={tmp_path}/requirements.txt: there is no such file" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("content", "is_installed"), [("# none yet\n\n", False), ("humanize\n", True)])
+def test_a_folder_brings_its_own(tmp_path: Path, content: str, is_installed: bool) -> None:
+    """As `poolshift init` makes one: its file counts once a package is in it."""
+    (tmp_path / "requirements.txt").write_text(content)
+    shown = make("-n", "run", f"FOLDER={tmp_path}", f"CACHE={tmp_path}/cache").stdout
+    assert (f"Installing {tmp_path}/requirements.txt" in shown) is is_installed
