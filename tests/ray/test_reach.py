@@ -38,14 +38,6 @@ def certificates(tmp_path: Path) -> dict[str, str]:
     return issue_certificates(tmp_path)
 
 
-@pytest.fixture
-def foreign(tmp_path: Path) -> dict[str, str]:
-    """Variables with certificates of another authority."""
-    folder = tmp_path / "foreign"
-    folder.mkdir()
-    return issue_certificates(folder)
-
-
 def test_a_head_that_answers(certificates: dict[str, str]) -> None:
     """With TLS and without."""
     for variables in ({}, certificates):

@@ -21,14 +21,6 @@ def certificates(tmp_path: Path) -> dict[str, str]:
     return issue_certificates(tmp_path)
 
 
-@pytest.fixture
-def foreign(tmp_path: Path) -> dict[str, str]:
-    """Variables with certificates of another authority."""
-    folder = tmp_path / "foreign"
-    folder.mkdir()
-    return issue_certificates(folder)
-
-
 async def close(node: Node) -> None:
     """Ends the service's side."""
     await asyncio.wait_for(node.spawner.aclose(), 20)
