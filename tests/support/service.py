@@ -103,8 +103,8 @@ class Service:
             stderr=log,
             user=self._user,
             start_new_session=True,
-            # No lock is taken between fork and exec: a system call is all that it does.
-            preexec_fn=None if terminal is None else lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY),  # noqa: PLW1509
+            # No lock is taken between fork and exec: two system calls are all that it does.
+            preexec_fn=None if terminal is None else lambda: _take_terminal(terminal),  # noqa: PLW1509
         )
 
     def is_ready(self) -> bool:
@@ -201,6 +201,12 @@ def says_ready(client: httpx.Client) -> bool:
         return client.get("/readyz").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def _take_terminal(terminal: int) -> None:
+    """Makes it this process's own, and lets its end be heard of: nohup(1) may have ignored that for the whole suite."""
+    fcntl.ioctl(terminal, termios.TIOCSCTTY)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def is_alive(pid: int) -> bool:
