@@ -22,7 +22,7 @@ from config.settings import Settings
 from config.worker_environment import digest_of, variables_of
 from pools.engine import Engine, PoolOptions
 from pools.errors import SpawnFailed
-from pools.process.import_check import check_imports
+from pools.process.host import LocalHost
 from pools.process.interface import WorkerSpawner
 from pools.process.interpreter import Interpreter
 from pools.process.program_code import ProgramCode
@@ -110,16 +110,8 @@ class PoolFactory:
         if spec.workers == "ray":
             return
         code = self._code(spec)
-        try:
-            await check_imports(
-                code.allowed_modules,
-                self._environment_of(spec, _variables_of(spec)),
-                interpreter=code.interpreter,
-                own_root=own_process.ROOT,
-                user=self._settings.worker_user_ids,
-            )
-        except OSError as error:
-            raise SpawnFailed(f"no process could be started to import PROGRAM_MODULES: {error}") from error
+        host = LocalHost(code, self._environment_of(spec, _variables_of(spec)))
+        await host.check_modules(code.allowed_modules, self._settings.worker_user_ids)
 
     def _environment_of(self, spec: PoolSpec, variables: Mapping[str, str]) -> dict[str, str]:
         environment = {**self._environment, **variables}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pools.errors import SpawnFailed
-from pools.process.import_check import InvalidProgramModules, check_imports
+from pools.process.import_check import check_imports
 from pools.process.local_zygote import LocalZygote
 from pools.process.program_code import ProgramCode
 from pools.process.zygote_link import ZygoteEnd
@@ -45,7 +45,8 @@ class ZygoteHost(Protocol):
         """Imports modules that programs may come from, if this machine can try it without a worker.
 
         Raises:
-            SpawnFailed: names each module that cannot be imported, and why.
+            InvalidProgramModules: names each module that cannot be imported, and why.
+            SpawnFailed: no process could be started for that.
         """
         ...
 
@@ -83,8 +84,8 @@ class LocalHost:
             await check_imports(
                 modules, self._environment, interpreter=code.interpreter, own_root=code.own_root, user=user
             )
-        except (InvalidProgramModules, OSError) as error:
-            raise SpawnFailed(str(error)) from None
+        except OSError as error:
+            raise SpawnFailed(f"no process could be started to import PROGRAM_MODULES: {error}") from error
 
     async def describe(self) -> Description:
         return await self._code.interpreter.describe(self._environment)

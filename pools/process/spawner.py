@@ -13,6 +13,7 @@ from pools.errors import SpawnFailed, WorkerCrashed
 from pools.process.checks import Checks
 from pools.process.exits import ExitCause
 from pools.process.host import Imports, LocalHost, ZygoteHost
+from pools.process.import_check import InvalidProgramModules
 from pools.process.interface import Worker
 from pools.process.process import WorkerProcess
 from pools.process.program_code import ProgramCode, RecentModules
@@ -165,15 +166,29 @@ class Spawner:
             SpawnFailed: the new zygote did not get ready, or cannot import a module of `PRELOAD`, or one that programs
                 named recently; or another of the allowed modules cannot be imported. The old one forks as before.
         """
-        tried = self._code.preload + (self._recent.names() if self._user is None else ())  # by the new zygote
+        await self._check_untried()
+        if self._start is not None and self._has_begun:
+            await asyncio.wait([self._start])  # it may have read the code before
+        await self._next_zygote()
+
+    async def _check_untried(self) -> None:
+        """Tries the allowed modules that the next zygote does not import. Raises SpawnFailed."""
+        tried = (*self._code.preload, *self._recent_names())
         untried = [
             name for name in self._code.allowed_modules if not any(f"{one}.".startswith(f"{name}.") for one in tried)
         ]
         if untried:
-            await self._host.check_modules(untried, self._user)
-        if self._start is not None and self._has_begun:
-            await asyncio.wait([self._start])  # it may have read the code before
-        await self._next_zygote()
+            try:
+                await self._host.check_modules(untried, self._user)
+            except InvalidProgramModules as error:
+                raise SpawnFailed(str(error)) from None
+
+    def _recent_names(self) -> tuple[str, ...]:
+        """The modules that programs named recently, for a zygote to import.
+
+        A zygote has the service's own rights: with a user for the workers, no program's code runs in it.
+        """
+        return self._recent.names() if self._user is None else ()
 
     async def aclose(self) -> None:
         """Ends the zygotes and with them every worker that is left; returns when all are dead."""
@@ -224,8 +239,7 @@ class Spawner:
 
     async def _replace_zygote(self) -> None:
         self._has_begun = True
-        # The zygote has the service's own rights: with a user for the workers, no program's code runs in it.
-        recent = self._recent.names() if self._user is None else ()
+        recent = self._recent_names()
         try:
             zygote, preloaded = await self._ready_zygote(recent)
         except SpawnFailed as error:
