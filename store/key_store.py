@@ -53,9 +53,9 @@ class SqlKeyStore:
         async with self._database.transaction() as connection:
             await connection.execute(delete(keys).where(_is(call), _HAS_NO_ANSWER))
 
-    async def drop(self, call: KeyedCall) -> None:
+    async def drop(self, call: KeyedCall) -> bool:
         async with self._database.transaction() as connection:
-            await connection.execute(delete(keys).where(_is(call)))
+            return bool((await connection.execute(delete(keys).where(_is(call)))).rowcount)
 
     async def lose_all(self, at: datetime) -> None:
         change = update(keys).where(_HAS_NO_ANSWER, keys.c.alive_until > at).values(alive_until=at)

@@ -88,8 +88,8 @@ class KeyStore(Protocol):
         """Forgets a call that surely did not start."""
         ...
 
-    async def drop(self, call: KeyedCall) -> None:
-        """Forgets a call with its answer, unless another has its key by now."""
+    async def drop(self, call: KeyedCall) -> bool:
+        """Forgets a call with its answer, unless another has its key by now; tells if it did."""
         ...
 
     async def lose_all(self, at: datetime) -> None:
@@ -176,8 +176,8 @@ class IdempotencyKeys:
 
     async def free(self, call: KeyedCall) -> None:
         """Frees the key of a job that ended without having started. Raises StoreUnavailable."""
-        await self._store.drop(call)
-        self._used_keys[call.owner] -= 1
+        if await self._store.drop(call):
+            self._used_keys[call.owner] -= 1
 
     def check_quota(self, call: KeyedCall) -> None:
         """Raises QuotaExceeded if the owner has too many keys, or too large answers."""
