@@ -34,6 +34,7 @@ class Tls:
         Raises:
             OSError: one cannot be read, or is none of a certificate or of its key.
         """
+        # No default contexts: from Python 3.13 on they refuse certificates that Ray's own connections take.
         self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._server.verify_mode = ssl.CERT_REQUIRED
         self._client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
