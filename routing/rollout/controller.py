@@ -16,7 +16,7 @@ from analysis.guardrails import Config
 from analysis.verdict import Say, Verdict
 from common.log_once import LogOnce
 from common.tasks import TaskOwner
-from routing.errors import RollbackUnwritten, StaleRevision, StoreUnavailable
+from routing.errors import PlanConflict, RollbackUnwritten, StaleRevision, StoreUnavailable
 from routing.rollout import ramp as ramps
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import LiveJudge
@@ -91,6 +91,7 @@ class RampController:
         self._waiting_since: float | None = None
         self._tasks = TaskOwner("ramp", is_detached=True)
         self._moving = asyncio.Lock()
+        self._writing = asyncio.Lock()
         self._wake = asyncio.Event()
         self._is_acting = False
         self._is_resting = False
@@ -263,7 +264,7 @@ class RampController:
                 return
             move = ramps.advance(self.ramp, self.facts(verdict))
             if move is not None:
-                with suppress(RollbackUnwritten):
+                with suppress(RollbackUnwritten, PlanConflict):
                     await self._apply(move)
 
     async def _judge_alone(self) -> None:
@@ -316,7 +317,14 @@ class RampController:
         return self.ramp
 
     async def _write(self, move: Move) -> None:
-        """Writes a move that is no rollback, and then the percentage that it sets."""
+        """Writes a move that is no rollback, and then the percentage that it sets. Raises PlanConflict."""
+        found = self.ramp
+        async with self._writing:
+            if self.ramp != found:
+                raise ramps.moved_elsewhere(self.ramp)
+            await self._write_alone(move)
+
+    async def _write_alone(self, move: Move) -> None:
         await self._flag.flush()
         ramp, rollout, epoch = self.ramp, self._flag.current, self._flag.epoch
         stored = await self._append(move.ramp)
@@ -371,17 +379,18 @@ class RampController:
 
     async def _flush(self) -> None:
         """Writes a ramp that is in force here and not in the store yet."""
-        while self._dirty:
-            ramp = self.ramp
-            try:
-                stored = await self._store.append(ramp, after=self._revision)
-            except StaleRamp as stale:
-                stored = stale.current
-            else:
-                if self.ramp is not ramp:  # a rollback has come meanwhile, and is still to be written
-                    self._revision = stored.revision
-                    continue
-            self._adopt(stored)
+        async with self._writing:
+            while self._dirty:
+                ramp = self.ramp
+                try:
+                    stored = await self._store.append(ramp, after=self._revision)
+                except StaleRamp as stale:
+                    stored = stale.current
+                else:
+                    if self.ramp is not ramp:  # a rollback has come meanwhile, and is still to be written
+                        self._revision = stored.revision
+                        continue
+                self._adopt(stored)
 
     def follow(self, stored: StoredRamp) -> None:
         """Takes up a revision that another replica has written."""

@@ -302,8 +302,8 @@ def own_share(ramp: Ramp) -> SetPercent | None:
 
 
 def moved_elsewhere(ramp: Ramp) -> PlanConflict:
-    """The error of a request that another replica's move has overtaken."""
-    return PlanConflict(f"another replica has moved the plan: it is {ramp.state} now")
+    """The error of a request that another move, of another replica or of the judge, has overtaken."""
+    return PlanConflict(f"the plan has moved meanwhile: it is {ramp.state} now")
 
 
 def _require(ramp: Ramp, is_allowed: bool, what: str) -> None:  # noqa: FBT001 - one condition, one word

@@ -163,6 +163,31 @@ async def test_a_persons_change_amid_a_step_pauses_the_ramp() -> None:
     await ramp.aclose()
 
 
+async def test_a_plan_is_resumed_while_its_pause_is_written() -> None:
+    """The tick writes the pause that a person's change caused; the resume waits for that, and is not refused."""
+    flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
+    ramp = RampController(
+        flag, judge, store, is_shared=False, v1_serves=lambda: True, v2_serves=lambda: True, programs=lambda: 1
+    )
+    await ramp.open()
+    await ramp.set_plan(Plan(steps=MOVES["the next step"]), "ops")
+    await ramp.start("ops", None)
+    await flag.change(Change(2500, Source.API, "carol"))
+    store.may_append.clear()
+    store.is_appending.clear()
+    look = asyncio.create_task(ramp.tick())
+    await store.is_appending.wait()
+    resuming = asyncio.create_task(ramp.resume("carol", None))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    store.may_append.set()
+    assert (await resuming).state is RampState.RAMPING
+    await look
+    assert store.ramps[-1].ramp == ramp.ramp
+    assert (await percentages(flag))[-4:] == [1, 25, 1, 0]
+    await ramp.aclose()
+
+
 async def percentages(flag: RolloutFlag) -> list[float]:
     """All percentages that there were, the newest first."""
     return [one.canary_percent for one in await flag.history(limit=10)]
