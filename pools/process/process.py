@@ -97,8 +97,10 @@ class WorkerProcess:
         self._is_up = False
         self._definitions = ToldDefinitions()
         self._load_timeout_s = load_timeout_s
-        self._load_began: float | None = None
-        """The time of the loop at which the worker began to load the program of its call; None if it does not."""
+        self._load_due: float | None = None
+        """The time of the loop by which the worker must have loaded the program of its call; None if it does not."""
+        self._load_began = 0.0
+        """The time of `time.perf_counter` at which the worker began to load: the loop's has whole milliseconds."""
         self._note_loaded = when_loaded
         self._when_due_changes: Callable[[], None] | None = None
         self.call: Call | None = None
@@ -174,7 +176,8 @@ class WorkerProcess:
         call.is_loading = not self._definitions.is_loaded(definition)
         if call.is_loading:
             call.is_cold = True
-            self._load_began = self._loop.time()
+            self._load_due = self._loop.time() + self._load_timeout_s
+            self._load_began = time.perf_counter()
         self.call = call
         self._on_end = on_end
         if call.events is not None:
@@ -189,8 +192,8 @@ class WorkerProcess:
     @property
     def due(self) -> float:
         """The time of the loop by which its call must end or, if it loads the program, by which it must have loaded."""
-        if self._load_began is not None:
-            return self._load_began + self._load_timeout_s
+        if self._load_due is not None:
+            return self._load_due
         return self.call.deadline if self.call is not None else math.inf
 
     def check(self, definition: Definition) -> asyncio.Future[Signature | None]:
@@ -314,7 +317,7 @@ class WorkerProcess:
             self._end_run(self._failure_of(end), ())
 
     def _failure_of(self, end: Exit) -> ExecutionError:
-        if end.cause is ExitCause.TIMEOUT and self._load_began is not None:
+        if end.cause is ExitCause.TIMEOUT and self._load_due is not None:
             return LoadTimeout(f"the program did not load within {self._load_timeout_s:g} s; its worker was killed")
         return failure_of(end, None if self.left_by is None else self.left_by.quarantine_key)
 
@@ -396,7 +399,7 @@ class WorkerProcess:
 
     def _take_loaded(self, call: Call) -> None:
         """Lets the call's time begin: its deadline moves by the time that the loading took."""
-        if self._load_began is None:
+        if self._load_due is None:
             self._violated("it says that a program is loaded, which it was not to load")
             return
         self._definitions.loaded(call.program.definition)
@@ -407,9 +410,9 @@ class WorkerProcess:
 
     def _end_load(self, call: Call) -> float:
         """Ends the time in which the program loads, and returns how long it was, in seconds."""
-        if self._load_began is None:
+        if self._load_due is None:
             return 0.0
-        seconds, self._load_began = self._loop.time() - self._load_began, None
+        seconds, self._load_due = time.perf_counter() - self._load_began, None
         call.load_s += seconds
         call.is_loading = False
         return seconds

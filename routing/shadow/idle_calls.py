@@ -1,6 +1,7 @@
 """Runs one call on an idle worker of a pool and tells how it ended; shared by shadow calls and metrics."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 from pools.calls import Call, Program, Result
@@ -46,7 +47,7 @@ class IdleCalls:
         Raises:
             Preempted: a real call needed the worker.
         """
-        key, began = call.program.quarantine_key, self._loop.time()
+        key, began = call.program.quarantine_key, time.perf_counter()
         try:
             result = await answer
         except asyncio.CancelledError:
@@ -61,6 +62,6 @@ class IdleCalls:
                 self._quarantine.killed(key)
             else:
                 self._quarantine.undecided(key, call.execution_id)
-            return Ended(Outcome(None, error.code, 1000 * (self._loop.time() - began)), None, error)
+            return Ended(Outcome(None, error.code, 1000 * (time.perf_counter() - began)), None, error)
         self._quarantine.survived(key)
         return Ended(Outcome.of_outputs(result.outputs, 1000 * result.run_s), result, None)

@@ -5,6 +5,7 @@ in a bounded queue until the load gate is open and V2 has a worker to spare; wha
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -233,8 +234,9 @@ class ShadowRuns:
         self._advance()
         self._scorer.advance()
         if now >= self._feed_at:
+            began = time.perf_counter()  # the loop's time stands still in a callback
             self.evidence.feed()
-            self._feed_at = now + max(FEED_EVERY_S, MIN_REST * (self._loop.time() - now))
+            self._feed_at = now + max(FEED_EVERY_S, MIN_REST * (time.perf_counter() - began))
         self._ticked.set()
         self._ticked = asyncio.Event()
         self._follow_switch()
@@ -331,13 +333,13 @@ class ShadowRuns:
 
     async def _end_of(self, version: Version, call: Call, answer: asyncio.Future[Result]) -> Ended | None:
         """Waits for the end of a run and records it; None if a real call needed the worker."""
-        began = self._loop.time()
+        began = time.perf_counter()
         try:
             ended = await self._idle_calls[version].end_of(self._pools[version], call, answer)
         except Preempted:
             return None
         code = ended.outcome.code if ended.error is not None else OK
-        self._recorder.shadowed(version, code or OK, self._loop.time() - began)
+        self._recorder.shadowed(version, code or OK, time.perf_counter() - began)
         if isinstance(call.trace, CallTrace):
             call.trace.shadow_ended(None if ended.error is None else ended.error.code, call.program.id)
         return ended
