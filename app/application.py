@@ -172,7 +172,6 @@ def create_app(settings: Settings) -> Application:
         summary="Runs programs on pools of Python workers and moves their traffic from one engine to the next.",
         version=VERSION,
         lifespan=lifespan,
-        generate_unique_id_function=lambda route: route.name,  # a name that generated clients can show
         telemetry=_NO_TELEMETRY,
         redirect_slashes=False,  # a redirect has no handler, and its path would be a label of the metrics
         openapi_url=None,  # `app.openapi.routes` has what FastAPI would serve to everyone
@@ -186,7 +185,7 @@ def create_app(settings: Settings) -> Application:
     problems.install(app)
     _install_metrics(app)
     for router in _ROUTERS:
-        app.include_router(router)
+        app.router.routes.extend(router.routes)  # `include_router` would build them all once more
     return app
 
 

@@ -2,13 +2,11 @@
 
 import gc
 import os
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import structlog
-from fastapi.routing import iter_route_contexts
 
 from analysis.guardrails import Config
 from app.console.state import Console
@@ -105,7 +103,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         follow_replicas(opening, follower, catalog, flag, log)
         await follow_sources(opening, flag, ramp, log, app.state.authenticator)
         await _open_console(app, opening, database, follower)
-        _settle(app)
+        _settle()
         _started(settings, services)
         yield
         _log.info("stopping")
@@ -151,11 +149,7 @@ def _started(settings: Settings, services: Services) -> None:
         services.tasks.start(log_difference(services))
 
 
-def _settle(app: "Application") -> None:
-    """Has the collections under load skip what lives as long as the service.
-
-    FastAPI would build the routes of its routers at the first request, and all calls would wait for it.
-    """
-    deque(iter_route_contexts(app.routes), maxlen=0)
+def _settle() -> None:
+    """Has the collections under load skip what lives as long as the service."""
     gc.collect()
     gc.freeze()

@@ -6,20 +6,20 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from analysis.verdict import Row
 from app.access.auth import Admin, Observer, Principal
-from app.api.base import MAX_KEY, Out, Page, page_of
+from app.api.base import MAX_KEY, Out, Page, Router, page_of
 from app.openapi.document import raises
 from app.services import Running
 from config.api_keys import Scope
 from routing.rollout.live_judge import Example
 from routing.rollout.ramp_store import Decision
 
-router = APIRouter(prefix="/rollout", tags=["rollout"])
+router = Router(prefix="/rollout", tags=["rollout"])
 
 
 _TRACE_LINE = '{"t": 0.5, "w": 0.05, "arm": "v2", "key": null, "program": "keywords", "outcome": "ok", "ms": 2.1}\\n'

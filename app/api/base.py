@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Annotated, Any, Generic, TypeVar
 
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,6 +29,21 @@ MAX_ID_LENGTH = 128
 MAX_KEY = 2**63 - 1
 """The largest key of a database row; a larger cursor would be an error of the database."""
 MAX_REVISION = 2**31 - 1
+
+
+class Router(APIRouter):
+    """A router whose routes go into the application as they are, and are built once for that.
+
+    The operations of the OpenAPI document have the names of its functions, which generated clients can show.
+    """
+
+    def __init__(self, *, prefix: str = "", tags: list[str | Enum], route_class: type[APIRoute] = APIRoute) -> None:
+        super().__init__(
+            prefix=prefix,
+            tags=tags,
+            route_class=route_class,
+            generate_unique_id_function=lambda route: route.name,
+        )
 
 
 def storable(value: Any) -> Any:

@@ -5,13 +5,13 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path
+from fastapi import Header, Path
 from fastapi.routing import APIRoute
 from pydantic import Field, JsonValue
 from starlette.types import Receive, Scope, Send
 
 from app.access.auth import Executor
-from app.api.base import Identifier, In, Out, Text
+from app.api.base import Identifier, In, Out, Router, Text
 from app.api.executions import CALL_PROBLEMS, ExecuteView
 from app.execute.envelopes import MAX_ITEMS
 from app.openapi.document import V1_HEADERS, raises
@@ -44,7 +44,7 @@ class _BatchRoute(APIRoute):
             await super().handle(scope, receive, send)
 
 
-router = APIRouter(tags=["programs"], route_class=_BatchRoute)
+router = Router(tags=["programs"], route_class=_BatchRoute)
 
 
 @router.post(

@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import Field, JsonValue
 from starlette.types import Receive, Scope, Send
 
 from app.access.auth import Executor, Reader
-from app.api.base import MAX_KEY, Identifier, In, Out, Page, Text, page_of
+from app.api.base import MAX_KEY, Identifier, In, Out, Page, Router, Text, page_of
 from app.api.execution_events import END_ID, EventResponse, JobStream
 from app.execute.streaming import asks_for_events
 from app.openapi.document import EXECUTION_HEADERS, V1_HEADERS, header, raises
@@ -179,8 +179,8 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
 
 ExecutionId = Annotated[Text, Path()]
 
-execute_router = APIRouter(tags=["programs"], route_class=_LaneRoute)
-router = APIRouter(prefix="/executions", tags=["executions"])
+execute_router = Router(tags=["programs"], route_class=_LaneRoute)
+router = Router(prefix="/executions", tags=["executions"])
 
 
 @execute_router.post(

@@ -5,18 +5,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 
 from app.access.auth import Observer
-from app.api.base import Out, Text
+from app.api.base import Out, Router, Text
 from app.problem_kinds import KINDS
 from app.services import Running
 from config.api_keys import Scope
 from routing.telemetry.failures import Failure
 from routing.versions import Version
 
-router = APIRouter(prefix="/failures", tags=["rollout"])
+router = Router(prefix="/failures", tags=["rollout"])
 
 
 class FailureCount(Out):

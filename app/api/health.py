@@ -3,17 +3,17 @@
 import asyncio
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import Header, Request, Response
 from prometheus_client.exposition import choose_encoder
 from pydantic import Field
 
-from app.api.base import Out
+from app.api.base import Out, Router
 from app.openapi.document import raises
 from app.services import Running, Services
 from routing.telemetry.ramp_figures import MAX_AGE_S
 from routing.versions import Version
 
-router = APIRouter(tags=["health"])
+router = Router(tags=["health"])
 
 
 _METRICS: dict[int | str, dict[str, Any]] = {

@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 
 from app.access.auth import Admin, Executor, Reader
-from app.api.base import In, Matching, Out
+from app.api.base import In, Matching, Out, Router
 from app.api.sessions import SessionId
 from app.openapi.document import raises
 from app.problems import Problem
@@ -17,7 +17,7 @@ from poolshift.worker.lm import LOCAL, LMSettings
 from routing.catalog.lms import EVERYONE, Holder, LMInForce
 from routing.versions import Version
 
-router = APIRouter(tags=["lm"])
+router = Router(tags=["lm"])
 
 
 ModelName = Annotated[

@@ -5,11 +5,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
-from fastapi import APIRouter
 from pydantic import Field, field_validator
 
 from app.access.auth import Admin, Observer, Operator
-from app.api.base import In, Out, Text
+from app.api.base import In, Out, Router, Text
 from app.openapi.document import raises
 from app.positions.identity import identity_of_pools
 from app.problems import Problem
@@ -23,7 +22,7 @@ from routing.versions import Reason, Version
 MAX_REPORT_BYTES = 512 * 1024
 """The largest report of a validation that is kept, in bytes of JSON."""
 
-router = APIRouter(prefix="/migration", tags=["migration"])
+router = Router(prefix="/migration", tags=["migration"])
 
 
 class ItemView(Out):
@@ -61,6 +60,7 @@ class ServiceTimesView(Out):
     mean_s: float = Field(description="The mean time in the pool, without the wait for a worker")
     variation: float = Field(description="The squared coefficient of variation, by the histogram's buckets")
     p99_s: float = Field(description="The upper bound of the bucket that has the 99th percentile")
+    longest_s: float = Field(description="The upper bound of the bucket that has the longest call")
     mean_wait_s: float = Field(description="The mean wait for a worker")
 
 
@@ -204,6 +204,7 @@ async def migration_view(services: Services) -> MigrationView:
                 mean_s=one.mean_s,
                 variation=one.variation,
                 p99_s=one.p99_s,
+                longest_s=one.longest_s,
                 mean_wait_s=one.mean_wait_s,
             )
             for one in times

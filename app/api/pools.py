@@ -2,11 +2,10 @@
 
 import asyncio
 
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.access.auth import Observer, Operator
-from app.api.base import Out
+from app.api.base import Out, Router
 from app.api.rollout import require_v1
 from app.openapi.document import raises
 from app.positions.difference import Change, PoolDifference, PoolIdentity
@@ -17,7 +16,7 @@ from pools.errors import SpawnFailed
 from pools.protocol import Pool, PoolSnapshot
 from routing.versions import Version
 
-router = APIRouter(prefix="/pools", tags=["pools"])
+router = Router(prefix="/pools", tags=["pools"])
 
 
 class WorkerView(Out):

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import Field
 
 from analysis.verdict import Say
 from app.access.auth import Operator, Reader
-from app.api.base import In, Out
+from app.api.base import In, Out, Router
 from app.api.rollout import percent_of, require_v1
 from app.openapi.document import raises
 from app.problems import Problem
@@ -20,7 +20,7 @@ from routing.rollout.plan import Plan, parse_plan
 from routing.rollout.ramp import NEEDS_EVIDENCE, Facts, Ramp, RampState, missing_for_next
 from routing.rollout.ramp_store import ReplicaReport
 
-router = APIRouter(prefix="/rollout", tags=["rollout"])
+router = Router(prefix="/rollout", tags=["rollout"])
 
 
 _PLAN_SCHEMA = {"schema": {"$ref": "#/components/schemas/PlanBody"}}
@@ -171,7 +171,7 @@ def status_view(services: Services) -> StatusView:
         step=ramp.step + 1,
         steps=0 if ramp.plan is None else len(ramp.plan.steps),
         canary_percent=percent,
-        next=outlook(ramp, facts),
+        next=outlook(ramp, facts, percent),
         verdict=verdict.action,
         guardrail=verdict.guardrail,
         since=controller.since,

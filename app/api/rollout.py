@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from pydantic import AfterValidator, Field
 
 from app.access.auth import Operator, Reader
-from app.api.base import MAX_REVISION, In, Out, Page, page_of
+from app.api.base import MAX_REVISION, In, Out, Page, Router, page_of
 from app.api.preconditions import IfMatch, etag, expected_revision
 from app.openapi.document import header, raises
 from app.positions.identity import pools_difference
@@ -16,7 +16,7 @@ from app.services import Running, Services
 from routing.rollout.model import Change, Rollout, Source, to_basis_points
 from routing.versions import Version
 
-router = APIRouter(prefix="/rollout", tags=["rollout"])
+router = Router(prefix="/rollout", tags=["rollout"])
 
 
 class RolloutView(Out):

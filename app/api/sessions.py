@@ -3,17 +3,17 @@
 from datetime import datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 from pydantic import Field
 
 from app.access.auth import Executor, Reader
-from app.api.base import Identifier, Out, Page, Text, page_of
+from app.api.base import Identifier, Out, Page, Router, Text, page_of
 from app.openapi.document import raises
 from app.services import Running
 from routing.catalog.sessions import StoredSession
 from routing.versions import Version
 
-router = APIRouter(prefix="/sessions", tags=["sessions"])
+router = Router(prefix="/sessions", tags=["sessions"])
 SessionId = Annotated[Identifier, Path()]
 
 

@@ -3,13 +3,12 @@
 from typing import Literal
 
 import msgspec
-from fastapi import APIRouter
 from pydantic import Field, JsonValue
 
 from analysis.odd_ones import FieldRow
 from analysis.quality import QualityRow
 from app.access.auth import Admin, Observer, Principal
-from app.api.base import Identifier, In, Out
+from app.api.base import Identifier, In, Out, Router
 from app.api.programs.resource import ProgramId
 from app.openapi.document import raises
 from app.problems import Problem
@@ -19,7 +18,7 @@ from routing.shadow.evidence import ProgramReport
 from routing.shadow.examples import Example
 from routing.versions import Version
 
-router = APIRouter(prefix="/shadow", tags=["shadow"])
+router = Router(prefix="/shadow", tags=["shadow"])
 MAX_FIELDS = 1000
 """Fields that the report of all programs lists: those that differ, and those with the most evidence."""
 MAX_EXAMPLES = 20

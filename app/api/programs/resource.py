@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 from pydantic import Field as PydanticField
 from pydantic import JsonValue
 
 from app.access.auth import Executor, Reader
-from app.api.base import MAX_KEY, Identifier, Out, Page, Text
+from app.api.base import MAX_KEY, Identifier, Out, Page, Router, Text
 from app.api.preconditions import etag
 from app.api.programs.body import Compare, FieldTypeName, ProgramBody, ProgramTypeName
 from app.api.programs.check import try_definition
@@ -25,7 +25,7 @@ from routing.catalog.own_definitions import nothing_of_its_own
 from routing.catalog.owners import Caller
 from routing.catalog.programs import NewProgram, ProgramPage, StoredProgram
 
-router = APIRouter(prefix="/programs", tags=["programs"])
+router = Router(prefix="/programs", tags=["programs"])
 MAX_PAGE_BYTES = 1024 * 1024
 """The bytes of definitions on a page. The event loop encodes so many in a few milliseconds."""
 

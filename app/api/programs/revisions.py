@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 from pydantic import Field, JsonValue
 
 from app.access.auth import Executor, Reader
-from app.api.base import MAX_REVISION, Identifier, Out, Page
+from app.api.base import MAX_REVISION, Identifier, Out, Page, Router
 from app.api.preconditions import IfMatch, IfNoneMatch, precondition
 from app.api.programs.body import ProgramBody
 from app.api.programs.check import try_definition
@@ -36,7 +36,7 @@ from routing.catalog.programs import NewProgram, StoredProgram
 from routing.catalog.revisions import Precondition
 from routing.errors import SessionNotFound
 
-router = APIRouter(prefix="/programs", tags=["programs"])
+router = Router(prefix="/programs", tags=["programs"])
 
 
 class ProgramRevisionView(Out):

@@ -3,9 +3,10 @@
 import dataclasses
 from datetime import UTC, datetime
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from app.access.auth import Executor, Principal
+from app.api.base import Router
 from app.api.preconditions import IfMatch, expected_revision
 from app.api.programs.check import try_definition
 from app.api.programs.resource import (
@@ -29,7 +30,7 @@ from routing.catalog.revisions import Precondition
 from routing.errors import StaleProgram
 from routing.versions import Version
 
-router = APIRouter(prefix="/programs", tags=["programs"])
+router = Router(prefix="/programs", tags=["programs"])
 
 
 @router.post(
