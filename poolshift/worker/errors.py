@@ -3,9 +3,10 @@
 `pools.errors` has these, and the errors that only a pool can raise.
 """
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from poolshift.worker.lm import LMUsage
+if TYPE_CHECKING:
+    from poolshift.worker.lm import LMUsage
 
 Category = Literal["request", "session", "program", "upstream", "resource", "timeout", "communication"]
 

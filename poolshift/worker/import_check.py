@@ -7,12 +7,12 @@ side is `pools.process.import_check`, which reads one `Imported` from standard o
 """
 
 import importlib
+import json
 import os
 import sys
 import traceback
 from pathlib import Path
-
-import msgspec
+from typing import NamedTuple
 
 from poolshift.worker import linux, reaper, user_path
 from poolshift.worker.exception_text import describe, truncate
@@ -20,8 +20,11 @@ from poolshift.worker.exception_text import describe, truncate
 _MAX_FAULT_LENGTH = 500
 
 
-class Imported(msgspec.Struct):
-    """The import of one module: without a `fault`, or with the reason for which it failed, in one line."""
+class Imported(NamedTuple):
+    """The import of one module: without a `fault`, or with the reason for which it failed, in one line.
+
+    On the wire it is an array. This process is a part of each start, and msgspec would be half of its imports.
+    """
 
     module: str
     is_found: bool = True
@@ -81,7 +84,7 @@ def main() -> None:
     report = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # the modules may print
     for module in modules.split(","):
-        os.write(report, msgspec.json.encode(try_import(module)) + b"\n")
+        os.write(report, json.dumps(try_import(module)).encode() + b"\n")
     os._exit(0)  # threads of the modules would keep the process
 
 

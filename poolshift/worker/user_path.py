@@ -7,7 +7,6 @@ started, and what is installed. The examples that come with the service are foun
 import site
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +17,7 @@ EXAMPLES = "examples"
 """The package of the service's that a program may come from."""
 
 
-class OwnFolderFinder(MetaPathFinder):
+class OwnFolderFinder:
     """Finds the examples in the service's folder, unless a user has a module of that name.
 
     In a checkout that is also the current folder, a user's modules may lie beside the service's packages. The finder
