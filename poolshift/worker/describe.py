@@ -8,7 +8,7 @@ The service's side is `pools.process.interpreter`, which reads one `Description`
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -26,10 +26,10 @@ class Description(msgspec.Struct, frozen=True):
     """The version of each distribution on a worker's path, by its name in lower case with dashes."""
 
 
-def describe() -> Description:
-    """Describes the interpreter that runs this."""
+def describe(path: Sequence[str]) -> Description:
+    """Describes the interpreter that runs this, with the packages that are found on `path`."""
     packages: dict[str, str] = {}
-    for folder in sys.path:
+    for folder in path:
         for name, version in _distributions(Path(folder)):
             packages.setdefault(name.lower().replace("_", "-").replace(".", "-"), version)
     return Description(platform.python_version(), sys.executable, platform.machine(), packages)
@@ -69,4 +69,4 @@ def _read_egg(path: Path) -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    os.write(1, msgspec.json.encode(describe()))
+    os.write(1, msgspec.json.encode(describe(sys.path)))

@@ -37,6 +37,17 @@ async def test_who_asks_meanwhile_gets_the_same_answer(counting: tuple[Interpret
     assert len(starts.read_text().splitlines()) == 4
 
 
+async def test_the_services_own_interpreter_says_here_what_a_process_would(tmp_path: Path) -> None:
+    """A variable that leads its processes to other packages has one asked; this one leads nowhere."""
+    (tmp_path / "left-1.5.dist-info").mkdir()
+    (tmp_path / "left-1.5.dist-info" / "METADATA").touch()
+    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    await start_threads()
+    here = await Interpreter().describe(environment)
+    assert here.packages["left"] == "1.5"
+    assert here == await Interpreter().describe(environment | {"PYTHONPLATLIBDIR": sys.platlibdir})
+
+
 async def test_a_failure_is_told_to_all_who_ask(tmp_path: Path) -> None:
     """And it is no answer for those who ask later."""
     python = tmp_path / "python"
