@@ -20,17 +20,20 @@ def _pattern(secret: str) -> re.Pattern[str]:
 
 
 def _any_form(character: str) -> str:
-    """A pattern for a character and its escapes; text that was escaped twice has several backslashes or `%25`."""
+    """A pattern for a character and its escapes; text that was escaped twice has several backslashes or `%25`.
+
+    The escapes come first: a key with a backslash looks like the beginning of its own escape.
+    """
     code = ord(character)
     hexadecimal = rf"0{{0,6}}(?i:{code:x})"
     forms = [
-        rf"\\{{0,8}}{re.escape(character)}",
         rf"\\{{1,8}}(?:u\{{?|x|U){hexadecimal}\}}?",
         rf"%(?:25){{0,3}}(?i:{code:02x})",
         rf"&(?:amp;){{0,3}}(?:\#0{{0,6}}{code}|\#[xX]{hexadecimal});",
     ]
     if name := _NAMED.get(character):
         forms.append(rf"&(?:amp;){{0,3}}{name};")
+    forms.append(rf"\\{{0,8}}{re.escape(character)}")
     return f"(?:{'|'.join(forms)})"
 
 
