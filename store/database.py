@@ -86,7 +86,13 @@ class Database:
         except IntegrityError:
             raise
         except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"the database does not answer: {type(error).__name__}") from error
+            raise StoreUnavailable(self._told(error)) from error
+
+    def _told(self, error: DBAPIError | PoolTimeoutError | OSError) -> str:
+        """Tells an error to a client, in SQLite's words; those of PostgreSQL may name hosts and users."""
+        if isinstance(error, DBAPIError) and not self.is_shared:
+            return f"the database cannot be used: {_reason(error)}"
+        return f"the database does not answer: {type(error).__name__}"
 
     async def migrate(self) -> None:
         """Brings the schema up to date; several replicas may do so at once. It claims a SQLite file for this process.

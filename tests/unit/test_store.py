@@ -180,6 +180,18 @@ async def test_migrating_twice_changes_nothing(database: Database) -> None:
     await database.migrate()
 
 
+async def test_a_full_disk_is_told_in_words(database: Database) -> None:
+    """The client reads what SQLite says, not the name of a class."""
+
+    async def fill() -> None:
+        async with database.transaction() as connection:
+            await connection.execute(text("PRAGMA max_page_count = 1"))
+            await connection.execute(text("CREATE TABLE large AS SELECT zeroblob(1000000)"))
+
+    with pytest.raises(StoreUnavailable, match=r"^the database cannot be used: database or disk is full$"):
+        await fill()
+
+
 async def test_of_two_writers_one_wins_and_the_other_is_told(database: Database) -> None:
     """Revisions count up without a gap, and a stale writer learns which one is the newest."""
     log = SqlRolloutLog(database)
