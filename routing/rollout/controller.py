@@ -108,7 +108,7 @@ class RampController:
         """Takes up the ramp where the last run left it, evidence included. Raises StoreUnavailable."""
         stored = await self._store.latest()
         if stored is not None:
-            self._adopt(stored)
+            self._take_up(stored)
         await self._open_evidence()
         self._flag.listen(self._flag_changed)
         self._judge.listen(self._judged)
@@ -397,18 +397,31 @@ class RampController:
         if stored.revision > self._revision:
             self._adopt(stored)
 
+    def _take_up(self, stored: StoredRamp) -> None:
+        """Goes on with the ramp that the store has: nothing has moved since."""
+        self._revision = stored.revision
+        self._put(stored.ramp)
+        self.since = stored.at
+        if stored.ramp.state is not RampState.IDLE:
+            _log.info("ramp found", state=stored.ramp.state, step=stored.ramp.step + 1, by=stored.ramp.by)
+
     def _adopt(self, stored: StoredRamp) -> None:
         self._revision = stored.revision
         self._dirty = False
         self._take(stored.ramp)
 
     def _take(self, ramp: Ramp) -> None:
-        """Puts `ramp` in the place of the one before, with its clocks and its evidence."""
-        before, self.ramp = self.ramp, ramp
-        now = self._loop.time()
+        """Moves on to `ramp`, and says so."""
+        before = self.ramp
+        self._put(ramp)
         if (ramp.state, ramp.step) != (before.state, before.step):
             self.since = datetime.now(UTC)
             _log.info("ramp moved", state=ramp.state, step=ramp.step + 1, by=ramp.by, reason=ramp.reason)
+
+    def _put(self, ramp: Ramp) -> None:
+        """Puts `ramp` in the place of the one before, with its clocks and its evidence."""
+        before, self.ramp = self.ramp, ramp
+        now = self._loop.time()
         if ramp.step != before.step or (ramp.state is RampState.RAMPING and not before.state.is_active):
             self._step_began = now
         self._waiting_since = (self._waiting_since or now) if ramp.state is RampState.WAITING else None

@@ -163,6 +163,31 @@ async def test_a_persons_change_amid_a_step_pauses_the_ramp() -> None:
     await ramp.aclose()
 
 
+async def test_a_restart_moves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """The next run finds the ramp as it was, and since when; its log tells of no move."""
+    flag, store = await open_flag(MemoryLog(), None), MemoryStore()
+    for _ in range(2):
+        ramp = RampController(
+            flag,
+            LiveJudge(Config()),
+            store,
+            is_shared=False,
+            v1_serves=lambda: True,
+            v2_serves=lambda: True,
+            programs=lambda: 1,
+        )
+        await ramp.open()
+        if ramp.ramp.state is RampState.IDLE:
+            await ramp.set_plan(PLAN, "ops")
+            await ramp.start("ops", None)
+            capsys.readouterr()
+        await ramp.aclose()
+    said = capsys.readouterr().out
+    assert "ramp found" in said
+    assert "ramp moved" not in said
+    assert (ramp.ramp.state, ramp.since) == (RampState.RAMPING, store.ramps[-1].at)
+
+
 async def test_a_plan_is_resumed_while_its_pause_is_written() -> None:
     """The tick writes the pause that a person's change caused; the resume waits for that, and is not refused."""
     flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
