@@ -2,16 +2,21 @@
 
 from routing.rollout.ramp import Facts, Ramp, RampState, missing_for_next
 
+_END_PERCENT = {RampState.PROMOTED: 100.0, RampState.ROLLED_BACK: 0.0, RampState.ABORTED: 0.0}
+"""V2's share at the end of a plan, by the way in which it ended."""
 
-def outlook(ramp: Ramp, facts: Facts) -> str:
-    """One sentence for people: the next step and what it waits for."""
+
+def outlook(ramp: Ramp, facts: Facts, percent: float) -> str:
+    """One sentence for people: the next step and what it waits for. `percent` is V2's share in force."""
     if ramp.state is RampState.IDLE:
         return "nothing: no plan is under way" if ramp.plan is None else "nothing: the plan waits for its start"
     if ramp.state is RampState.PAUSED:
         return "nothing until the plan is resumed, promoted or aborted"
     step = ramp.current
     if not ramp.state.is_active or step is None:
-        return f"nothing: the plan has ended ({ramp.state})"
+        ended = f"nothing: the plan has ended ({ramp.state})"
+        is_of_the_plan = percent == _END_PERCENT.get(ramp.state, percent)
+        return ended if is_of_the_plan else f"{ended}, and the {percent:g} % were set since, by a person"
     left_s = step.hold_s - facts.held_s
     if left_s > 0:
         return f"{_next_share(ramp)} in {left_s:.0f} s at the earliest"

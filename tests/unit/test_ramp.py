@@ -11,6 +11,7 @@ from analysis.verdict import Say, Verdict
 from routing.errors import NoPlan, PlanConflict
 from routing.rollout import ramp as ramps
 from routing.rollout.model import Rollout, Source
+from routing.rollout.outlook import outlook
 from routing.rollout.plan import Plan
 from routing.rollout.ramp import Facts, Move, Ramp, RampState, RollBack, SetPercent
 
@@ -69,6 +70,16 @@ def test_a_step_is_left_upwards_only_if_nothing_speaks_against_it(
     after = ramp if move is None else move.ramp
     assert (after.state, after.reason) == (state, reason)
     assert after.step == (1 if changed.get("verdict") == verdict(Say.PROMOTE) else 0)
+
+
+@pytest.mark.parametrize(
+    ("percent", "said"),
+    [(0.0, "nothing: the plan has ended (aborted)"), (50.0, "(aborted), and the 50 % were set since, by a person")],
+)
+def test_a_share_after_the_plans_end_is_not_the_plans(percent: float, said: str) -> None:
+    """Nobody may take it for that of a ramp which goes on."""
+    ended = ramps.abort(started(), "ops", None).ramp
+    assert outlook(ended, facts(), percent).endswith(said)
 
 
 def test_a_rollback_by_evidence_is_a_rollback() -> None:
