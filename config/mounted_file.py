@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 MAX_BYTES = 1024 * 1024
 _PROBLEMS_TOLD = 3
+_NAME_LENGTH = 40
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?")
 _NEITHER = "this is neither YAML nor JSON"
 
@@ -68,18 +69,22 @@ def parse(content: bytes) -> Any:
         raise InvalidDocument(_NEITHER) from None
 
 
-def problems(error: ValidationError) -> str:
-    """Lists the errors of a document in one line, without its content."""
+def problems(error: ValidationError, *, tells_names: bool = False) -> str:
+    """Lists the errors of a document in one line, without its content.
+
+    `tells_names` is for a document without secrets: an unknown name may be a secret in the wrong place elsewhere.
+    """
     found = error.errors(include_input=False, include_url=False, include_context=False)
-    told = [_line(problem) for problem in found[:_PROBLEMS_TOLD]]
+    told = [_line(problem, tells_names=tells_names) for problem in found[:_PROBLEMS_TOLD]]
     more = len(found) - len(told)
     return "; ".join([*told, f"and {more} more"] if more else told)
 
 
-def _line(problem: ErrorDetails) -> str:
+def _line(problem: ErrorDetails, *, tells_names: bool) -> str:
     location = problem["loc"]
-    if problem["type"] == "extra_forbidden":  # its name is the file's content: it may be a secret in the wrong place
-        location = (*location[:-1], "(an unknown name)")
+    if problem["type"] == "extra_forbidden":
+        name = f"{str(location[-1])[:_NAME_LENGTH]!r} " if tells_names else ""
+        location = (*location[:-1], f"{name}(an unknown name)")
     place = ".".join(str(part) for part in location)
     said = problem["msg"].removeprefix("Value error, ")
     return f"{place}: {said}" if place else said

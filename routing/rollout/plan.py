@@ -144,6 +144,6 @@ def parse_plan(content: bytes) -> Plan:
         document: Any = mounted_file.parse(content)
         return Plan.model_validate(document)
     except ValidationError as error:
-        raise InvalidPlan(mounted_file.problems(error)) from None
+        raise InvalidPlan(mounted_file.problems(error, tells_names=True)) from None
     except mounted_file.InvalidDocument as error:
         raise InvalidPlan(str(error)) from None

@@ -72,7 +72,7 @@ def test_people_see_the_plan_as_a_table(planned: Poolshift) -> None:
     ("content", "where"),
     [
         ("steps: [{percent: 2, hold_s: 1}, {percent: 1, hold_s: 1}]", "must rise"),
-        ("steps: [{percent: 1, hold_s: 1, hold: 1}]", "steps.0.(an unknown name)"),
+        ("steps: [{percent: 1, hold_s: 1, hold: 1}]", "steps.0.'hold' (an unknown name)"),
         ("steps: [\n", "line"),
         ("", ""),
         ("steps: [{percent: 1, hold_s: 1}]\nguardrails: {tail: {action: rollback, share: 1}}", "shares"),

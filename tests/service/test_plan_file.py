@@ -65,7 +65,7 @@ def test_a_plan_from_a_file_is_followed(start_service: StartService, tmp_path: P
             "steps:\n- {percent: 1, hold_s: 60}\n- {percent: 0.5, hold_s: 60}\n",
             "the percentages of the steps must rise",
         ),
-        ("steps:\n- {percent: 1, hold_s: 60, min_cals: 3}\n", "steps.0.(an unknown name)"),
+        ("steps:\n- {percent: 1, hold_s: 60, min_cals: 3}\n", "steps.0.'min_cals' (an unknown name)"),
         ("steps: [{percent: 1, hold_s: 60}]\nguardrails: {enginee: {action: pause}}\n", "enginee"),
         ("steps: []\n", "steps"),
         ("\n", ""),
