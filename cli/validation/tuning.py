@@ -82,10 +82,17 @@ def _advice(pool: dict[str, Any], times: dict[str, Any] | None, usage: list[dict
         "observed wait": f"{1000 * times['mean_wait_s']:.2f} ms on the mean",
         "recommended": f"{settings}: {_workers(size)}, {_prediction(rate, service_s, variation, size)}",
         "queue limit": f"QUEUE_LIMIT={max(MIN_QUEUE, 2 * size)}: two calls for each worker, {MIN_QUEUE} at least",
-        "timeouts": f"CHECKOUT_TIMEOUT_S={max(1, math.ceil(20 * service_s))}, EXECUTION_TIMEOUT_S at least "
-        f"{max(1, math.ceil(3 * times['p99_s']))}",
+        "timeouts": _timeouts(service_s, times["p99_s"], times["longest_s"]),
         "unknown": "how the peak spreads within a minute",
     }
+
+
+def _timeouts(mean_s: float, p99_s: float, longest_s: float) -> str:
+    """Time to wait for a worker, and to run: a mean hides the program that is called seldom and takes long."""
+    checkout_s = max(1, math.ceil(max(20 * mean_s, longest_s)))
+    execution_s = max(1, math.ceil(max(3 * p99_s, longest_s)))
+    longest = f"the longest call took up to {longest_s:g} s"
+    return f"CHECKOUT_TIMEOUT_S={checkout_s}, EXECUTION_TIMEOUT_S at least {execution_s}: {longest}"
 
 
 def _prediction(rate: float, service_s: float, variation: float, workers: int) -> str:

@@ -50,6 +50,8 @@ class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
     """The squared coefficient of variation."""
     p99_s: float
     mean_wait_s: float
+    longest_s: float = 0.0
+    """Bound of the longest call, unless the service is too old to say it."""
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):

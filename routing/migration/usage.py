@@ -131,6 +131,8 @@ class ServiceTimes:
     variation: float
     """The squared coefficient of variation of the durations, with each call in the middle of its bucket."""
     p99_s: float
+    longest_s: float
+    """The upper bound of the bucket of the longest call."""
     mean_wait_s: float
 
 
@@ -143,13 +145,13 @@ def service_times(days: Sequence[DayOfTimes], bounds: Sequence[float]) -> list[S
         calls, waited_s = sum(counts), sum(one.waited_s for one in mine)
         if calls:
             seconds = max(0.0, sum(one.seconds for one in mine) - waited_s)
-            variation, p99_s = _spread(counts, bounds)
-            found.append(ServiceTimes(version, calls, seconds / calls, variation, p99_s, waited_s / calls))
+            spread = _spread(counts, bounds)
+            found.append(ServiceTimes(version, calls, seconds / calls, *spread, waited_s / calls))
     return found
 
 
-def _spread(counts: Sequence[int], bounds: Sequence[float]) -> tuple[float, float]:
-    """The squared coefficient of variation, and the upper bound of the 99th percentile."""
+def _spread(counts: Sequence[int], bounds: Sequence[float]) -> tuple[float, float, float]:
+    """The squared coefficient of variation, and the upper bounds of the 99th percentile and of the longest call."""
     total = sum(counts)
     lows, highs = (0.0, *bounds), (*bounds, bounds[-1])
     middles = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
@@ -161,4 +163,5 @@ def _spread(counts: Sequence[int], bounds: Sequence[float]) -> tuple[float, floa
         if seen >= 0.99 * total:
             p99_s = high
             break
-    return max(0.0, square / mean**2 - 1), p99_s
+    longest_s = max(high for count, high in zip(counts, highs, strict=True) if count)
+    return max(0.0, square / mean**2 - 1), p99_s, longest_s

@@ -90,10 +90,11 @@ def test_the_recommended_size_is_the_smallest() -> None:
 def test_a_serial_engine_is_one_server(engine: str, rate: float, now: str, recommended: str) -> None:
     """However many workers it has; more of them are of use to the other engine alone."""
     pool = {"pool_version": "v1", "engine": engine, "size": 4}
-    times = {"calls": 1000, "mean_s": 0.1, "variation": 1.0, "p99_s": 0.5, "mean_wait_s": 0.0}
+    times = {"calls": 1000, "mean_s": 0.1, "variation": 1.0, "p99_s": 0.5, "longest_s": 45.0, "mean_wait_s": 0.0}
     advice = _advice(pool, times, [{"day": "2026-11-26", "peak_per_minute": 60 * rate}])
     assert now in advice["now"]
     assert recommended in advice["recommended"]
+    assert advice["timeouts"].startswith("CHECKOUT_TIMEOUT_S=45, EXECUTION_TIMEOUT_S at least 45: ")
     few = _advice(pool, {**times, "calls": 99}, [{"day": "2026-11-26", "peak_per_minute": 60 * rate}])
     assert set(few) == {"pool", "unknown"}
 
