@@ -30,6 +30,7 @@ def test_promtool_finds_no_fault() -> None:
 
 
 @pytest.mark.prometheus
+@pytest.mark.thorough
 def test_unit_tests_pass() -> None:
     """Every alert's own cases, computed by Prometheus' engine."""
     promtool("test", "rules", *sorted(TESTS.glob("*.yaml")))

@@ -16,6 +16,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import preloaded
+from tests.support.database import copy_migrated
 from tests.support.documented import check_answer
 from tests.support.preloaded import PreloadedStart
 from tests.support.waiting import DEADLINE_S, wait_until
@@ -80,6 +81,8 @@ class Service:
         }
         with self.log_path.open("ab") as log:
             if self._can_be_forked() and terminal is None:
+                if wait:  # else it may be refused, and has to leave nothing
+                    self._have_database()
                 with Path(os.devnull).open("rb") as nothing:
                     streams = nothing.fileno(), log.fileno(), log.fileno()
                     self.process = preloaded.start(["serve"], self.directory, environment, *streams)
@@ -87,6 +90,11 @@ class Service:
                 self.process = self._execute_command(environment, log.fileno(), terminal)
         if wait:
             wait_until(self.is_ready, f"the service is ready; its log:\n{self.log()}")
+
+    def _have_database(self) -> None:
+        path = self.directory / "poolshift.db"
+        if "DATABASE_URL" not in self._settings and not path.exists():
+            copy_migrated(path)
 
     def _can_be_forked(self) -> bool:
         """Tells if it makes no difference that its modules were imported in another process."""
