@@ -13,6 +13,8 @@ case "$without $* " in
   *" -x "* | *" --exitfirst "*) exit $without ;;
 esac
 
+# Whatever else runs on this machine has to end before time counts: the process TIMING_AFTER, if there is one.
+while [ -n "${TIMING_AFTER:-}" ] && kill -0 "$TIMING_AFTER" 2>/dev/null; do sleep 1; done
 echo "2/2: the tests with timing, one at a time"
 "$pytest" --timing=only --say-left-out "$@"
 only=$?

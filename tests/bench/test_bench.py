@@ -24,7 +24,6 @@ def _load(requests: int, failed: int = 0) -> Load:
 
 
 @pytest.mark.generators
-@pytest.mark.timing
 def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
     """A peak, requests that differ, a constant rate, a count of requests and the micro-benchmark, all in one run."""
     scenarios = ("overhead", "scale", "tail", "memory", "routing", "console")
@@ -61,7 +60,6 @@ def servers_of(bench: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.mark.generators
-@pytest.mark.timing
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_who_ends_it_ends_its_servers(tmp_path: Path, number: signal.Signals) -> None:
     """A closed terminal too: nothing is left that would disturb whoever measures next."""
@@ -74,7 +72,6 @@ def test_who_ends_it_ends_its_servers(tmp_path: Path, number: signal.Signals) ->
 
 
 @pytest.mark.generators
-@pytest.mark.timing
 def test_a_contender_that_dies_is_named(tmp_path: Path) -> None:
     """In the place of figures that its orphans might have got, or a traceback of the generator's."""
     bench = start_bench(tmp_path)
