@@ -32,7 +32,8 @@ Rest = tuple[bytes | memoryview, ...]
 Address = tuple[str, int | None]
 """A host and a port, or the path of a socket."""
 
-_LISTS: Final = frozenset({b"accept", b"baggage", b"prefer", b"tracestate"})
+_LISTS: Final = frozenset({b"accept", b"baggage", b"idempotency-key", b"prefer", b"tracestate"})
+"""Headers whose lines are joined. Two idempotency keys are no list, but joined they are refused as no key."""
 _MAX_CANARY_KEY_LENGTH: Final = 256
 _TASK_NAME: Final = "execute"
 _HAS_EAGER_TASKS: Final = hasattr(asyncio, "eager_task_factory")

@@ -171,6 +171,15 @@ def test_keys(shared_service: Service, key: str, is_fine: bool) -> None:
         assert "Idempotency-Key" in problem(answer, 422, "invalid_request")["detail"]
 
 
+def test_two_keys_are_refused(shared_service: Service) -> None:
+    """Neither is taken for the call's, whichever a proxy has added."""
+    echo = shared_service.create("echo", ECHO)
+    headers = [(b"idempotency-key", b"one"), (b"idempotency-key", b"two")]
+    answer = shared_service.client.post(f"/programs/{echo}/execute", json={"inputs": {"nonce": "a"}}, headers=headers)
+    assert "Idempotency-Key" in problem(answer, 422, "invalid_request")["detail"]
+    assert runs(shared_service, echo) == 0
+
+
 def test_a_stream_has_no_key(shared_service: Service) -> None:
     """A stream with a key is refused rather than run twice."""
     steps = shared_service.create("steps", {"count": "integer"}, "integer")
