@@ -106,7 +106,14 @@ def test_on_a_terminal_it_is_a_screen_that_ctrl_c_ends(poolshift: Poolshift, ram
     master, slave = pty.openpty()
     environment = {**poolshift.at(ramping.url).environment, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
     process = subprocess.Popen(
-        [SCRIPT, "rollout", "watch"], env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        [SCRIPT, "rollout", "watch"],
+        env=environment,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        # A shell has what it starts in the background ignore the signal: it would be inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no lock is taken there
     )
     os.close(slave)
     shown = b""

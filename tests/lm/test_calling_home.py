@@ -29,7 +29,8 @@ def test_only_the_lm_is_called(start_service: StartService, endpoint: Endpoint, 
     notes = tmp_path / "notes"
     (tmp_path / "sitecustomize.py").write_text(_NOTES.format(path=str(notes)))
     lm = {"LM_MODEL": "openai/test", "LM_API_BASE": endpoint.base("answers"), "LM_API_KEY": "k"}
-    service = start_service(PYTHONPATH=f"{tmp_path}:{ROOT}", **SMALL, **lm)
+    # The first call imports LiteLLM, which takes half a minute on a busy machine.
+    service = start_service(PYTHONPATH=f"{tmp_path}:{ROOT}", EXECUTION_TIMEOUT_S=300, **SMALL, **lm)
     body = {"model": "mistral/test", "api_base": endpoint.base("answers"), "api_key": "k"}
     assert service.client.put("/sessions/by-litellm/lm", json=body).status_code == 200
     program = create(service, [field("text")], [field("topic")])
