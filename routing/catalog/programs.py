@@ -15,7 +15,7 @@ from routing.catalog.definitions import encode_definition
 from routing.catalog.own_definitions import OwnDefinition, nothing_of_its_own
 from routing.catalog.quotas import DEFAULT_QUOTAS, ProgramUsage, Quotas
 from routing.catalog.revisions import ANY_STATE, Precondition, RevisionPage
-from routing.catalog.write_behind import Used, write_in_batches
+from routing.catalog.write_behind import Flush, Used
 from routing.errors import ProgramNotFound, StaleProgram
 from routing.telemetry.program_metrics import ProgramMetrics
 from routing.versions import Version
@@ -187,6 +187,7 @@ class Programs:
         self._definitions: WeakValueDictionary[bytes, Definition] = WeakValueDictionary()
         """By the hash of their JSON: programs that differ by name alone share one, which workers load once."""
         self._dirty: list[Used[ProgramUse]] = []
+        self._flush = Flush(self._dirty, store.add_uses)
 
     async def load(self) -> None:
         """Loads every program into memory."""
@@ -240,7 +241,7 @@ class Programs:
 
     async def flush(self) -> None:
         """Flushes the counts to the store; keeps the rest for the next time. Raises StoreUnavailable."""
-        await write_in_batches(self._dirty, self._store.add_uses)
+        await self._flush()
 
     async def add(self, new: NewProgram) -> StoredProgram:
         """Keeps `new`, in the store first. Raises ProgramExists, QuotaExceeded, StoreUnavailable."""

@@ -11,7 +11,7 @@ from common.moments import moment_before
 from routing.catalog.owners import EVERYONE, Caller
 from routing.catalog.programs import Programs
 from routing.catalog.quotas import DEFAULT_QUOTAS, Quotas, check_sessions
-from routing.catalog.write_behind import Used, write_in_batches
+from routing.catalog.write_behind import Flush, Used
 from routing.errors import QuotaExceeded, SessionNotFound
 from routing.versions import Version
 
@@ -121,6 +121,7 @@ class Sessions:
         self.ttl_s = ttl_s
         self._sessions: dict[str, _Session] = {}
         self._dirty: list[Used[SessionUse]] = []
+        self._flush = Flush(self._dirty, store.add_uses)
         self._listeners: list[Callable[[str], None]] = []
 
     def listen(self, listener: Callable[[str], None]) -> None:
@@ -188,7 +189,7 @@ class Sessions:
 
     async def flush(self) -> None:
         """Flushes the use of sessions to the store; keeps the rest for the next time. Raises StoreUnavailable."""
-        await write_in_batches(self._dirty, self._store.add_uses)
+        await self._flush()
 
     async def show(self, session_id: str, caller: Caller = EVERYONE) -> StoredSession:
         """Finds a session that `caller` may see. Raises SessionNotFound, StoreUnavailable."""

@@ -200,10 +200,10 @@ async def test_any_time_to_live_is_a_time_to_live(database: Database, ttl_s: flo
     assert sessions.active() == ({Version.V1: 1} if ttl_s > 1 else {})
 
 
-def test_looking_at_the_active_sessions_changes_nothing() -> None:
+@pytest.mark.anyio
+async def test_looking_at_the_active_sessions_changes_nothing(database: Database) -> None:
     """The sweep alone frees those that have expired."""
-    nothing = cast("Any", None)
-    sessions = Sessions(nothing, Programs(nothing), ttl_s=0.0)
+    sessions = Sessions(SqlSessionStore(database), Programs(SqlProgramStore(database)), ttl_s=0.0)
     sessions.seen("a", Version.V1)
     sessions._dirty.clear()
     sessions._sessions["a"].is_dirty = False
