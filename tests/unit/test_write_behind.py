@@ -143,7 +143,7 @@ class SlowStore:
 
 
 async def test_who_asks_amid_a_flush_has_all_in_the_store_at_its_end() -> None:
-    """What was on its way already, and what has come since; however many ask."""
+    """All use is written that was on its way already or has come since, however many ask."""
     store, unwritten = SlowStore(), counters(1)
     flush = Flush(unwritten, store.write)
     first = asyncio.create_task(flush())
