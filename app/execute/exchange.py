@@ -32,8 +32,8 @@ Rest = tuple[bytes | memoryview, ...]
 Address = tuple[str, int | None]
 """A host and a port, or the path of a socket."""
 
-_LISTS: Final = frozenset({b"accept", b"baggage", b"idempotency-key", b"prefer", b"tracestate"})
-"""Headers whose lines are joined. Two idempotency keys are no list, but joined they are refused as no key."""
+_JOINED: Final = frozenset({b"accept", b"baggage", b"idempotency-key", b"prefer", b"tracestate"})
+"""Headers whose lines are joined: those of lists, and the key, of which two are then refused as none."""
 _MAX_CANARY_KEY_LENGTH: Final = 256
 _TASK_NAME: Final = "execute"
 _HAS_EAGER_TASKS: Final = hasattr(asyncio, "eager_task_factory")
@@ -350,7 +350,7 @@ def too_large(max_bytes: int) -> Problem:
 
 
 def headers_of(lines: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The headers by name. If one comes twice, all lines of a list count (RFC 9110, 5.3), and of another the last."""
+    """The headers by name. If one comes twice, its lines are joined (RFC 9110, 5.3) or, of most, the last counts."""
     headers = dict(lines)
     return headers if len(headers) == len(lines) else _joined(lines)
 
@@ -358,5 +358,5 @@ def headers_of(lines: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 def _joined(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     headers: dict[bytes, bytes] = {}
     for name, value in lines:
-        headers[name] = headers[name] + b", " + value if name in _LISTS and name in headers else value
+        headers[name] = headers[name] + b", " + value if name in _JOINED and name in headers else value
     return headers

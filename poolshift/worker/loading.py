@@ -3,10 +3,11 @@
 Code from a client never runs: an entrypoint only names a function of the modules that the operator allows.
 """
 
+import asyncio
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from types import MethodType
 from typing import Any, Final, Protocol
 
@@ -116,14 +117,12 @@ class PythonProgram:
         self._function: Callable[..., Any] = found if self._instance is None else self._instance.__call__
         self._inputs, self._outputs = validators_of(definition.signature, self._function)
         self._is_async = inspect.iscoroutinefunction(self._function)
-        if self._is_async:
-            importlib.import_module("asyncio")  # in the time of loading
 
     def run(self, inputs: bytes | memoryview, emit: Emit, lm: LMRun | None) -> bytes:
         arguments = self._inputs.inputs(inputs)
         returned: Any = self._function(**arguments)
         if self._is_async:
-            returned = _run(returned)
+            returned = asyncio.run(returned)
         elif isinstance(returned, Generator):
             returned = _exhaust(returned, emit)
         return self._outputs.outputs(returned)
@@ -149,17 +148,10 @@ def _set_up(program_class: type) -> Any:
     return instance
 
 
-def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Runs a coroutine to its end. Without one nothing needs asyncio, a fifth of all that a zygote would import."""
-    import asyncio  # noqa: PLC0415
-
-    return asyncio.run(coroutine)
-
-
 def _finish(returned: Any) -> None:
     """Runs a coroutine, if `setup` or `teardown` is `async`, to its end."""
     if inspect.iscoroutine(returned):
-        _run(returned)
+        asyncio.run(returned)
 
 
 def _exhaust(steps: Generator[Any, None, Any], emit: Emit) -> Any:
