@@ -9,13 +9,14 @@ from weakref import WeakValueDictionary
 
 from prometheus_client import CollectorRegistry
 
+from common.shared_run import SharedRun
 from pools.calls import Program
 from poolshift.worker.definitions import Definition
 from routing.catalog.definitions import encode_definition
 from routing.catalog.own_definitions import OwnDefinition, nothing_of_its_own
 from routing.catalog.quotas import DEFAULT_QUOTAS, ProgramUsage, Quotas
 from routing.catalog.revisions import ANY_STATE, Precondition, RevisionPage
-from routing.catalog.write_behind import Flush, Used
+from routing.catalog.write_behind import Used, write_in_batches
 from routing.errors import ProgramNotFound, StaleProgram
 from routing.telemetry.program_metrics import ProgramMetrics
 from routing.versions import Version
@@ -187,7 +188,7 @@ class Programs:
         self._definitions: WeakValueDictionary[bytes, Definition] = WeakValueDictionary()
         """By the hash of their JSON: programs that differ by name alone share one, which workers load once."""
         self._dirty: list[Used[ProgramUse]] = []
-        self._flush = Flush(self._dirty, store.add_uses)
+        self._flush = SharedRun(lambda: write_in_batches(self._dirty, store.add_uses))
 
     async def load(self) -> None:
         """Loads every program into memory."""

@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from common.moments import moment_before
+from common.shared_run import SharedRun
 from routing.catalog.owners import EVERYONE, Caller
 from routing.catalog.programs import Programs
 from routing.catalog.quotas import DEFAULT_QUOTAS, Quotas, check_sessions
-from routing.catalog.write_behind import Flush, Used
+from routing.catalog.write_behind import Used, write_in_batches
 from routing.errors import QuotaExceeded, SessionNotFound
 from routing.versions import Version
 
@@ -121,7 +122,7 @@ class Sessions:
         self.ttl_s = ttl_s
         self._sessions: dict[str, _Session] = {}
         self._dirty: list[Used[SessionUse]] = []
-        self._flush = Flush(self._dirty, store.add_uses)
+        self._flush = SharedRun(lambda: write_in_batches(self._dirty, store.add_uses))
         self._listeners: list[Callable[[str], None]] = []
 
     def listen(self, listener: Callable[[str], None]) -> None:

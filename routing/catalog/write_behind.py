@@ -1,8 +1,7 @@
 """Flushes counts from memory to the store in batches, so that calls go on between two batches."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 MAX_BATCH = 1000
 _Use = TypeVar("_Use")
@@ -23,55 +22,6 @@ class Used(Protocol[_Use]):
     def give_back_use(self, use: _Use) -> None:
         """Takes back a use that could not be written."""
         ...
-
-
-class Flush(Generic[_Use]):
-    """Writes the objects of a list: at the end of a flush, all use from before its beginning is in the store."""
-
-    def __init__(self, unwritten: list[Used[_Use]], write: Callable[[Mapping[str, _Use]], Awaitable[None]]) -> None:
-        """Takes the list of dirty objects, and what writes the uses of a batch."""
-        self._unwritten = unwritten
-        self._write = write
-        self._under_way: asyncio.Future[None] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Flush unwritten={len(self._unwritten)} is_under_way={self._under_way is not None}>"
-
-    async def __call__(self) -> None:
-        """Flushes the list, once a flush that is under way has ended. Raises whatever the write raises."""
-        if self._under_way is not None:
-            await _end_of(self._under_way)
-        while self._under_way is not None:  # it began after this call, and has taken all that was on the list
-            if await _end_of(self._under_way):
-                return
-        await self._run()
-
-    async def _run(self) -> None:
-        flush = self._under_way = asyncio.get_running_loop().create_future()
-        try:
-            await write_in_batches(self._unwritten, self._write)
-        except Exception as error:
-            flush.set_exception(error)
-            flush.exception()  # nobody may be waiting for it
-            raise
-        except BaseException:
-            flush.cancel()
-            raise
-        else:
-            flush.set_result(None)
-        finally:
-            self._under_way = None
-
-
-async def _end_of(flush: asyncio.Future[None]) -> bool:
-    """Waits for the end of another's flush; returns whether it was not broken off. Raises whatever its write raised."""
-    await asyncio.wait({flush})
-    if flush.cancelled():
-        return False
-    error = flush.exception()
-    if error is not None:
-        raise error
-    return True
 
 
 async def write_in_batches(unwritten: list[Used[_Use]], write: Callable[[Mapping[str, _Use]], Awaitable[None]]) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from common.log_once import LogOnce
+from common.shared_run import SharedRun
 from routing.errors import StoreUnavailable
 from routing.versions import Reason, Version
 
@@ -66,7 +67,12 @@ class Usage:
         self._decisions = decisions
         self._durations = durations
         self._store = store
+        self._add = SharedRun(self._add_now)
         self._added: dict[tuple[Version, Reason], int] = {}
+        self._at_minute: dict[tuple[Version, Reason], int] = {}
+        """The decisions before the minute that runs."""
+        self._peaks: dict[tuple[Version, Reason], int] = {}
+        """The decisions of the busiest minute that the store does not know yet."""
         self._timed: dict[Version, tuple[Sequence[int], float, float]] = {}
         self._log_once = LogOnce("calls by day cannot be added to the store")
 
@@ -74,27 +80,43 @@ class Usage:
         """Adds until it is cancelled."""
         while True:
             await asyncio.sleep(INTERVAL_S)
+            self.end_minute()
             await self.flush()
+
+    def end_minute(self) -> None:
+        """Ends a minute, whose calls may be the peak, and begins the next."""
+        now = dict(self._decisions())
+        self._peaks = {key: self._peak(key, count) for key, count in now.items()}
+        self._at_minute = now
+
+    def _peak(self, key: tuple[Version, Reason], count: int) -> int:
+        return max(self._peaks.get(key, 0), count - self._at_minute.get(key, 0))
 
     async def flush(self) -> None:
         """Adds the calls since the last time; calls that cannot be added now are added later."""
+        try:
+            await self._add()
+        except StoreUnavailable as error:
+            self._log_once.warn(str(error))
+        else:
+            self._log_once.clear()
+
+    async def _add_now(self) -> None:
         now, timed = dict(self._decisions()), dict(self._durations())
         grown = {key: count - self._added.get(key, 0) for key, count in now.items()}
         day = datetime.now(UTC).strftime("%Y-%m-%d")
-        rows = [DayOfUse(day, version, reason, calls, calls) for (version, reason), calls in grown.items() if calls]
+        rows = [DayOfUse(day, *key, calls, self._peak(key, now[key])) for key, calls in grown.items() if calls]
         times = [
             grown_times
             for version, one in timed.items()
             if (grown_times := _grown(day, version, self._timed.get(version), one)) is not None
         ]
-        try:
-            if rows or times:
-                await self._store.add(rows, times)
-        except StoreUnavailable as error:
-            self._log_once.warn(str(error))
-        else:
-            self._added, self._timed = now, timed
-            self._log_once.clear()
+        peaks = self._peaks
+        if rows or times:
+            await self._store.add(rows, times)
+        self._added, self._timed = now, timed
+        if self._peaks is peaks:  # else another minute has ended meanwhile
+            self._peaks = {}
 
     async def since(self, day: str) -> Sequence[DayOfUse]:
         """Reads the days from `day` on, with what this replica has not added yet. Raises StoreUnavailable."""

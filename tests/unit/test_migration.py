@@ -1,5 +1,6 @@
 """The phase of the migration, its checklist and its objections, as a table of facts."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -138,6 +139,7 @@ class _Store:
         self.is_away = False
 
     async def add(self, rows: Sequence[DayOfUse], times: Sequence[DayOfTimes]) -> None:
+        await asyncio.sleep(0)
         if self.is_away:
             raise StoreUnavailable("away")
         self.rows += rows
@@ -174,6 +176,37 @@ async def test_calls_are_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ((4, 1, 0), 2.5, 0.5),
         ((2, 1, 0), 2.5, 0.5),
     ]
+
+
+@pytest.mark.anyio
+async def test_calls_are_added_once_however_many_ask() -> None:
+    """Several look at the migration at the same moment, each with the calls since the last addition."""
+    store, counts = _Store(), {(Version.V1, Reason.SPLIT): 5}
+    usage = Usage(lambda: counts, dict, store)
+    await asyncio.gather(*(usage.since("2026-01-01") for _ in range(4)))
+    assert [row.calls for row in store.rows] == [5]
+
+
+@pytest.mark.anyio
+async def test_a_peak_is_of_a_minute_whenever_somebody_looks() -> None:
+    """A look amid the minute makes its peak no smaller, and an outage of the store makes none of two minutes."""
+    store, key = _Store(), (Version.V1, Reason.SPLIT)
+    counts = {key: 0}
+    usage = Usage(lambda: counts, dict, store)
+    for count in (30, 60):  # looks amid a minute of 70 calls
+        counts[key] = count
+        await usage.flush()
+    counts[key] = 70
+    usage.end_minute()
+    await usage.flush()
+    store.is_away = True
+    for calls in (20, 90, 10):
+        counts[key] += calls
+        usage.end_minute()
+        await usage.flush()
+    store.is_away = False
+    await usage.flush()
+    assert [(row.calls, row.peak_per_minute) for row in store.rows] == [(30, 30), (30, 60), (10, 70), (120, 90)]
 
 
 def test_durations_of_some_days_add_up() -> None:

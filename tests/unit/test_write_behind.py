@@ -1,11 +1,10 @@
 """Counts in memory are written once, even if a write fails."""
 
-import asyncio
 from collections.abc import Mapping
 
 import pytest
 
-from routing.catalog.write_behind import MAX_BATCH, Flush, Used, write_in_batches
+from routing.catalog.write_behind import MAX_BATCH, Used, write_in_batches
 
 pytestmark = pytest.mark.anyio
 
@@ -123,64 +122,3 @@ async def test_two_of_one_key_are_written_one_after_the_other() -> None:
     assert sorted(one["00001"] for one in written if "00001" in one) == [1, 1, 1, 5]
     assert sum(count for batch in written for count in batch.values()) == MAX_BATCH + 7
     assert unwritten == []
-
-
-class SlowStore:
-    """Writes when it is told to."""
-
-    def __init__(self) -> None:
-        self.written: list[str] = []
-        self.begins = asyncio.Event()
-        self.may_write = asyncio.Event()
-        self.is_away = False
-
-    async def write(self, batch: Mapping[str, int]) -> None:
-        self.begins.set()
-        await self.may_write.wait()
-        if self.is_away:
-            raise ConnectionError
-        self.written.extend(batch)
-
-
-async def test_who_asks_amid_a_flush_has_all_in_the_store_at_its_end() -> None:
-    """All use is written that was on its way already or has come since, however many ask."""
-    store, unwritten = SlowStore(), counters(1)
-    flush = Flush(unwritten, store.write)
-    first = asyncio.create_task(flush())
-    await store.begins.wait()
-    unwritten.append(Counter(7))
-    others = [asyncio.create_task(flush()) for _ in range(3)]
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert not any(one.done() for one in others)
-    store.may_write.set()
-    await asyncio.gather(first, *others)
-    assert store.written == ["00000", "00007"]
-
-
-async def test_a_flush_that_fails_fails_for_all_who_wait() -> None:
-    """They do not try one after the other, each for the length of a timeout; what is unwritten stays."""
-    store, unwritten = SlowStore(), counters(1)
-    flush = Flush(unwritten, store.write)
-    store.is_away = True
-    asked = [asyncio.create_task(flush()) for _ in range(3)]
-    await store.begins.wait()
-    store.may_write.set()
-    outcomes = await asyncio.gather(*asked, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [ConnectionError] * 3
-    store.is_away = False
-    await flush()
-    assert store.written == ["00000"]
-
-
-async def test_a_flush_that_is_broken_off_is_done_by_who_waits() -> None:
-    """The client that caused it has gone."""
-    store, unwritten = SlowStore(), counters(1)
-    flush = Flush(unwritten, store.write)
-    first, second, third = (asyncio.create_task(flush()) for _ in range(3))
-    await store.begins.wait()
-    first.cancel()
-    store.may_write.set()
-    await asyncio.gather(second, third)
-    assert store.written == ["00000"]
-    assert first.cancelled()
