@@ -28,6 +28,9 @@ _MAX_OUTPUT_LENGTH: Final = 400
 _PATH_VARIABLES: Final = frozenset({"PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONPLATLIBDIR", "PYTHONUSERBASE"})
 """Variables that may lead a worker's interpreter to other packages than the service's, besides `PYTHONPATH`."""
 
+_OWN_PATH: Final = tuple(sys.path)
+"""The path at the start: a library may add packages of its own to it later, which no worker finds (setuptools does)."""
+
 _decoder = msgspec.json.Decoder(Description)
 
 _Question = tuple[tuple[str, ...], frozenset[tuple[str, str]]]
@@ -104,7 +107,7 @@ class Interpreter:
 def _describe_own(first: str) -> Description:
     """Describes this interpreter as a worker finds it that has `first` as its `PYTHONPATH`."""
     entries = first.split(os.pathsep) if first else []
-    return describe([*(str(Path(entry).absolute()) for entry in entries), *sys.path])
+    return describe([*(str(Path(entry).absolute()) for entry in entries), *_OWN_PATH])
 
 
 def read_description(name: str, status: int, output: bytes, faults: bytes) -> Description:

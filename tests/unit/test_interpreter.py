@@ -37,14 +37,19 @@ async def test_who_asks_meanwhile_gets_the_same_answer(counting: tuple[Interpret
     assert len(starts.read_text().splitlines()) == 4
 
 
-async def test_the_services_own_interpreter_says_here_what_a_process_would(tmp_path: Path) -> None:
-    """A variable that leads its processes to other packages has one asked; this one leads nowhere."""
-    (tmp_path / "left-1.5.dist-info").mkdir()
-    (tmp_path / "left-1.5.dist-info" / "METADATA").touch()
-    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+async def test_the_services_own_interpreter_says_here_what_a_process_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was added to the path since. A variable that leads elsewhere has a process asked; this one does not."""
+    for folder in ("theirs", "added"):
+        (tmp_path / folder / f"{folder}-1.5.dist-info").mkdir(parents=True)
+        (tmp_path / folder / f"{folder}-1.5.dist-info" / "METADATA").touch()
+    environment = {"PYTHONPATH": f"{tmp_path}/theirs:{ROOT}"}
+    monkeypatch.syspath_prepend(tmp_path / "added")
     await start_threads()
     here = await Interpreter().describe(environment)
-    assert here.packages["left"] == "1.5"
+    assert here.packages["theirs"] == "1.5"
+    assert "added" not in here.packages
     assert here == await Interpreter().describe(environment | {"PYTHONPLATLIBDIR": sys.platlibdir})
 
 
