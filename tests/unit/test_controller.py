@@ -64,6 +64,15 @@ class MemoryStore:
         return Exchange(is_leader=True, replicas=(report,), ramp=await self.latest(), evidence={})
 
 
+async def opened(flag: RolloutFlag, judge: LiveJudge, store: MemoryStore) -> RampController:
+    """The controller of a service that shares its store with no other, and whose pools both serve."""
+    ramp = RampController(
+        flag, judge, store, is_shared=False, v1_serves=lambda: True, v2_serves=lambda: True, programs=lambda: 1
+    )
+    await ramp.open()
+    return ramp
+
+
 def fail_on_v2(judge: LiveJudge) -> None:
     """Counts 400 calls, one a second until now, of which V2 fails each one that it gets."""
     for number in range(400):
@@ -76,10 +85,7 @@ def fail_on_v2(judge: LiveJudge) -> None:
 async def test_a_verdict_on_an_ended_run_moves_no_new_one() -> None:
     """A look has found evidence, and while that is written a person begins the plan again, with none."""
     flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
-    ramp = RampController(
-        flag, judge, store, is_shared=False, v1_serves=lambda: True, v2_serves=lambda: True, programs=lambda: 1
-    )
-    await ramp.open()
+    ramp = await opened(flag, judge, store)
     await ramp.set_plan(PLAN, "ops")
     await ramp.start("ops", None)
     await ramp.tick()
@@ -111,10 +117,7 @@ MOVES = {
 async def test_a_rollback_amid_a_move_ends_the_ramp(steps: tuple[PlanStep, ...], *, is_judges: bool) -> None:
     """A person's or the judge's, while the ramp's move is being written: no later look brings the percentage back."""
     flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
-    ramp = RampController(
-        flag, judge, store, is_shared=False, v1_serves=lambda: True, v2_serves=lambda: True, programs=lambda: 1
-    )
-    await ramp.open()
+    ramp = await opened(flag, judge, store)
     await ramp.set_plan(Plan(steps=steps), "ops")
     await ramp.start("ops", None)
     store.may_append.clear()
@@ -142,10 +145,7 @@ async def test_a_rollback_amid_a_move_ends_the_ramp(steps: tuple[PlanStep, ...],
 async def test_a_persons_change_amid_a_step_pauses_the_ramp() -> None:
     """While the step is being written: the person's percentage stays."""
     flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
-    ramp = RampController(
-        flag, judge, store, is_shared=False, v1_serves=lambda: True, v2_serves=lambda: True, programs=lambda: 1
-    )
-    await ramp.open()
+    ramp = await opened(flag, judge, store)
     await ramp.set_plan(Plan(steps=MOVES["the next step"]), "ops")
     await ramp.start("ops", None)
     store.may_append.clear()
@@ -167,16 +167,7 @@ async def test_a_restart_moves_nothing(capsys: pytest.CaptureFixture[str]) -> No
     """The next run finds the ramp as it was, and since when; its log tells of no move."""
     flag, store = await open_flag(MemoryLog(), None), MemoryStore()
     for _ in range(2):
-        ramp = RampController(
-            flag,
-            LiveJudge(Config()),
-            store,
-            is_shared=False,
-            v1_serves=lambda: True,
-            v2_serves=lambda: True,
-            programs=lambda: 1,
-        )
-        await ramp.open()
+        ramp = await opened(flag, LiveJudge(Config()), store)
         if ramp.ramp.state is RampState.IDLE:
             await ramp.set_plan(PLAN, "ops")
             await ramp.start("ops", None)
@@ -191,10 +182,7 @@ async def test_a_restart_moves_nothing(capsys: pytest.CaptureFixture[str]) -> No
 async def test_a_plan_is_resumed_while_its_pause_is_written() -> None:
     """The tick writes the pause that a person's change caused; the resume waits for that, and is not refused."""
     flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
-    ramp = RampController(
-        flag, judge, store, is_shared=False, v1_serves=lambda: True, v2_serves=lambda: True, programs=lambda: 1
-    )
-    await ramp.open()
+    ramp = await opened(flag, judge, store)
     await ramp.set_plan(Plan(steps=MOVES["the next step"]), "ops")
     await ramp.start("ops", None)
     await flag.change(Change(2500, Source.API, "carol"))
