@@ -75,13 +75,13 @@ class Interpreter:
         Raises:
             SpawnFailed: it cannot run a worker; the text says why and, if a package is missing, how to install it.
         """
-        if self.is_own and not _PATH_VARIABLES & environment.keys():
-            return await in_thread(lambda: _describe_own(environment.get("PYTHONPATH", "")))
         command = self.command("poolshift.worker.describe")
         question = tuple(command), frozenset(environment.items())
         return await in_thread(lambda: _asked_now.answer(question, lambda: self._ask(command, environment)))
 
     def _ask(self, command: list[str], environment: Mapping[str, str]) -> Description:
+        if self.is_own and not _PATH_VARIABLES & environment.keys():
+            return _describe_own(environment.get("PYTHONPATH", ""))
         name = self.python or sys.executable
         try:
             # A session of its own, so that everything which it starts can be killed with it.
