@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 from collections import deque
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,8 @@ def zygotes_of(service: Service) -> list[int]:
 
 
 def open_fds(service: Service) -> int:
-    """Counts the descriptors, but for those of the database, whose connections are opened as they are needed."""
     assert service.process is not None
-    count = 0
-    for fd in Path(f"/proc/{service.process.pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            count += "poolshift.db" not in fd.readlink().name
-    return count
+    return len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
 
 
 def steady_fds(service: Service) -> int:

@@ -108,7 +108,7 @@ async def test_it_avoids_a_worker_if_there_is_another(engine: type[Engine]) -> N
 @on_both_engines
 async def test_a_death_is_its_answer_and_quarantines_nothing(engine: type[Engine]) -> None:
     async with bench(engine) as pool:
-        for _ in range(4):
+        for _ in range(5):
             await until(lambda: len(pool.engine._state.idle) == 2)
             answer = idle(pool)
             assert answer is not None

@@ -7,7 +7,7 @@ import string
 import urllib.parse
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from poolshift.worker.dspy.redaction import MASK, redacted
@@ -33,7 +33,6 @@ ESCAPES = {
 
 
 @pytest.mark.parametrize("escape", ESCAPES.values(), ids=ESCAPES)
-@settings(max_examples=30)  # for each of the ways
 @given(key=KEYS, before=st.text(max_size=9), after=st.text(max_size=9))
 def test_an_escaped_key_is_masked(escape: object, key: str, before: str, after: str) -> None:
     """Nothing of the key is left between what stood before it and behind it."""
