@@ -19,7 +19,7 @@ import abc
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -28,7 +28,7 @@ from common.background import Background
 from common.timers import DeadlineTimer
 from pools.backpressure import HOLD_LIMIT_S, Backpressure
 from pools.call_queue import CallQueue
-from pools.calls import Call, Result
+from pools.calls import Call, Program, Result
 from pools.errors import (
     CheckoutTimeout,
     ExecutionError,
@@ -42,6 +42,7 @@ from pools.errors import (
 from pools.events import EventSink
 from pools.fair_queue import QueuedCall
 from pools.idle_runs import IdleRuns
+from pools.lending import Lender
 from pools.process.exits import ExitCause
 from pools.process.interface import WorkerSpawner
 from pools.protocol import PoolObserver, PoolSnapshot
@@ -93,6 +94,8 @@ class Engine(abc.ABC):
         self._drained = asyncio.Event()
         self._drained.set()
         self._on_down: Callable[[], None] | None = None
+        self.lender: Lender | None = None
+        """Lends workers to other processes of the service, if there are any."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._state!r} waiting={len(self._queue)} calls={self._calls}>"
@@ -175,6 +178,8 @@ class Engine(abc.ABC):
         return len(withdrawn)
 
     def withdraw_running(self, which: Callable[[Call], bool]) -> int:
+        if self.lender is not None:
+            self.lender.withdraw_running()
         return self._supervisor.withdraw(which)
 
     @property
@@ -195,7 +200,7 @@ class Engine(abc.ABC):
     async def snapshot(self) -> PoolSnapshot:
         slots, cpu_s = await self._supervisor.snapshots()
         counts = self._state.counts()
-        return PoolSnapshot(
+        snapshot = PoolSnapshot(
             version=self.version,
             size=self._state.size,
             wished_size=self._options.size,
@@ -215,6 +220,7 @@ class Engine(abc.ABC):
             quarantined=self._quarantine.quarantined(),
             fault=self._supervisor.fault,
         )
+        return snapshot if self.lender is None else self.lender.completed(snapshot)
 
     async def reload(self) -> None:
         await self._supervisor.reload()
@@ -248,34 +254,37 @@ class Engine(abc.ABC):
 
     async def _attempt(self, call: Call) -> Result:
         """Runs `call` once and draws the conclusions for its program and for the queue's estimates."""
-        key = call.program.quarantine_key
         waited_before_s = call.backpressure_s + call.load_s
         queued_call = QueuedCall(call, self._loop.create_future())
         try:
             self._admit(queued_call)
             result = await queued_call.answer
-        except WorkerCrashed as error:
+        except ExecutionError as error:
+            self.failed(call, error)
+            raise
+        except BaseException:
+            self._abandon(queued_call)
+            self._quarantine.undecided(call.program.quarantine_key, call.execution_id)
+            raise
+        self._quarantine.survived(call.program.quarantine_key)
+        if not call.is_background:
+            waited_s = call.backpressure_s + call.load_s - waited_before_s
+            self._learn(time.perf_counter() - call.dispatched_at - waited_s)
+        return result
+
+    def failed(self, call: Call, error: ExecutionError) -> None:
+        """Draws the conclusions for the program of a call that has failed."""
+        key = call.program.quarantine_key
+        if isinstance(error, WorkerCrashed):
             if error.blamed is not None:
                 self._quarantine.killed(error.blamed, is_late=error.blamed != key)
             elif not error.is_ours:
                 self._quarantine.killed(key)
             self._quarantine.undecided(key, call.execution_id)
-            raise
-        except ExecutionError as error:
-            if error.started and not isinstance(error, (ExecutionTimeout, PoolClosed)):
-                self._quarantine.survived(key)
-            else:
-                self._quarantine.undecided(key, call.execution_id)
-            raise
-        except BaseException:
-            self._abandon(queued_call)
+        elif error.started and not isinstance(error, (ExecutionTimeout, PoolClosed)):
+            self._quarantine.survived(key)
+        else:
             self._quarantine.undecided(key, call.execution_id)
-            raise
-        self._quarantine.survived(key)
-        if not call.is_background:
-            waited_s = call.backpressure_s + call.load_s - waited_before_s
-            self._learn(time.perf_counter() - call.dispatched_at - waited_s)
-        return result
 
     def _admit(self, queued_call: QueuedCall) -> None:
         """Gives the call to a worker, or lets it wait for one.
@@ -300,17 +309,20 @@ class Engine(abc.ABC):
             self._idle_runs.make_room(
                 queued_call, is_short=self._real_calls < self._concurrency and self._is_short_of_workers()
             )
+        if self.lender is not None:
+            self.lender.is_short()
 
     def _push_new(self, queued_call: QueuedCall, now: float) -> None:
         """Lets a new call wait if the queue has room and the wait is short enough. Raises PoolOverloaded."""
-        call = queued_call.call
-        if now + len(self._queue) * self._service_time_s > call.deadline:  # too long for one worker: for all of them?
-            ahead_s = self._wait_s(queued_call, self._queue.ahead_of(queued_call))
+        call, elsewhere = queued_call.call, 0 if self.lender is None else self.lender.waiting
+        waiting = len(self._queue) + elsewhere
+        if now + waiting * self._service_time_s > call.deadline:  # too long for one worker: for all of them?
+            ahead_s = self._wait_s(queued_call, self._queue.ahead_of(queued_call) + elsewhere)
             if now + ahead_s > call.deadline:
                 raise self._overloaded(
                     queued_call, f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows"
                 )
-        shed = self._queue.push(queued_call, self._options.queue_limit)
+        shed = self._queue.push(queued_call, max(0, self._options.queue_limit - elsewhere))
         if shed is queued_call:
             raise self._overloaded(queued_call, f"the queue is full ({self._options.queue_limit})")
         if shed is not None:
@@ -380,10 +392,68 @@ class Engine(abc.ABC):
         if self._on_down is not None and self.is_down and len(self._queue):
             self._on_down()
 
+    # --- workers on loan
+
+    def lend(self) -> WorkerSlot | None:
+        """Takes an idle worker out of the pool's own service; None if there is none that can be lent."""
+        return None if self._refuses else self._state.lend()
+
+    @property
+    def outstanding(self) -> int:
+        """The calls that run or wait; a worker on loan counts as one."""
+        return len(self._queue) + self._state.busy
+
+    @property
+    def waiting(self) -> int:
+        """The calls that wait."""
+        return len(self._queue)
+
+    @property
+    def idle(self) -> int:
+        """The idle workers."""
+        return len(self._state.idle)
+
+    @property
+    def live(self) -> int:
+        """The workers that can serve or are serving."""
+        return self._state.live
+
+    def is_suspect(self, program: Program) -> bool:
+        """Tells if a program has killed a worker since it last ended well."""
+        return self._quarantine.suspects(program.quarantine_key)
+
+    def give_up_lending(self, slot: WorkerSlot) -> None:
+        """Puts a worker that could not be lent back."""
+        self._supervisor.give_back(slot)
+
+    def take_back(self, slot: WorkerSlot) -> None:
+        """Puts a worker that was on loan, and lives, back into the pool's own service."""
+        self._supervisor.give_back(slot)
+        # Served before anybody else gets the worker: perhaps it has come for the call that waits here.
+        if self._can_begin() and (queued_call := self._queue.pop()) is not None and not queued_call.answer.done():
+            queued_call.call.queued_s += time.perf_counter() - queued_call.since
+            self._begin(queued_call)
+        self._serve_queue()
+
+    def kill_lent(self, slot: WorkerSlot, cause: ExitCause, reason: str | None = None) -> None:
+        """Kills a worker on loan."""
+        self._supervisor.kill(slot, cause, reason)
+
+    def ran_elsewhere(self, slot: WorkerSlot | None, seconds: Sequence[float]) -> None:
+        """Counts the calls that a worker on loan, or None that was one, has run; `seconds` are their times on it."""
+        self._supervisor.dispatched += len(seconds)
+        if slot is not None:
+            slot.executions += len(seconds)
+            self._supervisor.mark_if_worn(slot)
+        for one in seconds:
+            self._learn(one)
+
     # --- the queue
 
     def _serve_queue(self) -> None:
         """Begins every queued call that can be served now."""
+        if self.lender is not None and self._state.idle:
+            self.lender.has_idle()
         while self._can_begin() and (queued_call := self._queue.pop()) is not None:
             if not queued_call.answer.done():
                 queued_call.call.queued_s += time.perf_counter() - queued_call.since

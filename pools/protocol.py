@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pools.calls import Call, Result
+from pools.errors import ExecutionError
 from pools.process.exits import ExitCause
 
 
@@ -105,6 +106,9 @@ class Pool(Protocol):
             Withdrawn: it was taken back; it may be given to another pool.
         """
         ...
+
+    def failed(self, call: Call, error: ExecutionError) -> None:
+        """Draws the conclusions for the program of a call that has failed on one of the pool's workers elsewhere."""
 
     def begin_idle(self, call: Call, avoid_pid: int | None = None) -> asyncio.Future[Result] | None:
         """Begins `call` on a worker that no real call needs, on another than `avoid_pid` if there is one.

@@ -134,6 +134,16 @@ class PoolState:
             self.busy += 1
         return slot
 
+    def lend(self) -> WorkerSlot | None:
+        """Takes the idle worker that was used last for another process, if it may stay there."""
+        slot = next(reversed(self.idle), None)
+        if slot is None or slot.is_due or slot.process is None or not slot.process.can_be_lent:
+            return None
+        del self.idle[slot]
+        slot.state = WorkerState.BUSY
+        self.busy += 1
+        return slot
+
     def give_back(self, slot: WorkerSlot) -> WorkerSlot | None:
         """Makes a worker idle after its call, unless it is being stopped. Returns a worker to be retired now."""
         if slot.state is not WorkerState.BUSY:

@@ -131,12 +131,16 @@ class Supervisor:
         if slot.process is not None and slot.process.left_by is not None and slot.state is WorkerState.BUSY:
             self._replace(slot)
             return
-        limit = self._limits.executions
-        if limit is not None and slot.executions >= limit:
-            self._make_due(slot)
+        self.mark_if_worn(slot)
         retired = self.state.give_back(slot)
         if retired is not None:
             self._retire(retired)
+
+    def mark_if_worn(self, slot: WorkerSlot) -> None:
+        """Makes a worker due that has run as many executions as it may."""
+        limit = self._limits.executions
+        if limit is not None and slot.executions >= limit:
+            self._make_due(slot)
 
     def kill(self, slot: WorkerSlot, cause: ExitCause, reason: str | None = None) -> None:
         """Ends `slot` whatever it does; its replacement starts at once if there is room for it.

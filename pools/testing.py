@@ -120,6 +120,9 @@ class FakePool:
         finally:
             self._forget(call)
 
+    def failed(self, call: Call, error: ExecutionError) -> None:
+        """Draws no conclusions."""
+
     def begin_idle(self, call: Call, avoid_pid: int | None = None) -> asyncio.Future[Result] | None:
         """Runs the call if `idle_answer` is set; the call is then in `idle_calls`."""
         if self.idle_answer is None:
@@ -301,6 +304,10 @@ class FakeProcess:
         self._on_end = on_end
         if call.events is not None:
             call.events.began(self.source)
+
+    @property
+    def can_be_lent(self) -> bool:
+        return False
 
     @property
     def due(self) -> float:

@@ -88,6 +88,13 @@ class Channel:
             except OSError as error:
                 self._end(f"cannot be read from: {error}")
 
+    def detach(self) -> socket.socket | None:
+        """Leaves the socket to another process; None while a part of a frame is on its way in either direction."""
+        if self._unsent or self._decoder.is_amid_frame:
+            return None
+        self.pause_reading()
+        return self._socket
+
     def drain(self) -> None:
         """Takes what a worker that is dead had still sent."""
         while self._open and self._readable():

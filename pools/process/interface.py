@@ -57,6 +57,11 @@ class Worker(Protocol):
         """Lets an idle worker exit, and kills it if it does not. Never raises."""
 
     @property
+    def can_be_lent(self) -> bool:
+        """Tells if another process of the service may take over the worker's socket for a while."""
+        ...
+
+    @property
     def due(self) -> float:
         """The time of the loop by which its call must end or, if it loads the program, by which it must have loaded."""
         ...

@@ -1,5 +1,6 @@
 """The definitions that a worker has been told, by the numbers that its calls name."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -24,6 +25,21 @@ class ToldDefinitions:
 
     def __len__(self) -> int:
         return len(self._numbers)
+
+    def entries(self) -> list[tuple[Definition, bool]]:
+        """Returns the definitions by their numbers, each with whether the worker has loaded it."""
+        return [(definition, definition not in self._not_loaded) for definition in self._numbers]
+
+    @property
+    def size(self) -> int:
+        """The size of all of them, in bytes of JSON."""
+        return self._bytes
+
+    def replace(self, entries: Sequence[tuple[Definition, bool]], size: int) -> None:
+        """Takes over what another process has told the worker."""
+        self._numbers = {definition: number for number, (definition, _) in enumerate(entries)}
+        self._not_loaded = {definition for definition, is_loaded in entries if not is_loaded}
+        self._bytes = size
 
     def number_of(self, definition: Definition) -> int | None:
         """Returns the number of a definition that the worker knows; None for one that it does not."""

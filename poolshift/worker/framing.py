@@ -80,6 +80,11 @@ class FrameDecoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    @property
+    def is_amid_frame(self) -> bool:
+        """Tells if a part of a payload has arrived, and not all of it."""
+        return bool(self._buffer)
+
     def feed(self, data: bytes) -> Iterable[bytes | memoryview]:
         """The payloads that `data` completes; a large one may be a view. Consume all of them before feeding more data.
 
