@@ -16,7 +16,7 @@ from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import MOVED, End, Evidence, LiveJudge
 from routing.rollout.model import Rollout
 from routing.shadow.tap import ShadowTap
-from routing.split import bucket
+from routing.split import BUCKETS, bucket
 from routing.telemetry.call_trace import CANCELLED, CallTrace
 from routing.telemetry.recorder import NOT_ORGANIC, OK, Recorder
 from routing.versions import Decision, Reason, Version
@@ -47,6 +47,14 @@ class Route:
     def trace_id(self) -> str | None:
         """The trace's id if the call is sampled."""
         return None if self.trace is None else self.trace.trace_id
+
+
+class Begun:
+    """The end of a call's first run, in another process of the service; `began` is by `time.perf_counter`."""
+
+    def __init__(self, error: Exception, began: float) -> None:
+        self.error = error
+        self.began = began
 
 
 class Router:
@@ -110,18 +118,42 @@ class Router:
             trace.routed(route.decision, self._flag.current.revision, time.time_ns())
         return route
 
-    async def execute(self, route: Route, call: Call, operation: str = "execute") -> Result:
+    def begun(self, version: Version) -> Route:
+        """Returns the route of a call that another process has run on `version`, which was the only choice."""
+        decision = self.only_decision(version)
+        self._recorder.decided(decision)
+        return Route(random.getrandbits(32), None, decision)
+
+    def only_decision(self, version: Version) -> Decision:
+        """Returns the decision for a call that has no choice but `version`."""
+        if self._pin is None and self._only is None and version is Version.V2:
+            return _CANARY
+        return _PINNED[version]
+
+    @property
+    def has_v2_alone(self) -> bool:
+        """True if every call goes to V2 that no admin forces elsewhere, and nobody listens to the ends of calls."""
+        if self.tap is not None or self._judge.w > 0.0 or self._pools[Version.V2].is_down:
+            return False
+        if self._pin is not None or self._only is not None:
+            return (self._pin or self._only) is Version.V2
+        return self._flag.threshold >= BUCKETS
+
+    async def execute(self, route: Route, call: Call, operation: str = "execute", begun: Begun | None = None) -> Result:
         """Runs `call` on the version of `route`, or on the version that the rollout requires while the call waits.
 
-        A repeatable call whose worker dies is run once more, on the version that the rollout requires by then.
+        A repeatable call whose worker dies is run once more, on the version that the rollout requires by then. A call
+        that has `begun` elsewhere goes on as if it had run here.
 
         Raises:
             ExecutionError: one of `poolshift.worker.errors` and `pools.errors`.
         """
-        began = time.perf_counter()
+        began = time.perf_counter() if begun is None else begun.began
         self._routes[call] = route
         try:
-            if route.decision is _CANARY and route.bucket >= self._flag.threshold:
+            if begun is not None:
+                self._go_on(route, call, begun.error)
+            elif route.decision is _CANARY and route.bucket >= self._flag.threshold:
                 self._route_again(route, call)  # a rollback came between the decision and this moment
             if route.evidence is not None:
                 self._judge.began(route.evidence, call)
@@ -206,6 +238,14 @@ class Router:
         if call.lm is None or usage is None:
             return 0.0
         return self._recorder.lm_used(route.decision.version, call.lm.model, usage)
+
+    def _go_on(self, route: Route, call: Call, error: Exception) -> None:
+        """Goes on after the first run of a call, which was in another process and has ended with `error`."""
+        if isinstance(error, ExecutionError):
+            self._pools[route.decision.version].failed(call, error)
+        if not isinstance(error, (Withdrawn, WorkerCrashed)):
+            raise error
+        self._send_elsewhere(route, call, error)
 
     def _send_elsewhere(self, route: Route, call: Call, error: Withdrawn | WorkerCrashed) -> None:
         """Routes a call again that a pool gave back or whose worker died; raises `error` if the call may not run again.

@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -43,6 +43,8 @@ class Authenticator:
     def __init__(self, keys: KeyFile | None) -> None:
         self._keys: tuple[tuple[bytes, Principal], ...] | None = None
         self._by_id: Mapping[str, Principal] = {}
+        self.when_replaced: Callable[[], None] = _nothing
+        """Called when other keys are valid."""
         if keys is not None:
             self.replace(keys)
 
@@ -50,6 +52,7 @@ class Authenticator:
         """Makes other keys valid, and only these."""
         self._keys = tuple((bytes.fromhex(key.hash), _principal(key)) for key in keys.keys)
         self._by_id = {_key_id(stored): principal for stored, principal in self._keys}
+        self.when_replaced()
 
     @property
     def is_open(self) -> bool:
@@ -88,6 +91,10 @@ class Authenticator:
         if found is None:
             raise Problem("unauthorized", "this API key is not known")
         return found
+
+
+def _nothing() -> None:
+    pass
 
 
 def _key_id(stored: bytes) -> str:

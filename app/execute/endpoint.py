@@ -42,6 +42,7 @@ from poolshift.worker.framing import MALFORMED
 from routing.catalog.idempotency import KeptAnswer, KeyedCall, Outcome
 from routing.catalog.jobs import Job
 from routing.catalog.programs import CataloguedProgram
+from routing.router import Begun
 from routing.versions import Version
 
 SYNTHETIC: Final = b"x-poolshift-synthetic"
@@ -95,7 +96,7 @@ class ExecuteLane:
         self._version_headers = version_headers(services.migration.sunset)
         self._sunset = services.migration.sunset
         self._webhook_allow = settings.webhook_allow_list
-        self._metrics = metrics
+        self.metrics = metrics
         self._once = Once(services.keys, services.programs, services.jobs)
         self._loop = asyncio.get_running_loop()
         self._ids = ExecutionIds()
@@ -120,7 +121,7 @@ class ExecuteLane:
             return
         # Counted before the answer leaves: a client that has it finds it in the metrics.
         status, _, body = response
-        self._metrics.answered(status, time.perf_counter() - exchange.began, exchange.received, len(body))
+        self.metrics.answered(status, time.perf_counter() - exchange.began, exchange.received, len(body))
         _end_trace(exchange, status)
         await exchange.answer(response)
 
@@ -133,8 +134,13 @@ class ExecuteLane:
         return True
 
     def _begin(self, exchange: Exchange) -> None:
+        if exchange.begun is not None:
+            exchange.execution_id = exchange.begun.execution_id
+            return
         exchange.execution_id = self._ids.next()
-        exchange.trace, exchange.traceparent, exchange.carried = self._tracing.begin(exchange.headers)
+        exchange.trace, exchange.traceparent, exchange.carried = self._tracing.begin(
+            exchange.headers, must_sample=exchange.must_sample
+        )
 
     async def _execute(self, exchange: Exchange) -> Response | None:
         """Runs a call and returns its answer; None if the answer has been sent already, by parts."""
@@ -168,6 +174,9 @@ class ExecuteLane:
 
     def _route(self, exchange: Exchange, principal: Principal, session_id: str | None) -> bool:
         """Decides the version of a call. Returns whether it is a test's."""
+        if exchange.begun is not None and exchange.begun.has_ended:
+            exchange.route = self._router.begun(Version.V2)
+            return False
         forced = self.forced_version(exchange, principal)
         if forced is not None and SYNTHETIC in exchange.headers:
             exchange.route = self._router.synthetic(forced, exchange.trace)
@@ -273,6 +282,8 @@ class ExecuteLane:
             lm=self._lms.of_call(session_id, version) if chosen.definition.program_type != "python" else None,
         )
         call.is_background = is_job
+        if exchange.begun is not None:
+            exchange.begun.note_in(call)
         if own is not None or self._lms.differ:
             call.choose = partial(self._choose, program, own, began)
         if not is_test:
@@ -307,8 +318,9 @@ class ExecuteLane:
     async def _run(self, exchange: Exchange, call: Call, operation: str) -> Result:
         assert exchange.route is not None
         exchange.is_counted = True
+        begun = None if exchange.begun is None else Begun(exchange.begun.error, exchange.begun.began)
         try:
-            return await self._router.execute(exchange.route, call, operation)
+            return await self._router.execute(exchange.route, call, operation, begun)
         finally:
             if call.session_id is not None:
                 self._sessions.seen(call.session_id, exchange.route.decision.version, exchange.owner)
@@ -377,7 +389,7 @@ class ExecuteLane:
             outcome.cancel()
         if response is None:
             seconds = time.perf_counter() - exchange.began
-            self._metrics.answered(200, seconds, exchange.received, stream.bytes_sent)
+            self.metrics.answered(200, seconds, exchange.received, stream.bytes_sent)
         return response
 
     async def _outcome(self, exchange: Exchange, call: Call, operation: str) -> Response:
@@ -441,7 +453,7 @@ class ExecuteLane:
         """Sends an answer with large outputs, of which no copy is made: the event loop would stand still for it."""
         response, rest = self._in_parts(exchange, call, result)
         size = len(response[2]) + sum([len(part) for part in rest])
-        self._metrics.answered(200, time.perf_counter() - exchange.began, exchange.received, size)
+        self.metrics.answered(200, time.perf_counter() - exchange.began, exchange.received, size)
         await exchange.answer(response, rest)
 
     def _headers_of_result(

@@ -82,6 +82,11 @@ class RequestReader:
         return bool(self._held)
 
     @property
+    def held(self) -> bytes:
+        """All that the reader holds of a head or of a call."""
+        return bytes(self._held)
+
+    @property
     def is_in_call(self) -> bool:
         """Tells if the reader holds a call's head and a part of its body is missing."""
         return self._head_bytes > 0

@@ -1,7 +1,7 @@
 """The programs in memory, so that an execution reads no database; the store keeps them."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -20,6 +20,10 @@ from routing.catalog.write_behind import Used, write_in_batches
 from routing.errors import ProgramNotFound, StaleProgram
 from routing.telemetry.program_metrics import ProgramMetrics
 from routing.versions import Version
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +191,8 @@ class Programs:
         self._of_sessions: dict[str, dict[str, CataloguedProgram]] = {}
         self._definitions: WeakValueDictionary[bytes, Definition] = WeakValueDictionary()
         """By the hash of their JSON: programs that differ by name alone share one, which workers load once."""
+        self.when_changed: Callable[[], None] = _nothing
+        """Called when calls that ran a global program's definition would run another, or none, from now on."""
         self._dirty: list[Used[ProgramUse]] = []
         self._flush = SharedRun(lambda: write_in_batches(self._dirty, store.add_uses))
 
@@ -423,6 +429,7 @@ class Programs:
                 self._usage.remove(stored.session_id, known.size)
                 if known.key != program.key:
                     self._metrics.end(known.key)
+                self._tell_change(stored.session_id)
             definition, size = self._share(program.definition)
             known = of_its_own[program.id] = CataloguedProgram(
                 program.key, program.id, definition, program.revision, size
@@ -444,6 +451,7 @@ class Programs:
             definition, known.v2_size = self._share(program.definition)
             known.v2 = Program(program.key, program.id, definition, program.revision, Version.V2)
         self._usage.add(stored.session_id, known.v2_size, 0)
+        self._tell_change(stored.session_id)
 
     def _share(self, definition: Definition) -> tuple[Definition, int]:
         """Returns the one object for all definitions with the same JSON, and the size of that."""
@@ -456,8 +464,13 @@ class Programs:
         if program is not None:
             self._usage.remove(session_id, program.size)
             self._metrics.end(program.key)
+            self._tell_change(session_id)
         if session_id is not None and not own:
             self._of_sessions.pop(session_id, None)
+
+    def _tell_change(self, session_id: str | None) -> None:
+        if session_id is None:
+            self.when_changed()
 
     def _own(self, session_id: str | None) -> dict[str, CataloguedProgram]:
         """The programs of exactly this session, or the global ones."""

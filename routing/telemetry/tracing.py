@@ -70,8 +70,16 @@ class Tracing:
         """True if the spans of sampled calls go to a collector."""
         return self._new_trace is not None
 
-    def begin(self, headers: Mapping[bytes, bytes]) -> Head:
-        """Decides on a call that came in with `headers`; a malformed `traceparent` counts as none."""
+    @property
+    def sampled_below(self) -> int:
+        """The bound of the lower 64 bits of a sampled call's trace id, if the call came without one; 0 is none."""
+        return 0 if self._new_trace is None else self._bound
+
+    def begin(self, headers: Mapping[bytes, bytes], *, must_sample: bool = False) -> Head:
+        """Decides on a call that came in with `headers`; a malformed `traceparent` counts as none.
+
+        With `must_sample` it was decided before that a call without a `traceparent` is sampled.
+        """
         traceparent = headers.get(b"traceparent")
         if traceparent is not None:
             found = _TRACEPARENT.fullmatch(traceparent)
@@ -81,7 +89,7 @@ class Tracing:
         if self._new_trace is None:
             return nothing
         trace_id = random.getrandbits(128) or 1
-        if trace_id & _LOW_64_BITS >= self._bound:
+        if trace_id & _LOW_64_BITS >= self._bound and not must_sample:
             return nothing
         return nothing._replace(trace=self._new_trace(f"{trace_id:032x}", None))
 
