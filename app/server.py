@@ -6,8 +6,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import uvicorn
@@ -17,11 +18,21 @@ from app import listening
 from app.application import Application, create_app
 from app.execute.connections import Connections, Limits
 from app.execute.protocol import LaneProtocol
+from app.fronts.connections import HomeConnection
+from app.fronts.figures import FrontFigures
+from app.fronts.fronts import Fronts
+from app.fronts.gate import Gate
+from app.fronts.grants import Grants
+from app.fronts.loans import Loans
 from app.protection import protect
 from app.services import Services
 from config.settings import Settings
 from pools.protocol import Pool
 from poolshift.worker.linux import KEPT_BYTES, keep_freed_memory, open_many_files
+from routing.versions import Version
+
+FRONTS_TIMEOUT_S: Final = 10.0
+"""The longest wait of a start for its fronts; without them the service speaks HTTP itself."""
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -58,15 +69,23 @@ class Server(uvicorn.Server):
         self._app = app
         self._settings = settings
         self._connections: Connections | None = None
+        self._fronts: Fronts | None = None
         self._drain: asyncio.Task[None] | None = None
         self._skips_drain = asyncio.Event()
 
     def _connect(self, **handed: Any) -> LaneProtocol:
         """The service's end of a new connection, from what uvicorn hands to every protocol."""
+        return LaneProtocol(self._all_connections(), **handed)
+
+    def _connect_beside_fronts(self, read: bytes, leave: Callable[[HomeConnection], None]) -> HomeConnection:
+        """The service's end of a connection that a front has handed over, or that there is no front for."""
+        return HomeConnection(self._all_connections(), self.config, self.server_state, self.lifespan.state, read, leave)
+
+    def _all_connections(self) -> Connections:
         if self._connections is None:
             self._connections = Connections(self._app.lane, _limits(self._settings))
             self._connections.is_draining = self._drain is not None
-        return LaneProtocol(self._connections, **handed)
+        return self._connections
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves until it is told to stop, where the settings say unless `sockets` listen already.
@@ -77,9 +96,52 @@ class Server(uvicorn.Server):
         super().run(sockets or listening.listen(self._settings.host, self._settings.port))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, which does not say where it listens on sockets that are handed to it."""
-        await super().startup(sockets)
+        """As uvicorn's, which does not say where it listens on sockets that are handed to it, and starts the fronts."""
+        has_fronts = self._settings.web_concurrency > 1
+        await super().startup([] if has_fronts else sockets)
+        if has_fronts:
+            await self._open_fronts(sockets or [])
         _log.info("listening", urls=[listening.url(sock) for sock in sockets or ()])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which knows nothing of fronts."""
+        if self._fronts is not None:
+            self._fronts.refuse()
+        await super().shutdown(sockets)
+
+    async def _open_fronts(self, listeners: list[socket.socket]) -> None:
+        settings = self._settings
+        services: Services = self._app.state.services
+        self._fronts = Fronts(
+            settings.web_concurrency,
+            _limits(settings),
+            (settings.log_format, settings.log_level),
+            endpoint=self._app.lane,
+            server=self.server_state,
+            connect=self._connect_beside_fronts,
+            background=services.background,
+            queue=(settings.queue_limit, settings.checkout_timeout_s),
+            registry=services.registry,
+            open_desk=partial(self._open_desk, services),
+        )
+        self._app.fronts = self._fronts
+        await self._fronts.wait_for_all(FRONTS_TIMEOUT_S)
+        self._fronts.accept(listeners)
+
+    def _open_desk(self, services: Services, gate: Gate, figures: FrontFigures) -> tuple[Loans, Grants]:
+        settings = self._settings
+        loans = Loans(services.pool_set.engines[Version.V2], gate)
+        grants = Grants(
+            services,
+            loans,
+            gate,
+            self._app.lane.metrics,
+            self._app.state.authenticator,
+            timeout_s=services.deadlines.call_s,
+            max_body_bytes=settings.max_body_bytes,
+            figures=figures,
+        )
+        return loans, grants
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -109,6 +171,8 @@ class Server(uvicorn.Server):
         self._app.state.is_draining = True
         if self._connections is not None:
             self._connections.is_draining = True
+        if self._fronts is not None:
+            self._fronts.begin_drain()
         self._drain = asyncio.get_running_loop().create_task(self._stop_pools())
         self._drain.add_done_callback(self._drained)
 
@@ -127,14 +191,14 @@ class Server(uvicorn.Server):
             services.jobs.refuse()
             for pool in pools:
                 pool.refuse()
-            await self._wait_for_drain(pools)
+            await self._wait_for_drain(pools, self._fronts)
         finally:
             self._app.state.console.hub.close()  # until now the open tabs have shown the drain
             await asyncio.gather(*(pool.aclose() for pool in pools))
 
-    async def _wait_for_drain(self, pools: Collection[Pool]) -> None:
+    async def _wait_for_drain(self, pools: Collection[Pool], fronts: Fronts | None) -> None:
         """Waits until all pools are drained, `DRAIN_TIMEOUT_S` are over, or a second signal comes."""
-        drained = asyncio.ensure_future(_all_drained(pools))
+        drained = asyncio.ensure_future(_all_drained(pools, fronts))
         skipped = asyncio.ensure_future(self._skips_drain.wait())
         waits = (drained, skipped)
         done, _ = await asyncio.wait(waits, timeout=self._settings.drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -157,17 +221,21 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def _all_drained(pools: Collection[Pool]) -> None:
+async def _all_drained(pools: Collection[Pool], fronts: Fronts | None) -> None:
+    if fronts is not None:
+        await fronts.drain()
     while not all(pool.is_drained for pool in pools):  # a change of the rollout still moves calls over
         await asyncio.gather(*(pool.drain() for pool in pools))
 
 
 def _limits(settings: Settings) -> Limits:
+    """The limits of one process that speaks HTTP; each has an equal share of the memory for answers."""
+    processes = settings.web_concurrency + 1 if settings.web_concurrency > 1 else 1
     return Limits(
         head_s=settings.head_timeout_s,
         body_s=settings.body_timeout_s,
         answer_s=settings.answer_timeout_s,
-        unread_bytes=settings.max_unread_bytes,
+        unread_bytes=settings.max_unread_bytes // processes,
     )
 
 

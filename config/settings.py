@@ -174,6 +174,8 @@ class Settings(PoolSettings):
     pools: Literal["v1,v2", "v2"] = "v1,v2"
     """After the burn-in `v2` runs without V1; a rollback is then not possible."""
 
+    web_concurrency: Annotated[int, Field(ge=1, le=64)] = 1
+    """The processes that speak HTTP. With 1 the service does it itself; with more, so many fronts do."""
     queue_limit: int = Field(1000, ge=0)
     checkout_timeout_s: Seconds = 5.0
     execution_timeout_s: Seconds = 30.0

@@ -1,0 +1,1 @@
+"""Front processes, which speak HTTP for the service so that its event loop need not (`WEB_CONCURRENCY`)."""

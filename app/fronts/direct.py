@@ -1,0 +1,594 @@
+"""Calls that a front runs by itself, on workers that the service has lent it.
+
+A call goes this way if the service has granted it for the call's head (`app.fronts.grants`). Whatever is out of the
+ordinary, the service ends: a call that fails, that is sampled, or that has waited too long.
+
+    no grant in force, or no ordinary body  ──► the service
+    a worker idle                           ──► it runs
+    none on loan                            ──► it waits for one, which the service is asked for, if it lends at all
+    all busy                                ──► it waits, if that is bearable; else the service
+    an answer                               ──► the client, and later, with others, the service's figures
+    a failure, or another epoch             ──► the service
+"""
+
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from app.execute.envelopes import Answer, Envelope
+from app.execute.execution_ids import ExecutionIds
+from app.fronts.frames import ANY_LEASE, KILLED, RAN, RETURNED, WANTED, FrameStream
+from app.fronts.gate import Gate
+from app.fronts.messages import Failure, Grant, Killed, Loan, ProgramName, Ran, Running
+from common.timers import DeadlineTimer
+from pools.calls import Call, Program, Result
+from pools.errors import CheckoutTimeout, ExecutionError, PoolClosed, Withdrawn, WorkerLost
+from pools.process.exits import Exit, ExitCause
+from pools.process.handle import ProcessHandle
+from pools.process.process import Handed, WorkerProcess
+from pools.process.stats import ProcessStats
+from poolshift.worker.definitions import Definition, Signature
+from poolshift.worker.framing import MALFORMED
+
+REPORT_S: Final = 0.02
+"""The longest time that the service's figures lack a call which was answered, unless it asks."""
+MAX_REPORTED: Final = 256
+"""The calls of one report."""
+PATIENCE_S: Final = 0.001
+"""The time that a call waits for one of the front's own workers before another's is asked for."""
+_SERVICE_TIME_WEIGHT: Final = 0.1
+_SAMPLED_BITS: Final = 64
+
+_decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
+_encode: Final = msgspec.json.Encoder().encode
+_pack: Final = msgspec.msgpack.Encoder().encode
+_UNKNOWN: Final = Definition("python", Signature((), ()))
+"""Stands for the definition of a program of which a front knows nothing but its names."""
+
+
+class Client(Protocol):
+    """The connection of a call."""
+
+    number: int
+
+    def answer_result(self, lines: bytes, body: bytes, rest: tuple[memoryview | bytes, ...]) -> None:
+        """Answers with status 200, these lines of headers and a body."""
+
+    def send_failed(self, failure: bytes, body: bytes) -> None:
+        """Has the service end the call."""
+
+
+class Granted:
+    """A grant, in the form that calls need."""
+
+    def __init__(self, grant: Grant, definition: Definition) -> None:
+        key, program_id, quarantine_key = grant.program
+        self.program = Program(key, program_id, definition)
+        self.program.quarantine_key = quarantine_key
+        self.epoch = grant.epoch
+        self.flow = grant.flow
+        self.timeout_s = grant.timeout_s
+        self.sampled_below = grant.sampled_below
+        self.max_body_bytes = grant.max_body_bytes
+        self.lines = b"".join([b"%s: %s\r\n" % header for header in grant.headers])
+
+    def is_sampled(self) -> bool:
+        """Decides if a call is to be traced."""
+        return self.sampled_below > 0 and random.getrandbits(_SAMPLED_BITS) < self.sampled_below
+
+
+class DirectCall(Call):
+    """A call that a front runs."""
+
+    def __init__(
+        self, granted: Granted, client: Client, body: bytes, inputs: Any, execution_id: str, now: float
+    ) -> None:
+        super().__init__(execution_id, granted.program, inputs, now + granted.timeout_s)
+        self.is_accepted = True
+        self.granted = granted
+        self.client: Client | None = client
+        """None once the client has left."""
+        self.body = body
+        self.began = time.perf_counter()
+        self.give_up_at = 0.0
+        self.borrowed: Borrowed | None = None
+        """The worker that runs it, or ran it."""
+        self.served_s = 0.0
+
+
+class _BorrowedHandle:
+    """The hold of a front on a worker's process, which is the service's."""
+
+    node: str | None = None
+    fault: str | None = None
+
+    def __init__(self, kill: Callable[[], None]) -> None:
+        self._kill = kill
+
+    def send_signal(self, number: Any) -> None:
+        """Has the service kill the worker, whatever the signal."""
+        self._kill()
+
+    def watch(self, on_death: Callable[[], None]) -> None:
+        """Does nothing: the service tells of the death."""
+
+    def stats(self) -> ProcessStats | None:
+        """Nothing: the service measures it."""
+        return None
+
+    def ask_memory(self, listener: Callable[[int], None]) -> None:
+        """Knows nothing."""
+        listener(0)
+
+    def close(self) -> None:
+        """Lets go of nothing."""
+
+
+class Borrowed:
+    """A worker on loan."""
+
+    def __init__(
+        self, lease: int, process: WorkerProcess, on_end: "Callable[[Borrowed, Result | Exception], None]"
+    ) -> None:
+        self.lease = lease
+        self.process = process
+        self.call: DirectCall | None = None
+        self.is_recalled = False
+        self._on_end = on_end
+
+    def ended(self, outcome: Result | Exception) -> None:
+        """Ends its call."""
+        self._on_end(self, outcome)
+
+    @property
+    def is_fit(self) -> bool:
+        """Tells if it may run another call."""
+        return self.process.ended_for is None and self.process.left_by is None
+
+
+class DirectCalls:
+    """All calls and workers of one front."""
+
+    def __init__(
+        self, stream: FrameStream, gate: Gate, front: int, *, queue_limit: int, checkout_timeout_s: float
+    ) -> None:
+        self._stream = stream
+        self._gate = gate
+        self._front = front
+        self._queue_limit = queue_limit
+        self._checkout_timeout_s = checkout_timeout_s
+        self._loop = stream.loop
+        self._ids = ExecutionIds()
+        self._borrowed: dict[int, Borrowed] = {}
+        self._idle: list[Borrowed] = []
+        self._waiting: deque[DirectCall] = deque()
+        self._ran: list[Ran] = []
+        self._service_time_s = 0.0
+        self._owed = 0
+        """The workers that the service wants back."""
+        self._is_looking = False
+        """A look at who has workers to spare, or calls that wait, is due soon."""
+        self._deadlines = DeadlineTimer(self._overrun)
+        self._waits = DeadlineTimer(self._expire)
+        self._definitions: dict[int, Definition] = {}
+        self._numbers: dict[Definition, int] = {}
+
+    def __repr__(self) -> str:
+        counts = f"borrowed={len(self._borrowed)} idle={len(self._idle)} waiting={len(self._waiting)}"
+        return f"<DirectCalls {counts}>"
+
+    @property
+    def epoch(self) -> int:
+        """The epoch in force, as the service has it."""
+        return self._gate.epoch
+
+    # --- a call
+
+    def begin(self, granted: Granted, client: Client, body: bytes) -> DirectCall | None:
+        """Begins a call; returns None if it is the service's."""
+        inputs = _inputs_of(body) if len(body) <= granted.max_body_bytes else None
+        if inputs is None:
+            return None
+        is_free = bool(self._idle) and not self._waiting
+        if not is_free and not self._may_wait(granted):
+            return None
+        call = DirectCall(granted, client, body, inputs, self._ids.next(), self._loop.time())
+        if is_free:
+            self._run(self._idle.pop(), call)
+        else:
+            self._let_wait(call)
+        self._publish()
+        if not self._borrowed:
+            self._want()
+        return call
+
+    def _let_wait(self, call: DirectCall) -> None:
+        call.give_up_at = min(self._loop.time() + self._checkout_timeout_s, call.deadline)
+        self._waiting.append(call)
+        self._waits.set(call.give_up_at)
+        if self._borrowed and self._gate.has_idle_but(self._front):
+            self._look_soon()
+
+    def abandon(self, call: DirectCall) -> None:
+        """Ends a call whose client has left."""
+        call.client = None
+        if call.borrowed is not None:
+            call.borrowed.process.kill(ExitCause.CANCELLED)
+        else:
+            self._waiting.remove(call)
+            self._publish()
+        self._report(call, -1)
+
+    def _may_wait(self, granted: Granted) -> bool:
+        if not self._borrowed and not self._gate.lends:
+            return False
+        ahead_s = (len(self._waiting) + 1) * self._service_time_s / max(1, len(self._borrowed))
+        return len(self._waiting) < self._queue_limit and ahead_s < min(self._checkout_timeout_s, granted.timeout_s)
+
+    def _run(self, borrowed: Borrowed, call: DirectCall) -> None:
+        call.borrowed = borrowed
+        borrowed.call = call
+        try:
+            borrowed.process.run(call, borrowed.ended)
+        except WorkerLost:  # its death is being told
+            borrowed.call = call.borrowed = None
+            call.give_up_at = min(self._loop.time() + self._checkout_timeout_s, call.deadline)
+            self._waiting.appendleft(call)
+            self._waits.set(call.give_up_at)
+            return
+        except ExecutionError as error:
+            self._end(borrowed, error)
+            return
+        call.dispatched_at = time.perf_counter()
+        call.worker_pid = borrowed.process.pid
+        self._deadlines.set(borrowed.process.due)
+
+    def _end(self, borrowed: Borrowed, outcome: Result | Exception) -> None:
+        call, borrowed.call = borrowed.call, None
+        assert call is not None
+        if call.dispatched_at:
+            call.served_s = time.perf_counter() - call.dispatched_at - call.load_s
+            self._service_time_s += _SERVICE_TIME_WEIGHT * (call.served_s - self._service_time_s)
+        try:
+            self._use(borrowed)
+        finally:
+            if call.client is not None:
+                self._finish(call, call.client, outcome)
+
+    def _use(self, borrowed: Borrowed) -> None:
+        """Gives a worker its next call, if it may have one."""
+        if self._owed:
+            self._owed -= 1
+            self._give_back(borrowed)
+        elif not borrowed.is_fit or borrowed.is_recalled or borrowed.lease not in self._borrowed:
+            self._give_back(borrowed)
+        elif self._waiting:
+            self._serve(borrowed)
+        else:
+            self._idle.append(borrowed)
+            if self._gate.others_wait(self._front):
+                self._look_soon()
+        self._publish()
+
+    def _serve(self, borrowed: Borrowed) -> None:
+        call = self._waiting.popleft()
+        if call.granted.epoch != self._gate.epoch:  # the service is about to say so
+            self._waiting.appendleft(call)
+            self.withdraw_waiting()
+            self._idle.append(borrowed)
+            return
+        call.queued_s = time.perf_counter() - call.began
+        self._run(borrowed, call)
+
+    def _finish(self, call: DirectCall, client: Client, outcome: Result | Exception) -> None:
+        if not isinstance(outcome, Result):
+            self._fail(call, client, outcome)
+            return
+        seconds = time.perf_counter() - call.began
+        duration_ms = round(seconds * 1e6) / 1000
+        body = _encode(Answer(call.execution_id, call.program.id, "v2", outcome.outputs, duration_ms, outcome.usage))
+        size = len(body)
+        timing = b"queue;dur=%.3f, run;dur=%.3f" % (call.queued_s * 1000, outcome.run_s * 1000)
+        if call.load_s > 0.0:
+            timing += b", load;dur=%.3f" % (call.load_s * 1000)
+        lines = (
+            b"%sx-execution-id: %s\r\nserver-timing: %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            % (
+                call.granted.lines,
+                call.execution_id.encode(),
+                timing,
+                size,
+            )
+        )
+        self._report(call, size)
+        client.answer_result(lines, body, ())
+
+    def _fail(self, call: DirectCall, client: Client, error: Exception) -> None:
+        now, clock = time.perf_counter(), self._loop.time()
+        fields = dict(vars(error))
+        fields.pop("usage", None)
+        failure = Failure(
+            flow=call.granted.flow,
+            lease=-1 if call.borrowed is None else call.borrowed.lease,
+            error=type(error).__name__,
+            detail=str(error),
+            fields=fields,
+            execution_id=call.execution_id,
+            began_ago_s=now - call.began,
+            left_s=call.deadline - clock,
+            queued_s=call.queued_s,
+            load_s=call.load_s,
+            dispatched_ago_s=now - call.dispatched_at if call.dispatched_at else -1.0,
+            worker_pid=call.worker_pid,
+            is_cold=call.is_cold,
+            served_s=call.served_s,
+        )
+        self.tell()  # what ended before
+        client.send_failed(_pack(failure), call.body)
+
+    # --- reports
+
+    def _report(self, call: DirectCall, sent: int) -> None:
+        if not self._ran:
+            self._loop.call_later(REPORT_S, self.tell)
+        lease = -1 if call.borrowed is None else call.borrowed.lease
+        seconds = time.perf_counter() - call.began
+        self._ran.append(Ran(call.granted.flow, lease, seconds, call.queued_s, call.served_s, len(call.body), sent))
+        if len(self._ran) >= MAX_REPORTED:
+            self.tell()
+
+    def tell(self) -> None:
+        """Tells the service of all calls that have ended."""
+        if self._ran:
+            ran, self._ran = self._ran, []
+            self._stream.send(RAN, 0, 0, _pack(ran))
+
+    def running(self) -> list[Running]:
+        """Lists what runs at the moment."""
+        now = time.perf_counter()
+        return [
+            Running(one.lease, one.call.execution_id, one.call.program.id, now - one.call.dispatched_at)
+            for one in self._borrowed.values()
+            if one.call is not None
+        ]
+
+    def _publish(self) -> None:
+        self._gate.front_has(self._front, len(self._waiting), len(self._idle))
+
+    # --- time
+
+    def _overrun(self, now: float) -> float:
+        next_one = math.inf
+        for borrowed in self._borrowed.values():
+            due = borrowed.process.due
+            if due <= now:
+                borrowed.process.kill(ExitCause.TIMEOUT)
+            else:
+                next_one = min(next_one, due)
+        return next_one
+
+    def _expire(self, now: float) -> float:
+        next_one = math.inf
+        for call in list(self._waiting):
+            if call.give_up_at > now:
+                next_one = min(next_one, call.give_up_at)
+                continue
+            self._waiting.remove(call)
+            call.queued_s = time.perf_counter() - call.began
+            ahead_s = len(self._waiting) * self._service_time_s / max(1, len(self._borrowed))
+            detail = f"no worker came free within {call.queued_s:.3g} s"
+            self._end_waiting(call, CheckoutTimeout(detail, retry_after_s=max(1.0, math.ceil(ahead_s))))
+        self._publish()
+        return next_one
+
+    def _end_waiting(self, call: DirectCall, error: Exception) -> None:
+        if call.client is not None:
+            self._fail(call, call.client, error)
+
+    def withdraw_waiting(self) -> None:
+        """Gives the calls that wait to the service, where they go on."""
+        waiting, self._waiting = list(self._waiting), deque()
+        for call in waiting:
+            call.queued_s = time.perf_counter() - call.began
+            self._end_waiting(call, Withdrawn())
+        self._publish()
+
+    def withdraw_running(self) -> None:
+        """Gives the running calls of idempotent programs to the service, and kills their workers."""
+        for borrowed in list(self._borrowed.values()):
+            if borrowed.call is not None and borrowed.call.is_repeatable:
+                borrowed.process.kill(ExitCause.CANCELLED)
+                borrowed.process.withdraw()
+
+    # --- workers
+
+    def _want(self) -> None:
+        self._stream.send(WANTED, 0, len(self._waiting))
+
+    def _look_soon(self) -> None:
+        if not self._is_looking:
+            self._is_looking = True
+            self._loop.call_later(PATIENCE_S, self._look)
+
+    def _look(self) -> None:
+        """Asks for a worker of another, or gives one back that another needs."""
+        self._is_looking = False
+        if self._waiting:
+            self._want()
+        elif self._idle and self._gate.others_wait(self._front):
+            self._give_back(self._idle.pop(0))
+            self._publish()
+
+    def lent(self, loan: Loan, sock: Any, output: int) -> None:
+        """Takes a worker on loan."""
+        lease = loan.lease
+        process = WorkerProcess(loan.generation, sock, output, loan.load_timeout_s, lambda _: None)
+        borrowed = Borrowed(lease, process, self._end)
+        handle: ProcessHandle = _BorrowedHandle(lambda: self._kill(borrowed))
+        process.adopt(loan.pid, handle, self._handed(loan))
+        process.when_left(lambda: self._left(borrowed))
+        process.when_due_changes(lambda: self._deadlines.set(process.due))
+        self._borrowed[lease] = borrowed
+        if self._waiting:  # even if it is to go back: a worker that moves has served a call in between
+            self._serve(borrowed)
+            self._publish()
+        else:
+            self._use(borrowed)
+
+    def recalled(self, lease: int) -> None:
+        """Gives a worker back, once it is idle; with `ANY_LEASE`, the first that is."""
+        if lease == ANY_LEASE:
+            if self._idle:
+                self._give_back(self._idle.pop(0))
+                self._publish()
+            else:
+                self._owed += 1
+            return
+        borrowed = self._borrowed.get(lease)
+        if borrowed is None:
+            return
+        borrowed.is_recalled = True
+        if borrowed in self._idle:
+            self._idle.remove(borrowed)
+            self._give_back(borrowed)
+            self._publish()
+
+    def died(self, lease: int, end: Exit) -> None:
+        """Ends the call of a worker that is dead."""
+        borrowed = self._borrowed.pop(lease, None)
+        if borrowed is None:
+            return
+        if borrowed in self._idle:
+            self._idle.remove(borrowed)
+        borrowed.process.ended(end)
+        self._look_for_others()
+        self._publish()
+
+    def _left(self, borrowed: Borrowed) -> None:
+        if borrowed in self._idle:
+            self._idle.remove(borrowed)
+            self._give_back(borrowed)
+            self._publish()
+
+    def _kill(self, borrowed: Borrowed) -> None:
+        process = borrowed.process
+        if borrowed.lease in self._borrowed:
+            cause = process.ended_for or ExitCause.CANCELLED
+            killed = Killed(borrowed.lease, cause, process.kill_reason, process.fault)
+            self._stream.send(KILLED, 0, 0, _pack(killed))
+
+    def _give_back(self, borrowed: Borrowed) -> None:
+        """Gives an idle worker back, unless it is dying: then its death is told."""
+        if borrowed.lease not in self._borrowed or borrowed.process.ended_for is not None:
+            return
+        handed = borrowed.process.hand_over()
+        if handed is None:  # a part of a message is on its way
+            self._loop.call_later(PATIENCE_S, self._give_back, borrowed)
+            return
+        del self._borrowed[borrowed.lease]
+        _, _, known = handed
+        self.tell()
+        self._stream.send(RETURNED, 0, 0, _pack(self._loan(borrowed, known)))
+        borrowed.process.let_go()
+        self._look_for_others()
+
+    def _look_for_others(self) -> None:
+        """Sees to the calls that wait after the last worker has gone."""
+        if self._waiting and not self._borrowed:
+            if self._gate.lends:
+                self._want()
+            else:
+                self.withdraw_waiting()
+
+    # --- what is known of a worker
+
+    def know(self, number: int, definition: Definition) -> None:
+        """Notes a definition by the number that the service has given it."""
+        self._definitions[number] = definition
+        self._numbers[definition] = number
+
+    def granted(self, grant: Grant) -> Granted:
+        """Prepares a grant for calls."""
+        return Granted(grant, self._definitions[grant.definition])
+
+    def _handed(self, loan: Loan) -> Handed:
+        told = [(self._definitions[number], is_loaded) for number, is_loaded in loan.definitions]
+        return Handed(
+            loan.revision,
+            told,
+            loan.definitions_size,
+            loan.ended_id,
+            _program(loan.ended_program),
+            _program(loan.left_by),
+        )
+
+    def _loan(self, borrowed: Borrowed, known: Handed) -> Loan:
+        return Loan(
+            lease=borrowed.lease,
+            pid=borrowed.process.pid,
+            generation=borrowed.process.generation,
+            load_timeout_s=0.0,
+            revision=known.revision,
+            definitions=[(self._numbers[definition], is_loaded) for definition, is_loaded in known.definitions],
+            definitions_size=known.definitions_size,
+            ended_id=known.ended_id,
+            ended_program=name_of(known.ended_program),
+            left_by=name_of(known.left_by),
+        )
+
+
+def _inputs_of(body: bytes) -> msgspec.Raw | None:
+    """Reads the inputs of a body that has nothing else; None if it has, or is malformed."""
+    try:
+        envelope = _decode_envelope(body)
+    except MALFORMED:
+        return None
+    is_plain = envelope.session_id is None and envelope.timeout_s is None and envelope.webhook is None
+    return envelope.inputs if is_plain else None
+
+
+def name_of(program: Program | None) -> ProgramName | None:
+    """Names a program for another process."""
+    return None if program is None else (program.key, program.id, program.quarantine_key)
+
+
+def _program(name: ProgramName | None) -> Program | None:
+    return None if name is None else named_program(name)
+
+
+def named_program(name: ProgramName) -> Program:
+    """Makes a program of which nothing but the names is known."""
+    key, program_id, quarantine_key = name
+    program = Program(key, program_id, _UNKNOWN)
+    program.quarantine_key = quarantine_key
+    return program
+
+
+def failure_named(failure: Failure) -> Exception:
+    """Makes the error of a failure again."""
+    if failure.error == Withdrawn.__name__:
+        return Withdrawn()
+    kind = _ERRORS.get(failure.error)
+    if kind is None:
+        return PoolClosed(started=True)
+    error = kind.__new__(kind)
+    Exception.__init__(error, failure.detail)
+    error.usage = None
+    for name, value in failure.fields.items():
+        setattr(error, name, value)
+    return error
+
+
+def _all_kinds(kind: type[ExecutionError]) -> dict[str, type[ExecutionError]]:
+    kinds = {kind.__name__: kind}
+    for one in kind.__subclasses__():
+        kinds.update(_all_kinds(one))
+    return kinds
+
+
+_ERRORS: Final = _all_kinds(ExecutionError)

@@ -1,0 +1,146 @@
+"""Hands connections to another process, each with the bytes that were read of it, and workers (unix(7), SCM_RIGHTS)."""
+
+import array
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+_MAX_FDS: Final = 2
+_MAX_AT_ONCE: Final = 64
+"""Connections and workers that are taken in one turn of the event loop."""
+_CONNECTION: Final = b"c"
+_WORKER: Final = b"w"
+_NUMBER_BYTES: Final = 8
+
+
+class Handover:
+    """One end of a pair of sockets (SOCK_SEQPACKET) over which two processes hand each other descriptors."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_connection: Callable[[socket.socket, bytes], None],
+        on_worker: Callable[[int, socket.socket, int], None] | None = None,
+    ) -> None:
+        """Takes over `sock`. Calls `on_connection` with each connection, and the bytes that were read of it.
+
+        Calls `on_worker` with each worker: the number of its lease, its socket and the descriptor of its output.
+        """
+        sock.setblocking(False)
+        self._sock = sock
+        self._on_connection = on_connection
+        self._on_worker = on_worker
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[tuple[socket.socket, bytes]] = deque()
+        self._loop.add_reader(sock.fileno(), self._take)
+
+    def __repr__(self) -> str:
+        return f"<Handover waiting={len(self._waiting)}>"
+
+    def offer(self, connection: socket.socket, read: bytes) -> bool:
+        """Hands a connection over and closes it here. False, with the connection as it was, if that has to wait."""
+        if self._waiting or not self._send(connection, read):
+            return False
+        connection.close()
+        return True
+
+    def give(self, connection: socket.socket, read: bytes) -> None:
+        """Hands a connection over and closes it here, as soon as the other side has room."""
+        if not self.offer(connection, read):
+            if not self._waiting:
+                self._loop.add_writer(self._sock.fileno(), self._send_waiting)
+            self._waiting.append((connection, read))
+
+    def lend(self, lease: int, sock: socket.socket, output: int) -> bool:
+        """Hands a worker's descriptors over, which stay open here. False if that is impossible now."""
+        try:
+            socket.send_fds(self._sock, [_WORKER + lease.to_bytes(_NUMBER_BYTES, "little")], [sock.fileno(), output])
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Ends it. Connections that wait are closed."""
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        while self._waiting:
+            self._waiting.popleft()[0].close()
+
+    def _send(self, connection: socket.socket, read: bytes) -> bool:
+        fds = [connection.fileno()]
+        try:
+            if read:
+                fds.append(_in_memory(read))
+            socket.send_fds(self._sock, [_CONNECTION], fds)
+        except OSError:  # no room, no descriptors, or nobody is there any more
+            return False
+        finally:
+            for fd in fds[1:]:
+                os.close(fd)
+        return True
+
+    def _send_waiting(self) -> None:
+        while self._waiting:
+            connection, read = self._waiting[0]
+            if not self._send(connection, read):
+                return
+            self._waiting.popleft()
+            connection.close()
+        self._loop.remove_writer(self._sock.fileno())
+
+    def _take(self) -> None:
+        for _ in range(_MAX_AT_ONCE):
+            try:
+                message, fds = _receive(self._sock)
+            except BlockingIOError:
+                return
+            except OSError:
+                message, fds = b"", []
+            if not message:  # the other side has gone, and its stream tells of that
+                self._loop.remove_reader(self._sock.fileno())
+                return
+            self._hand_on(message, fds)
+
+    def _hand_on(self, message: bytes, fds: list[int]) -> None:
+        """Hands on what has come; there are no descriptors if this process had none left for them."""
+        if message[:1] == _WORKER:
+            if len(fds) == _MAX_FDS and self._on_worker is not None:
+                lease = int.from_bytes(message[1:], "little")
+                self._on_worker(lease, socket.socket(fileno=fds[0]), fds[1])
+            else:
+                for fd in fds:
+                    os.close(fd)
+        elif fds:
+            read = _read_all(fds[1]) if len(fds) > 1 else b""
+            self._on_connection(socket.socket(fileno=fds[0]), read)
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    size = array.array("i").itemsize * _MAX_FDS
+    message, ancillary, _, _ = sock.recvmsg(1 + _NUMBER_BYTES, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return message, fds.tolist()
+
+
+def _in_memory(data: bytes) -> int:
+    fd = os.memfd_create("poolshift-read")
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _read_all(fd: int) -> bytes:
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return file.read()

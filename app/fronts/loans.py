@@ -1,0 +1,321 @@
+"""Lends V2's workers to the fronts, so that whoever has calls has workers, whichever front its clients came to.
+
+Each front, and the service itself, has a need: its calls that run and wait. Workers move while calls wait anywhere,
+until everyone has a share of them by need. So a call waits as long at one front as at another, and no worker is idle
+for longer than a worker's move takes while a call waits elsewhere.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+import structlog
+
+from app.fronts.direct import name_of, named_program
+from app.fronts.frames import ANY_LEASE, CLOSED, DEATH, DEFINITION, LENT, RECALLED, WITHDRAWN
+from app.fronts.gate import Gate
+from app.fronts.link import FrontLink
+from app.fronts.messages import Death, Loan, Running
+from app.fronts.shares import Party, next_move
+from pools.engine import Engine
+from pools.process.exits import Exit, ExitCause
+from pools.process.process import Handed, WorkerProcess
+from pools.protocol import PoolSnapshot, WorkerSnapshot
+from pools.state import WorkerSlot, WorkerState
+from poolshift.worker.definitions import Definition
+from routing.catalog.definitions import encode_definition
+
+BALANCE_S: Final = 0.05
+"""Between two looks at who has how many workers, while a call waits anywhere."""
+REST_S: Final = 0.25
+"""Between two looks while none does: at workers on loan that are to be replaced."""
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+_log = structlog.stdlib.get_logger("poolshift.fronts")
+
+
+class _OnLoan:
+    """A worker on loan."""
+
+    def __init__(self, slot: WorkerSlot, process: WorkerProcess, link: FrontLink) -> None:
+        self.slot = slot
+        self.process = process
+        self.link = link
+        self.is_recalled = False
+
+
+class Loans:
+    """The workers on loan of one pool (`pools.lending.Lender`)."""
+
+    def __init__(self, engine: Engine, gate: Gate) -> None:
+        self._engine = engine
+        self._gate = gate
+        self._links: list[FrontLink] = []
+        self._on_loan: dict[int, _OnLoan] = {}
+        self._leases = 0
+        self._numbers: dict[Definition, int] = {}
+        """The numbers by which fronts know definitions."""
+        self._running: dict[FrontLink, Sequence[Running]] = {}
+        """As each front told last."""
+        self._is_ending = False
+        self._may_move_busy = True
+        """Set once in `BALANCE_S`."""
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+        engine.lender = self
+
+    def __repr__(self) -> str:
+        return f"<Loans on_loan={len(self._on_loan)} fronts={len(self._links)}>"
+
+    # --- fronts
+
+    def joined(self, link: FrontLink) -> None:
+        """A front serves from now on."""
+        self._links.append(link)
+        self._see_if_lending()
+
+    def left(self, link: FrontLink) -> None:
+        """A front is gone. Nobody knows what its workers are at, so they are killed."""
+        if link in self._links:
+            self._links.remove(link)
+        self._gate.front_has(link.number, 0, 0)
+        self._running.pop(link, None)
+        for one in list(self._on_loan.values()):
+            if one.link is link:
+                self._engine.kill_lent(one.slot, ExitCause.CANCELLED)
+
+    def close_gate(self) -> None:
+        """Has all calls go through the service, until it grants again what is right by then."""
+        self._gate.close()
+        for link in self._links:
+            link.send(CLOSED, 0, 0)
+
+    async def end(self) -> None:
+        """Takes all workers back, each once its call has ended; returns when none is on loan."""
+        self._is_ending = True
+        self._see_if_lending()
+        self.close_gate()
+        for lease in list(self._on_loan):
+            self._recall(lease)
+        await self._none_left.wait()
+
+    async def keep(self) -> None:
+        """Keeps the workers where they are needed, until it is cancelled."""
+        while True:
+            for lease, one in list(self._on_loan.items()):
+                if one.slot.is_due:
+                    self._recall(lease)
+            self._see_if_lending()
+            self._may_move_busy = True
+            self._balance()
+            await asyncio.sleep(BALANCE_S if self._engine.waiting or self.waiting else REST_S)
+
+    def _see_if_lending(self) -> None:
+        """Says if fronts get workers. If they do not, the calls that wait there come here."""
+        lends = not self._is_ending and bool(self._links) and self._engine.live >= len(self._links)
+        if lends != self._gate.lends:
+            self._gate.set_lends(lends=lends)
+            if not lends:
+                self.close_gate()
+
+    # --- what the engine asks (`pools.lending.Lender`)
+
+    @property
+    def waiting(self) -> int:
+        return sum([self._gate.waiting_at(link.number) for link in self._links])
+
+    def has_idle(self) -> None:
+        self._balance()
+        self._gate.service_has_idle(self._engine.idle)
+
+    def is_wanted(self) -> None:
+        """Calls wait at a front while somebody else has an idle worker."""
+        self._balance()
+        self._gate.service_has_idle(self._engine.idle)
+
+    def is_short(self) -> None:
+        self._gate.service_has_idle(0)
+        self._balance()
+
+    def withdraw_running(self) -> None:
+        for link in self._links:
+            link.send(WITHDRAWN, 0, 0)
+
+    def completed(self, snapshot: PoolSnapshot) -> PoolSnapshot:
+        on_loan = {one.process.pid: lease for lease, one in self._on_loan.items()}
+        runs = {one.lease: one for running in self._running.values() for one in running}
+        idle = 0
+        workers: list[WorkerSnapshot] = []
+        for worker in snapshot.workers:
+            lease = on_loan.get(worker.pid)
+            if lease is not None and worker.state == WorkerState.BUSY:
+                running = runs.get(lease)
+                if running is None:
+                    idle += 1
+                    worker = replace(worker, state=WorkerState.IDLE)  # noqa: PLW2901
+                else:
+                    worker = replace(  # noqa: PLW2901
+                        worker,
+                        execution_id=running.execution_id,
+                        program_id=running.program_id,
+                        running_s=running.running_s,
+                    )
+            workers.append(worker)
+        return replace(
+            snapshot,
+            workers=tuple(workers),
+            busy=snapshot.busy - idle,
+            idle=snapshot.idle + idle,
+            queue_depth=snapshot.queue_depth + self.waiting,
+            utilization=(snapshot.busy - idle) / max(1, snapshot.size),
+        )
+
+    # --- who gets how many
+
+    def _balance(self) -> None:
+        """Moves workers to those who have less than their share."""
+        if self._gate.lends and (self.waiting or (self._engine.waiting and self._on_loan)):
+            while self._move_one():
+                pass
+
+    def _move_one(self) -> bool:
+        """Lends one worker, or recalls one; returns if another may move."""
+        links, engine = [link for link in self._links if not link.is_silent], self._engine
+        on_loan = sum([link.workers for link in self._links])
+        coming = sum([link.recalled for link in links])
+        service = Party(max(0, engine.outstanding - on_loan), engine.live - on_loan + coming)
+        fronts = [Party(self._need_of(link), link.workers - link.recalled) for link in links]
+        move = next_move((service, *fronts), engine.live, engine.idle)
+        if move is None:
+            return False
+        if move.to is not None:
+            return self._lend(links[move.to - 1])
+        assert move.giver is not None
+        self._recall_any(links[move.giver - 1], is_urgent=move.is_urgent)
+        return False
+
+    def _recall_any(self, giver: FrontLink, *, is_urgent: bool) -> None:
+        """Recalls whichever of a front's workers is idle first; one at a time.
+
+        Unless that `is_urgent`, a worker that is busy moves only once in `BALANCE_S`, since needs change all the time.
+        """
+        if giver.recalled:
+            return
+        if not is_urgent and not self._gate.idle_at(giver.number):
+            if not self._may_move_busy:
+                return
+            self._may_move_busy = False
+        giver.recalled += 1
+        giver.send(RECALLED, 0, ANY_LEASE)
+
+    def _need_of(self, link: FrontLink) -> int:
+        """Counts the calls that run or wait at a front."""
+        return self._gate.waiting_at(link.number) + max(0, link.workers - self._gate.idle_at(link.number))
+
+    # --- one worker
+
+    def _lend(self, link: FrontLink) -> bool:
+        """Lends an idle worker to a front."""
+        slot = self._engine.lend()
+        if slot is None:
+            return False
+        process = slot.process
+        assert isinstance(process, WorkerProcess)  # `can_be_lent` says so
+        handed = process.hand_over()
+        if handed is None:
+            self._engine.give_up_lending(slot)
+            return False
+        sock, output, known = handed
+        self._leases += 1
+        lease = self._leases
+        if not link.handover.lend(lease, sock, output):
+            process.come_back(known)
+            self._engine.give_up_lending(slot)
+            return False
+        self._on_loan[lease] = _OnLoan(slot, process, link)
+        self._none_left.clear()
+        link.workers += 1
+        link.send(LENT, 0, 0, _pack(self._loan(link, lease, process, known)))
+        process.exited.add_done_callback(lambda exited: self._died(lease, exited.result()))
+        return True
+
+    def _loan(self, link: FrontLink, lease: int, process: WorkerProcess, known: Handed) -> Loan:
+        return Loan(
+            lease=lease,
+            pid=process.pid,
+            generation=process.generation,
+            load_timeout_s=process.load_timeout_s,
+            revision=known.revision,
+            definitions=[(self.told(link, definition), is_loaded) for definition, is_loaded in known.definitions],
+            definitions_size=known.definitions_size,
+            ended_id=known.ended_id,
+            ended_program=name_of(known.ended_program),
+            left_by=name_of(known.left_by),
+        )
+
+    def told(self, link: FrontLink, definition: Definition) -> int:
+        """Returns the number of a definition, after a front has been told it."""
+        number = self._numbers.get(definition)
+        if number is None:
+            number = self._numbers[definition] = len(self._numbers)
+        if number not in link.definitions:
+            link.definitions[number] = definition
+            link.send(DEFINITION, 0, number, encode_definition(definition))
+        return number
+
+    def _recall(self, lease: int) -> None:
+        one = self._on_loan[lease]
+        if not one.is_recalled:
+            one.is_recalled = True
+            one.link.send(RECALLED, 0, lease)
+
+    def returned(self, link: FrontLink, loan: Loan) -> None:
+        """A front has given a worker back."""
+        one = self._forget(loan.lease)
+        if one is None:
+            return
+        link.recalled = max(0, link.recalled - 1)
+        told = [(link.definitions[number], is_loaded) for number, is_loaded in loan.definitions]
+        one.process.come_back(
+            Handed(
+                loan.revision,
+                told,
+                loan.definitions_size,
+                loan.ended_id,
+                None if loan.ended_program is None else named_program(loan.ended_program),
+                None if loan.left_by is None else named_program(loan.left_by),
+            )
+        )
+        self._engine.take_back(one.slot)
+
+    def killed(self, lease: int, cause: ExitCause, reason: str | None, fault: str | None) -> None:
+        """A front wants a worker dead."""
+        one = self._on_loan.get(lease)
+        if one is not None:
+            one.process.fault = one.process.fault or fault
+            self._engine.kill_lent(one.slot, cause, reason)
+
+    def ran(self, lease: int, seconds: Sequence[float]) -> None:
+        """Counts calls that a worker on loan, or one that was, has run."""
+        one = self._on_loan.get(lease)
+        self._engine.ran_elsewhere(None if one is None else one.slot, seconds)
+
+    def runs(self, link: FrontLink, running: Sequence[Running]) -> None:
+        """Notes what runs at a front now."""
+        self._running[link] = running
+
+    def _died(self, lease: int, end: Exit) -> None:
+        one = self._forget(lease)
+        if one is not None:
+            death = Death(lease, end.cause, end.description, end.cpu_s, end.is_ours)
+            one.link.send(DEATH, 0, 0, _pack(death))
+
+    def _forget(self, lease: int) -> _OnLoan | None:
+        one = self._on_loan.pop(lease, None)
+        if one is not None:
+            one.link.workers -= 1
+            if not self._on_loan:
+                self._none_left.set()
+        return one
