@@ -151,6 +151,13 @@ def big_step(size: int) -> Generator[str, None, int]:
     return size
 
 
+def raises_if(nonce: str) -> str:
+    """Raises if it is told `raise`."""
+    if nonce == "raise":
+        raise ValueError("as told")
+    return nonce
+
+
 def exits_if(nonce: str) -> str:
     """Ends its worker if it is told `exit`."""
     if nonce == "exit":

@@ -35,6 +35,9 @@ ON_RAY = {
 
 PROGRAM_MODULES = "examples,tests.support.programs,poolshift.validation"
 
+FRONTS = {"WEB_CONCURRENCY": os.environ["WEB_CONCURRENCY"]} if "WEB_CONCURRENCY" in os.environ else {}
+"""Has every service speak HTTP by so many processes (`make test-fronts`)."""
+
 
 def free_port() -> int:
     """A port of the loopback interface that nobody listens on."""
@@ -76,6 +79,7 @@ class Service:
             "V2_POOL_SIZE": "2",
             "CHECKOUT_TIMEOUT_S": "60",  # on a busy machine calls wait long; a test of that wait has its own
             **(ON_RAY if ON_RAY["RAY_ADDRESS"] else {}),
+            **FRONTS,
             **self._settings,
             **COVERAGE,
         }

@@ -1,0 +1,1 @@
+"""The service with front processes, real ones, over HTTP."""

@@ -1,0 +1,60 @@
+"""The rule by which workers move between the service and its fronts."""
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from app.fronts.shares import MOVES_AT, SERVICE, Move, Party, next_move
+
+
+def settle(needs: list[int], has: list[int]) -> tuple[list[int], int]:
+    """Moves idle workers until none moves any more. Returns who has how many, and the number of moves."""
+    has, moves, workers = list(has), 0, sum(has)
+    while (move := next_move([Party(*one) for one in zip(needs, has, strict=True)], workers, has[SERVICE])) is not None:
+        moves += 1
+        assert moves <= 4 * workers * len(needs), "workers move for ever"
+        if move.to is not None:
+            has[SERVICE] -= 1
+            has[move.to] += 1
+        else:
+            assert move.giver is not None
+            has[move.giver] -= 1
+            has[SERVICE] += 1
+    return has, moves
+
+
+def test_an_idle_worker_goes_to_who_needs_it() -> None:
+    assert next_move([Party(0, 2), Party(1, 0), Party(0, 2)], 4, 2) == Move(to=1)
+    assert next_move([Party(0, 0), Party(1, 0), Party(0, 4)], 4, 0) == Move(giver=2, is_urgent=True)
+    assert next_move([Party(1, 0), Party(8, 2), Party(8, 2)], 4, 0) == Move(giver=1, is_urgent=True)
+
+
+def test_nobody_gets_more_than_he_needs() -> None:
+    assert next_move([Party(0, 1), Party(1, 1), Party(2, 2)], 4, 1) is None
+    assert next_move([Party(0, 0), Party(0, 0), Party(0, 0)], 0, 0) is None
+
+
+def test_who_needs_more_than_there_is_shares() -> None:
+    """Sixteen calls each at two fronts, whose workers began at one of them, and a few of the service."""
+    has, _ = settle([0, 16, 16], [0, 4, 0])
+    assert has == [0, 2, 2]
+    has, _ = settle([2, 16, 16], [0, 8, 0])
+    assert min(has) >= 1
+    assert abs(has[1] - has[2]) <= 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), min_size=1, max_size=6),
+    st.tuples(st.integers(0, 40), st.integers(0, 12)),
+)
+def test_workers_come_to_rest_where_they_are_needed(fronts: list[tuple[int, int]], service: tuple[int, int]) -> None:
+    """Whatever was before: no worker moves for ever, and everybody has one, and nearly his part."""
+    parties = [service, *fronts]
+    needs = [need for need, _ in parties]
+    workers = sum(has for _, has in parties)
+    assume(workers >= len(parties))  # fewer go round in turns, and each serves a call wherever it comes
+    has, _ = settle(needs, [has for _, has in parties])
+    assert sum(has) == workers
+    assert all(has[one] > 0 for one in range(len(needs)) if needs[one])
+    share = min(1.0, workers / max(1, sum(needs)))
+    lacks = [needs[one] * share - has[one] for one in range(len(needs))]
+    assert max(lacks) - min(lacks) < MOVES_AT or 1 in has
