@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,11 @@ from bench.servers import Server, free_port
 from bench.workloads import Workload
 
 V1, V2, UNOBSERVED = "Poolshift V1", "Poolshift V2", "Poolshift V2, unobserved"
+FRONTS, UNOBSERVED_FRONTS = "Poolshift with fronts", "Poolshift with fronts, unobserved"
+_MOST_FRONTS = 64
+"""The most that the service takes."""
+FRONT_COUNT = min(max(2, len(os.sched_getaffinity(0))), _MOST_FRONTS)
+"""The front processes of a contender that has some: one for each core, and no less than two."""
 
 
 @dataclass
@@ -42,6 +48,14 @@ class Arena:
     def unobserved(self) -> Poolshift:
         """V2 without metrics and traces."""
         return Poolshift(UNOBSERVED, v1_share=0, is_observed=False)
+
+    def fronts(self, count: int = FRONT_COUNT) -> Poolshift:
+        """V2 with front processes."""
+        return Poolshift(FRONTS, v1_share=0, settings=_concurrency(count), collector_url=self.collector_url)
+
+    def unobserved_fronts(self) -> Poolshift:
+        """V2 with front processes, without metrics and traces."""
+        return Poolshift(UNOBSERVED_FRONTS, v1_share=0, settings=_concurrency(FRONT_COUNT), is_observed=False)
 
     def peers(self, *which: Peer) -> list[Peer]:
         """Lists the installed contenders, of `which` or of all."""
@@ -113,3 +127,12 @@ class Arena:
     def _free_port(self) -> int:
         self._last_port = free_port(max(self.plan.first_port, self._last_port + 1))
         return self._last_port
+
+
+def settings_of(loads: Loads) -> dict[str, str]:
+    """The setting of each contender with fronts, by its name in `loads`."""
+    return {name: f"WEB_CONCURRENCY={FRONT_COUNT}" for name in loads if name.startswith(FRONTS)}
+
+
+def _concurrency(count: int) -> dict[str, str]:
+    return {"WEB_CONCURRENCY": str(count)}

@@ -60,6 +60,7 @@ class Poolshift(Contender):
             "CANARY_PERCENT": f"{100 * (1 - self.v1_share):g}",
             "V1_POOL_SIZE": str(v1_workers),
             "V2_POOL_SIZE": str(v2_workers),
+            "WEB_CONCURRENCY": "1",
             **self._tracing(),
             **self.settings,
         }

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.servers import Server
+from bench.servers import ProcessorTime, Server
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 _STAGGER_MS = 5
@@ -43,6 +43,10 @@ class Load:
     """The processor time of all the server's processes, per request."""
     generator_cpu: float
     """The share of a core that the generator used: near 1 it was the bottleneck."""
+    own_cpu_us: float | None = None
+    """The part of `server_cpu_us` that the server's own process took; None in older results."""
+    fronts_cpu_us: float | None = None
+    """The part of its fronts, all together. The rest is the workers'."""
 
     @property
     def rps(self) -> float:
@@ -76,7 +80,7 @@ def _wrk(server: Server, rest: Sequence[str], *, connections: int, seconds: floa
     command = ["wrk", "-t1", f"-c{connections}", f"-d{whole_seconds}s", "--timeout", "30s", "-s", str(_SCRIPT), *rest]
     usage = _Usage(server)
     printed = _run(server, command, whole_seconds)
-    server_cpu_s, generator_cpu = usage.since()
+    costs = usage.since()
     seen = json.loads(printed.splitlines()[-1])
     return Load(
         requests=seen["requests"],
@@ -84,8 +88,7 @@ def _wrk(server: Server, rest: Sequence[str], *, connections: int, seconds: floa
         failed=seen["status"] + seen["socket"],
         p50_ms=seen["p50_us"] / 1000,
         p99_ms=seen["p99_us"] / 1000,
-        server_cpu_us=server_cpu_s * 1e6 / max(1, seen["requests"]),
-        generator_cpu=generator_cpu,
+        **costs.per_request(seen["requests"]),
     )
 
 
@@ -109,7 +112,7 @@ def at_rate(server: Server, body: Path, *, rate: int, seconds: float) -> Load:
     ]
     usage = _Usage(server)
     _run(server, command, 2 * opening_s + seconds)
-    server_cpu_s, generator_cpu = usage.since()
+    costs = usage.since()
     rows = [tuple(map(int, line.split("\t")[:3])) for line in log.read_text().splitlines()]
     first = min(row[0] for row in rows)
     begin, end = first + opening_s * 1e6, first + (per_connection - 1) * interval_s * 1e6
@@ -121,8 +124,7 @@ def at_rate(server: Server, body: Path, *, rate: int, seconds: float) -> Load:
         failed=sum(not 200 <= status < 300 for status, _ in counted),
         p50_ms=statistics.median(taken_ms),
         p99_ms=statistics.quantiles(taken_ms, n=100)[98],
-        server_cpu_us=server_cpu_s * 1e6 / len(rows),
-        generator_cpu=generator_cpu,
+        **costs.per_request(len(rows)),
     )
 
 
@@ -168,19 +170,38 @@ def _run(server: Server, command: Sequence[str], seconds: float) -> str:
     return done.stdout
 
 
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """The processor time that a measurement took."""
+
+    server: ProcessorTime
+    generator_cpu: float
+
+    def per_request(self, requests: int) -> dict[str, float]:
+        """The figures of a `Load`."""
+        us = 1e6 / max(1, requests)
+        return {
+            "server_cpu_us": self.server.total_s * us,
+            "own_cpu_us": self.server.own_s * us,
+            "fronts_cpu_us": self.server.fronts_s * us,
+            "generator_cpu": self.generator_cpu,
+        }
+
+
 class _Usage:
     """The processor time of the server and of the generator from now on."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._began = time.perf_counter()
-        self._server_cpu_s = server.cpu_s()
+        self._server_time = server.processor_time()
         self._generator_cpu_s = _children_cpu_s()
 
-    def since(self) -> tuple[float, float]:
-        """The server's seconds, the generator's share of a core."""
+    def since(self) -> _Costs:
+        """The costs up to now."""
         seconds = time.perf_counter() - self._began
-        return self._server.cpu_s() - self._server_cpu_s, (_children_cpu_s() - self._generator_cpu_s) / seconds
+        server_time = self._server.processor_time() - self._server_time
+        return _Costs(server_time, (_children_cpu_s() - self._generator_cpu_s) / seconds)
 
 
 def _children_cpu_s() -> float:

@@ -18,16 +18,18 @@ class Goal:
     bound: str
     measured: float | None
     is_met: bool | None
+    contender: str | None = None
+    """The contender that has made the promise; None if a part of the code has, and in older results."""
 
 
-def at_least(text: str, bound: float, measured: float | None) -> Goal:
+def at_least(text: str, bound: float, measured: float | None, *, contender: str | None = None) -> Goal:
     """A goal that a figure is at least so big."""
-    return Goal(text, f"≥ {bound:g}", measured, None if measured is None else measured >= bound)
+    return Goal(text, f"≥ {bound:g}", measured, None if measured is None else measured >= bound, contender)
 
 
-def at_most(text: str, bound: float, measured: float | None, unit: str = "") -> Goal:
+def at_most(text: str, bound: float, measured: float | None, unit: str = "", *, contender: str | None = None) -> Goal:
     """A goal that a figure is at most so big."""
-    return Goal(text, f"≤ {bound:g}{unit}", measured, None if measured is None else measured <= bound)
+    return Goal(text, f"≤ {bound:g}{unit}", measured, None if measured is None else measured <= bound, contender)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,13 @@ class Outcome:
     notes: Sequence[str] = ()
     is_at_a_rate: bool = False
     """All have had as many requests as each other: what tells them apart is how long an answer took."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """By contender, the setting that its name does not tell."""
+
+    def title(self, contender: str) -> str:
+        """The name of a contender, with its setting."""
+        setting = self.settings.get(contender)
+        return contender if setting is None else f"{contender} ({setting})"
 
 
 def throughput(load: Load) -> float:
@@ -63,6 +72,11 @@ def throughput(load: Load) -> float:
 def p99(load: Load) -> float:
     """The 99th percentile of the latency, in milliseconds."""
     return load.p99_ms
+
+
+def server_cpu(load: Load) -> float:
+    """The processor time of all the server's processes for one request, in microseconds."""
+    return load.server_cpu_us
 
 
 def median(loads: Sequence[Load], figure: Callable[[Load], float]) -> float:

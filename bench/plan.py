@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 SCENARIOS = tuple(
-    "routing replacement overhead blocking compute payload mixed tail scale memory light shadow judge console".split()
+    (
+        "routing replacement overhead fronts blocking compute payload tail fronts_tail mixed "
+        "scale memory light shadow judge console"
+    ).split()
 )
 """The first ones first: what the time does not suffice for is at the end."""
 SIMULATED = frozenset({"judge"})

@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from bench.arena import FRONTS
 from bench.contenders import PEERS
 from bench.load import Load
 from bench.machine import Machine
-from bench.outcome import Goal, Loads, Outcome, median, p99, ratio, spread, throughput
+from bench.outcome import Loads, Outcome, median, p99, ratio, server_cpu, spread, throughput
 from bench.plan import Plan
 
 _BUSY_GENERATOR = 0.9
@@ -31,16 +32,17 @@ def as_markdown(machine: Machine, plan: Plan, outcomes: Sequence[Outcome], missi
 
 def summary(machine: Machine, outcomes: Sequence[Outcome], missing: Sequence[str]) -> str:
     """The goals and where a peer is better, and what one has to know of both."""
-    goals = [goal for one in outcomes for goal in one.goals]
-    return "\n".join([*_goals(goals), *_where_peers_are_better(outcomes), "", *_caveats(machine, missing)])
+    return "\n".join([*_goals(outcomes), *_where_peers_are_better(outcomes), "", *_caveats(machine, missing)])
 
 
 def _lines(machine: Machine, plan: Plan, outcomes: Sequence[Outcome], missing: Sequence[str]) -> Iterator[str]:
     yield "# Bench"
     yield ""
     yield from _about(machine, plan, missing)
+    if any(outcome.settings for outcome in outcomes):
+        yield "Poolshift is one process and its workers (WEB_CONCURRENCY=1), unless its name tells of fronts."
     yield ""
-    yield from _goals([goal for outcome in outcomes for goal in outcome.goals])
+    yield from _goals(outcomes)
     yield from _where_peers_are_better(outcomes)
     for outcome in outcomes:
         yield ""
@@ -68,16 +70,20 @@ def _caveats(machine: Machine, missing: Sequence[str]) -> Iterator[str]:
         yield f"Left out: {'; '.join(missing)}."
 
 
-def _goals(goals: Sequence[Goal]) -> Iterator[str]:
+def _goals(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """One table; without a column of contenders if the results, being old, name none."""
+    goals = [(outcome, goal) for outcome in outcomes for goal in outcome.goals]
     if not goals:
         return
+    has_contenders = any(goal.contender is not None for _, goal in goals)
     yield "## Goals"
     yield ""
-    yield "| goal | bound | measured | |"
-    yield "|---|---:|---:|---|"
-    for goal in goals:
+    yield "| goal | contender | bound | measured | |" if has_contenders else "| goal | bound | measured | |"
+    yield "|---|---|---:|---:|---|" if has_contenders else "|---|---:|---:|---|"
+    for outcome, goal in goals:
         measured = "–" if goal.measured is None else f"{goal.measured:.3g}"
-        yield f"| {goal.text} | {goal.bound} | {measured} | {_MARKS[goal.is_met]} |"
+        contender = ("–" if goal.contender is None else outcome.title(goal.contender),) if has_contenders else ()
+        yield f"| {' | '.join((goal.text, *contender, goal.bound, measured, _MARKS[goal.is_met]))} |"
     yield ""
 
 
@@ -92,26 +98,26 @@ def _where_peers_are_better(outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 
 def _better_peers(outcome: Outcome) -> Iterator[str]:
-    """Each figure in which a peer beats Poolshift V2."""
-    ours = outcome.reference
-    if ours is None:
+    """Each figure in which a peer beats Poolshift V2, and each in which one beats it with fronts."""
+    if outcome.reference is None:
         return
-    for peer in (one.name for one in PEERS if one.name in outcome.loads):
-        said = []
-        for what, figure, more_is_better in _COMPARED:
-            value = ratio(outcome.loads, peer, ours, figure)
-            if value is not None and (value > 1 + _EVEN if more_is_better else value < 1 - _EVEN):
-                said.append(f"{value:.2f} × the {what}")
-        if said:
-            yield f"- {outcome.scenario}: {peer} has {', '.join(said)}"
+    has_fronts = FRONTS in outcome.loads
+    for ours in dict.fromkeys((outcome.reference, FRONTS) if has_fronts else (outcome.reference,)):
+        scenario = f"{outcome.scenario}, against {outcome.title(ours)}" if has_fronts else outcome.scenario
+        for peer in (one.name for one in PEERS if one.name in outcome.loads):
+            if said := list(_better_figures(outcome.loads, peer, ours)):
+                yield f"- {scenario}: {peer} has {', '.join(said)}"
+
+
+def _better_figures(loads: Loads, peer: str, ours: str) -> Iterator[str]:
+    for what, figure, more_is_better in _COMPARED:
+        value = ratio(loads, peer, ours, figure)
+        if value is not None and (value > 1 + _EVEN if more_is_better else value < 1 - _EVEN):
+            yield f"{value:.2f} × the {what}"
 
 
 def _p50(load: Load) -> float:
     return load.p50_ms
-
-
-def _server_cpu(load: Load) -> float:
-    return load.server_cpu_us
 
 
 def _generator_cpu(load: Load) -> float:
@@ -122,7 +128,7 @@ _COMPARED = (
     ("throughput", throughput, True),
     ("p50", _p50, False),
     ("p99", p99, False),
-    ("processor time", _server_cpu, False),
+    ("processor time", server_cpu, False),
 )
 
 
@@ -132,7 +138,7 @@ def _scenario(outcome: Outcome) -> Iterator[str]:
     yield f"{outcome.conditions[0].upper()}{outcome.conditions[1:]}."
     yield ""
     if outcome.loads:
-        yield from _table(outcome.loads, outcome.reference)
+        yield from _table(outcome)
     for figure in outcome.figures:
         yield f"- {figure.name}: {figure.value:,.1f} {figure.unit}"
     for note in outcome.notes:
@@ -140,18 +146,19 @@ def _scenario(outcome: Outcome) -> Iterator[str]:
     yield from _doubts(outcome.loads)
 
 
-def _table(loads: Loads, reference: str | None) -> Iterator[str]:
+def _table(outcome: Outcome) -> Iterator[str]:
+    loads, reference = outcome.loads, outcome.reference
     yield f"| | per second | spread | p50 ms | p99 ms | processor µs | against {reference} | failed |"
     yield "|---|---:|---:|---:|---:|---:|---:|---:|"
     for name, rounds in loads.items():
         against = ratio(loads, name, reference) if reference is not None else None
         cells = (
-            name,
+            outcome.title(name),
             f"{median(rounds, throughput):,.0f}",
             f"{spread(rounds, throughput):.0%}",
             f"{median(rounds, _p50):.2f}",
             f"{median(rounds, p99):.2f}",
-            f"{median(rounds, _server_cpu):,.0f}",
+            f"{median(rounds, server_cpu):,.0f}",
             "–" if against is None else f"{against:.2f}",
             str(sum(load.failed for load in rounds)),
         )

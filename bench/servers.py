@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,8 +21,34 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 
 
+_FRONT = "app.fronts.front"
+"""The module that a front process runs, which its command line names."""
+_MOST_READS = 10
+
+
 class ContenderFailed(Exception):
     """A contender does not start, or does not answer as it must."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorTime:
+    """The processor time of a server's processes, in seconds."""
+
+    own_s: float
+    """The process that was started: Poolshift's own process, which cannot be multiplied."""
+    fronts_s: float
+    others_s: float
+    """The workers, and what serves them: the preloaded process and the exporter of spans, for example."""
+
+    @property
+    def total_s(self) -> float:
+        """The sum over all processes."""
+        return self.own_s + self.fronts_s + self.others_s
+
+    def __sub__(self, before: "ProcessorTime") -> "ProcessorTime":
+        return ProcessorTime(
+            self.own_s - before.own_s, self.fronts_s - before.fronts_s, self.others_s - before.others_s
+        )
 
 
 class Server:
@@ -127,9 +154,31 @@ class Server:
         assert self._process is not None
         return psutil.Process(self._process.pid)
 
-    def cpu_s(self) -> float:
-        """Processor time of all its processes so far."""
-        return sum(_cpu_s(process) for process in (self.process, *self.process.children(recursive=True)))
+    def processor_time(self) -> ProcessorTime:
+        """The processor time of all its processes so far, as /proc has it, with that of those that have ended.
+
+        A worker that ends is counted by the process that reaps it. So that none is missed or counted twice, this reads
+        again if a process has come or gone meanwhile: when a generator leaves amid its calls, their workers end.
+        """
+        for _ in range(_MOST_READS):
+            children = self.process.children(recursive=True)
+            time_so_far = self._read(children)
+            if set(self.process.children(recursive=True)) == set(children):
+                break
+        return time_so_far
+
+    def _read(self, children: Sequence[psutil.Process]) -> ProcessorTime:
+        own_s, others_s = _cpu_s(self.process)
+        fronts_s = 0.0
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child_s, reaped_s = _cpu_s(child)
+                if _is_front(child):
+                    fronts_s += child_s
+                else:
+                    others_s += child_s
+                others_s += reaped_s
+        return ProcessorTime(own_s, fronts_s, others_s)
 
     def rss_bytes(self) -> int:
         """Resident memory of the server process itself, without its workers."""
@@ -137,12 +186,17 @@ class Server:
         return rss
 
 
-def _cpu_s(process: psutil.Process) -> float:
+def _cpu_s(process: psutil.Process) -> tuple[float, float]:
+    """Returns the processor time of a process, and of the children that it has reaped. Raises psutil.NoSuchProcess."""
+    times = process.cpu_times()
+    return float(times.user + times.system), float(times.children_user + times.children_system)
+
+
+def _is_front(process: psutil.Process) -> bool:
     try:
-        times = process.cpu_times()
-    except psutil.NoSuchProcess:
-        return 0.0
-    return float(times.user + times.system)
+        return _FRONT in process.cmdline()
+    except psutil.ZombieProcess:
+        return False
 
 
 def free_port(first: int) -> int:

@@ -1,19 +1,22 @@
 """100 kB in and the same out: what copying and parsing cost."""
 
-from bench.arena import V2, Arena
-from bench.outcome import Outcome
+from bench.arena import FRONTS, V2, Arena, settings_of
+from bench.contenders import MOSEC
+from bench.outcome import Outcome, at_least, ratio
 from bench.plan import FEW_ROUNDS
 from bench.workloads import PAYLOAD
 
 
 def run(arena: Arena) -> Outcome:
-    """V2 and every peer."""
+    """V2 without and with fronts, and every peer."""
     plan = arena.plan
-    loads = arena.compare([arena.v2(), *arena.peers()], PAYLOAD, rounds=plan.few_rounds)
+    loads = arena.compare([arena.v2(), arena.fronts(), *arena.peers()], PAYLOAD, rounds=plan.few_rounds)
     return Outcome(
         scenario="payload",
         conditions=f"100 kB in, 100 kB out, {plan.workers} workers, {plan.connections} connections",
         loads=loads,
         reference=V2,
+        settings=settings_of(loads),
+        goals=[at_least("100 kB in and out, against mosec", 1, ratio(loads, FRONTS, MOSEC.name), contender=FRONTS)],
         notes=[f"At most {FEW_ROUNDS} rounds."],
     )

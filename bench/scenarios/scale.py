@@ -10,9 +10,9 @@ import msgspec
 from sqlalchemy import insert
 
 from bench import load
-from bench.arena import Arena
+from bench.arena import V2, Arena
 from bench.load import Load
-from bench.outcome import Outcome, at_most, ratio
+from bench.outcome import Outcome, at_most, ratio, server_cpu
 from bench.servers import Server
 from bench.workloads import TRIVIAL
 from poolshift.worker.definitions import Definition, Field, Signature
@@ -45,6 +45,7 @@ def run(arena: Arena) -> Outcome:
                 loads[name].append(seen)
                 arena.say(f"  round {number + 1}: {name}: {seen.rps:,.0f}/s, {seen.server_cpu_us:.0f} µs of processor")
     much = f"{plan.many_workers} workers, {plan.many_programs:,} programs, {plan.many_sessions:,} sessions"
+    same, to_all = ratio(loads, MANY_SAME, FEW, server_cpu), ratio(loads, MANY_ALL, FEW, server_cpu)
     return Outcome(
         scenario="scale",
         conditions=(
@@ -54,18 +55,14 @@ def run(arena: Arena) -> Outcome:
         loads=loads,
         reference=FEW,
         goals=[
-            at_most(f"processor time of a call at {much}, against few", 1.1, ratio(loads, MANY_SAME, FEW, _cost)),
-            at_most("the same with calls to all of them", 1.1, ratio(loads, MANY_ALL, FEW, _cost)),
+            at_most(f"processor time of a call at {much}, against few", 1.1, same, contender=V2),
+            at_most("the same with calls to all of them", 1.1, to_all, contender=V2),
         ],
         notes=[
             "The programs differ by name alone, as every session's own copy of one does: workers load one definition.",
             "Calls to all of them begin anywhere, so that most are their worker's first of that program.",
         ],
     )
-
-
-def _cost(one: Load) -> float:
-    return one.server_cpu_us
 
 
 def program_id(number: int) -> str:

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from bench.arena import Arena
+from bench.arena import V1, Arena
 from bench.contenders import Poolshift
-from bench.outcome import Figure, Loads, Outcome, at_least, at_most, p99, ratio
+from bench.outcome import Figure, Goal, Loads, Outcome, at_least, at_most, p99, ratio
 from bench.servers import Server
 from bench.workloads import BLOCKING, TRIVIAL, Workload
 
@@ -24,13 +24,16 @@ def run(arena: Arena) -> Outcome:
         loads=loads,
         reference=f"{WITHOUT}, computing",
         figures=[Figure("shadow calls that ran beside the waiting program", shadows, "")],
-        goals=[
-            at_least("throughput with shadow calls, computing", 0.95, ratio(computing, WITH, WITHOUT)),
-            at_most("p99 with shadow calls, computing", 1.05, ratio(computing, WITH, WITHOUT, p99)),
-            at_least("throughput with shadow calls, waiting", 0.95, ratio(waiting, WITH, WITHOUT)),
-            at_most("p99 with shadow calls, waiting", 1.05, ratio(waiting, WITH, WITHOUT, p99)),
-        ],
+        goals=[*_goals("computing", computing), *_goals("waiting", waiting)],
     )
+
+
+def _goals(kind: str, loads: Loads) -> list[Goal]:
+    calls, latency = ratio(loads, WITH, WITHOUT), ratio(loads, WITH, WITHOUT, p99)
+    return [
+        at_least(f"throughput with shadow calls, {kind}", 0.95, calls, contender=V1),
+        at_most(f"p99 with shadow calls, {kind}", 1.05, latency, contender=V1),
+    ]
 
 
 def _measure(arena: Arena, workload: Workload) -> tuple[Loads, float]:

@@ -1,34 +1,35 @@
 """The 99th percentile at half of the peak load, against mosec at the same rate."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bench import load
-from bench.arena import V2, Arena
-from bench.contenders import MOSEC
+from bench.arena import V2, Arena, settings_of
+from bench.contenders import MOSEC, Contender
 from bench.outcome import Figure, Loads, Outcome, at_most, median, p99, ratio
 from bench.workloads import TRIVIAL
 
 
 def run(arena: Arena) -> Outcome:
-    """V2 and mosec, at half of V2's peak."""
-    outcome = at_half_of_the_peak(arena, "tail", of=V2)
-    against_mosec = _against_mosec(outcome.loads)
-    goal = at_most("p99 at half of the peak load, against mosec at the same rate", 1, against_mosec)
-    return replace(outcome, goals=[goal])
+    """V2 without and with fronts, and mosec, at half of the peak of V2 without."""
+    outcome = at_half_of_the_peak(arena, "tail", [arena.v2(), arena.fronts(), *arena.peers(MOSEC)], of=V2)
+    text = "p99 at half of the peak load, against mosec at the same rate"
+    return replace(outcome, goals=[at_most(text, 1, against_mosec(outcome.loads, V2), contender=V2)])
 
 
-def at_half_of_the_peak(arena: Arena, scenario: str, *, of: str) -> Outcome:
-    """V2 and mosec, at half of the peak `of` one of both; of the other where that one does not take part."""
+def at_half_of_the_peak(arena: Arena, scenario: str, contenders: Sequence[Contender], *, of: str) -> Outcome:
+    """The contenders at half of the peak of one of them, or of the first if that one does not take part."""
     plan = arena.plan
     body = arena.body(TRIVIAL)
-    with arena.running([arena.v2(), *arena.peers(MOSEC)], TRIVIAL, plan.workers) as servers:
+    first = contenders[0].name
+    with arena.running(contenders, TRIVIAL, plan.workers) as servers:
         for server in servers.values():
             load.peak(server, body, connections=plan.connections, seconds=1)
         peaks = {
             name: load.peak(server, body, connections=plan.connections, seconds=plan.seconds).rps
             for name, server in servers.items()
         }
-        rate = load.even_rate(peaks.get(of, peaks[V2]) / 2)
+        rate = load.even_rate(peaks.get(of, peaks[first]) / 2)
         arena.say(f"  at {rate:,.0f}/s")
         loads = arena.alternate(
             servers,
@@ -38,15 +39,16 @@ def at_half_of_the_peak(arena: Arena, scenario: str, *, of: str) -> Outcome:
         scenario=scenario,
         conditions=f"trivial program, {plan.workers} workers, {rate:,} requests per second, half of the peak of {of}",
         loads=loads,
-        reference=V2,
+        reference=first,
+        settings=settings_of(loads),
         figures=[Figure(f"peak of {name} just before", peak, "/s") for name, peak in peaks.items()],
         is_at_a_rate=True,
     )
 
 
-def _against_mosec(loads: Loads) -> float | None:
+def against_mosec(loads: Loads, ours: str) -> float | None:
     """The worse of the rounds' ratios' median and the medians' ratio: of so few percentiles, one alone may flatter."""
-    by_round = ratio(loads, V2, MOSEC.name, p99)
+    by_round = ratio(loads, ours, MOSEC.name, p99)
     if by_round is None:
         return None
-    return max(by_round, median(loads[V2], p99) / median(loads[MOSEC.name], p99))
+    return max(by_round, median(loads[ours], p99) / median(loads[MOSEC.name], p99))

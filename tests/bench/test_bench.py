@@ -26,20 +26,24 @@ def _load(requests: int, failed: int = 0) -> Load:
 @pytest.mark.generators
 def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
     """A peak, requests that differ, a constant rate, a count of requests and the micro-benchmark, all in one run."""
-    scenarios = ("overhead", "scale", "tail", "memory", "routing", "console")
+    scenarios = ("overhead", "fronts", "scale", "tail", "memory", "routing", "console")
     arguments = [part for name in scenarios for part in ("--scenario", name)]
     result = CliRunner().invoke(app, ["bench", "--quick", *arguments, "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
     outcomes = {one["scenario"]: one for one in json.loads((tmp_path / "results.json").read_text())["outcomes"]}
-    for name in ("overhead", "scale", "tail"):
+    for name in ("overhead", "fronts", "scale", "tail"):
         for rounds in outcomes[name]["loads"].values():
             assert all(one["requests"] > 0 and one["failed"] == 0 for one in rounds)
-    assert len(outcomes["overhead"]["loads"]) >= 4  # Poolshift in three ways, and what is installed beside it
+    assert len(outcomes["overhead"]["loads"]) >= 6  # Poolshift in five ways, and what is installed beside it
+    (without,), (with_fronts,) = outcomes["fronts"]["loads"].values()
+    assert without["fronts_cpu_us"] == 0 < without["own_cpu_us"]
+    assert with_fronts["fronts_cpu_us"] > 0
     for name in ("memory", "routing", "console"):
         assert all(figure["value"] > 0 for figure in outcomes[name]["figures"])
     report = (tmp_path / "results.md").read_text()
     assert "Where a peer is better" in report
-    assert "throughput, everything on, against mosec" in report
+    assert "throughput, everything on, against mosec | Poolshift V2 |" in report
+    assert "trivial program, everything on, against mosec | Poolshift with fronts (WEB_CONCURRENCY=" in report
     assert "Left out" in report
     assert "Left out" in result.output
 
