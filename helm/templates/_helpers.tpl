@@ -66,6 +66,37 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.autoscaling.enabled }}{{ .Values.autoscaling.maxReplicas }}{{ else }}{{ .Values.replicaCount }}{{ end -}}
 {{- end -}}
 
+{{/* The whole cores of a pod: its limit, or what it requests. 0 for a quantity that is neither like 4, 4.5 nor 4500m. */}}
+{{- define "poolshift.cores" -}}
+{{- $limits := .Values.resources.limits | default dict -}}
+{{- $requests := .Values.resources.requests | default dict -}}
+{{- $cpu := coalesce $limits.cpu $requests.cpu 0 | toString -}}
+{{- $number := regexFind "^[0-9]+" $cpu | int -}}
+{{- if regexMatch "^[0-9]+m$" $cpu -}}{{ div $number 1000 }}{{- else if regexMatch "^[0-9]+([.][0-9]*)?$" $cpu -}}{{ $number }}{{- else -}}0{{- end -}}
+{{- end -}}
+
+{{/* Says if these values send every call to local workers of V2, which are all that fronts are of use to. The rollout
+     file is not looked at: its changes start no new pods. */}}
+{{- define "poolshift.hasV2Alone" -}}
+{{- $config := .Values.config -}}
+{{- $isChosen := has "v2" (list $config.POOLS $config.POOL_VERSION) -}}
+{{- $isSplit := and (eq (float64 .Values.canary.percent) 100.0) (not $config.POOL_VERSION) -}}
+{{- $isLocal := eq (coalesce $config.V2_WORKERS $config.WORKERS "local") "local" -}}
+{{- if and (or $isChosen $isSplit) $isLocal }}true{{ end -}}
+{{- end -}}
+
+{{/* WEB_CONCURRENCY: one for each two cores, since a trivial call takes a front and a worker about as long. Fronts that
+     are more than V2's workers would only pass calls on. */}}
+{{- define "poolshift.webConcurrency" -}}
+{{- if .Values.config.WEB_CONCURRENCY -}}
+{{- .Values.config.WEB_CONCURRENCY -}}
+{{- else if include "poolshift.hasV2Alone" . -}}
+{{- min (div (include "poolshift.cores" .) 2) .Values.pools.v2.size 64 | max 1 -}}
+{{- else -}}
+1
+{{- end -}}
+{{- end -}}
+
 {{/* The whole end of a pod: calls that still come in, the drain, and 10 s to close what is open and end the workers. */}}
 {{- define "poolshift.gracePeriodSeconds" -}}
 {{- $drain := .Values.config.DRAIN_TIMEOUT_S | default 30 | ceil | int -}}
@@ -100,7 +131,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if gt (include "poolshift.milliseconds" $monitor.scrapeTimeout | int) (include "poolshift.milliseconds" $monitor.interval | int) -}}
 {{- fail "metrics.serviceMonitor: scrapeTimeout is above interval, and the operator would not take it" -}}
 {{- end -}}
-{{- $own := list "HOST" "PORT" "ALLOW_ANONYMOUS" "API_KEYS_FILE" "CANARY_PERCENT" "ROLLOUT_FILE" "ROLLOUT_PLAN_FILE" "V1_POOL_SIZE" "V2_POOL_SIZE" "DATABASE_URL" "LM_MODEL" "LM_API_BASE" "LM_API_KEY" "RAY_ADDRESS" -}}
+{{- $own := list "HOST" "PORT" "ALLOW_ANONYMOUS" "API_KEYS_FILE" "CANARY_PERCENT" "ROLLOUT_FILE" "ROLLOUT_PLAN_FILE" "V1_POOL_SIZE" "V2_POOL_SIZE" "WEB_CONCURRENCY" "DATABASE_URL" "LM_MODEL" "LM_API_BASE" "LM_API_KEY" "RAY_ADDRESS" -}}
 {{- range $v.extraEnv -}}
 {{- if or (has .name $own) (hasKey $v.config .name) -}}
 {{- fail (printf "extraEnv: %s has a value of its own in this chart" .name) -}}
@@ -159,6 +190,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   value: {{ include "poolshift.env" .Values.pools.v1.size }}
 - name: V2_POOL_SIZE
   value: {{ include "poolshift.env" .Values.pools.v2.size }}
+{{- if and (not .Values.config.WEB_CONCURRENCY) (gt (include "poolshift.webConcurrency" . | int) 1) }}
+- name: WEB_CONCURRENCY
+  value: {{ include "poolshift.webConcurrency" . | quote }}
+{{- end }}
 {{- range $name, $value := .Values.config }}
 {{- if not (kindIs "invalid" $value) }}
 - name: {{ $name }}

@@ -154,16 +154,53 @@ def test_the_grace_period_covers_the_drain(chart: Chart, drain: str) -> None:
     assert _environment(resources)["DRAIN_TIMEOUT_S"] == drain
 
 
+V2_ALONE = "config.POOLS=v2"
+
+
+@pytest.mark.parametrize(
+    ("values", "count"),
+    [
+        (V2_ALONE, 1),
+        (f"{V2_ALONE},resources.limits.cpu=3999m", 1),
+        (f"{V2_ALONE},resources.limits.cpu=4", 2),
+        (f"{V2_ALONE},resources.limits.cpu=4500m", 2),
+        (f"{V2_ALONE},resources.limits.cpu=7.5", 3),
+        (f"{V2_ALONE},resources.limits.cpu=1e1", 1),  # no quantity that anyone writes
+        (f"{V2_ALONE},resources.requests.cpu=8", 4),
+        (f"{V2_ALONE},resources.requests.cpu=8,resources.limits.cpu=4", 2),
+        (f"{V2_ALONE},resources.limits=null,resources.requests=null", 1),
+        (f"{V2_ALONE},resources.limits.cpu=16", 4),  # as many as V2 has workers
+        (f"{V2_ALONE},resources.limits.cpu=16,pools.v2.size=32", 8),
+        (f"{V2_ALONE},resources.limits.cpu=192,pools.v2.size=1024", 64),
+        ("config.POOL_VERSION=v2,resources.limits.cpu=8", 4),
+        ("canary.percent=100,resources.limits.cpu=8", 4),
+        ("canary.percent=100.00,resources.limits.cpu=8", 4),
+        ("canary.percent=99.99,resources.limits.cpu=8", 1),
+        ("canary.percent=null,resources.limits.cpu=8", 1),
+        ("canary.percent=100,config.POOL_VERSION=v1,resources.limits.cpu=8", 1),
+        (f"{V2_ALONE},config.V2_WORKERS=ray,ray.address=head:6379,resources.limits.cpu=8", 1),
+        (f"{V2_ALONE},config.WORKERS=ray,config.V2_WORKERS=local,ray.address=head:6379,resources.limits.cpu=8", 4),
+        (f"{V2_ALONE},config.WEB_CONCURRENCY=1,resources.limits.cpu=8", 1),
+        ("config.WEB_CONCURRENCY=6", 6),
+    ],
+)
+def test_fronts_follow_the_cores(either_chart: Chart, values: str, count: int) -> None:
+    """One process for each two whole cores speaks HTTP once every call goes to V2; a number of the operator wins."""
+    resources = either_chart.render(*ANONYMOUS, "--set", values)
+    assert _environment(resources).get("WEB_CONCURRENCY", "1") == str(count)
+
+
 def test_moving_traffic_by_the_file_restarts_nothing(chart: Chart) -> None:
     """The ConfigMap changes and the pods do not; the percentage at the start is a change of the pods."""
-    file = (*ANONYMOUS, "--set", "canary.file.enabled=true")
+    file = (*ANONYMOUS, "--set", "canary.file.enabled=true,resources.limits.cpu=8")
     before = chart.render(*file)
     after = chart.render(*file, "--set", "canary.file.percent=12.34,canary.file.reason=why: 'it' is \"said\"")
     rollout = yaml.safe_load(only(after, "ConfigMap")["data"]["rollout.yaml"])
     assert rollout == {"canary_percent": 12.34, "reason": "why: 'it' is \"said\""}
     shadowing = chart.render(*file, "--set", "canary.file.shadowPercent=0")
     assert yaml.safe_load(only(shadowing, "ConfigMap")["data"]["rollout.yaml"])["shadow_percent"] == 0
-    assert only(before, "Deployment") == only(after, "Deployment")
+    everything = chart.render(*file, "--set", "canary.file.percent=100")
+    assert only(before, "Deployment") == only(after, "Deployment") == only(everything, "Deployment")
     assert only(before, "Deployment") != only(chart.render(*file, "--set", "canary.percent=1"), "Deployment")
 
 
@@ -257,6 +294,9 @@ def test_a_checkout_without_dashboards_says_so(package: Path, tmp_path: Path) ->
         ("metrics.serviceMonitor.interval=500ms,metrics.serviceMonitor.scrapeTimeout=1s", "is above interval"),
         ("extraEnv[0].name=PORT,extraEnv[0].value=x", "extraEnv: PORT has a value of its own"),
         ("extraEnv[0].name=DRAIN_TIMEOUT_S,extraEnv[0].value=x", "extraEnv: DRAIN_TIMEOUT_S has a value"),
+        ("extraEnv[0].name=WEB_CONCURRENCY,extraEnv[0].value=x", "extraEnv: WEB_CONCURRENCY has a value"),
+        ("config.WEB_CONCURRENCY=0", "WEB_CONCURRENCY"),
+        ("config.WEB_CONCURRENCY=65", "WEB_CONCURRENCY"),
         ("canary.file.enabled=true,canary.file.percent=null", "percent"),
         ("config.OTEL_TRACES_SAMPLER=sometimes", "OTEL_TRACES_SAMPLER"),
         ("image.repository=Poolshift", "repository"),
