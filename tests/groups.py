@@ -11,7 +11,9 @@ import pytest
 from tests.support.service import ROOT
 
 SERVICE_FIXTURES = frozenset(
-    "shared_service start_service local_service service poolshift postgres collector endpoint worker watched".split()
+    """
+    collector endpoint fronted local_service poolshift postgres service shared_service start_service watched worker
+    """.split()
 )
 """Fixtures that start processes: a test that uses any of them is not in `make test-fast`."""
 

@@ -41,23 +41,23 @@ def next_move(parties: Sequence[Party], workers: int, idle: int) -> Move | None:
         workers: the number of all workers.
         idle: the number of those that are idle at the service.
     """
-    needing = sum([party.need > 0 for party in parties])
     share = min(1.0, workers / max(1, sum([party.need for party in parties])))
     lacks = [_lack(party, share) for party in parties]
     receiver = max(range(len(parties)), key=lacks.__getitem__)
-    givers = [
-        one
-        for one, party in enumerate(parties)
-        if one != receiver
-        and (idle if one == SERVICE else party.has > 0)
-        and (party.has > 1 or not party.need or workers < needing)
-    ]
+    givers = [one for one in _givers(parties, workers, idle) if one != receiver]
     giver = min(givers, key=lacks.__getitem__, default=None)
     if giver is None or lacks[receiver] - lacks[giver] < MOVES_AT:
         return None
     if giver == SERVICE:
         return Move(to=receiver)
     return Move(giver=giver, is_urgent=lacks[receiver] >= _HAS_NONE)
+
+
+def _givers(parties: Sequence[Party], workers: int, idle: int) -> list[int]:
+    """Lists who could give a worker."""
+    is_scarce = workers < sum([party.need > 0 for party in parties])
+    able = [one for one, party in enumerate(parties) if party.has > 1 or not party.need or is_scarce]
+    return [one for one in able if (idle if one == SERVICE else parties[one].has > 0)]
 
 
 def _lack(party: Party, share: float) -> float:
