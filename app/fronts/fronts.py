@@ -290,6 +290,16 @@ class Fronts:
                 self._fronts.remove(front)
             link.close()
 
+    def _retire(self, link: FrontLink) -> None:
+        """Has a front end once its connections are closed, each after its next answer; another takes its place."""
+        for front in self._fronts:
+            if front.link is link:
+                self._fronts.remove(front)
+                self.loans.dismiss(link)
+                link.shutdown()
+                _log.info("a front is replaced", pid=front.pid, definitions=len(link.definitions))
+                return
+
     async def _watch(self, link: FrontLink, news: asyncio.Event, process: Process) -> None:
         while not link.is_lost:
             news.clear()
@@ -299,10 +309,12 @@ class Fronts:
                     while not link.is_lost:
                         await news.wait()
                         news.clear()
+            if link.is_worn:
+                self._retire(link)
             if link.heard_at is not None and link.heard_at < self._loop.time() - SILENCE_S:
                 _log.error("a front is silent and is killed", pid=process.pid, silence_s=SILENCE_S)
                 return
-        if not self._is_ending:
+        if not self._is_ending and not link.is_worn:
             status = await process.wait()
             cause = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
             _log.error("a front has ended", pid=process.pid, cause=cause, connections=link.connections)

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from app.fronts.grants import Grants
     from app.fronts.loans import Loans
 
+MAX_DEFINITIONS: Final = 20_000
+"""A front that has been told so many is replaced: those of programs that were changed or deleted are never dropped."""
 SILENT_S: Final = 3.0
 """A front that has said nothing for this long, in seconds, gets no workers."""
 
@@ -127,6 +129,11 @@ class FrontLink(FrameStream):
     def ask(self) -> None:
         """Asks the front if it serves."""
         self.send(ASKED, 0, 0)
+
+    @property
+    def is_worn(self) -> bool:
+        """Tells if the front is to be replaced, since it keeps every definition that it was ever told."""
+        return len(self.definitions) >= MAX_DEFINITIONS
 
     @property
     def is_silent(self) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 import structlog
@@ -55,8 +56,9 @@ class Loans:
         self._links: list[FrontLink] = []
         self._on_loan: dict[int, _OnLoan] = {}
         self._leases = 0
-        self._numbers: dict[Definition, int] = {}
+        self._numbers: WeakKeyDictionary[Definition, int] = WeakKeyDictionary()
         """The numbers by which fronts know definitions."""
+        self._next_number = 0
         self._running: dict[FrontLink, Sequence[Running]] = {}
         """As each front told last."""
         self._is_ending = False
@@ -85,6 +87,13 @@ class Loans:
         for one in list(self._on_loan.values()):
             if one.link is link:
                 self._engine.kill_lent(one.slot, ExitCause.CANCELLED)
+
+    def dismiss(self, link: FrontLink) -> None:
+        """Takes a front's workers back, each once its call has ended, and lends it none any more."""
+        self._links.remove(link)
+        for lease, one in list(self._on_loan.items()):
+            if one.link is link:
+                self._recall(lease)
 
     def close_gate(self) -> None:
         """Has all calls go through the service, until it grants again what is right by then."""
@@ -259,7 +268,8 @@ class Loans:
         """Returns the number of a definition, after a front has been told it."""
         number = self._numbers.get(definition)
         if number is None:
-            number = self._numbers[definition] = len(self._numbers)
+            number = self._numbers[definition] = self._next_number
+            self._next_number += 1
         if number not in link.definitions:
             link.definitions[number] = definition
             link.send(DEFINITION, 0, number, encode_definition(definition))
