@@ -23,6 +23,9 @@ _MYPY = (
     "--no-site-packages",  # the same C whatever is installed beside it
 )
 
+_QUIET = "-Wno-misleading-indentation"
+"""Of no use for generated C, and GCC needs over half of a build for this warning."""
+
 _FINDER = """\
 import sys
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -110,6 +113,8 @@ class BuildHook(BuildHookInterface[Any]):
             target_dir=str(intermediate / "c"),
             group_name=group,
         )
+        for extension in extensions:
+            extension.extra_compile_args.append(_QUIET)
         command = Distribution({"name": "poolshift", "ext_modules": extensions}).get_command_obj("build_ext")
         command.build_lib, command.build_temp = str(built), str(intermediate)
         command.ensure_finalized()
