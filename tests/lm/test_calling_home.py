@@ -6,7 +6,7 @@ from tests.conftest import StartService
 from tests.lm.conftest import SMALL, create, field, on
 from tests.lm.endpoint import Endpoint
 from tests.service.test_streaming import EVENTS
-from tests.support.service import ROOT
+from tests.support.service import POOLSHIFT, ROOT
 
 # Every Python process of the service runs this at its start: it notes whom anything looks up or connects to.
 _NOTES = """
@@ -30,7 +30,8 @@ def test_only_the_lm_is_called(start_service: StartService, endpoint: Endpoint, 
     (tmp_path / "sitecustomize.py").write_text(_NOTES.format(path=str(notes)))
     lm = {"LM_MODEL": "openai/test", "LM_API_BASE": endpoint.base("answers"), "LM_API_KEY": "k"}
     # The first call imports LiteLLM, which takes half a minute on a busy machine.
-    service = start_service(PYTHONPATH=f"{tmp_path}:{ROOT}", EXECUTION_TIMEOUT_S=300, **SMALL, **lm)
+    settings = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "EXECUTION_TIMEOUT_S": 300, **SMALL, **lm}
+    service = start_service(command=POOLSHIFT, **settings)
     body = {"model": "mistral/test", "api_base": endpoint.base("answers"), "api_key": "k"}
     assert service.client.put("/sessions/by-litellm/lm", json=body).status_code == 200
     program = create(service, [field("text")], [field("topic")])

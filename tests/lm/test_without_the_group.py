@@ -20,7 +20,7 @@ def without_dspy(tmp_path: Path) -> str:
 
 def test_creating_a_dspy_program_names_what_to_install(start_service: StartService, without_dspy: str) -> None:
     """A python program runs as ever."""
-    service = start_service(PYTHONPATH=without_dspy, **SMALL)
+    service = start_service(command=POOLSHIFT, PYTHONPATH=without_dspy, **SMALL)
     signature = {"inputs": [field("text")], "outputs": [field("topic")]}
     answer = service.client.post("/programs", json={"program_type": "predict", "signature": signature})
     detail = problem(answer, 422, "invalid_request")["detail"]

@@ -8,7 +8,7 @@ import pytest
 
 from common import own_process
 from tests.conftest import StartService
-from tests.support.service import Service, running_service
+from tests.support.service import POOLSHIFT, Service, running_service
 
 OWN = {path.name for path in own_process.ROOT.iterdir() if (path / "__init__.py").exists()} - {"poolshift"}
 NAMES = sorted(OWN | {"analysis", "uvicorn", "fastapi"})
@@ -51,6 +51,7 @@ def service(request: pytest.FixtureRequest, shop: Path, tmp_path: Path, version:
     directory = Path(settings.pop("cwd", str(tmp_path)))
     with running_service(
         directory,
+        command=POOLSHIFT,
         POOL_VERSION=version,
         PROGRAM_MODULES="shop,examples",
         DATABASE_URL=f"sqlite+aiosqlite:///{tmp_path}/names.db",
@@ -70,7 +71,8 @@ def test_every_module_of_the_users_is_the_users(service: Service, shop: Path) ->
 def test_nothing_of_the_service_is_on_a_workers_path(start_service: StartService, tmp_path: Path, version: str) -> None:
     """A program that asks for the service's packages finds none but the examples and `poolshift`."""
     (tmp_path / "shop.py").write_text(SHOP.format(imports="json"))
-    service = start_service(POOL_VERSION=version, PROGRAM_MODULES="shop", PYTHONPATH=str(tmp_path))
+    settings = {"POOL_VERSION": version, "PROGRAM_MODULES": "shop", "PYTHONPATH": tmp_path}
+    service = start_service(command=POOLSHIFT, **settings)
     program = service.create("shop:found", {"names": "array"}, output="object")
     answer = service.execute(program, inputs={"names": [*OWN, "poolshift"]})
     assert answer.status_code == 200, answer.text
@@ -80,7 +82,7 @@ def test_nothing_of_the_service_is_on_a_workers_path(start_service: StartService
 
 def test_the_examples_are_there_without_a_users_own(start_service: StartService, version: str) -> None:
     """They are found last, so that the first call of a newcomer works wherever the service was started."""
-    service = start_service(POOL_VERSION=version, PROGRAM_MODULES="examples", PYTHONPATH="")
+    service = start_service(command=POOLSHIFT, POOL_VERSION=version, PROGRAM_MODULES="examples", PYTHONPATH="")
     program = service.create(
         "examples.text:keywords", {"text": "string"}, outputs=[{"name": "keywords", "type": "array"}]
     )

@@ -21,8 +21,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-READ_AT_IMPORT = ("LANG", "LC_", "LD_", "OTEL_", "PYTHON")
+READ_AT_IMPORT = ("LANG", "LC_", "LD_", "OTEL_PROPAGATORS", "OTEL_PYTHON", "PYTHON")
 """Beginnings of the names of variables that may count before the command's own code runs."""
+
+OF_WORKERS = "PYTHONPATH"
+"""Nothing of it is on the command's own path (packaging/_poolshift_service). A `sitecustomize` on it is not run."""
 
 _SCRIPT = str(Path(sys.executable).with_name("poolshift"))
 _MODULES = (
@@ -128,7 +131,7 @@ def run(
 def can_run(environment: Mapping[str, str]) -> bool:
     """Tells if a command with these variables does the same in a fork as in a process of its own."""
     is_measured = any(name.startswith("COVERAGE_") for name in os.environ)
-    return not is_measured and not any(name.startswith(READ_AT_IMPORT) for name in environment)
+    return not is_measured and not any(name.startswith(READ_AT_IMPORT) for name in environment.keys() - {OF_WORKERS})
 
 
 @cache
