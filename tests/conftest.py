@@ -1,13 +1,14 @@
 """Fixtures for all tests. Service tests run on both versions, unless POOL_VERSION names one."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import garbage  # first, for the imports after it
 from tests.support.service import Service, running_service
 
 pytest_plugins = ["tests.groups"]
@@ -15,6 +16,15 @@ pytest_plugins = ["tests.groups"]
 VERSIONS = [os.environ["POOL_VERSION"]] if os.environ.get("POOL_VERSION") else ["v1", "v2"]
 
 StartService = Callable[..., Service]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collects garbage again once the tests are collected."""
+    try:
+        return (yield)
+    finally:
+        garbage.resume_without_what_is_there()
 
 
 @pytest.fixture(scope="session")
