@@ -67,10 +67,10 @@ def test_a_linter_finds_nothing(folder: Path) -> None:
     assert "No results" in said
 
 
-def test_a_client_of_python_calls_and_is_refused(folder: Path, shared_service: Service, version: str) -> None:
-    """Made without a warning, strictly typed (but for the generator's own module), and with the problem of an error."""
+@pytest.fixture(scope="module")
+def client_of_python(folder: Path) -> Path:
+    """A client that is made without a warning, and strictly typed but for the generator's own module."""
     (folder / "config.yaml").write_text("content_type_overrides:\n  application/x-ndjson: text/plain\npost_hooks: []\n")
-    shutil.rmtree(folder / "generated", ignore_errors=True)
     made = run(
         *(BIN / "openapi-python-client", "generate", "--path", "openapi.json", "--config", "config.yaml"),
         *("--meta", "none", "--output-path", "generated"),
@@ -80,13 +80,26 @@ def test_a_client_of_python_calls_and_is_refused(folder: Path, shared_service: S
     shutil.copy(HERE / "call.py.txt", folder / "call.py")
     (folder / "mypy.ini").write_text("[mypy]\nstrict = true\n[mypy-generated.client]\nignore_errors = true\n")
     run("mypy", "--config-file=mypy.ini", f"--python-executable={BIN / 'python'}", "call.py", cwd=folder)
-    said = json.loads(run(BIN / "python", "call.py", shared_service.url, cwd=folder))
+    return folder
+
+
+def test_a_client_of_python_calls_and_is_refused(client_of_python: Path, shared_service: Service, version: str) -> None:
+    """On either version, with the problem of an error."""
+    said = json.loads(run(BIN / "python", "call.py", shared_service.url, cwd=client_of_python))
     assert said == {**EXPECTED, "version": version}
 
 
-def test_a_client_of_typescript_calls_and_is_refused(folder: Path, shared_service: Service, version: str) -> None:
-    """Strictly typed, with the problem of each error."""
+@pytest.fixture(scope="module")
+def client_of_typescript(folder: Path) -> Path:
+    """A client that is strictly typed."""
     run("openapi-typescript", "openapi.json", "--output", "schema.d.ts", cwd=folder)
     run("tsc", "--project", "tsconfig.json", cwd=folder)
-    said = json.loads(run("node", "built/call.js", shared_service.url, cwd=folder))
+    return folder
+
+
+def test_a_client_of_typescript_calls_and_is_refused(
+    client_of_typescript: Path, shared_service: Service, version: str
+) -> None:
+    """On either version, with the problem of each error."""
+    said = json.loads(run("node", "built/call.js", shared_service.url, cwd=client_of_typescript))
     assert said == {**EXPECTED, "version": version}
