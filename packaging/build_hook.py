@@ -5,6 +5,8 @@ which one of the wheel, `modules` which modules are compiled together, `standalo
 (docs/adr/0008). A compiled wheel is for one Python on one platform, and takes a C compiler and Python's headers:
 
     POOLSHIFT_COMPILE=1 pip wheel --no-deps .
+
+`POOLSHIFT_OPT_LEVEL` is GCC's level of optimisation, 3 unless it is set.
 """
 
 import os
@@ -108,7 +110,7 @@ class BuildHook(BuildHookInterface[Any]):
         files = [module.replace(".", "/") + ".py" for module in modules]
         extensions = mypycify(
             [*_MYPY, f"--cache-dir={intermediate / 'mypy'}", *files],
-            opt_level="3",
+            opt_level=os.environ.get("POOLSHIFT_OPT_LEVEL", "3"),
             debug_level="0",
             target_dir=str(intermediate / "c"),
             group_name=group,
