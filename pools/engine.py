@@ -281,6 +281,8 @@ class Engine(abc.ABC):
             elif not error.is_ours:
                 self._quarantine.killed(key)
             self._quarantine.undecided(key, call.execution_id)
+            if self.lender is not None:
+                self.lender.is_suspect()
         elif error.started and not isinstance(error, (ExecutionTimeout, PoolClosed)):
             self._quarantine.survived(key)
         else:
@@ -400,13 +402,13 @@ class Engine(abc.ABC):
 
     @property
     def outstanding(self) -> int:
-        """The calls that run or wait; a worker on loan counts as one."""
-        return len(self._queue) + self._state.busy
+        """The calls that run or wait for workers alone; a worker on loan counts as one."""
+        return self._queue.waiting_for_workers + self._state.busy
 
     @property
     def waiting(self) -> int:
-        """The calls that wait."""
-        return len(self._queue)
+        """The calls that wait for workers alone."""
+        return self._queue.waiting_for_workers
 
     @property
     def idle(self) -> int:
@@ -439,11 +441,11 @@ class Engine(abc.ABC):
         """Kills a worker on loan."""
         self._supervisor.kill(slot, cause, reason)
 
-    def ran_elsewhere(self, slot: WorkerSlot | None, seconds: Sequence[float]) -> None:
-        """Counts the calls that a worker on loan, or None that was one, has run; `seconds` are their times on it."""
-        self._supervisor.dispatched += len(seconds)
+    def ran_elsewhere(self, slot: WorkerSlot | None, count: int, seconds: Sequence[float]) -> None:
+        """Counts calls that a worker on loan, or None that was one, has run; `seconds` are the times of good ones."""
+        self._supervisor.dispatched += count
         if slot is not None:
-            slot.executions += len(seconds)
+            slot.executions += count
             self._supervisor.mark_if_worn(slot)
         for one in seconds:
             self._learn(one)

@@ -23,6 +23,9 @@ class Lender(Protocol):
     def is_short(self) -> None:
         """A call waits here, and no worker is idle."""
 
+    def is_suspect(self) -> None:
+        """A program has killed a worker: its next calls are for the pool to admit or to refuse."""
+
     def withdraw_running(self) -> None:
         """Takes back the running calls of idempotent programs elsewhere; their workers are killed."""
 

@@ -36,6 +36,8 @@ class WorkerSlot:
     executions: int = 0
     is_due: bool = False
     """To be recycled: it serves on until its replacement is ready."""
+    was_lent: bool = False
+    """Set if another process has had the worker: its executions may be counted after its death."""
     rss_before: int | None = None
     """Resident memory in bytes before the running call, if its program has a limit and the memory is known."""
 
@@ -136,11 +138,13 @@ class PoolState:
 
     def lend(self) -> WorkerSlot | None:
         """Takes the idle worker that was used last for another process, if it may stay there."""
-        slot = next(reversed(self.idle), None)
-        if slot is None or slot.is_due or slot.process is None or not slot.process.can_be_lent:
+        able = (slot for slot in reversed(self.idle) if not slot.is_due and slot.process is not None)
+        slot = next((slot for slot in able if slot.process is not None and slot.process.can_be_lent), None)
+        if slot is None:
             return None
         del self.idle[slot]
         slot.state = WorkerState.BUSY
+        slot.was_lent = True
         self.busy += 1
         return slot
 

@@ -285,7 +285,8 @@ class Supervisor:
 
     def _gone(self, slot: WorkerSlot, end: Exit) -> None:
         assert slot.process is not None
-        is_short_lived = slot.executions == 0 and time.time() - slot.process.started_at < SHORT_LIFE_S
+        is_unused = slot.executions == 0 and not slot.was_lent
+        is_short_lived = is_unused and time.time() - slot.process.started_at < SHORT_LIFE_S
         self._leave(slot)
         self.exits[end.cause] += 1
         self._cpu_of_the_dead_s += end.cpu_s

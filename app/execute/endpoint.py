@@ -21,7 +21,7 @@ from app.access.hosts import HostGuard
 from app.api.executions import job_view
 from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope, misfit_of
-from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response, Rest
+from app.execute.exchange import AsgiExchange, BegunCall, ClientGone, Exchange, Response, Rest
 from app.execute.execution_ids import ExecutionIds
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once
 from app.execute.large_body import envelope_of
@@ -110,7 +110,10 @@ class ExecuteLane:
         self._begin(exchange)
         current_call.set(exchange)
         try:
-            response = await self._execute(exchange)
+            if exchange.begun is not None and exchange.begun.has_ended:
+                response = await self._end_begun(exchange, exchange.begun)
+            else:
+                response = await self._execute(exchange)
         except ClientGone:
             _end_trace(exchange, None)
             return
@@ -172,11 +175,20 @@ class ExecuteLane:
             return None
         return self._answer(exchange, call, result)
 
+    async def _end_begun(self, exchange: Exchange, begun: BegunCall) -> Response:
+        """Ends a plain call that a front has run: whatever has changed since, it was let in, and ran as it was then."""
+        envelope = _read(await exchange.body(self._max_body_bytes))
+        exchange.route = self._router.begun(Version.V2)
+        program_id = exchange.path[_PROGRAM_ID]
+        program = begun.program or self._programs.resolve(program_id, None)
+        if program is None:
+            program = await self._programs.seek(program_id, None)
+        call = self._make_call(exchange, program, envelope)
+        with exchange:
+            return self._answer(exchange, call, await self._run(exchange, call, "execute"))
+
     def _route(self, exchange: Exchange, principal: Principal, session_id: str | None) -> bool:
         """Decides the version of a call. Returns whether it is a test's."""
-        if exchange.begun is not None and exchange.begun.has_ended:
-            exchange.route = self._router.begun(Version.V2)
-            return False
         forced = self.forced_version(exchange, principal)
         if forced is not None and SYNTHETIC in exchange.headers:
             exchange.route = self._router.synthetic(forced, exchange.trace)

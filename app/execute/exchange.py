@@ -22,6 +22,7 @@ from pools.calls import Call, Program
 from pools.errors import ExecutionError
 from poolshift.worker.tracing.traceparent import Carried, trace_id_of
 from routing.catalog.idempotency import KeyedCall
+from routing.catalog.programs import CataloguedProgram
 from routing.router import Route
 from routing.telemetry.call_trace import CallTrace
 from routing.versions import Version
@@ -86,6 +87,7 @@ class BegunCall:
         dispatched_at: float,
         worker_pid: int,
         is_cold: bool,
+        program: CataloguedProgram | None,
     ) -> None:
         """Takes the error with which its run ended, `Withdrawn` if it is to run here; and what a `Call` notes.
 
@@ -100,6 +102,8 @@ class BegunCall:
         self._dispatched_at = dispatched_at
         self._worker_pid = worker_pid
         self._is_cold = is_cold
+        self.program = program
+        """The program that has run; None if it is not known any more."""
 
     @property
     def has_ended(self) -> bool:

@@ -36,8 +36,8 @@ _MAX_LOOK_S: Final = 0.5
 
 MAX_GRANTS: Final = 10_000
 """Grants that a front keeps; beyond, it drops them all."""
-_TELLING: Final = frozenset({b"authorization", b"host", b"x-api-key"})
-"""Headers that decide who calls, and if he may."""
+_TELLING: Final = frozenset({b"authorization", b"host", b"origin", b"sec-fetch-site", b"x-api-key"})
+"""Headers that decide who calls, and if he may (`app.access.auth`, `app.access.hosts`)."""
 _SERVICES_OWN: Final = frozenset(
     {
         b"baggage",

@@ -22,7 +22,7 @@ import msgspec
 
 from app.execute.envelopes import Answer, Envelope
 from app.execute.execution_ids import ExecutionIds
-from app.fronts.frames import ANY_LEASE, KILLED, RAN, RETURNED, WANTED, FrameStream
+from app.fronts.frames import ANY_LEASE, KILLED, PAID, RAN, RETURNED, WANTED, FrameStream
 from app.fronts.gate import Gate
 from app.fronts.messages import Failure, Grant, Killed, Loan, ProgramName, Ran, Running
 from common.timers import DeadlineTimer
@@ -240,6 +240,7 @@ class DirectCalls:
             call.give_up_at = min(self._loop.time() + self._checkout_timeout_s, call.deadline)
             self._waiting.appendleft(call)
             self._waits.set(call.give_up_at)
+            self._serve_idle()
             return
         except ExecutionError as error:
             self._end(borrowed, error)
@@ -262,10 +263,9 @@ class DirectCalls:
 
     def _use(self, borrowed: Borrowed) -> None:
         """Gives a worker its next call, if it may have one."""
-        if self._owed:
-            self._owed -= 1
-            self._give_back(borrowed)
-        elif not borrowed.is_fit or borrowed.is_recalled or borrowed.lease not in self._borrowed:
+        if borrowed.lease not in self._borrowed:
+            pass  # it is dead
+        elif self._owed or borrowed.is_recalled or not borrowed.is_fit:
             self._give_back(borrowed)
         elif self._waiting:
             self._serve(borrowed)
@@ -275,12 +275,17 @@ class DirectCalls:
                 self._look_soon()
         self._publish()
 
+    def _serve_idle(self) -> None:
+        """Gives calls that wait to workers that are idle, after another one was lost."""
+        while self._waiting and self._idle:
+            self._serve(self._idle.pop())
+
     def _serve(self, borrowed: Borrowed) -> None:
         call = self._waiting.popleft()
         if call.granted.epoch != self._gate.epoch:  # the service is about to say so
             self._waiting.appendleft(call)
             self.withdraw_waiting()
-            self._idle.append(borrowed)
+            self._use(borrowed)
             return
         call.queued_s = time.perf_counter() - call.began
         self._run(borrowed, call)
@@ -427,7 +432,11 @@ class DirectCalls:
     def lent(self, loan: Loan, sock: Any, output: int) -> None:
         """Takes a worker on loan."""
         lease = loan.lease
-        process = WorkerProcess(loan.generation, sock, output, loan.load_timeout_s, lambda _: None)
+        try:
+            process = WorkerProcess(loan.generation, sock, output, loan.load_timeout_s, lambda _: None)
+        except OSError:
+            self.lost(lease)
+            return
         borrowed = Borrowed(lease, process, self._end)
         handle: ProcessHandle = _BorrowedHandle(lambda: self._kill(borrowed))
         process.adopt(loan.pid, handle, self._handed(loan))
@@ -440,14 +449,18 @@ class DirectCalls:
         else:
             self._use(borrowed)
 
+    def lost(self, lease: int) -> None:
+        """Has the service kill a worker whose descriptors have not come."""
+        killed = Killed(lease, ExitCause.CANCELLED, None, None)
+        self._stream.send(KILLED, 0, 0, _pack(killed))
+
     def recalled(self, lease: int) -> None:
         """Gives a worker back, once it is idle; with `ANY_LEASE`, the first that is."""
         if lease == ANY_LEASE:
-            if self._idle:
+            self._owed += 1
+            while self._owed and self._idle:
                 self._give_back(self._idle.pop(0))
-                self._publish()
-            else:
-                self._owed += 1
+            self._publish()
             return
         borrowed = self._borrowed.get(lease)
         if borrowed is None:
@@ -466,6 +479,7 @@ class DirectCalls:
         if borrowed in self._idle:
             self._idle.remove(borrowed)
         borrowed.process.ended(end)
+        self._serve_idle()
         self._look_for_others()
         self._publish()
 
@@ -493,7 +507,11 @@ class DirectCalls:
         del self._borrowed[borrowed.lease]
         _, _, known = handed
         self.tell()
-        self._stream.send(RETURNED, 0, 0, _pack(self._loan(borrowed, known)))
+        flags = 0
+        if self._owed:
+            self._owed -= 1
+            flags = PAID
+        self._stream.send(RETURNED, flags, 0, _pack(self._loan(borrowed, known)))
         borrowed.process.let_go()
         self._look_for_others()
 

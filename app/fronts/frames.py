@@ -57,6 +57,9 @@ SAMPLED: Final = 2
 MAY_BE_GRANTED: Final = 4
 """The flag of a call whose head has nothing in it that only the service understands."""
 
+PAID: Final = 1
+"""The flag of a `RETURNED` that answers a `RECALLED` of any lease."""
+
 ANY_LEASE: Final = 2**32 - 1
 """In a `RECALLED`: whichever worker is idle first."""
 

@@ -1,6 +1,7 @@
 """The front's end of the stream to the service, and its connections."""
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -69,6 +70,10 @@ class FrontStream(FrameStream):
         self._is_ending = False
         self._tasks = TaskOwner("front")
         self._give: Callable[[socket.socket, bytes], None] | None = None
+        self._recalled: set[int] = set()
+        """Leases that were recalled before their descriptors came."""
+        self._over: set[int] = set()
+        """Leases whose workers died before their descriptors came."""
         self.ended = asyncio.Event()
         """Set once the service has gone, or after it has said that it ends, when no connection is left."""
 
@@ -83,20 +88,37 @@ class FrontStream(FrameStream):
         """Takes over a connection."""
         self._tasks.start(self._open_connection(sock))
 
-    def take_worker(self, lease: int, sock: socket.socket, output: int) -> None:
-        """Takes the descriptors of a worker on loan."""
-        loan = self._loans.pop(lease, None)
-        if loan is None:
+    def take_worker(self, lease: int, sock: "socket.socket | None", output: int) -> None:
+        """Takes the descriptors of a worker on loan, and the worker once its loan is told, too."""
+        if sock is None:
+            self._loans.pop(lease, None)
+            self._direct.lost(lease)
+        elif lease in self._over:
+            self._over.discard(lease)
+            sock.close()
+            os.close(output)
+        else:
             self._descriptors[lease] = sock, output
-        else:
-            self._direct.lent(loan, sock, output)
+            self._take_if_whole(lease)
 
-    def _take_loan(self, loan: Loan) -> None:
-        descriptors = self._descriptors.pop(loan.lease, None)
-        if descriptors is None:
-            self._loans[loan.lease] = loan
+    def _take_if_whole(self, lease: int) -> None:
+        if lease in self._loans and lease in self._descriptors:
+            self._direct.lent(self._loans.pop(lease), *self._descriptors.pop(lease))
+            if lease in self._recalled:
+                self._recalled.discard(lease)
+                self._direct.recalled(lease)
+
+    def _take_end(self, lease: int, end: Exit) -> None:
+        """Ends a worker that is dead, perhaps before its descriptors are here."""
+        if self._loans.pop(lease, None) is not None:
+            self._over.add(lease)
+        self._direct.died(lease, end)
+
+    def _take_recall(self, lease: int) -> None:
+        if lease in self._loans:
+            self._recalled.add(lease)
         else:
-            self._direct.lent(loan, *descriptors)
+            self._direct.recalled(lease)
 
     def _set_clock(self) -> None:
         self.server_lines = b"date: %s\r\n" % formatdate(time.time(), usegmt=True).encode()
@@ -142,13 +164,15 @@ class FrontStream(FrameStream):
 
     def _take_of_workers(self, kind: int, number: int, told: bytes) -> None:
         if kind == LENT:
-            self._take_loan(_decode_loan(told))
+            loan = _decode_loan(told)
+            self._loans[loan.lease] = loan
+            self._take_if_whole(loan.lease)
         elif kind == RECALLED:
-            self._direct.recalled(number)
+            self._take_recall(number)
         elif kind == DEATH:
             death = _decode_death(told)
             end = Exit(ExitCause(death.cause), death.description, death.cpu_s, death.is_ours)
-            self._direct.died(death.lease, end)
+            self._take_end(death.lease, end)
         elif kind == DEFINITION:
             self._direct.know(number, decode_definition(told))
         elif kind == CLOSED:
@@ -202,4 +226,5 @@ class FrontStream(FrameStream):
 
     def _end_if_unused(self) -> None:
         if self._is_ending and not self._open:
+            self._direct.tell()
             self.ended.set()

@@ -130,7 +130,8 @@ class Fronts:
     async def tell(self) -> None:
         """Returns when all that fronts have done so far is counted here; a front that is silent is not waited for."""
         if self._fronts:
-            await asyncio.gather(*(front.link.tell(TELL_TIMEOUT_S) for front in self._fronts))
+            links = [front.link for front in self._fronts if not front.link.is_silent]
+            await asyncio.gather(*(link.tell(TELL_TIMEOUT_S) for link in links))
 
     def begin_drain(self) -> None:
         """Has fronts run no more calls by themselves; each answer closes its connection from now on."""

@@ -22,7 +22,6 @@ from app.http_metrics import HandlerMetrics
 from app.services import Services
 from app.sunset import version_headers
 from pools.calls import Call
-from pools.errors import WorkerCrashed
 from routing.catalog.programs import CataloguedProgram
 from routing.rollout.model import Rollout
 from routing.telemetry.recorder import EXECUTE, OK
@@ -88,10 +87,17 @@ class Grants:
 
     # --- grants
 
-    def grant(self, link: FrontLink, exchange: Exchange) -> bytes:
-        """Returns the grant for calls with the head of one that was answered, or nothing."""
+    @property
+    def epoch(self) -> int:
+        """The epoch in force."""
+        return self._gate.epoch
+
+    def grant(self, link: FrontLink, exchange: Exchange, epoch: int) -> bytes:
+        """Returns the grant for calls with the head of one that was answered, or nothing; it began in `epoch`."""
         call, program = exchange.call, exchange.program
-        if call is None or exchange.error is not None or not isinstance(program, CataloguedProgram):
+        if epoch != self._gate.epoch or exchange.error is not None:
+            return b""
+        if call is None or not isinstance(program, CataloguedProgram):
             return b""
         if not self._is_plain(exchange, call, program):
             return b""
@@ -103,7 +109,7 @@ class Grants:
         assert named is not None
         return _pack(
             Grant(
-                epoch=self._gate.epoch,
+                epoch=epoch,
                 flow=flow.number,
                 definition=self._loans.told(link, program.definition),
                 program=named,
@@ -157,18 +163,18 @@ class Grants:
             if call.lease >= 0:
                 by_lease.setdefault(call.lease, []).append(call)
         for lease, run in by_lease.items():
-            self._loans.ran(lease, [call.served_s for call in run])
+            self._loans.ran(lease, len(run), [call.served_s for call in run if call.sent >= 0])
 
-    def failed(self, failure: Failure, error: Exception) -> None:
-        """Counts a call that a front has begun, and that ends here.
-
-        A program that has killed its worker is not granted again before it ends well here.
-        """
-        if isinstance(error, WorkerCrashed):
-            self._loans.close_gate()
+    def failed(self, failure: Failure) -> None:
+        """Counts a call that a front has begun, and that ends here."""
         if failure.dispatched_ago_s >= 0.0:
             self._figures.direct_calls += 1
-            self._loans.ran(failure.lease, [failure.served_s])
+            self._loans.ran(failure.lease, 1, ())
+
+    def program_of(self, failure: Failure) -> CataloguedProgram | None:
+        """Returns the program that a front has run, as it was then; None if that was too long ago."""
+        flow = self._flow(failure.flow)
+        return None if flow is None else flow.program
 
     def _flow(self, number: int) -> _Flow | None:
         return self._flows.get(number) or self._flows_before.get(number)

@@ -23,11 +23,12 @@ class Handover:
         self,
         sock: socket.socket,
         on_connection: Callable[[socket.socket, bytes], None],
-        on_worker: Callable[[int, socket.socket, int], None] | None = None,
+        on_worker: Callable[[int, socket.socket | None, int], None] | None = None,
     ) -> None:
         """Takes over `sock`. Calls `on_connection` with each connection, and the bytes that were read of it.
 
         Calls `on_worker` with each worker: the number of its lease, its socket and the descriptor of its output.
+        Without a descriptor left for it in this process, there is no socket.
         """
         sock.setblocking(False)
         self._sock = sock
@@ -108,12 +109,14 @@ class Handover:
     def _hand_on(self, message: bytes, fds: list[int]) -> None:
         """Hands on what has come; there are no descriptors if this process had none left for them."""
         if message[:1] == _WORKER:
-            if len(fds) == _MAX_FDS and self._on_worker is not None:
-                lease = int.from_bytes(message[1:], "little")
+            lease = int.from_bytes(message[1:], "little")
+            assert self._on_worker is not None
+            if len(fds) == _MAX_FDS:
                 self._on_worker(lease, socket.socket(fileno=fds[0]), fds[1])
             else:
                 for fd in fds:
                     os.close(fd)
+                self._on_worker(lease, None, -1)
         elif fds:
             read = _read_all(fds[1]) if len(fds) > 1 else b""
             self._on_connection(socket.socket(fileno=fds[0]), read)

@@ -22,6 +22,7 @@ from app.fronts.frames import (
     LENGTH_BYTES,
     MAY_BE_GRANTED,
     OPENING,
+    PAID,
     RAN,
     REFUSED,
     RETURNED,
@@ -67,6 +68,8 @@ class _Client:
         self.exchange: ConnectionExchange | None = None
         """The call that is being answered."""
         self.may_be_granted = False
+        self.epoch = 0
+        """The epoch in which the call began: what was right then may be wrong by its answer."""
 
     def new_exchange(self, server: ServerState, tasks: "set[asyncio.Task[None]]") -> ConnectionExchange:
         path, lines, address = self.head
@@ -79,7 +82,7 @@ class _Client:
         if exchange is not None:
             flags = STAYS if exchange.keep_alive else 0
             if self.may_be_granted:
-                granted = self.link.grants.grant(self.link, exchange)
+                granted = self.link.grants.grant(self.link, exchange, self.epoch)
         self.link.send(ANSWER, flags, self.number, granted, b"".join((data, *rest)) if rest else data)
 
 
@@ -109,6 +112,8 @@ class FrontLink(FrameStream):
         """The workers that the front has on loan."""
         self.recalled = 0
         """The number of them that it is to give back, whichever is idle first."""
+        self.ran_at = 0.0
+        """The time, by the loop's clock, at which the front last told of calls that it has run."""
         self.definitions: dict[int, Definition] = {}
         """The definitions that the front knows, by their numbers."""
         self._questions = 0
@@ -176,6 +181,7 @@ class FrontLink(FrameStream):
         if kind == CALL:
             self._begin(self._client(connection, first), flags, second, None)
         elif kind == RAN:
+            self.ran_at = self.loop.time()
             self.grants.ran(_decode_ran(first))
         elif kind == FAILED:
             self._go_on(self._client(connection, first), flags, second)
@@ -193,12 +199,13 @@ class FrontLink(FrameStream):
             self.heard_at = self.loop.time()
             self._on_news()
         else:
-            self._take_of_workers(kind, first)
+            self._take_of_workers(kind, flags, first)
 
-    def _take_of_workers(self, kind: int, told: bytes) -> None:
+    def _take_of_workers(self, kind: int, flags: int, told: bytes) -> None:
         if kind == WANTED:
             self.loans.is_wanted()
         elif kind == RETURNED:
+            self.recalled -= flags == PAID
             self.loans.returned(self, _decode_loan(told))
         elif kind == KILLED:
             killed = _decode_killed(told)
@@ -216,6 +223,7 @@ class FrontLink(FrameStream):
         exchange.must_sample = flags & SAMPLED != 0
         exchange.begun = begun
         client.may_be_granted = flags & MAY_BE_GRANTED != 0
+        client.epoch = self.grants.epoch
         exchange.begin(body, self._endpoint, self.loop, at_once=True)
 
     def _go_on(self, client: _Client, flags: int, told: bytes) -> None:
@@ -223,7 +231,7 @@ class FrontLink(FrameStream):
         body_at = LENGTH_BYTES + int.from_bytes(told[:LENGTH_BYTES], "little")
         failure = _decode_failure(told[LENGTH_BYTES:body_at])
         error = failure_named(failure)
-        self.grants.failed(failure, error)
+        self.grants.failed(failure)
         now = time.perf_counter()
         dispatched_at = 0.0 if failure.dispatched_ago_s < 0 else now - failure.dispatched_ago_s
         begun = BegunCall(
@@ -236,6 +244,7 @@ class FrontLink(FrameStream):
             dispatched_at=dispatched_at,
             worker_pid=failure.worker_pid,
             is_cold=failure.is_cold,
+            program=self.grants.program_of(failure),
         )
         self._begin(client, flags, told[body_at:], begun)
 

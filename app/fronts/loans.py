@@ -6,7 +6,7 @@ for longer than a worker's move takes while a call waits elsewhere.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -33,6 +33,9 @@ BALANCE_S: Final = 0.05
 REST_S: Final = 0.25
 """Between two looks while none does: at workers on loan that are to be replaced."""
 
+HOME_AFTER_S: Final = 1.0
+"""Idle workers of a front that has told of no call for so long come back, one in each `REST_S`."""
+
 _pack: Final = msgspec.msgpack.Encoder().encode
 _log = structlog.stdlib.get_logger("poolshift.fronts")
 
@@ -40,8 +43,15 @@ _log = structlog.stdlib.get_logger("poolshift.fronts")
 class _OnLoan:
     """A worker on loan."""
 
-    def __init__(self, slot: WorkerSlot, process: WorkerProcess, link: FrontLink) -> None:
+    def __init__(
+        self,
+        slot: WorkerSlot,
+        process: WorkerProcess,
+        link: FrontLink,
+        when_dead: Callable[[asyncio.Future[Exit]], None],
+    ) -> None:
         self.slot = slot
+        self.when_dead = when_dead
         self.process = process
         self.link = link
         self.is_recalled = False
@@ -119,7 +129,15 @@ class Loans:
             self._see_if_lending()
             self._may_move_busy = True
             self._balance()
+            self._bring_home()
             await asyncio.sleep(BALANCE_S if self._engine.waiting or self.waiting else REST_S)
+
+    def _bring_home(self) -> None:
+        """Recalls workers that rest at fronts: shadow calls and others take what is idle here."""
+        now = asyncio.get_running_loop().time()
+        for link in self._links:
+            if self._gate.idle_at(link.number) and link.ran_at < now - HOME_AFTER_S:
+                self._recall_any(link, is_urgent=True)
 
     def _see_if_lending(self) -> None:
         """Says if fronts get workers. If they do not, the calls that wait there come here."""
@@ -128,6 +146,8 @@ class Loans:
             self._gate.set_lends(lends=lends)
             if not lends:
                 self.close_gate()
+                for lease in list(self._on_loan):
+                    self._recall(lease)
 
     # --- what the engine asks (`pools.lending.Lender`)
 
@@ -147,6 +167,9 @@ class Loans:
     def is_short(self) -> None:
         self._gate.service_has_idle(0)
         self._balance()
+
+    def is_suspect(self) -> None:
+        self.close_gate()
 
     def withdraw_running(self) -> None:
         for link in self._links:
@@ -193,9 +216,9 @@ class Loans:
         """Lends one worker, or recalls one; returns if another may move."""
         links, engine = [link for link in self._links if not link.is_silent], self._engine
         on_loan = sum([link.workers for link in self._links])
-        coming = sum([link.recalled for link in links])
+        coming = sum([min(link.recalled, link.workers) for link in links])
         service = Party(max(0, engine.outstanding - on_loan), engine.live - on_loan + coming)
-        fronts = [Party(self._need_of(link), link.workers - link.recalled) for link in links]
+        fronts = [Party(self._need_of(link), link.workers - min(link.recalled, link.workers)) for link in links]
         move = next_move((service, *fronts), engine.live, engine.idle)
         if move is None:
             return False
@@ -243,11 +266,11 @@ class Loans:
             process.come_back(known)
             self._engine.give_up_lending(slot)
             return False
-        self._on_loan[lease] = _OnLoan(slot, process, link)
+        self._on_loan[lease] = _OnLoan(slot, process, link, lambda exited: self._died(lease, exited.result()))
         self._none_left.clear()
         link.workers += 1
         link.send(LENT, 0, 0, _pack(self._loan(link, lease, process, known)))
-        process.exited.add_done_callback(lambda exited: self._died(lease, exited.result()))
+        process.exited.add_done_callback(self._on_loan[lease].when_dead)
         return True
 
     def _loan(self, link: FrontLink, lease: int, process: WorkerProcess, known: Handed) -> Loan:
@@ -286,7 +309,6 @@ class Loans:
         one = self._forget(loan.lease)
         if one is None:
             return
-        link.recalled = max(0, link.recalled - 1)
         told = [(link.definitions[number], is_loaded) for number, is_loaded in loan.definitions]
         one.process.come_back(
             Handed(
@@ -307,10 +329,10 @@ class Loans:
             one.process.fault = one.process.fault or fault
             self._engine.kill_lent(one.slot, cause, reason)
 
-    def ran(self, lease: int, seconds: Sequence[float]) -> None:
+    def ran(self, lease: int, count: int, seconds: Sequence[float]) -> None:
         """Counts calls that a worker on loan, or one that was, has run."""
         one = self._on_loan.get(lease)
-        self._engine.ran_elsewhere(None if one is None else one.slot, seconds)
+        self._engine.ran_elsewhere(None if one is None else one.slot, count, seconds)
 
     def runs(self, link: FrontLink, running: Sequence[Running]) -> None:
         """Notes what runs at a front now."""
@@ -325,6 +347,7 @@ class Loans:
     def _forget(self, lease: int) -> _OnLoan | None:
         one = self._on_loan.pop(lease, None)
         if one is not None:
+            one.process.exited.remove_done_callback(one.when_dead)
             one.link.workers -= 1
             if not self._on_loan:
                 self._none_left.set()

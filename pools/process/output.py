@@ -47,13 +47,21 @@ class OutputReader:
             raise
 
     def detach(self) -> int:
-        """Leaves the pipe to another process, which reads on after the last whole line that was taken here."""
+        """Leaves the pipe to another process. What is there of a line is taken as one."""
         if self._fd >= 0:
             self._readable()
+        if self._pending and self._budget.admits(len(self._pending)):
+            self._take(_parse(self._pending))
+        self._pending = b""
         if self._fd >= 0 and self._pause is None:
             self._loop.remove_reader(self._fd)
         self._is_detached = True
         return self._fd
+
+    @property
+    def is_open(self) -> bool:
+        """Tells if somebody can still write to the pipe, as far as is known."""
+        return self._fd >= 0
 
     def attach(self) -> None:
         """Reads the pipe again."""

@@ -246,6 +246,7 @@ class WorkerProcess:
             and self.left_by is None
             and self.is_forked
             and self.node is None
+            and self._output.is_open
         )
 
     @property
