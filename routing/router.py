@@ -118,11 +118,11 @@ class Router:
             trace.routed(route.decision, self._flag.current.revision, time.time_ns())
         return route
 
-    def begun(self, version: Version) -> Route:
+    def begun(self, version: Version, trace: CallTrace | None) -> Route:
         """Returns the route of a call that another process has run on `version`, which was the only choice."""
         decision = self.only_decision(version)
         self._recorder.decided(decision)
-        return Route(random.getrandbits(32), None, decision)
+        return Route(random.getrandbits(32), None, decision, trace)
 
     def only_decision(self, version: Version) -> Decision:
         """Returns the decision for a call that has no choice but `version`."""

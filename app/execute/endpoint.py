@@ -109,6 +109,7 @@ class ExecuteLane:
         """Answers a call, whether it succeeds or fails."""
         self._begin(exchange)
         current_call.set(exchange)
+        response: Response | None
         try:
             if exchange.begun is not None and exchange.begun.has_ended:
                 response = await self._end_begun(exchange, exchange.begun)
@@ -138,7 +139,7 @@ class ExecuteLane:
 
     def _begin(self, exchange: Exchange) -> None:
         if exchange.begun is not None:
-            exchange.execution_id = exchange.begun.execution_id
+            exchange.execution_id, exchange.trace = exchange.begun.execution_id, exchange.begun.trace
             return
         exchange.execution_id = self._ids.next()
         exchange.trace, exchange.traceparent, exchange.carried = self._tracing.begin(
@@ -178,7 +179,7 @@ class ExecuteLane:
     async def _end_begun(self, exchange: Exchange, begun: BegunCall) -> Response:
         """Ends a plain call that a front has run: whatever has changed since, it was let in, and ran as it was then."""
         envelope = _read(await exchange.body(self._max_body_bytes))
-        exchange.route = self._router.begun(Version.V2)
+        exchange.route = self._router.begun(Version.V2, begun.trace)
         program_id = exchange.path[_PROGRAM_ID]
         program = begun.program or self._programs.resolve(program_id, None)
         if program is None:

@@ -88,6 +88,7 @@ class BegunCall:
         worker_pid: int,
         is_cold: bool,
         program: CataloguedProgram | None,
+        trace: CallTrace | None,
     ) -> None:
         """Takes the error with which its run ended, `Withdrawn` if it is to run here; and what a `Call` notes.
 
@@ -104,6 +105,7 @@ class BegunCall:
         self._is_cold = is_cold
         self.program = program
         """The program that has run; None if it is not known any more."""
+        self.trace = trace
 
     @property
     def has_ended(self) -> bool:

@@ -14,6 +14,7 @@ import msgspec
 from uvicorn.config import Config
 
 from app.execute import reader as requests
+from app.execute import server_span
 from app.execute.connections import Connections
 from app.execute.exchange import ConnectionExchange, Endpoint, Exchange, Rest
 from app.execute.protocol import LaneProtocol
@@ -153,12 +154,12 @@ class FrontConnection(LaneProtocol):
             self._granted = None if self._key is None else self._grants.get(self._key)
         granted = self._granted
         if granted is not None and granted.epoch == self._direct.epoch:
-            if granted.is_sampled():
+            is_sampled = granted.is_sampled()
+            self._call = self._direct.begin(granted, self, body, is_sampled=is_sampled)
+            if self._call is not None:
+                return
+            if is_sampled:
                 flags = SAMPLED
-            else:
-                self._call = self._direct.begin(granted, self, body)
-                if self._call is not None:
-                    return
         elif self._key is not None:
             flags = MAY_BE_GRANTED
         self.send_call(CALL, flags, body)
@@ -176,6 +177,12 @@ class FrontConnection(LaneProtocol):
             if len(self._grants) >= MAX_GRANTS:
                 self._grants.clear()
             self._grants[self._key] = granted
+
+    def span_attributes(self, call: DirectCall) -> dict[str, str | int]:
+        """Returns the attributes of the server's span of a sampled call."""
+        exchange = Exchange(self._reader.target.decode(), [], self._address, "http")
+        exchange.execution_id, exchange.program = call.execution_id, call.program
+        return server_span.attributes(exchange)
 
     def answer_result(self, lines: bytes, body: bytes, rest: Rest) -> None:
         """Answers the call that the front has run."""

@@ -20,9 +20,10 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope
 from app.execute.execution_ids import ExecutionIds
-from app.fronts.frames import ANY_LEASE, KILLED, PAID, RAN, RETURNED, WANTED, FrameStream
+from app.fronts.frames import ANY_LEASE, KILLED, PAID, RAN, RETURNED, SPANS, WANTED, FrameStream
 from app.fronts.gate import Gate
 from app.fronts.messages import Failure, Grant, Killed, Loan, ProgramName, Ran, Running
 from common.timers import DeadlineTimer
@@ -34,6 +35,9 @@ from pools.process.process import Handed, WorkerProcess
 from pools.process.stats import ProcessStats
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.framing import MALFORMED
+from routing.telemetry.call_trace import CANCELLED, CallTrace, TraceState
+from routing.telemetry.spans import Span
+from routing.versions import Decision, Reason, Version
 
 REPORT_S: Final = 0.02
 """The longest time that the service's figures lack a call which was answered, unless it asks."""
@@ -56,6 +60,10 @@ class Client(Protocol):
 
     number: int
 
+    def span_attributes(self, call: "DirectCall") -> dict[str, str | int]:
+        """Returns the attributes of the server's span of a sampled call."""
+        ...
+
     def answer_result(self, lines: bytes, body: bytes, rest: tuple[memoryview | bytes, ...]) -> None:
         """Answers with status 200, these lines of headers and a body."""
 
@@ -74,6 +82,8 @@ class Granted:
         self.flow = grant.flow
         self.timeout_s = grant.timeout_s
         self.sampled_below = grant.sampled_below
+        self.decision = Decision(Version.V2, Reason(grant.reason))
+        self.revision = grant.revision
         self.max_body_bytes = grant.max_body_bytes
         self.lines = b"".join([b"%s: %s\r\n" % header for header in grant.headers])
 
@@ -99,6 +109,8 @@ class DirectCall(Call):
         self.borrowed: Borrowed | None = None
         """The worker that runs it, or ran it."""
         self.served_s = 0.0
+        self.span: CallTrace | None = None
+        """The trace, if the call is sampled; also its `trace`, for the pool."""
 
 
 class _BorrowedHandle:
@@ -151,6 +163,31 @@ class Borrowed:
         return self.process.ended_for is None and self.process.left_by is None
 
 
+class SpansToService:
+    """Hands spans of a front's calls to the service, which exports them (`routing.telemetry.call_trace.SpanSink`)."""
+
+    def __init__(self, stream: FrameStream) -> None:
+        self._stream = stream
+        self._waiting: list[Span] = []
+        self._lost = 0
+
+    def offer(self, span: Span) -> None:
+        """Takes a span that has ended."""
+        if not self._waiting:
+            self._stream.loop.call_later(REPORT_S, self.tell)
+        self._waiting.append(span)
+
+    def lost(self, count: int) -> None:
+        """Counts spans that cannot be exported."""
+        self._lost += count
+
+    def tell(self) -> None:
+        """Hands all spans to the service."""
+        if self._waiting or self._lost:
+            spans, lost, self._waiting, self._lost = self._waiting, self._lost, [], 0
+            self._stream.send(SPANS, 0, lost, _encode(spans))
+
+
 class DirectCalls:
     """All calls and workers of one front."""
 
@@ -168,6 +205,7 @@ class DirectCalls:
         self._idle: list[Borrowed] = []
         self._waiting: deque[DirectCall] = deque()
         self._ran: list[Ran] = []
+        self._spans = SpansToService(stream)
         self._service_time_s = 0.0
         self._owed = 0
         """The workers that the service wants back."""
@@ -189,7 +227,7 @@ class DirectCalls:
 
     # --- a call
 
-    def begin(self, granted: Granted, client: Client, body: bytes) -> DirectCall | None:
+    def begin(self, granted: Granted, client: Client, body: bytes, *, is_sampled: bool) -> DirectCall | None:
         """Begins a call; returns None if it is the service's."""
         inputs = _inputs_of(body) if len(body) <= granted.max_body_bytes else None
         if inputs is None:
@@ -198,6 +236,8 @@ class DirectCalls:
         if not is_free and not self._may_wait(granted):
             return None
         call = DirectCall(granted, client, body, inputs, self._ids.next(), self._loop.time())
+        if is_sampled:
+            self._trace(call, granted)
         if is_free:
             self._run(self._idle.pop(), call)
         else:
@@ -206,6 +246,11 @@ class DirectCalls:
         if not self._borrowed:
             self._want()
         return call
+
+    def _trace(self, call: DirectCall, granted: Granted) -> None:
+        trace = call.span = call.trace = CallTrace(self._spans, f"{random.getrandbits(128) or 1:032x}", None)
+        trace.routed(granted.decision, granted.revision, time.time_ns())
+        trace.queue_begins()
 
     def _let_wait(self, call: DirectCall) -> None:
         call.give_up_at = min(self._loop.time() + self._checkout_timeout_s, call.deadline)
@@ -216,6 +261,9 @@ class DirectCalls:
 
     def abandon(self, call: DirectCall) -> None:
         """Ends a call whose client has left."""
+        if call.span is not None and call.client is not None:
+            call.span.failed(CANCELLED)
+            call.span.abandoned(server_span.NAME, call.client.span_attributes(call))
         call.client = None
         if call.borrowed is not None:
             call.borrowed.process.kill(ExitCause.CANCELLED)
@@ -311,6 +359,8 @@ class DirectCalls:
             )
         )
         self._report(call, size)
+        if call.span is not None:
+            call.span.answered(server_span.NAME, 200, None, client.span_attributes(call))
         client.answer_result(lines, body, ())
 
     def _fail(self, call: DirectCall, client: Client, error: Exception) -> None:
@@ -332,6 +382,7 @@ class DirectCalls:
             worker_pid=call.worker_pid,
             is_cold=call.is_cold,
             served_s=call.served_s,
+            trace=None if call.span is None else _handed_over(call.span, error),
         )
         self.tell()  # what ended before
         client.send_failed(_pack(failure), call.body)
@@ -343,7 +394,18 @@ class DirectCalls:
             self._loop.call_later(REPORT_S, self.tell)
         lease = -1 if call.borrowed is None else call.borrowed.lease
         seconds = time.perf_counter() - call.began
-        self._ran.append(Ran(call.granted.flow, lease, seconds, call.queued_s, call.served_s, len(call.body), sent))
+        self._ran.append(
+            Ran(
+                call.granted.flow,
+                lease,
+                seconds,
+                call.queued_s,
+                call.served_s,
+                len(call.body),
+                sent,
+                None if call.span is None else call.span.trace_id,
+            )
+        )
         if len(self._ran) >= MAX_REPORTED:
             self.tell()
 
@@ -352,6 +414,7 @@ class DirectCalls:
         if self._ran:
             ran, self._ran = self._ran, []
             self._stream.send(RAN, 0, 0, _pack(ran))
+        self._spans.tell()
 
     def running(self) -> list[Running]:
         """Lists what runs at the moment."""
@@ -558,6 +621,12 @@ class DirectCalls:
             ended_program=name_of(known.ended_program),
             left_by=name_of(known.left_by),
         )
+
+
+def _handed_over(trace: CallTrace, error: Exception) -> TraceState:
+    if isinstance(error, ExecutionError):
+        trace.failed(error.code)
+    return trace.hand_over()
 
 
 def _inputs_of(body: bytes) -> msgspec.Raw | None:

@@ -50,6 +50,9 @@ STATE: Final = 21
 LENGTH_BYTES: Final = 4
 """The bytes of the length of a `Failure`."""
 
+SPANS: Final = 22
+"""Finished spans of calls that a front has run, as JSON; `connection` is the number of those that were lost."""
+
 STAYS: Final = 1
 """The flag of a call, or an answer, after which the connection stays open."""
 SAMPLED: Final = 2

@@ -24,7 +24,9 @@ from app.sunset import version_headers
 from pools.calls import Call
 from routing.catalog.programs import CataloguedProgram
 from routing.rollout.model import Rollout
+from routing.telemetry.call_trace import CallTrace
 from routing.telemetry.recorder import EXECUTE, OK
+from routing.telemetry.spans import Span
 from routing.versions import Decision, Version
 
 _MAX_FLOWS: Final = 10_000
@@ -116,6 +118,8 @@ class Grants:
                 timeout_s=self._timeout_s,
                 headers=self._headers,
                 sampled_below=self._services.tracing.sampled_below,
+                reason=decision.reason,
+                revision=self._services.flag.current.revision,
                 max_body_bytes=self._max_body_bytes,
             )
         )
@@ -158,7 +162,7 @@ class Grants:
                 self._programs.used(flow.program, now)
                 self._recorder.decided(flow.decision)
                 if call.sent >= 0:
-                    self._recorder.answered(Version.V2, EXECUTE, OK, call.seconds, call.queued_s)
+                    self._recorder.answered(Version.V2, EXECUTE, OK, call.seconds, call.queued_s, call.trace_id)
                     self._metrics.answered(200, call.seconds, call.received, call.sent)
             if call.lease >= 0:
                 by_lease.setdefault(call.lease, []).append(call)
@@ -170,6 +174,20 @@ class Grants:
         if failure.dispatched_ago_s >= 0.0:
             self._figures.direct_calls += 1
             self._loans.ran(failure.lease, 1, ())
+
+    def take_spans(self, spans: list[Span], lost: int) -> None:
+        """Exports the spans of calls that a front has run."""
+        sink = self._services.tracing.sink
+        if sink is not None:
+            for span in spans:
+                sink.offer(span)
+            if lost:
+                sink.lost(lost)
+
+    def trace_of(self, failure: Failure) -> CallTrace | None:
+        """Goes on with the trace of a call that a front has begun."""
+        sink = self._services.tracing.sink
+        return None if sink is None or failure.trace is None else CallTrace.resumed(sink, failure.trace)
 
     def program_of(self, failure: Failure) -> CataloguedProgram | None:
         """Returns the program that a front has run, as it was then; None if that was too long ago."""

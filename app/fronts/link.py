@@ -27,6 +27,7 @@ from app.fronts.frames import (
     REFUSED,
     RETURNED,
     SAMPLED,
+    SPANS,
     STATE,
     STAYS,
     TOLD,
@@ -37,6 +38,7 @@ from app.fronts.handover import Handover
 from app.fronts.messages import Failure, Killed, Loan, Ran, State
 from pools.process.exits import ExitCause
 from poolshift.worker.definitions import Definition
+from routing.telemetry.spans import Span
 
 if TYPE_CHECKING:
     from app.fronts.grants import Grants
@@ -55,6 +57,7 @@ _decode_ran: Final = msgspec.msgpack.Decoder(list[Ran]).decode
 _decode_failure: Final = msgspec.msgpack.Decoder(Failure).decode
 _decode_loan: Final = msgspec.msgpack.Decoder(Loan).decode
 _decode_killed: Final = msgspec.msgpack.Decoder(Killed).decode
+_decode_spans: Final = msgspec.json.Decoder(list[Span]).decode
 _decode_state: Final = msgspec.msgpack.Decoder(State).decode
 
 
@@ -183,6 +186,8 @@ class FrontLink(FrameStream):
         elif kind == RAN:
             self.ran_at = self.loop.time()
             self.grants.ran(_decode_ran(first))
+        elif kind == SPANS:
+            self.grants.take_spans(_decode_spans(first), connection)
         elif kind == FAILED:
             self._go_on(self._client(connection, first), flags, second)
         elif kind == OPENING:
@@ -245,6 +250,7 @@ class FrontLink(FrameStream):
             worker_pid=failure.worker_pid,
             is_cold=failure.is_cold,
             program=self.grants.program_of(failure),
+            trace=self.grants.trace_of(failure),
         )
         self._begin(client, flags, told[body_at:], begun)
 

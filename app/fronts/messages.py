@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 
+from routing.telemetry.call_trace import TraceState
+
 ProgramName = tuple[str, str, str]
 """A program's key, its id and its key in the quarantine."""
 
@@ -40,7 +42,11 @@ class Grant(msgspec.Struct, array_like=True):
     headers: list[tuple[bytes, bytes]]
     """The first headers of an answer."""
     sampled_below: int
-    """A call whose 64 random bits are below this is sampled, and runs at the service."""
+    """A call whose 64 random bits are below this is sampled."""
+    reason: str
+    """The reason for which the calls go to V2 (`routing.versions.Reason`)."""
+    revision: int
+    """The rollout's."""
     max_body_bytes: int
 
 
@@ -90,6 +96,8 @@ class Ran(msgspec.Struct, array_like=True):
     received: int
     sent: int
     """-1 if the client has left before the answer."""
+    trace_id: str | None = None
+    """The trace of a sampled call."""
 
 
 class Failure(msgspec.Struct, array_like=True):
@@ -114,6 +122,8 @@ class Failure(msgspec.Struct, array_like=True):
     worker_pid: int
     is_cold: bool
     served_s: float
+    trace: TraceState | None
+    """The trace of a sampled call, to go on with."""
 
 
 class Running(msgspec.Struct, array_like=True):

@@ -43,7 +43,7 @@ def open_tracing(opening: Opening) -> Tracing:
         export = SpanExport(how, opening.recorder.spans, opening.background)
         opening.at_end(export.aclose)
     sampling = Sampling.named(settings.otel_traces_sampler, settings.otel_traces_sampler_arg)
-    return Tracing(sampling, None if export is None else functools.partial(CallTrace, export))
+    return Tracing(sampling, None if export is None else functools.partial(CallTrace, export), export)
 
 
 def watch_rollout(recorder: Recorder, follower: Follower | None, router: Router, flag: RolloutFlag) -> None:

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -12,8 +12,7 @@ from opentelemetry.semconv.attributes import http_attributes
 from pools.errors import ExecutionError
 from poolshift.worker.tracing import span_names
 from poolshift.worker.tracing.recorded_spans import MAX_BYTES
-from routing.telemetry.span_export import SpanExport
-from routing.telemetry.spans import CallSpan, WorkerSpan
+from routing.telemetry.spans import CallSpan, Span, WorkerSpan
 from routing.versions import Decision
 
 CANCELLED = "cancelled"
@@ -29,6 +28,25 @@ class Parent(NamedTuple):
     tracestate: str | None
 
 
+class SpanSink(Protocol):
+    """Takes finished spans: the export, or the way to it from another process."""
+
+    def offer(self, span: Span) -> None:
+        """Takes a span that has ended. Never blocks."""
+
+    def lost(self, count: int) -> None:
+        """Counts spans that cannot be exported."""
+
+
+class TraceState(NamedTuple):
+    """All that another process needs to go on with a trace; `began` is in nanoseconds since the epoch."""
+
+    trace_id: str
+    span_id: str
+    began: int
+    attributes: dict[str, str | int]
+
+
 class CallTrace:
     """The trace of one sampled call. Each span goes to the export as it ends; a run may end after the answer has gone.
 
@@ -36,7 +54,7 @@ class CallTrace:
     """
 
     def __init__(
-        self, export: SpanExport, trace_id: str, parent: Parent | None, link: tuple[str, str] | None = None
+        self, export: SpanSink, trace_id: str, parent: Parent | None, link: tuple[str, str] | None = None
     ) -> None:
         """Takes as `link` the trace and the span that caused this trace, which is a shadow call's."""
         self.trace_id = trace_id
@@ -50,6 +68,19 @@ class CallTrace:
         self._run: tuple[str, int, int] | None = None
         self._is_cancelled = False
         self._attributes: dict[str, str | int] = {}
+
+    @classmethod
+    def resumed(cls, export: SpanSink, state: TraceState) -> "CallTrace":
+        """Goes on with the trace of a call that came to another process, which has handed it over."""
+        trace = cls(export, state.trace_id, None)
+        trace._span_id, trace._began, trace._attributes = state.span_id, state.began, dict(state.attributes)
+        return trace
+
+    def hand_over(self) -> TraceState:
+        """Ends the wait, if the call has not run, and leaves the rest to another process."""
+        if self._queued_at and self._run is None:
+            self._end_queue(time.time_ns(), None)
+        return TraceState(self.trace_id, self._span_id, self._began, self._attributes)
 
     def linked(self, version: str) -> "CallTrace":
         """Begins the trace of a shadow call on `version`, which is linked to this call's trace."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from poolshift.worker.tracing.traceparent import Carried
-from routing.telemetry.call_trace import CallTrace, Parent
+from routing.telemetry.call_trace import CallTrace, Parent, SpanSink
 
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]*)?"
@@ -58,8 +58,17 @@ _NOTHING: Final = Head()
 class Tracing:
     """Begins the traces of calls. Without an export, only the form of a traceparent is checked."""
 
-    def __init__(self, sampling: Sampling, new_trace: Callable[[str, Parent | None], CallTrace] | None) -> None:
-        """Takes `new_trace`, which makes a trace from its id and the caller's span; None if nothing is exported."""
+    def __init__(
+        self,
+        sampling: Sampling,
+        new_trace: Callable[[str, Parent | None], CallTrace] | None,
+        sink: SpanSink | None = None,
+    ) -> None:
+        """Takes `new_trace`, which makes a trace from its id and the caller's span; None if nothing is exported.
+
+        `sink` takes the spans of calls that another process has run.
+        """
+        self.sink = sink
         self._new_trace = new_trace
         self._honours_parent = sampling.honours_parent
         # As OpenTelemetry's TraceIdRatioBased has it, so that all services agree on a trace.
