@@ -45,6 +45,7 @@ from routing.catalog.programs import CataloguedProgram
 from routing.router import Begun
 from routing.versions import Version
 
+TRACEPARENT: Final = b"traceparent"
 SYNTHETIC: Final = b"x-poolshift-synthetic"
 """The header by which an admin who forces a version says that the call is a test: it is in no organic figure."""
 _JSON: Final = (b"content-type", b"application/json")
@@ -139,12 +140,19 @@ class ExecuteLane:
 
     def _begin(self, exchange: Exchange) -> None:
         if exchange.begun is not None:
-            exchange.execution_id, exchange.trace = exchange.begun.execution_id, exchange.begun.trace
+            self._begin_again(exchange, exchange.begun)
             return
         exchange.execution_id = self._ids.next()
         exchange.trace, exchange.traceparent, exchange.carried = self._tracing.begin(
             exchange.headers, must_sample=exchange.must_sample
         )
+
+    def _begin_again(self, exchange: Exchange, begun: BegunCall) -> None:
+        exchange.execution_id, exchange.trace = begun.execution_id, begun.trace
+        if begun.trace is not None:
+            exchange.carried = self._tracing.carried(exchange.headers)
+        elif TRACEPARENT in exchange.headers:  # it was not sampled, and is not now
+            _, exchange.traceparent, exchange.carried = self._tracing.begin(exchange.headers)
 
     async def _execute(self, exchange: Exchange) -> Response | None:
         """Runs a call and returns its answer; None if the answer has been sent already, by parts."""

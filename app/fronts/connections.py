@@ -16,7 +16,7 @@ from uvicorn.config import Config
 from app.execute import reader as requests
 from app.execute import server_span
 from app.execute.connections import Connections
-from app.execute.exchange import ConnectionExchange, Endpoint, Exchange, Rest
+from app.execute.exchange import ConnectionExchange, Endpoint, Exchange, Rest, headers_of
 from app.execute.protocol import LaneProtocol
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState
 from app.fronts.direct import DirectCall, DirectCalls, Granted
@@ -41,17 +41,14 @@ _TELLING: Final = frozenset({b"authorization", b"host", b"origin", b"sec-fetch-s
 """Headers that decide who calls, and if he may (`app.access.auth`, `app.access.hosts`)."""
 _SERVICES_OWN: Final = frozenset(
     {
-        b"baggage",
         b"idempotency-key",
         b"prefer",
-        b"traceparent",
-        b"tracestate",
-        b"x-canary-key",
         b"x-pool-version",
         b"x-poolshift-synthetic",
     }
 )
 """Headers with which a call is more than a plain one."""
+_OF_TRACES: Final = frozenset({b"baggage", b"traceparent", b"tracestate"})
 _CLOSE: Final = b"connection: close\r\n"
 
 Key = tuple[bytes, ...]
@@ -132,6 +129,8 @@ class FrontConnection(LaneProtocol):
         self._call: DirectCall | None = None
         """The call that the front runs."""
         self._key: Key | None = None
+        self._has_trace = False
+        """Set if the last head has headers that concern traces."""
         self._granted: Granted | None = None
         """The grant for the last head, if there is one."""
         self._known_headers: list[tuple[bytes, bytes]] | None = None
@@ -151,14 +150,15 @@ class FrontConnection(LaneProtocol):
         if reader.headers is not self._known_headers:
             self._known_headers = reader.headers
             self._key = key_of(reader.target, reader.headers)
+            self._has_trace = any(name in _OF_TRACES for name, _ in reader.headers)
             self._granted = None if self._key is None else self._grants.get(self._key)
         granted = self._granted
         if granted is not None and granted.epoch == self._direct.epoch:
-            is_sampled = granted.is_sampled()
-            self._call = self._direct.begin(granted, self, body, is_sampled=is_sampled)
+            head = granted.head(headers_of(reader.headers) if self._has_trace else None)
+            self._call = self._direct.begin(granted, self, body, head)
             if self._call is not None:
                 return
-            if is_sampled:
+            if head is not None and head.trace is not None and not self._has_trace:
                 flags = SAMPLED
         elif self._key is not None:
             flags = MAY_BE_GRANTED

@@ -12,10 +12,10 @@ ordinary, the service ends: a call that fails, that is sampled, or that has wait
 """
 
 import math
-import random
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -35,8 +35,9 @@ from pools.process.process import Handed, WorkerProcess
 from pools.process.stats import ProcessStats
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.framing import MALFORMED
-from routing.telemetry.call_trace import CANCELLED, CallTrace, TraceState
+from routing.telemetry.call_trace import CANCELLED, CallTrace, SpanSink, TraceState
 from routing.telemetry.spans import Span
+from routing.telemetry.tracing import Head, Sampling, Tracing
 from routing.versions import Decision, Reason, Version
 
 REPORT_S: Final = 0.02
@@ -46,7 +47,7 @@ MAX_REPORTED: Final = 256
 PATIENCE_S: Final = 0.001
 """The time that a call waits for one of the front's own workers before another's is asked for."""
 _SERVICE_TIME_WEIGHT: Final = 0.1
-_SAMPLED_BITS: Final = 64
+_NO_HEADERS: Final[dict[bytes, bytes]] = {}
 
 _decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -74,22 +75,29 @@ class Client(Protocol):
 class Granted:
     """A grant, in the form that calls need."""
 
-    def __init__(self, grant: Grant, definition: Definition) -> None:
+    def __init__(self, grant: Grant, definition: Definition, spans: SpanSink) -> None:
         key, program_id, quarantine_key = grant.program
         self.program = Program(key, program_id, definition)
         self.program.quarantine_key = quarantine_key
         self.epoch = grant.epoch
         self.flow = grant.flow
         self.timeout_s = grant.timeout_s
-        self.sampled_below = grant.sampled_below
+        ratio, honours_parent = grant.sampling or (0.0, True)
+        self._tracing = Tracing(
+            Sampling(ratio, honours_parent=honours_parent),
+            None if grant.sampling is None else partial(CallTrace, spans),
+        )
+        self._is_exported = grant.sampling is not None
         self.decision = Decision(Version.V2, Reason(grant.reason))
         self.revision = grant.revision
         self.max_body_bytes = grant.max_body_bytes
         self.lines = b"".join([b"%s: %s\r\n" % header for header in grant.headers])
 
-    def is_sampled(self) -> bool:
-        """Decides if a call is to be traced."""
-        return self.sampled_below > 0 and random.getrandbits(_SAMPLED_BITS) < self.sampled_below
+    def head(self, headers: dict[bytes, bytes] | None) -> Head | None:
+        """Decides if a call is traced; `headers` are those of a call that has any that concern traces."""
+        if headers is None and not self._is_exported:
+            return None
+        return self._tracing.begin(headers or _NO_HEADERS)
 
 
 class DirectCall(Call):
@@ -227,7 +235,7 @@ class DirectCalls:
 
     # --- a call
 
-    def begin(self, granted: Granted, client: Client, body: bytes, *, is_sampled: bool) -> DirectCall | None:
+    def begin(self, granted: Granted, client: Client, body: bytes, head: Head | None) -> DirectCall | None:
         """Begins a call; returns None if it is the service's."""
         inputs = _inputs_of(body) if len(body) <= granted.max_body_bytes else None
         if inputs is None:
@@ -236,8 +244,8 @@ class DirectCalls:
         if not is_free and not self._may_wait(granted):
             return None
         call = DirectCall(granted, client, body, inputs, self._ids.next(), self._loop.time())
-        if is_sampled:
-            self._trace(call, granted)
+        if head is not None:
+            self._trace(call, granted, head)
         if is_free:
             self._run(self._idle.pop(), call)
         else:
@@ -247,10 +255,12 @@ class DirectCalls:
             self._want()
         return call
 
-    def _trace(self, call: DirectCall, granted: Granted) -> None:
-        trace = call.span = call.trace = CallTrace(self._spans, f"{random.getrandbits(128) or 1:032x}", None)
-        trace.routed(granted.decision, granted.revision, time.time_ns())
-        trace.queue_begins()
+    def _trace(self, call: DirectCall, granted: Granted, head: Head) -> None:
+        trace, call.traceparent, call.carried = head
+        if trace is not None:
+            call.span = call.trace = trace
+            trace.routed(granted.decision, granted.revision, time.time_ns())
+            trace.queue_begins()
 
     def _let_wait(self, call: DirectCall) -> None:
         call.give_up_at = min(self._loop.time() + self._checkout_timeout_s, call.deadline)
@@ -595,7 +605,7 @@ class DirectCalls:
 
     def granted(self, grant: Grant) -> Granted:
         """Prepares a grant for calls."""
-        return Granted(grant, self._definitions[grant.definition])
+        return Granted(grant, self._definitions[grant.definition], self._spans)
 
     def _handed(self, loan: Loan) -> Handed:
         told = [(self._definitions[number], is_loaded) for number, is_loaded in loan.definitions]

@@ -31,7 +31,6 @@ from routing.versions import Decision, Version
 
 _MAX_FLOWS: Final = 10_000
 """Flows of one generation. Those of the last two are remembered."""
-_ALL_BITS: Final = 2**64
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 
@@ -117,7 +116,7 @@ class Grants:
                 program=named,
                 timeout_s=self._timeout_s,
                 headers=self._headers,
-                sampled_below=self._services.tracing.sampled_below,
+                sampling=self._sampling(),
                 reason=decision.reason,
                 revision=self._services.flag.current.revision,
                 max_body_bytes=self._max_body_bytes,
@@ -137,8 +136,11 @@ class Grants:
             and definition.program_type == "python"
             and self._programs.resolve(program.id, None) is program
             and not self._engine.is_suspect(program)
-            and self._services.tracing.sampled_below < _ALL_BITS
         )
+
+    def _sampling(self) -> tuple[float, bool] | None:
+        tracing = self._services.tracing
+        return (tracing.sampling.ratio, tracing.sampling.honours_parent) if tracing.exports else None
 
     def _new_flow(self, program: CataloguedProgram, decision: Decision) -> _Flow:
         if len(self._flows) >= _MAX_FLOWS:

@@ -41,8 +41,8 @@ class Grant(msgspec.Struct, array_like=True):
     timeout_s: float
     headers: list[tuple[bytes, bytes]]
     """The first headers of an answer."""
-    sampled_below: int
-    """A call whose 64 random bits are below this is sampled."""
+    sampling: tuple[float, bool] | None
+    """The share of traces to sample, and if a trace that comes in goes by its flag; None if nothing is exported."""
     reason: str
     """The reason for which the calls go to V2 (`routing.versions.Reason`)."""
     revision: int

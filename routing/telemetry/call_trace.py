@@ -45,6 +45,8 @@ class TraceState(NamedTuple):
     span_id: str
     began: int
     attributes: dict[str, str | int]
+    parent_id: str | None
+    tracestate: str | None
 
 
 class CallTrace:
@@ -74,13 +76,16 @@ class CallTrace:
         """Goes on with the trace of a call that came to another process, which has handed it over."""
         trace = cls(export, state.trace_id, None)
         trace._span_id, trace._began, trace._attributes = state.span_id, state.began, dict(state.attributes)
+        trace._parent_id, trace._tracestate = state.parent_id, state.tracestate
         return trace
 
     def hand_over(self) -> TraceState:
         """Ends the wait, if the call has not run, and leaves the rest to another process."""
         if self._queued_at and self._run is None:
             self._end_queue(time.time_ns(), None)
-        return TraceState(self.trace_id, self._span_id, self._began, self._attributes)
+        return TraceState(
+            self.trace_id, self._span_id, self._began, self._attributes, self._parent_id, self._tracestate
+        )
 
     def linked(self, version: str) -> "CallTrace":
         """Begins the trace of a shadow call on `version`, which is linked to this call's trace."""

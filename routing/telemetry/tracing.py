@@ -70,6 +70,7 @@ class Tracing:
         """
         self.sink = sink
         self._new_trace = new_trace
+        self.sampling = sampling
         self._honours_parent = sampling.honours_parent
         # As OpenTelemetry's TraceIdRatioBased has it, so that all services agree on a trace.
         self._bound = round(sampling.ratio * 2**64)
@@ -78,11 +79,6 @@ class Tracing:
     def exports(self) -> bool:
         """True if the spans of sampled calls go to a collector."""
         return self._new_trace is not None
-
-    @property
-    def sampled_below(self) -> int:
-        """The bound of the lower 64 bits of a sampled call's trace id, if the call came without one; 0 is none."""
-        return 0 if self._new_trace is None else self._bound
 
     def begin(self, headers: Mapping[bytes, bytes], *, must_sample: bool = False) -> Head:
         """Decides on a call that came in with `headers`; a malformed `traceparent` counts as none.
@@ -101,6 +97,10 @@ class Tracing:
         if trace_id & _LOW_64_BITS >= self._bound and not must_sample:
             return nothing
         return nothing._replace(trace=self._new_trace(f"{trace_id:032x}", None))
+
+    def carried(self, headers: Mapping[bytes, bytes]) -> Carried | None:
+        """Returns the headers that travel to the worker beside the traceparent."""
+        return _carried(_text(headers, b"tracestate"), _text(headers, b"baggage"))
 
     def _continue(self, headers: Mapping[bytes, bytes], found: re.Match[bytes]) -> Head:
         tracestate = _text(headers, b"tracestate")

@@ -4,15 +4,14 @@ from collections.abc import Callable
 
 from tests.fronts.conftest import ECHO, Fronted, become_direct, call
 from tests.observability.collector import Trace, attributes, running_collector
-from tests.observability.conftest import traced
-from tests.observability.test_traces import SERVER, TREE, assert_nested, is_error
+from tests.observability.conftest import PROGRAMS, traced
+from tests.observability.test_traces import SERVER, TREE, assert_nested, is_error, new_ids
 from tests.service.test_errors import problem
 from tests.support.waiting import wait_until
 
 StartFronted = Callable[..., Fronted]
 CALLS = 40
 RATIO = 0.75
-"""A share below 1: with all calls sampled, the service runs them."""
 
 
 def test_sampled_calls_of_fronts_have_whole_traces(fronted: StartFronted) -> None:
@@ -52,3 +51,26 @@ def test_sampled_calls_of_fronts_have_whole_traces(fronted: StartFronted) -> Non
         assert is_error(trace.one(SERVER))
         assert is_error(trace.one("run"))
         assert attributes(trace.one(SERVER))["error.type"] == "program_error"
+
+
+def test_a_front_goes_on_with_its_client_s_trace(fronted: StartFronted) -> None:
+    """A flagged traceparent is the parent of the server's span; one without the flag reaches the program alone."""
+    with running_collector() as collector:
+        service = fronted(**traced(collector))
+        program = service.create(f"{PROGRAMS}:looks_at_its_trace", {}, "object")
+        become_direct(service, program, {})
+        direct = service.direct_calls()
+        trace_id, caller = new_ids()
+        answer = call(service.clients[0], program, {}, traceparent=f"00-{trace_id}-{caller}-01", baggage="a=b")
+        assert answer.json()["outputs"]["result"]["trace_id"] == trace_id
+        trace = collector.whole_trace(trace_id, len(TREE))
+        assert trace.one(SERVER).parent_span_id.hex() == caller
+        assert_nested(trace)
+        other, caller = new_ids()
+        answer = call(service.clients[0], program, {}, traceparent=f"00-{other}-{caller}-00")
+        assert answer.json()["outputs"]["result"]["trace_id"] == other
+        assert service.direct_calls() == direct + 2
+        last, caller = new_ids()
+        call(service.clients[0], program, {}, traceparent=f"00-{last}-{caller}-01")
+        collector.whole_trace(last, len(TREE))
+        assert other not in collector.trace_ids

@@ -446,15 +446,17 @@ def test_the_split_is_kept_over_fronts(fronted: StartFronted) -> None:
     wait_until(lambda: service.metric("poolshift_judge_calls_total") == calls, "the judge has all calls")
 
 
-def test_sampled_calls_are_traced_by_the_service(fronted: StartFronted) -> None:
-    """A call with a traceparent, and one of a session, are never a front's own."""
+def test_what_a_front_does_not_understand_is_the_service_s(fronted: StartFronted) -> None:
+    """A call of a session, one with a deadline of its own and one with a key for idempotency are no front's own."""
     service = fronted()
     echo = service.create("echo", ECHO)
     become_direct(service, echo, {"nonce": "a"})
     direct = service.direct_calls()
-    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     for client in service.clients:
-        assert call(client, echo, {"nonce": "a"}, traceparent=parent).status_code == 200
-        body = {"inputs": {"nonce": "a"}, "session_id": "mine"}
-        assert client.post(f"/programs/{echo}/execute", json=body).status_code == 200
+        for more in ({"session_id": "mine"}, {"timeout_s": 5}):
+            body = {"inputs": {"nonce": "a"}, **more}
+            assert client.post(f"/programs/{echo}/execute", json=body).status_code == 200
+        key = {"Idempotency-Key": f"key-{service.clients.index(client)}"}
+        assert call(client, echo, {"nonce": "a"}, **key).status_code == 200
+        assert call(client, echo, {"nonce": "a"}, **{"X-Pool-Version": "v1"}).headers["x-pool-version"] == "v1"
     assert service.direct_calls() == direct
