@@ -19,7 +19,8 @@ from app.execute.connections import Connections
 from app.execute.exchange import ConnectionExchange, Endpoint, Exchange, Rest, headers_of
 from app.execute.protocol import LaneProtocol
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState
-from app.fronts.direct import DirectCall, DirectCalls, Granted
+from app.fronts.direct import DirectCalls
+from app.fronts.direct_call import DirectCall
 from app.fronts.frames import (
     CALL,
     FAILED,
@@ -30,6 +31,7 @@ from app.fronts.frames import (
     STAYS,
     FrameStream,
 )
+from app.fronts.granted import Granted
 
 _FIRST_LOOK_S: Final = 0.005
 _MAX_LOOK_S: Final = 0.5

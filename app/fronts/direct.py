@@ -1,7 +1,7 @@
 """Calls that a front runs by itself, on workers that the service has lent it.
 
 A call goes this way if the service has granted it for the call's head (`app.fronts.grants`). Whatever is out of the
-ordinary, the service ends: a call that fails, that is sampled, or that has waited too long.
+ordinary, the service ends: a call that fails, or that has waited too long.
 
     no grant in force, or no ordinary body  ──► the service
     a worker idle                           ──► it runs
@@ -14,31 +14,30 @@ ordinary, the service ends: a call that fails, that is sampled, or that has wait
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
 from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope
 from app.execute.execution_ids import ExecutionIds
-from app.fronts.frames import ANY_LEASE, KILLED, PAID, RAN, RETURNED, SPANS, WANTED, FrameStream
+from app.fronts.direct_call import Borrowed, BorrowedHandle, Client, DirectCall
+from app.fronts.frames import ANY_LEASE, KILLED, PAID, RAN, RETURNED, WANTED, FrameStream
 from app.fronts.gate import Gate
-from app.fronts.messages import Failure, Grant, Killed, Loan, ProgramName, Ran, Running
+from app.fronts.granted import Granted
+from app.fronts.messages import Failure, Grant, Killed, Loan, Ran, Running
+from app.fronts.named import name_of, named_program
+from app.fronts.spans import SpansToService
 from common.timers import DeadlineTimer
-from pools.calls import Call, Program, Result
-from pools.errors import CheckoutTimeout, ExecutionError, PoolClosed, Withdrawn, WorkerLost
+from pools.calls import Result
+from pools.errors import CheckoutTimeout, ExecutionError, Withdrawn, WorkerLost
 from pools.process.exits import Exit, ExitCause
 from pools.process.handle import ProcessHandle
 from pools.process.process import Handed, WorkerProcess
-from pools.process.stats import ProcessStats
-from poolshift.worker.definitions import Definition, Signature
+from poolshift.worker.definitions import Definition
 from poolshift.worker.framing import MALFORMED
-from routing.telemetry.call_trace import CANCELLED, CallTrace, SpanSink, TraceState
-from routing.telemetry.spans import Span
-from routing.telemetry.tracing import Head, Sampling, Tracing
-from routing.versions import Decision, Reason, Version
+from routing.telemetry.call_trace import CANCELLED, CallTrace, TraceState
+from routing.telemetry.tracing import Head
 
 REPORT_S: Final = 0.02
 """The longest time that the service's figures lack a call which was answered, unless it asks."""
@@ -47,153 +46,10 @@ MAX_REPORTED: Final = 256
 PATIENCE_S: Final = 0.001
 """The time that a call waits for one of the front's own workers before another's is asked for."""
 _SERVICE_TIME_WEIGHT: Final = 0.1
-_NO_HEADERS: Final[dict[bytes, bytes]] = {}
 
 _decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
 _encode: Final = msgspec.json.Encoder().encode
 _pack: Final = msgspec.msgpack.Encoder().encode
-_UNKNOWN: Final = Definition("python", Signature((), ()))
-"""Stands for the definition of a program of which a front knows nothing but its names."""
-
-
-class Client(Protocol):
-    """The connection of a call."""
-
-    number: int
-
-    def span_attributes(self, call: "DirectCall") -> dict[str, str | int]:
-        """Returns the attributes of the server's span of a sampled call."""
-        ...
-
-    def answer_result(self, lines: bytes, body: bytes, rest: tuple[memoryview | bytes, ...]) -> None:
-        """Answers with status 200, these lines of headers and a body."""
-
-    def send_failed(self, failure: bytes, body: bytes) -> None:
-        """Has the service end the call."""
-
-
-class Granted:
-    """A grant, in the form that calls need."""
-
-    def __init__(self, grant: Grant, definition: Definition, spans: SpanSink) -> None:
-        key, program_id, quarantine_key = grant.program
-        self.program = Program(key, program_id, definition)
-        self.program.quarantine_key = quarantine_key
-        self.epoch = grant.epoch
-        self.flow = grant.flow
-        self.timeout_s = grant.timeout_s
-        ratio, honours_parent = grant.sampling or (0.0, True)
-        self._tracing = Tracing(
-            Sampling(ratio, honours_parent=honours_parent),
-            None if grant.sampling is None else partial(CallTrace, spans),
-        )
-        self._is_exported = grant.sampling is not None
-        self.decision = Decision(Version.V2, Reason(grant.reason))
-        self.revision = grant.revision
-        self.max_body_bytes = grant.max_body_bytes
-        self.lines = b"".join([b"%s: %s\r\n" % header for header in grant.headers])
-
-    def head(self, headers: dict[bytes, bytes] | None) -> Head | None:
-        """Decides if a call is traced; `headers` are those of a call that has any that concern traces."""
-        if headers is None and not self._is_exported:
-            return None
-        return self._tracing.begin(headers or _NO_HEADERS)
-
-
-class DirectCall(Call):
-    """A call that a front runs."""
-
-    def __init__(
-        self, granted: Granted, client: Client, body: bytes, inputs: Any, execution_id: str, now: float
-    ) -> None:
-        super().__init__(execution_id, granted.program, inputs, now + granted.timeout_s)
-        self.is_accepted = True
-        self.granted = granted
-        self.client: Client | None = client
-        """None once the client has left."""
-        self.body = body
-        self.began = time.perf_counter()
-        self.give_up_at = 0.0
-        self.borrowed: Borrowed | None = None
-        """The worker that runs it, or ran it."""
-        self.served_s = 0.0
-        self.span: CallTrace | None = None
-        """The trace, if the call is sampled; also its `trace`, for the pool."""
-
-
-class _BorrowedHandle:
-    """The hold of a front on a worker's process, which is the service's."""
-
-    node: str | None = None
-    fault: str | None = None
-
-    def __init__(self, kill: Callable[[], None]) -> None:
-        self._kill = kill
-
-    def send_signal(self, number: Any) -> None:
-        """Has the service kill the worker, whatever the signal."""
-        self._kill()
-
-    def watch(self, on_death: Callable[[], None]) -> None:
-        """Does nothing: the service tells of the death."""
-
-    def stats(self) -> ProcessStats | None:
-        """Nothing: the service measures it."""
-        return None
-
-    def ask_memory(self, listener: Callable[[int], None]) -> None:
-        """Knows nothing."""
-        listener(0)
-
-    def close(self) -> None:
-        """Lets go of nothing."""
-
-
-class Borrowed:
-    """A worker on loan."""
-
-    def __init__(
-        self, lease: int, process: WorkerProcess, on_end: "Callable[[Borrowed, Result | Exception], None]"
-    ) -> None:
-        self.lease = lease
-        self.process = process
-        self.call: DirectCall | None = None
-        self.is_recalled = False
-        self._on_end = on_end
-
-    def ended(self, outcome: Result | Exception) -> None:
-        """Ends its call."""
-        self._on_end(self, outcome)
-
-    @property
-    def is_fit(self) -> bool:
-        """Tells if it may run another call."""
-        return self.process.ended_for is None and self.process.left_by is None
-
-
-class SpansToService:
-    """Hands spans of a front's calls to the service, which exports them (`routing.telemetry.call_trace.SpanSink`)."""
-
-    def __init__(self, stream: FrameStream) -> None:
-        self._stream = stream
-        self._waiting: list[Span] = []
-        self._lost = 0
-
-    def offer(self, span: Span) -> None:
-        """Takes a span that has ended."""
-        if not self._waiting:
-            self._stream.loop.call_later(REPORT_S, self.tell)
-        self._waiting.append(span)
-
-    def lost(self, count: int) -> None:
-        """Counts spans that cannot be exported."""
-        self._lost += count
-
-    def tell(self) -> None:
-        """Hands all spans to the service."""
-        if self._waiting or self._lost:
-            spans, lost, self._waiting, self._lost = self._waiting, self._lost, [], 0
-            self._stream.send(SPANS, 0, lost, _encode(spans))
 
 
 class DirectCalls:
@@ -511,7 +367,7 @@ class DirectCalls:
             self.lost(lease)
             return
         borrowed = Borrowed(lease, process, self._end)
-        handle: ProcessHandle = _BorrowedHandle(lambda: self._kill(borrowed))
+        handle: ProcessHandle = BorrowedHandle(lambda: self._kill(borrowed))
         process.adopt(loan.pid, handle, self._handed(loan))
         process.when_left(lambda: self._left(borrowed))
         process.when_due_changes(lambda: self._deadlines.set(process.due))
@@ -614,8 +470,8 @@ class DirectCalls:
             told,
             loan.definitions_size,
             loan.ended_id,
-            _program(loan.ended_program),
-            _program(loan.left_by),
+            named_program(loan.ended_program),
+            named_program(loan.left_by),
         )
 
     def _loan(self, borrowed: Borrowed, known: Handed) -> Loan:
@@ -647,45 +503,3 @@ def _inputs_of(body: bytes) -> msgspec.Raw | None:
         return None
     is_plain = envelope.session_id is None and envelope.timeout_s is None and envelope.webhook is None
     return envelope.inputs if is_plain else None
-
-
-def name_of(program: Program | None) -> ProgramName | None:
-    """Names a program for another process."""
-    return None if program is None else (program.key, program.id, program.quarantine_key)
-
-
-def _program(name: ProgramName | None) -> Program | None:
-    return None if name is None else named_program(name)
-
-
-def named_program(name: ProgramName) -> Program:
-    """Makes a program of which nothing but the names is known."""
-    key, program_id, quarantine_key = name
-    program = Program(key, program_id, _UNKNOWN)
-    program.quarantine_key = quarantine_key
-    return program
-
-
-def failure_named(failure: Failure) -> Exception:
-    """Makes the error of a failure again."""
-    if failure.error == Withdrawn.__name__:
-        return Withdrawn()
-    kind = _ERRORS.get(failure.error)
-    if kind is None:
-        return PoolClosed(started=True)
-    error = kind.__new__(kind)
-    Exception.__init__(error, failure.detail)
-    error.usage = None
-    for name, value in failure.fields.items():
-        setattr(error, name, value)
-    return error
-
-
-def _all_kinds(kind: type[ExecutionError]) -> dict[str, type[ExecutionError]]:
-    kinds = {kind.__name__: kind}
-    for one in kind.__subclasses__():
-        kinds.update(_all_kinds(one))
-    return kinds
-
-
-_ERRORS: Final = _all_kinds(ExecutionError)

@@ -12,12 +12,12 @@ import msgspec
 
 from app.access.auth import Authenticator
 from app.execute.exchange import Exchange
-from app.fronts.direct import name_of
 from app.fronts.figures import FrontFigures
 from app.fronts.gate import Gate
 from app.fronts.link import FrontLink
 from app.fronts.loans import Loans
 from app.fronts.messages import Failure, Grant, Ran
+from app.fronts.named import name_of
 from app.http_metrics import HandlerMetrics
 from app.services import Services
 from app.sunset import version_headers

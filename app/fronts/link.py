@@ -9,7 +9,6 @@ import msgspec
 
 from app.execute.exchange import Address, BegunCall, ConnectionExchange, Endpoint, Rest
 from app.execute.uvicorn_adapter import ServerState, running_tasks
-from app.fronts.direct import failure_named
 from app.fronts.frames import (
     ALIVE,
     ANSWER,
@@ -36,6 +35,7 @@ from app.fronts.frames import (
 )
 from app.fronts.handover import Handover
 from app.fronts.messages import Failure, Killed, Loan, Ran, State
+from app.fronts.named import failure_named
 from pools.process.exits import ExitCause
 from poolshift.worker.definitions import Definition
 from routing.telemetry.spans import Span

@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 import msgspec
 import structlog
 
-from app.fronts.direct import name_of, named_program
 from app.fronts.frames import ANY_LEASE, CLOSED, DEATH, DEFINITION, LENT, RECALLED, WITHDRAWN
 from app.fronts.gate import Gate
 from app.fronts.link import FrontLink
 from app.fronts.messages import Death, Loan, Running
+from app.fronts.named import name_of, named_program
 from app.fronts.shares import Party, next_move
 from pools.engine import Engine
 from pools.process.exits import Exit, ExitCause
@@ -316,8 +316,8 @@ class Loans:
                 told,
                 loan.definitions_size,
                 loan.ended_id,
-                None if loan.ended_program is None else named_program(loan.ended_program),
-                None if loan.left_by is None else named_program(loan.left_by),
+                named_program(loan.ended_program),
+                named_program(loan.left_by),
             )
         )
         self._engine.take_back(one.slot)
