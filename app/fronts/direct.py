@@ -36,7 +36,8 @@ from pools.process.handle import ProcessHandle
 from pools.process.process import Handed, WorkerProcess
 from poolshift.worker.definitions import Definition
 from poolshift.worker.framing import MALFORMED
-from routing.telemetry.call_trace import CANCELLED, CallTrace, TraceState
+from routing.telemetry.call_trace import CANCELLED, CallTrace
+from routing.telemetry.spans import TraceState
 from routing.telemetry.tracing import Head
 
 REPORT_S: Final = 0.02

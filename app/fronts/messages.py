@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from routing.telemetry.call_trace import TraceState
+from routing.telemetry.spans import TraceState
 
 ProgramName = tuple[str, str, str]
 """A program's key, its id and its key in the quarantine."""

@@ -12,7 +12,7 @@ from opentelemetry.semconv.attributes import http_attributes
 from pools.errors import ExecutionError
 from poolshift.worker.tracing import span_names
 from poolshift.worker.tracing.recorded_spans import MAX_BYTES
-from routing.telemetry.spans import CallSpan, Span, WorkerSpan
+from routing.telemetry.spans import CallSpan, Span, TraceState, WorkerSpan
 from routing.versions import Decision
 
 CANCELLED = "cancelled"
@@ -36,17 +36,6 @@ class SpanSink(Protocol):
 
     def lost(self, count: int) -> None:
         """Counts spans that cannot be exported."""
-
-
-class TraceState(NamedTuple):
-    """All that another process needs to go on with a trace; `began` is in nanoseconds since the epoch."""
-
-    trace_id: str
-    span_id: str
-    began: int
-    attributes: dict[str, str | int]
-    parent_id: str | None
-    tracestate: str | None
 
 
 class CallTrace:

@@ -53,6 +53,17 @@ class WorkerSpan(msgspec.Struct, tag="worker", array_like=True):
     tracestate: str | None = None
 
 
+class TraceState(msgspec.Struct, array_like=True):
+    """All that another process needs to go on with a trace; `began` is in nanoseconds since the epoch."""
+
+    trace_id: str
+    span_id: str
+    began: int
+    attributes: dict[str, str | int]
+    parent_id: str | None
+    tracestate: str | None
+
+
 Span = CallSpan | WorkerSpan
 MAX_SPANS_AT_ONCE = 128
 """Limit of one message: a worker's spans may be big (`poolshift.worker.tracing.recorded_spans.MAX_BYTES`)."""
