@@ -37,7 +37,7 @@ class Fronted(Service):
     def connect(self, count: int = 2 * FRONTS) -> None:
         """Connects more clients: a connection goes to the front that has the fewest."""
         for _ in range(count):
-            client = httpx.Client(base_url=self.url, timeout=60, limits=httpx.Limits(max_connections=1))
+            client = httpx.Client(base_url=self.url, timeout=600, limits=httpx.Limits(max_connections=1))
             self.clients.append(client)
             client.post("/programs/none/execute", json={"inputs": {}})
 
