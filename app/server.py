@@ -62,6 +62,7 @@ class Server(uvicorn.Server):
                 proxy_headers=False,  # nothing here goes by the client's address
                 server_header=False,
                 backlog=listening.BACKLOG,
+                workers=1,  # or else it reads WEB_CONCURRENCY by itself, which is the number of fronts here
                 reset_contextvars=True,  # a request that came early is begun by the one before it
                 timeout_graceful_shutdown=5,
             )
