@@ -26,7 +26,7 @@ _MYPY = (
 )
 
 _QUIET = "-Wno-misleading-indentation"
-"""Of no use for generated C, and GCC needs over half of a build for this warning."""
+"""Spares GCC a warning that is of no use for generated C, and takes over half of a build."""
 
 _FINDER = """\
 import sys

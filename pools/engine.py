@@ -432,9 +432,7 @@ class Engine(abc.ABC):
         """Puts a worker that was on loan, and lives, back into the pool's own service."""
         self._supervisor.give_back(slot)
         # Served before anybody else gets the worker: perhaps it has come for the call that waits here.
-        if self._can_begin() and (queued_call := self._queue.pop()) is not None and not queued_call.answer.done():
-            queued_call.call.queued_s += time.perf_counter() - queued_call.since
-            self._begin(queued_call)
+        self._serve_next()
         self._serve_queue()
 
     def kill_lent(self, slot: WorkerSlot, cause: ExitCause, reason: str | None = None) -> None:
@@ -456,10 +454,17 @@ class Engine(abc.ABC):
         """Begins every queued call that can be served now."""
         if self.lender is not None and self._state.idle:
             self.lender.has_idle()
-        while self._can_begin() and (queued_call := self._queue.pop()) is not None:
-            if not queued_call.answer.done():
-                queued_call.call.queued_s += time.perf_counter() - queued_call.since
-                self._begin(queued_call)
+        while self._serve_next():
+            pass
+
+    def _serve_next(self) -> bool:
+        """Begins the next queued call, if it can be served now. Returns whether another may be."""
+        if not self._can_begin() or (queued_call := self._queue.pop()) is None:
+            return False
+        if not queued_call.answer.done():
+            queued_call.call.queued_s += time.perf_counter() - queued_call.since
+            self._begin(queued_call)
+        return True
 
     def _expire(self, now: float) -> float:
         """Ends the calls that have waited too long. Returns the time at which the next one will have."""

@@ -138,8 +138,8 @@ class PoolState:
 
     def lend(self) -> WorkerSlot | None:
         """Takes the idle worker that was used last for another process, if it may stay there."""
-        able = (slot for slot in reversed(self.idle) if not slot.is_due and slot.process is not None)
-        slot = next((slot for slot in able if slot.process is not None and slot.process.can_be_lent), None)
+        able = (one for one in reversed(self.idle) if not one.is_due and one.process and one.process.can_be_lent)
+        slot = next(able, None)
         if slot is None:
             return None
         del self.idle[slot]

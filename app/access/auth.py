@@ -43,7 +43,7 @@ class Authenticator:
     def __init__(self, keys: KeyFile | None) -> None:
         self._keys: tuple[tuple[bytes, Principal], ...] | None = None
         self._by_id: Mapping[str, Principal] = {}
-        self.when_replaced: Callable[[], None] = _nothing
+        self.when_replaced: Callable[[], None] = lambda: None
         """Called when other keys are valid."""
         if keys is not None:
             self.replace(keys)
@@ -91,10 +91,6 @@ class Authenticator:
         if found is None:
             raise Problem("unauthorized", "this API key is not known")
         return found
-
-
-def _nothing() -> None:
-    pass
 
 
 def _key_id(stored: bytes) -> str:

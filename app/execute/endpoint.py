@@ -21,7 +21,7 @@ from app.access.hosts import HostGuard
 from app.api.executions import job_view
 from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope, misfit_of
-from app.execute.exchange import AsgiExchange, BegunCall, ClientGone, Exchange, Response, Rest
+from app.execute.exchange import AsgiExchange, BegunCall, ClientGone, Exchange, Response, Rest, server_timing
 from app.execute.execution_ids import ExecutionIds
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once
 from app.execute.large_body import envelope_of
@@ -42,7 +42,6 @@ from poolshift.worker.framing import MALFORMED
 from routing.catalog.idempotency import KeptAnswer, KeyedCall, Outcome
 from routing.catalog.jobs import Job
 from routing.catalog.programs import CataloguedProgram
-from routing.router import Begun
 from routing.versions import Version
 
 TRACEPARENT: Final = b"traceparent"
@@ -143,9 +142,7 @@ class ExecuteLane:
             self._begin_again(exchange, exchange.begun)
             return
         exchange.execution_id = self._ids.next()
-        exchange.trace, exchange.traceparent, exchange.carried = self._tracing.begin(
-            exchange.headers, must_sample=exchange.must_sample
-        )
+        exchange.trace, exchange.traceparent, exchange.carried = self._tracing.begin(exchange.headers)
 
     def _begin_again(self, exchange: Exchange, begun: BegunCall) -> None:
         exchange.execution_id, exchange.trace = begun.execution_id, begun.trace
@@ -232,13 +229,10 @@ class ExecuteLane:
         self, exchange: Exchange, version: Version, call: Call | None, run_s: float
     ) -> list[tuple[bytes, bytes]]:
         """Returns the headers of every answer; `call` is None for one that has not waited yet."""
-        timing = b"queue;dur=%.3f, run;dur=%.3f" % (0.0 if call is None else call.queued_s * 1000, run_s * 1000)
-        if call is not None and call.load_s > 0.0:
-            timing += b", load;dur=%.3f" % (call.load_s * 1000)
         return [
             *self._version_headers[version],
             (b"x-execution-id", exchange.execution_id.encode()),
-            (b"server-timing", timing),
+            (b"server-timing", server_timing(call, run_s)),
         ]
 
     # --- the steps before a call runs
@@ -339,9 +333,8 @@ class ExecuteLane:
     async def _run(self, exchange: Exchange, call: Call, operation: str) -> Result:
         assert exchange.route is not None
         exchange.is_counted = True
-        begun = None if exchange.begun is None else Begun(exchange.begun.error, exchange.begun.began)
         try:
-            return await self._router.execute(exchange.route, call, operation, begun)
+            return await self._router.execute(exchange.route, call, operation, exchange.begun)
         finally:
             if call.session_id is not None:
                 self._sessions.seen(call.session_id, exchange.route.decision.version, exchange.owner)

@@ -23,7 +23,7 @@ from pools.errors import ExecutionError
 from poolshift.worker.tracing.traceparent import Carried, trace_id_of
 from routing.catalog.idempotency import KeyedCall
 from routing.catalog.programs import CataloguedProgram
-from routing.router import Route
+from routing.router import Begun, Route
 from routing.telemetry.call_trace import CallTrace
 from routing.versions import Version
 
@@ -72,7 +72,7 @@ class ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
 
-class BegunCall:
+class BegunCall(Begun):
     """A call that another process has begun, and that goes on here: it failed there, or was taken back."""
 
     def __init__(
@@ -94,9 +94,8 @@ class BegunCall:
 
         `began` and `dispatched_at` are by `time.perf_counter`, `deadline` by the event loop's clock.
         """
-        self.error = error
+        super().__init__(error, began)
         self.execution_id = execution_id
-        self.began = began
         self._deadline = deadline
         self._queued_s = queued_s
         self._load_s = load_s
@@ -163,8 +162,6 @@ class Exchange:
         """The code of the answer, if it is an error."""
         self.begun: BegunCall | None = None
         """Set if a front has begun the call."""
-        self.must_sample = False
-        """Set if a front has decided to have the call traced."""
         self.task: asyncio.Task[Any] | None = None
         """Runs the endpoint."""
         self._is_client_gone = False
@@ -404,6 +401,14 @@ class AsgiExchange(Exchange):
 def too_large(max_bytes: int) -> Problem:
     """The problem of a body over `max_bytes`."""
     return Problem("payload_too_large", f"the body is over {max_bytes} bytes (MAX_BODY_BYTES)")
+
+
+def server_timing(call: Call | None, run_s: float) -> bytes:
+    """The value of `Server-Timing`; `call` is None for one that has not waited yet."""
+    timing = b"queue;dur=%.3f, run;dur=%.3f" % (0.0 if call is None else call.queued_s * 1000, run_s * 1000)
+    if call is not None and call.load_s > 0.0:
+        timing += b", load;dur=%.3f" % (call.load_s * 1000)
+    return timing
 
 
 def headers_of(lines: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -16,7 +16,7 @@ from uvicorn.config import Config
 from app.execute import reader as requests
 from app.execute import server_span
 from app.execute.connections import Connections
-from app.execute.exchange import ConnectionExchange, Endpoint, Exchange, Rest, headers_of
+from app.execute.exchange import ConnectionExchange, Endpoint, Exchange, headers_of
 from app.execute.protocol import LaneProtocol
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState
 from app.fronts.direct import DirectCalls
@@ -27,7 +27,6 @@ from app.fronts.frames import (
     LENGTH_BYTES,
     MAY_BE_GRANTED,
     OPENING,
-    SAMPLED,
     STAYS,
     FrameStream,
 )
@@ -61,7 +60,7 @@ _encode_head: Final = msgspec.msgpack.Encoder().encode
 
 
 class RemoteExchange(ConnectionExchange):
-    """The calls of one of a front's connections, one at a time, which the service answers."""
+    """The calls of one of a front's connections, one at a time, which the front or the service runs."""
 
     def __init__(self, connection: "FrontConnection", server: ServerState, tasks: "set[asyncio.Task[None]]") -> None:
         super().__init__("", [], None, server, tasks, connection.answer_here)
@@ -138,7 +137,7 @@ class FrontConnection(LaneProtocol):
         self._known_headers: list[tuple[bytes, bytes]] | None = None
         """The headers that `_key` and `_granted` are of."""
         self._sent_headers: list[tuple[bytes, bytes]] | None = None
-        """Those of the last call, which the service has kept."""
+        """The headers of the last call that the service was sent, which it has kept."""
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client has gone, or the service has its connection."""
@@ -160,8 +159,6 @@ class FrontConnection(LaneProtocol):
             self._call = self._direct.begin(granted, self, body, head)
             if self._call is not None:
                 return
-            if head is not None and head.trace is not None and not self._has_trace:
-                flags = SAMPLED
         elif self._key is not None:
             flags = MAY_BE_GRANTED
         self.send_call(CALL, flags, body)
@@ -186,14 +183,14 @@ class FrontConnection(LaneProtocol):
         exchange.execution_id, exchange.program = call.execution_id, call.program
         return server_span.attributes(exchange)
 
-    def answer_result(self, lines: bytes, body: bytes, rest: Rest) -> None:
+    def answer_result(self, lines: bytes, body: bytes) -> None:
         """Answers the call that the front has run."""
         self._call = None
         exchange = self._exchange
         if exchange is not None:
             close = b"" if exchange.keep_alive else _CLOSE
             parts = (STATUS_LINE[200], self._link.server_lines, lines, close, b"\r\n", body)
-            self._answer(b"".join(parts), rest)
+            self._answer(b"".join(parts), ())
 
     def send_failed(self, failure: bytes, body: bytes) -> None:
         """Has the service end the call that the front has begun."""

@@ -20,20 +20,21 @@ import msgspec
 
 from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope
+from app.execute.exchange import server_timing
 from app.execute.execution_ids import ExecutionIds
 from app.fronts.direct_call import Borrowed, BorrowedHandle, Client, DirectCall
 from app.fronts.frames import ANY_LEASE, KILLED, PAID, RAN, RETURNED, WANTED, FrameStream
 from app.fronts.gate import Gate
 from app.fronts.granted import Granted
+from app.fronts.handed import handed_of, loan_of
 from app.fronts.messages import Failure, Grant, Killed, Loan, Ran, Running
-from app.fronts.named import name_of, named_program
 from app.fronts.spans import SpansToService
 from common.timers import DeadlineTimer
 from pools.calls import Result
 from pools.errors import CheckoutTimeout, ExecutionError, Withdrawn, WorkerLost
 from pools.process.exits import Exit, ExitCause
 from pools.process.handle import ProcessHandle
-from pools.process.process import Handed, WorkerProcess
+from pools.process.process import WorkerProcess
 from poolshift.worker.definitions import Definition
 from poolshift.worker.framing import MALFORMED
 from routing.telemetry.call_trace import CANCELLED, CallTrace
@@ -213,22 +214,19 @@ class DirectCalls:
         duration_ms = round(seconds * 1e6) / 1000
         body = _encode(Answer(call.execution_id, call.program.id, "v2", outcome.outputs, duration_ms, outcome.usage))
         size = len(body)
-        timing = b"queue;dur=%.3f, run;dur=%.3f" % (call.queued_s * 1000, outcome.run_s * 1000)
-        if call.load_s > 0.0:
-            timing += b", load;dur=%.3f" % (call.load_s * 1000)
         lines = (
             b"%sx-execution-id: %s\r\nserver-timing: %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
             % (
                 call.granted.lines,
                 call.execution_id.encode(),
-                timing,
+                server_timing(call, outcome.run_s),
                 size,
             )
         )
         self._report(call, size)
         if call.span is not None:
             call.span.answered(server_span.NAME, 200, None, client.span_attributes(call))
-        client.answer_result(lines, body, ())
+        client.answer_result(lines, body)
 
     def _fail(self, call: DirectCall, client: Client, error: Exception) -> None:
         now, clock = time.perf_counter(), self._loop.time()
@@ -369,7 +367,7 @@ class DirectCalls:
             return
         borrowed = Borrowed(lease, process, self._end)
         handle: ProcessHandle = BorrowedHandle(lambda: self._kill(borrowed))
-        process.adopt(loan.pid, handle, self._handed(loan))
+        process.adopt(loan.pid, handle, handed_of(loan, self._definitions.__getitem__))
         process.when_left(lambda: self._left(borrowed))
         process.when_due_changes(lambda: self._deadlines.set(process.due))
         self._borrowed[lease] = borrowed
@@ -441,7 +439,8 @@ class DirectCalls:
         if self._owed:
             self._owed -= 1
             flags = PAID
-        self._stream.send(RETURNED, flags, 0, _pack(self._loan(borrowed, known)))
+        loan = loan_of(borrowed.lease, borrowed.process, known, self._numbers.__getitem__)
+        self._stream.send(RETURNED, flags, 0, _pack(loan))
         borrowed.process.let_go()
         self._look_for_others()
 
@@ -463,31 +462,6 @@ class DirectCalls:
     def granted(self, grant: Grant) -> Granted:
         """Prepares a grant for calls."""
         return Granted(grant, self._definitions[grant.definition], self._spans)
-
-    def _handed(self, loan: Loan) -> Handed:
-        told = [(self._definitions[number], is_loaded) for number, is_loaded in loan.definitions]
-        return Handed(
-            loan.revision,
-            told,
-            loan.definitions_size,
-            loan.ended_id,
-            named_program(loan.ended_program),
-            named_program(loan.left_by),
-        )
-
-    def _loan(self, borrowed: Borrowed, known: Handed) -> Loan:
-        return Loan(
-            lease=borrowed.lease,
-            pid=borrowed.process.pid,
-            generation=borrowed.process.generation,
-            load_timeout_s=0.0,
-            revision=known.revision,
-            definitions=[(self._numbers[definition], is_loaded) for definition, is_loaded in known.definitions],
-            definitions_size=known.definitions_size,
-            ended_id=known.ended_id,
-            ended_program=name_of(known.ended_program),
-            left_by=name_of(known.left_by),
-        )
 
 
 def _handed_over(trace: CallTrace, error: Exception) -> TraceState:

@@ -14,13 +14,11 @@ from routing.telemetry.call_trace import CallTrace
 class Client(Protocol):
     """The connection of a call."""
 
-    number: int
-
     def span_attributes(self, call: "DirectCall") -> dict[str, str | int]:
         """Returns the attributes of the server's span of a sampled call."""
         ...
 
-    def answer_result(self, lines: bytes, body: bytes, rest: tuple[memoryview | bytes, ...]) -> None:
+    def answer_result(self, lines: bytes, body: bytes) -> None:
         """Answers with status 200, these lines of headers and a body."""
 
     def send_failed(self, failure: bytes, body: bytes) -> None:

@@ -55,9 +55,7 @@ SPANS: Final = 22
 
 STAYS: Final = 1
 """The flag of a call, or an answer, after which the connection stays open."""
-SAMPLED: Final = 2
-"""The flag of a call that is to be traced."""
-MAY_BE_GRANTED: Final = 4
+MAY_BE_GRANTED: Final = 2
 """The flag of a call whose head has nothing in it that only the service understands."""
 
 PAID: Final = 1

@@ -1,4 +1,4 @@
-"""A front: a process that reads requests and writes answers, and knows nothing else of the service.
+"""A front: a process that has clients' connections, runs what it is granted, and hands all else to the service.
 
     python -P -m app.fronts.front PLAN
 

@@ -25,7 +25,6 @@ from app.fronts.frames import (
     RAN,
     REFUSED,
     RETURNED,
-    SAMPLED,
     SPANS,
     STATE,
     STAYS,
@@ -225,7 +224,6 @@ class FrontLink(FrameStream):
     def _begin(self, client: _Client, flags: int, body: bytes, begun: BegunCall | None) -> None:
         exchange = client.new_exchange(self._server, self._tasks)
         exchange.keep_alive = flags & STAYS != 0 and not self.is_draining
-        exchange.must_sample = flags & SAMPLED != 0
         exchange.begun = begun
         client.may_be_granted = flags & MAY_BE_GRANTED != 0
         client.epoch = self.grants.epoch

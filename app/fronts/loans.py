@@ -8,21 +8,21 @@ for longer than a worker's move takes while a call waits elsewhere.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 from weakref import WeakKeyDictionary
 
 import msgspec
-import structlog
 
 from app.fronts.frames import ANY_LEASE, CLOSED, DEATH, DEFINITION, LENT, RECALLED, WITHDRAWN
 from app.fronts.gate import Gate
+from app.fronts.handed import handed_of, loan_of
 from app.fronts.link import FrontLink
 from app.fronts.messages import Death, Loan, Running
-from app.fronts.named import name_of, named_program
 from app.fronts.shares import Party, next_move
 from pools.engine import Engine
 from pools.process.exits import Exit, ExitCause
-from pools.process.process import Handed, WorkerProcess
+from pools.process.process import WorkerProcess
 from pools.protocol import PoolSnapshot, WorkerSnapshot
 from pools.state import WorkerSlot, WorkerState
 from poolshift.worker.definitions import Definition
@@ -37,7 +37,6 @@ HOME_AFTER_S: Final = 1.0
 """Idle workers of a front that has told of no call for so long come back, one in each `REST_S`."""
 
 _pack: Final = msgspec.msgpack.Encoder().encode
-_log = structlog.stdlib.get_logger("poolshift.fronts")
 
 
 class _OnLoan:
@@ -115,9 +114,6 @@ class Loans:
         """Takes all workers back, each once its call has ended; returns when none is on loan."""
         self._is_ending = True
         self._see_if_lending()
-        self.close_gate()
-        for lease in list(self._on_loan):
-            self._recall(lease)
         await self._none_left.wait()
 
     async def keep(self) -> None:
@@ -157,15 +153,12 @@ class Loans:
 
     def has_idle(self) -> None:
         self._balance()
-        self._gate.service_has_idle(self._engine.idle)
 
     def is_wanted(self) -> None:
         """Calls wait at a front while somebody else has an idle worker."""
         self._balance()
-        self._gate.service_has_idle(self._engine.idle)
 
     def is_short(self) -> None:
-        self._gate.service_has_idle(0)
         self._balance()
 
     def is_suspect(self) -> None:
@@ -211,6 +204,7 @@ class Loans:
         if self._gate.lends and (self.waiting or (self._engine.waiting and self._on_loan)):
             while self._move_one():
                 pass
+        self._gate.service_has_idle(self._engine.idle)
 
     def _move_one(self) -> bool:
         """Lends one worker, or recalls one; returns if another may move."""
@@ -269,23 +263,9 @@ class Loans:
         self._on_loan[lease] = _OnLoan(slot, process, link, lambda exited: self._died(lease, exited.result()))
         self._none_left.clear()
         link.workers += 1
-        link.send(LENT, 0, 0, _pack(self._loan(link, lease, process, known)))
+        link.send(LENT, 0, 0, _pack(loan_of(lease, process, known, partial(self.told, link))))
         process.exited.add_done_callback(self._on_loan[lease].when_dead)
         return True
-
-    def _loan(self, link: FrontLink, lease: int, process: WorkerProcess, known: Handed) -> Loan:
-        return Loan(
-            lease=lease,
-            pid=process.pid,
-            generation=process.generation,
-            load_timeout_s=process.load_timeout_s,
-            revision=known.revision,
-            definitions=[(self.told(link, definition), is_loaded) for definition, is_loaded in known.definitions],
-            definitions_size=known.definitions_size,
-            ended_id=known.ended_id,
-            ended_program=name_of(known.ended_program),
-            left_by=name_of(known.left_by),
-        )
 
     def told(self, link: FrontLink, definition: Definition) -> int:
         """Returns the number of a definition, after a front has been told it."""
@@ -309,17 +289,7 @@ class Loans:
         one = self._forget(loan.lease)
         if one is None:
             return
-        told = [(link.definitions[number], is_loaded) for number, is_loaded in loan.definitions]
-        one.process.come_back(
-            Handed(
-                loan.revision,
-                told,
-                loan.definitions_size,
-                loan.ended_id,
-                named_program(loan.ended_program),
-                named_program(loan.left_by),
-            )
-        )
+        one.process.come_back(handed_of(loan, link.definitions.__getitem__))
         self._engine.take_back(one.slot)
 
     def killed(self, lease: int, cause: ExitCause, reason: str | None, fault: str | None) -> None:

@@ -22,10 +22,6 @@ from routing.telemetry.program_metrics import ProgramMetrics
 from routing.versions import Version
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class NewProgram:
     """A program as a client describes it; `session_id` None makes it a global one."""
@@ -191,7 +187,7 @@ class Programs:
         self._of_sessions: dict[str, dict[str, CataloguedProgram]] = {}
         self._definitions: WeakValueDictionary[bytes, Definition] = WeakValueDictionary()
         """By the hash of their JSON: programs that differ by name alone share one, which workers load once."""
-        self.when_changed: Callable[[], None] = _nothing
+        self.when_changed: Callable[[], None] = lambda: None
         """Called when calls that ran a global program's definition would run another, or none, from now on."""
         self._dirty: list[Used[ProgramUse]] = []
         self._flush = SharedRun(lambda: write_in_batches(self._dirty, store.add_uses))

@@ -71,7 +71,6 @@ class Tracing:
         self.sink = sink
         self._new_trace = new_trace
         self.sampling = sampling
-        self._honours_parent = sampling.honours_parent
         # As OpenTelemetry's TraceIdRatioBased has it, so that all services agree on a trace.
         self._bound = round(sampling.ratio * 2**64)
 
@@ -80,11 +79,8 @@ class Tracing:
         """True if the spans of sampled calls go to a collector."""
         return self._new_trace is not None
 
-    def begin(self, headers: Mapping[bytes, bytes], *, must_sample: bool = False) -> Head:
-        """Decides on a call that came in with `headers`; a malformed `traceparent` counts as none.
-
-        With `must_sample` it was decided before that a call without a `traceparent` is sampled.
-        """
+    def begin(self, headers: Mapping[bytes, bytes]) -> Head:
+        """Decides on a call that came in with `headers`; a malformed `traceparent` counts as none."""
         traceparent = headers.get(b"traceparent")
         if traceparent is not None:
             found = _TRACEPARENT.fullmatch(traceparent)
@@ -94,7 +90,7 @@ class Tracing:
         if self._new_trace is None:
             return nothing
         trace_id = random.getrandbits(128) or 1
-        if trace_id & _LOW_64_BITS >= self._bound and not must_sample:
+        if trace_id & _LOW_64_BITS >= self._bound:
             return nothing
         return nothing._replace(trace=self._new_trace(f"{trace_id:032x}", None))
 
@@ -109,7 +105,7 @@ class Tracing:
             return Head(None, found[0].decode(), carried)
         trace_id, parent_id = found[2].decode(), found[3].decode()
         is_flagged = int(found[4], 16) & _SAMPLED_FLAG
-        if is_flagged if self._honours_parent else int(trace_id, 16) & _LOW_64_BITS < self._bound:
+        if is_flagged if self.sampling.honours_parent else int(trace_id, 16) & _LOW_64_BITS < self._bound:
             return Head(self._new_trace(trace_id, Parent(parent_id, tracestate)), None, carried)
         return Head(None, f"00-{trace_id}-{parent_id}-00", carried)
 
