@@ -324,7 +324,8 @@ class Engine(abc.ABC):
                 raise self._overloaded(
                     queued_call, f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows"
                 )
-        shed = self._queue.push(queued_call, max(0, self._options.queue_limit - elsewhere))
+        coming = 0 if self.lender is None else self.lender.idle
+        shed = self._queue.push(queued_call, max(0, self._options.queue_limit - elsewhere + coming))
         if shed is queued_call:
             raise self._overloaded(queued_call, f"the queue is full ({self._options.queue_limit})")
         if shed is not None:

@@ -17,6 +17,11 @@ class Lender(Protocol):
         """The number of calls that wait for workers elsewhere; they count towards the limit of the pool's queue."""
         ...
 
+    @property
+    def idle(self) -> int:
+        """The number of workers on loan that are idle: they come back at once for calls that wait here."""
+        ...
+
     def has_idle(self) -> None:
         """Workers are idle, which calls that wait here will get next. May lend some of them at once."""
 

@@ -151,6 +151,10 @@ class Loans:
     def waiting(self) -> int:
         return sum([self._gate.waiting_at(link.number) for link in self._links])
 
+    @property
+    def idle(self) -> int:
+        return sum([min(self._gate.idle_at(link.number), link.workers) for link in self._links])
+
     def has_idle(self) -> None:
         self._balance()
 
