@@ -45,8 +45,11 @@ REPORT_S: Final = 0.02
 """The longest time that the service's figures lack a call which was answered, unless it asks."""
 MAX_REPORTED: Final = 256
 """The calls of one report."""
-PATIENCE_S: Final = 0.001
-"""The time that a call waits for one of the front's own workers before another's is asked for."""
+PATIENCE_S: Final = 0.002
+"""The time that a call waits for one of the front's own workers before another's is asked for: more than a move takes.
+
+Calls come in bursts, and most of those that wait would be served before another worker is here.
+"""
 _SERVICE_TIME_WEIGHT: Final = 0.1
 
 _decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
@@ -291,7 +294,9 @@ class DirectCalls:
         ]
 
     def _publish(self) -> None:
-        self._gate.front_has(self._front, len(self._waiting), len(self._idle))
+        waiting = len(self._waiting)
+        oldest_us = int(self._waiting[0].began * 1e6) if waiting else 0
+        self._gate.front_has(self._front, waiting, len(self._idle), oldest_us)
 
     # --- time
 
@@ -349,13 +354,20 @@ class DirectCalls:
             self._loop.call_later(PATIENCE_S, self._look)
 
     def _look(self) -> None:
-        """Asks for a worker of another, or gives one back that another needs."""
+        """Asks for a worker of another for calls that have waited, or gives one back that another's have waited for."""
         self._is_looking = False
-        if self._waiting:
-            self._want()
+        impatient_since = time.perf_counter() - PATIENCE_S
+        if self._waiting and self._gate.has_idle_but(self._front):
+            if self._waiting[0].began <= impatient_since:
+                self._want()
+            else:
+                self._look_soon()
         elif self._idle and self._gate.others_wait(self._front):
-            self._give_back(self._idle.pop(0))
-            self._publish()
+            if self._gate.others_wait_since(self._front, int(impatient_since * 1e6)):
+                self._give_back(self._idle.pop(0))
+                self._publish()
+            else:
+                self._look_soon()
 
     def lent(self, loan: Loan, sock: Any, output: int) -> None:
         """Takes a worker on loan."""

@@ -14,7 +14,8 @@ _LENDS: Final = 2
 _WORDS_OF_SERVICE: Final = 3
 _WAITING: Final = 0
 _IDLE: Final = 1
-_WORDS_OF_FRONT: Final = 2
+_OLDEST: Final = 2
+_WORDS_OF_FRONT: Final = 3
 _WORD_BYTES: Final = 8
 
 
@@ -52,11 +53,16 @@ class Gate:
         """Notes if fronts get workers."""
         self._words[_LENDS] = int(lends)
 
-    def front_has(self, front: int, waiting: int, idle: int) -> None:
-        """Notes the calls that wait at a front (counted from 0), and its idle workers."""
+    def front_has(self, front: int, waiting: int, idle: int, oldest_us: int = 0) -> None:
+        """Notes the calls that wait at a front (counted from 0), and its idle workers.
+
+        `oldest_us` is when the call that waits longest began, by the clock of `time.perf_counter`, in microseconds. All
+        processes of a machine have the same on Linux.
+        """
         at = _WORDS_OF_SERVICE + front * _WORDS_OF_FRONT
         self._words[at + _WAITING] = waiting
         self._words[at + _IDLE] = idle
+        self._words[at + _OLDEST] = oldest_us
 
     def waiting_at(self, front: int) -> int:
         """The calls that wait at a front."""
@@ -77,6 +83,18 @@ class Gate:
     def others_wait(self, front: int) -> bool:
         """Tells if calls wait at another front."""
         return any(self.waiting_at(other) for other in range(self._fronts) if other != front)
+
+    def others_wait_since(self, front: int, moment_us: int) -> bool:
+        """Tells if a call waits at another front that began at a moment or before, by the clock of `front_has`."""
+        return any(
+            self.waiting_at(other) and self._oldest_us_at(other) <= moment_us
+            for other in range(self._fronts)
+            if other != front
+        )
+
+    def _oldest_us_at(self, front: int) -> int:
+        oldest_us: int = self._words[_WORDS_OF_SERVICE + front * _WORDS_OF_FRONT + _OLDEST]
+        return oldest_us
 
 
 def new_gate(fronts: int) -> int:
