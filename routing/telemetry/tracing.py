@@ -6,9 +6,10 @@
     └── run        in the pool: one worker, from the request on its socket to the reply
         └── program    in the worker's process, and under it the spans that the program records
 
-A call is sampled or not at its head, by a flag and a number, before any object is made for its trace.
+A call is sampled or not at its head, by a flag or a count, before any object is made for its trace.
 """
 
+import math
 import random
 import re
 from collections.abc import Callable, Mapping
@@ -25,6 +26,8 @@ _MAX_CARRIED_BYTES = 8192
 """Limit of each header, as W3C has it for baggage; longer headers are left out."""
 _LOW_64_BITS: Final = 2**64 - 1
 _SAMPLED_FLAG = 1
+_NEVER: Final = 2**60
+"""A number of calls that no process sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Tracing:
         self.sampling = sampling
         # As OpenTelemetry's TraceIdRatioBased has it, so that all services agree on a trace.
         self._bound = round(sampling.ratio * 2**64)
+        self._unsampled = self._draw_gap()
+        """The calls that begin traces of their own until one of them is sampled."""
 
     @property
     def exports(self) -> bool:
@@ -89,10 +94,26 @@ class Tracing:
         nothing = _NOTHING if b"baggage" not in headers else Head(carried=_carried(None, _text(headers, b"baggage")))
         if self._new_trace is None:
             return nothing
-        trace_id = random.getrandbits(128) or 1
-        if trace_id & _LOW_64_BITS >= self._bound:
+        if self._unsampled:
+            self._unsampled -= 1
             return nothing
-        return nothing._replace(trace=self._new_trace(f"{trace_id:032x}", None))
+        self._unsampled = self._draw_gap()
+        trace_id = random.getrandbits(64) << 64 | random.randrange(self._bound)  # noqa: S311  # no secret
+        return nothing._replace(trace=self._new_trace(f"{trace_id or 1:032x}", None))
+
+    def _draw_gap(self) -> int:
+        """Draws how many calls pass until one is sampled, as a draw for each of them would give it.
+
+        The gaps of independent draws have a geometric distribution, which is drawn by inversion (Devroye, Non-Uniform
+        Random Variate Generation, 1986, X.2).
+        """
+        ratio = self.sampling.ratio
+        if not self._bound:
+            return _NEVER
+        if ratio >= 1.0:
+            return 0
+        share = random.random()  # noqa: S311  # no secret
+        return int(min(math.log1p(-share) / math.log1p(-ratio), _NEVER))
 
     def carried(self, headers: Mapping[bytes, bytes]) -> Carried | None:
         """Returns the headers that travel to the worker beside the traceparent."""
