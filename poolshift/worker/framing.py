@@ -114,7 +114,27 @@ class FrameDecoder:
 
 
 def read_frames(sock: socket.socket) -> Iterator[bytes | memoryview]:
-    """The payloads that arrive on a blocking socket, until the other end closes it (the worker's side)."""
+    """The payloads that arrive on a blocking socket, until the other end closes it."""
     decoder = FrameDecoder()
     while data := sock.recv(READ_BYTES):
         yield from decoder.feed(data)
+
+
+def read_pairs(sock: socket.socket) -> Iterator[tuple[bytes, bytes | memoryview]]:
+    """The two parts of each payload that arrives on a blocking socket (the worker's side).
+
+    Raises:
+        FrameError: a length is over `MAX_FRAME_BYTES`, or a payload is shorter than it says.
+    """
+    decoder = FrameDecoder()
+    while data := sock.recv(READ_BYTES):
+        size = len(data)
+        if size >= _LENGTHS.size and not decoder.is_amid_frame:
+            length, head_size = _LENGTHS.unpack_from(data)
+            if length == size - _LENGTH.size and head_size <= size - _LENGTHS.size:
+                # One whole frame in one read, as usual, is cut by two slices.
+                end = _LENGTHS.size + head_size
+                yield data[_LENGTHS.size : end], data[end:]
+                continue
+        for payload in decoder.feed(data):
+            yield cut_in_two(payload)

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import time
+from functools import partial
 from typing import Any, cast
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from poolshift.worker.definitions import Definition
 from poolshift.worker.errors import ExecutionError, LoadFailed, SignatureError
 from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, describe, traceback_of, truncate
-from poolshift.worker.framing import FrameError, cut_in_two, frame_of_two, read_frames
+from poolshift.worker.framing import FrameError, frame_of_two, read_pairs
 from poolshift.worker.leftovers import Leftovers
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import EntrypointError, LoadedProgram, check, load
@@ -67,8 +68,7 @@ class Worker:
         self._leftovers.accept()
         self._send(Ready(gen=self._generation, pid=os.getpid(), revision=self._code.at_start))
         try:
-            for payload in read_frames(self._socket):
-                message, inputs = cut_in_two(payload)
+            for message, inputs in read_pairs(self._socket):
                 request = _request_decoder.decode(message)
                 if isinstance(request, Run):
                     self._answer(request, inputs)
@@ -97,9 +97,6 @@ class Worker:
         return self._tracer.run(request, lambda: self._run(request, inputs))
 
     def _run(self, request: Run, inputs: bytes | memoryview) -> Ended:
-        def emit(data: Any, kind: EventKind = "progress") -> None:
-            self._emit(request, data, kind)
-
         self._current.enter(request.id, request.program_id, request.traceparent)
         loaded = self._loaded.get(request.number)
         if loaded is None:
@@ -113,7 +110,7 @@ class Worker:
         lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s, request.stream)
         started = time.perf_counter_ns()
         try:
-            outputs = loaded.run(inputs, emit, lm)
+            outputs = loaded.run(inputs, partial(self._emit, request), lm)
         except SystemExit:
             raise
         except BaseException as error:  # whatever a program raises is its own failure, and the worker goes on
@@ -185,7 +182,7 @@ class Worker:
             usage=lm.usage if lm else None,
         )
 
-    def _emit(self, request: Run, data: Any, kind: EventKind) -> None:
+    def _emit(self, request: Run, data: Any, kind: EventKind = "progress") -> None:
         encoded = _encoder.encode(data)  # a value without a JSON is the program's error, streamed or not
         if len(encoded) > MAX_EVENT_BYTES:
             raise ValueError(f"an event of {len(encoded)} bytes is over the limit of {MAX_EVENT_BYTES}")

@@ -1,5 +1,7 @@
 """Frames survive any way of being cut up, and garbage is told."""
 
+import socket
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from poolshift.worker.framing import (
     cut_in_two,
     frame,
     frame_of_two,
+    read_pairs,
 )
 
 
@@ -71,3 +74,39 @@ def test_a_payload_that_is_shorter_than_it_says(payload: bytes) -> None:
     """Such a payload is garbage."""
     with pytest.raises(FrameError):
         cut_in_two(payload)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=40), st.binary(max_size=40))), st.lists(st.integers(1, 50)))
+def test_pairs_come_out_however_they_are_sent(pairs: list[tuple[bytes, bytes]], cuts: list[int]) -> None:
+    """A worker reads both parts of each payload, whether a read has one frame, several, or a part of one."""
+    stream, position = b"".join(frame_of_two(*pair) for pair in pairs), 0
+    ours, workers = socket.socketpair()
+    with ours, workers:
+        received = list[tuple[bytes, bytes | memoryview]]()
+        for length in [*cuts, len(stream)]:
+            ours.sendall(stream[position : position + length])
+            position += length
+        ours.shutdown(socket.SHUT_WR)
+        received += read_pairs(workers)
+    assert received == pairs
+
+
+@given(st.lists(st.tuples(st.binary(max_size=40), st.binary(max_size=40)), min_size=1, max_size=5))
+def test_each_pair_in_a_read_of_its_own(pairs: list[tuple[bytes, bytes]]) -> None:
+    """As calls come: the next one is sent when the last one is read."""
+    ours, workers = socket.socketpair()
+    with ours, workers:
+        reading = read_pairs(workers)
+        for pair in pairs:
+            ours.sendall(frame_of_two(*pair))
+            assert next(reading) == pair
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0\0\0\2{", b"\xff\xff\xff\xff{}"])
+def test_a_worker_refuses_a_payload_that_is_shorter_than_it_says(payload: bytes) -> None:
+    """Such a payload is garbage on the worker's side, too."""
+    ours, workers = socket.socketpair()
+    with ours, workers:
+        ours.sendall(frame(payload))
+        with pytest.raises(FrameError):
+            next(read_pairs(workers))

@@ -81,10 +81,11 @@ class OutputValidator(Fields):
         plain_types = self._plain_types
         if not plain_types or type(returned) is not dict or returned.keys() != plain_types.keys():
             return False
-        return all(
-            type(value) in plain_types[name] and (type(value) is not float or math.isfinite(value))
-            for name, value in returned.items()
-        )
+        for name, value in returned.items():
+            kind = type(value)
+            if kind not in plain_types[name] or (kind is float and not math.isfinite(value)):
+                return False
+        return True
 
     def _decode(self, encoded: bytes) -> Any:
         values = self._decoder.decode(encoded)
