@@ -13,9 +13,21 @@ from pathlib import Path
 def main() -> None:
     """Runs the command line."""
     sys.path[:] = own_path()
-    from cli.main import main as command  # noqa: PLC0415 - found on the path that was just set
+    run()
 
-    command()
+
+def run() -> None:
+    """Runs the command line on a path that is set, and ends the process."""
+    # Both are found on the path that was just set.
+    from cli.main import main as command  # noqa: PLC0415
+    from poolshift.worker.fast_exit import exit_fast  # noqa: PLC0415
+
+    try:
+        command()
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            exit_fast(end.code or 0)
+        raise
 
 
 def own_path() -> list[str]:

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 
 from poolshift.worker import linux
+from poolshift.worker.fast_exit import exit_fast
 
 
 def run_beside_reaper(main: Callable[[], None]) -> None:
@@ -28,6 +29,7 @@ def run_beside_reaper(main: Callable[[], None]) -> None:
     linux.set_dumpable(False)
     if os.getppid() == reaper:
         main()
+        exit_fast(0)
 
 
 def _reap(zygote: int) -> None:

@@ -215,14 +215,14 @@ class _Nursery:
 
 
 def _serve_forks() -> None:
-    from _poolshift_service import own_path
+    from _poolshift_service import own_path, run
 
     sys.path[:] = own_path()
     for module in _MODULES:
         import_module(module)
     gc.freeze()  # a collection in a fork would copy every page
     _Nursery(socket.socket(fileno=int(sys.argv[1]))).run()
-    import_module("cli.main").main()
+    run()
 
 
 if __name__ == "__main__":
