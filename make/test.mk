@@ -10,15 +10,15 @@ each_python = for version in $$(sh make/pythons.sh $(PYTHON)); do \
 
 # Folders of tests that start services; elsewhere the marker `service` says which do.
 SERVICE_FOLDERS := auth chaos cli console fronts lm make observability replicas service
-FAST = -n $$(nproc) --dist loadscope -q -p no:schemathesis $(SERVICE_FOLDERS:%=--ignore=tests/%) \
-	-m "not service and not thorough and not timing and not ship and not judge"
+FAST = -n $$(($$(nproc) * 2)) --dist loadscope -q -p no:schemathesis --hypothesis-profile=fast $(SERVICE_FOLDERS:%=--ignore=tests/%) \
+	-m "not service and not generators and not thorough and not timing and not ship and not judge"
 
 ##@ Test
 
 test: $(INSTALLED) $(SCHEMA) $(CLIENTS_INSTALLED) prometheus-if-root browser-if-root ## Runs all tests (some 10 minutes); POOL_VERSION=v2 runs the service tests on that version alone
 	@sh make/tests.sh $(BIN)/pytest $(ARGS)
 
-test-fast: $(INSTALLED) ## Runs the tests that start no service (under 30 s)
+test-fast: $(INSTALLED) ## Runs the tests that start no service (half a minute)
 	@$(BIN)/pytest $(FAST) $(ARGS)
 
 test-pythons: $(INSTALLED) ## Runs test-fast on each other Python from 3.12 to 3.14 that is installed

@@ -6,12 +6,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.support import garbage  # first, for the imports after it
 from tests.support.service import Service, running_service
 
 pytest_plugins = ["tests.groups"]
+
+hypothesis.settings.register_profile("fast", max_examples=25)
+"""The examples of a property in `make test-fast`, unless it sets their number. `make test` has Hypothesis's own 100."""
 
 VERSIONS = [os.environ["POOL_VERSION"]] if os.environ.get("POOL_VERSION") else ["v1", "v2"]
 
