@@ -43,9 +43,9 @@ class Load:
     """The processor time of all the server's processes, per request."""
     generator_cpu: float
     """The share of a core that the generator used: near 1 it was the bottleneck."""
-    own_cpu_us: float | None = None
-    """The part of `server_cpu_us` that the server's own process took; None in older results."""
-    fronts_cpu_us: float | None = None
+    own_cpu_us: float = 0.0
+    """The part of `server_cpu_us` that the server's own process took."""
+    fronts_cpu_us: float = 0.0
     """The part of its fronts, all together. The rest is the workers'."""
 
     @property

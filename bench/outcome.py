@@ -19,7 +19,7 @@ class Goal:
     measured: float | None
     is_met: bool | None
     contender: str | None = None
-    """The contender that has made the promise; None if a part of the code has, and in older results."""
+    """The contender that has made the promise; None if a part of the code has."""
 
 
 def at_least(text: str, bound: float, measured: float | None, *, contender: str | None = None) -> Goal:

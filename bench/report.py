@@ -71,19 +71,18 @@ def _caveats(machine: Machine, missing: Sequence[str]) -> Iterator[str]:
 
 
 def _goals(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """One table; without a column of contenders if the results, being old, name none."""
+    """One table."""
     goals = [(outcome, goal) for outcome in outcomes for goal in outcome.goals]
     if not goals:
         return
-    has_contenders = any(goal.contender is not None for _, goal in goals)
     yield "## Goals"
     yield ""
-    yield "| goal | contender | bound | measured | |" if has_contenders else "| goal | bound | measured | |"
-    yield "|---|---|---:|---:|---|" if has_contenders else "|---|---:|---:|---|"
+    yield "| goal | contender | bound | measured | |"
+    yield "|---|---|---:|---:|---|"
     for outcome, goal in goals:
         measured = "–" if goal.measured is None else f"{goal.measured:.3g}"
-        contender = ("–" if goal.contender is None else outcome.title(goal.contender),) if has_contenders else ()
-        yield f"| {' | '.join((goal.text, *contender, goal.bound, measured, _MARKS[goal.is_met]))} |"
+        contender = "–" if goal.contender is None else outcome.title(goal.contender)
+        yield f"| {goal.text} | {contender} | {goal.bound} | {measured} | {_MARKS[goal.is_met]} |"
     yield ""
 
 

@@ -42,12 +42,12 @@ def run(arena: Arena) -> Outcome:
 
 def own_cpu(load: Load) -> float:
     """The processor time of a call in the service's own process, in microseconds."""
-    return load.own_cpu_us or 0.0
+    return load.own_cpu_us
 
 
 def fronts_cpu(load: Load) -> float:
     """The processor time of a call in the fronts, in microseconds."""
-    return load.fronts_cpu_us or 0.0
+    return load.fronts_cpu_us
 
 
 def workers_cpu(load: Load) -> float:
