@@ -26,6 +26,11 @@ class TaskOwner:
         task.add_done_callback(self._ended)
         return task
 
+    async def finish(self) -> None:
+        """Waits until all that runs has ended by itself."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def aclose(self) -> None:
         """Cancels what runs and waits for its end."""
         for task in self._tasks:

@@ -199,7 +199,7 @@ class Spawner:
             await asyncio.wait([self._start])
         self._zygote = None
         await asyncio.gather(*(zygote.aclose() for zygote in self._zygotes))
-        await self._tasks.aclose()
+        await self._tasks.finish()
 
     @property
     def places(self) -> int | None:

@@ -249,6 +249,23 @@ def test_a_renewal_keeps_the_old_zygote_while_it_has_workers() -> None:
     run(test)
 
 
+def test_a_zygote_that_was_lost_before_does_not_outlive_the_spawner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is being ended, and takes its time, is ended as those that are in use are."""
+    monkeypatch.setattr(zygote_link, "CLOSE_TIMEOUT_S", 0.1)
+
+    async def test() -> None:
+        async with running_spawner() as (made, _):
+            await made.spawn()
+            (old,) = made._zygotes
+            reaper = old._end.pid
+            os.kill(reaper, signal.SIGSTOP)  # nothing but SIGKILL ends it
+            old._lost()
+            assert not made._zygotes
+        assert not is_alive(reaper)
+
+    run(test)
+
+
 def test_a_lasting_failure_of_the_spawner_is_vital(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first worker that can be started again ends it."""
     monkeypatch.setattr("common.background.FAILING_AFTER_S", 0.0)
