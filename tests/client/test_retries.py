@@ -108,9 +108,12 @@ def test_the_service_names_the_pause() -> None:
     assert pauses(EXECUTE, Retry(), 20, overloaded(30)) == []
 
 
-@given(
-    st.integers(1, 50), st.floats(0, 5), st.floats(0, 60), st.floats(0.001, 100), st.one_of(st.none(), st.floats(0, 60))
-)
+def times(least: float, most: float) -> st.SearchStrategy[float]:
+    """Seconds in whole 1024ths, of which sums of floats are exact."""
+    return st.integers(round(least * 1024), round(most * 1024)).map(lambda number: number / 1024)
+
+
+@given(st.integers(1, 50), times(0, 5), times(0, 60), times(0.001, 100), st.one_of(st.none(), times(0, 60)))
 def test_no_pause_is_past_the_deadline(
     attempts: int, first_pause_s: float, longest_pause_s: float, timeout_s: float, retry_after: float | None
 ) -> None:
