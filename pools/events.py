@@ -1,6 +1,6 @@
 """The events of a running program, and the way in which a slow listener holds it up.
 
-The socket itself is the last buffer: while a sink has paused its source, the service leaves what the worker sends
+The pipe itself is the last buffer: while a sink has paused its source, the service leaves what the worker sends
 there; once that is full the worker blocks in its write, and with it the program alone.
 """
 

@@ -1,7 +1,7 @@
 """Lending a pool's workers to other processes of the service, which run calls on them themselves.
 
 The pool owns a worker on loan as before: it kills it, measures it, notices its death and replaces it. Only the worker's
-socket and its output are read elsewhere meanwhile (`app.fronts`).
+pipes are read elsewhere meanwhile (`app.fronts`).
 """
 
 from typing import Protocol

@@ -14,7 +14,7 @@ ordinary, the service ends: a call that fails, or that has waited too long.
 import math
 import time
 from collections import deque
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -32,6 +32,7 @@ from app.fronts.spans import SpansToService
 from common.timers import DeadlineTimer
 from pools.calls import Result
 from pools.errors import CheckoutTimeout, ExecutionError, Withdrawn, WorkerLost
+from pools.process.ends import WorkerEnds
 from pools.process.exits import Exit, ExitCause
 from pools.process.handle import ProcessHandle
 from pools.process.process import WorkerProcess
@@ -369,11 +370,11 @@ class DirectCalls:
             else:
                 self._look_soon()
 
-    def lent(self, loan: Loan, sock: Any, output: int) -> None:
+    def lent(self, loan: Loan, ends: WorkerEnds) -> None:
         """Takes a worker on loan."""
         lease = loan.lease
         try:
-            process = WorkerProcess(loan.generation, sock, output, loan.load_timeout_s, lambda _: None)
+            process = WorkerProcess(loan.generation, ends, loan.load_timeout_s, lambda _: None)
         except OSError:
             self.lost(lease)
             return
@@ -445,7 +446,7 @@ class DirectCalls:
             self._loop.call_later(PATIENCE_S, self._give_back, borrowed)
             return
         del self._borrowed[borrowed.lease]
-        _, _, known = handed
+        _, known = handed
         self.tell()
         flags = 0
         if self._owed:

@@ -1,7 +1,6 @@
 """The front's end of the stream to the service, and its connections."""
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from app.fronts.frames import (
 from app.fronts.gate import Gate
 from app.fronts.messages import Death, FrontPlan, Grant, Loan, State
 from common.tasks import TaskOwner
+from pools.process.ends import WorkerEnds
 from pools.process.exits import Exit, ExitCause
 from routing.catalog.definitions import decode_definition
 
@@ -59,7 +59,7 @@ class FrontStream(FrameStream):
         self._grants: Grants = {}
         self._loans: dict[int, Loan] = {}
         """The loans whose descriptors have not come yet."""
-        self._descriptors: dict[int, tuple[socket.socket, int]] = {}
+        self._descriptors: dict[int, WorkerEnds] = {}
         """By lease, the descriptors whose loan has not been told yet."""
         self._set_clock()
         self._connections = Connections(AsksService(), limits)
@@ -88,22 +88,21 @@ class FrontStream(FrameStream):
         """Takes over a connection."""
         self._tasks.start(self._open_connection(sock))
 
-    def take_worker(self, lease: int, sock: "socket.socket | None", output: int) -> None:
+    def take_worker(self, lease: int, ends: WorkerEnds | None) -> None:
         """Takes the descriptors of a worker on loan, and the worker once its loan is told, too."""
-        if sock is None:
+        if ends is None:
             self._loans.pop(lease, None)
             self._direct.lost(lease)
         elif lease in self._over:
             self._over.discard(lease)
-            sock.close()
-            os.close(output)
+            ends.close()
         else:
-            self._descriptors[lease] = sock, output
+            self._descriptors[lease] = ends
             self._take_if_whole(lease)
 
     def _take_if_whole(self, lease: int) -> None:
         if lease in self._loans and lease in self._descriptors:
-            self._direct.lent(self._loans.pop(lease), *self._descriptors.pop(lease))
+            self._direct.lent(self._loans.pop(lease), self._descriptors.pop(lease))
             if lease in self._recalled:
                 self._recalled.discard(lease)
                 self._direct.recalled(lease)

@@ -8,7 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-_MAX_FDS: Final = 2
+from pools.process.ends import WorkerEnds, close_all
+
+_MAX_FDS: Final = 3
+_FDS_OF_WORKER: Final = 3
 _MAX_AT_ONCE: Final = 64
 """Connections and workers that are taken in one turn of the event loop."""
 _CONNECTION: Final = b"c"
@@ -23,12 +26,12 @@ class Handover:
         self,
         sock: socket.socket,
         on_connection: Callable[[socket.socket, bytes], None],
-        on_worker: Callable[[int, socket.socket | None, int], None] | None = None,
+        on_worker: Callable[[int, WorkerEnds | None], None] | None = None,
     ) -> None:
         """Takes over `sock`. Calls `on_connection` with each connection, and the bytes that were read of it.
 
-        Calls `on_worker` with each worker: the number of its lease, its socket and the descriptor of its output.
-        Without a descriptor left for it in this process, there is no socket.
+        Calls `on_worker` with each worker: the number of its lease and its pipes. Without descriptors left for them in
+        this process, there are none.
         """
         sock.setblocking(False)
         self._sock = sock
@@ -55,10 +58,11 @@ class Handover:
                 self._loop.add_writer(self._sock.fileno(), self._send_waiting)
             self._waiting.append((connection, read))
 
-    def lend(self, lease: int, sock: socket.socket, output: int) -> bool:
-        """Hands a worker's descriptors over, which stay open here. False if that is impossible now."""
+    def lend(self, lease: int, ends: WorkerEnds) -> bool:
+        """Hands a worker's pipes over, which stay open here. False if that is impossible now."""
+        message = _WORKER + lease.to_bytes(_NUMBER_BYTES, "little")
         try:
-            socket.send_fds(self._sock, [_WORKER + lease.to_bytes(_NUMBER_BYTES, "little")], [sock.fileno(), output])
+            socket.send_fds(self._sock, [message], [ends.requests, ends.replies, ends.output])
         except OSError:
             return False
         return True
@@ -111,12 +115,11 @@ class Handover:
         if message[:1] == _WORKER:
             lease = int.from_bytes(message[1:], "little")
             assert self._on_worker is not None
-            if len(fds) == _MAX_FDS:
-                self._on_worker(lease, socket.socket(fileno=fds[0]), fds[1])
+            if len(fds) == _FDS_OF_WORKER:
+                self._on_worker(lease, WorkerEnds(*fds))
             else:
-                for fd in fds:
-                    os.close(fd)
-                self._on_worker(lease, None, -1)
+                close_all(tuple(fds))
+                self._on_worker(lease, None)
         elif fds:
             read = _read_all(fds[1]) if len(fds) > 1 else b""
             self._on_connection(socket.socket(fileno=fds[0]), read)

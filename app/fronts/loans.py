@@ -257,10 +257,10 @@ class Loans:
         if handed is None:
             self._engine.give_up_lending(slot)
             return False
-        sock, output, known = handed
+        ends, known = handed
         self._leases += 1
         lease = self._leases
-        if not link.handover.lend(lease, sock, output):
+        if not link.handover.lend(lease, ends):
             process.come_back(known)
             self._engine.give_up_lending(slot)
             return False

@@ -1,6 +1,7 @@
-"""The service's end of one worker's socket, on the event loop."""
+"""The service's end of the pipes to and from one worker, or of a stream socket, on the event loop."""
 
 import asyncio
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -11,21 +12,22 @@ from poolshift.worker.framing import READ_BYTES, FrameDecoder, FrameError
 class Channel:
     """Sends frames without blocking and hands on each payload that arrives.
 
-    It talks to the socket itself, since a transport would cost every call another turn of the event loop.
+    It reads and writes the descriptors itself, since a transport would cost every call another turn of the event loop.
     """
 
     def __init__(
         self,
-        sock: socket.socket,
+        read_fd: int,
+        write_fd: int,
         on_payload: Callable[[bytes | memoryview], None],
         on_end: Callable[[str | None], None],
     ) -> None:
-        """Takes over `sock`, which is closed if this raises.
+        """Takes over both descriptors, which are the same if they are a socket's, and closes them if it raises.
 
         `on_end` is called once: with None when the worker closed its end, with the fault when it sent garbage.
         """
-        sock.setblocking(False)
-        self._socket = sock
+        self._read_fd = read_fd
+        self._write_fd = write_fd
         self._on_payload = on_payload
         self._on_end = on_end
         self._decoder = FrameDecoder()
@@ -34,9 +36,11 @@ class Channel:
         self._reading = False
         self._loop = asyncio.get_running_loop()
         try:
+            os.set_blocking(read_fd, False)
+            os.set_blocking(write_fd, False)
             self._watch()
         except BaseException:
-            sock.close()
+            self._close_fds()
             raise
 
     def send(self, data: bytes, rest: bytes | memoryview = b"") -> bool:
@@ -49,7 +53,7 @@ class Channel:
         sent = 0
         if not self._unsent:
             try:
-                sent = self._socket.sendmsg((data, rest)) if rest else self._socket.send(data)
+                sent = os.writev(self._write_fd, (data, rest)) if rest else os.write(self._write_fd, data)
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError:
@@ -61,7 +65,7 @@ class Channel:
     def _send_later(self, data: bytes, sent: int, rest: bytes | memoryview) -> bool:
         if not self._unsent:
             try:
-                self._loop.add_writer(self._socket, self._writable)
+                self._loop.add_writer(self._write_fd, self._writable)
             except OSError as error:
                 self._end(f"cannot be written to: {error}")
                 return sent > 0
@@ -72,11 +76,11 @@ class Channel:
         return True
 
     def pause_reading(self) -> None:
-        """Leaves what the worker sends in the socket; once that is full, the worker waits."""
+        """Leaves what the worker sends in the pipe; once that is full, the worker waits."""
         if self._reading:
             self._reading = False
             try:
-                self._loop.remove_reader(self._socket)
+                self._loop.remove_reader(self._read_fd)
             except OSError:
                 pass  # the kernel does not know it any more
 
@@ -88,12 +92,12 @@ class Channel:
             except OSError as error:
                 self._end(f"cannot be read from: {error}")
 
-    def detach(self) -> socket.socket | None:
-        """Leaves the socket to another process; None while a part of a frame is on its way in either direction."""
-        if self._unsent or self._decoder.is_amid_frame:
-            return None
+    def detach(self) -> bool:
+        """Leaves the descriptors to another process; False while a part of a frame is on its way, or after the end."""
+        if not self._open or self._unsent or self._decoder.is_amid_frame:
+            return False
         self.pause_reading()
-        return self._socket
+        return True
 
     def drain(self) -> None:
         """Takes what a worker that is dead had still sent."""
@@ -101,33 +105,33 @@ class Channel:
             pass
 
     def finish(self) -> None:
-        """Sends nothing more, and reads until the other end closes."""
+        """Sends nothing more over a socket, and reads until the other end closes."""
         if self._open:
             self._forget_writer()
+            sock = socket.socket(fileno=self._write_fd)
             try:
-                self._socket.shutdown(socket.SHUT_WR)
+                sock.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # broken already, which the reader sees
+            finally:
+                sock.detach()
 
     def close(self) -> None:
-        """Closes the socket; the worker, if it lives, sees the end of it and exits."""
+        """Closes the descriptors; the worker, if it lives, sees the end of its requests and exits."""
         if self._open:
             self._open = False
             self.pause_reading()
             self._forget_writer()
-            try:
-                self._socket.close()
-            except OSError:
-                pass  # the kernel complains, and closes it
+            self._close_fds()
 
     def _watch(self) -> None:
-        self._loop.add_reader(self._socket, self._readable)
+        self._loop.add_reader(self._read_fd, self._readable)
         self._reading = True
 
     def _readable(self) -> bool:
         """Reads once; False where there was nothing to read."""
         try:
-            data = self._socket.recv(READ_BYTES)
+            data = os.read(self._read_fd, READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -145,7 +149,7 @@ class Channel:
     def _writable(self) -> None:
         part = self._unsent[0]
         try:
-            sent = self._socket.send(part)
+            sent = os.write(self._write_fd, part)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -159,9 +163,16 @@ class Channel:
 
     def _forget_writer(self) -> None:
         try:
-            self._loop.remove_writer(self._socket)
+            self._loop.remove_writer(self._write_fd)
         except OSError:
             pass  # the kernel does not know it any more
+
+    def _close_fds(self) -> None:
+        for fd in {self._read_fd, self._write_fd}:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the kernel complains, and closes it
 
     def _end(self, fault: str | None) -> None:
         self.close()

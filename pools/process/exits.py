@@ -53,7 +53,7 @@ def describe_exit(
         status: as waitpid(2) gives it.
         cpu_s: the processor time that it used, in seconds.
         ended_for: why we ended the worker, where we did.
-        fault: what it did wrong on its socket, where that is why we ended it.
+        fault: what it did wrong on its channel, where that is why we ended it.
         reason: the memory limit that we ended the worker for, if not the pool's own.
         oom_killed: the kernel has ended a process for memory meanwhile.
     """

@@ -58,7 +58,7 @@ class Worker(Protocol):
 
     @property
     def can_be_lent(self) -> bool:
-        """Tells if another process of the service may take over the worker's socket for a while."""
+        """Tells if another process of the service may take over the worker's pipes for a while."""
         ...
 
     @property

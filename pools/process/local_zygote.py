@@ -1,6 +1,7 @@
 """A zygote of this machine: its process, and the socket pair that orders and notices go through."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -10,12 +11,16 @@ from contextlib import suppress
 
 import msgspec
 
+from pools.process.ends import WorkerEnds, close_all
 from pools.process.handle import PidHandle
-from pools.process.zygote_link import WorkerEnds, close
+from pools.process.zygote_link import close
 from poolshift.worker import linux
 from poolshift.worker.notices import MAX_PACKET_BYTES, Order
 
 POLL_INTERVAL_S = 0.01
+PIPE_BYTES = 128 * 1024
+"""The size of a pipe to or from a worker, twice the kernel's own: fewer turns for a large payload. Linux allows a user
+64 MiB in pipes beyond which new ones are small, by default; these are what 256 workers take."""
 
 
 class LocalZygote:
@@ -66,15 +71,13 @@ class LocalZygote:
         if self._control is not None:
             self._loop.add_reader(self._control, self._readable)
 
-    async def open_ends(self, generation: int) -> WorkerEnds:
-        ours, theirs = socket.socketpair()
-        try:
-            output_read, output_write = os.pipe()
-        except OSError:
-            ours.close()
-            theirs.close()
-            raise
-        return WorkerEnds(ours, output_read, (theirs.detach(), output_write))
+    async def open_ends(self, generation: int) -> tuple[WorkerEnds, tuple[int, ...]]:
+        (requests_read, requests), (replies, replies_write), (output, output_write) = _pipes(3)
+        for pipe in (requests, replies):
+            with suppress(OSError):  # this user has too much in pipes: they keep the size that they have
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            os.fchmod(pipe, 0)  # nobody gets hold of it by its name in /proc
+        return WorkerEnds(requests, replies, output), (requests_read, replies_write, output_write)
 
     def send(self, order: Order, fds: Sequence[int] = ()) -> None:
         if self._control is None:
@@ -126,3 +129,20 @@ class LocalZygote:
             self._on_packet(packet, fds[0] if fds else -1)
         else:
             self._on_end()
+
+
+def _pipes(count: int) -> list[tuple[int, int]]:
+    """Opens pipes, each with its end to read from and its end to write to.
+
+    Raises:
+        OSError: this process has no descriptor left. Nothing stays open.
+    """
+    pipes: list[tuple[int, int]] = []
+    try:
+        while len(pipes) < count:
+            pipes.append(os.pipe())
+    except OSError:
+        for pipe in pipes:
+            close_all(pipe)
+        raise
+    return pipes

@@ -46,7 +46,7 @@ class OutputReader:
             os.close(fd)
             raise
 
-    def detach(self) -> int:
+    def detach(self) -> None:
         """Leaves the pipe to another process. What is there of a line is taken as one."""
         if self._fd >= 0:
             self._readable()
@@ -56,7 +56,6 @@ class OutputReader:
         if self._fd >= 0 and self._pause is None:
             self._loop.remove_reader(self._fd)
         self._is_detached = True
-        return self._fd
 
     @property
     def is_open(self) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import math
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -25,6 +24,7 @@ from pools.errors import (
 )
 from pools.events import FlowControl
 from pools.process.channel import Channel
+from pools.process.ends import WorkerEnds, close_all
 from pools.process.exits import Exit, ExitCause, failure_of
 from pools.process.handle import ProcessHandle
 from pools.process.json_check import MAX_SCANNED_BYTES, check_json
@@ -56,7 +56,7 @@ KILL_GRACE_S = 0.2
 REPORT_GRACE_S = 1.0
 """Time from a worker's death to the zygote's report, which has the exit status."""
 RETIRE_GRACE_S = 2.0
-"""Time from closing the socket to SIGTERM. An idle worker exits by itself in less."""
+"""Time from closing the pipes to SIGTERM. An idle worker exits by itself in less."""
 MAX_LEFT = 8
 MAX_LEFT_LENGTH = 64
 """Limits of the log line about an unfit worker: the number of its leftovers, and the characters of each."""
@@ -93,12 +93,11 @@ class WorkerProcess:
     def __init__(
         self,
         generation: int,
-        sock: socket.socket,
-        output_fd: int,
+        ends: WorkerEnds,
         load_timeout_s: float,
         when_loaded: Callable[[Definition], None],
     ) -> None:
-        """Takes over `sock` and `output_fd`, and closes both if it raises.
+        """Takes over `ends`, and closes them if it raises.
 
         A program has `load_timeout_s` seconds to load. `when_loaded` is called with each definition that has.
         """
@@ -140,20 +139,21 @@ class WorkerProcess:
         self._kill_timer: asyncio.TimerHandle | None = None
         self._report_timer: asyncio.TimerHandle | None = None
         self._open_ends = 2
-        """The number of the worker's streams, socket and output, that have not ended."""
+        """The number of the worker's streams, replies and output, that have not ended."""
         self._when_silent: Callable[[], None] | None = None
         self._is_lent = False
         """Set while another process talks with the worker."""
-        self._open(sock, output_fd)
+        self._ends = ends
+        self._open(ends)
 
-    def _open(self, sock: socket.socket, output_fd: int) -> None:
+    def _open(self, ends: WorkerEnds) -> None:
         try:
-            self._output = OutputReader(output_fd, self._log_record, self._log_left_out, self._end_fell_silent)
+            self._output = OutputReader(ends.output, self._log_record, self._log_left_out, self._end_fell_silent)
         except BaseException:
-            sock.close()
+            close_all({ends.requests, ends.replies})
             raise
         try:
-            self._channel = Channel(sock, self._take, self._channel_ended)
+            self._channel = Channel(ends.replies, ends.requests, self._take, self._channel_ended)
         except BaseException:
             self._output.close()
             raise
@@ -237,7 +237,7 @@ class WorkerProcess:
 
     @property
     def can_be_lent(self) -> bool:
-        """Tells if another process of the service may take over the worker's socket for a while."""
+        """Tells if another process of the service may take over the worker's pipes for a while."""
         return (
             not self._is_lent
             and self.ended_for is None
@@ -254,13 +254,12 @@ class WorkerProcess:
         """The time that a program has to load, in seconds."""
         return self._load_timeout_s
 
-    def hand_over(self) -> tuple[socket.socket, int, Handed] | None:
-        """Stops talking with the idle worker. Returns its socket, its output and what is known of it.
+    def hand_over(self) -> tuple[WorkerEnds, Handed] | None:
+        """Stops talking with the idle worker. Returns its pipes, which stay open here, and what is known of it.
 
-        Both stay open here. None if something is on its way between the two just now.
+        None if something is on its way between the two just now.
         """
-        sock = self._channel.detach()
-        if sock is None:
+        if not self._channel.detach():
             return None
         self._is_lent = True
         definitions = self._definitions
@@ -272,7 +271,8 @@ class WorkerProcess:
             self._ended_program,
             self.left_by,
         )
-        return sock, self._output.detach(), known
+        self._output.detach()
+        return self._ends, known
 
     def come_back(self, handed: Handed) -> None:
         """Talks with the worker again."""
@@ -377,7 +377,7 @@ class WorkerProcess:
             self._handle.ask_memory(listener)
 
     def when_silent(self, action: Callable[[], None]) -> None:
-        """Calls `action` once the worker's socket and its output have ended, at once if they have."""
+        """Calls `action` once the worker's replies and its output have ended, at once if they have."""
         if self._open_ends:
             self._when_silent = action
         else:
@@ -596,7 +596,7 @@ class WorkerProcess:
         self.kill(ExitCause.CRASH)
 
     def _channel_ended(self, fault: str | None) -> None:
-        # If the worker has died, the report of its exit follows. A living worker without a socket is useless.
+        # If the worker has died, the report of its exit follows. A living worker that cannot reply is useless.
         self.fault = self.fault or fault
         self._end_fell_silent()
         if self.ended_for is None:
@@ -608,7 +608,7 @@ class WorkerProcess:
             self._when_silent()
 
     def _orphaned(self) -> None:
-        self.fault = self.fault or "it closed its socket"
+        self.fault = self.fault or "it closed its channel"
         self.kill(ExitCause.CRASH)
 
     # --- the process

@@ -1,17 +1,15 @@
 """The service's end of one zygote (`poolshift.worker.zygote`): has workers forked and learns how each of them ended."""
 
 import asyncio
-import os
 import signal
-import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 import structlog
 
 from pools.errors import SpawnFailed
+from pools.process.ends import WorkerEnds, close_all
 from pools.process.exits import Exit, ExitCause, describe_exit
 from pools.process.handle import ProcessHandle
 from pools.process.process import WorkerProcess
@@ -38,25 +36,6 @@ _notice_decoder: msgspec.json.Decoder[Notice] = msgspec.json.Decoder(Notice)
 _log = structlog.stdlib.get_logger("poolshift.spawner")
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerEnds:
-    """The socket and the output of one worker: our ends, and the zygote's if they go along with the order."""
-
-    channel: socket.socket
-    output: int
-    theirs: tuple[int, ...] = ()
-
-    def close_ours(self) -> None:
-        """Closes what the service would read from."""
-        close(self.channel.close)
-        close(os.close, self.output)
-
-    def close_theirs(self) -> None:
-        """Closes what the zygote has a copy of by now."""
-        for fd in self.theirs:
-            close(os.close, fd)
-
-
 class ZygoteEnd(Protocol):
     """The way to a zygote's process: orders, notices and signals, wherever that process runs."""
 
@@ -73,8 +52,10 @@ class ZygoteEnd(Protocol):
             OSError: the kernel watches nothing more.
         """
 
-    async def open_ends(self, generation: int) -> "WorkerEnds":
-        """Opens the socket and the output of a worker that is about to be forked.
+    async def open_ends(self, generation: int) -> tuple[WorkerEnds, tuple[int, ...]]:
+        """Opens the pipes of a worker that is about to be forked.
+
+        Returns our ends, and the zygote's if they go along with the order.
 
         Raises:
             SpawnFailed: the way to the zygote is closed.
@@ -165,20 +146,20 @@ class ZygoteLink:
         """
         if not self._is_open:
             raise SpawnFailed("the zygote has died")
-        ends = await self._end.open_ends(generation)
+        ours, theirs = await self._end.open_ends(generation)
         try:
             if not self._is_open:
-                ends.close_ours()
+                ours.close()
                 raise SpawnFailed("the zygote has died")
-            worker = WorkerProcess(generation, ends.channel, ends.output, self._load_timeout_s, self._when_loaded)
+            worker = WorkerProcess(generation, ours, self._load_timeout_s, self._when_loaded)
             self._workers[generation] = worker
             try:
-                self._end.send(Fork(generation, user), ends.theirs)
+                self._end.send(Fork(generation, user), theirs)
             except OSError as error:
                 self._ended(generation, Exit(ExitCause.CRASH, f"not started: {error}"))
                 raise SpawnFailed(f"the zygote takes no order: {error}") from None
         finally:
-            ends.close_theirs()
+            close_all(theirs)
         return worker
 
     def ping(self, *, asks_revision: bool = False) -> None:

@@ -11,8 +11,8 @@ import msgspec
 
 from pools.errors import SpawnFailed
 from pools.process.channel import Channel
+from pools.process.ends import WorkerEnds
 from pools.process.stats import ProcessStats
-from pools.process.zygote_link import WorkerEnds
 from poolshift.node import messages
 from poolshift.node.messages import Lost, Measure, Measured, Purpose, Refused, Signal, Started
 from poolshift.worker.framing import MALFORMED, frame
@@ -63,7 +63,8 @@ class NodeZygote:
         self._when_measured: list[Callable[[], None]] = []
         self._oom_kills = 0
         self._heartbeat: asyncio.TimerHandle | None = None
-        self._channel = Channel(sock, self._take, self._channel_ended)
+        fd = sock.detach()
+        self._channel = Channel(fd, fd, self._take, self._channel_ended)
 
     def __repr__(self) -> str:
         return f"<NodeZygote node={self.node} pid={self.pid} hung_up={self._is_hung_up}>"
@@ -100,14 +101,15 @@ class NodeZygote:
         self._on_packet, self._on_end = on_packet, on_end
         self._loop.call_soon(self._catch_up)
 
-    async def open_ends(self, generation: int) -> WorkerEnds:
+    async def open_ends(self, generation: int) -> tuple[WorkerEnds, tuple[int, ...]]:
         channel = await self._connect("channel", self.name, generation)
         try:
             output = await self._connect("output", self.name, generation)
         except BaseException:
             channel.close()
             raise
-        return WorkerEnds(channel, output.detach())
+        both = channel.detach()
+        return WorkerEnds(both, both, output.detach()), ()
 
     def send(self, order: Order | Signal | Measure, fds: Sequence[int] = ()) -> None:
         if self._is_hung_up or not self._channel.send(frame(_encode(order))):

@@ -144,11 +144,11 @@ class ZygoteSession:
                 reason = f"its connections did not come within {ENDS_TIMEOUT_S:g} s"
                 self._connection.send(_encode(NotForked(order.generation, reason)))
                 return
-        fds = [self._ends.pop(key).hand_on() for key in wanted]
+        channel, output = [self._ends.pop(key).hand_on() for key in wanted]
         try:
-            self._tell_zygote(order, fds)
+            self._tell_zygote(order, [channel, channel, output])
         finally:
-            for fd in fds:
+            for fd in (channel, output):
                 os.close(fd)
 
     def _tell_zygote(self, order: "Fork | Ping", fds: "list[int] | None" = None) -> None:

@@ -1,10 +1,10 @@
 """The child's side of a fork in the zygote: it becomes a worker, runs, and exits, whatever fails."""
 
+import fcntl
 import gc
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +16,9 @@ from poolshift.worker.revision import CodeRevision
 
 _T = TypeVar("_T")
 _FAILED = 1
+_REQUESTS_FD = 3
+_REPLIES_FD = 4
+_FIRST_FREE_FD = 5
 
 
 def run_and_exit(work: Callable[[], None]) -> NoReturn:
@@ -75,22 +78,24 @@ class WorkerChild:
     def __init__(
         self,
         generation: int,
-        channel: int,
+        requests: int,
+        replies: int,
         output: int,
         allowed_modules: tuple[str, ...],
         code: CodeRevision,
         open_files: int,
     ) -> None:
-        """`channel` is the worker's socket, `output` the pipe for what it prints."""
+        """Takes the descriptors that requests come from, and that replies and what is printed go to."""
         self._generation = generation
-        self._channel = channel
+        self._requests = requests
+        self._replies = replies
         self._output = output
         self._allowed_modules = allowed_modules
         self._code = code
         self._open_files = open_files
 
     def run(self, zygote: int, user: tuple[int, int] | None) -> None:
-        """Answers calls until the service closes the socket. `zygote` is the parent's process id."""
+        """Answers calls until the service closes its end. `zygote` is the parent's process id."""
         os.setsid()  # a process group of its own: the zygote kills the whole group with it
         linux.set_dumpable(True)  # the zygote is not: its children could not open their own files in /proc
         linux.prefer_as_oom_victim()
@@ -102,9 +107,9 @@ class WorkerChild:
             raise SystemExit(_FAILED)  # the zygote died before the kernel knew that this process is to follow
         linux.gain_no_privileges()
         linux.adopt_orphans()  # a helper of this worker stays its own until the worker dies
-        sock = self._take_files()
+        self._take_files()
         gc.enable()
-        Worker(sock, self._generation, self._allowed_modules, self._code).serve()
+        Worker(_REQUESTS_FD, _REPLIES_FD, self._generation, self._allowed_modules, self._code).serve()
 
     def _limit(self) -> None:
         signal.set_wakeup_fd(-1)
@@ -114,10 +119,12 @@ class WorkerChild:
         resource.setrlimit(resource.RLIMIT_NOFILE, (self._open_files, hard))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-    def _take_files(self) -> socket.socket:
-        """The worker's socket, which with the standard streams is all that stays open."""
+    def _take_files(self) -> None:
+        """Gives the worker's pipes their numbers. With the standard streams they are all that stays open."""
         os.dup2(self._output, 1)
         os.dup2(self._output, 2)
-        sock = socket.socket(fileno=os.dup2(self._channel, 3, inheritable=False))
-        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-        return sock
+        # First out of the way of each other.
+        replies = fcntl.fcntl(self._replies, fcntl.F_DUPFD, _FIRST_FREE_FD)
+        os.dup2(self._requests, _REQUESTS_FD, inheritable=False)
+        os.dup2(replies, _REPLIES_FD, inheritable=False)
+        os.closerange(_FIRST_FREE_FD, os.sysconf("SC_OPEN_MAX"))

@@ -1,5 +1,6 @@
-"""Frames over a stream socket: a 4-byte big-endian length, then that many bytes."""
+"""Frames over a pipe or a stream socket: a 4-byte big-endian length, then that many bytes."""
 
+import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ READ_BYTES: Final = 256 * 1024
 
 
 class FrameError(Exception):
-    """The bytes on the socket are not a frame, or a frame is over the limit."""
+    """The bytes that came are not a frame, or a frame is over the limit."""
 
 
 def frame(payload: bytes) -> bytes:
@@ -120,14 +121,14 @@ def read_frames(sock: socket.socket) -> Iterator[bytes | memoryview]:
         yield from decoder.feed(data)
 
 
-def read_pairs(sock: socket.socket) -> Iterator[tuple[bytes, bytes | memoryview]]:
-    """The two parts of each payload that arrives on a blocking socket (the worker's side).
+def read_pairs(fd: int) -> Iterator[tuple[bytes, bytes | memoryview]]:
+    """The two parts of each payload that arrives on a descriptor that blocks (the worker's side), until its end.
 
     Raises:
         FrameError: a length is over `MAX_FRAME_BYTES`, or a payload is shorter than it says.
     """
     decoder = FrameDecoder()
-    while data := sock.recv(READ_BYTES):
+    while data := os.read(fd, READ_BYTES):
         size = len(data)
         if size >= _LENGTHS.size and not decoder.is_amid_frame:
             length, head_size = _LENGTHS.unpack_from(data)
@@ -138,3 +139,14 @@ def read_pairs(sock: socket.socket) -> Iterator[tuple[bytes, bytes | memoryview]
                 continue
         for payload in decoder.feed(data):
             yield cut_in_two(payload)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Writes all of `data` to a descriptor that blocks.
+
+    Raises:
+        OSError: it cannot be written to any more.
+    """
+    sent = os.write(fd, data)
+    while sent < len(data):
+        sent += os.write(fd, memoryview(data)[sent:])

@@ -1,7 +1,6 @@
-"""The worker's end of the socket: one child process that runs one execution at a time, until the socket closes."""
+"""The worker's end of its pipes: one child process that runs one execution at a time, until they close."""
 
 import os
-import socket
 import sys
 import time
 from functools import partial
@@ -12,7 +11,7 @@ import msgspec
 from poolshift.worker.definitions import Definition
 from poolshift.worker.errors import ExecutionError, LoadFailed, SignatureError
 from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, describe, traceback_of, truncate
-from poolshift.worker.framing import FrameError, frame_of_two, read_pairs
+from poolshift.worker.framing import FrameError, frame_of_two, read_pairs, write_all
 from poolshift.worker.leftovers import Leftovers
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import EntrypointError, LoadedProgram, check, load
@@ -42,12 +41,14 @@ _encoder = msgspec.json.Encoder()
 
 
 class Worker:
-    """Answers each request with exactly one reply, on the socket that it alone owns."""
+    """Answers each request with exactly one reply, through pipes that it alone owns."""
 
     def __init__(
-        self, sock: socket.socket, generation: int, allowed_modules: tuple[str, ...], code: CodeRevision
+        self, requests: int, replies: int, generation: int, allowed_modules: tuple[str, ...], code: CodeRevision
     ) -> None:
-        self._socket = sock
+        """Takes the descriptors that requests come from and replies go to."""
+        self._requests = requests
+        self._replies = replies
         self._generation = generation
         self._allowed_modules = allowed_modules
         self._code = code
@@ -62,13 +63,13 @@ class Worker:
         self._is_fork = False
 
     def serve(self) -> None:
-        """Says that it is ready, then answers until the parent closes the socket."""
+        """Says that it is ready, then answers until the service closes its end."""
         tell_parent(self._current)
         os.register_at_fork(after_in_child=self._forked)
         self._leftovers.accept()
         self._send(Ready(gen=self._generation, pid=os.getpid(), revision=self._code.at_start))
         try:
-            for message, inputs in read_pairs(self._socket):
+            for message, inputs in read_pairs(self._requests):
                 request = _request_decoder.decode(message)
                 if isinstance(request, Run):
                     self._answer(request, inputs)
@@ -190,7 +191,7 @@ class Worker:
             self._send(Progress(request.id, self._generation, kind), encoded)
 
     def _forked(self) -> None:
-        """Marks a process that a program has forked: it has the worker's socket too, and must not write to it."""
+        """Marks a process that a program has forked: it has the worker's pipes too, and must not write to them."""
         self._is_fork = True
 
     def _send(self, reply: Reply, payload: bytes = b"") -> None:
@@ -202,7 +203,7 @@ class Worker:
             assert not isinstance(reply, (Ready, Left))
             failed = Failed(reply.id, self._generation, 0, "invalid_outputs", f"outputs: {error}")
             data = frame_of_two(_encoder.encode(failed), b"")
-        self._socket.sendall(data)
+        write_all(self._replies, data)
 
 
 def _pause(seconds: float | None) -> float | None:

@@ -23,7 +23,7 @@ CODE_OUTDATED: Final = "code_outdated"
 MAX_RETRY_AFTER_S = 86400.0
 """An LM that asks for a longer pause is taken to ask for this one."""
 
-# Bounded, since a program can write to the worker's socket, too.
+# Bounded, since a program can write to the worker's pipes, too.
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Pause = Annotated[float, msgspec.Meta(ge=0, le=MAX_RETRY_AFTER_S)]
 

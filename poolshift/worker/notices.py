@@ -6,7 +6,7 @@ MAX_PACKET_BYTES = 4096
 
 
 class Fork(msgspec.Struct, tag="fork", omit_defaults=True):
-    """Asks for a worker of this generation; the worker's socket and the pipe for its output come along.
+    """Asks for a worker of this generation; the worker's three descriptors come along.
 
     `user` is the user id and the group id that the worker changes to before a program's code loads.
     """

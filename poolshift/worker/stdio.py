@@ -1,4 +1,4 @@
-"""Carries what a worker prints and logs to the service's log: never on the socket that carries the replies.
+"""Carries what a worker prints and logs to the service's log: never on the pipe that carries the replies.
 
 Both ends of one pipe. A line that starts with the record separator (RFC 7464) is a JSON `Record`; any other line was
 written past Python (by C code, or by a dying interpreter) and is taken as it is.

@@ -8,7 +8,8 @@ worker and says how that ended. It kills everything when the service is gone. Th
 
 FD is its end of a SOCK_SEQPACKET pair, OPEN_FILES how many files a worker may have open, OWN_ROOT the service's folder.
 Modules to import are of three kinds: the service's own, the operator's, and those that programs named recently.
-A request is a generation with two file descriptors: the worker's socket and the pipe for its output.
+A request is a generation with three file descriptors: those that the worker's requests come from, and that its replies
+and its output go to.
 """
 
 import errno
@@ -45,6 +46,8 @@ from poolshift.worker.revision import CodeRevision
 
 _PAUSE_S = 0.1
 """Between two attempts at something that the system refuses, for want of memory or of file descriptors."""
+
+_FDS_OF_WORKER = 3
 
 _encode = msgspec.json.encode
 _order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
@@ -133,7 +136,7 @@ class Zygote:
             return True
 
     def _receive(self) -> bool:
-        packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET_BYTES, 2)
+        packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET_BYTES, _FDS_OF_WORKER)
         if not packet:
             return False
         order = _order_decoder.decode(packet)
@@ -150,7 +153,7 @@ class Zygote:
     def _start(self, request: Fork, fds: list[int]) -> None:
         pid = 0
         try:
-            channel, output = _both(fds)
+            requests, replies, output = _all_of(fds)
             pid = os.fork()
             # Opened here, while the pid cannot be another's: a signal through it never hits the wrong process.
             pidfd = os.pidfd_open(pid) if pid else -1
@@ -161,7 +164,7 @@ class Zygote:
             return
         if pid == 0:
             child = WorkerChild(
-                request.generation, channel, output, self._allowed_modules, self._code, self._open_files
+                request.generation, requests, replies, output, self._allowed_modules, self._code, self._open_files
             )
             run_and_exit(partial(child.run, self._pid, request.user))
         self._generations[pid] = request.generation
@@ -221,15 +224,15 @@ class Zygote:
             linux.kill(child)
 
 
-def _both(fds: list[int]) -> tuple[int, int]:
-    """The worker's socket and the pipe for its output.
+def _all_of(fds: list[int]) -> list[int]:
+    """All descriptors of a worker.
 
     Raises:
         OSError: the kernel has dropped one, since this process had no room for it.
     """
-    if len(fds) != 2:
+    if len(fds) != _FDS_OF_WORKER:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    return fds[0], fds[1]
+    return fds
 
 
 def _import_all(modules: Iterable[str], limit_s: float, needed: Collection[str] | None = None) -> dict[str, str]:

@@ -142,7 +142,8 @@ class SpanExport:
                 start_new_session=True,
             )
             theirs.close()
-            channel = self._channel = Channel(ours, self._take, lambda _: _kill(exporter))
+            fd = ours.detach()
+            channel = self._channel = Channel(fd, fd, self._take, lambda _: _kill(exporter))
             try:
                 self._tell(channel, self._how)
                 self._hand_over()

@@ -3,7 +3,7 @@
     POST /programs/{program_id}/execute
     ├── route      the version is decided; again if the rollout changes while the call waits
     ├── queue      from there until a worker has it
-    └── run        in the pool: one worker, from the request on its socket to the reply
+    └── run        in the pool: one worker, from the request on its pipe to the reply
         └── program    in the worker's process, and under it the spans that the program records
 
 A call is sampled or not at its head, by a flag or a count, before any object is made for its trace.

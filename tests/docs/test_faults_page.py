@@ -68,7 +68,7 @@ def of(fault: str) -> dict[str, str]:
         ("it calls `sys.exit`", "exits_hard", {"code": "integer"}, {"code": 3}),
         ("it segfaults", "segfaults", {}, {}),
         ("it segfaults", "kills_itself", {"signal_number": "integer"}, {"signal_number": signal.SIGABRT}),
-        ("it closes the worker's socket", "closes_channel", {}, {}),
+        ("it closes the pipe", "closes_channel", {}, {}),
         ("it writes garbage", "writes_garbage", {}, {}),
         ("it writes garbage", "writes_half_a_frame", {}, {}),
         ("it answers in the name", "forges_a_reply", {"execution_id": "string"}, {"execution_id": "another"}),

@@ -66,7 +66,7 @@ def test_the_settings_cap_the_deadline(start_service: StartService, version: str
         ("exits_hard", {"code": "integer"}, {"code": 0}, "crash", "exit code 0"),
         ("segfaults", {}, {}, "signal", "SIGSEGV"),
         ("kills_itself", {"signal_number": "integer"}, {"signal_number": signal.SIGKILL}, "signal", "SIGKILL"),
-        ("closes_channel", {}, {}, "crash", "closed its socket"),
+        ("closes_channel", {}, {}, "crash", "closed its channel"),
         ("writes_garbage", {}, {}, "crash", "frame"),
         ("writes_half_a_frame", {}, {}, "crash", "exit code 0"),
     ],
@@ -90,6 +90,19 @@ def test_a_worker_that_dies(
     assert exits(shared_service, version, cause) == before + 1
     assert shared_service.execute(echo, inputs={"nonce": "next"}).json()["outputs"] == {"result": "next"}
     wait_until(lambda: whole(shared_service, version), "all workers are back")
+
+
+def test_a_worker_that_takes_no_more_calls(shared_service: Service, version: str) -> None:
+    """Only that worker ends, and another takes its place before the next call."""
+    program = shared_service.create("closes_requests", {})
+    echo = shared_service.create("echo", ECHO)
+    before = exits(shared_service, version, "crash")
+    assert shared_service.execute(program).json()["outputs"] == {"result": "closed"}
+    wait_until(lambda: exits(shared_service, version, "crash") == before + 1, "it has ended")
+    wait_until(lambda: whole(shared_service, version), "all workers are back")
+    for number in range(16):
+        answer = shared_service.execute(echo, inputs={"nonce": str(number)})
+        assert answer.json()["outputs"] == {"result": str(number)}
 
 
 def test_an_idempotent_program_is_run_once_more(shared_service: Service, version: str, tmp_path: Path) -> None:
@@ -433,8 +446,8 @@ def test_a_worker_inherits_nothing_that_it_does_not_need(start_service: StartSer
 
     program = service.create("open_files", {}, "array")
     files = service.execute(program).json()["outputs"]["result"]
-    assert sum("socket:" in name for name in files) == 1
-    assert not [name for name in files if ".db" in name or "eventpoll" in name]
+    assert sum("pipe:" in name for name in files) == 4  # stdout and stderr, requests and replies
+    assert not [name for name in files if "socket:" in name or ".db" in name or "eventpoll" in name]
 
 
 def test_only_the_service_may_open_more_files(start_service: StartService) -> None:

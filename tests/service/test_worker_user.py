@@ -119,6 +119,20 @@ def test_a_program_of_the_same_user(directory: Path, command: list[str]) -> None
         service.close()
 
 
+def test_a_program_opens_no_worker_s_pipes(directory: Path, command: list[str], version: str) -> None:
+    """Not by their names in /proc either, where workers of one user may look at each other."""
+    os.chown(directory, NOBODY.pw_uid, NOBODY.pw_gid)
+    sizes = {f"{name.upper()}_POOL_SIZE": 2 for name in ("v1", "v2")}
+    service = serving(directory, command, user=NOBODY.pw_uid, POOL_VERSION=version, **sizes)
+    try:
+        service.start()
+        wait_until(lambda: whole(service, version), "both workers are there")
+        program = service.create("tests.support.spies:opens_pipes_of_siblings", {}, "array")
+        assert set(service.execute(program).json()["outputs"]["result"]) == {"denied"}
+    finally:
+        service.close()
+
+
 def test_root_sees_no_secret_in_the_environment(directory: Path, command: list[str]) -> None:
     """The service overwrites its secrets in its environment, also those that it reads again."""
     service = serving(directory, command)

@@ -45,7 +45,7 @@ def finds() -> dict[str, Any]:
 def dies_of_another(earlier: str, generation: str) -> None:
     """Has the worker say late what an earlier execution has left, and dies of that."""
     left = b'{"op":"left","id":"%s","gen":%s,"what":["open files"]}' % (earlier.encode(), generation.encode())
-    os.write(3, frame_of_two(left, b""))
+    os.write(4, frame_of_two(left, b""))
     os._exit(1)
 
 

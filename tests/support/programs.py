@@ -7,7 +7,6 @@ import logging
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,9 +15,9 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from poolshift.worker.framing import frame_of_two
+from poolshift.worker.framing import frame_of_two, write_all
 
-_CHANNEL_FD = 3  # where a worker has its socket (poolshift/worker/zygote.py)
+_REQUESTS_FD, _REPLIES_FD = 3, 4  # a worker's pipes (poolshift/worker/child.py)
 
 
 def echo(nonce: str) -> str:
@@ -373,24 +372,30 @@ def keeps_memory(megabytes: int) -> int:
 
 
 def closes_channel() -> None:
-    os.close(_CHANNEL_FD)
+    os.close(_REPLIES_FD)
     time.sleep(60)
 
 
+def closes_requests() -> str:
+    """Takes no more calls, after this one is answered."""
+    os.close(_REQUESTS_FD)
+    return "closed"
+
+
 def writes_garbage() -> None:
-    os.write(_CHANNEL_FD, b"\xff" * 4096)
+    os.write(_REPLIES_FD, b"\xff" * 4096)
     time.sleep(60)
 
 
 def writes_half_a_frame() -> None:
-    os.write(_CHANNEL_FD, (1000).to_bytes(4, "big") + b'{"op":"done"')
+    os.write(_REPLIES_FD, (1000).to_bytes(4, "big") + b'{"op":"done"')
     os._exit(0)
 
 
 def forges_a_reply(execution_id: str) -> str:
     """Answers in the name of another execution, then for itself."""
     forged = b'{"op":"done","id":"%s","gen":1,"run_us":1}' % execution_id.encode()
-    socket.socket(fileno=os.dup(_CHANNEL_FD)).sendall(frame_of_two(forged, b'{"result":"forged"}'))
+    write_all(_REPLIES_FD, frame_of_two(forged, b'{"result":"forged"}'))
     return "genuine"
 
 
@@ -413,7 +418,7 @@ def _forge(body: str, payload: str) -> None:
     known = {"id": frame.f_locals["request"].id, "gen": frame.f_locals["self"]._generation}
     members = [f"{json.dumps(name)}:{json.dumps(value)}" for name, value in known.items() if f'"{name}":' not in body]
     forged = b"{%s}" % ",".join([*members, body]).encode("latin-1")
-    socket.socket(fileno=os.dup(_CHANNEL_FD)).sendall(frame_of_two(forged, payload.encode("latin-1")))
+    write_all(_REPLIES_FD, frame_of_two(forged, payload.encode("latin-1")))
 
 
 def leaves_children(escape: bool) -> int:

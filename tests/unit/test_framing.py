@@ -1,6 +1,10 @@
 """Frames survive any way of being cut up, and garbage is told."""
 
+import fcntl
+import os
+import signal
 import socket
+import threading
 
 import pytest
 from hypothesis import given
@@ -15,6 +19,7 @@ from poolshift.worker.framing import (
     frame,
     frame_of_two,
     read_pairs,
+    write_all,
 )
 
 
@@ -87,7 +92,7 @@ def test_pairs_come_out_however_they_are_sent(pairs: list[tuple[bytes, bytes]], 
             ours.sendall(stream[position : position + length])
             position += length
         ours.shutdown(socket.SHUT_WR)
-        received += read_pairs(workers)
+        received += read_pairs(workers.fileno())
     assert received == pairs
 
 
@@ -96,7 +101,7 @@ def test_each_pair_in_a_read_of_its_own(pairs: list[tuple[bytes, bytes]]) -> Non
     """As calls come: the next one is sent when the last one is read."""
     ours, workers = socket.socketpair()
     with ours, workers:
-        reading = read_pairs(workers)
+        reading = read_pairs(workers.fileno())
         for pair in pairs:
             ours.sendall(frame_of_two(*pair))
             assert next(reading) == pair
@@ -109,4 +114,33 @@ def test_a_worker_refuses_a_payload_that_is_shorter_than_it_says(payload: bytes)
     with ours, workers:
         ours.sendall(frame(payload))
         with pytest.raises(FrameError):
-            next(read_pairs(workers))
+            next(read_pairs(workers.fileno()))
+
+
+def test_a_write_goes_on_where_a_signal_ends_it() -> None:
+    """A signal that comes while a pipe is full, as an alarm of a program's, ends write(2) early (pipe(7))."""
+    data = os.urandom(1 << 20)
+    reads, writes = os.pipe()
+    fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096)
+    received = bytearray()
+    alarms: list[int] = []
+
+    def read() -> None:
+        while len(received) < len(data):
+            if len(received) % (1 << 18) == 0:
+                signal.pthread_kill(writer, signal.SIGALRM)
+            received.extend(os.read(reads, 4096))
+
+    writer = threading.get_ident()
+    before = signal.signal(signal.SIGALRM, lambda number, _: alarms.append(number))
+    reader = threading.Thread(target=read)
+    try:
+        reader.start()
+        write_all(writes, data)
+        reader.join()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        os.close(reads)
+        os.close(writes)
+    assert bytes(received) == data
+    assert alarms

@@ -18,7 +18,8 @@ from common.background import Background
 from pools import supervisor
 from pools.calls import Call, Program
 from pools.engine import Engine, PoolOptions
-from pools.process import handle, local_zygote, output, zygote_link
+from pools.process import channel, handle, local_zygote, output
+from pools.process import ends as worker_ends
 from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from pools.session_pool_v2 import SessionPoolV2
@@ -29,7 +30,7 @@ from tests.support.waiting import wait_until_async
 pytestmark = pytest.mark.thorough
 
 MODULES: dict[str, tuple[ModuleType, ...]] = {
-    "os": (output, handle, local_zygote, zygote_link),
+    "os": (channel, handle, local_zygote, output, worker_ends),
     "signal": (handle,),
     "socket": (local_zygote,),
 }

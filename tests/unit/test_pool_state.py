@@ -3,13 +3,13 @@
 import asyncio
 import functools
 import os
-import socket
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pools.process.ends import WorkerEnds
 from pools.process.process import WorkerProcess
 from pools.state import REMEMBERED_SESSIONS, PoolState, WorkerSlot, WorkerState
 
@@ -19,11 +19,11 @@ def a_process() -> WorkerProcess:
     """One that nobody is behind: the state only carries it and never looks at it."""
 
     async def made() -> WorkerProcess:
-        ours, theirs = socket.socketpair()
-        output, end = os.pipe()
-        theirs.close()
-        os.close(end)
-        return WorkerProcess(0, ours, output, 60.0, lambda _: None)
+        pipes = [os.pipe() for _ in range(3)]
+        (request_end, requests), (replies, reply_end), (output, output_end) = pipes
+        for end in (request_end, reply_end, output_end):
+            os.close(end)
+        return WorkerProcess(0, WorkerEnds(requests, replies, output), 60.0, lambda _: None)
 
     return asyncio.run(made())
 
