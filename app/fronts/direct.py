@@ -253,14 +253,14 @@ class DirectCalls:
             served_s=call.served_s,
             trace=None if call.span is None else _handed_over(call.span, error),
         )
-        self.tell()  # what ended before
+        self._tell_ran()  # what ended before
         client.send_failed(_pack(failure), call.body)
 
     # --- reports
 
     def _report(self, call: DirectCall, sent: int) -> None:
         if not self._ran:
-            self._loop.call_later(REPORT_S, self.tell)
+            self._loop.call_later(REPORT_S, self._tell_ran)
         lease = -1 if call.borrowed is None else call.borrowed.lease
         seconds = time.perf_counter() - call.began
         self._ran.append(
@@ -276,14 +276,17 @@ class DirectCalls:
             )
         )
         if len(self._ran) >= MAX_REPORTED:
-            self.tell()
+            self._tell_ran()
 
     def tell(self) -> None:
-        """Tells the service of all calls that have ended."""
+        """Tells the service of all calls that have ended, and hands it their spans."""
+        self._tell_ran()
+        self._spans.tell()
+
+    def _tell_ran(self) -> None:
         if self._ran:
             ran, self._ran = self._ran, []
             self._stream.send(RAN, 0, 0, _pack(ran))
-        self._spans.tell()
 
     def running(self) -> list[Running]:
         """Lists what runs at the moment."""
@@ -447,7 +450,7 @@ class DirectCalls:
             return
         del self._borrowed[borrowed.lease]
         _, known = handed
-        self.tell()
+        self._tell_ran()
         flags = 0
         if self._owed:
             self._owed -= 1

@@ -26,7 +26,6 @@ from routing.catalog.programs import CataloguedProgram
 from routing.rollout.model import Rollout
 from routing.telemetry.call_trace import CallTrace
 from routing.telemetry.recorder import EXECUTE, OK
-from routing.telemetry.spans import Span
 from routing.versions import Decision, Version
 
 _MAX_FLOWS: Final = 10_000
@@ -177,7 +176,7 @@ class Grants:
             self._figures.direct_calls += 1
             self._loans.ran(failure.lease, 1, ())
 
-    def take_spans(self, spans: list[Span], lost: int) -> None:
+    def take_spans(self, spans: list[msgspec.Raw], lost: int) -> None:
         """Exports the spans of calls that a front has run."""
         sink = self._services.tracing.sink
         if sink is not None:

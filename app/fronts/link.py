@@ -37,7 +37,6 @@ from app.fronts.messages import Failure, Killed, Loan, Ran, State
 from app.fronts.named import failure_named
 from pools.process.exits import ExitCause
 from poolshift.worker.definitions import Definition
-from routing.telemetry.spans import Span
 
 if TYPE_CHECKING:
     from app.fronts.grants import Grants
@@ -56,7 +55,7 @@ _decode_ran: Final = msgspec.msgpack.Decoder(list[Ran]).decode
 _decode_failure: Final = msgspec.msgpack.Decoder(Failure).decode
 _decode_loan: Final = msgspec.msgpack.Decoder(Loan).decode
 _decode_killed: Final = msgspec.msgpack.Decoder(Killed).decode
-_decode_spans: Final = msgspec.json.Decoder(list[Span]).decode
+_decode_spans: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_state: Final = msgspec.msgpack.Decoder(State).decode
 
 

@@ -5,9 +5,9 @@ from typing import Final
 import msgspec
 
 from app.fronts.frames import SPANS, FrameStream
-from routing.telemetry.spans import Span
+from routing.telemetry.spans import MAX_SPANS_AT_ONCE, Span
 
-HAND_OVER_S: Final = 0.02
+HAND_OVER_S: Final = 0.2
 """The longest time for which a span waits for others."""
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -18,14 +18,16 @@ class SpansToService:
 
     def __init__(self, stream: FrameStream) -> None:
         self._stream = stream
-        self._waiting: list[Span] = []
+        self._waiting: list[Span | msgspec.Raw] = []
         self._lost = 0
 
-    def offer(self, span: Span) -> None:
+    def offer(self, span: Span | msgspec.Raw) -> None:
         """Takes a span that has ended."""
         if not self._waiting:
             self._stream.loop.call_later(HAND_OVER_S, self.tell)
         self._waiting.append(span)
+        if len(self._waiting) >= MAX_SPANS_AT_ONCE:
+            self.tell()
 
     def lost(self, count: int) -> None:
         """Counts spans that cannot be exported."""

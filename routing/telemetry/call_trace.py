@@ -31,8 +31,8 @@ class Parent(NamedTuple):
 class SpanSink(Protocol):
     """Takes finished spans: the export, or the way to it from another process."""
 
-    def offer(self, span: Span) -> None:
-        """Takes a span that has ended. Never blocks."""
+    def offer(self, span: Span | msgspec.Raw) -> None:
+        """Takes a span that has ended, or one that another process of the service has encoded. Never blocks."""
 
     def lost(self, count: int) -> None:
         """Counts spans that cannot be exported."""

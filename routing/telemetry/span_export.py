@@ -18,14 +18,13 @@ from poolshift.worker.framing import frame
 from routing.telemetry.spans import (
     FLUSH_TIMEOUT_S,
     MAX_SPANS_AT_ONCE,
+    EncodedSpans,
     Export,
     FromExporter,
     Last,
     Outcome,
     Span,
     SpanOutcome,
-    Spans,
-    ToExporter,
 )
 
 HAND_OVER_S = 0.2
@@ -52,7 +51,7 @@ class SpanExport:
     def __init__(self, how: Export, count: CountSpans, background: Background) -> None:
         self._how = how
         self._count = count
-        self._waiting: list[Span] = []
+        self._waiting: list[Span | msgspec.Raw] = []
         self._handed_over = 0
         self._exported = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -64,8 +63,8 @@ class SpanExport:
         self._loop = asyncio.get_running_loop()
         self._exporter = background.run("span_exporter", self._keep_exporter)
 
-    def offer(self, span: Span) -> None:
-        """Queues a span that has ended. Never blocks."""
+    def offer(self, span: Span | msgspec.Raw) -> None:
+        """Queues a span that has ended, or one that another process of the service has encoded. Never blocks."""
         if len(self._waiting) + self._handed_over >= self._how.max_queue_size:
             self._count("dropped", 1)
             return
@@ -101,9 +100,9 @@ class SpanExport:
             spans, self._waiting = self._waiting, []
             self._handed_over += len(spans)
             for first in range(0, len(spans), MAX_SPANS_AT_ONCE):
-                self._tell(self._channel, Spans(spans[first : first + MAX_SPANS_AT_ONCE]))
+                self._tell(self._channel, EncodedSpans(spans[first : first + MAX_SPANS_AT_ONCE]))
 
-    def _tell(self, channel: Channel, message: ToExporter) -> None:
+    def _tell(self, channel: Channel, message: Export | EncodedSpans | Last) -> None:
         channel.send(frame(_encode(message)))
 
     # --- the exporter

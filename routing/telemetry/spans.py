@@ -75,6 +75,12 @@ class Spans(msgspec.Struct, tag="spans"):
     spans: list[Span]
 
 
+class EncodedSpans(msgspec.Struct, tag="spans"):
+    """The same message, where another process of the service has encoded some of the spans already."""
+
+    spans: list[Span | msgspec.Raw]
+
+
 class Last(msgspec.Struct, tag="last"):
     """The last message: the exporter exports its queue now."""
 

@@ -3,6 +3,7 @@
 import itertools
 import random
 
+import msgspec
 import pytest
 
 from routing.telemetry.call_trace import CallTrace, Parent
@@ -15,7 +16,7 @@ CALLS = 40_000
 class Unheard:
     """Takes spans."""
 
-    def offer(self, span: Span) -> None:
+    def offer(self, span: Span | msgspec.Raw) -> None:
         """Takes one."""
 
     def lost(self, spans: int) -> None:

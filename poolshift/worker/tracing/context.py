@@ -1,8 +1,8 @@
 """The W3C trace context of a call as `opentelemetry-api` knows it: a program, and what it calls, see their trace."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextvars import Token
+from types import TracebackType
 
 from opentelemetry import context, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
@@ -18,14 +18,21 @@ for _name in ("opentelemetry.trace.span", "opentelemetry.baggage.propagation"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 
-@contextmanager
-def within(current: Context) -> Iterator[None]:
-    """A scope in which `current` is the current context."""
-    token = context.attach(current)
-    try:
-        yield
-    finally:
-        context.detach(token)
+class Attached:
+    """A scope in which a context is the current one: a class, since a generator takes twice as many calls."""
+
+    def __init__(self, current: Context) -> None:
+        self._current = current
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> None:
+        self._token = context.attach(self._current)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._token is not None
+        context.detach(self._token)
 
 
 def context_of(traceparent: str | None, carried: Carried | None) -> Context:

@@ -39,21 +39,21 @@ class CallTracer:
     """Runs the calls that carry a trace context; a worker makes one at the first of them."""
 
     def __init__(self) -> None:
-        self._within: Callable[[Any], Any] | None = None
+        self._attached: Callable[[Any], Any] | None = None
         self._records = has_sdk()
         self._program_tracer: ProgramTracer | None = None
         if has_api():
             from poolshift.worker.tracing import context  # noqa: PLC0415  # most workers need no OpenTelemetry
 
-            self._within, self._context_of = context.within, context.context_of
+            self._attached, self._context_of = context.Attached, context.context_of
 
     def run(self, request: Run, run: RunCall) -> Ended:
         """Runs a call in its trace context; in a span, which goes along with the reply, if the call is sampled."""
-        if self._within is None:
+        if self._attached is None:
             return run()
         if request.record and request.traceparent is not None and self._records:
             return self._record(request, request.traceparent, run)
-        with self._within(self._context_of(request.traceparent, request.carried)):
+        with self._attached(self._context_of(request.traceparent, request.carried)):
             return run()
 
     def _record(self, request: Run, traceparent: str, run: RunCall) -> Ended:
@@ -62,8 +62,8 @@ class CallTracer:
 
             self._program_tracer = ProgramTracer()
         recording = self._program_tracer.record(request.program_id, traceparent, request.carried)
-        assert self._within is not None
-        with self._within(recording.context):
+        assert self._attached is not None
+        with self._attached(recording.context):
             reply, outputs = run()
             reply.spans = recording.end(reply)
             return reply, outputs

@@ -45,10 +45,14 @@ class _Ids(IdGenerator):
 
     def generate_span_id(self) -> int:
         span_id: int | None = self.known.__dict__.pop("span_id", None)
-        return span_id or int.from_bytes(os.urandom(8), "big") or 1
+        return span_id or _new_span_id()
 
     def generate_trace_id(self) -> int:
         return int.from_bytes(os.urandom(16), "big") or 1
+
+
+def _new_span_id() -> int:
+    return int.from_bytes(os.urandom(8), "big") or 1
 
 
 class _Kept(SpanProcessor):
@@ -86,7 +90,7 @@ class ProgramTracer:
     def record(self, program_id: str, traceparent: str, carried: Carried | None) -> "Recording":
         """One execution, under the span that `traceparent` names, with what is carried beside it."""
         self._kept.spans, self._kept.dropped = [], 0
-        span = _ProgramSpan(program_id, traceparent, carried, self._ids.generate_span_id(), self._start)
+        span = _ProgramSpan(program_id, traceparent, carried, _new_span_id(), self._start)
         return Recording(span, self._kept)
 
     def _start(self, span_id: int, above: Context, attributes: _Given, began: int) -> trace.Span:
@@ -242,10 +246,13 @@ class Recording:
     def end(self, reply: Reply) -> list[msgspec.Raw]:
         """The spans of the execution that `reply` answers, each as JSON."""
         recorded, self._kept.spans = self._kept.spans, []
-        encoded, dropped = _encode(_recorded(span) for span in recorded if self._span.has_trace_of(span))
+        encoded: list[bytes] = []
+        left_out = 0
+        if recorded:
+            encoded, left_out = _encode(_recorded(span) for span in recorded if self._span.has_trace_of(span))
         end: _Given = {}
-        if dropped + self._kept.dropped:
-            end[span_names.PROGRAM_DROPPED_SPANS] = dropped + self._kept.dropped
+        if left_out or self._kept.dropped:
+            end[span_names.PROGRAM_DROPPED_SPANS] = left_out + self._kept.dropped
         if isinstance(reply, Failed):
             end[span_names.ERROR_TYPE] = reply.code
         untouched = self._span.over(end)
