@@ -142,6 +142,6 @@ def test_the_report_of_the_released_run_can_be_written_again(tmp_path: Path) -> 
     """The result file has all that its report shows, and the performance page quotes the report."""
     write(read(RESULTS), tmp_path)
     report = (tmp_path / "results.md").read_text()
-    assert "| Poolshift V2 | 19,908 |" in report
+    assert "| Poolshift V2 | 35,845 |" in report
     goals = section(report, "## Goals")
     assert table(goals, "goal") == table(section(page("performance.md"), "## Goals"), "goal")
