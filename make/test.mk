@@ -13,6 +13,9 @@ SERVICE_FOLDERS := auth chaos cli console fronts lm make observability replicas 
 FAST = -n $$(($$(nproc) * 2)) --dist loadscope -q -p no:schemathesis --hypothesis-profile=fast $(SERVICE_FOLDERS:%=--ignore=tests/%) \
 	-m "not service and not generators and not thorough and not timing and not ship and not judge"
 
+# Of Hypothesis's properties, in place of the same ones in each run (tests/conftest.py).
+RANDOM_EXAMPLES = --hypothesis-profile=default
+
 ##@ Test
 
 test: $(INSTALLED) $(SCHEMA) $(CLIENTS_INSTALLED) prometheus-if-root browser-if-root ## Runs all tests (a quarter of an hour); POOL_VERSION=v2 runs the service tests on that version alone
@@ -46,8 +49,9 @@ coverage: $(INSTALLED) ## Measures which lines the tests run; fails if fewer tha
 	@sh make/coverage.sh $(BIN) $(ARGS)
 
 nightly: $(INSTALLED) ## Runs everything on every Python, with soaks (over an hour); before a release
-	$(MAKE) lint test test-compiled test-ship test-judge coverage
-	@$(call each_python,sh make/tests.sh $$pytest)
+	$(MAKE) lint test-ship coverage
+	$(MAKE) test test-compiled test-judge ARGS="$(RANDOM_EXAMPLES)"
+	@$(call each_python,sh make/tests.sh $$pytest $(RANDOM_EXAMPLES))
 	CHAOS_SECONDS=600 $(MAKE) chaos
 	$(MAKE) test-fronts test-ray test-service-on-ray
 	CONSOLE_SECONDS=600 $(BIN)/pytest tests/console/test_load.py

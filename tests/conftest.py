@@ -14,7 +14,9 @@ from tests.support.service import Service, running_service
 
 pytest_plugins = ["tests.groups"]
 
-hypothesis.settings.register_profile("fast", max_examples=25)
+# Hypothesis's own profile for CI: each run has the same examples, and time decides nothing. `make nightly` has others.
+hypothesis.settings.load_profile("ci")
+hypothesis.settings.register_profile("fast", hypothesis.settings.get_profile("ci"), max_examples=25)
 """The examples of a property in `make test-fast`, unless it sets their number. `make test` has Hypothesis's own 100."""
 
 VERSIONS = [os.environ["POOL_VERSION"]] if os.environ.get("POOL_VERSION") else ["v1", "v2"]
