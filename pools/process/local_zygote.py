@@ -76,7 +76,8 @@ class LocalZygote:
         for pipe in (requests, replies):
             with suppress(OSError):  # this user has too much in pipes: they keep the size that they have
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            os.fchmod(pipe, 0)  # nobody gets hold of it by its name in /proc
+            with suppress(OSError):  # a sandbox may refuse this, whose kernel is not Linux
+                os.fchmod(pipe, 0)  # nobody gets hold of it by its name in /proc
         return WorkerEnds(requests, replies, output), (requests_read, replies_write, output_write)
 
     def send(self, order: Order, fds: Sequence[int] = ()) -> None:
