@@ -97,8 +97,10 @@ def test_a_worker_that_takes_no_more_calls(shared_service: Service, version: str
     program = shared_service.create("closes_requests", {})
     echo = shared_service.create("echo", ECHO)
     before = exits(shared_service, version, "crash")
+    logged_before = len(shared_service.log())
     assert shared_service.execute(program).json()["outputs"] == {"result": "closed"}
     wait_until(lambda: exits(shared_service, version, "crash") == before + 1, "it has ended")
+    wait_until(lambda: "worker died" in shared_service.log()[logged_before:], "its death is logged")
     wait_until(lambda: whole(shared_service, version), "all workers are back")
     for number in range(16):
         answer = shared_service.execute(echo, inputs={"nonce": str(number)})
