@@ -90,7 +90,8 @@ class Connections:
         self.is_draining = False
         """Set once the service is about to end: each answer to a call closes its connection, which is then idle."""
         self._loop = asyncio.get_running_loop()
-        self._open: set[Connection] = set()
+        self._open: dict[Connection, None] = {}
+        """In the order in which they came: many come in the same millisecond, the most that the loop's clock tells."""
         self._closing: set[Connection] = set()
         """The connections that were closed to make room, until their descriptors are free."""
         self._most_open = _NO_LIMIT
@@ -111,7 +112,7 @@ class Connections:
 
         The kernel gives the lowest descriptor that is free, so `descriptor` tells how many are not.
         """
-        self._open.add(connection)
+        self._open[connection] = None
         if descriptor >= self._scarce_from:
             self._limit_open(descriptor + 1)
         if len(self._open) > self._most_open:
@@ -121,7 +122,7 @@ class Connections:
 
     def lost(self, connection: Connection) -> None:
         """Forgets a connection."""
-        self._open.discard(connection)
+        self._open.pop(connection, None)
         self._closing.discard(connection)
         self._unfinished.pop(connection, None)
         self._unread.pop(connection, None)
@@ -220,7 +221,7 @@ class Connections:
         excess = max(0, len(self._open) - self._most_open)
         few = max(1, len(waiting) // 16) if newcomer is not None else max(4, len(waiting) // 8)
         for connection in heapq.nsmallest(excess + few, waiting, key=_waits_since):
-            self._open.discard(connection)
+            del self._open[connection]
             self._closing.add(connection)
             connection.close()
 

@@ -3,6 +3,7 @@
 import array
 import asyncio
 import os
+import resource
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,9 @@ _MAX_FDS: Final = 3
 _FDS_OF_WORKER: Final = 3
 _MAX_AT_ONCE: Final = 64
 """Connections and workers that are taken in one turn of the event loop."""
+_SHARE_AT_ONCE: Final = 1 / 64
+"""The same, as a share of the descriptors that this process may have: a connection is open, and may have another one
+closed for it, some turns after it was taken (`app.execute.connections`)."""
 _CONNECTION: Final = b"c"
 _WORKER: Final = b"w"
 _NUMBER_BYTES: Final = 8
@@ -35,6 +39,8 @@ class Handover:
         """
         sock.setblocking(False)
         self._sock = sock
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most_at_once = max(1, min(_MAX_AT_ONCE, int(descriptors * _SHARE_AT_ONCE)))
         self._on_connection = on_connection
         self._on_worker = on_worker
         self._loop = asyncio.get_running_loop()
@@ -98,7 +104,7 @@ class Handover:
         self._loop.remove_writer(self._sock.fileno())
 
     def _take(self) -> None:
-        for _ in range(_MAX_AT_ONCE):
+        for _ in range(self._most_at_once):
             try:
                 message, fds = _receive(self._sock)
             except BlockingIOError:

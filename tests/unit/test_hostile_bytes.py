@@ -451,6 +451,30 @@ def test_the_oldest_that_wait_make_room(monkeypatch: pytest.MonkeyPatch) -> None
     asyncio.run(run())
 
 
+def test_the_first_of_a_burst_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that came in the same millisecond go in the order in which they came."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (256, 256))
+
+    async def run() -> None:
+        connections = Connections(Lane(nothing), limits())
+        burst = [Connection(LaneProtocol, nothing, connections=connections) for _ in range(64)]
+        for one in burst:
+            one.protocol.waits_since = 100.0
+            connections.opened(one.protocol, 50)
+        newcomer = Connection(LaneProtocol, nothing, connections=connections)
+        newcomer.protocol.waits_since = 100.0
+        connections.opened(newcomer.protocol, 255)
+        closed = [one.wire.is_closed for one in burst]
+        assert any(closed)
+        assert closed == sorted(closed, reverse=True)
+        assert not newcomer.wire.is_closed
+
+    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+    asyncio.run(run())
+
+
 def test_no_burst_of_newcomers_takes_all_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every connection that is closed makes room for a newcomer, whose descriptor then says nothing of scarcity."""
     monkeypatch.setattr("resource.getrlimit", lambda _: (128, 128))
