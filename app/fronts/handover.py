@@ -12,12 +12,12 @@ from typing import Final
 from pools.process.ends import WorkerEnds, close_all
 
 _MAX_FDS: Final = 3
-_FDS_OF_WORKER: Final = 3
+"""The descriptors of a worker; a connection has fewer."""
 _MAX_AT_ONCE: Final = 64
 """Connections and workers that are taken in one turn of the event loop."""
-_SHARE_AT_ONCE: Final = 1 / 64
-"""The same, as a share of the descriptors that this process may have: a connection is open, and may have another one
-closed for it, some turns after it was taken (`app.execute.connections`)."""
+_DESCRIPTORS_FOR_ONE: Final = 64
+"""A process takes one in a turn for each so many descriptors that it may have: a connection is open, and may have
+another one closed for it, some turns after it was taken (`app.execute.connections`)."""
 _CONNECTION: Final = b"c"
 _WORKER: Final = b"w"
 _NUMBER_BYTES: Final = 8
@@ -40,7 +40,7 @@ class Handover:
         sock.setblocking(False)
         self._sock = sock
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most_at_once = max(1, min(_MAX_AT_ONCE, int(descriptors * _SHARE_AT_ONCE)))
+        self._most_at_once = max(1, min(_MAX_AT_ONCE, descriptors // _DESCRIPTORS_FOR_ONE))
         self._on_connection = on_connection
         self._on_worker = on_worker
         self._loop = asyncio.get_running_loop()
@@ -121,10 +121,10 @@ class Handover:
         if message[:1] == _WORKER:
             lease = int.from_bytes(message[1:], "little")
             assert self._on_worker is not None
-            if len(fds) == _FDS_OF_WORKER:
+            if len(fds) == _MAX_FDS:
                 self._on_worker(lease, WorkerEnds(*fds))
             else:
-                close_all(tuple(fds))
+                close_all(fds)
                 self._on_worker(lease, None)
         elif fds:
             read = _read_all(fds[1]) if len(fds) > 1 else b""

@@ -1,5 +1,6 @@
 """Spans of a front's calls, on their way to the service."""
 
+import asyncio
 from typing import Final
 
 import msgspec
@@ -20,11 +21,12 @@ class SpansToService:
         self._stream = stream
         self._waiting: list[Span | msgspec.Raw] = []
         self._lost = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     def offer(self, span: Span | msgspec.Raw) -> None:
         """Takes a span that has ended."""
-        if not self._waiting:
-            self._stream.loop.call_later(HAND_OVER_S, self.tell)
+        if self._timer is None:
+            self._timer = self._stream.loop.call_later(HAND_OVER_S, self.tell)
         self._waiting.append(span)
         if len(self._waiting) >= MAX_SPANS_AT_ONCE:
             self.tell()
@@ -35,6 +37,9 @@ class SpansToService:
 
     def tell(self) -> None:
         """Hands all spans to the service."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._waiting or self._lost:
             spans, lost, self._waiting, self._lost = self._waiting, self._lost, [], 0
             self._stream.send(SPANS, 0, lost, _encode(spans))

@@ -6,6 +6,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
+from pools.process.ends import close_all
 from poolshift.worker.framing import READ_BYTES, FrameDecoder, FrameError
 
 
@@ -40,7 +41,7 @@ class Channel:
             os.set_blocking(write_fd, False)
             self._watch()
         except BaseException:
-            self._close_fds()
+            close_all({read_fd, write_fd})
             raise
 
     def send(self, data: bytes, rest: bytes | memoryview = b"") -> bool:
@@ -122,7 +123,7 @@ class Channel:
             self._open = False
             self.pause_reading()
             self._forget_writer()
-            self._close_fds()
+            close_all({self._read_fd, self._write_fd})
 
     def _watch(self) -> None:
         self._loop.add_reader(self._read_fd, self._readable)
@@ -166,13 +167,6 @@ class Channel:
             self._loop.remove_writer(self._write_fd)
         except OSError:
             pass  # the kernel does not know it any more
-
-    def _close_fds(self) -> None:
-        for fd in {self._read_fd, self._write_fd}:
-            try:
-                os.close(fd)
-            except OSError:
-                pass  # the kernel complains, and closes it
 
     def _end(self, fault: str | None) -> None:
         self.close()

@@ -1,6 +1,7 @@
 """The descriptors through which a process of the service talks with one worker."""
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -17,14 +18,19 @@ class WorkerEnds:
     output: int
 
     def close(self) -> None:
-        """Closes all of them. A complaint of the kernel's keeps nothing else from being closed."""
+        """Closes all of them."""
         close_all({self.requests, self.replies, self.output})
 
 
-def close_all(fds: "set[int] | tuple[int, ...]") -> None:
+def close_all(fds: Iterable[int]) -> None:
     """Closes descriptors, whatever the kernel says of them."""
     for fd in fds:
-        try:
-            os.close(fd)
-        except OSError as error:
-            _log.warning("cannot let go of a descriptor", reason=str(error))
+        close(os.close, fd)
+
+
+def close(release: Callable[..., object], *arguments: object) -> None:
+    """Lets go of something; a complaint of the kernel's keeps nothing else from being done."""
+    try:
+        release(*arguments)
+    except OSError as error:
+        _log.warning("cannot let go of a descriptor", reason=str(error))

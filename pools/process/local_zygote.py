@@ -11,9 +11,8 @@ from contextlib import suppress
 
 import msgspec
 
-from pools.process.ends import WorkerEnds, close_all
+from pools.process.ends import WorkerEnds, close, close_all
 from pools.process.handle import PidHandle
-from pools.process.zygote_link import close
 from poolshift.worker import linux
 from poolshift.worker.notices import MAX_PACKET_BYTES, Order
 

@@ -46,8 +46,8 @@ class OutputReader:
             os.close(fd)
             raise
 
-    def detach(self) -> None:
-        """Leaves the pipe to another process. What is there of a line is taken as one."""
+    def detach(self) -> int:
+        """Leaves the pipe to another process. Returns it, or -1 after its end; a line begun is taken as one."""
         if self._fd >= 0:
             self._readable()
         if self._pending and self._budget.admits(len(self._pending)):
@@ -56,6 +56,7 @@ class OutputReader:
         if self._fd >= 0 and self._pause is None:
             self._loop.remove_reader(self._fd)
         self._is_detached = True
+        return self._fd
 
     @property
     def is_open(self) -> bool:

@@ -5,6 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -271,8 +272,7 @@ class WorkerProcess:
             self._ended_program,
             self.left_by,
         )
-        self._output.detach()
-        return self._ends, known
+        return replace(self._ends, output=self._output.detach()), known
 
     def come_back(self, handed: Handed) -> None:
         """Talks with the worker again."""

@@ -303,11 +303,3 @@ class ZygoteLink:
             if worker.pid:
                 self._end.kill_group(worker.pid)  # what it started, now that nobody else can
             self._ended(generation, Exit(cause, self._end.loss, is_ours=True))
-
-
-def close(release: Callable[..., object], *arguments: object) -> None:
-    """Lets go of something; a complaint of the kernel's keeps nothing else from being done."""
-    try:
-        release(*arguments)
-    except OSError as error:
-        _log.warning("cannot let go of a descriptor", reason=str(error))

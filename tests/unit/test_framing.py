@@ -126,10 +126,10 @@ def test_a_write_goes_on_where_a_signal_ends_it() -> None:
     alarms: list[int] = []
 
     def read() -> None:
-        while len(received) < len(data):
+        while chunk := os.read(reads, 4096):
+            received.extend(chunk)
             if len(received) % (1 << 18) == 0:
                 signal.pthread_kill(writer, signal.SIGALRM)
-            received.extend(os.read(reads, 4096))
 
     writer = threading.get_ident()
     before = signal.signal(signal.SIGALRM, lambda number, _: alarms.append(number))
@@ -137,10 +137,10 @@ def test_a_write_goes_on_where_a_signal_ends_it() -> None:
     try:
         reader.start()
         write_all(writes, data)
-        reader.join()
     finally:
+        os.close(writes)
+        reader.join()
         signal.signal(signal.SIGALRM, before)
         os.close(reads)
-        os.close(writes)
     assert bytes(received) == data
     assert alarms
