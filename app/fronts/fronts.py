@@ -22,7 +22,7 @@ from app.fronts.connections import HomeConnection
 from app.fronts.figures import FrontFigures
 from app.fronts.gate import Gate, new_gate
 from app.fronts.grants import Grants
-from app.fronts.handover import Handover
+from app.fronts.handover import Handover, most_at_once
 from app.fronts.link import FrontLink
 from app.fronts.loans import Loans
 from app.fronts.messages import FrontPlan
@@ -39,8 +39,6 @@ SILENCE_S: Final = 10.0
 """A front that has not said for this long that it serves is killed."""
 ACCEPT_AGAIN_S: Final = 0.1
 """The rest of a listening socket, if this process cannot open another file."""
-_MAX_AT_ONCE: Final = 64
-"""Connections that are accepted in one turn of the event loop."""
 
 _log = structlog.stdlib.get_logger("poolshift.fronts")
 
@@ -100,6 +98,7 @@ class Fronts:
         self._server = server
         self._connect = connect
         self._loop = asyncio.get_running_loop()
+        self._most_at_once = most_at_once()
         self._fronts: list[_Front] = []
         self._listeners: Sequence[socket.socket] = ()
         self._is_ending = False
@@ -162,7 +161,7 @@ class Fronts:
     # --- connections
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_MAX_AT_ONCE):
+        for _ in range(self._most_at_once):
             try:
                 connection, _address = listener.accept()
             except (BlockingIOError, InterruptedError):

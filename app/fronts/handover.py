@@ -14,10 +14,9 @@ from pools.process.ends import WorkerEnds, close_all
 _MAX_FDS: Final = 3
 """The descriptors of a worker; a connection has fewer."""
 _MAX_AT_ONCE: Final = 64
-"""Connections and workers that are taken in one turn of the event loop."""
 _DESCRIPTORS_FOR_ONE: Final = 64
-"""A process takes one in a turn for each so many descriptors that it may have: a connection is open, and may have
-another one closed for it, some turns after it was taken (`app.execute.connections`)."""
+GO_ON_S: Final = 0.02
+"""The time for which connections rest, on their way out or in, if this process cannot open another file."""
 _CONNECTION: Final = b"c"
 _WORKER: Final = b"w"
 _NUMBER_BYTES: Final = 8
@@ -39,8 +38,7 @@ class Handover:
         """
         sock.setblocking(False)
         self._sock = sock
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most_at_once = max(1, min(_MAX_AT_ONCE, descriptors // _DESCRIPTORS_FOR_ONE))
+        self._most_at_once = most_at_once()
         self._on_connection = on_connection
         self._on_worker = on_worker
         self._loop = asyncio.get_running_loop()
@@ -98,14 +96,26 @@ class Handover:
         while self._waiting:
             connection, read = self._waiting[0]
             if not self._send(connection, read):
+                if not _has_room():
+                    self._loop.remove_writer(self._sock.fileno())
+                    self._loop.call_later(GO_ON_S, self._send_on)
                 return
             self._waiting.popleft()
             connection.close()
         self._loop.remove_writer(self._sock.fileno())
 
+    def _send_on(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.add_writer(self._sock.fileno(), self._send_waiting)
+
     def _take(self) -> None:
         for _ in range(self._most_at_once):
             try:
+                if not _has_room() and self._sock.recv(1, socket.MSG_PEEK) == _CONNECTION:
+                    # The kernel would drop what the receiver has no room for: the connection, or what was read of it.
+                    self._loop.remove_reader(self._sock.fileno())
+                    self._loop.call_later(GO_ON_S, self._take_on)
+                    return
                 message, fds = _receive(self._sock)
             except BlockingIOError:
                 return
@@ -115,6 +125,10 @@ class Handover:
                 self._loop.remove_reader(self._sock.fileno())
                 return
             self._hand_on(message, fds)
+
+    def _take_on(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.add_reader(self._sock.fileno(), self._take)
 
     def _hand_on(self, message: bytes, fds: list[int]) -> None:
         """Hands on what has come; there are no descriptors if this process had none left for them."""
@@ -129,6 +143,30 @@ class Handover:
         elif fds:
             read = _read_all(fds[1]) if len(fds) > 1 else b""
             self._on_connection(socket.socket(fileno=fds[0]), read)
+
+
+def most_at_once() -> int:
+    """The connections that a process takes in one turn of its event loop: fewer if it may have few descriptors.
+
+    A connection is open, and may have another one closed for it, some turns after it was taken
+    (`app.execute.connections`).
+    """
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(1, min(_MAX_AT_ONCE, descriptors // _DESCRIPTORS_FOR_ONE))
+
+
+def _has_room() -> bool:
+    """Tells if this process can open as many files as one message brings."""
+    opened: list[int] = []
+    try:
+        while len(opened) < _MAX_FDS:
+            opened.append(os.dup(2))
+    except OSError:
+        return False
+    finally:
+        for fd in opened:
+            os.close(fd)
+    return True
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
