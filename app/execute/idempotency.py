@@ -92,14 +92,17 @@ class Once:
             await self._keys.free(first)
             first = None
         if first is None:
-            self._keys.check_quota(keyed)
+            self._keys.take_place(keyed)
             exchange.keyed = keyed
+            started = None
             try:
                 started = await start()
             except KeyTaken:
                 first = await self._keys.find(keyed)
-            else:
-                assert started is not None  # an event stream has no key
+            finally:
+                if started is None:
+                    self._keys.give_place_back(keyed)
+            if started is not None:
                 return started
         if first is None or first.answer is None:
             raise IdempotencyConflict.running()

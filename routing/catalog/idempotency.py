@@ -167,8 +167,14 @@ class IdempotencyKeys:
         """
         if (found := await self.find(call)) is not None:
             return found
-        self.check_quota(call)
-        if await self._store.claim(call, moment_before(self.ttl_s)):
+        self.take_place(call)
+        is_first = False
+        try:
+            is_first = await self._store.claim(call, moment_before(self.ttl_s))
+        finally:
+            if not is_first:
+                self.give_place_back(call)
+        if is_first:
             return None
         if (found := await self.find(call)) is not None:
             return found
@@ -177,12 +183,20 @@ class IdempotencyKeys:
     async def free(self, call: KeyedCall) -> None:
         """Frees the key of a job that ended without having started. Raises StoreUnavailable."""
         if await self._store.drop(call):
-            self._used_keys[call.owner] -= 1
+            self.give_place_back(call)
 
-    def check_quota(self, call: KeyedCall) -> None:
-        """Raises QuotaExceeded if the owner has too many keys, or too large answers."""
+    def take_place(self, call: KeyedCall) -> None:
+        """Counts a key that is about to be stored.
+
+        Raises:
+            QuotaExceeded: its owner has too many keys, or too large answers.
+        """
         check_keys(self._quotas, self._used_keys[call.owner], self._used_bytes[call.owner])
         self._used_keys[call.owner] += 1
+
+    def give_place_back(self, call: KeyedCall) -> None:
+        """Takes back `take_place`, for a key that is not stored."""
+        self._used_keys[call.owner] -= 1
 
     async def take_over(self, lost: KeyedCall, call: KeyedCall) -> None:
         """Makes `call` the first with its key, in the place of a lost call of an idempotent program.
@@ -217,13 +231,18 @@ class IdempotencyKeys:
         return answer
 
     async def _write(self, owner: str, key: str) -> None:
-        call, answer = self._unwritten[owner, key]
+        end = self._unwritten[owner, key]
+        call, answer = end
         if answer is None:
             await self._store.release(call)
-            self._used_keys[owner] -= 1
         else:
             await self._store.keep(call, answer)
-        self._unwritten.pop((owner, key), None)
+        if (
+            self._unwritten.get((owner, key)) is end
+        ):  # or another has written it meanwhile, and a next call may have ended
+            del self._unwritten[owner, key]
+            if answer is None:
+                self.give_place_back(call)
 
     # --- all of them
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from routing.catalog.idempotency import ALIVE_S, IdempotencyKeys, KeptAnswer, KeyedCall, Outcome
-from routing.errors import IdempotencyConflict, StoreUnavailable
+from routing.catalog.quotas import Quotas
+from routing.errors import IdempotencyConflict, QuotaExceeded, StoreUnavailable
 from store.database import Database
 from store.key_store import SqlKeyStore
 
@@ -137,6 +138,60 @@ async def test_an_answer_that_cannot_be_written_yet(
 async def _no_transaction(_: Database) -> AsyncIterator[None]:
     raise StoreUnavailable("it does not answer")
     yield
+
+
+async def test_a_key_that_is_not_stored_uses_no_quota(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one that another call has, nor one that the store does not take."""
+    keys = IdempotencyKeys(SqlKeyStore(database), ttl_s=3600, quotas=Quotas(keys_per_owner=2))
+    claims = await asyncio.gather(*(keys.claim(call()) for _ in range(2)), return_exceptions=True)
+    assert [type(one) for one in claims if one is not None] == [IdempotencyConflict]
+    with monkeypatch.context() as patched:
+        patched.setattr(SqlKeyStore, "claim", _fails)
+        with pytest.raises(StoreUnavailable):
+            await keys.claim(call("l"))
+    assert await keys.claim(call("l")) is None
+    with pytest.raises(QuotaExceeded):
+        await keys.claim(call("m"))
+
+
+async def _fails(*_: object) -> bool:
+    raise StoreUnavailable("it does not answer")
+
+
+class _SlowRelease(SqlKeyStore):
+    """Tells of each call that it is asked to release, and waits for leave."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.asked = asyncio.Semaphore(0)
+        self.leave = asyncio.Semaphore(0)
+
+    async def release(self, call: KeyedCall) -> None:
+        self.asked.release()
+        await self.leave.acquire()
+        await super().release(call)
+
+
+async def test_an_end_that_is_written_twice_counts_once(database: Database) -> None:
+    """A call's own writing and that of every second may meet; the end of the next call with its key stays."""
+    store = _SlowRelease(database)
+    keys = IdempotencyKeys(store, ttl_s=3600, quotas=Quotas(keys_per_owner=1))
+    assert await keys.claim(call()) is None
+    run = keys.run(call(), ends(ANSWER, is_final=False))
+    await store.asked.acquire()
+    again = asyncio.create_task(keys.keep())
+    await store.asked.acquire()
+    store.leave.release()
+    assert await run == ANSWER
+    second = call(execution_id="second")
+    assert await keys.claim(second) is None
+    with pytest.raises(QuotaExceeded):
+        await keys.claim(call("another"))
+    store.leave.release()
+    await again
+    with pytest.raises(QuotaExceeded):
+        await keys.claim(call("another"))
+    await keys.aclose()
 
 
 async def test_a_restart_gives_up_what_ran(database: Database) -> None:
