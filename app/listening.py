@@ -57,7 +57,7 @@ def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[A
 
 
 def _listening(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket | None:
-    """None where this machine has no such address: `localhost` may name one of IPv6 that it lacks."""
+    """Listens; None if this machine has no such address: `localhost` may name one of IPv6 that it lacks."""
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError:

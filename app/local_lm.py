@@ -25,7 +25,7 @@ class _Listening(msgspec.Struct):
 
 
 class LocalLMServer:
-    """The model's process: started, and started again where it dies, until it is closed."""
+    """The model's process: started, and started again if it dies, until it is closed."""
 
     def __init__(self, environment: Mapping[str, str], background: Background) -> None:
         self._environment = dict(environment)

@@ -18,10 +18,10 @@ from poolshift.worker import linux
 from poolshift.worker.lm import LOCAL_MODEL_NAME
 
 CONTEXT_TOKENS = 8192
-"""As many as SmolLM2 was trained for; each of the calls that may run at once has its part."""
+"""The context that SmolLM2 was trained for; each of the calls that may run at once has its part."""
 CONCURRENCY = 2
 MAX_ANSWER_TOKENS = 1024
-"""So that a model that has lost its way ends."""
+"""The limit that ends a runaway answer."""
 
 
 def _parameters(api_key: str) -> xllamacpp.CommonParams:

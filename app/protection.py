@@ -15,7 +15,7 @@ def protect(settings: Settings) -> None:
     """Hides this process from others of its user, and takes secrets out of its environment.
 
     `/proc/PID/environ` shows what a process was started with, whatever it deletes later. So the values are overwritten
-    there, and those that are read again are set anew.
+    there, and those that are read again are set again.
     """
     if settings.worker_user_ids is not None:
         os.umask(0o077)  # the database is made with this

@@ -34,7 +34,7 @@ class Arena:
     say: Callable[[str], None]
     """Tells of progress."""
     missing: set[str] = field(default_factory=set)
-    """What would have taken part, and why it did not."""
+    """Contenders that did not take part, each with the reason."""
     _last_port: int = 0
 
     def v1(self, **settings: str) -> Poolshift:

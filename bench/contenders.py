@@ -40,11 +40,11 @@ class Poolshift(Contender):
     """The service itself, with everything on unless `settings` say otherwise."""
 
     v1_share: float
-    """Of the workers: 1 or 0 leave one worker to the version that is not asked."""
+    """The share of the workers: 1 or 0 leave one worker to the version that is not asked."""
     settings: Mapping[str, str] = field(default_factory=dict)
     is_observed: bool = True
     collector_url: str | None = None
-    """Where the traces go; without it there are none."""
+    """The collector of the traces; without it there are none."""
 
     def server(self, workload: Workload, workers: int, directory: Path, port: int) -> Server:
         v1_workers = max(1, round(workers * self.v1_share))

@@ -15,10 +15,10 @@ from bench.servers import ProcessorTime, Server
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 _STAGGER_MS = 5
-"""Between the openings of two connections; h2load takes whole milliseconds."""
+"""Time between the openings of two connections; h2load takes whole milliseconds."""
 _RATE_STEP = 1000 // _STAGGER_MS
 _MIN_INTERVAL_S = 0.011
-"""Of one connection's requests. h2load's clock for them ticks every 10 ms: what falls due sooner comes in bursts."""
+"""The interval of one connection's requests. h2load's clock ticks every 10 ms: requests due sooner come in bursts."""
 
 
 class MissingTool(Exception):

@@ -33,7 +33,7 @@ class Machine:
     python: str
     commit: str | None
     compiled: bool
-    """Whether Poolshift ran compiled, as it does in its image."""
+    """True if Poolshift ran compiled, as it does in its image."""
     began_at: str
     load_average: tuple[float, float, float]
     """When the run began: at a core's worth or more, somebody else was using the machine."""

@@ -23,7 +23,7 @@ class Plan:
     connections: int = 32
     rounds: int = 3
     seconds: int = 2
-    """Of one measurement."""
+    """Duration of one measurement."""
     pool_sizes: tuple[int, ...] = (4, 8, 16, 32)
     """For the blocking program."""
     many_workers: int = 64

@@ -61,7 +61,7 @@ class Server:
         self.directory = directory
         self.port = port
         self.path = path
-        """Where it runs the program."""
+        """The path at which it runs the program."""
         self._command = command
         self._environment = environment
         self._log = directory / "server.log"

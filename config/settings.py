@@ -210,7 +210,7 @@ class Settings(PoolSettings):
     """The hosts, comma-separated, that the webhook of a job may name."""
     webhook_secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None
     webhook_secret_file: Path | None = None
-    """As `rollout_webhook_secret_file`, for the webhooks of jobs."""
+    """The same as `rollout_webhook_secret_file`, for the webhooks of jobs."""
     execution_ttl_s: Seconds = 3600.0
     """The time for which a job is kept after its end."""
     idempotency_ttl_s: Seconds = 86_400.0

@@ -24,7 +24,7 @@ test: $(INSTALLED) $(SCHEMA) $(CLIENTS_INSTALLED) prometheus-if-root browser-if-
 test-fast: $(INSTALLED) ## Runs the tests that start no service (half a minute)
 	@$(BIN)/pytest $(FAST) $(ARGS)
 
-test-pythons: $(INSTALLED) ## Runs test-fast on each other Python from 3.12 to 3.14 that is installed
+test-pythons: $(INSTALLED) ## Runs test-fast on each other Python from 3.11 to 3.14 that is installed
 	@$(call each_python,$$pytest $(FAST) $(ARGS))
 
 test-compiled: $(COMPILED)/.installed ## Runs the tests of what is compiled on the compiled wheel (needs a C compiler)

@@ -32,10 +32,10 @@ class EventSink(Protocol):
         ...
 
     def began(self, source: EventSource) -> None:
-        """A worker has the call; where it dies before the first event, another may have it later."""
+        """Notes that a worker has the call; if it dies before the first event, another may have it later."""
 
     def put(self, kind: EventKind, data: msgspec.Raw) -> None:
-        """One event; `data` is a JSON value."""
+        """Takes one event; `data` is a JSON value."""
 
 
 class FlowControl:

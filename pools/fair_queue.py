@@ -87,7 +87,7 @@ class FairQueue:
         return queued_call
 
     def remove(self, queued_call: QueuedCall) -> bool:
-        """Takes `queued_call` out; False where it does not wait (any more)."""
+        """Takes `queued_call` out; False if it does not wait (any more)."""
         queued_calls = self._lanes.get(queued_call.lane)
         if queued_calls is None or queued_calls.pop(id(queued_call), None) is None:
             return False

@@ -12,7 +12,7 @@ from pools.process.exits import ExitCause
 
 @dataclass(frozen=True, slots=True)
 class WorkerSnapshot:
-    """One worker at one moment. The last three are measured on the child itself; None where it is gone already."""
+    """One worker at one moment. `rss_bytes`, `cpu_seconds` and `open_fds` are measured; None if its process is gone."""
 
     pid: int
     state: str
@@ -156,7 +156,8 @@ class Pool(Protocol):
         """Replaces all workers, one after another, by workers with the code that is on disk now; no call is lost.
 
         Raises:
-            SpawnFailed: no worker with that code can be started; all are as they were.
+            SpawnFailed: no worker with that code can be started, and all are as they were. On Ray, nodes before the one
+                that cannot start it may start workers with that code from now on.
         """
 
     def refuse(self) -> None:

@@ -77,7 +77,7 @@ class SessionPool(Engine):
 
 
 class _Turn(Backpressure):
-    """The coordinator's attention to one stream: lost while its client takes no events: nobody waits for that."""
+    """The coordinator's attention to one stream, lost while its client takes no events, since nobody waits for that."""
 
     def __init__(
         self,

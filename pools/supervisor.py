@@ -22,7 +22,7 @@ from pools.protocol import PoolObserver, WorkerSnapshot
 from pools.state import PoolState, WorkerSlot, WorkerState
 
 INSPECTION_INTERVAL_S = 1.0
-"""Between two comparisons of workers with the limits on memory and age."""
+"""Time between two comparisons of workers with the limits on memory and age."""
 SHORT_LIFE_S = 1.0
 """A worker that dies sooner than this after it was ready, without a call, counts as one that could not start."""
 
@@ -33,9 +33,9 @@ _log = structlog.stdlib.get_logger("poolshift.pools")
 
 @dataclass(frozen=True, slots=True)
 class RecycleLimits:
-    """When a worker is replaced: after so many executions, over so many bytes, after so many seconds; None is never.
+    """The executions, the bytes and the seconds after which a worker is replaced; None is never.
 
-    One that grows past twice its bytes amid a call is killed at once, before the kernel has to choose a victim.
+    A worker that grows past twice `rss_bytes` amid a call is killed at once, before the kernel has to choose a victim.
     """
 
     executions: int | None = None
@@ -213,7 +213,7 @@ class Supervisor:
         """Replaces all workers, one after another, by workers with the code that is on disk now; no call is lost.
 
         Raises:
-            SpawnFailed: no worker with that code can be started; all are as they were.
+            SpawnFailed: no worker with that code can be started, and none is replaced.
         """
         await self._spawner.renew()
         old = set(self.state.slots)

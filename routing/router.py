@@ -131,8 +131,8 @@ class Router:
         return _PINNED[version]
 
     @property
-    def has_v2_alone(self) -> bool:
-        """True if every call goes to V2 that no admin forces elsewhere, and nobody listens to the ends of calls."""
+    def may_grant(self) -> bool:
+        """True if fronts may run calls: all that no admin forces elsewhere go to V2, and nobody hears of their ends."""
         if self.tap is not None or self._judge.w > 0.0 or self._pools[Version.V2].is_down:
             return False
         if self._pin is not None or self._only is not None:

@@ -25,9 +25,9 @@ from store.tables import changes
 TRANSACTION_TIMEOUT_S = 5.0
 """The most seconds that most transactions may take. Their callers get StoreUnavailable then."""
 POOL_SIZE = 5
-"""So many connections of SQLite stay open."""
+"""Connections of SQLite that stay open."""
 GUARD_INTERVAL_S = 1.0
-"""Between two looks at the log of a SQLite database."""
+"""Time between two looks at the log of a SQLite database."""
 CHANNEL = "poolshift"
 """The channel of LISTEN and NOTIFY. A notification is empty: the table says which rows changed."""
 # Any numbers that no other user of the database takes.

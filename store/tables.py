@@ -83,7 +83,7 @@ def _former_definitions(name: str) -> Table:
 
 program_revisions = _former_definitions("program_revisions")
 program_v2_revisions = _former_definitions("program_v2_revisions")
-"""Those that V2 alone had."""
+"""Definitions that V2 alone had."""
 
 sessions = Table(
     "sessions",

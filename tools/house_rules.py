@@ -10,6 +10,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,12 +39,22 @@ def file_faults(path: Path) -> list[Fault]:
 
 def docstring_faults(tree: ast.Module) -> Iterator[Fault]:
     """Finds docstrings whose first word names neither an action nor a thing."""
+    for line, text in _docstrings(tree):
+        words = text.split(maxsplit=1)
+        first = words[0].rstrip(",.:;!?") if words else ""
+        if first.lower() in BANNED_FIRST_WORDS:
+            yield Fault(line, f"docstring begins with {first!r}: begin with a verb or a noun phrase")
+
+
+def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yields the line and the text of each docstring, those below constants and attributes too."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | Function) and (text := ast.get_docstring(node)):
-            words = text.split(maxsplit=1)
-            first = words[0].rstrip(",.:;!?") if words else ""
-            if first.lower() in BANNED_FIRST_WORDS:
-                yield Fault(node.body[0].lineno, f"docstring begins with {first!r}: begin with a verb or a noun phrase")
+        if isinstance(node, ast.Module | ast.ClassDef | Function):
+            for before, statement in pairwise([None, *node.body]):
+                match statement:
+                    case ast.Expr(value=ast.Constant(value=str(text))):
+                        if before is None or isinstance(before, ast.Assign | ast.AnnAssign):
+                            yield statement.lineno, text
 
 
 def size_faults(tree: ast.Module) -> Iterator[Fault]:

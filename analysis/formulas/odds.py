@@ -72,7 +72,7 @@ WORSE_RATIOS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 300.0)
 WORSE_PRIORS = (0.16, 0.24, 0.20, 0.15, 0.12, 0.08, 0.05)
 
 NOT_WORSE_RATIOS = (0.65, 0.5, 0.35, 0.1)
-"""As shares of the margin."""
+"""Ratios, as shares of the margin."""
 NOT_WORSE_PRIORS = (0.2, 0.5, 0.2, 0.1)
 
 SPLIT_RATIOS = (0.1, 0.5, 0.75, 0.85, 0.92, 1.08, 1.17, 1.33, 2.0, 10.0)

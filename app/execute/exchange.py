@@ -142,7 +142,7 @@ class Exchange:
         self.trace: CallTrace | None = None
         """The trace, if the call is sampled."""
         self.traceparent: str | None = None
-        """As it came in, for a call that is not sampled."""
+        """The client's traceparent, unchanged, if the call is not sampled."""
         self.carried: Carried | None = None
         """The headers that travel beside the traceparent."""
         self.received = 0
@@ -153,7 +153,7 @@ class Exchange:
         self.is_item = False
         """Set for an item of a batch, whose request is the batch's."""
         self.is_counted = False
-        """By the router, which counts every call that is handed to it; one that fails before, the endpoint counts."""
+        """True once the router counts the call; the endpoint counts one that fails before."""
         self.keyed: KeyedCall | None = None
         """The call with its `Idempotency-Key`, once it is certain that it is the first."""
         self.is_retry_safe = False
@@ -283,7 +283,7 @@ class ConnectionExchange(Exchange):
         self._body = body
         self.began = time.perf_counter() if self.begun is None else self.begun.began
         # Not by `loop.create_task`, which would print a name of its own for each.
-        # In a context of its own, or else one that came early would have that of the call before it.
+        # In a context of its own, or else a pipelined request would inherit that of the call before it.
         context = contextvars.Context()
         if at_once and _HAS_EAGER_TASKS:
             task = asyncio.Task(self._run(endpoint), loop=loop, name=_TASK_NAME, context=context, eager_start=True)  # type: ignore[call-arg]

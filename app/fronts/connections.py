@@ -34,7 +34,7 @@ from app.fronts.granted import Granted
 
 _FIRST_LOOK_S: Final = 0.005
 _MAX_LOOK_S: Final = 0.5
-"""Between two looks if the client has read all that was written before its connection moves."""
+"""Time between two looks if the client has read all that was written before its connection moves."""
 
 MAX_GRANTS: Final = 10_000
 """Grants that a front keeps; beyond, it drops them all."""
@@ -140,7 +140,7 @@ class FrontConnection(LaneProtocol):
         """The headers of the last call that the service was sent, which it has kept."""
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The client has gone, or the service has its connection."""
+        """Forgets the client: it has gone, or the service has its connection."""
         super().connection_lost(error)
         self._exchange = self._arriving = self._remote = None  # each would hold this connection, which holds it
         self._lost(self.number)
@@ -170,7 +170,7 @@ class FrontConnection(LaneProtocol):
             self._direct.abandon(call)
 
     def grant(self, granted: Granted) -> None:
-        """The service has granted calls with the head of the last one."""
+        """Keeps the service's grant for calls with the head of the last one."""
         if self._key is not None:
             self._granted = granted
             if len(self._grants) >= MAX_GRANTS:
@@ -214,7 +214,7 @@ class FrontConnection(LaneProtocol):
             self._answer(data, ())
 
     def answered(self, data: bytes, *, stays: bool) -> None:
-        """The service has answered."""
+        """Writes the service's answer to the client."""
         if self._exchange is not None:
             self._exchange.keep_alive = stays
             self._answer(data, ())

@@ -23,7 +23,7 @@ from app.execute.envelopes import Answer, Envelope
 from app.execute.exchange import server_timing
 from app.execute.execution_ids import ExecutionIds
 from app.fronts.direct_call import Borrowed, BorrowedHandle, Client, DirectCall
-from app.fronts.frames import ANY_LEASE, KILLED, PAID, RAN, RETURNED, WANTED, FrameStream
+from app.fronts.frames import ANY_LEASE, KILL, PAID, RAN, RETURNED, WANTED, FrameStream
 from app.fronts.gate import Gate
 from app.fronts.granted import Granted
 from app.fronts.handed import handed_of, loan_of
@@ -174,12 +174,18 @@ class DirectCalls:
         assert call is not None
         if call.dispatched_at:
             call.served_s = time.perf_counter() - call.dispatched_at - call.load_s
-            self._service_time_s += _SERVICE_TIME_WEIGHT * (call.served_s - self._service_time_s)
+            self._learn(call.served_s)
         try:
             self._use(borrowed)
         finally:
             if call.client is not None:
                 self._finish(call, call.client, outcome)
+
+    def _learn(self, seconds: float) -> None:
+        if self._service_time_s == 0.0:
+            self._service_time_s = seconds
+        else:
+            self._service_time_s += _SERVICE_TIME_WEIGHT * (seconds - self._service_time_s)
 
     def _use(self, borrowed: Borrowed) -> None:
         """Gives a worker its next call, if it may have one."""
@@ -396,7 +402,7 @@ class DirectCalls:
     def lost(self, lease: int) -> None:
         """Has the service kill a worker whose descriptors have not come."""
         killed = Killed(lease, ExitCause.CANCELLED, None, None)
-        self._stream.send(KILLED, 0, 0, _pack(killed))
+        self._stream.send(KILL, 0, 0, _pack(killed))
 
     def recalled(self, lease: int) -> None:
         """Gives a worker back, once it is idle; with `ANY_LEASE`, the first that is."""
@@ -438,7 +444,7 @@ class DirectCalls:
         if borrowed.lease in self._borrowed:
             cause = process.ended_for or ExitCause.CANCELLED
             killed = Killed(borrowed.lease, cause, process.kill_reason, process.fault)
-            self._stream.send(KILLED, 0, 0, _pack(killed))
+            self._stream.send(KILL, 0, 0, _pack(killed))
 
     def _give_back(self, borrowed: Borrowed) -> None:
         """Gives an idle worker back, unless it is dying: then its death is told."""

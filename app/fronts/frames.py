@@ -28,7 +28,7 @@ RECALLED: Final = 11
 """The service wants the worker of a lease back, once its call has ended."""
 DEATH: Final = 12
 """A worker on loan is dead (`Death`)."""
-CLOSED: Final = 13
+GATE_CLOSED: Final = 13
 """Another epoch has begun: calls that wait at the front go to the service."""
 WITHDRAWN: Final = 14
 """The running calls of idempotent programs go to the service, and their workers are killed."""
@@ -36,16 +36,16 @@ WANTED: Final = 15
 """A front has calls, and no worker for them."""
 RETURNED: Final = 16
 """A front gives a worker back (`Loan`)."""
-KILLED: Final = 17
+KILL: Final = 17
 """A front wants a worker dead (`Killed`)."""
 RAN: Final = 18
 """Calls that a front has answered (a list of `Ran`)."""
 FAILED: Final = 19
 """A call that a front could not end: as a `CALL`, with a `Failure` before the body, and its length before that."""
-TOLD: Final = 20
+STATE_ASKED: Final = 20
 """The service wants to know all that a front has to tell; `connection` is the number of the question."""
 STATE: Final = 21
-"""The answer to `TOLD` (`State`)."""
+"""The answer to `STATE_ASKED` (`State`)."""
 
 LENGTH_BYTES: Final = 4
 """The bytes of the length of a `Failure`."""
@@ -84,7 +84,7 @@ class FrameStream:
         self._wanted = 0
 
     def frame_received(self, kind: int, flags: int, connection: int, first: bytes, second: bytes) -> None:
-        """A frame has arrived."""
+        """Handles a frame that has arrived."""
         raise NotImplementedError
 
     def send(self, kind: int, flags: int, connection: int, first: bytes = b"", second: bytes = b"") -> None:
@@ -106,11 +106,11 @@ class FrameStream:
     # --- what the transport tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The stream is open."""
+        """Takes the transport of the open stream."""
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The other side has gone."""
+        """Drops the transport: the other side has gone."""
         self._transport = None
 
     def eof_received(self) -> None:
@@ -123,7 +123,7 @@ class FrameStream:
         """See `pause_writing`."""
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have arrived."""
+        """Takes the frames out of bytes that have arrived."""
         if self._parts:
             self._parts.append(data)
             self._held += len(data)

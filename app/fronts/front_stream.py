@@ -17,17 +17,17 @@ from app.fronts.frames import (
     ALIVE,
     ANSWER,
     ASKED,
-    CLOSED,
     DEATH,
     DEFINITION,
     ENDING,
+    GATE_CLOSED,
     GONE,
     LENT,
     RECALLED,
     REFUSED,
     STATE,
+    STATE_ASKED,
     STAYS,
-    TOLD,
     WITHDRAWN,
     FrameStream,
 )
@@ -39,7 +39,7 @@ from pools.process.exits import Exit, ExitCause
 from routing.catalog.definitions import decode_definition
 
 CLOCK_S = 1.0
-"""Between two settings of the Date header (RFC 9110, 6.6.1)."""
+"""Time between two settings of the Date header (RFC 9110, 6.6.1)."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _decode_grant = msgspec.msgpack.Decoder(Grant).decode
@@ -147,7 +147,7 @@ class FrontStream(FrameStream):
                 if first:
                     answered.grant(self._direct.granted(_decode_grant(first)))
                 answered.answered(second, stays=flags == STAYS)
-        elif kind == TOLD:
+        elif kind == STATE_ASKED:
             self._direct.tell()
             self.send(STATE, 0, 0, _pack(State(connection, self._direct.running())))
         elif kind == ASKED:
@@ -174,7 +174,7 @@ class FrontStream(FrameStream):
             self._take_end(death.lease, end)
         elif kind == DEFINITION:
             self._direct.know(number, decode_definition(told))
-        elif kind == CLOSED:
+        elif kind == GATE_CLOSED:
             self._direct.withdraw_waiting()
         elif kind == WITHDRAWN:
             self._direct.withdraw_running()

@@ -126,7 +126,7 @@ class Grants:
         definition = program.definition
         return (
             not self.is_ending
-            and self._router.has_v2_alone
+            and self._router.may_grant
             and call.program is program
             and call.choose is None
             and call.session_id is None

@@ -17,7 +17,7 @@ from app.fronts.frames import (
     ENDING,
     FAILED,
     GONE,
-    KILLED,
+    KILL,
     LENGTH_BYTES,
     MAY_BE_GRANTED,
     OPENING,
@@ -27,8 +27,8 @@ from app.fronts.frames import (
     RETURNED,
     SPANS,
     STATE,
+    STATE_ASKED,
     STAYS,
-    TOLD,
     WANTED,
     FrameStream,
 )
@@ -151,7 +151,7 @@ class FrontLink(FrameStream):
         self._questions += 1
         number = self._questions
         answer = self._answers[number] = self.loop.create_future()
-        self.send(TOLD, 0, number)
+        self.send(STATE_ASKED, 0, number)
         try:
             await asyncio.wait([answer], timeout=timeout_s)
         finally:
@@ -210,7 +210,7 @@ class FrontLink(FrameStream):
         elif kind == RETURNED:
             self.recalled -= flags == PAID
             self.loans.returned(self, _decode_loan(told))
-        elif kind == KILLED:
+        elif kind == KILL:
             killed = _decode_killed(told)
             self.loans.killed(killed.lease, ExitCause(killed.cause), killed.reason, killed.fault)
         elif kind == STATE:

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from app.fronts.frames import ANY_LEASE, CLOSED, DEATH, DEFINITION, LENT, RECALLED, WITHDRAWN
+from app.fronts.frames import ANY_LEASE, DEATH, DEFINITION, GATE_CLOSED, LENT, RECALLED, WITHDRAWN
 from app.fronts.gate import Gate
 from app.fronts.handed import handed_of, loan_of
 from app.fronts.link import FrontLink
@@ -29,9 +29,9 @@ from poolshift.worker.definitions import Definition
 from routing.catalog.definitions import encode_definition
 
 BALANCE_S: Final = 0.05
-"""Between two looks at who has how many workers, while a call waits anywhere."""
+"""Time between two looks at who has how many workers, while a call waits anywhere."""
 REST_S: Final = 0.25
-"""Between two looks while none does: at workers on loan that are to be replaced."""
+"""Time between two looks at workers on loan that are to be replaced, while no call waits."""
 
 HOME_AFTER_S: Final = 1.0
 """Idle workers of a front that has told of no call for so long come back, one in each `REST_S`."""
@@ -69,7 +69,7 @@ class Loans:
         """The numbers by which fronts know definitions."""
         self._next_number = 0
         self._running: dict[FrontLink, Sequence[Running]] = {}
-        """As each front told last."""
+        """The running calls that each front told last."""
         self._is_ending = False
         self._may_move_busy = True
         """Set once in `BALANCE_S`."""
@@ -108,7 +108,7 @@ class Loans:
         """Has all calls go through the service, until it grants again what is right by then."""
         self._gate.close()
         for link in self._links:
-            link.send(CLOSED, 0, 0)
+            link.send(GATE_CLOSED, 0, 0)
 
     async def end(self) -> None:
         """Takes all workers back, each once its call has ended; returns when none is on loan."""

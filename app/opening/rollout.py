@@ -19,6 +19,7 @@ from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import Change, Rollout, Source, to_basis_points
 from routing.rollout.plan_file import PlanFile
 from routing.rollout.provider import RolloutProvider
+from routing.split import BASIS_POINTS
 from routing.versions import Version
 from store.database import Database
 from store.outbox import JOB, SqlOutbox
@@ -38,10 +39,14 @@ async def open_rollout(opening: Opening, log: SqlRolloutLog) -> RolloutFlag:
     flag = await open_flag(log, None if percent is None else to_basis_points(percent))
     if settings.shadow_percent is not None:
         points = to_basis_points(settings.shadow_percent)
-        await flag.apply_shadow(Change(0, Source.ENVIRONMENT, "start", "SHADOW_PERCENT at the start", points))
+        await flag.apply_shadow(
+            Change(0, Source.ENVIRONMENT, "start", "SHADOW_PERCENT at the start", shadow_basis_points=points)
+        )
 
     def record(rollout: Rollout) -> None:
-        opening.recorder.rollout_changed(rollout if settings.has_v1 else replace(rollout, canary_basis_points=10_000))
+        opening.recorder.rollout_changed(
+            rollout if settings.has_v1 else replace(rollout, canary_basis_points=BASIS_POINTS)
+        )
 
     record(flag.current)
     flag.listen(record)
@@ -80,7 +85,7 @@ async def open_ramp(
 def open_rotation(
     opening: Opening, pools: PoolSet, factory: PoolFactory, flag: RolloutFlag, ramp: RampController, catalog: Catalog
 ) -> Rotation:
-    """Makes what rotates the pools, on request or after another replica."""
+    """Makes the `Rotation` of the pools, on request or after another replica."""
     settings = opening.settings
     rotation = Rotation(settings, pools, factory, flag, catalog.rotations, ramp, catalog.programs, catalog.lms)
     if settings.has_v1:
@@ -91,7 +96,7 @@ def open_rotation(
 async def follow_sources(
     opening: Opening, flag: RolloutFlag, ramp: RampController, log: SqlRolloutLog, authenticator: Authenticator
 ) -> None:
-    """Applies the values of the sources other than the API, of the rollout, the plan and the keys, from now on."""
+    """Applies, from now on, the rollout, the plan and the keys that files, providers and other replicas set."""
     settings, background = opening.settings, opening.background
     if (path := settings.rollout_file) is not None:
         file = RolloutFile(flag, path.name)

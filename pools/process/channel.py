@@ -130,7 +130,7 @@ class Channel:
         self._reading = True
 
     def _readable(self) -> bool:
-        """Reads once; False where there was nothing to read."""
+        """Reads once; False if there was nothing to read."""
         try:
             data = os.read(self._read_fd, READ_BYTES)
         except (BlockingIOError, InterruptedError):

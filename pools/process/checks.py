@@ -13,7 +13,7 @@ from poolshift.worker.loading import EntrypointError
 CHECKS_AT_ONCE: Final = 2
 """Each has a process of its own, beside those of the pools."""
 QUEUE_LIMIT: Final = 64
-"""So many more may wait."""
+"""Checks that may wait, beside those that run."""
 QUEUE_TIMEOUT_S: Final = 10.0
 
 

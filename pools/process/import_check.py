@@ -1,4 +1,4 @@
-"""Tries the modules of `PROGRAM_MODULES` at the start, in a process that is no worker of any pool."""
+"""Tries the modules of `PROGRAM_MODULES` at the start, in a process that is not a worker of any pool."""
 
 import asyncio
 import subprocess

@@ -27,7 +27,7 @@ from poolshift.worker.notices import Preloaded
 START_TIMEOUT_S = 60.0
 """For a worker to say that it is ready, and for a zygote beside the time that its modules have to load."""
 PING_INTERVAL_S = 1.0
-"""Between two looks at the zygotes."""
+"""Time between two looks at the zygotes."""
 
 _log = structlog.stdlib.get_logger("poolshift.spawner")
 

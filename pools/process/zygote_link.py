@@ -41,7 +41,7 @@ class ZygoteEnd(Protocol):
 
     pid: int
     loss: str
-    """The end of the zygote, in words, as the calls of its workers are told."""
+    """The end of the zygote, in words: the reason that the calls of its lost workers are given."""
     last_words_s: float
     """The longest time that a dead worker's last bytes may still be under way, in seconds."""
 
@@ -104,8 +104,8 @@ class ZygoteLink:
     ) -> None:
         """Takes over `end`, which is closed if this raises.
 
-        `on_end` is called when the zygote is of no more use: lost, or retired and without a living worker. The rest is
-        for its workers.
+        `on_end` is called when the zygote is of no more use: lost, or retired and without a living worker. Its
+        workers have `load_timeout_s` and `when_loaded`.
         """
         self.is_retired = False
         self._is_discarded = False

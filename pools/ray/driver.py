@@ -24,7 +24,7 @@ from poolshift.node.actor import NodeActor
 from poolshift.worker import linux
 
 POLL_S: Final = 0.25
-"""Between two looks at the service's socket."""
+"""Time between two looks at the service's socket."""
 RETRY_S: Final = 2.0
 """From an agent that could not be started to the next attempt."""
 PLACEMENT_TIMEOUT_S: Final = 10.0
@@ -80,7 +80,7 @@ class Driver:
         self._node = path, connection
 
     def _check_node(self) -> None:
-        """Ends the driver if the node that it is on is dead: Ray goes on waiting, even if the cluster is started anew.
+        """Ends the driver if the node that it is on is dead: Ray goes on waiting, even if the cluster is started again.
 
         Raises:
             RuntimeError: the connection to the node has ended, and there is no other.

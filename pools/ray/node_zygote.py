@@ -19,7 +19,7 @@ from poolshift.worker.framing import MALFORMED, frame
 from poolshift.worker.notices import Order
 
 HEARTBEAT_S: Final = 2.0
-"""Between two signs of life to the agent, beside the pings: the agent takes a service that is silent for gone."""
+"""Time between two signs of life to the agent, beside the pings: the agent takes a service that is silent for gone."""
 START_TIMEOUT_S: Final = 15.0
 """For the agent to start a zygote's process, which has the code unpacked before."""
 FRESH_S: Final = 0.2

@@ -32,12 +32,12 @@ REST_S: Final = 1.0
 """The rest of a node after a failed start, times the failures in a row."""
 MAX_REST_S: Final = 10.0
 PROBE_INTERVAL_S: Final = 0.5
-"""Between two attempts to reach an agent whose connection has broken."""
+"""Time between two attempts to reach an agent whose connection has broken."""
 MEASURE_TIMEOUT_S: Final = 0.5
 TELL_AGAIN_S: Final = 60.0
 """From a line of the log about a fault to the next about the same one, in seconds."""
 LOOK_INTERVAL_S: Final = 1.0
-"""Between two looks at the folder of the programs, if somebody follows it."""
+"""Time between two looks at the folder of the programs, if somebody follows it."""
 
 _log = structlog.stdlib.get_logger("poolshift.ray")
 
@@ -274,7 +274,7 @@ class RaySpawner:
 
     def _came(self, up: Up) -> None:
         try:
-            tls = tls_of(self._inherited)  # for each agent anew: certificates are renewed
+            tls = tls_of(self._inherited)  # read for each agent: certificates are renewed
         except (OSError, ValueError) as error:
             self._fail(f"the certificates of RAY_USE_TLS cannot be used: {error}")
             return

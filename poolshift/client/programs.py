@@ -115,7 +115,7 @@ class ProgramRevision(msgspec.Struct, frozen=True, kw_only=True):
 
     revision: int
     definition: dict[str, Any]
-    """As `put_program` takes it, without members that have their default."""
+    """The definition that `put_program` takes, without members that have their default."""
     created_at: datetime
     created_by: str | None = None
 

@@ -28,7 +28,7 @@ MAX_HELLO_BYTES = 4096
 ORDER_TIMEOUT_S = 120.0
 """From then to the whole of the first order, with all of the code."""
 PARENT_INTERVAL_S = 1.0
-"""Between two looks if the node's own process, the parent, lives."""
+"""Time between two looks if the node's own process, the parent, lives."""
 _BACKLOG = 1024
 _PAUSE_S = 0.1
 

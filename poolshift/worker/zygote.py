@@ -45,7 +45,7 @@ from poolshift.worker.notices import (
 from poolshift.worker.revision import CodeRevision
 
 _PAUSE_S = 0.1
-"""Between two attempts at something that the system refuses, for want of memory or of file descriptors."""
+"""Time between two attempts at something that the system refuses, for want of memory or of file descriptors."""
 
 _FDS_OF_WORKER = 3
 

@@ -317,7 +317,7 @@ class RampController:
         return self.ramp
 
     async def _write(self, move: Move) -> None:
-        """Writes a move that is no rollback, and then the percentage that it sets. Raises PlanConflict."""
+        """Writes a move that is not a rollback, and then the percentage that it sets. Raises PlanConflict."""
         found = self.ramp
         async with self._writing:
             if self.ramp != found:

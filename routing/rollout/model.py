@@ -54,7 +54,7 @@ class Change:
     shadow_basis_points: int | None = None
     """None leaves the shadow as it is; a rollback sets it to 0 in any case."""
     v1_pool: str | None = None
-    """Of a rotation: the specification that V1 has from now on, as JSON, and the one that it had by the environment."""
+    """A rotation's specifications, as JSON: the one that V1 has from now on, and its former one by the environment."""
 
     def __post_init__(self) -> None:
         for points in (self.canary_basis_points, self.shadow_basis_points or 0):
@@ -83,7 +83,7 @@ class Rollout:
     shadow_basis_points: int = 0
     """The share of V1's calls that also run on V2 as shadow calls."""
     v1_pool: str | None = field(default=None, compare=False)
-    """Of a rotation: see `Change.v1_pool`."""
+    """A rotation's specifications: see `Change.v1_pool`."""
     rotation_revision: int = field(default=0, compare=False)
     """The newest rotation up to this revision, as `rollback_revision` is for rollbacks."""
 

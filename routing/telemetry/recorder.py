@@ -1,6 +1,6 @@
 """Records every figure by version: metrics are verbs on one recorder, on an injected registry.
 
-The contract fixes the metrics' names. `docs/metrics.md` explains each of them.
+Dashboards and alerts of users rely on the metrics' names. `docs/metrics.md` explains each of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -132,7 +132,7 @@ class Recorder:
     def _begin(
         self, version: Version, operation: str
     ) -> tuple[tallies.Count, tallies.Distribution, tallies.Distribution]:
-        """Begins the series of an operation at 0. The waits of calls that no client has asked for are in none."""
+        """Begins the series of an operation at 0. The waits of calls that no client has asked for are not counted."""
         waits = tallies.Distribution(DURATION_BOUNDS) if operation in NOT_ORGANIC else self._waits[version]
         calls = self._requests.of(version, operation, OK), self._duration.of(version, operation), waits
         self._calls[version, operation] = calls

@@ -33,7 +33,7 @@ class Answer:
 
     @property
     def is_accepted(self) -> bool:
-        """Tells if the receiver has the notification. A redirect is no acceptance, and is not followed."""
+        """Tells if the receiver has the notification. A redirect is not an acceptance, and is not followed."""
         return self.status is not None and 200 <= self.status < 300
 
 
@@ -104,7 +104,7 @@ class DeliveryLoop:
         threading.Thread(target=self._serve, name="webhook", daemon=True).start()
 
     async def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        """The result of `work`; a cancellation cancels it there too."""
+        """The result of `work`, which runs in the thread; a cancellation cancels it there too."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from tests.support import preloaded
 from tests.support.service import Service, running_service
 
 SCRIPT = Path(sys.executable).parent / "poolshift"
-"""As pip has installed it."""
+"""The script that pip has installed."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until
 
 PERCENTAGES = (10, 25, 50)
 SCRAPES = 12
-"""So many with load between them, for rates to stand on."""
+"""Scrapes with load between them, for rates to stand on."""
 CRASHING_PROGRAMS = 3
 """Each is stopped after three deaths (pools/quarantine.py); together they kill more than twice what the pool holds."""
 QUEUE_LIMIT = 8

@@ -14,7 +14,7 @@ _VALUES = {"int": "7", "float": "2.5", "bool": "True", "list": '["a", "b"]', "di
 RETRY_AFTER_S = 7
 PROMPT_TOKENS, COMPLETION_TOKENS = 11, 5
 FAILS = ("refuses", "forbids", "limits", "fails", "babbles", "garbles", "empty")
-"""What an endpoint does that says nothing of use, and at once."""
+"""Behaviours of an endpoint that says nothing of use, and at once."""
 COUNTS = {"huge": "1" + 310 * "0", "negative": "-5", "text": '"many"', "float": "1.5e300", "null": "null"}
 """Token counts that an endpoint which `boasts` reports, by its name."""
 PIECE = 4
@@ -41,7 +41,7 @@ class Endpoint:
         self.closing = threading.Event()
         self.released: dict[str, threading.Event] = defaultdict(threading.Event)
         self.texts: dict[str, dict[str, str]] = defaultdict(dict)
-        """By name: what an endpoint that `says` answers, by field."""
+        """Answers of an endpoint that `says`: fields by name of the answer."""
 
     def base(self, behaviour: str, name: str = "one") -> str:
         return f"{self.url}/{behaviour}/{name}/v1"

@@ -65,7 +65,7 @@ class Delays:
     def __init__(self) -> None:
         self.waiting: list[asyncio.Future[None]] = []
         self.is_free = False
-        """Whether nothing waits any more."""
+        """True if steps wait no more."""
 
     async def step(self) -> None:
         """Waits for `go_on`."""

@@ -10,7 +10,7 @@ DEADLINE_S = 60.0
 
 
 _PAUSES_S = (0.005, 0.01, 0.02, 0.04)
-"""Between two looks; the last is that of all further ones. Looking costs what is waited for its processor."""
+"""Time between two looks; the last is that of all further ones. Looking costs what is waited for its processor."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:

@@ -28,6 +28,8 @@ PLACES = {
     "class": 'class A:\n    """{}"""',
     "function": 'def a():\n    """{}"""',
     "method": 'class A:\n    async def a(self):\n        """{}"""',
+    "constant": 'A: int = 1\n"""{}"""',
+    "attribute": 'class A:\n    def __init__(self):\n        self.a = 1\n        """{}"""',
     "inner function": 'def a():\n    def b():\n        """{}"""',
 }
 

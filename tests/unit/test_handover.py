@@ -101,7 +101,7 @@ def test_bytes_that_were_read_wait_for_a_descriptor() -> None:
 
 
 def test_a_worker_without_descriptors_is_told_of_at_once() -> None:
-    """It goes back to the service, which has others who wait for it."""
+    """The worker goes back to the service, which has others who wait for it."""
 
     async def run() -> None:
         requests, replies = os.pipe()

@@ -25,7 +25,7 @@ OTHERS = ("restate", "flush", "follow", "go_on", "go_on", "go_on", "fail")
 steps = st.lists(st.tuples(st.sampled_from(ASKS + OTHERS), st.integers(0, 5)), max_size=30)
 later_steps = st.lists(st.tuples(st.sampled_from(OTHERS), st.integers(0, 5)), max_size=30)
 ENOUGH_TURNS = 30
-"""Of the event loop, for whatever can go on without the database to go on."""
+"""Turns of the event loop, for whatever can go on without the database to go on."""
 
 
 class World:

@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 OPTIONAL = {"dspy": {"dspy", "pydantic", "pydantic_core"}, "tracing": {"opentelemetry"}}
-"""What a package of the worker's may import beside msgspec, if it is installed."""
+"""Modules that a package of the worker's may import beside msgspec, if it is installed."""
 OPTIONAL_IN_FUNCTIONS = {"types": {"jsonschema_rs"}}
 """The same, in functions alone: all modules of the package import without it."""
 TRACEPARENT = "00-1234567890abcdef1234567890abcdef-1234567890abcdef-01"

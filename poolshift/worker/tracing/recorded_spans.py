@@ -32,9 +32,9 @@ class RecordedSpan(msgspec.Struct, omit_defaults=True):
     began: _Time
     ended: _Time
     kind: Annotated[int, msgspec.Meta(ge=0, le=4)] = 0
-    """As `opentelemetry.trace.SpanKind` has it."""
+    """A value of `opentelemetry.trace.SpanKind`."""
     status: Annotated[int, msgspec.Meta(ge=0, le=2)] = 0
-    """As `opentelemetry.trace.StatusCode` has it."""
+    """A value of `opentelemetry.trace.StatusCode`."""
     description: str | None = None
     attributes: Attributes = {}
     events: list[RecordedEvent] = []
