@@ -245,7 +245,7 @@ class Jobs:
         return live.look()
 
     def _check_quotas(self, session_id: str | None, owner: str | None) -> None:
-        jobs = [*(live.job for live in self._live.values()), *self._adding.values()]
+        jobs = [*(live.job for live in self._live.values() if not live.run.done()), *self._adding.values()]
         of_session = sum(job.session_id == session_id for job in jobs) if session_id is not None else 0
         of_owner = sum(job.owner == owner for job in jobs) if owner is not None else 0
         check_jobs(self._quotas, of_session, of_owner)

@@ -15,7 +15,8 @@ from pools.errors import PoolClosed, PoolOverloaded, ProgramError
 from poolshift.worker.definitions import Definition, Signature
 from routing.catalog import jobs as jobs_module
 from routing.catalog.jobs import MAX_RESULT_BYTES, STALE_AFTER_S, Job, Jobs, JobStatus
-from routing.errors import JobNotFound, StoreUnavailable
+from routing.catalog.quotas import Quotas
+from routing.errors import JobNotFound, QuotaExceeded, StoreUnavailable
 from routing.router import Route
 from routing.versions import Decision, Reason, Version
 from store.database import Database
@@ -60,9 +61,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-async def start(jobs: Jobs, name: str, run: Callable[[], Awaitable[Result]] | None = None) -> Job:
+async def start(
+    jobs: Jobs, name: str, run: Callable[[], Awaitable[Result]] | None = None, session_id: str | None = None
+) -> Job:
     """A job of `run`, or of what never ends."""
-    call = Call(name, PROGRAM, b"{}", deadline=0)
+    call = Call(name, PROGRAM, b"{}", deadline=0, session_id=session_id)
     route = Route(0, None, Decision(Version.V1, Reason.SPLIT))
 
     async def for_ever() -> Result:
@@ -97,6 +100,24 @@ async def test_only_so_many_at_once(replicas: tuple[Jobs, Jobs]) -> None:
     one.refuse()
     with pytest.raises(PoolClosed):
         await start(one, "f")
+
+
+async def test_a_job_that_has_ended_uses_no_quota(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has the answer that a job is cancelled may start the next, even if the store does not know yet."""
+    jobs = Jobs(SqlJobStore(database), limit=5, ttl_s=3600, quotas=Quotas(jobs_per_session=1))
+    with monkeypatch.context() as patched:
+        patched.setattr(SqlJobStore, "update", _does_not_answer)
+        await start(jobs, "a", session_id="s")
+        assert (await jobs.cancel("a")).status is JobStatus.CANCELLED
+        await start(jobs, "b", session_id="s")
+        with pytest.raises(QuotaExceeded):
+            await start(jobs, "c", session_id="s")
+        await jobs.cancel("b")
+    await jobs.aclose()
+
+
+async def _does_not_answer(*_: object) -> None:
+    raise StoreUnavailable("it does not answer")
 
 
 async def test_too_large_a_problem_is_not_kept(replicas: tuple[Jobs, Jobs]) -> None:
