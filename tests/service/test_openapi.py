@@ -19,6 +19,7 @@ from tests.service.test_errors import crashes
 from tests.service.test_faults import whole
 from tests.support.documented import document
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 # A service that is asked for nothing but nonsense has no reason to answer 5xx.
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -56,4 +57,4 @@ def test_every_answer_is_documented(
     before = crashes(service)
     ask()
     assert crashes(service) <= before  # a rotation counts anew
-    assert whole(service, version)
+    wait_until(lambda: whole(service, version), "no worker is lost, once those of a rotation have started")

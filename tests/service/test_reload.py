@@ -98,8 +98,10 @@ def test_new_code_reaches_no_worker_by_itself(start_service: StartService, code:
     code.write(NEW)
     assert results(service, program) == {"v1": "old", "v2": "old"}
     code.remove("shop.py")
-    for pid in service.worker_pids():
+    killed = set(service.worker_pids())
+    for pid in killed:
         os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: killed.isdisjoint(service.worker_pids()), "their deaths are noticed")
     wait_until(lambda: all(service.pool(version)["idle"] == 2 for version in POOLS), "the pools are whole")
     assert results(service, program) == {"v1": "old", "v2": "old"}
     assert revisions(service) == before
