@@ -3,7 +3,6 @@
 Code from a client never runs: an entrypoint only names a function of the modules that the operator allows.
 """
 
-import asyncio
 import importlib
 import inspect
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Callable, Generator
 from types import MethodType
 from typing import Any, Final, Protocol
 
+from poolshift.worker import coroutines
 from poolshift.worker.callables import fault_of, fault_of_class, module_of
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import describe
@@ -122,7 +122,7 @@ class PythonProgram:
         arguments = self._inputs.inputs(inputs)
         returned: Any = self._function(**arguments)
         if self._is_async:
-            returned = asyncio.run(returned)
+            returned = coroutines.run(returned)
         elif isinstance(returned, Generator):
             returned = _exhaust(returned, emit)
         return self._outputs.outputs(returned)
@@ -151,7 +151,7 @@ def _set_up(program_class: type) -> Any:
 def _finish(returned: Any) -> None:
     """Runs a coroutine, if `setup` or `teardown` is `async`, to its end."""
     if inspect.iscoroutine(returned):
-        asyncio.run(returned)
+        coroutines.run(returned)
 
 
 def _exhaust(steps: Generator[Any, None, Any], emit: Emit) -> Any:

@@ -1,6 +1,5 @@
 """Runs a program's metric, in a worker: a function of the user's that scores the outputs of a call."""
 
-import asyncio
 import inspect
 import math
 from functools import partial
@@ -8,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from poolshift.worker import coroutines
 from poolshift.worker.definitions import Definition
 from poolshift.worker.errors import InvalidOutputs
 from poolshift.worker.lm import LMRun
@@ -64,7 +64,7 @@ class MetricProgram:
 
     def _score(self, first: Any, second: Any) -> Any:
         returned = self._function(first, second)
-        return asyncio.run(returned) if inspect.iscoroutine(returned) else returned
+        return coroutines.run(returned) if inspect.iscoroutine(returned) else returned
 
 
 def _number(returned: Any) -> float:
