@@ -51,7 +51,7 @@ def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
 def start_bench(output: Path) -> subprocess.Popen[str]:
     """The command as a process of its own, once it measures."""
     poolshift = str(Path(sys.executable).with_name("poolshift"))
-    command = [poolshift, "bench", "--scenario", "tail", "--quick", "--rounds", "9", "--output", str(output)]
+    command = [poolshift, "bench", "--scenario", "fronts", "--quick", "--rounds", "9", "--output", str(output)]
     bench = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert bench.stderr is not None
     while "round 1" not in (line := bench.stderr.readline()):

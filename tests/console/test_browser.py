@@ -23,11 +23,11 @@ from playwright.sync_api import (
 )
 
 from tests.console.support import CHROMIUM, Keys, program
-from tests.replicas.conftest import Postgres, postgres
+from tests.replicas.conftest import Postgres, empty_cluster, postgres, postgres_folder
 from tests.support.service import Service, running_service
 from tests.support.waiting import wait_until
 
-__all__ = ["postgres"]
+__all__ = ["empty_cluster", "postgres", "postgres_folder"]
 pytestmark = pytest.mark.browser
 
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>'\"{{7*7}}"
