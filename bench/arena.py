@@ -108,12 +108,13 @@ class Arena:
     def alternate(
         self, servers: Mapping[str, Server], measure: Callable[[Server, int], Load], rounds: int | None = None
     ) -> Loads:
-        """Measures each server once a round, the first of a round being another each time; a second before is warm-up.
+        """Warms the servers up and measures each once a round, the first of a round being another each time.
 
         `measure` takes the seconds that it may last.
         """
-        for server in servers.values():
-            measure(server, 1)
+        if self.plan.warm_up_s:
+            for server in servers.values():
+                measure(server, self.plan.warm_up_s)
         names = list(servers)
         loads: dict[str, list[Load]] = {name: [] for name in names}
         for number in range(rounds or self.plan.rounds):

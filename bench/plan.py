@@ -24,6 +24,8 @@ class Plan:
     rounds: int = 3
     seconds: int = 2
     """Duration of one measurement."""
+    warm_up_s: int = 1
+    """Duration of a load before the first measurement, whose figures are dropped."""
     pool_sizes: tuple[int, ...] = (4, 8, 16, 32)
     """For the blocking program."""
     many_workers: int = 64
@@ -47,6 +49,7 @@ QUICK = Plan(
     connections=8,
     rounds=1,
     seconds=1,
+    warm_up_s=0,
     pool_sizes=(2, 4),
     many_workers=4,
     many_programs=1_000,
