@@ -12,7 +12,7 @@ unit=$?
 "$bin/coverage" combine --quiet
 echo "The unit tests alone run $("$bin/coverage" report --format=total --fail-under=0) % of the lines"
 
-"$bin/coverage" run -m pytest --timing=without -n $(($(nproc) * 5 / 2)) --dist loadscope --no-loadscope-reorder "$@"
+"$bin/coverage" run -m pytest --timing=without -n $(($(nproc) * 2)) --dist loadscope --no-loadscope-reorder "$@"
 all=$?
 "$bin/coverage" combine --quiet --append
 "$bin/coverage" report --skip-covered && [ $((unit + all)) -eq 0 ]

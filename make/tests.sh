@@ -2,7 +2,7 @@
 # then the others, one at a time.
 pytest=$1
 shift
-workers=$(($(nproc) * 5 / 2)) # since most tests wait for a process
+workers=$(($(nproc) * 2)) # since most tests wait for a process; with more, they take as long
 
 # In the order of the files the run ends with the short modules of tests/unit, so no worker is left with a long one.
 echo "1/2: the tests without timing, $workers at a time"

@@ -16,6 +16,7 @@ from bench.scenarios.scale import fill, program_id
 from cli.rollout.trace_file import TraceFile
 from tests.console.support import program
 from tests.support.service import Service, running_service
+from tests.support.waiting import wait_until
 
 WORKERS = 64
 PROGRAMS = 1000
@@ -106,6 +107,7 @@ def test_a_thousand_programs_and_many_workers_fit_on_small_pages(tmp_path: Path)
     database = f"sqlite+aiosqlite:///{tmp_path}/poolshift.db"
     asyncio.run(fill(database, PROGRAMS))
     with running_service(tmp_path, DATABASE_URL=database, V1_POOL_SIZE=WORKERS, V2_POOL_SIZE=WORKERS) as service:
+        wait_until(lambda: all(service.pool(one)["idle"] == WORKERS for one in ("v1", "v2")), "all workers are there")
         seen: list[str] = []
         path: str | None = "/console/programs"
         while path is not None:

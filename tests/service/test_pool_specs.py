@@ -252,6 +252,7 @@ def test_workers_that_die_without_their_programs_take_nobody_along(
     folder.unlink()
     for worker in service.pool("v2")["workers"]:
         os.kill(worker["pid"], signal.SIGKILL)
+    wait_until(lambda: not service.pool("v2")["workers"], "the deaths of V2's workers are noticed")
     wait_until(lambda: service.pool("v2")["fault"] is not None, "V2 cannot start a worker")
     answers = [service.execute(program) for _ in range(20)]
     assert {(answer.status_code, answer.headers["x-pool-version"]) for answer in answers} == {(200, "v1")}
