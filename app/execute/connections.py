@@ -50,6 +50,10 @@ class Connection:
         """Tells if nothing is due from the service: it is idle, or its request is unfinished."""
         raise NotImplementedError
 
+    def has_arrivals(self) -> bool:
+        """Tells if its client has sent something that is not read yet."""
+        raise NotImplementedError
+
     def is_amid_stream(self) -> bool:
         """Tells if its answer is a stream, which has limits of its own."""
         raise NotImplementedError
@@ -214,13 +218,18 @@ class Connections:
         self._most_open = len(self._open) + len(self._closing) - (taken - self._scarce_from)
 
     def _make_room(self, newcomer: Connection | None) -> None:
-        """Closes those that have waited longest for their client, a few more than have to go."""
+        """Closes those that have waited longest for their client, a few more than have to go.
+
+        A client whose next request has just arrived is no longer waited for: it would see a reset.
+        """
         if self._scarce_lines.admits(0):
             _log.warning("descriptors are scarce; connections that wait for their client are closed")
         waiting = [one for one in self._open if one is not newcomer and one.awaits_client()]
         excess = max(0, len(self._open) - self._most_open)
         few = max(1, len(waiting) // 16) if newcomer is not None else max(4, len(waiting) // 8)
         for connection in heapq.nsmallest(excess + few, waiting, key=_waits_since):
+            if connection.has_arrivals():
+                continue
             del self._open[connection]
             self._closing.add(connection)
             connection.close()

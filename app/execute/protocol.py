@@ -5,6 +5,8 @@ uvicorn's protocol takes a fifth of an execute call's time (docs/adr/0004), for 
 
 import asyncio
 import contextvars
+import fcntl
+import termios
 from typing import Any, Final
 
 from uvicorn.config import Config
@@ -16,6 +18,8 @@ from app.execute.exchange import Address, ConnectionExchange, Rest
 from app.execute.reader import RequestReader
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState, UvicornProtocol
 
+_INT_BYTES: Final = 4
+"""The size of the number that ioctl_sockios(7) writes."""
 _MAX_EARLY_BYTES: Final = 64 * 1024
 """Bytes read behind a request that is not answered yet; reading on notices that the client leaves."""
 _MAX_DRAIN_BYTES: Final = 256 * 1024
@@ -163,6 +167,13 @@ class LaneProtocol(Connection):
         if self._exchange is not None or self._client_is_slow:
             return False
         return not self._is_uvicorns or not self._reader.is_read
+
+    def has_arrivals(self) -> bool:
+        assert self._transport is not None
+        socket = self._transport.get_extra_info("socket")
+        if socket is None:
+            return False
+        return fcntl.ioctl(socket.fileno(), termios.FIONREAD, bytes(_INT_BYTES)) != bytes(_INT_BYTES)
 
     def is_amid_stream(self) -> bool:
         return self._is_uvicorns and self._uvicorn is not None and self._uvicorn.is_amid_stream

@@ -1,7 +1,9 @@
 """Bytes that mean harm, cut at every position: nothing is smuggled, hidden, lost or held without bound."""
 
 import asyncio
+import itertools
 import logging
+import socket
 import tracemalloc
 from collections.abc import Callable
 
@@ -447,6 +449,32 @@ def test_the_oldest_that_wait_make_room(monkeypatch: pytest.MonkeyPatch) -> None
         assert not any(one.wire.is_closed for one in busy)
         connections.opened(newcomer.protocol, 100)
         assert not newcomer.wire.is_closed
+
+    asyncio.run(run())
+
+
+def test_a_request_that_has_just_arrived_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection has been idle for longest, but its client would see a reset."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (256, 256))
+
+    async def run() -> None:
+        connections = Connections(Lane(nothing), limits())
+        pairs = [socket.socketpair() for _ in range(4)]
+        waiting = [Connection(LaneProtocol, nothing, connections=connections) for _ in pairs]
+        for age, (one, (_, server)) in enumerate(zip(waiting, pairs, strict=True)):
+            one.wire.socket = server
+            one.protocol.waits_since = 100.0 + age
+        pairs[0][0].send(GET)
+        pairs[1][0].close()
+        newcomer = Connection(LaneProtocol, nothing, connections=connections)
+        newcomer.protocol.waits_since = 200.0
+        connections.opened(newcomer.protocol, 226)
+        assert [one.wire.is_closed for one in waiting] == [False, True, True, True]
+        for end in itertools.chain(*pairs):
+            end.close()
+
+    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
 
     asyncio.run(run())
 

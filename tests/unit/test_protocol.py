@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
@@ -80,6 +81,8 @@ class Wire(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
+        self.socket: socket.socket | None = None
+        """One that a test gives it, from which nothing is read."""
         self.written = b""
         self.is_paused = False
         self.is_closed = False
@@ -90,7 +93,7 @@ class Wire(asyncio.Transport):
         self.on_write: Callable[[], None] | None = None
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"sockname": ("127.0.0.1", 8000), "peername": CLIENT}.get(name, default)
+        return {"sockname": ("127.0.0.1", 8000), "peername": CLIENT, "socket": self.socket}.get(name, default)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.is_ended, "written to after its end"
