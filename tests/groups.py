@@ -47,10 +47,10 @@ WAY_TO = {
 EITHER_VERSION = frozenset(
     """
     auth cli lm docs/test_errors_page docs/test_faults_page docs/test_programs_page docs/test_sessions_page
-    observability/test_carried observability/test_forged observability/test_logs service/test_batch
-    service/test_entrypoints service/test_idempotency service/test_large_payloads service/test_loading
-    service/test_openapi service/test_program_changes service/test_quotas service/test_raised service/test_types
-    service/test_user_modules service/test_worker_user
+    observability/test_carried observability/test_forged observability/test_logs service/test_async_executions
+    service/test_batch service/test_entrypoints service/test_idempotency service/test_job_streams
+    service/test_large_payloads service/test_loading service/test_openapi service/test_program_changes
+    service/test_quotas service/test_raised service/test_types service/test_user_modules service/test_worker_user
     """.split()
 )
 """Folders and modules of tests about what both versions share: a run of both versions has them on V1 alone.

@@ -23,8 +23,9 @@ def at_half_of_the_peak(arena: Arena, scenario: str, contenders: Sequence[Conten
     body = arena.body(TRIVIAL)
     first = contenders[0].name
     with arena.running(contenders, TRIVIAL, plan.workers) as servers:
-        for server in servers.values():
-            load.peak(server, body, connections=plan.connections, seconds=1)
+        if plan.warm_up_s:
+            for server in servers.values():
+                load.peak(server, body, connections=plan.connections, seconds=plan.warm_up_s)
         peaks = {
             name: load.peak(server, body, connections=plan.connections, seconds=plan.seconds).rps
             for name, server in servers.items()

@@ -166,7 +166,7 @@ async def test_a_service_that_has_gone_leaves_no_worker(node: Node) -> None:
     await whoami(worker)
     for zygote in list(node.host.zygotes):
         zygote.abandon()
-    wait_until(lambda: not is_alive(worker.pid), "the worker is dead")
+    await wait_until_async(lambda: _is_dead(worker.pid), "the worker is dead")  # the loop carries the end over TLS
 
 
 async def test_a_service_that_is_silent_has_gone(

@@ -26,9 +26,14 @@ def leaves(what: str) -> str:
     return what
 
 
-def finds() -> dict[str, Any]:
-    """Tells in which state it finds its worker, which it takes a while to do."""
+def finds_late() -> dict[str, Any]:
+    """Tells in which state it finds its worker, which takes longer than any timer that `leaves` leaves."""
     time.sleep(0.4)
+    return finds()
+
+
+def finds() -> dict[str, Any]:
+    """Tells in which state it finds its worker."""
     return {
         "pid": os.getpid(),
         "handlers": [repr(signal.getsignal(number)) for number in range(1, 32)],

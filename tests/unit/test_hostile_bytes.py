@@ -306,7 +306,7 @@ def test_a_request_that_does_not_arrive_is_ended(name: str, before: bytes, answe
         assert connection.wire.written.count(b"HTTP/1.1 200 ") == answered
         assert (b"HTTP/1.1 408 " in connection.wire.written) == bool(told)
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 def test_a_request_in_time_is_not_ended() -> None:
@@ -329,7 +329,7 @@ def test_a_request_in_time_is_not_ended() -> None:
         for connection in connections:
             assert (await connection.flush()).startswith(b"HTTP/1.1 200 ")
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 @pytest.mark.parametrize("line", [b"a:b\r\n", b"abcdefghij: 0123456789\r\n", b"x" * 100])

@@ -62,8 +62,8 @@ async def run(
 _programs: dict[tuple[str, ...], Program] = {}
 
 
-async def finds(pool: Engine) -> dict[str, Any]:
-    state: dict[str, Any] = await run(pool, "leftovers:finds", result="object")
+async def finds(pool: Engine, function: str = "finds") -> dict[str, Any]:
+    state: dict[str, Any] = await run(pool, f"leftovers:{function}", result="object")
     return state
 
 
@@ -76,7 +76,7 @@ async def test_what_can_be_put_back_is(pool: Engine, what: str) -> None:
     """The next program finds the worker as the first one did, and outlives the alarm."""
     before = await finds(pool)
     assert await run(pool, "leftovers:leaves", what=what) == what
-    assert await finds(pool) == before
+    assert await finds(pool, "finds_late") == before
     assert await exits(pool) == {}
 
 
@@ -99,7 +99,7 @@ async def test_what_cannot_be_put_back_has_the_worker_replaced(
     assert await run(pool, "leftovers:leaves", "e-of-it", what=what) == what
 
     async def is_replaced() -> bool:
-        return bool((await finds(pool))["pid"] != before["pid"])
+        return bool((await finds(pool, "finds_late"))["pid"] != before["pid"])
 
     await wait_until_async(is_replaced, "another worker answers")
     assert await exits(pool) == {"recycled": 1}
