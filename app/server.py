@@ -174,6 +174,11 @@ class Server(uvicorn.Server):
             self._connections.is_draining = True
         if self._fronts is not None:
             self._fronts.begin_drain()
+        # In this turn of the loop: each answer closes its connection from now on, and has to say that no call is taken.
+        services: Services = self._app.state.services
+        services.jobs.refuse()
+        for pool in services.pool_set.all_engines():
+            pool.refuse()
         self._drain = asyncio.get_running_loop().create_task(self._stop_pools())
         self._drain.add_done_callback(self._drained)
 
@@ -189,9 +194,6 @@ class Server(uvicorn.Server):
         try:
             services.recorder.draining(self._seconds_left(self._settings.drain_timeout_s))
             services.ramp.rest()
-            services.jobs.refuse()
-            for pool in pools:
-                pool.refuse()
             await self._wait_for_drain(pools, self._fronts)
         finally:
             self._app.state.console.hub.close()  # until now the open tabs have shown the drain

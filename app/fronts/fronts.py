@@ -133,7 +133,7 @@ class Fronts:
             await asyncio.gather(*(link.tell(TELL_TIMEOUT_S) for link in links))
 
     def begin_drain(self) -> None:
-        """Has fronts run no more calls by themselves; each answer closes its connection from now on."""
+        """Has fronts run no more calls by themselves; the answer to each call that begins closes its connection."""
         self._grants.is_ending = True
         for front in self._fronts:
             front.link.is_draining = True

@@ -130,7 +130,7 @@ class FrontLink(FrameStream):
         """The time, by the loop's clock, at which the front last said that it serves."""
         self.is_lost = False
         self.is_draining = False
-        """Set once the service is about to end: each answer closes its connection."""
+        """Set once the service is about to end: the answer to each call that begins then closes its connection."""
 
     def ask(self) -> None:
         """Asks the front if it serves."""
@@ -222,7 +222,7 @@ class FrontLink(FrameStream):
 
     def _begin(self, client: _Client, flags: int, body: bytes, begun: BegunCall | None) -> None:
         exchange = client.new_exchange(self._server, self._tasks)
-        exchange.keep_alive = flags & STAYS != 0 and not self.is_draining
+        exchange.keep_alive = flags & STAYS != 0 and not (self.is_draining and begun is None)
         exchange.begun = begun
         client.may_be_granted = flags & MAY_BE_GRANTED != 0
         client.epoch = self.grants.epoch
