@@ -17,9 +17,14 @@ _MAX_AT_ONCE: Final = 64
 _DESCRIPTORS_FOR_ONE: Final = 64
 GO_ON_S: Final = 0.02
 """The time for which connections rest, on their way out or in, if this process cannot open another file."""
+_MAX_INLINE_BYTES: Final = 16 * 1024
+"""More bytes that were read of a connection go along as a file in memory, which takes another descriptor."""
 _CONNECTION: Final = b"c"
+_CONNECTION_WITH_FILE: Final = b"f"
 _WORKER: Final = b"w"
 _NUMBER_BYTES: Final = 8
+_WAITS_FOR: Final = {_CONNECTION: 1, _CONNECTION_WITH_FILE: 2}
+"""The descriptors without which a message is left waiting, by its first byte. A worker goes back in that case."""
 
 
 class Handover:
@@ -82,9 +87,11 @@ class Handover:
     def _send(self, connection: socket.socket, read: bytes) -> bool:
         fds = [connection.fileno()]
         try:
-            if read:
+            if len(read) > _MAX_INLINE_BYTES:
                 fds.append(_in_memory(read))
-            socket.send_fds(self._sock, [_CONNECTION], fds)
+                socket.send_fds(self._sock, [_CONNECTION_WITH_FILE], fds)
+            else:
+                socket.send_fds(self._sock, [_CONNECTION, read], fds)
         except OSError:  # no room, no descriptors, or nobody is there any more
             return False
         finally:
@@ -96,7 +103,7 @@ class Handover:
         while self._waiting:
             connection, read = self._waiting[0]
             if not self._send(connection, read):
-                if not _has_room():
+                if not _can_open(1):
                     self._loop.remove_writer(self._sock.fileno())
                     self._loop.call_later(GO_ON_S, self._send_on)
                 return
@@ -111,7 +118,7 @@ class Handover:
     def _take(self) -> None:
         for _ in range(self._most_at_once):
             try:
-                if not _has_room() and self._sock.recv(1, socket.MSG_PEEK) == _CONNECTION:
+                if not _can_open(_WAITS_FOR.get(self._sock.recv(1, socket.MSG_PEEK), 0)):
                     # The kernel would drop what the receiver has no room for: the connection, or what was read of it.
                     self._loop.remove_reader(self._sock.fileno())
                     self._loop.call_later(GO_ON_S, self._take_on)
@@ -141,7 +148,7 @@ class Handover:
                 close_all(fds)
                 self._on_worker(lease, None)
         elif fds:
-            read = _read_all(fds[1]) if len(fds) > 1 else b""
+            read = _read_all(fds[1]) if len(fds) > 1 else message[1:]
             self._on_connection(socket.socket(fileno=fds[0]), read)
 
 
@@ -155,11 +162,11 @@ def most_at_once() -> int:
     return max(1, min(_MAX_AT_ONCE, descriptors // _DESCRIPTORS_FOR_ONE))
 
 
-def _has_room() -> bool:
-    """Tells if this process can open as many files as one message brings."""
+def _can_open(count: int) -> bool:
+    """Tells if this process can open so many files."""
     opened: list[int] = []
     try:
-        while len(opened) < _MAX_FDS:
+        while len(opened) < count:
             opened.append(os.dup(2))
     except OSError:
         return False
@@ -171,7 +178,7 @@ def _has_room() -> bool:
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     size = array.array("i").itemsize * _MAX_FDS
-    message, ancillary, _, _ = sock.recvmsg(1 + _NUMBER_BYTES, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+    message, ancillary, _, _ = sock.recvmsg(1 + _MAX_INLINE_BYTES, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

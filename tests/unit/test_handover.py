@@ -14,6 +14,7 @@ from app.fronts.handover import Handover
 from pools.process.ends import WorkerEnds, close_all
 
 READ = b"GET /healthz HTTP/1.1\r\n"
+LARGE = b"x" * 100_000
 
 
 class Pair:
@@ -61,21 +62,21 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("left", [0, 1, 2])
-def test_a_connection_waits_for_descriptors(left: int) -> None:
+@pytest.mark.parametrize(("read", "left"), [(READ, 0), (LARGE, 0), (LARGE, 1)], ids=["small-0", "large-0", "large-1"])
+def test_a_connection_waits_for_descriptors(read: bytes, left: int) -> None:
     """One that finds too few is neither reset nor loses what was read of it."""
 
     async def run() -> None:
         client, server = socket.socketpair()
         async with pair() as both:
-            assert both.sender.offer(server, READ)
+            assert both.sender.offer(server, read)
             with descriptors_left(left):
                 await turns()
                 assert both.connections.empty()
             async with asyncio.timeout(10):
-                connection, read = await both.connections.get()
+                connection, received = await both.connections.get()
             with client, connection:
-                assert read == READ
+                assert received == read
                 connection.sendall(b"answer")
                 assert client.recv(6) == b"answer"
 
@@ -89,13 +90,31 @@ def test_bytes_that_were_read_wait_for_a_descriptor() -> None:
         client, server = socket.socketpair()
         async with pair() as both:
             with descriptors_left(0):
-                both.sender.give(server, READ)
+                both.sender.give(server, LARGE)
                 await turns()
                 assert server.fileno() >= 0
             async with asyncio.timeout(10):
-                connection, read = await both.connections.get()
+                connection, received = await both.connections.get()
             with client, connection:
-                assert read == READ
+                assert received == LARGE
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("size", [0, 1, 16 * 1024, 16 * 1024 + 1, 3_000_000])
+def test_one_descriptor_does_for_a_connection_of_little(size: int) -> None:
+    """However much was read of it, all of that goes along; up to 16 KiB of it take no descriptor."""
+    client, server = socket.socketpair()
+    bytes_read = bytes(range(256)) * (size // 256) + bytes(size % 256)
+
+    async def run() -> None:
+        async with pair() as both:
+            assert both.sender.offer(server, bytes_read)
+            with descriptors_left(1 if size <= 16 * 1024 else 2):
+                async with asyncio.timeout(10):
+                    connection, received = await both.connections.get()
+            with client, connection:
+                assert received == bytes_read
 
     asyncio.run(run())
 
