@@ -154,6 +154,8 @@ class IdempotencyKeys:
         """
         if (end := self._unwritten.get((call.owner, call.key))) is not None and end[1] is not None:
             return _checked(call, replace(end[0], answer=end[1]))
+        if (running := self._running.get((call.owner, call.key))) is not None:  # even if no renewal reaches the store
+            raise IdempotencyConflict.running() if _is_same(call, running) else IdempotencyConflict.other_request()
         found = await self._store.find(call, moment_before(self.ttl_s))
         return None if found is None else _checked(call, found)
 
@@ -247,13 +249,13 @@ class IdempotencyKeys:
     # --- all of them
 
     async def keep(self) -> None:
-        """Writes what is not written yet, and renews what runs. Call this every second. Raises StoreUnavailable."""
-        await self._write_the_unwritten()
+        """Renews what runs, and writes what is not written yet. Call this every second. Raises StoreUnavailable."""
         now = time.monotonic()
         if now >= self._next_renewal and self._running:
             calls = list(self._running.values())
             await self._store.renew(calls, datetime.now(UTC) + timedelta(seconds=ALIVE_S))
             self._next_renewal = now + RENEW_EVERY_S
+        await self._write_the_unwritten()
 
     async def sweep(self) -> None:
         """Forgets old keys. Raises StoreUnavailable."""
@@ -273,9 +275,13 @@ class IdempotencyKeys:
                 await self._write(owner, key)
 
 
+def _is_same(call: KeyedCall, first: KeyedCall) -> bool:
+    return first.fingerprint == call.fingerprint
+
+
 def _checked(call: KeyedCall, first: KeyedCall) -> KeyedCall:
     """Returns the first call with the key of `call`. Raises IdempotencyConflict if it is another call, or runs."""
-    if first.fingerprint != call.fingerprint:
+    if not _is_same(call, first):
         raise IdempotencyConflict.other_request()
     if first.answer is None and first.alive_until > datetime.now(UTC):
         raise IdempotencyConflict.running()

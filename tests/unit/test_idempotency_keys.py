@@ -109,6 +109,29 @@ async def test_what_runs_is_renewed(database: Database) -> None:
     await keys.aclose()
 
 
+async def test_what_runs_here_is_not_lost(replicas: tuple[IdempotencyKeys, IdempotencyKeys]) -> None:
+    """Even if it was not renewed for so long that others take it for lost: it is not taken over where it runs."""
+    one, other = replicas
+    mine = replace(call(), alive_until=datetime.now(UTC))
+    assert await one.claim(mine) is None
+    release = asyncio.Event()
+
+    async def work() -> Outcome:
+        await release.wait()
+        return ANSWER, True
+
+    run = one.run(mine, work())
+    for again in (call(execution_id="again"), call(fingerprint="g")):
+        with pytest.raises(IdempotencyConflict) as told:
+            await one.claim(again)
+        assert not told.value.is_lost
+    lost = await other.claim(call())
+    assert lost is not None
+    assert lost.answer is None
+    release.set()
+    assert await run == ANSWER
+
+
 async def test_an_answer_that_cannot_be_written_yet(
     replicas: tuple[IdempotencyKeys, IdempotencyKeys], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
