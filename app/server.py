@@ -196,8 +196,10 @@ class Server(uvicorn.Server):
             services.ramp.rest()
             await self._wait_for_drain(pools, self._fronts)
         finally:
-            self._app.state.console.hub.close()  # until now the open tabs have shown the drain
-            await asyncio.gather(*(pool.aclose() for pool in pools))
+            try:
+                self._app.state.console.hub.close()  # until now the open tabs have shown the drain
+            finally:
+                await asyncio.gather(*(pool.aclose() for pool in pools))
 
     async def _wait_for_drain(self, pools: Collection[Pool], fronts: Fronts | None) -> None:
         """Waits until all pools are drained, `DRAIN_TIMEOUT_S` are over, or a second signal comes."""
@@ -212,6 +214,8 @@ class Server(uvicorn.Server):
         for wait in waits:
             wait.cancel()
         await asyncio.wait(waits)
+        if drained in done:
+            drained.result()  # raises what kept the pools from being drained
 
     @staticmethod
     def _seconds_left(seconds: float) -> Callable[[], float]:
@@ -249,7 +253,7 @@ def has_terminal() -> bool:
 
 
 def serve(settings: Settings) -> bool:
-    """Runs the service until it is told to stop; whether it had started.
+    """Runs the service until it is told to stop; returns whether it had started.
 
     Raises:
         InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.

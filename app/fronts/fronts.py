@@ -272,6 +272,7 @@ class Fronts:
         """Gives the front connections from its first word on, until it is silent or its stream ends."""
         news = asyncio.Event()
         link = FrontLink(number, self._endpoint, self._server, handover, self.loans, self._grants, news.set)
+        link.is_draining = self._grants.is_ending
         await self._loop.create_unix_connection(lambda: link, sock=stream)  # type: ignore[type-var]
         front = _Front(link, handover, process.pid)
         opened(self._server, link)

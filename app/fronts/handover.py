@@ -1,4 +1,4 @@
-"""Hands connections to another process, each with the bytes that were read of it, and workers (unix(7), SCM_RIGHTS)."""
+"""Hands workers and connections, each with the bytes that were read of it, to another process (unix(7), SCM_RIGHTS)."""
 
 import array
 import asyncio
@@ -9,7 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+import structlog
+
+from common.log_once import LogOnce
 from pools.process.ends import WorkerEnds, close_all
+
+_log = structlog.stdlib.get_logger("poolshift.fronts")
 
 _MAX_FDS: Final = 3
 """The descriptors of a worker; a connection has fewer."""
@@ -24,7 +29,7 @@ _CONNECTION_WITH_FILE: Final = b"f"
 _WORKER: Final = b"w"
 _NUMBER_BYTES: Final = 8
 _WAITS_FOR: Final = {_CONNECTION: 1, _CONNECTION_WITH_FILE: 2}
-"""The descriptors without which a message is left waiting, by its first byte. A worker goes back in that case."""
+"""The descriptors without which a message is left waiting, by its first byte. A worker is refused in that case."""
 
 
 class Handover:
@@ -47,6 +52,9 @@ class Handover:
         self._on_connection = on_connection
         self._on_worker = on_worker
         self._loop = asyncio.get_running_loop()
+        self._log_once = LogOnce("cannot take what is handed over")
+        self._is_full = False
+        """Set if the last connection was not handed over because the other side has others to take."""
         self._waiting: deque[tuple[socket.socket, bytes]] = deque()
         self._loop.add_reader(sock.fileno(), self._take)
 
@@ -92,7 +100,8 @@ class Handover:
                 socket.send_fds(self._sock, [_CONNECTION_WITH_FILE], fds)
             else:
                 socket.send_fds(self._sock, [_CONNECTION, read], fds)
-        except OSError:  # no room, no descriptors, or nobody is there any more
+        except OSError as error:  # no room, no descriptors, no memory, or nobody is there any more
+            self._is_full = isinstance(error, BlockingIOError)
             return False
         finally:
             for fd in fds[1:]:
@@ -103,7 +112,7 @@ class Handover:
         while self._waiting:
             connection, read = self._waiting[0]
             if not self._send(connection, read):
-                if not _can_open(1):
+                if not self._is_full:
                     self._loop.remove_writer(self._sock.fileno())
                     self._loop.call_later(GO_ON_S, self._send_on)
                 return
@@ -120,18 +129,25 @@ class Handover:
             try:
                 if not _can_open(_WAITS_FOR.get(self._sock.recv(1, socket.MSG_PEEK), 0)):
                     # The kernel would drop what the receiver has no room for: the connection, or what was read of it.
-                    self._loop.remove_reader(self._sock.fileno())
-                    self._loop.call_later(GO_ON_S, self._take_on)
+                    self._rest()
                     return
                 message, fds = _receive(self._sock)
             except BlockingIOError:
                 return
-            except OSError:
+            except ConnectionError:
                 message, fds = b"", []
+            except OSError as error:
+                self._log_once.warn(str(error))
+                self._rest()
+                return
             if not message:  # the other side has gone, and its stream tells of that
                 self._loop.remove_reader(self._sock.fileno())
                 return
             self._hand_on(message, fds)
+
+    def _rest(self) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.call_later(GO_ON_S, self._take_on)
 
     def _take_on(self) -> None:
         if self._sock.fileno() >= 0:
@@ -147,9 +163,12 @@ class Handover:
             else:
                 close_all(fds)
                 self._on_worker(lease, None)
-        elif fds:
+        elif len(fds) == _WAITS_FOR[message[:1]]:
             read = _read_all(fds[1]) if len(fds) > 1 else message[1:]
             self._on_connection(socket.socket(fileno=fds[0]), read)
+        else:  # a thread has opened a file since there was room
+            close_all(fds)
+            _log.warning("a connection is lost: no descriptor was left for it")
 
 
 def most_at_once() -> int:
