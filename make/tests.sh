@@ -10,6 +10,7 @@ echo "1/2: the tests without timing, $workers at a time"
 without=$?
 case "$without $* " in
   [05]\ *) ;; # 5: the arguments select none of these tests
+  [234]\ *) exit $without ;; # interrupted, broken, or asked for nonsense
   *" -x "* | *" --exitfirst "*) exit $without ;;
 esac
 
