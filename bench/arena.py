@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,6 +105,12 @@ class Arena:
             server.check(workload)
         return loads
 
+    def warm_up(self, servers: Iterable[Server], measure: Callable[[Server, int], Load]) -> None:
+        """Loads the servers before they are measured, unless the plan is without that."""
+        if self.plan.warm_up_s:
+            for server in servers:
+                measure(server, self.plan.warm_up_s)
+
     def alternate(
         self, servers: Mapping[str, Server], measure: Callable[[Server, int], Load], rounds: int | None = None
     ) -> Loads:
@@ -112,9 +118,7 @@ class Arena:
 
         `measure` takes the seconds that it may last.
         """
-        if self.plan.warm_up_s:
-            for server in servers.values():
-                measure(server, self.plan.warm_up_s)
+        self.warm_up(servers.values(), measure)
         names = list(servers)
         loads: dict[str, list[Load]] = {name: [] for name in names}
         for number in range(rounds or self.plan.rounds):

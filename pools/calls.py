@@ -1,7 +1,7 @@
 """One call of a program, as it goes into a pool, and its result."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -9,6 +9,9 @@ from pools.events import EventSink
 from poolshift.worker.definitions import Definition
 from poolshift.worker.lm import LMSettings, LMUsage
 from poolshift.worker.tracing.traceparent import Carried, trace_id_of
+
+_WEIGHT_OF_NEWEST: Final = 0.1
+"""The weight of the newest call in the moving average of service times."""
 
 
 class Program:
@@ -130,3 +133,8 @@ class Result:
         self.outputs = outputs
         self.run_s = run_s
         self.usage = usage
+
+
+def average_with(average_s: float, newest_s: float) -> float:
+    """Returns the moving average of service times, in seconds, with one more call; 0 is the average of none."""
+    return newest_s if average_s == 0.0 else average_s + _WEIGHT_OF_NEWEST * (newest_s - average_s)

@@ -28,7 +28,7 @@ from common.background import Background
 from common.timers import DeadlineTimer
 from pools.backpressure import HOLD_LIMIT_S, Backpressure
 from pools.call_queue import CallQueue
-from pools.calls import Call, Program, Result
+from pools.calls import Call, Program, Result, average_with
 from pools.errors import (
     CheckoutTimeout,
     ExecutionError,
@@ -52,8 +52,6 @@ from pools.supervisor import RecycleLimits, Supervisor
 
 COLD_EXECUTIONS: Final = 20
 """A worker's first executions are slower whatever its version is."""
-_SERVICE_TIME_WEIGHT: Final = 0.1
-"""The weight of the newest call in the moving average of service times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,10 +383,7 @@ class Engine(abc.ABC):
             self._queue.remove(queued_call)
 
     def _learn(self, seconds: float) -> None:
-        if self._service_time_s == 0.0:
-            self._service_time_s = seconds
-        else:
-            self._service_time_s += _SERVICE_TIME_WEIGHT * (seconds - self._service_time_s)
+        self._service_time_s = average_with(self._service_time_s, seconds)
 
     def _workers_changed(self) -> None:
         self._serve_queue()

@@ -30,7 +30,7 @@ from app.fronts.handed import handed_of, loan_of
 from app.fronts.messages import Failure, Grant, Killed, Loan, Ran, Running
 from app.fronts.spans import SpansToService
 from common.timers import DeadlineTimer
-from pools.calls import Result
+from pools.calls import Result, average_with
 from pools.errors import CheckoutTimeout, ExecutionError, Withdrawn, WorkerLost
 from pools.process.ends import WorkerEnds
 from pools.process.exits import Exit, ExitCause
@@ -51,7 +51,6 @@ PATIENCE_S: Final = 0.002
 
 Calls come in bursts, and most of those that wait would be served before another worker is here.
 """
-_SERVICE_TIME_WEIGHT: Final = 0.1
 
 _decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -174,18 +173,12 @@ class DirectCalls:
         assert call is not None
         if call.dispatched_at:
             call.served_s = time.perf_counter() - call.dispatched_at - call.load_s
-            self._learn(call.served_s)
+            self._service_time_s = average_with(self._service_time_s, call.served_s)
         try:
             self._use(borrowed)
         finally:
             if call.client is not None:
                 self._finish(call, call.client, outcome)
-
-    def _learn(self, seconds: float) -> None:
-        if self._service_time_s == 0.0:
-            self._service_time_s = seconds
-        else:
-            self._service_time_s += _SERVICE_TIME_WEIGHT * (seconds - self._service_time_s)
 
     def _use(self, borrowed: Borrowed) -> None:
         """Gives a worker its next call, if it may have one."""

@@ -21,7 +21,7 @@ _MAX_FDS: Final = 3
 _MAX_AT_ONCE: Final = 64
 _DESCRIPTORS_FOR_ONE: Final = 64
 GO_ON_S: Final = 0.02
-"""The time for which connections rest, on their way out or in, if this process cannot open another file."""
+"""The rest of connections, on their way out or in, if the system refuses this process a file or memory."""
 _MAX_INLINE_BYTES: Final = 16 * 1024
 """More bytes that were read of a connection go along as a file in memory, which takes another descriptor."""
 _CONNECTION: Final = b"c"
@@ -53,8 +53,6 @@ class Handover:
         self._on_worker = on_worker
         self._loop = asyncio.get_running_loop()
         self._log_once = LogOnce("cannot take what is handed over")
-        self._is_full = False
-        """Set if the last connection was not handed over because the other side has others to take."""
         self._waiting: deque[tuple[socket.socket, bytes]] = deque()
         self._loop.add_reader(sock.fileno(), self._take)
 
@@ -63,7 +61,11 @@ class Handover:
 
     def offer(self, connection: socket.socket, read: bytes) -> bool:
         """Hands a connection over and closes it here. False, with the connection as it was, if that has to wait."""
-        if self._waiting or not self._send(connection, read):
+        if self._waiting:
+            return False
+        try:
+            _send(self._sock, connection, read)
+        except OSError:  # no room, no descriptors, no memory, or nobody is there any more
             return False
         connection.close()
         return True
@@ -92,29 +94,16 @@ class Handover:
         while self._waiting:
             self._waiting.popleft()[0].close()
 
-    def _send(self, connection: socket.socket, read: bytes) -> bool:
-        fds = [connection.fileno()]
-        try:
-            if len(read) > _MAX_INLINE_BYTES:
-                fds.append(_in_memory(read))
-                socket.send_fds(self._sock, [_CONNECTION_WITH_FILE], fds)
-            else:
-                socket.send_fds(self._sock, [_CONNECTION, read], fds)
-        except OSError as error:  # no room, no descriptors, no memory, or nobody is there any more
-            self._is_full = isinstance(error, BlockingIOError)
-            return False
-        finally:
-            for fd in fds[1:]:
-                os.close(fd)
-        return True
-
     def _send_waiting(self) -> None:
         while self._waiting:
             connection, read = self._waiting[0]
-            if not self._send(connection, read):
-                if not self._is_full:
-                    self._loop.remove_writer(self._sock.fileno())
-                    self._loop.call_later(GO_ON_S, self._send_on)
+            try:
+                _send(self._sock, connection, read)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._loop.remove_writer(self._sock.fileno())
+                self._loop.call_later(GO_ON_S, self._send_on)
                 return
             self._waiting.popleft()
             connection.close()
@@ -193,6 +182,18 @@ def _can_open(count: int) -> bool:
         for fd in opened:
             os.close(fd)
     return True
+
+
+def _send(sock: socket.socket, connection: socket.socket, read: bytes) -> None:
+    fds = [connection.fileno()]
+    try:
+        if len(read) > _MAX_INLINE_BYTES:
+            fds.append(_in_memory(read))
+            socket.send_fds(sock, [_CONNECTION_WITH_FILE], fds)
+        else:
+            socket.send_fds(sock, [_CONNECTION, read], fds)
+    finally:
+        close_all(fds[1:])
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:

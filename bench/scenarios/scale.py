@@ -38,8 +38,10 @@ def run(arena: Arena) -> Outcome:
         load.peak_of_lines(many, all_calls, connections=FEW_WORKERS, seconds=2 * plan.seconds)
         which = {FEW: (few, few_calls), MANY_SAME: (many, few_calls), MANY_ALL: (many, all_calls)}
         loads: dict[str, list[Load]] = {name: [] for name in which}
-        if plan.warm_up_s:
-            load.peak_of_lines(few, few_calls, connections=FEW_WORKERS, seconds=plan.warm_up_s)
+        arena.warm_up(
+            [few],
+            lambda server, seconds: load.peak_of_lines(server, few_calls, connections=FEW_WORKERS, seconds=seconds),
+        )
         for number in range(plan.rounds):
             for name, (server, calls) in which.items():
                 seen = load.peak_of_lines(server, calls, connections=FEW_WORKERS, seconds=plan.seconds)

@@ -6,7 +6,9 @@ from dataclasses import replace
 from bench import load
 from bench.arena import V2, Arena, settings_of
 from bench.contenders import MOSEC, Contender
+from bench.load import Load
 from bench.outcome import Figure, Loads, Outcome, at_most, median, p99, ratio
+from bench.servers import Server
 from bench.workloads import TRIVIAL
 
 
@@ -23,13 +25,12 @@ def at_half_of_the_peak(arena: Arena, scenario: str, contenders: Sequence[Conten
     body = arena.body(TRIVIAL)
     first = contenders[0].name
     with arena.running(contenders, TRIVIAL, plan.workers) as servers:
-        if plan.warm_up_s:
-            for server in servers.values():
-                load.peak(server, body, connections=plan.connections, seconds=plan.warm_up_s)
-        peaks = {
-            name: load.peak(server, body, connections=plan.connections, seconds=plan.seconds).rps
-            for name, server in servers.items()
-        }
+
+        def peak(server: Server, seconds: int) -> Load:
+            return load.peak(server, body, connections=plan.connections, seconds=seconds)
+
+        arena.warm_up(servers.values(), peak)
+        peaks = {name: peak(server, plan.seconds).rps for name, server in servers.items()}
         rate = load.even_rate(peaks.get(of, peaks[first]) / 2)
         arena.say(f"  at {rate:,.0f}/s")
         loads = arena.alternate(

@@ -131,7 +131,7 @@ class PythonProgram:
         if self._instance is None or not hasattr(self._instance, TEARDOWN):
             return
         try:
-            _finish(getattr(self._instance, TEARDOWN)())
+            coroutines.result_of(getattr(self._instance, TEARDOWN)())
         except BaseException as error:  # whatever it raises, the worker ends well
             print(f"{TEARDOWN}() of {self._entrypoint} failed: {describe(error).detail}", file=sys.stderr)
 
@@ -142,16 +142,10 @@ def _set_up(program_class: type) -> Any:
         instance = program_class()
         step = f"{SETUP}()"
         if hasattr(instance, SETUP):
-            _finish(getattr(instance, SETUP)())
+            coroutines.result_of(getattr(instance, SETUP)())
     except BaseException as error:  # SystemExit, too: the worker serves other programs
         raise EntrypointError(f"{step} of {program_class.__name__} failed: {describe(error).detail}") from error
     return instance
-
-
-def _finish(returned: Any) -> None:
-    """Runs a coroutine, if `setup` or `teardown` is `async`, to its end."""
-    if inspect.iscoroutine(returned):
-        coroutines.run(returned)
 
 
 def _exhaust(steps: Generator[Any, None, Any], emit: Emit) -> Any:

@@ -63,8 +63,7 @@ class MetricProgram:
         return msgspec.json.encode({"score": _number(returned)})
 
     def _score(self, first: Any, second: Any) -> Any:
-        returned = self._function(first, second)
-        return coroutines.run(returned) if inspect.iscoroutine(returned) else returned
+        return coroutines.result_of(self._function(first, second))
 
 
 def _number(returned: Any) -> float:

@@ -155,7 +155,7 @@ class IdempotencyKeys:
         if (end := self._unwritten.get((call.owner, call.key))) is not None and end[1] is not None:
             return _checked(call, replace(end[0], answer=end[1]))
         if (running := self._running.get((call.owner, call.key))) is not None:  # even if no renewal reaches the store
-            raise IdempotencyConflict.running() if _is_same(call, running) else IdempotencyConflict.other_request()
+            return _checked(call, running, runs_here=True)
         found = await self._store.find(call, moment_before(self.ttl_s))
         return None if found is None else _checked(call, found)
 
@@ -239,9 +239,8 @@ class IdempotencyKeys:
             await self._store.release(call)
         else:
             await self._store.keep(call, answer)
-        if (
-            self._unwritten.get((owner, key)) is end
-        ):  # or another has written it meanwhile, and a next call may have ended
+        # If another task has written it meanwhile, the entry may be that of the next call.
+        if self._unwritten.get((owner, key)) is end:
             del self._unwritten[owner, key]
             if answer is None:
                 self.give_place_back(call)
@@ -275,14 +274,10 @@ class IdempotencyKeys:
                 await self._write(owner, key)
 
 
-def _is_same(call: KeyedCall, first: KeyedCall) -> bool:
-    return first.fingerprint == call.fingerprint
-
-
-def _checked(call: KeyedCall, first: KeyedCall) -> KeyedCall:
+def _checked(call: KeyedCall, first: KeyedCall, *, runs_here: bool = False) -> KeyedCall:
     """Returns the first call with the key of `call`. Raises IdempotencyConflict if it is another call, or runs."""
-    if not _is_same(call, first):
+    if first.fingerprint != call.fingerprint:
         raise IdempotencyConflict.other_request()
-    if first.answer is None and first.alive_until > datetime.now(UTC):
+    if runs_here or (first.answer is None and first.alive_until > datetime.now(UTC)):
         raise IdempotencyConflict.running()
     return first

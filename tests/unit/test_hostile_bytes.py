@@ -408,6 +408,11 @@ def test_answers_that_are_not_read_take_so_much_memory_together() -> None:
 # --- who comes when descriptors are scarce
 
 
+async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that is asked nothing."""
+    raise NotImplementedError
+
+
 def test_the_oldest_that_wait_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle and unfinished ones, by the time of their last answer; never one whose request is being answered."""
     monkeypatch.setattr("resource.getrlimit", lambda _: (256, 256))
@@ -473,9 +478,6 @@ def test_a_request_that_has_just_arrived_is_no_room(monkeypatch: pytest.MonkeyPa
         for end in itertools.chain(*pairs):
             end.close()
 
-    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
-        raise NotImplementedError
-
     asyncio.run(run())
 
 
@@ -496,9 +498,6 @@ def test_the_first_of_a_burst_make_room(monkeypatch: pytest.MonkeyPatch) -> None
         assert any(closed)
         assert closed == sorted(closed, reverse=True)
         assert not newcomer.wire.is_closed
-
-    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
-        raise NotImplementedError
 
     asyncio.run(run())
 

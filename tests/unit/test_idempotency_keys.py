@@ -37,6 +37,11 @@ async def ends(answer: KeptAnswer, *, is_final: bool = True) -> Outcome:
     return answer, is_final
 
 
+async def ends_after(release: asyncio.Event) -> Outcome:
+    await release.wait()
+    return ANSWER, True
+
+
 async def test_one_of_many_claims_wins(replicas: tuple[IdempotencyKeys, IdempotencyKeys]) -> None:
     """On both replicas at once; the others are told that it runs, and get its answer when it has ended."""
 
@@ -95,11 +100,7 @@ async def test_what_runs_is_renewed(database: Database) -> None:
     assert await keys.claim(mine) is None
     release = asyncio.Event()
 
-    async def work() -> Outcome:
-        await release.wait()
-        return ANSWER, True
-
-    run = keys.run(mine, work())
+    run = keys.run(mine, ends_after(release))
     await keys.keep()
     with pytest.raises(IdempotencyConflict) as told:
         await keys.claim(call())
@@ -116,11 +117,7 @@ async def test_what_runs_here_is_not_lost(replicas: tuple[IdempotencyKeys, Idemp
     assert await one.claim(mine) is None
     release = asyncio.Event()
 
-    async def work() -> Outcome:
-        await release.wait()
-        return ANSWER, True
-
-    run = one.run(mine, work())
+    run = one.run(mine, ends_after(release))
     for again in (call(execution_id="again"), call(fingerprint="g")):
         with pytest.raises(IdempotencyConflict) as told:
             await one.claim(again)
