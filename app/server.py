@@ -5,7 +5,7 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -24,10 +24,10 @@ from app.fronts.fronts import Fronts
 from app.fronts.gate import Gate
 from app.fronts.grants import Grants
 from app.fronts.loans import Loans
+from app.positions.factory import PoolSet
 from app.protection import protect
 from app.services import Services
 from config.settings import Settings
-from pools.protocol import Pool
 from poolshift.worker.linux import KEPT_BYTES, keep_freed_memory, open_many_files
 from routing.versions import Version
 
@@ -177,8 +177,7 @@ class Server(uvicorn.Server):
         # In this turn of the loop: each answer closes its connection from now on, and has to say that no call is taken.
         services: Services = self._app.state.services
         services.jobs.refuse()
-        for pool in services.pool_set.all_engines():
-            pool.refuse()
+        services.pool_set.refuse()
         self._drain = asyncio.get_running_loop().create_task(self._stop_pools())
         self._drain.add_done_callback(self._drained)
 
@@ -190,20 +189,19 @@ class Server(uvicorn.Server):
     async def _stop_pools(self) -> None:
         """Drains the pools, and closes them whatever comes of that."""
         services: Services = self._app.state.services
-        pools = services.pool_set.all_engines()
         try:
             services.recorder.draining(self._seconds_left(self._settings.drain_timeout_s))
             services.ramp.rest()
-            await self._wait_for_drain(pools, self._fronts)
+            await self._wait_for_drain(services.pool_set)
         finally:
             try:
                 self._app.state.console.hub.close()  # until now the open tabs have shown the drain
             finally:
-                await asyncio.gather(*(pool.aclose() for pool in pools))
+                await services.pool_set.aclose_engines()
 
-    async def _wait_for_drain(self, pools: Collection[Pool], fronts: Fronts | None) -> None:
+    async def _wait_for_drain(self, pools: PoolSet) -> None:
         """Waits until all pools are drained, `DRAIN_TIMEOUT_S` are over, or a second signal comes."""
-        drained = asyncio.ensure_future(_all_drained(pools, fronts))
+        drained = asyncio.ensure_future(_all_drained(pools, self._fronts))
         skipped = asyncio.ensure_future(self._skips_drain.wait())
         waits = (drained, skipped)
         done, _ = await asyncio.wait(waits, timeout=self._settings.drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -228,11 +226,10 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def _all_drained(pools: Collection[Pool], fronts: Fronts | None) -> None:
+async def _all_drained(pools: PoolSet, fronts: Fronts | None) -> None:
     if fronts is not None:
         await fronts.drain()
-    while not all(pool.is_drained for pool in pools):  # a change of the rollout still moves calls over
-        await asyncio.gather(*(pool.drain() for pool in pools))
+    await pools.drain()
 
 
 def _limits(settings: Settings) -> Limits:

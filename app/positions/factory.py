@@ -146,6 +146,7 @@ class PoolSet:
         self.variables: dict[Version, str] = {}
         """By version: a digest of the variables of the specification's file, as the pool has them."""
         self._drain_timeout_s = drain_timeout_s
+        self._refuses = False
         self._retired: set[RunningPool] = set()
         self._tasks = TaskOwner("retired pools", is_detached=True)
 
@@ -163,6 +164,8 @@ class PoolSet:
         spec, variables = self.specs[version], self.variables[version]
         before = RunningPool(spec, variables, self.spawners[version], self.engines[version])
         self.put(version, pool)
+        if self._refuses:
+            pool.engine.refuse()
         self._retired.add(before)
         self._tasks.start(self._retire(before))
 
@@ -193,6 +196,22 @@ class PoolSet:
                 await self.engines[version].start()
         except TimeoutError:
             _log.warning("pool is not ready yet; the service starts without it", pool_version=version)
+
+    def refuse(self) -> None:
+        """Takes no new calls any more, neither on these pools nor on one that comes in the place of another."""
+        self._refuses = True
+        for engine in self.all_engines():
+            engine.refuse()
+
+    async def drain(self) -> None:
+        """Waits until no call is queued or runs on any pool."""
+        # A change of the rollout still moves calls from one to the other, and a rotation may bring one.
+        while not all(engine.is_drained for engine in self.all_engines()):
+            await asyncio.gather(*(engine.drain() for engine in self.all_engines()))
+
+    async def aclose_engines(self) -> None:
+        """Ends what still runs, and all workers."""
+        await asyncio.gather(*(engine.aclose() for engine in self.all_engines()))
 
     async def aclose(self) -> None:
         """Ends all pools, and then their spawners."""
