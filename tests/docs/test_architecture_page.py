@@ -77,7 +77,7 @@ def test_the_files_of_a_call_are_compiled_as_the_page_says() -> None:
     Those of the worker are in a distribution of their own, whose project file lists what is compiled.
     """
     text = section((ROOT / "ARCHITECTURE.md").read_text(), "## One call, file by file")
-    steps, below = text.split("The image has these files compiled", maxsplit=1)
+    steps, below = text.split("The image has the service's files of these steps compiled", maxsplit=1)
     compiled = PROJECT["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["modules"]
     named = set(re.findall(r"`([\w/]+)\.py`", steps))
     ours = {one for one in named if not one.startswith("poolshift/worker/")}
