@@ -139,11 +139,15 @@ def test_large_outputs_that_are_forged(shared_service: Service, version: str, ou
 
 
 @pytest.mark.parametrize("text", [NUL, ESC])
-def test_an_error_with_control_characters(shared_service: Service, text: bytes) -> None:
+def test_an_error_with_control_characters(shared_service: Service, version: str, text: bytes) -> None:
     """The answer has the error's text with NUL escaped, because no database accepts NUL."""
+    before = exits(shared_service, version, "crash")
     body = b'"op":"failed","run_us":1,"code":"program_error","detail":"a%sb"' % text
     program = shared_service.create("tests.support.programs:forges_and_exits", {"body": "string"})
     answer = shared_service.execute(program, inputs={"body": body.decode("latin-1")})
     detail = problem(answer, 500, "program_error")["detail"]
     assert detail == ("a\\x00b" if text == NUL else "a\x1b[2Jb")
     assert "\x00" not in detail
+    # The worker that says that it is free has yet to die: a call that it got meanwhile would be lost.
+    wait_until(lambda: exits(shared_service, version, "crash") == before + 1, "the worker has ended")
+    wait_until(lambda: whole(shared_service, version), "all workers are back")
