@@ -1,5 +1,6 @@
 # Measures which lines the tests run, in pytest and in the processes that it starts: those of the unit tests alone, then
-# those of all tests without timing. A process that is killed while it writes its figures is left out, with a warning. $1 is the folder of the commands; the arguments after it go to pytest.
+# those of all tests without timing. A process that is killed while it writes its figures is left out, with a warning.
+# $1 is the folder of the commands; the arguments after it go to pytest.
 bin=$(realpath "$1")
 shift
 export POOLSHIFT_ROOT="$(realpath .)"
