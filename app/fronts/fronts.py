@@ -103,6 +103,7 @@ class Fronts:
         self._listeners: Sequence[socket.socket] = ()
         self._is_ending = False
         self._changed = asyncio.Event()
+        """Set when a front begins to serve, and when a drain begins."""
         self._tasks = TaskOwner("connections", is_detached=True)
         self._kept = [background.run(f"front_{n + 1}", partial(self._keep_front, n)) for n in range(count)]
         self._kept.append(background.run("loans", self.loans.keep))
@@ -119,10 +120,13 @@ class Fronts:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     async def wait_for_all(self, timeout_s: float) -> None:
-        """Returns when all fronts serve, or `timeout_s` are over: those that come later get connections then."""
+        """Returns when all fronts serve, `timeout_s` are over or a drain begins.
+
+        Fronts that come later get connections then.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while len(self._fronts) < self._count:
+                while len(self._fronts) < self._count and not self._grants.is_ending:
                     self._changed.clear()
                     await self._changed.wait()
 
@@ -138,6 +142,7 @@ class Fronts:
         for front in self._fronts:
             front.link.is_draining = True
         self.loans.close_gate()
+        self._changed.set()
 
     async def drain(self) -> None:
         """Returns when the calls that fronts run have ended."""
