@@ -51,6 +51,15 @@ def test_every_folder_has_its_row() -> None:
     assert named == folders - {"docs", "examples"}
 
 
+def test_every_package_of_the_service_has_its_row() -> None:
+    """Each package that import-linter knows has a row for each package in it, whatever its depth."""
+    named = {code for row in folder_rows() for code in codes(row["folder"])}
+    roots = set(PROJECT["importlinter"]["root_packages"])
+    packages = {path.removesuffix("__init__.py") for path in tracked() if path.endswith("/__init__.py")}
+    packages.add("poolshift/launcher/")  # a folder of scripts
+    assert {one for one in packages if one.split("/")[0] in roots} <= named | {"poolshift/"}
+
+
 def packages_imported(folder: str) -> set[str]:
     """The folders at the root, other than its own, that the modules of a folder import."""
     names = set()
