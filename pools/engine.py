@@ -407,6 +407,11 @@ class Engine(abc.ABC):
         return self._queue.waiting_for_workers
 
     @property
+    def oldest_since(self) -> float:
+        """The time, by `time.perf_counter`, at which the oldest call began to wait for a worker; else infinite."""
+        return self._queue.oldest_since()
+
+    @property
     def idle(self) -> int:
         """The idle workers."""
         return len(self._state.idle)

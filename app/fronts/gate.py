@@ -87,12 +87,13 @@ class Gate:
     def others_wait_since(self, front: int, moment_us: int) -> bool:
         """Tells if a call waits at another front that began at a moment or before, by the clock of `front_has`."""
         return any(
-            self.waiting_at(other) and self._oldest_us_at(other) <= moment_us
+            self.waiting_at(other) and self.oldest_us_at(other) <= moment_us
             for other in range(self._fronts)
             if other != front
         )
 
-    def _oldest_us_at(self, front: int) -> int:
+    def oldest_us_at(self, front: int) -> int:
+        """The moment at which the call began that waits longest at a front, as `front_has` has it."""
         oldest_us: int = self._words[_WORDS_OF_SERVICE + front * _WORDS_OF_FRONT + _OLDEST]
         return oldest_us
 

@@ -1,11 +1,14 @@
 """Lends V2's workers to the fronts, so that whoever has calls has workers, whichever front its clients came to.
 
 Each front, and the service itself, has a need: its calls that run and wait. Workers move while calls wait anywhere,
-until everyone has a share of them by need. So a call waits as long at one front as at another, and no worker is idle
-for longer than a worker's move takes while a call waits elsewhere.
+until everyone has a share of them by need, and whose calls have waited longest is next (`app.fronts.shares`). So a call
+waits as long at one front as at another, and no worker is idle for longer than a worker's move takes while a call waits
+elsewhere.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,12 +32,12 @@ from poolshift.worker.definitions import Definition
 from routing.catalog.definitions import encode_definition
 
 BALANCE_S: Final = 0.05
-"""Time between two looks at who has how many workers, while a call waits anywhere."""
+"""Time between two looks at who has how many workers, while any is on loan or a call waits."""
 REST_S: Final = 0.25
-"""Time between two looks at workers on loan that are to be replaced, while no call waits."""
+"""The same while none is, and no call waits."""
 
 HOME_AFTER_S: Final = 1.0
-"""Idle workers of a front that has told of no call for so long come back, one in each `REST_S`."""
+"""Idle workers of a front that has told of no call for so long come back, one in each `BALANCE_S`."""
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 
@@ -73,6 +76,8 @@ class Loans:
         self._is_ending = False
         self._may_move_busy = True
         """Set once in `BALANCE_S`."""
+        self._oldest_here = math.inf
+        """The time, by `time.perf_counter`, since which the service's own oldest call had waited at the last look."""
         self._none_left = asyncio.Event()
         self._none_left.set()
         engine.lender = self
@@ -124,9 +129,10 @@ class Loans:
                     self._recall(lease)
             self._see_if_lending()
             self._may_move_busy = True
+            self._oldest_here = self._engine.oldest_since
             self._balance()
             self._bring_home()
-            await asyncio.sleep(BALANCE_S if self._engine.waiting or self.waiting else REST_S)
+            await asyncio.sleep(BALANCE_S if self._on_loan or self._engine.waiting or self.waiting else REST_S)
 
     def _bring_home(self) -> None:
         """Recalls workers that rest at fronts: shadow calls and others take what is idle here."""
@@ -215,8 +221,10 @@ class Loans:
         links, engine = [link for link in self._links if not link.is_silent], self._engine
         on_loan = sum([link.workers for link in self._links])
         coming = sum([min(link.recalled, link.workers) for link in links])
-        service = Party(max(0, engine.outstanding - on_loan), engine.live - on_loan + coming)
-        fronts = [Party(self._need_of(link), link.workers - min(link.recalled, link.workers)) for link in links]
+        now = time.perf_counter()
+        oldest_s = max(0.0, now - self._oldest_here) if engine.waiting else 0.0
+        service = Party(max(0, engine.outstanding - on_loan), engine.live - on_loan + coming, oldest_s)
+        fronts = [self._party(link, now) for link in links]
         move = next_move((service, *fronts), engine.live, engine.idle)
         if move is None:
             return False
@@ -240,9 +248,14 @@ class Loans:
         giver.recalled += 1
         giver.send(RECALLED, 0, ANY_LEASE)
 
-    def _need_of(self, link: FrontLink) -> int:
-        """Counts the calls that run or wait at a front."""
-        return self._gate.waiting_at(link.number) + max(0, link.workers - self._gate.idle_at(link.number))
+    def _party(self, link: FrontLink, now: float) -> Party:
+        """A front's need and what it has, as it has told last."""
+        waiting = self._gate.waiting_at(link.number)
+        return Party(
+            need=waiting + max(0, link.workers - self._gate.idle_at(link.number)),
+            has=link.workers - min(link.recalled, link.workers),
+            oldest_s=max(0.0, now - self._gate.oldest_us_at(link.number) / 1e6) if waiting else 0.0,
+        )
 
     # --- one worker
 

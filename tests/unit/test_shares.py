@@ -58,3 +58,67 @@ def test_workers_come_to_rest_where_they_are_needed(fronts: list[tuple[int, int]
     share = min(1.0, workers / max(1, sum(needs)))
     lacks = [needs[one] * share - has[one] for one in range(len(needs))]
     assert max(lacks) - min(lacks) < MOVES_AT or 1 in has
+
+
+def test_whose_calls_have_waited_longer_is_next() -> None:
+    """Two fronts that are due one worker and a half each: the odd one is where the waits are longer."""
+    assert next_move([Party(0, 0), Party(15, 2, 0.35), Party(15, 1, 0.7)], 3, 0) == Move(giver=1)
+    assert next_move([Party(0, 0), Party(15, 1, 0.7), Party(15, 2, 0.6)], 3, 0) is None
+    assert next_move([Party(0, 1), Party(15, 1, 0.35), Party(15, 1, 0.7)], 3, 1) == Move(to=2)
+
+
+def test_a_front_with_few_calls_has_no_worker_for_itself() -> None:
+    """The last one goes to those whose calls have waited longer, and comes back when its own have."""
+    assert next_move([Party(0, 0), Party(2, 1, 0.05), Party(20, 3, 0.3)], 4, 0) == Move(giver=1)
+    assert next_move([Party(0, 0), Party(2, 0, 0.1), Party(20, 4, 0.3)], 4, 0) is None
+    assert next_move([Party(0, 0), Party(2, 0, 0.3), Party(20, 4, 0.3)], 4, 0) == Move(giver=2, is_urgent=True)
+
+
+def test_short_waits_move_no_worker() -> None:
+    """At thousands of calls a second a move would cost more than the difference."""
+    assert next_move([Party(0, 0), Party(15, 2, 0.001), Party(15, 1, 0.009)], 3, 0) is None
+
+
+def waits_of(callers: list[int], workers: int, rounds: int = 200) -> list[float]:
+    """Has so many callers at each front call again and again, and returns the mean wait at each, in rounds.
+
+    A round is as long as a call and as the time between two looks of `Loans.keep`: then one busy worker may move.
+    """
+    now, has = 0.0, [workers, *(0 for _ in callers)]
+    queues = [[0.0] * count for count in (0, *callers)]
+    waited: list[list[float]] = [[] for _ in queues]
+    for _ in range(rounds):
+        moved = 0
+        while True:
+            parties = [
+                Party(len(queue), many, now - queue[0] if queue else 0.0)
+                for queue, many in zip(queues, has, strict=True)
+            ]
+            move = next_move(parties, workers, has[SERVICE])
+            if move is None or (move.to is None and moved):
+                break
+            if move.to is not None:
+                has[SERVICE] -= 1
+                has[move.to] += 1
+            else:
+                assert move.giver is not None
+                moved += 1
+                has[move.giver] -= 1
+                has[SERVICE] += 1
+        begun = []
+        for front, queue in enumerate(queues):
+            for _ in range(min(has[front], len(queue))):
+                waited[front].append(now - queue.pop(0))
+                begun.append(front)
+        now += 0.05
+        for front in begun:
+            queues[front].append(now)
+    return [sum(waits) / len(waits) / 0.05 for waits in waited[1:]]
+
+
+@given(st.lists(st.integers(2, 24), min_size=2, max_size=4), st.integers(2, 8))
+def test_a_call_waits_as_long_at_one_front_as_at_another(callers: list[int], workers: int) -> None:
+    """The mean waits differ by no more than a quarter and the time of two calls, however the callers are spread."""
+    assume(sum(callers) >= 2 * workers >= 2 * len(callers))
+    waits = waits_of(callers, workers)
+    assert max(waits) <= 1.25 * min(waits) + 2, waits
