@@ -231,6 +231,8 @@ class LaneProtocol(Connection):
             self._hold(reader.rest)
         elif self._is_ending or self._connections.is_draining:
             exchange.keep_alive = False
+        if not reader.stays:
+            exchange.keep_alive = False
         exchange.begin(reader.body, self._connections.endpoint, self._loop, at_once=not reader.rest)
 
     def _answer(self, data: bytes, rest: Rest) -> None:

@@ -41,8 +41,8 @@ _UPGRADE_LINE: Final = re.compile(rb"(?<=\n)upgrade:[^\r\n]*\r\n", re.IGNORECASE
 class RequestReader:
     """Reads the requests of one connection, one after another.
 
-    A plain call is a POST to `/programs/{id}/execute` whose head gives the length of its body. Such a call asks for one
-    answer in one piece, on a connection that stays open. The reader holds it until it is complete.
+    A plain call is a POST to `/programs/{id}/execute` whose head gives the length of its body, and which asks for one
+    answer in one piece. The reader holds it until it is complete.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,8 @@ class RequestReader:
         self._length = -1
         self._coding = b""
         self._is_plain = True
-        self._stays = False
+        self.stays = False
+        """Set if the connection stays open after the answer to the last request."""
         self._is_head_over = False
         self._kept_head = b""
         """The head of an earlier call; `target`, `_kept_headers` and `_kept_length` are what llhttp found in it."""
@@ -215,9 +216,10 @@ class RequestReader:
         if not self._is_head_over:
             return MALFORMED
         line = _REQUEST_LINE.match(head)
-        if line is not None and self._is_plain and self._stays and 0 <= self._length <= MAX_BYTES - len(head):
+        if line is not None and self._is_plain and 0 <= self._length <= MAX_BYTES - len(head):
             self.target = line[1]
-            self._keep(head)
+            if self.stays:
+                self._keep(head)
             return CALL
         return self._pass_on_from(head)
 
@@ -227,6 +229,7 @@ class RequestReader:
 
     def _recall(self) -> int:
         self.headers, self._length, self._is_parsed = self._kept_headers, self._kept_length, False
+        self.stays = True
         return CALL
 
     def _read_without_upgrade(self, head: bytes) -> int:
@@ -244,7 +247,7 @@ class RequestReader:
         self.head = head
         self._missing = max(0, self._length)
         self._chunks = ChunkedBody() if self._coding else None
-        if self._missing or self._coding or not self._stays:
+        if self._missing or self._coding or not self.stays:
             self._parser = None
         return OTHER
 
@@ -265,4 +268,4 @@ class RequestReader:
         """Notes the end of the head, and if the connection stays open after the answer."""
         assert self._parser is not None
         self._is_head_over = True
-        self._stays = self._parser.should_keep_alive()
+        self.stays = self._parser.should_keep_alive()

@@ -237,6 +237,10 @@ RUNNING = {
 }
 
 
+PLAIN = RUNNING["call"], RUNNING["closes"]
+"""Calls that the lane runs, which is told of its client's end by a cancellation."""
+
+
 @pytest.mark.parametrize("running", RUNNING.values(), ids=RUNNING)
 @pytest.mark.parametrize("behind", [b"", b"X", b"\0", GET, call(), GET * 20, call() * 20])
 @pytest.mark.parametrize("at_once", [True, False])
@@ -250,7 +254,7 @@ def test_what_is_sent_behind_a_request_does_not_hide_that_the_client_left(
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             try:
-                if running is RUNNING["call"]:
+                if running in PLAIN:
                     await asyncio.Event().wait()
                 await _waits(scope, receive, send)
             finally:
