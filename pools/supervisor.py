@@ -15,7 +15,7 @@ from common.tasks import TaskOwner
 from common.timers import DeadlineTimer
 from pools.calls import Call, Result
 from pools.errors import SpawnFailed, WorkerLost
-from pools.process.exits import Exit, ExitCause
+from pools.process.exits import Exit, ExitCause, log_death
 from pools.process.interface import Worker, WorkerSpawner
 from pools.process.stats import ProcessStats
 from pools.protocol import PoolObserver, WorkerSnapshot
@@ -296,15 +296,8 @@ class Supervisor:
             self._failures = 0
         self._reconcile()
         self._observer.worker_exited(self.version, end.cause)
-        if end.cause.is_failure:
-            _log.warning(
-                "worker died",
-                pool_version=self.version,
-                pid=slot.process.pid,
-                cause=end.cause,
-                exit=end.description,
-                **slot.process.log_ids(),
-            )
+        if end.cause.is_failure and not slot.process.is_lent:
+            log_death(self.version, slot.process.pid, end, slot.process.log_ids())
         self._on_change()
 
     def _count_failure(self) -> None:

@@ -348,6 +348,10 @@ class FakeProcess:
     def log_ids(self) -> dict[str, str | None]:
         return self.call.log_ids() if self.call is not None else {"execution_id": None}
 
+    @property
+    def is_lent(self) -> bool:
+        return False
+
     def _end_for(self, cause: ExitCause) -> None:
         self.ended_for = cause
         if not self.hangs:

@@ -33,7 +33,7 @@ from common.timers import DeadlineTimer
 from pools.calls import Result, average_with
 from pools.errors import CheckoutTimeout, ExecutionError, Withdrawn, WorkerLost
 from pools.process.ends import WorkerEnds
-from pools.process.exits import Exit, ExitCause
+from pools.process.exits import Exit, ExitCause, log_death
 from pools.process.handle import ProcessHandle
 from pools.process.process import WorkerProcess
 from poolshift.worker.definitions import Definition
@@ -421,6 +421,8 @@ class DirectCalls:
             return
         if borrowed in self._idle:
             self._idle.remove(borrowed)
+        if end.cause.is_failure:
+            log_death("v2", borrowed.process.pid, end, borrowed.process.log_ids())
         borrowed.process.ended(end)
         self._serve_idle()
         self._look_for_others()

@@ -2,10 +2,15 @@
 
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+import structlog
+
 from pools.errors import ExecutionError, ExecutionTimeout, PoolClosed, WorkerCrashed
+
+_log = structlog.stdlib.get_logger("poolshift.pools")
 
 
 class ExitCause(StrEnum):
@@ -71,6 +76,11 @@ def describe_exit(
         return Exit(ExitCause.SIGNAL, description, cpu_s)
     description = f"exit code {os.waitstatus_to_exitcode(status)}"
     return Exit(ended_for or ExitCause.CRASH, description, cpu_s)
+
+
+def log_death(version: str, pid: int, end: Exit, ids: Mapping[str, str | None]) -> None:
+    """Logs that a worker has failed, with the ids of the call that it was at."""
+    _log.warning("worker died", pool_version=version, pid=pid, cause=end.cause, exit=end.description, **ids)
 
 
 def failure_of(end: Exit, blamed: str | None = None) -> ExecutionError:

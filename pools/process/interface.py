@@ -86,6 +86,11 @@ class Worker(Protocol):
         """The ids of the running call, if any, for a log line."""
         ...
 
+    @property
+    def is_lent(self) -> bool:
+        """Tells if another process of the service has the worker's pipes, knows its call, and logs its death."""
+        ...
+
 
 class WorkerSpawner(Protocol):
     """Starts the workers of one pool."""

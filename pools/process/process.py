@@ -251,6 +251,11 @@ class WorkerProcess:
         )
 
     @property
+    def is_lent(self) -> bool:
+        """Tells if another process of the service has the worker's pipes, knows its call, and logs its death."""
+        return self._is_lent
+
+    @property
     def load_timeout_s(self) -> float:
         """The time that a program has to load, in seconds."""
         return self._load_timeout_s
