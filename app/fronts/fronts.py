@@ -197,7 +197,8 @@ class Fronts:
 
     def _place(self, connection: socket.socket) -> None:
         """Gives a connection to the front that has the fewest; the service has it if no front can take it."""
-        front = min(self._fronts, key=_connections, default=None)
+        speaking = (front for front in self._fronts if not front.link.is_silent)
+        front = min(speaking, key=_connections, default=None)
         if front is None or self._is_ending or not front.offer(connection):
             self._take(connection, b"")
 
@@ -225,7 +226,8 @@ class Fronts:
 
     async def _keep_front(self, number: int) -> None:
         """Runs one front until it ends; one that ends with the service is not followed by another."""
-        await self._run_front(number)
+        if not self._is_ending:
+            await self._run_front(number)
         if self._is_ending:
             await self._loop.create_future()
 
@@ -254,7 +256,7 @@ class Fronts:
             number=number,
             fronts=self._count,
             gate_fd=self._gate_fd,
-            queue_limit=max(1, limit // self._count),
+            queue_limit=limit // self._count,  # a call that has no place at a front may have one at the service
             checkout_timeout_s=timeout_s,
             stream_fd=stream.fileno(),
             handover_fd=handed.fileno(),
@@ -281,6 +283,8 @@ class Fronts:
         await self._loop.create_unix_connection(lambda: link, sock=stream)  # type: ignore[type-var]
         front = _Front(link, handover, process.pid)
         opened(self._server, link)
+        if self._is_ending:  # the server has told those to end that it knew by then
+            link.shutdown()
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await news.wait()

@@ -110,6 +110,62 @@ def test_a_call_of_the_service_gets_a_worker_from_the_fronts(fronted: StartFront
         assert all(count.result() > 0 for count in counts)
 
 
+def test_calls_wait_as_long_at_one_front_as_at_another(fronted: StartFronted) -> None:
+    """Three workers for six callers at each of two fronts: no caller gets answers twice as fast as another."""
+    service = fronted(V2_POOL_SIZE=3)
+    service.connect(8)
+    slow = service.create("slow_echo", {"nonce": "string", "seconds": "number"})
+    become_direct(service, slow, {"nonce": "a", "seconds": 0})
+    counts: Counter[int] = Counter()
+    begin = threading.Barrier(len(service.clients))
+
+    def keep_calling(number: int, client: httpx.Client) -> None:
+        begin.wait()
+        while counts.total() < 40 * len(service.clients):
+            assert call(client, slow, {"nonce": "a", "seconds": 0.03}).status_code == 200
+            counts[number] += 1
+
+    with concurrent.futures.ThreadPoolExecutor(len(service.clients)) as callers:
+        for one in [callers.submit(keep_calling, *client) for client in enumerate(service.clients)]:
+            one.result()
+    assert max(counts.values()) < 1.5 * min(counts.values()), counts
+
+
+def test_a_call_that_closes_its_connection_runs_at_a_front(fronted: StartFronted) -> None:
+    """The answer says that the connection closes, and is otherwise that of any direct call."""
+    service = fronted()
+    echo = service.create("echo", ECHO)
+    become_direct(service, echo, {"nonce": "a"})
+    direct = service.direct_calls()
+    for client in service.clients:
+        answer = call(client, echo, {"nonce": "b"}, Connection="close")
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        assert answer.json()["outputs"] == {"result": "b"}
+    assert service.direct_calls() == direct + len(service.clients)
+
+
+def test_a_workers_death_at_a_front_is_logged_with_its_call(fronted: StartFronted) -> None:
+    service = fronted(LOG_FORMAT="json")
+    dies = service.create("exits_if", ECHO)
+    become_direct(service, dies, {"nonce": "a"})
+    answer = call(service.clients[0], dies, {"nonce": "exit"})
+    assert problem(answer, 502, "worker_crashed")
+    lines = [json.loads(line) for line in service.log().splitlines()]
+    (line,) = [line for line in lines if line["event"] == "worker died"]
+    assert line["execution_id"] == answer.headers["x-execution-id"]
+    assert (line["program_id"], line["pool_version"], line["cause"]) == (dies, "v2", "crash")
+
+
+def test_a_front_that_comes_amid_the_end_ends_too(fronted: StartFronted) -> None:
+    """A front that has died is replaced while the service stops: nobody waits for it until the time is over."""
+    for pause_s in (0.02, 0.03, 0.05):
+        service = fronted()
+        os.kill(service.front_pids()[0], signal.SIGKILL)
+        threading.Event().wait(pause_s)  # no condition: the moment is what is tried
+        assert service.stop() == 0
+        assert "timeout graceful shutdown exceeded" not in service.log()
+
+
 def test_the_queue_has_one_limit(fronted: StartFronted, tmp_path: Path) -> None:
     """Two calls run and four wait, at the fronts and at the service together; the others are shed at once."""
     service = fronted(V2_POOL_SIZE=2, QUEUE_LIMIT=4)
