@@ -438,6 +438,30 @@ def test_a_front_that_dies_loses_only_its_connections(fronted: StartFronted) -> 
     become_direct(service, slow, {"nonce": "a", "seconds": 0})
 
 
+def test_a_front_that_is_stopped_is_replaced(fronted: StartFronted) -> None:
+    """Once it is killed for its silence, its clients are cut off; those of the other are answered meanwhile."""
+    service = fronted(V2_POOL_SIZE=4, LOG_FORMAT="json")
+    echo = service.create("echo", ECHO)
+    become_direct(service, echo, {"nonce": "a"})
+    stopped = service.front_pids()[0]
+    os.kill(stopped, signal.SIGSTOP)
+
+    def asked(client: httpx.Client) -> bool:
+        try:
+            return call(client, echo, {"nonce": "b"}).json()["outputs"] == {"result": "b"}
+        except httpx.TransportError:
+            return False
+
+    with concurrent.futures.ThreadPoolExecutor(len(service.clients)) as callers:
+        answered = list(callers.map(asked, service.clients))
+    assert answered in ([True, False, True, False], [False, True, False, True])
+    wait_until(lambda: not is_alive(stopped), "it is killed")
+    lines = [json.loads(line) for line in service.log().splitlines()]
+    assert [line["pid"] for line in lines if line["event"] == "a front is silent and is killed"] == [stopped]
+    wait_until(lambda: len(service.front_pids()) == FRONTS, "it is replaced")
+    wait_until(lambda: service.pool("v2")["idle"] == 4, "the pool is whole")
+
+
 def test_sigterm_finishes_what_fronts_have_accepted(fronted: StartFronted, tmp_path: Path) -> None:
     """All that runs and waits at fronts is answered, new calls get `pool_closed`, and no process is left."""
     service = fronted(V2_POOL_SIZE=2)
