@@ -448,7 +448,7 @@ def test_a_front_that_is_stopped_is_replaced(fronted: StartFronted) -> None:
 
     def asked(client: httpx.Client) -> bool:
         try:
-            return call(client, echo, {"nonce": "b"}).json()["outputs"] == {"result": "b"}
+            return call(client, echo, {"nonce": "b"}).status_code == 200
         except httpx.TransportError:
             return False
 
