@@ -429,7 +429,7 @@ class LaneProtocol(Connection):
             return
         if left_s > 0:
             self._keep_alive_timer = self._loop.call_later(left_s, self._close_if_unused)
-        else:
+        elif not self.has_arrivals():  # a process that stood still has timers that are due, and requests to read
             self.close()
 
     def _stop_timer(self) -> None:

@@ -611,6 +611,26 @@ def test_an_unused_connection_is_closed() -> None:
         virtual_time.run(run(*requests))
 
 
+def test_a_request_that_came_while_the_process_stood_still_is_answered() -> None:
+    """The time of the connection is over, and its next request lies unread: it is no longer unused."""
+
+    async def run() -> None:
+        connection = Connection(LaneProtocol, tells, keep_alive_s=0.01)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            connection.wire.socket = ours
+            connection.receive(call())
+            await connection.flush()
+            theirs.send(call())
+            await later(0.05)
+            assert not connection.wire.is_closed
+            connection.receive(ours.recv(65536))
+            assert (await connection.flush()).count(b"200 OK") == 2
+            await connection.until(connection.wire.is_closing)
+
+    virtual_time.run(run())
+
+
 @pytest.mark.parametrize("before", [[call()], [GET], [call(), GET], [GET, call()]])
 @pytest.mark.parametrize("request_", [call(b"{}"), b"PUT" + call(b"{}")[4:]])
 def test_a_request_that_is_on_its_way_is_waited_for(before: list[bytes], request_: bytes) -> None:
