@@ -206,7 +206,11 @@ class Supervisor:
                 self._retire(slot, ExitCause.SHUTDOWN)
             elif slot.state is WorkerState.BUSY:
                 self.kill(slot, ExitCause.SHUTDOWN)
-        await asyncio.gather(*(slot.process.exited for slot in self.state.slots if slot.process is not None))
+        deaths = [slot.process.exited for slot in self.state.slots if slot.process is not None]
+        if deaths:
+            await asyncio.wait(
+                deaths
+            )  # not `gather`: if this is cancelled, it would cancel them, which are not its own
         self._departure.set()
 
     async def reload(self) -> None:

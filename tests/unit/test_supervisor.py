@@ -361,3 +361,20 @@ async def test_a_call_has_its_whole_time_once_its_program_is_loaded() -> None:
             await answer
         assert loop.time() >= call.deadline
         assert process.ended_for is ExitCause.TIMEOUT
+
+
+async def test_a_close_that_is_cancelled_can_be_repeated() -> None:
+    """A retired pool is closed by its own task, which the service's end cancels, and then by the service."""
+    async with bench(SessionPoolV2) as pool:
+        workers = pool.spawner.living
+        for worker in workers:
+            worker.hangs = True
+        closing = asyncio.ensure_future(pool.engine.aclose())
+        await turns()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert not any(worker.exited.done() for worker in workers)
+        for worker in workers:
+            worker.die(ExitCause.SHUTDOWN)
+        await asyncio.wait_for(pool.engine.aclose(), 10)
