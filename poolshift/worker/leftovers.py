@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from _thread import _count as _thread_count
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -31,6 +31,8 @@ CHECK_INTERVAL_S = 0.1
 A check takes ten times as long as a plain call does in its worker. Threads and the alarm are looked at each time.
 """
 
+_HANDS_OVER = sys.version_info >= (3, 13)
+"""A queue hands work to a thread that waits, and is empty before that thread runs; earlier the thread took it out."""
 _LOOKS = 4
 _LOOK_INTERVAL_S = 0.0005
 _SIGNALS = range(1, signal.SIGRTMIN)
@@ -177,8 +179,8 @@ class Leftovers:
         return ["threads"]
 
     def _has_busy_thread(self) -> bool:
-        frames = sys._current_frames().items()
-        return any(thread not in self._threads and not _is_idle(frame) for thread, frame in frames)
+        frames = [frame for thread, frame in sys._current_frames().items() if thread not in self._threads]
+        return not all(map(_is_idle, frames)) or (_HANDS_OVER and _has_work(frames))
 
     def _handlers_now(self) -> list[Any]:
         return list(map(_signal.getsignal, _SIGNALS))
@@ -195,10 +197,25 @@ def _is_idle(frame: FrameType) -> bool:
     code, names = frame.f_code, frame.f_locals
     if code is threading.Condition.wait.__code__:
         return names.get("timeout") is None
-    if code.co_name != "_worker" or not code.co_filename.endswith("/concurrent/futures/thread.py"):
+    if not _is_of_pool(frame):
         return False
     work = names.get("work_queue")
     return work is not None and work.empty() and names.get("work_item") is None
+
+
+def _has_work(frames: Sequence[FrameType]) -> bool:
+    """Says if a pool has handed work to one of these threads, which has not begun it.
+
+    The pool counts the threads that wait and are not promised to work yet.
+    """
+    pools = [frame.f_locals["executor_reference"]() for frame in frames if _is_of_pool(frame)]
+    return any(pool is not None and pool._idle_semaphore._value < pools.count(pool) for pool in pools)
+
+
+def _is_of_pool(frame: FrameType) -> bool:
+    """Says if a thread of a `ThreadPoolExecutor` is between two pieces of work."""
+    code = frame.f_code
+    return code.co_name == "_worker" and code.co_filename.endswith("/concurrent/futures/thread.py")
 
 
 def _child_count() -> int:
