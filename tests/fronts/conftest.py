@@ -1,7 +1,7 @@
 """A service with two fronts, and clients whose calls the fronts run by themselves."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,11 @@ class Fronted(Service):
     def front_pids(self) -> list[int]:
         """Returns the processes of the fronts."""
         assert self.process is not None
-        children = psutil.Process(self.process.pid).children()
-        return [child.pid for child in children if "app.fronts.front" in child.cmdline()]
+        pids = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # or a zombie
+                pids += [child.pid] if "app.fronts.front" in child.cmdline() else []
+        return pids
 
     def direct_calls(self) -> float:
         """Returns the number of calls that fronts have run by themselves."""
