@@ -121,7 +121,7 @@ def test_calls_wait_as_long_at_one_front_as_at_another(fronted: StartFronted) ->
 
     def keep_calling(number: int, client: httpx.Client) -> None:
         begin.wait()
-        while counts.total() < 40 * len(service.clients):
+        while counts.total() < 25 * len(service.clients):
             assert call(client, slow, {"nonce": "a", "seconds": 0.03}).status_code == 200
             counts[number] += 1
 
@@ -158,12 +158,11 @@ def test_a_workers_death_at_a_front_is_logged_with_its_call(fronted: StartFronte
 
 def test_a_front_that_comes_amid_the_end_ends_too(fronted: StartFronted) -> None:
     """A front that has died is replaced while the service stops: nobody waits for it until the time is over."""
-    for pause_s in (0.02, 0.03, 0.05):
-        service = fronted()
-        os.kill(service.front_pids()[0], signal.SIGKILL)
-        threading.Event().wait(pause_s)  # no condition: the moment is what is tried
-        assert service.stop() == 0
-        assert "timeout graceful shutdown exceeded" not in service.log()
+    service = fronted()
+    os.kill(service.front_pids()[0], signal.SIGKILL)
+    threading.Event().wait(0.03)  # no condition: the moment is what is tried
+    assert service.stop() == 0
+    assert "timeout graceful shutdown exceeded" not in service.log()
 
 
 def test_the_queue_has_one_limit(fronted: StartFronted, tmp_path: Path) -> None:
