@@ -278,7 +278,7 @@ def test_json_that_cannot_be_written(shared_service: Service, place: str, value:
     ("content", "says"),
     [
         (b'{"id": }', "line 1, column 8"),
-        (b'{\n  "id": "a",\n}', "line 3, column 1"),
+        (b'{\n  "id": "a"\n }}', "line 3, column 3"),
         (b"[", "line 1, column 2"),
         (b'{"id": "a"} x', "line 1, column 13"),
     ],
