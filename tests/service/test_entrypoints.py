@@ -1,5 +1,7 @@
 """A refused entrypoint: the creation's answer says what it is and what is expected."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.service import Service
@@ -12,7 +14,7 @@ from tests.support.service import Service
         ("examples.text:Class.method", "got 'examples.text:Class.method'"),
         ("examples.text:", "got 'examples.text:'"),
         ("examples.text:nothing", "'examples.text' has no function or class 'nothing'"),
-        ("tests.support.programs:Path", "'Path' is defined in 'pathlib"),
+        ("tests.support.programs:Path", f"'Path' is defined in '{Path.__module__}', which is not allowed"),
         ("shutil:rmtree", "module 'shutil' is not allowed; PROGRAM_MODULES allows "),
         ("tests.support.programs:os", "is a module; an entrypoint is `module:function`"),
     ],
