@@ -1,8 +1,8 @@
 """The rule by which workers move between the service and its fronts: a pure function of who needs and who has how many.
 
 The fair part of a party is its need, or, if there are fewer workers than needed, the same share of it as everybody's.
-Parts are no whole numbers, and workers are. So a worker also moves to the party whose oldest call has waited longest,
-as it would be served next if there were one queue, and moves back when another's has.
+Parts are seldom whole numbers, and workers are. So a worker also moves to the party whose oldest call has waited
+longest, as it would be served next if there were one queue, and moves back when another's has.
 """
 
 from collections.abc import Sequence

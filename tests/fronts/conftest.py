@@ -30,7 +30,8 @@ class Fronted(Service):
         pids = []
         for child in psutil.Process(self.process.pid).children():
             with suppress(psutil.NoSuchProcess):  # or a zombie
-                pids += [child.pid] if "app.fronts.front" in child.cmdline() else []
+                if "app.fronts.front" in child.cmdline():
+                    pids.append(child.pid)
         return pids
 
     def direct_calls(self) -> float:

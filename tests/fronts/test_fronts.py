@@ -16,6 +16,7 @@ import pytest
 from config.api_keys import Scope, StoredKey, hash_key, new_key
 from tests.auth.test_matrix import write_keys
 from tests.fronts.conftest import ECHO, FRONTS, Fronted, become_direct, call
+from tests.observability.conftest import log_lines
 from tests.service.test_errors import problem
 from tests.service.test_program_changes import definition, put
 from tests.support.service import is_alive
@@ -150,8 +151,7 @@ def test_a_workers_death_at_a_front_is_logged_with_its_call(fronted: StartFronte
     become_direct(service, dies, {"nonce": "a"})
     answer = call(service.clients[0], dies, {"nonce": "exit"})
     assert problem(answer, 502, "worker_crashed")
-    lines = [json.loads(line) for line in service.log().splitlines()]
-    (line,) = [line for line in lines if line["event"] == "worker died"]
+    (line,) = log_lines(service, event="worker died")
     assert line["execution_id"] == answer.headers["x-execution-id"]
     assert (line["program_id"], line["pool_version"], line["cause"]) == (dies, "v2", "crash")
 
@@ -455,8 +455,7 @@ def test_a_front_that_is_stopped_is_replaced(fronted: StartFronted) -> None:
         answered = list(callers.map(asked, service.clients))
     assert {one == "200" for one in answered} == {True, False}, answered
     wait_until(lambda: not is_alive(stopped), "it is killed")
-    lines = [json.loads(line) for line in service.log().splitlines()]
-    assert [line["pid"] for line in lines if line["event"] == "a front is silent and is killed"] == [stopped]
+    assert [line["pid"] for line in log_lines(service, event="a front is silent and is killed")] == [stopped]
     wait_until(lambda: len(service.front_pids()) == FRONTS, "it is replaced")
     wait_until(lambda: service.pool("v2")["idle"] == 4, "the pool is whole")
 

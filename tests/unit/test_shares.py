@@ -12,14 +12,19 @@ def settle(needs: list[int], has: list[int]) -> tuple[list[int], int]:
     while (move := next_move([Party(*one) for one in zip(needs, has, strict=True)], workers, has[SERVICE])) is not None:
         moves += 1
         assert moves <= 4 * workers * len(needs), "workers move for ever"
-        if move.to is not None:
-            has[SERVICE] -= 1
-            has[move.to] += 1
-        else:
-            assert move.giver is not None
-            has[move.giver] -= 1
-            has[SERVICE] += 1
+        carry_out(move, has)
     return has, moves
+
+
+def carry_out(move: Move, has: list[int]) -> None:
+    """Moves a worker from the service to a front, or back: `has` tells who has how many."""
+    if move.to is not None:
+        has[SERVICE] -= 1
+        has[move.to] += 1
+    else:
+        assert move.giver is not None
+        has[move.giver] -= 1
+        has[SERVICE] += 1
 
 
 def test_an_idle_worker_goes_to_who_needs_it() -> None:
@@ -97,14 +102,8 @@ def waits_of(callers: list[int], workers: int, rounds: int = 200) -> list[float]
             move = next_move(parties, workers, has[SERVICE])
             if move is None or (move.to is None and moved):
                 break
-            if move.to is not None:
-                has[SERVICE] -= 1
-                has[move.to] += 1
-            else:
-                assert move.giver is not None
-                moved += 1
-                has[move.giver] -= 1
-                has[SERVICE] += 1
+            carry_out(move, has)
+            moved += move.to is None
         begun = []
         for front, queue in enumerate(queues):
             for _ in range(min(has[front], len(queue))):
