@@ -46,6 +46,10 @@ class Database:
         except (ArgumentError, ValueError):
             raise StoreUnavailable("cannot open the database: DATABASE_URL is not a URL") from None
         self._file: SqliteFile | None = None
+        self._under_way = 0
+        """Transactions that have begun and not ended."""
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         # Parameters are hidden: an error's traceback may be logged, and they contain the keys of LMs.
         if self.is_shared:
             # A connection that died while it lay in the pool is noticed before it is used.
@@ -77,6 +81,8 @@ class Database:
             IntegrityError: what was written contradicts what is there.
             StoreUnavailable: the database does not answer in time, or SQLite's file is gone.
         """
+        self._under_way += 1
+        self._is_idle.clear()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._see_to_file()
@@ -87,6 +93,10 @@ class Database:
             raise
         except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
             raise StoreUnavailable(self._told(error)) from error
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._is_idle.set()
 
     def _told(self, error: DBAPIError | PoolTimeoutError | OSError) -> str:
         """Tells an error to a client, in SQLite's words; those of PostgreSQL may name hosts and users."""
@@ -135,7 +145,12 @@ class Database:
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_COUNTS_LOCK})"))
 
     async def aclose(self) -> None:
-        """Closes all connections; a SQLite file is free for another process."""
+        """Closes all connections; a SQLite file is free for another process.
+
+        It waits for the transactions that are under way, as long as most may take.
+        """
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._is_idle.wait(), TRANSACTION_TIMEOUT_S)
         await self._engine.dispose()
         if self._file is not None:
             self._file.close()

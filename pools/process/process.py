@@ -122,7 +122,7 @@ class WorkerProcess:
         self._load_due: float | None = None
         """The time of the loop by which the worker must have loaded the program of its call; None if it does not."""
         self._load_began = 0.0
-        """The time of `time.perf_counter` at which the worker began to load: the loop's has whole milliseconds."""
+        """The time of `time.perf_counter` from which it may be loading: the loop's has whole milliseconds."""
         self._note_loaded = when_loaded
         self._when_due_changes: Callable[[], None] | None = None
         self.call: Call | None = None
@@ -190,6 +190,9 @@ class WorkerProcess:
             lm=call.lm,
             lm_budget_s=0.0 if call.lm is None else lm_budget_s(call.deadline - self._loop.time()),
         )
+        is_loading = is_new or not self._definitions.is_loaded(definition)
+        if is_loading:
+            self._load_began = time.perf_counter()  # the worker may begin before the message's last byte is sent
         try:
             is_sent = self._send_run(_encoder.encode(request), call.inputs)
         except FrameError as error:
@@ -198,11 +201,10 @@ class WorkerProcess:
             raise WorkerLost
         if is_new:
             self._definitions.told(definition, number, size)
-        call.is_loading = not self._definitions.is_loaded(definition)
-        if call.is_loading:
+        call.is_loading = is_loading
+        if is_loading:
             call.is_cold = True
             self._load_due = self._loop.time() + self._load_timeout_s
-            self._load_began = time.perf_counter()
         self.call = call
         self._on_end = on_end
         if call.events is not None:

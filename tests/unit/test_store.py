@@ -104,6 +104,16 @@ async def test_a_database_in_memory_is_nobody_elses(form: str, tmp_path: Path, m
     assert not files(tmp_path)
 
 
+async def test_a_close_waits_for_transactions(database: Database) -> None:
+    """Waits until all is written: a connection dropped open would keep its thread."""
+    log = SqlRolloutLog(database)
+    appending = asyncio.create_task(log.append(Change(0, Source.DEFAULT, "start"), after=0))
+    await asyncio.sleep(0)
+    await database.aclose()
+    assert appending.done()
+    assert await appending
+
+
 @pytest.mark.parametrize("replacement", [None, b""])
 async def test_a_file_that_goes_away_is_noticed(database: Database, tmp_path: Path, replacement: bytes | None) -> None:
     """Nothing is acknowledged that would be lost; where the file is put back, all goes on."""
