@@ -1,11 +1,13 @@
 """The announced end of V1: headers on all that V1 answers, a log line and a metric (`V1_SUNSET`)."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from email.utils import format_datetime
 
 import structlog
 
+from app.execute.response import lines_of
 from routing.rollout.log import RolloutLog
 from routing.versions import Version
 
@@ -46,9 +48,13 @@ async def open_sunset(v1_sunset: date | None, log: RolloutLog) -> Sunset | None:
     return sunset
 
 
-def version_headers(sunset: Sunset | None) -> dict[Version, list[tuple[bytes, bytes]]]:
-    """The headers that name the version of an answer, with those of the sunset for V1."""
-    headers = {version: [(b"x-pool-version", version.encode())] for version in Version}
-    if sunset is not None:
-        headers[Version.V1] += sunset.headers
-    return headers
+def version_lines(sunset: Sunset | None) -> dict[Version, bytes]:
+    """The lines of the headers that name the version of an answer, with those of the sunset for V1."""
+    lines = {version: b"x-pool-version: %s\r\n" % version.encode() for version in Version}
+    lines[Version.V1] += sunset_lines(sunset, {Version.V1})
+    return lines
+
+
+def sunset_lines(sunset: Sunset | None, served_by: Collection[Version]) -> bytes:
+    """The lines of the headers that announce the end of V1, if V1 has a part in the answer: none otherwise."""
+    return b"" if sunset is None or Version.V1 not in served_by else lines_of(sunset.headers)

@@ -35,16 +35,18 @@ class CallQueue:
         self._programs: dict[str, _LimitedProgram] = {}
         self._in_rooms = 0
 
-    def __len__(self) -> int:
-        return len(self._queue) + self._in_rooms
-
     def __repr__(self) -> str:
-        return f"<CallQueue waiting={len(self)} in_rooms={self._in_rooms} limited={len(self._programs)}>"
+        return f"<CallQueue waiting={self.waiting} in_rooms={self._in_rooms} limited={len(self._programs)}>"
+
+    @property
+    def waiting(self) -> int:
+        """The number of calls that wait."""
+        return self._queue.length + self._in_rooms
 
     @property
     def waiting_for_workers(self) -> int:
         """The number of calls that wait for a worker alone."""
-        return len(self._queue)
+        return self._queue.length
 
     def oldest_since(self) -> float:
         """As `FairQueue.oldest_since`, of the calls that wait for a worker alone."""
@@ -52,7 +54,7 @@ class CallQueue:
 
     def can_pass(self, queued_call: QueuedCall) -> bool:
         """Tells if a new call may have an idle worker: nobody waits for one, and its program may run one more."""
-        if len(self._queue):
+        if self._queue.length:
             return False
         if not queued_call.max_concurrency:
             return True
@@ -66,7 +68,7 @@ class CallQueue:
         if not queued_call.max_concurrency and not self._in_rooms:
             return self._queue.push(queued_call, limit)
         shed = None
-        if len(self) >= limit:
+        if self.waiting >= limit:
             rooms = [program.room for program in self._programs.values()]
             longest = max((self._queue, *rooms), key=FairQueue.longest_lane)
             shed = longest.shed_for(queued_call, self._own_lane(queued_call))
@@ -153,9 +155,9 @@ class CallQueue:
     def depth(self, queued_call: QueuedCall) -> int:
         """The number of calls that wait for what `queued_call` waits for: a worker, or its program."""
         if not queued_call.max_concurrency:
-            return len(self._queue)
+            return self._queue.length
         program = self._programs.get(queued_call.call.program.key)
-        return 0 if program is None else len(program.room)
+        return 0 if program is None else program.room.length
 
     def queued_calls(self) -> list[QueuedCall]:
         """Everyone who waits."""

@@ -31,6 +31,9 @@ class Program:
         self.revision = revision
         self.quarantine_key = f"{key}.{revision}" if version is None else f"{key}.{version}.{revision}"
         """Each definition of a program is judged by its own calls."""
+        limits = definition.limits
+        self.max_concurrency = 0 if limits is None or limits.max_concurrency is None else limits.max_concurrency
+        """The number of calls that run at once; 0 is no limit."""
 
     def __repr__(self) -> str:
         return f"<Program {self.quarantine_key} {self.id!r}>"

@@ -96,7 +96,7 @@ class Engine(abc.ABC):
         """Lends workers to other processes of the service, if there are any."""
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._state!r} waiting={len(self._queue)} calls={self._calls}>"
+        return f"<{type(self).__name__} {self._state!r} waiting={self._queue.waiting} calls={self._calls}>"
 
     # --- what an engine adds
 
@@ -130,7 +130,7 @@ class Engine(abc.ABC):
     @property
     def _real_calls(self) -> int:
         """The number of running calls that somebody waits for."""
-        return self._state.busy - len(self._idle_runs)
+        return self._state.busy - self._idle_runs.count
 
     def _is_short_of_workers(self) -> bool:
         """True if more calls wait than the workers that are idle, or being replaced, will serve."""
@@ -151,15 +151,31 @@ class Engine(abc.ABC):
     async def execute(self, call: Call) -> Result:
         if self._refuses:
             self._let_in(call)
+        key = call.program.quarantine_key
         if not call.is_retry:
-            self._quarantine.admit(call.program.quarantine_key, call.execution_id)
+            self._quarantine.admit(key, call.execution_id)
+        waited_before_s = call.backpressure_s + call.load_s
+        queued_call = QueuedCall(call, self._loop.create_future())
         self._calls += 1
         try:
-            return await self._attempt(call)
+            self._admit(queued_call)
+            result = await queued_call.answer
+        except ExecutionError as error:
+            self.failed(call, error)
+            raise
+        except BaseException:
+            self._abandon(queued_call)
+            self._quarantine.undecided(key, call.execution_id)
+            raise
         finally:
             self._calls -= 1
             if self._refuses and not self._calls:
                 self._drained.set()
+        self._quarantine.survived(key)
+        if not call.is_background:
+            waited_s = call.backpressure_s + call.load_s - waited_before_s
+            self._learn(time.perf_counter() - call.dispatched_at - waited_s)
+        return result
 
     def begin_idle(self, call: Call, avoid_pid: int | None = None) -> asyncio.Future[Result] | None:
         if self._refuses:
@@ -186,7 +202,7 @@ class Engine(abc.ABC):
 
     @property
     def is_down(self) -> bool:
-        return self._state.live == 0 and self._supervisor.cannot_start
+        return not self._state.busy and not self._state.idle and self._supervisor.cannot_start
 
     @property
     def fault(self) -> str | None:
@@ -206,7 +222,7 @@ class Engine(abc.ABC):
             idle=counts[WorkerState.IDLE],
             starting=counts[WorkerState.STARTING],
             stopping=counts[WorkerState.STOPPING],
-            queue_depth=len(self._queue),
+            queue_depth=self._queue.waiting,
             utilization=counts[WorkerState.BUSY] / max(1, self._state.size),
             dispatched_total=self._supervisor.dispatched,
             worker_starts_total=self._supervisor.starts,
@@ -250,26 +266,6 @@ class Engine(abc.ABC):
 
     # --- one call
 
-    async def _attempt(self, call: Call) -> Result:
-        """Runs `call` once and draws the conclusions for its program and for the queue's estimates."""
-        waited_before_s = call.backpressure_s + call.load_s
-        queued_call = QueuedCall(call, self._loop.create_future())
-        try:
-            self._admit(queued_call)
-            result = await queued_call.answer
-        except ExecutionError as error:
-            self.failed(call, error)
-            raise
-        except BaseException:
-            self._abandon(queued_call)
-            self._quarantine.undecided(call.program.quarantine_key, call.execution_id)
-            raise
-        self._quarantine.survived(call.program.quarantine_key)
-        if not call.is_background:
-            waited_s = call.backpressure_s + call.load_s - waited_before_s
-            self._learn(time.perf_counter() - call.dispatched_at - waited_s)
-        return result
-
     def failed(self, call: Call, error: ExecutionError) -> None:
         """Draws the conclusions for the program of a call that has failed."""
         key = call.program.quarantine_key
@@ -305,7 +301,7 @@ class Engine(abc.ABC):
             self._push_new(queued_call, now)
             call.is_accepted = True
         self._deadline_timer.set(queued_call.give_up_at)
-        if len(self._idle_runs):
+        if self._idle_runs.count:
             self._idle_runs.make_room(
                 queued_call, is_short=self._real_calls < self._concurrency and self._is_short_of_workers()
             )
@@ -315,7 +311,7 @@ class Engine(abc.ABC):
     def _push_new(self, queued_call: QueuedCall, now: float) -> None:
         """Lets a new call wait if the queue has room and the wait is short enough. Raises PoolOverloaded."""
         call, elsewhere = queued_call.call, 0 if self.lender is None else self.lender.waiting
-        waiting = len(self._queue) + elsewhere
+        waiting = self._queue.waiting + elsewhere
         if now + waiting * self._service_time_s > call.deadline:  # too long for one worker: for all of them?
             ahead_s = self._wait_s(queued_call, self._queue.ahead_of(queued_call) + elsewhere)
             if now + ahead_s > call.deadline:
@@ -387,7 +383,7 @@ class Engine(abc.ABC):
 
     def _workers_changed(self) -> None:
         self._serve_queue()
-        if self._on_down is not None and self.is_down and len(self._queue):
+        if self._on_down is not None and self.is_down and self._queue.waiting:
             self._on_down()
 
     # --- workers on loan
@@ -433,7 +429,8 @@ class Engine(abc.ABC):
         """Puts a worker that was on loan, and lives, back into the pool's own service."""
         self._supervisor.give_back(slot)
         # Served before anybody else gets the worker: perhaps it has come for the call that waits here.
-        self._serve_next()
+        if self._can_begin():
+            self._serve_next()
         self._serve_queue()
 
     def kill_lent(self, slot: WorkerSlot, cause: ExitCause, reason: str | None = None) -> None:
@@ -455,12 +452,13 @@ class Engine(abc.ABC):
         """Begins every queued call that can be served now."""
         if self.lender is not None and self._state.idle:
             self.lender.has_idle()
-        while self._serve_next():
+        while self._can_begin() and self._serve_next():
             pass
 
     def _serve_next(self) -> bool:
-        """Begins the next queued call, if it can be served now. Returns whether another may be."""
-        if not self._can_begin() or (queued_call := self._queue.pop()) is None:
+        """Begins the next queued call, as can be done now. Returns whether there was any."""
+        queued_call = self._queue.pop()
+        if queued_call is None:
             return False
         if not queued_call.answer.done():
             queued_call.call.queued_s += time.perf_counter() - queued_call.since

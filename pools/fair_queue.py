@@ -22,9 +22,8 @@ class QueuedCall:
         """The slot that runs the call."""
         self.lane = call.session_id
         """The lane of the queue that the call waits in."""
-        limits = call.program.definition.limits
-        self.max_concurrency = 0 if limits is None or limits.max_concurrency is None else limits.max_concurrency
-        """The number of calls of this program that run at once; 0 is no limit."""
+        self.max_concurrency = call.program.max_concurrency
+        """The limit of its program; 0 is none."""
         self.was_accepted = call.is_accepted
         """True if a pool accepted the call before: it moved here, or its worker died. Such a call is never shed."""
 
@@ -37,10 +36,8 @@ class FairQueue:
 
     def __init__(self) -> None:
         self._lanes: OrderedDict[str | None, OrderedDict[int, QueuedCall]] = OrderedDict()
-        self._length = 0
-
-    def __len__(self) -> int:
-        return self._length
+        self.length = 0
+        """The number of calls that wait."""
 
     def push(self, queued_call: QueuedCall, limit: int) -> QueuedCall | None:
         """Lets `queued_call` wait; returns the call that does not fit: none, this one, or another that makes room.
@@ -49,7 +46,7 @@ class FairQueue:
         that lane stays no shorter than the newcomer's: who floods the queue is shed, not who comes after.
         """
         shed = None
-        if self._length >= limit:
+        if self.length >= limit:
             shed = self.shed_for(queued_call, self.lane_length(queued_call.lane))
             if shed is queued_call:
                 return shed
@@ -71,16 +68,16 @@ class FairQueue:
         if lane is None:
             lane = self._lanes[queued_call.lane] = OrderedDict()
         lane[id(queued_call)] = queued_call
-        self._length += 1
+        self.length += 1
         return lane
 
     def pop(self) -> QueuedCall | None:
         """The next whose turn it is."""
-        if not self._length:
+        if not self.length:
             return None
         lane, queued_calls = next(iter(self._lanes.items()))
         _, queued_call = queued_calls.popitem(last=False)
-        self._length -= 1
+        self.length -= 1
         if queued_calls:
             self._lanes.move_to_end(lane)
         else:
@@ -92,14 +89,14 @@ class FairQueue:
         queued_calls = self._lanes.get(queued_call.lane)
         if queued_calls is None or queued_calls.pop(id(queued_call), None) is None:
             return False
-        self._length -= 1
+        self.length -= 1
         if not queued_calls:
             del self._lanes[queued_call.lane]
         return True
 
     def ahead_of(self, lane: str | None) -> int:
         """The number of calls served before one that joins `lane` now: in each lane at most as many as in its own."""
-        return min(self._length, (self.lane_length(lane) + 1) * len(self._lanes))
+        return min(self.length, (self.lane_length(lane) + 1) * len(self._lanes))
 
     def queued_calls(self) -> list[QueuedCall]:
         """Everyone who waits, lane by lane."""

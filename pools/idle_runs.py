@@ -28,7 +28,9 @@ class IdleRuns:
         self._serve_queue = serve_queue
         self._running: dict[WorkerSlot, QueuedCall] = {}
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """The number of calls that run on workers which nobody else needs."""
         return len(self._running)
 
     def begin(self, call: Call, needed: int, avoid_pid: int | None) -> asyncio.Future[Result] | None:

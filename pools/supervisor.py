@@ -101,21 +101,21 @@ class Supervisor:
             WorkerLost: the worker was dead already, and the call did not start.
             ExecutionError: it cannot be sent.
         """
-        assert slot.process is not None
-        limits = call.program.definition.limits
+        process, limits = slot.process, call.program.definition.limits
+        assert process is not None
         if limits is not None and limits.memory_mb is not None:
             slot.rss_before = None
-            slot.process.ask_memory(slot.note_memory)
+            process.ask_memory(slot.note_memory)
         try:
-            slot.process.run(call, on_end)
+            process.run(call, on_end)
         except WorkerLost:
             self.state.begin_stop(slot)  # its exit's report is on its way
             self._reconcile()
             raise
         call.dispatched_at = time.perf_counter()
-        call.worker_pid = slot.process.pid
+        call.worker_pid = process.pid
         self.dispatched += 1
-        self._deadline_timer.set(slot.process.due)
+        self._deadline_timer.set(process.due)
 
     def withdraw(self, which: Callable[[Call], bool]) -> int:
         """Takes the running calls that `which` names from their workers, and kills these. Returns their number."""

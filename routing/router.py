@@ -11,7 +11,7 @@ import structlog
 from pools.calls import Call, Result
 from pools.errors import ExecutionError, Withdrawn, WorkerCrashed
 from pools.protocol import Pool
-from poolshift.worker.lm import LMUsage
+from poolshift.worker.lm import LMSettings, LMUsage
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import MOVED, End, Evidence, LiveJudge
 from routing.rollout.model import Rollout
@@ -183,7 +183,7 @@ class Router:
         self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, route.trace_id)
         if call.program.definition.limits is not None and operation not in NOT_ORGANIC:
             self._record_program(route, call, OK, seconds)
-        cost = self._record_tokens(route, call, result.usage)
+        cost = 0.0 if call.lm is None else self._record_tokens(route, call.lm, result.usage)
         if route.evidence is not None:
             self._judge_end(route, call, OK, seconds, "", cost)
         if self.tap is not None:
@@ -193,7 +193,7 @@ class Router:
         self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
         if call.program.definition.limits is not None and operation not in NOT_ORGANIC:
             self._record_program(route, call, error.code, time.perf_counter() - began)
-        cost = self._record_tokens(route, call, error.usage)
+        cost = 0.0 if call.lm is None else self._record_tokens(route, call.lm, error.usage)
         if route.evidence is not None:
             self._judge_end(route, call, error.code, time.perf_counter() - began, error.detail, cost)
         if self.tap is not None:
@@ -233,11 +233,9 @@ class Router:
         """Counts a call for its program, if that has metrics of its own."""
         self._recorder.programs.answered(call.program, route.decision.version, outcome, seconds, route.trace_id)
 
-    def _record_tokens(self, route: Route, call: Call, usage: LMUsage | None) -> float:
-        """Counts the tokens of a call, and returns their cost."""
-        if call.lm is None or usage is None:
-            return 0.0
-        return self._recorder.lm_used(route.decision.version, call.lm.model, usage)
+    def _record_tokens(self, route: Route, lm: LMSettings, usage: LMUsage | None) -> float:
+        """Counts the tokens of a call to `lm`, and returns their cost."""
+        return 0.0 if usage is None else self._recorder.lm_used(route.decision.version, lm.model, usage)
 
     def _go_on(self, route: Route, call: Call, error: Exception) -> None:
         """Goes on after the first run of a call, which was in another process and has ended with `error`."""
@@ -285,9 +283,8 @@ class Router:
             return _FORCED[forced]
         if number >= self._flag.threshold:
             return _BASELINE
-        return self._diverted() if self._diverts() else self._canary()
-
-    def _canary(self) -> Decision:
+        if self._diverts():
+            return self._diverted()
         if self._is_diverting:
             self._is_diverting = False
             _log.info("V2 has workers again and gets its share")

@@ -13,16 +13,19 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from app.access.auth import Principal
+from app.execute.call_head import CallHead
 from app.execute.endpoint import ExecuteLane
 from app.execute.envelopes import MAX_ITEMS, BatchEnvelope, Envelope, misfit_of
-from app.execute.exchange import AsgiExchange, ClientGone, Exchange, Response
-from app.execute.idempotency import IDEMPOTENCY_KEY, Once
+from app.execute.exchange import AsgiExchange, ClientGone, Exchange
+from app.execute.idempotency import IDEMPOTENCY_KEY, Once, kept
+from app.execute.response import Response, problem_lines
 from app.problems import Problem, problem_of
 from app.services import Services
+from app.sunset import sunset_lines
 from app.text import check_text
 from pools.protocol import Pool
 from poolshift.worker.framing import MALFORMED
-from routing.catalog.idempotency import KeptAnswer, Outcome
+from routing.catalog.idempotency import Outcome
 from routing.catalog.programs import CataloguedProgram
 from routing.versions import Version
 
@@ -50,7 +53,7 @@ class BatchEndpoint:
         try:
             response = await self._serve(exchange, scope["path_params"]["program_id"])
         except ClientGone:
-            response = _CLIENT_CLOSED_REQUEST, [], b""
+            response = _CLIENT_CLOSED_REQUEST, b"", b""
         await exchange.answer(response)
 
     def _places_of_pools(self) -> dict[Version, asyncio.Semaphore]:
@@ -71,10 +74,10 @@ class BatchEndpoint:
 
         async def carry_out() -> Outcome:
             try:
-                status, headers, answer = await self._run(exchange, principal, program_id, envelope)
+                response = await self._run(exchange, principal, program_id, envelope)
             except Exception as error:
                 return _refusal(problem_of(error))
-            return KeptAnswer(status, headers, answer), True
+            return kept(response), True
 
         program = program_id, envelope.session_id
         return await self._once.answer(exchange, "batch", body, program, carry_out)
@@ -92,9 +95,8 @@ class BatchEndpoint:
         batch = _Batch(self._lane, exchange, program, envelope, forced)
         answers = await batch.run(self._places_of_pools())
         body = b'{"items":[' + b",".join(answers) + b"]}"
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        headers += self._lane.sunset_headers(batch.served_by)
-        return http.HTTPStatus.OK, headers, body
+        lines = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+        return http.HTTPStatus.OK, lines + sunset_lines(self._services.migration.sunset, batch.served_by), body
 
 
 class _Batch:
@@ -110,7 +112,7 @@ class _Batch:
     ) -> None:
         self._lane = lane
         self._exchange = exchange
-        self._lines = list(exchange.headers.items())
+        self._head = CallHead(exchange.path, list(exchange.headers.items()))
         self._program = program
         self._envelope = envelope
         self._forced = forced
@@ -145,7 +147,7 @@ class _Batch:
         return answer
 
     def _new_item(self) -> Exchange:
-        item = Exchange(self._exchange.path, self._lines, self._exchange.address, self._exchange.scheme)
+        item = Exchange(self._head, self._exchange.address, self._exchange.scheme)
         item.principal = self._exchange.principal
         return item
 
@@ -164,9 +166,7 @@ def _leave(own_places: asyncio.Semaphore, place: asyncio.Semaphore, _: asyncio.T
 def _refusal(problem: Problem) -> Outcome:
     """The answer to a batch none of whose items has begun, unless the service itself failed."""
     body = problem.body()
-    headers = [(name.encode(), value.encode()) for name, value in problem.headers().items()]
-    headers.append((b"content-length", b"%d" % len(body)))
-    return KeptAnswer(problem.kind.status, headers, body), not problem.retry_safe
+    return kept((problem.kind.status, problem_lines(problem, len(body)), body)), not problem.retry_safe
 
 
 def _read(body: bytes) -> BatchEnvelope:

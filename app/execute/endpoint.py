@@ -7,10 +7,10 @@ The lane checks the key before it reads the body.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from typing import Final, Literal
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -21,16 +21,17 @@ from app.access.hosts import HostGuard
 from app.api.executions import job_view
 from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope, misfit_of
-from app.execute.exchange import AsgiExchange, BegunCall, ClientGone, Exchange, Response, Rest, server_timing
+from app.execute.exchange import FORCED_VERSION, AsgiExchange, BegunCall, ClientGone, Exchange
 from app.execute.execution_ids import ExecutionIds
-from app.execute.idempotency import IDEMPOTENCY_KEY, Once
+from app.execute.idempotency import IDEMPOTENCY_KEY, Once, kept
 from app.execute.large_body import envelope_of
-from app.execute.streaming import EventBuffer, EventStream, asks_for_events
+from app.execute.response import Response, Rest, problem_lines, result_lines, server_timing
+from app.execute.streaming import EventBuffer, EventStream
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.problems import Problem, problem_of
 from app.services import Services
-from app.sunset import version_headers
+from app.sunset import version_lines
 from app.text import check_text
 from common.log_budget import LineBudget
 from config import api_keys
@@ -39,15 +40,15 @@ from pools.calls import Call, Program, Result
 from pools.errors import ExecutionError, ExecutionTimeout, InvalidOutputs
 from pools.process.json_check import MAX_SCANNED_BYTES
 from poolshift.worker.framing import MALFORMED
-from routing.catalog.idempotency import KeptAnswer, KeyedCall, Outcome
+from routing.catalog.idempotency import KeyedCall, Outcome
 from routing.catalog.jobs import Job
 from routing.catalog.programs import CataloguedProgram
+from routing.router import Route
 from routing.versions import Version
 
 TRACEPARENT: Final = b"traceparent"
 SYNTHETIC: Final = b"x-poolshift-synthetic"
 """The header by which an admin who forces a version says that the call is a test: it is in no organic figure."""
-_JSON: Final = (b"content-type", b"application/json")
 _PREFIX: Final = "/programs/"
 _SUFFIX: Final = "/execute"
 _SHORTEST_PATH: Final = len(_PREFIX) + 1 + len(_SUFFIX)
@@ -93,8 +94,7 @@ class ExecuteLane:
         self._max_body_bytes = settings.max_body_bytes
         self._deadlines = services.deadlines
         self._call_s = services.deadlines.call_s
-        self._version_headers = version_headers(services.migration.sunset)
-        self._sunset = services.migration.sunset
+        self._version_lines = version_lines(services.migration.sunset)
         self._webhook_allow = settings.webhook_allow_list
         self.metrics = metrics
         self._once = Once(services.keys, services.programs, services.jobs)
@@ -156,7 +156,7 @@ class ExecuteLane:
         principal = exchange.principal or self.authorise(exchange)
         if exchange.keyed is None and IDEMPOTENCY_KEY in exchange.headers:
             return await self._execute_once(exchange)
-        body, operation = await exchange.body(self._max_body_bytes), _operation(exchange.headers)
+        body, operation = await exchange.body(self._max_body_bytes), exchange.operation
         envelope = _read(body, worker_may_check=operation != "async")
         session_id = envelope.session_id
         if session_id is not None and not self._sessions.admits(session_id, principal.caller):
@@ -195,7 +195,8 @@ class ExecuteLane:
 
     def _route(self, exchange: Exchange, principal: Principal, session_id: str | None) -> bool:
         """Decides the version of a call. Returns whether it is a test's."""
-        forced = self.forced_version(exchange, principal)
+        is_forced = FORCED_VERSION in exchange.headers
+        forced = self.forced_version(exchange, principal) if is_forced else None
         if forced is not None and SYNTHETIC in exchange.headers:
             exchange.route = self._router.synthetic(forced, exchange.trace)
             return True
@@ -204,7 +205,7 @@ class ExecuteLane:
 
     async def _execute_once(self, exchange: Exchange) -> Response:
         """Answers a call with an `Idempotency-Key`, which runs only if it is the first."""
-        operation = _operation(exchange.headers)
+        operation = exchange.operation
         if operation == "stream":
             detail = "Idempotency-Key: a stream has no second answer; send `Prefer: respond-async` instead"
             raise Problem("invalid_request", detail)
@@ -222,18 +223,15 @@ class ExecuteLane:
         except Exception as error:
             response = self._refuse(exchange, error)
         assert response is not None  # a stream has no key
-        status, headers, body = response
-        return KeptAnswer(status, headers, body), not exchange.is_retry_safe
+        return kept(response), not exchange.is_retry_safe
 
-    def _headers(
-        self, exchange: Exchange, version: Version, call: Call | None, run_s: float
-    ) -> list[tuple[bytes, bytes]]:
-        """Returns the headers of every answer; `call` is None for one that has not waited yet."""
-        return [
-            *self._version_headers[version],
-            (b"x-execution-id", exchange.execution_id.encode()),
-            (b"server-timing", server_timing(call, run_s)),
-        ]
+    def _lines(self, exchange: Exchange, version: Version, call: Call | None, run_s: float) -> bytes:
+        """Writes the headers of every answer; `call` is None for one that has not waited yet."""
+        return b"%sx-execution-id: %s\r\nserver-timing: %s\r\n" % (
+            self._version_lines[version],
+            exchange.execution_id.encode(),
+            server_timing(call, run_s),
+        )
 
     # --- the steps before a call runs
 
@@ -285,16 +283,17 @@ class ExecuteLane:
         seconds, began = self._call_s, self._loop.time()
         if is_job or envelope.timeout_s is not None or chosen.definition.limits is not None:
             seconds = self._deadlines.seconds(envelope.timeout_s, chosen.definition, is_job=is_job)
+        # By their positions: names would cost as much as all the rest of an instance.
         exchange.call = call = Call(
-            execution_id=exchange.execution_id,
-            program=chosen,
-            inputs=envelope.inputs,
-            deadline=began + seconds,
-            session_id=session_id,
-            traceparent=exchange.traceparent,
-            carried=exchange.carried,
-            trace=exchange.trace,
-            lm=self._lms.of_call(session_id, version) if chosen.definition.program_type != "python" else None,
+            exchange.execution_id,
+            chosen,
+            envelope.inputs,
+            began + seconds,
+            session_id,
+            exchange.traceparent,
+            exchange.carried,
+            exchange.trace,
+            self._lms.of_call(session_id, version) if chosen.definition.program_type != "python" else None,
         )
         call.is_background = is_job
         if exchange.begun is not None:
@@ -330,14 +329,20 @@ class ExecuteLane:
 
     # --- running it
 
-    async def _run(self, exchange: Exchange, call: Call, operation: str) -> Result:
+    def _run(self, exchange: Exchange, call: Call, operation: str) -> Coroutine[Any, Any, Result]:
+        """Returns the coroutine that brings the call to its result."""
         assert exchange.route is not None
         exchange.is_counted = True
+        run = self._router.execute(exchange.route, call, operation, exchange.begun)
+        return run if call.session_id is None else self._run_in_session(exchange, exchange.route, call.session_id, run)
+
+    async def _run_in_session(
+        self, exchange: Exchange, route: Route, session_id: str, run: Coroutine[Any, Any, Result]
+    ) -> Result:
         try:
-            return await self._router.execute(exchange.route, call, operation, exchange.begun)
+            return await run
         finally:
-            if call.session_id is not None:
-                self._sessions.seen(call.session_id, exchange.route.decision.version, exchange.owner)
+            self._sessions.seen(session_id, route.decision.version, exchange.owner)
 
     def route_item(self, exchange: Exchange, forced: Version | None, session_id: str | None) -> Version:
         """Begins an item of a batch, and decides its version."""
@@ -345,10 +350,6 @@ class ExecuteLane:
         self._begin(exchange)
         route = exchange.route = self._router.route(session_id, exchange.canary_key(), forced, exchange.trace)
         return route.decision.version
-
-    def sunset_headers(self, served_by: Collection[Version]) -> tuple[tuple[bytes, bytes], ...]:
-        """Returns the headers that announce the end of V1, for an answer that V1 has a part in."""
-        return self._sunset.headers if self._sunset is not None and Version.V1 in served_by else ()
 
     async def run_item(
         self, exchange: Exchange, program: CataloguedProgram, envelope: Envelope, fits: Callable[[int], bool]
@@ -390,7 +391,7 @@ class ExecuteLane:
         stream = EventStream(
             events,
             outcome,
-            lambda: self._headers(exchange, route.decision.version, call, 0.0),
+            lambda: self._lines(exchange, route.decision.version, call, 0.0),
             exchange.send,
         )
         try:
@@ -433,35 +434,31 @@ class ExecuteLane:
     def _accepted(self, exchange: Exchange, job: Job) -> Response:
         assert exchange.route is not None
         body = job_view(job).model_dump_json().encode()
-        headers = self._headers(exchange, exchange.route.decision.version, None, 0.0)
-        headers += [
-            _JSON,
-            (b"content-length", b"%d" % len(body)),
-            (b"location", b"/executions/" + job.id.encode()),
-            (b"preference-applied", b"respond-async"),
-        ]
-        return 202, headers, body
+        lines = (
+            b"%scontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"location: /executions/%s\r\npreference-applied: respond-async\r\n"
+        ) % (self._lines(exchange, exchange.route.decision.version, None, 0.0), len(body), job.id.encode())
+        return 202, lines, body
 
     def _with_answer(self, exchange: Exchange, keyed: KeyedCall, job: Job) -> KeyedCall:
         """Adds the answer that a job's start will have: both are stored at once."""
-        status, headers, body = self._accepted(exchange, job)
-        return replace(keyed, answer=KeptAnswer(status, headers, body))
+        return replace(keyed, answer=kept(self._accepted(exchange, job)))
 
     # --- the answer
 
     def _answer(self, exchange: Exchange, call: Call, result: Result) -> Response:
         if len(result.outputs) > MAX_SCANNED_BYTES:
-            (status, headers, body), rest = self._in_parts(exchange, call, result)
-            return status, headers, b"".join((body, *rest))
+            (status, lines, body), rest = self._in_parts(exchange, call, result)
+            return status, lines, b"".join((body, *rest))
         body = _encode(_answer_of(exchange, call, result, result.outputs))
-        return 200, self._headers_of_result(exchange, call, result, len(body)), body
+        return 200, self._result_lines(exchange, call, result, len(body)), body
 
     def _in_parts(self, exchange: Exchange, call: Call, result: Result) -> tuple[Response, Rest]:
         """Encodes an answer around its outputs. msgspec would copy them each time that its buffer grows."""
         body, _, behind = _encode(_answer_of(exchange, call, result, _PLACEHOLDER)).partition(_NUL)
         rest = memoryview(result.outputs), behind
         size = len(body) + len(result.outputs) + len(behind)
-        return (200, self._headers_of_result(exchange, call, result, size), body), rest
+        return (200, self._result_lines(exchange, call, result, size), body), rest
 
     async def _answer_in_parts(self, exchange: Exchange, call: Call, result: Result) -> None:
         """Sends an answer with large outputs, of which no copy is made: the event loop would stand still for it."""
@@ -470,13 +467,10 @@ class ExecuteLane:
         self.metrics.answered(200, time.perf_counter() - exchange.began, exchange.received, size)
         await exchange.answer(response, rest)
 
-    def _headers_of_result(
-        self, exchange: Exchange, call: Call, result: Result, size: int
-    ) -> list[tuple[bytes, bytes]]:
+    def _result_lines(self, exchange: Exchange, call: Call, result: Result, size: int) -> bytes:
         assert exchange.route is not None
-        headers = self._headers(exchange, exchange.route.decision.version, call, result.run_s)
-        headers += (_JSON, (b"content-length", b"%d" % size))
-        return headers
+        version_lines = self._version_lines[exchange.route.decision.version]
+        return result_lines(version_lines, exchange.execution_id, call, result.run_s, size)
 
     def _refuse(self, exchange: Exchange, error: Exception) -> Response:
         """Counts and logs a failed call, and returns the problem as its answer."""
@@ -492,10 +486,8 @@ class ExecuteLane:
             _log_failure(exchange, problem, version)
         run_s = error.run_s if isinstance(error, ExecutionError) else 0.0
         body = problem.body(pool_version=version, execution_id=exchange.execution_id)
-        headers = self._headers(exchange, version, exchange.call, run_s)
-        headers += [(name.encode(), value.encode()) for name, value in problem.headers().items()]
-        headers.append((b"content-length", b"%d" % len(body)))
-        return problem.kind.status, headers, body
+        lines = self._lines(exchange, version, exchange.call, run_s) + problem_lines(problem, len(body))
+        return problem.kind.status, lines, body
 
     def _explain(self, problem: Problem, program: Program, call: Call | None) -> None:
         """Adds to a problem what the program's definition tells."""
@@ -512,7 +504,7 @@ class ExecuteLane:
             # The call failed before its session was known: it counts for the version that the split gives without one.
             exchange.route = self._router.route(None, exchange.canary_key())
         if not exchange.is_counted:
-            operation = "batch" if exchange.is_item else _operation(exchange.headers)
+            operation = "batch" if exchange.is_item else exchange.operation
             self._router.record_failure(exchange.route, problem.code, problem.kind.category, operation, exchange.began)
         return exchange.route.decision.version
 
@@ -576,17 +568,3 @@ def _answer_of(exchange: Exchange, call: Call, result: Result, outputs: msgspec.
     version = _NAMES[exchange.route.decision.version]
     duration_ms = round((time.perf_counter() - exchange.began) * 1e6) / 1000
     return Answer(call.execution_id, call.program.id, version, outputs, duration_ms, result.usage)
-
-
-def _operation(headers: dict[bytes, bytes]) -> Literal["execute", "stream", "async"]:
-    """Returns the form of answer that a call asks for, which is also its label in the metrics."""
-    accept = headers.get(b"accept")
-    if accept is not None and accept != b"*/*" and asks_for_events(accept):
-        return "stream"
-    prefer = headers.get(b"prefer")
-    return "async" if prefer is not None and _prefers_async(prefer) else "execute"
-
-
-def _prefers_async(prefer: bytes) -> bool:
-    """Tells if a Prefer header (RFC 7240) has `respond-async`."""
-    return any(preference.partition(b";")[0].strip().lower() == b"respond-async" for preference in prefer.split(b","))

@@ -7,7 +7,7 @@ The endpoint knows `Exchange` alone. A plain call has a `ConnectionExchange`, ma
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -15,6 +15,8 @@ import structlog
 from starlette.types import Message, Receive, Scope, Send
 
 from app.access.auth import Principal
+from app.execute.call_head import CallHead
+from app.execute.response import CLOSE, Response, Rest, headers_in, lines_of
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState, default_headers
 from app.problems import CONTENT_TYPE, Problem, internal_error
 from common.tasks import TaskOwner
@@ -27,23 +29,17 @@ from routing.router import Begun, Route
 from routing.telemetry.call_trace import CallTrace
 from routing.versions import Version
 
-Response = tuple[int, list[tuple[bytes, bytes]], bytes]
-"""Status, well-formed headers with the body's length among them, body."""
-Rest = tuple[bytes | memoryview, ...]
-"""The parts behind the beginning of a large body. No copy of them is made."""
 Address = tuple[str, int | None]
 """A host and a port, or the path of a socket."""
 
-_JOINED: Final = frozenset({b"accept", b"baggage", b"idempotency-key", b"prefer", b"tracestate"})
-"""Headers whose lines are joined: those of lists, and the key, of which two are then refused as none."""
+FORCED_VERSION: Final = b"x-pool-version"
 _MAX_CANARY_KEY_LENGTH: Final = 256
 _TASK_NAME: Final = "execute"
 _HAS_EAGER_TASKS: Final = hasattr(asyncio, "eager_task_factory")
-_CLOSE: Final = (b"connection", b"close")
 _FAILURE: Final = internal_error().body()
 _NO_ANSWER: Final[Response] = (
     500,
-    [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", b"%d" % len(_FAILURE)), _CLOSE],
+    b"content-type: %s\r\ncontent-length: %d\r\n" % (CONTENT_TYPE.encode(), len(_FAILURE)) + CLOSE,
     _FAILURE,
 )
 _log = structlog.stdlib.get_logger("poolshift.http")
@@ -60,7 +56,7 @@ class _ServerLines:
         """Returns the lines of a list that nobody changes."""
         if headers is not self._headers:
             self._headers = headers
-            self._lines = b"".join([b"%s: %s\r\n" % header for header in headers])
+            self._lines = lines_of(headers)
         return self._lines
 
 
@@ -128,16 +124,17 @@ class Exchange:
     `with exchange:` is a scope that ends with ClientGone as soon as the client disconnects.
     """
 
-    def __init__(self, path: str, lines: list[tuple[bytes, bytes]], address: Address | None, scheme: str) -> None:
-        """`lines` are the request's headers, with names in lower case; `address` is the service's own."""
-        self.path = path
-        self.headers = headers_of(lines)
+    def __init__(self, head: CallHead, address: Address | None, scheme: str) -> None:
+        """`address` is the service's own."""
+        self.path = head.path
+        self.headers = head.headers
+        self.operation = head.operation
         self.address = address
         self.scheme = scheme
         self.principal: Principal | None = None
         """The sender, once its key has been looked at."""
-        self.began = time.perf_counter()
-        """The event loop's own clock counts whole milliseconds."""
+        self.began = 0.0
+        """The time of `time.perf_counter` at which it began: the event loop's clock counts whole milliseconds."""
         self.execution_id = ""
         self.trace: CallTrace | None = None
         """The trace, if the call is sampled."""
@@ -196,7 +193,7 @@ class Exchange:
         Raises:
             Problem: `invalid_request`, for a version that nobody knows.
         """
-        header = self.headers.get(b"x-pool-version")
+        header = self.headers.get(FORCED_VERSION)
         if header is None:
             return None
         value = header.decode("latin-1")
@@ -258,15 +255,14 @@ class ConnectionExchange(Exchange):
 
     def __init__(
         self,
-        path: str,
-        lines: list[tuple[bytes, bytes]],
+        head: CallHead,
         address: Address | None,
         server: ServerState,
         tasks: set[asyncio.Task[None]],
         on_answer: Callable[[bytes, Rest], None],
     ) -> None:
         """Calls `on_answer` once with the answer's parts, unless the client goes; the server waits for `tasks`."""
-        super().__init__(path, lines, address, "http")
+        super().__init__(head, address, "http")
         self.keep_alive = True
         """Set if the connection stays open for other requests."""
         self._body = b""
@@ -302,7 +298,8 @@ class ConnectionExchange(Exchange):
             if self.task is not None:
                 self._tasks.discard(self.task)
                 self.task = None  # they would hold each other
-            self._write(_NO_ANSWER)  # wrong or cancelled, it leaves no client waiting
+            if self._on_answer is not None:
+                self._write(_NO_ANSWER)  # wrong or cancelled, it leaves no client waiting
 
     async def body(self, max_bytes: int) -> bytes:
         body = self._body
@@ -322,16 +319,13 @@ class ConnectionExchange(Exchange):
         on_answer, self._on_answer = self._on_answer, None
         if on_answer is None:
             return
-        status, headers, body = response
-        parts = [STATUS_LINE[status], _server_lines.of(default_headers(self._server))]
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
-        if status >= 400 and _CLOSE in headers:  # no other answer has this header
+        status, lines, body = response
+        if status >= 400 and CLOSE in lines:  # no other answer has this header
             self.keep_alive = False
         elif not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-        parts += (b"\r\n", body)
-        on_answer(b"".join(parts), rest)
+            lines += CLOSE
+        server_lines = _server_lines.of(default_headers(self._server))
+        on_answer(b"".join((STATUS_LINE[status], server_lines, lines, b"\r\n", body)), rest)
 
 
 class AsgiExchange(Exchange):
@@ -339,7 +333,8 @@ class AsgiExchange(Exchange):
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, tasks: TaskOwner) -> None:
         """`tasks` owns the task that waits for the client to disconnect."""
-        super().__init__(scope["path"], scope["headers"], scope["server"], scope["scheme"])
+        super().__init__(CallHead(scope["path"], scope["headers"]), scope["server"], scope["scheme"])
+        self.began = time.perf_counter()
         self.send = send
         """Sends the messages of a stream."""
         self._receive = receive
@@ -368,8 +363,8 @@ class AsgiExchange(Exchange):
         raise too_large(max_bytes)
 
     async def answer(self, response: Response, rest: Rest = ()) -> None:
-        status, headers, body = response
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        status, lines, body = response
+        await self.send({"type": "http.response.start", "status": status, "headers": headers_in(lines)})
         for part in rest:
             await self.send({"type": "http.response.body", "body": body, "more_body": True})
             body = bytes(part)
@@ -401,24 +396,3 @@ class AsgiExchange(Exchange):
 def too_large(max_bytes: int) -> Problem:
     """The problem of a body over `max_bytes`."""
     return Problem("payload_too_large", f"the body is over {max_bytes} bytes (MAX_BODY_BYTES)")
-
-
-def server_timing(call: Call | None, run_s: float) -> bytes:
-    """The value of `Server-Timing`; `call` is None for one that has not waited yet."""
-    timing = b"queue;dur=%.3f, run;dur=%.3f" % (0.0 if call is None else call.queued_s * 1000, run_s * 1000)
-    if call is not None and call.load_s > 0.0:
-        timing += b", load;dur=%.3f" % (call.load_s * 1000)
-    return timing
-
-
-def headers_of(lines: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The headers by name. If one comes twice, its lines are joined (RFC 9110, 5.3) or, of most, the last counts."""
-    headers = dict(lines)
-    return headers if len(headers) == len(lines) else _joined(lines)
-
-
-def _joined(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    headers: dict[bytes, bytes] = {}
-    for name, value in lines:
-        headers[name] = headers[name] + b", " + value if name in _JOINED and name in headers else value
-    return headers

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from app.execute.exchange import Exchange, Response
+from app.execute.exchange import Exchange
+from app.execute.response import Response, headers_in, lines_of
 from app.problems import Problem
 from routing.catalog.idempotency import IdempotencyKeys, KeptAnswer, KeyedCall, KeyTaken, Outcome
 from routing.catalog.jobs import Jobs, JobStatus
@@ -23,7 +24,7 @@ IDEMPOTENCY_KEY: Final = b"idempotency-key"
 MAX_KEY_LENGTH: Final = 255
 _QUOTED: Final = re.compile(rb'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 _BARE: Final = re.compile(rb"[\x21\x23-\x7e][\x21-\x7e]*")
-_REPLAYED: Final = (b"idempotent-replayed", b"true")
+_REPLAYED: Final = b"idempotent-replayed: true\r\n"
 
 
 class _Problem(msgspec.Struct):
@@ -67,7 +68,7 @@ class Once:
         run = self._keys.run(keyed, work())
         with exchange:
             answer = await asyncio.shield(run)
-        return answer.status, list(answer.headers), answer.body
+        return answer.status, lines_of(answer.headers), answer.body
 
     async def _take_over(self, lost: KeyedCall, keyed: KeyedCall, program_id: str, session_id: str | None) -> None:
         """Begins a call again whose replica died. Raises IdempotencyConflict unless its program is idempotent."""
@@ -142,6 +143,12 @@ def read_key(header: bytes) -> str:
     return key.decode("ascii")
 
 
+def kept(response: Response) -> KeptAnswer:
+    """Returns a response as the answer to keep."""
+    status, lines, body = response
+    return KeptAnswer(status, headers_in(lines), body)
+
+
 def _answered_again(answer: KeptAnswer) -> Response:
     """Returns the first answer again, marked as such."""
-    return answer.status, [*answer.headers, _REPLAYED], answer.body
+    return answer.status, lines_of(answer.headers) + _REPLAYED, answer.body

@@ -14,8 +14,9 @@ from uvicorn.config import Config
 from app.execute import reader as requests
 from app.execute import uvicorn_adapter
 from app.execute.connections import Connection, Connections
-from app.execute.exchange import Address, ConnectionExchange, Rest
+from app.execute.exchange import Address, ConnectionExchange
 from app.execute.reader import RequestReader
+from app.execute.response import Rest
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState, UvicornProtocol
 
 _INT_BYTES: Final = 4
@@ -295,10 +296,7 @@ class LaneProtocol(Connection):
                 self._hand_over()
 
     def _new_exchange(self) -> ConnectionExchange:
-        reader = self._reader
-        return ConnectionExchange(
-            reader.target.decode(), reader.headers, self._address, self._server, self._tasks, self._answer
-        )
+        return ConnectionExchange(self._reader.call, self._address, self._server, self._tasks, self._answer)
 
     def _await_rest(self, limit_s: float) -> None:
         self._is_unfinished = True

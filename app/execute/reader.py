@@ -9,6 +9,7 @@ from typing import Final
 
 import httptools
 
+from app.execute.call_head import NO_CALL, CallHead
 from app.execute.chunked import ChunkedBody
 
 UNFINISHED: Final = 0
@@ -46,10 +47,8 @@ class RequestReader:
     """
 
     def __init__(self) -> None:
-        self.target = b""
-        """The path of the last call."""
-        self.headers: list[tuple[bytes, bytes]] = []
-        """The headers of the last head, with their names in lower case."""
+        self.call = NO_CALL
+        """The head of the last call."""
         self.body = b""
         """The body of the last complete call."""
         self.head = b""
@@ -62,6 +61,7 @@ class RequestReader:
         self._missing = 0
         """The number of bytes that the body still lacks, if the head gives its length."""
         self._chunks: ChunkedBody | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
         self._length = -1
         self._coding = b""
         self._is_plain = True
@@ -69,8 +69,8 @@ class RequestReader:
         """Set if the connection stays open after the answer to the last request."""
         self._is_head_over = False
         self._kept_head = b""
-        """The head of an earlier call; `target`, `_kept_headers` and `_kept_length` are what llhttp found in it."""
-        self._kept_headers: list[tuple[bytes, bytes]] = []
+        """The head of an earlier call; `_kept_call` and `_kept_length` are what llhttp found in it."""
+        self._kept_call = NO_CALL
         self._kept_length = -1
         self._is_parsed = False
         """Set if llhttp has read the last head."""
@@ -204,7 +204,7 @@ class RequestReader:
     def _read_head(self, head: bytes) -> int:
         if len(head) > MAX_HEAD_BYTES or (len(head) > _FEW_BYTES and head.count(b"\n") > MAX_HEAD_LINES):
             return OVERSIZED
-        self.headers, self._length, self._coding = [], -1, b""
+        self._headers, self._length, self._coding = [], -1, b""
         self._is_plain, self._is_head_over, self._is_parsed = True, False, True
         parser = self._parser = self._parser or httptools.HttpRequestParser(self)
         try:
@@ -217,7 +217,7 @@ class RequestReader:
             return MALFORMED
         line = _REQUEST_LINE.match(head)
         if line is not None and self._is_plain and 0 <= self._length <= MAX_BYTES - len(head):
-            self.target = line[1]
+            self.call = CallHead(line[1].decode(), self._headers)
             if self.stays:
                 self._keep(head)
             return CALL
@@ -225,10 +225,10 @@ class RequestReader:
 
     def _keep(self, head: bytes) -> None:
         self._kept_head = head if len(head) <= MAX_KEPT_HEAD_BYTES else b""
-        self._kept_headers, self._kept_length = self.headers, self._length
+        self._kept_call, self._kept_length = self.call, self._length
 
     def _recall(self) -> int:
-        self.headers, self._length, self._is_parsed = self._kept_headers, self._kept_length, False
+        self.call, self._length, self._is_parsed = self._kept_call, self._kept_length, False
         self.stays = True
         return CALL
 
@@ -262,7 +262,7 @@ class RequestReader:
             self._coding, self._is_plain = value.lower().strip(), False
         elif name == b"expect" or (name == b"accept" and b"event-stream" in value.lower()):
             self._is_plain = False
-        self.headers.append((name, value))
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Notes the end of the head, and if the connection stays open after the answer."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 from starlette.types import Send
 
-from app.execute.exchange import Response
+from app.execute.response import Response, headers_in
 from pools.events import EventSource
 from poolshift.worker.messages import EventKind
 
@@ -119,15 +119,15 @@ class EventStream:
         self,
         events: EventBuffer,
         outcome: asyncio.Task[Response],
-        headers: Callable[[], list[tuple[bytes, bytes]]],
+        lines: Callable[[], bytes],
         send: Send,
         *,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
-        """Takes the call's ordinary answer as `outcome`. `headers` is called when the answer starts."""
+        """Takes the call's ordinary answer as `outcome`. `lines` writes the first headers when the answer starts."""
         self._events = events
         self._outcome = outcome
-        self._headers = headers
+        self._lines = lines
         self._send = send
         self._heartbeat_s = heartbeat_s
         self._limit: asyncio.Timeout | None = None
@@ -148,7 +148,7 @@ class EventStream:
         if not self._events.has_taken and self._outcome.done() and self._outcome.result()[0] >= 400:
             return self._outcome.result()
         headers = [
-            *self._headers(),
+            *headers_in(self._lines()),
             (b"content-type", CONTENT_TYPE),
             (b"cache-control", b"no-store"),
             (b"x-accel-buffering", b"no"),  # nginx would keep events back

@@ -15,8 +15,9 @@ from uvicorn.config import Config
 
 from app.execute import reader as requests
 from app.execute import server_span
+from app.execute.call_head import NO_CALL, CallHead
 from app.execute.connections import Connections
-from app.execute.exchange import ConnectionExchange, Endpoint, Exchange, headers_of
+from app.execute.exchange import ConnectionExchange, Endpoint, Exchange
 from app.execute.protocol import LaneProtocol
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState
 from app.fronts.direct import DirectCalls
@@ -63,7 +64,7 @@ class RemoteExchange(ConnectionExchange):
     """The calls of one of a front's connections, one at a time, which the front or the service runs."""
 
     def __init__(self, connection: "FrontConnection", server: ServerState, tasks: "set[asyncio.Task[None]]") -> None:
-        super().__init__("", [], None, server, tasks, connection.answer_here)
+        super().__init__(NO_CALL, None, server, tasks, connection.answer_here)
         self._connection = connection
 
     def begin(self, body: bytes, endpoint: Endpoint, loop: asyncio.AbstractEventLoop, *, at_once: bool) -> None:
@@ -88,10 +89,10 @@ class AsksService:
         return True
 
 
-def key_of(target: bytes, headers: list[tuple[bytes, bytes]]) -> Key | None:
+def key_of(head: CallHead) -> Key | None:
     """The part of a head that a grant is for; None if something in the head is for the service alone."""
-    key = [target]
-    for name, value in headers:
+    key = [head.path.encode()]
+    for name, value in head.lines:
         if name in _SERVICES_OWN:
             return None
         if name in _TELLING:
@@ -134,10 +135,10 @@ class FrontConnection(LaneProtocol):
         """Set if the last head has headers that concern traces."""
         self._granted: Granted | None = None
         """The grant for the last head, if there is one."""
-        self._known_headers: list[tuple[bytes, bytes]] | None = None
-        """The headers that `_key` and `_granted` are of."""
-        self._sent_headers: list[tuple[bytes, bytes]] | None = None
-        """The headers of the last call that the service was sent, which it has kept."""
+        self._known_head: CallHead | None = None
+        """The head that `_key` and `_granted` are of."""
+        self._sent_head: CallHead | None = None
+        """The head of the last call that the service was sent, which it has kept."""
 
     def connection_lost(self, error: Exception | None) -> None:
         """Forgets the client: it has gone, or the service has its connection."""
@@ -147,16 +148,16 @@ class FrontConnection(LaneProtocol):
 
     def begin_call(self, body: bytes) -> None:
         """Runs the call here, if the service has granted that, or sends it to the service."""
-        reader, flags = self._reader, 0
-        if reader.headers is not self._known_headers:
-            self._known_headers = reader.headers
-            self._key = key_of(reader.target, reader.headers)
-            self._has_trace = any(name in _OF_TRACES for name, _ in reader.headers)
+        head, flags = self._reader.call, 0
+        if head is not self._known_head:
+            self._known_head = head
+            self._key = key_of(head)
+            self._has_trace = any(name in _OF_TRACES for name, _ in head.lines)
             self._granted = None if self._key is None else self._grants.get(self._key)
         granted = self._granted
         if granted is not None and granted.epoch == self._direct.epoch:
-            head = granted.head(headers_of(reader.headers) if self._has_trace else None)
-            self._call = self._direct.begin(granted, self, body, head)
+            traced = granted.head(head.headers if self._has_trace else None)
+            self._call = self._direct.begin(granted, self, body, traced)
             if self._call is not None:
                 return
         elif self._key is not None:
@@ -179,7 +180,7 @@ class FrontConnection(LaneProtocol):
 
     def span_attributes(self, call: DirectCall) -> dict[str, str | int]:
         """Returns the attributes of the server's span of a sampled call."""
-        exchange = Exchange(self._reader.target.decode(), [], self._address, "http")
+        exchange = Exchange(self._reader.call, self._address, "http")
         exchange.execution_id, exchange.program = call.execution_id, call.program
         return server_span.attributes(exchange)
 
@@ -200,10 +201,10 @@ class FrontConnection(LaneProtocol):
 
     def send_call(self, kind: int, flags: int, body: bytes) -> None:
         """Sends a call, or its beginning, to the service; with its head if that is not the one of the last call."""
-        reader, head = self._reader, b""
-        if reader.headers is not self._sent_headers:
-            self._sent_headers = reader.headers
-            head = _encode_head((reader.target.decode(), reader.headers, self._address))
+        call, head = self._reader.call, b""
+        if call is not self._sent_head:
+            self._sent_head = call
+            head = _encode_head((call.path, call.lines, self._address))
         if self._exchange is not None and self._exchange.keep_alive:
             flags |= STAYS
         self._link.send(kind, flags, self.number, head, body)

@@ -20,8 +20,8 @@ import msgspec
 
 from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope
-from app.execute.exchange import server_timing
 from app.execute.execution_ids import ExecutionIds
+from app.execute.response import result_lines
 from app.fronts.direct_call import Borrowed, BorrowedHandle, Client, DirectCall
 from app.fronts.frames import ANY_LEASE, KILL, PAID, RAN, RETURNED, WANTED, FrameStream
 from app.fronts.gate import Gate
@@ -217,15 +217,7 @@ class DirectCalls:
         duration_ms = round(seconds * 1e6) / 1000
         body = _encode(Answer(call.execution_id, call.program.id, "v2", outcome.outputs, duration_ms, outcome.usage))
         size = len(body)
-        lines = (
-            b"%sx-execution-id: %s\r\nserver-timing: %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            % (
-                call.granted.lines,
-                call.execution_id.encode(),
-                server_timing(call, outcome.run_s),
-                size,
-            )
-        )
+        lines = result_lines(call.granted.version_lines, call.execution_id, call, outcome.run_s, size)
         self._report(call, size)
         if call.span is not None:
             call.span.answered(server_span.NAME, 200, None, client.span_attributes(call))

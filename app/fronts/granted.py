@@ -32,7 +32,7 @@ class Granted:
         self.decision = Decision(Version.V2, Reason(grant.reason))
         self.revision = grant.revision
         self.max_body_bytes = grant.max_body_bytes
-        self.lines = b"".join([b"%s: %s\r\n" % header for header in grant.headers])
+        self.version_lines = grant.version_lines
 
     def head(self, headers: dict[bytes, bytes] | None) -> Head | None:
         """Decides if a call is traced; `headers` are those of a call that has any that concern traces."""

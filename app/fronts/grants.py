@@ -20,7 +20,7 @@ from app.fronts.messages import Failure, Grant, Ran
 from app.fronts.named import name_of
 from app.http_metrics import HandlerMetrics
 from app.services import Services
-from app.sunset import version_headers
+from app.sunset import version_lines
 from pools.calls import Call
 from routing.catalog.programs import CataloguedProgram
 from routing.rollout.model import Rollout
@@ -69,7 +69,7 @@ class Grants:
         self._metrics = metrics
         self._timeout_s = timeout_s
         self._max_body_bytes = max_body_bytes
-        self._headers = version_headers(services.migration.sunset)[Version.V2]
+        self._version_lines = version_lines(services.migration.sunset)[Version.V2]
         self._flows: dict[int, _Flow] = {}
         self._flows_before: dict[int, _Flow] = {}
         self._by_program: dict[CataloguedProgram, _Flow] = {}
@@ -114,7 +114,7 @@ class Grants:
                 definition=self._loans.told(link, program.definition),
                 program=named,
                 timeout_s=self._timeout_s,
-                headers=self._headers,
+                version_lines=self._version_lines,
                 sampling=self._sampling(),
                 reason=decision.reason,
                 revision=self._services.flag.current.revision,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from app.execute.exchange import Address, BegunCall, ConnectionExchange, Endpoint, Rest
+from app.execute.call_head import CallHead
+from app.execute.exchange import Address, BegunCall, ConnectionExchange, Endpoint
+from app.execute.response import Rest
 from app.execute.uvicorn_adapter import ServerState, running_tasks
 from app.fronts.frames import (
     ALIVE,
@@ -50,7 +52,7 @@ SILENT_S: Final = 3.0
 Head = tuple[str, list[tuple[bytes, bytes]], Address | None]
 """The path, the headers, and the service's own address."""
 
-decode_head: Final = msgspec.msgpack.Decoder(Head).decode
+_decode_head: Final = msgspec.msgpack.Decoder(Head).decode
 _decode_ran: Final = msgspec.msgpack.Decoder(list[Ran]).decode
 _decode_failure: Final = msgspec.msgpack.Decoder(Failure).decode
 _decode_loan: Final = msgspec.msgpack.Decoder(Loan).decode
@@ -62,19 +64,23 @@ _decode_state: Final = msgspec.msgpack.Decoder(State).decode
 class _Client:
     """A connection of the front, from its first call on."""
 
-    def __init__(self, link: "FrontLink", number: int, head: Head) -> None:
+    def __init__(self, link: "FrontLink", number: int, head: bytes) -> None:
         self.link = link
         self.number = number
-        self.head = head
+        self.take_head(head)
         self.exchange: ConnectionExchange | None = None
         """The call that is being answered."""
         self.may_be_granted = False
         self.epoch = 0
         """The epoch in which the call began: what was right then may be wrong by its answer."""
 
+    def take_head(self, head: bytes) -> None:
+        """Takes the head of the calls from now on."""
+        path, lines, self._address = _decode_head(head)
+        self._head = CallHead(path, lines)
+
     def new_exchange(self, server: ServerState, tasks: "set[asyncio.Task[None]]") -> ConnectionExchange:
-        path, lines, address = self.head
-        self.exchange = ConnectionExchange(path, lines, address, server, tasks, self.answer)
+        self.exchange = ConnectionExchange(self._head, self._address, server, tasks, self.answer)
         return self.exchange
 
     def answer(self, data: bytes, rest: Rest) -> None:
@@ -254,9 +260,9 @@ class FrontLink(FrameStream):
     def _client(self, number: int, head: bytes) -> _Client:
         client = self._clients.get(number)
         if client is None:
-            client = self._clients[number] = _Client(self, number, decode_head(head))
+            client = self._clients[number] = _Client(self, number, head)
         elif head:
-            client.head = decode_head(head)
+            client.take_head(head)
         return client
 
 

@@ -39,8 +39,8 @@ class Grant(msgspec.Struct, array_like=True):
     definition: int
     program: ProgramName
     timeout_s: float
-    headers: list[tuple[bytes, bytes]]
-    """The first headers of an answer."""
+    version_lines: bytes
+    """The lines of an answer's first headers."""
     sampling: tuple[float, bool] | None
     """The share of traces to sample, and if a trace that comes in goes by its flag; None if nothing is exported."""
     reason: str

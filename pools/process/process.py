@@ -32,7 +32,7 @@ from pools.process.json_check import MAX_SCANNED_BYTES, check_json
 from pools.process.output import OutputReader
 from pools.process.replies import decode_reply, error_of
 from pools.process.stats import ProcessStats
-from pools.process.told_definitions import ToldDefinitions, size_of
+from pools.process.told_definitions import ToldDefinitions
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import truncate
 from poolshift.worker.framing import MALFORMED, MAX_COPIED_BYTES, FrameError, frame_of_two, start_of_two
@@ -172,17 +172,14 @@ class WorkerProcess:
             WorkerLost: the worker is dead; nothing was sent.
         """
         definition = call.program.definition
-        number = self._definitions.number_of(definition)
-        is_new = number is None
-        size = 0
-        if number is None:
-            size = size_of(definition)
-            number = self._definitions.next_number(size)
+        told, new = self._definitions.find(definition), None
+        if told is None:
+            told, new = self._definitions.new(definition), definition
         request = Run(
             id=call.execution_id,
             program_id=call.program.id,
-            number=number,
-            definition=definition if is_new else None,
+            number=told.number,
+            definition=new,
             traceparent=call.traceparent if call.trace is None else call.trace.run_begins(self.pid),
             carried=call.carried,
             record=call.trace is not None,
@@ -190,8 +187,7 @@ class WorkerProcess:
             lm=call.lm,
             lm_budget_s=0.0 if call.lm is None else lm_budget_s(call.deadline - self._loop.time()),
         )
-        is_loading = is_new or not self._definitions.is_loaded(definition)
-        if is_loading:
+        if not told.is_loaded:
             self._load_began = time.perf_counter()  # the worker may begin before the message's last byte is sent
         try:
             is_sent = self._send_run(_encoder.encode(request), call.inputs)
@@ -199,10 +195,10 @@ class WorkerProcess:
             raise InvalidInputs(f"inputs: {error}") from None
         if not is_sent:
             raise WorkerLost
-        if is_new:
-            self._definitions.told(definition, number, size)
-        call.is_loading = is_loading
-        if is_loading:
+        if new is not None:
+            self._definitions.add(new, told)
+        call.is_loading = not told.is_loaded
+        if call.is_loading:
             call.is_cold = True
             self._load_due = self._loop.time() + self._load_timeout_s
         self.call = call
@@ -213,7 +209,7 @@ class WorkerProcess:
 
     def _send_run(self, message: bytes, inputs: bytes | msgspec.Raw) -> bool:
         if len(inputs) <= MAX_COPIED_BYTES:
-            return self._channel.send(frame_of_two(message, memoryview(inputs)))
+            return self._channel.send(frame_of_two(message, inputs))
         return self._channel.send(start_of_two(message, len(inputs)), memoryview(inputs))
 
     @property
@@ -508,8 +504,6 @@ class WorkerProcess:
 
     def _end_load(self, call: Call) -> float:
         """Ends the time in which the program loads, and returns how long it was, in seconds."""
-        if self._load_due is None:
-            return 0.0
         seconds, self._load_due = time.perf_counter() - self._load_began, None
         call.load_s += seconds
         call.is_loading = False
@@ -558,7 +552,8 @@ class WorkerProcess:
         self._ended_id, self._ended_program = call.execution_id, call.program
         self.call = self._on_end = None
         self._is_scanning = False
-        self._end_load(call)
+        if self._load_due is not None:
+            self._end_load(call)
         try:
             if call.trace is not None:
                 call.trace.run_ended(None if isinstance(outcome, Result) else outcome, spans)

@@ -36,10 +36,14 @@ def decode_reply(payload: bytes | memoryview) -> tuple[Reply, msgspec.Raw]:
         FrameError, MALFORMED: it is no reply.
     """
     message, body = cut_in_two(payload)
-    _check_text(message)  # msgspec does not check the text that it leaves raw, such as a span
+    is_plain = isinstance(payload, bytes) and payload.isascii()
+    if not is_plain:
+        _check_text(message)  # msgspec does not check the text that it leaves raw, such as a span
     reply = _reply_decoder.decode(message)
     if isinstance(reply, Done):
-        return reply, _scanned(body) if len(body) <= MAX_SCANNED_BYTES else msgspec.Raw(body)
+        if len(body) > MAX_SCANNED_BYTES:
+            return reply, msgspec.Raw(body)
+        return reply, _json_decoder.decode(body) if is_plain else _scanned(body)
     if isinstance(reply, Progress):
         if len(body) > MAX_EVENT_BYTES:
             raise FrameError(f"an event of {len(body)} bytes is over the limit of {MAX_EVENT_BYTES}")

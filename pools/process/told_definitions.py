@@ -14,21 +14,30 @@ MAX_TOLD_BYTES: Final = 16 * 1024 * 1024
 _encoder: Final = msgspec.json.Encoder()
 
 
+class Told:
+    """A definition that a worker has been told, or is about to be."""
+
+    def __init__(self, number: int, size: int, *, is_loaded: bool) -> None:
+        """Takes the `size` of its JSON, in bytes."""
+        self.number = number
+        self.size = size
+        self.is_loaded = is_loaded
+        """Set once the worker has loaded it."""
+
+
 class ToldDefinitions:
     """Numbers the definitions that one worker knows. Those that it does not know go along with their first call."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Definition, int] = {}
+        self._told: dict[Definition, Told] = {}
         self._bytes = 0
-        self._not_loaded: set[Definition] = set()
-        """The definitions among them that the worker could not load, or not yet."""
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._told)
 
     def entries(self) -> list[tuple[Definition, bool]]:
         """Returns the definitions by their numbers, each with whether the worker has loaded it."""
-        return [(definition, definition not in self._not_loaded) for definition in self._numbers]
+        return [(definition, told.is_loaded) for definition, told in self._told.items()]
 
     @property
     def size(self) -> int:
@@ -37,38 +46,31 @@ class ToldDefinitions:
 
     def replace(self, entries: Sequence[tuple[Definition, bool]], size: int) -> None:
         """Takes over what another process has told the worker."""
-        self._numbers = {definition: number for number, (definition, _) in enumerate(entries)}
-        self._not_loaded = {definition for definition, is_loaded in entries if not is_loaded}
+        self._told = {
+            definition: Told(number, 0, is_loaded=is_loaded) for number, (definition, is_loaded) in enumerate(entries)
+        }
         self._bytes = size
 
-    def number_of(self, definition: Definition) -> int | None:
-        """Returns the number of a definition that the worker knows; None for one that it does not."""
-        return self._numbers.get(definition)
+    def find(self, definition: Definition) -> Told | None:
+        """Finds a definition that the worker knows."""
+        return self._told.get(definition)
 
-    def next_number(self, size: int) -> int:
-        """Returns the number for a new definition of `size` bytes; 0 makes the worker drop all others."""
-        is_full = len(self._numbers) >= MAX_TOLD or self._bytes + size > MAX_TOLD_BYTES
-        return 0 if is_full else len(self._numbers)
+    def new(self, definition: Definition) -> Told:
+        """Numbers a definition that the worker does not know; 0 makes the worker drop all others."""
+        size = len(_encoder.encode(definition))
+        is_full = len(self._told) >= MAX_TOLD or self._bytes + size > MAX_TOLD_BYTES
+        return Told(0 if is_full else len(self._told), size, is_loaded=False)
 
-    def told(self, definition: Definition, number: int, size: int) -> None:
-        """Notes that the worker has got a new definition of `size` bytes with its number."""
-        if number == 0:
-            self._numbers.clear()
-            self._not_loaded.clear()
+    def add(self, definition: Definition, told: Told) -> None:
+        """Notes that the worker has got a new definition."""
+        if told.number == 0:
+            self._told.clear()
             self._bytes = 0
-        self._numbers[definition] = number
-        self._not_loaded.add(definition)
-        self._bytes += size
-
-    def is_loaded(self, definition: Definition) -> bool:
-        """Tells if the worker has loaded a definition that it knows."""
-        return definition not in self._not_loaded
+        self._told[definition] = told
+        self._bytes += told.size
 
     def loaded(self, definition: Definition) -> None:
         """Notes that the worker has loaded a definition."""
-        self._not_loaded.discard(definition)
-
-
-def size_of(definition: Definition) -> int:
-    """Returns the bytes of a definition as JSON."""
-    return len(_encoder.encode(definition))
+        told = self._told.get(definition)
+        if told is not None:
+            told.is_loaded = True

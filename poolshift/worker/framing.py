@@ -18,6 +18,7 @@ MAX_COPIED_BYTES: Final = 256 * 1024
 """A copy of this size costs less than a view and its use, and than a second write."""
 
 _LENGTH: Final = struct.Struct(">I")
+_LENGTH_BYTES: Final = 4
 _LENGTHS: Final = struct.Struct(">II")
 READ_BYTES: Final = 256 * 1024
 """The size of one read. A larger one costs no more than a small one as long as malloc keeps the memory of both."""
@@ -36,13 +37,14 @@ def frame(payload: bytes) -> bytes:
     return _LENGTH.pack(_checked(len(payload))) + payload
 
 
-def frame_of_two(head: bytes, body: bytes | memoryview) -> bytes:
+def frame_of_two(head: bytes, body: bytes | memoryview | msgspec.Raw) -> bytes:
     """The bytes to send for a payload of two parts, which `cut_in_two` cuts apart again.
 
     Raises:
         FrameError: the payload is over `MAX_FRAME_BYTES`.
     """
-    return b"".join((start_of_two(head, len(body)), body))
+    size = _checked(_LENGTH_BYTES + len(head) + len(body))
+    return b"".join((_LENGTHS.pack(size, len(head)), head, body))
 
 
 def start_of_two(head: bytes, size: int) -> bytes:
@@ -51,7 +53,7 @@ def start_of_two(head: bytes, size: int) -> bytes:
     Raises:
         FrameError: the payload is over `MAX_FRAME_BYTES`.
     """
-    return _LENGTHS.pack(_checked(_LENGTH.size + len(head) + size), len(head)) + head
+    return _LENGTHS.pack(_checked(_LENGTH_BYTES + len(head) + size), len(head)) + head
 
 
 def cut_in_two(payload: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
@@ -60,13 +62,14 @@ def cut_in_two(payload: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
     Raises:
         FrameError: the payload is shorter than it says.
     """
-    if len(payload) < _LENGTH.size:
-        raise FrameError(f"a payload of {len(payload)} bytes has no head")
-    end = _LENGTH.size + _LENGTH.unpack_from(payload)[0]
-    if end > len(payload):
-        raise FrameError(f"a payload of {len(payload)} bytes claims a head up to byte {end}")
-    head = bytes(payload[_LENGTH.size : end])
-    return head, payload[end:] if len(payload) <= MAX_COPIED_BYTES else memoryview(payload)[end:]
+    size = len(payload)
+    if size < _LENGTH_BYTES:
+        raise FrameError(f"a payload of {size} bytes has no head")
+    end = _LENGTH_BYTES + _LENGTH.unpack_from(payload)[0]
+    if end > size:
+        raise FrameError(f"a payload of {size} bytes claims a head up to byte {end}")
+    head = bytes(payload[_LENGTH_BYTES:end])
+    return head, payload[end:] if size <= MAX_COPIED_BYTES else memoryview(payload)[end:]
 
 
 def _checked(size: int) -> int:
@@ -92,25 +95,26 @@ class FrameDecoder:
         Raises:
             FrameError: a length is over `MAX_FRAME_BYTES`.
         """
-        if not self._buffer and len(data) >= 4 and _LENGTH.unpack_from(data)[0] == len(data) - 4:
-            return (data[4:],)  # the usual case: one whole frame in one read
+        size = len(data) - _LENGTH_BYTES
+        if not self._buffer and size >= 0 and _LENGTH.unpack_from(data)[0] == size:
+            return (data[_LENGTH_BYTES:],)  # the usual case: one whole frame in one read
         self._buffer += data
         return self._completed()
 
     def _completed(self) -> Iterator[bytes | memoryview]:
-        while len(self._buffer) >= 4:
+        while len(self._buffer) >= _LENGTH_BYTES:
             (length,) = _LENGTH.unpack_from(self._buffer)
             if length > MAX_FRAME_BYTES:
                 raise FrameError(f"a frame claims {length} bytes; the limit is {MAX_FRAME_BYTES}")
-            if len(self._buffer) < 4 + length:
+            if len(self._buffer) < _LENGTH_BYTES + length:
                 return
-            if length > MAX_COPIED_BYTES and len(self._buffer) == 4 + length:
+            if length > MAX_COPIED_BYTES and len(self._buffer) == _LENGTH_BYTES + length:
                 whole, self._buffer = self._buffer, bytearray()
-                yield memoryview(whole)[4:]
+                yield memoryview(whole)[_LENGTH_BYTES:]
                 return
             with memoryview(self._buffer) as view:  # a slice of the buffer itself would be one more copy
-                payload = bytes(view[4 : 4 + length])
-            del self._buffer[: 4 + length]
+                payload = bytes(view[_LENGTH_BYTES : _LENGTH_BYTES + length])
+            del self._buffer[: _LENGTH_BYTES + length]
             yield payload
 
 
@@ -132,7 +136,7 @@ def read_pairs(fd: int) -> Iterator[tuple[bytes, bytes | memoryview]]:
         size = len(data)
         if size >= _LENGTHS.size and not decoder.is_amid_frame:
             length, head_size = _LENGTHS.unpack_from(data)
-            if length == size - _LENGTH.size and head_size <= size - _LENGTHS.size:
+            if length == size - _LENGTH_BYTES and head_size <= size - _LENGTHS.size:
                 # One whole frame in one read, as usual, is cut by two slices.
                 end = _LENGTHS.size + head_size
                 yield data[_LENGTHS.size : end], data[end:]

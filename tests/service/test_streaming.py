@@ -11,7 +11,7 @@ import msgspec
 import psutil
 import pytest
 
-from app.execute.exchange import Response
+from app.execute.response import Response
 from app.execute.streaming import MAX_EVENTS, EventBuffer, EventStream, asks_for_events
 from tests.conftest import StartService
 from tests.service.test_errors import problem
@@ -296,7 +296,7 @@ async def test_heartbeats_keep_a_silent_stream_alive() -> None:
 
     async def outcome() -> Response:
         await release.wait()
-        return 200, [], b'{"outputs":{}}'
+        return 200, b"", b'{"outputs":{}}'
 
     async def send(message: Any) -> None:
         sent.append(message.get("body", b""))
@@ -304,7 +304,7 @@ async def test_heartbeats_keep_a_silent_stream_alive() -> None:
             release.set()
 
     events = EventBuffer()
-    stream = EventStream(events, asyncio.ensure_future(outcome()), list, send, heartbeat_s=0.01)
+    stream = EventStream(events, asyncio.ensure_future(outcome()), bytes, send, heartbeat_s=0.01)
     async with asyncio.timeout(20):
         assert await stream.run() is None
     assert sent == [b"", *[b": heartbeat\n\n"] * 3, b'event: result\ndata: {"outputs":{}}\n\n']

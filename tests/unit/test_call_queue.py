@@ -87,7 +87,7 @@ def test_a_flood_of_a_limited_program_is_shed_first() -> None:
     assert queue.push(queued_call(FREE), 5) is flood[4]
     late = queued_call(ONE)
     assert queue.push(late, 5) is late
-    assert len(queue) == 5
+    assert queue.waiting == 5
 
 
 @pytest.mark.parametrize("way", ["removed", "cancelled"])
@@ -103,7 +103,7 @@ def test_the_next_follows_a_call_that_leaves(way: str) -> None:
     else:
         first.answer.cancel()
     assert begin(queue) is second
-    assert len(queue) == 0
+    assert queue.waiting == 0
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -184,7 +184,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        assert len(self.queue) == len(self.model)
+        assert self.queue.waiting == len(self.model)
         assert set(self.queue.queued_calls()) == set(self.model)
         assert self.count(ONE) <= 1
         assert self.count(TWO) <= 2

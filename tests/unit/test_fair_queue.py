@@ -24,7 +24,7 @@ def test_the_limit(limit: int) -> None:
     queue = FairQueue()
     shed = [queue.push(one, limit) is one for one in [queued_call("a") for _ in range(6)]]
     assert shed == [False] * min(limit, 6) + [True] * (6 - min(limit, 6))
-    assert len(queue) == min(limit, 6)
+    assert queue.length == min(limit, 6)
 
 
 def test_sessions_take_turns() -> None:
@@ -45,7 +45,7 @@ def test_the_newcomer_takes_the_place_of_who_floods() -> None:
         queue.push(one, 4)
     assert queue.push(queued_call("modest"), 4) is flood[3]
     assert queue.push(queued_call("modest"), 4) is not None
-    assert len(queue) == 4
+    assert queue.length == 4
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -97,7 +97,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        assert len(self.queue) == len(self.model) <= 8
+        assert self.queue.length == len(self.model) <= 8
         assert set(self.queue.queued_calls()) == set(self.model)
 
 
@@ -112,7 +112,7 @@ def test_an_accepted_call_is_never_shed(limit: int) -> None:
     for one in accepted:
         one.was_accepted = True
         queue.push_over_limit(one)
-    assert len(queue) == 6
+    assert queue.length == 6
     newcomer = queued_call("another")
     assert queue.push(newcomer, limit) is newcomer
     new_one = queued_call("flood")

@@ -41,7 +41,7 @@ class Seen:
             more = message.get("more_body", False)
         self.requests.append((scope["path"], body))
         self.headers.append(dict(scope["headers"]))
-        await answer(send, (200, [(b"content-length", b"0")], b""))
+        await answer(send, (200, LENGTH, b""))
 
 
 async def sent(stream: bytes, cut: int | None = None) -> tuple[Seen, bytes]:
@@ -185,7 +185,7 @@ def test_a_stranger_is_answered_before_his_body_is_here(body: bytes) -> None:
     """As soon as his head is; and if he then sends what he has announced, it is no request."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await answer(send, (401 if (b"x-api-key", b"wrong") in scope["headers"] else 200, [LENGTH], b""))
+        await answer(send, (401 if (b"x-api-key", b"wrong") in scope["headers"] else 200, LENGTH, b""))
 
     async def run() -> None:
         whole = call(body, more=WRONG_KEY)
@@ -204,7 +204,7 @@ def test_the_body_of_a_stranger_is_not_read_for_ever() -> None:
     """The service drops the bytes that follow the answer, and ends the connection after 64 MiB of them."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await answer(send, (401, [LENGTH], b""))
+        await answer(send, (401, LENGTH, b""))
 
     async def run() -> int:
         connection = Connection(LaneProtocol, app)
@@ -219,7 +219,7 @@ def test_the_body_of_a_stranger_is_not_read_for_ever() -> None:
     assert 60 < asyncio.run(run()) < 70
 
 
-LENGTH = (b"content-length", b"0")
+LENGTH = b"content-length: 0\r\n"
 
 # --- who leaves
 
@@ -321,7 +321,7 @@ def test_a_request_in_time_is_not_ended() -> None:
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await go.wait()
-            await answer(send, (200, [LENGTH], b""))
+            await answer(send, (200, LENGTH, b""))
 
         whole = ([call()], [call()[:-1], b"}"], [call()[:9], call()[9:]], [GET], [CHUNKED_HEAD, b"0\r\n\r\n"])
         connections = [Connection(LaneProtocol, app, limits=limits(head_s=0.01, body_s=0.01)) for _ in whole]
@@ -425,7 +425,7 @@ def test_the_oldest_that_wait_make_room(monkeypatch: pytest.MonkeyPatch) -> None
         body = (await receive())["body"]
         if body == b"run":
             await asyncio.Event().wait()
-        await answer(send, (200, [LENGTH], b""))
+        await answer(send, (200, LENGTH, b""))
 
     async def run() -> None:
         connections = Connections(Lane(app), limits())
@@ -511,7 +511,7 @@ def test_no_burst_of_newcomers_takes_all_descriptors(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("resource.getrlimit", lambda _: (128, 128))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await answer(send, (200, [LENGTH], b""))
+        await answer(send, (200, LENGTH, b""))
 
     async def run() -> None:
         connections = Connections(Lane(app), limits())

@@ -18,9 +18,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from app.execute.connections import Connections, Limits
-from app.execute.exchange import ClientGone, Exchange, Response
+from app.execute.exchange import ClientGone, Exchange
 from app.execute.protocol import LaneProtocol
 from app.execute.reader import MAX_BYTES
+from app.execute.response import Response, headers_in, lines_of
 from tests.support import virtual_time
 
 Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
@@ -67,7 +68,7 @@ class Lane:
                 return
             parts.append(message["body"])
             if not message.get("more_body"):
-                await exchange.answer((head["status"], head["headers"], parts[0]), tuple(parts[1:]))
+                await exchange.answer((head["status"], lines_of(head["headers"]), parts[0]), tuple(parts[1:]))
 
         try:
             with exchange:
@@ -194,8 +195,8 @@ async def later(seconds: float) -> None:
 
 async def answer(send: Send, response: Response) -> None:
     """Answers by ASGI."""
-    status, headers, body = response
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    status, lines, body = response
+    await send({"type": "http.response.start", "status": status, "headers": headers_in(lines)})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -221,7 +222,7 @@ async def tells(scope: Scope, receive: Receive, send: Send) -> None:
         "body": body.decode(),
     }
     content = json.dumps(seen).encode()
-    await answer(send, (200, [(b"content-length", b"%d" % len(content))], content))
+    await answer(send, (200, b"content-length: %d\r\n" % len(content), content))
 
 
 def call(
@@ -358,7 +359,7 @@ def test_calls_that_come_early_wait_and_little_more_is_read() -> None:
             body = (await receive())["body"]
             await go.wait()
             order.append(body[:1])
-            await answer(send, (200, [(b"content-length", b"1")], body[:1]))
+            await answer(send, (200, b"content-length: 1\r\n", body[:1]))
 
         connection = Connection(LaneProtocol, app)
         connection.receive(call(b"1"), call(b"2"))
@@ -470,7 +471,7 @@ def test_calls_that_are_answered_at_once(how: str) -> None:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         body = (await receive())["body"]
-        await answer(send, (200, [(b"content-length", b"%d" % len(body))], body))
+        await answer(send, (200, b"content-length: %d\r\n" % len(body), body))
 
     async def run() -> None:
         connection = Connection(LaneProtocol, app)
@@ -653,7 +654,7 @@ def test_a_request_that_is_on_its_way_is_waited_for(before: list[bytes], request
 
 async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers before the body is here, and has the connection end."""
-    await answer(send, (413, [(b"content-length", b"0"), (b"connection", b"close")], b""))
+    await answer(send, (413, b"content-length: 0\r\nconnection: close\r\n", b""))
 
 
 @pytest.mark.parametrize("path", [b"/other", b"/programs/any/execute"])
