@@ -8,7 +8,7 @@ from mypy_extensions import mypyc_attr
 from prometheus_client import CollectorRegistry
 from prometheus_fastapi_instrumentator.metrics import Info
 
-from routing.telemetry.tallies import Count, Counter, Distribution, Histogram, Summary, Total
+from routing.telemetry.tallies import BATCH, Count, Counter, Distribution, Histogram, Summary, Total
 
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 OTHER_METHODS = "other"
@@ -21,11 +21,13 @@ class HttpMetrics:
     """Requests by handler, method and status class; how long they took; how big they were."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._handlers: list[HandlerMetrics] = []
         self._requests = Counter(
             "http_requests_total",
             "Requests by method, status and handler.",
             ["method", "status", "handler"],
             registry,
+            self._add_up,
         )
         self._duration = Histogram(
             "http_request_duration_seconds",
@@ -33,9 +35,14 @@ class HttpMetrics:
             ["method", "handler"],
             _BUCKETS,
             registry,
+            self._add_up,
         )
-        self._request_size = Summary("http_request_size_bytes", "Content length of requests.", ["handler"], registry)
-        self._response_size = Summary("http_response_size_bytes", "Content length of answers.", ["handler"], registry)
+        self._request_size = Summary(
+            "http_request_size_bytes", "Content length of requests.", ["handler"], registry, self._add_up
+        )
+        self._response_size = Summary(
+            "http_response_size_bytes", "Content length of answers.", ["handler"], registry, self._add_up
+        )
 
     def instrument(self, info: Info) -> None:
         """Counts one request (called by the instrumentator's middleware)."""
@@ -48,12 +55,18 @@ class HttpMetrics:
 
     def of(self, method: str, handler: str) -> "HandlerMetrics":
         """The same for one handler, its labels looked up once."""
-        return HandlerMetrics(
+        metrics = HandlerMetrics(
             by_status={status: self._requests.of(method, f"{status}xx", handler) for status in (2, 4, 5)},
             duration=self._duration.of(method, handler),
             request_size=self._request_size.of(handler),
             response_size=self._response_size.of(handler),
         )
+        self._handlers.append(metrics)
+        return metrics
+
+    def _add_up(self) -> None:
+        for handler in self._handlers:
+            handler.add_up()
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # the bench has silent ones
@@ -67,10 +80,23 @@ class HandlerMetrics:
         self._duration = duration
         self._request_size = request_size
         self._response_size = response_size
+        self._noted: list[tuple[int, float, int, int]] = []
+        """The requests that are not added up yet."""
 
     def answered(self, status: int, seconds: float, received: int, sent: int) -> None:
         """Counts one request: its status, how long it took, the bytes that came in and went out."""
-        self._by_status[status // 100].inc()
-        self._duration.observe(seconds)
-        self._request_size.observe(received)
-        self._response_size.observe(sent)
+        self._noted.append((status, seconds, received, sent))
+        if len(self._noted) >= BATCH:
+            self.add_up()
+
+    def add_up(self) -> None:
+        """Adds up the requests that are only noted yet."""
+        noted, self._noted = self._noted, []
+        if not noted:
+            return
+        statuses, seconds, received, sent = zip(*noted, strict=True)
+        for status in statuses:
+            self._by_status[status // 100].value += 1
+        self._duration.observe_all(seconds)
+        self._request_size.observe_all(received)
+        self._response_size.observe_all(sent)

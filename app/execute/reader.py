@@ -101,6 +101,10 @@ class RequestReader:
         """Takes bytes of a head or a call, at least one, and returns the kind that they complete."""
         if self._held:
             return self._take_more(data)
+        if self._kept_head and data.startswith(self._kept_head):
+            # A client's calls of one program often differ in their bodies alone.
+            self.call, self._length, self._is_parsed, self.stays = self._kept_call, self._kept_length, False, True
+            return self._take_call(data, len(self._kept_head))
         if data[0] <= _CARRIAGE_RETURN:
             data = data.lstrip(_LINE_BREAK)  # empty lines before a request (RFC 9112, 2.2)
             if not data:
@@ -166,12 +170,14 @@ class RequestReader:
         return self._take_head(held, end)
 
     def _take_head(self, data: bytes, end: int) -> int:
-        head = data[:end]
-        # A client's calls of one program often differ in their bodies alone.
-        kind = self._recall() if head == self._kept_head else self._read_head(head)
+        kind = self._read_head(data[:end])
         if kind != CALL:
             self.rest = data[end:]
             return kind
+        return self._take_call(data, end)
+
+    def _take_call(self, data: bytes, end: int) -> int:
+        """Takes the body of a call whose head ends at `end`, as much as is there."""
         size = end + self._length
         if len(data) < size:
             self.rest = b""
@@ -180,7 +186,8 @@ class RequestReader:
             return UNFINISHED
         self.body = data[end:size]
         self.rest = data[size:]
-        self._end_call()
+        if self._is_parsed:
+            self._end_call()
         return CALL
 
     def _take_body(self, data: bytes) -> int:
@@ -193,11 +200,13 @@ class RequestReader:
         self.body = bytes(self._held[self._head_bytes :])
         self._held.clear()
         self._head_bytes = 0
-        self._end_call()
+        if self._is_parsed:
+            self._end_call()
         return CALL
 
     def _end_call(self) -> None:
-        if self.body and self._is_parsed:
+        """Has llhttp, which read the head, read the body."""
+        if self.body:
             assert self._parser is not None
             self._parser.feed_data(self.body)
 
@@ -226,11 +235,6 @@ class RequestReader:
     def _keep(self, head: bytes) -> None:
         self._kept_head = head if len(head) <= MAX_KEPT_HEAD_BYTES else b""
         self._kept_call, self._kept_length = self.call, self._length
-
-    def _recall(self) -> int:
-        self.call, self._length, self._is_parsed = self._kept_call, self._kept_length, False
-        self.stays = True
-        return CALL
 
     def _read_without_upgrade(self, head: bytes) -> int:
         """Reads a request that asks for another protocol as one that does not (RFC 9110, 7.8).

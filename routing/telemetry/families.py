@@ -1,10 +1,10 @@
-"""Prometheus metrics of everything but calls: the rollout, the workers, the LMs and the service itself.
+"""Prometheus metrics of everything but calls: the errors, the rollout, the workers, the LMs and the service itself.
 
 The recorder's verbs set and count them. The metrics of calls are the recorder's own, because each call counts there.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, get_args
 
 import structlog
@@ -21,6 +21,20 @@ MAX_LM_MODELS = 20
 """Limit of models with their own label: sessions choose the names."""
 OTHER_MODELS = "other"
 _log = structlog.stdlib.get_logger("poolshift.lm")
+
+
+def error_counter(registry: CollectorRegistry, errors: Mapping[str, str], versions: Sequence[Version]) -> Counter:
+    """Makes the counter of errors; the series of each code, with its category, begins at 0."""
+    counter = Counter(
+        "poolshift_errors_total",
+        "Calls that failed, by version, error code and category.",
+        ["pool_version", "code", "category"],
+        registry=registry,
+    )
+    for version in versions:
+        for code, category in errors.items():
+            counter.labels(version, code, category)
+    return counter
 
 
 class RolloutMetrics:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from mypy_extensions import mypyc_attr
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
 from config.prices import NO_PRICES, LMPrices
 from pools.process.exits import ExitCause
 from poolshift.worker.lm import LMUsage
 from routing.rollout.model import Rollout
 from routing.telemetry import tallies
-from routing.telemetry.families import LMMetrics, RolloutMetrics, ServiceMetrics, WorkerMetrics
+from routing.telemetry.families import LMMetrics, RolloutMetrics, ServiceMetrics, WorkerMetrics, error_counter
 from routing.telemetry.program_metrics import DEFAULT_LIMIT, ProgramMetrics
 from routing.telemetry.spans import SpanOutcome
 from routing.versions import Decision, Reason, Version
@@ -27,6 +27,32 @@ NOT_ORGANIC: Final = frozenset({"shadow", "synthetic"})
 OK: Final = "ok"
 EXECUTE: Final = "execute"
 """The operation whose series exist from the start; those of the others begin with their first call."""
+
+
+class _Calls:
+    """The series of one operation on one version."""
+
+    def __init__(self, went_well: tallies.Count, duration: tallies.Distribution, waits: tallies.Distribution) -> None:
+        self._went_well = went_well
+        self.duration = duration
+        self.waits = waits
+        self._noted: list[tuple[float, float]] = []
+        """The durations and waits that are not added up yet."""
+
+    def note(self, seconds: float, queued_s: float) -> None:
+        """Counts a call that went well, by and by."""
+        self._noted.append((seconds, queued_s))
+        if len(self._noted) >= tallies.BATCH:
+            self.add_up()
+
+    def add_up(self) -> None:
+        """Adds up the calls that are only noted yet."""
+        noted, self._noted = self._noted, []
+        if noted:
+            durations, waits = zip(*noted, strict=True)
+            self._went_well.value += len(noted)
+            self.duration.observe_all(durations)
+            self.waits.observe_all(waits)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # the bench has silent ones
@@ -56,6 +82,7 @@ class Recorder:
             "Calls that were answered, by version, operation and outcome (ok or an error code).",
             ["pool_version", "operation", "outcome"],
             registry,
+            self._add_up,
         )
         self._duration = tallies.Histogram(
             "poolshift_request_duration_seconds",
@@ -63,6 +90,7 @@ class Recorder:
             ["pool_version", "operation"],
             DURATION_BOUNDS,
             registry,
+            self._add_up,
         )
         self._queue_wait = tallies.Histogram(
             "poolshift_queue_wait_seconds",
@@ -70,13 +98,9 @@ class Recorder:
             ["pool_version"],
             DURATION_BOUNDS,
             registry,
+            self._add_up,
         )
-        self._errors = Counter(
-            "poolshift_errors_total",
-            "Calls that failed, by version, error code and category.",
-            ["pool_version", "code", "category"],
-            registry=registry,
-        )
+        self._errors = error_counter(registry, errors, versions)
         self._decisions = tallies.Counter(
             "poolshift_routing_decisions_total",
             "Decisions, by version and by what made them.",
@@ -88,15 +112,13 @@ class Recorder:
         self._workers = WorkerMetrics(registry, versions)
         self._lms = LMMetrics(registry, prices, versions)
         # The constructor looks up the series that every call counts in, so that no call has to.
-        self._calls: dict[tuple[str, str], tuple[tallies.Count, tallies.Distribution, tallies.Distribution]] = {}
+        self._calls: dict[tuple[str, str], _Calls] = {}
         self._waits = {version: self._queue_wait.of(version) for version in versions}
         self._decided = {
             version: {reason: self._decisions.of(version, reason) for reason in Reason} for version in versions
         }
         for version in versions:
             self._begin(version, EXECUTE)
-            for code, category in errors.items():
-                self._errors.labels(version, code, category)
 
     def decided(self, decision: Decision) -> None:
         """Counts a decision."""
@@ -123,23 +145,28 @@ class Recorder:
 
         `trace_id` is the trace of a sampled call. OpenMetrics shows it as the exemplar.
         """
-        calls = self._calls.get((version, operation))
-        went_well, duration, waits = self._begin(version, operation) if calls is None else calls
-        (went_well if outcome == OK else self._requests.of(version, operation, outcome)).inc()
-        duration.observe(seconds, trace_id)
-        waits.observe(queued_s)
+        calls = self._calls.get((version, operation)) or self._begin(version, operation)
+        if outcome == OK and trace_id is None:
+            calls.note(seconds, queued_s)
+        else:
+            self._requests.of(version, operation, outcome).inc()
+            calls.duration.observe(seconds, trace_id)
+            calls.waits.observe(queued_s)
 
-    def _begin(
-        self, version: Version, operation: str
-    ) -> tuple[tallies.Count, tallies.Distribution, tallies.Distribution]:
+    def _begin(self, version: Version, operation: str) -> "_Calls":
         """Begins the series of an operation at 0. The waits of calls that no client has asked for are not counted."""
         waits = tallies.Distribution(DURATION_BOUNDS) if operation in NOT_ORGANIC else self._waits[version]
-        calls = self._requests.of(version, operation, OK), self._duration.of(version, operation), waits
+        calls = _Calls(self._requests.of(version, operation, OK), self._duration.of(version, operation), waits)
         self._calls[version, operation] = calls
         return calls
 
+    def _add_up(self) -> None:
+        for calls in self._calls.values():
+            calls.add_up()
+
     def latencies(self, version: Version) -> list[int]:
         """Counts a version's calls by duration: one number for each of `DURATION_BOUNDS`, and one for all above."""
+        self._add_up()
         counts = [0] * (len(DURATION_BOUNDS) + 1)
         for duration in self._organic(version):
             for index, count in enumerate(duration.counts):
@@ -148,12 +175,13 @@ class Recorder:
 
     def seconds(self, version: Version) -> tuple[float, float]:
         """Adds up the durations of a version's calls, and their waits for a worker, in seconds."""
+        self._add_up()
         return sum([duration.sum for duration in self._organic(version)]), self._waits[version].sum
 
     def _organic(self, version: Version) -> list[tallies.Distribution]:
         return [
-            duration
-            for (of_version, operation), (_, duration, _) in self._calls.items()
+            calls.duration
+            for (of_version, operation), calls in self._calls.items()
             if of_version == version and operation not in NOT_ORGANIC
         ]
 
