@@ -16,7 +16,7 @@ from bench.scenarios.fronts import at_cores, fronts_cpu, own_cpu, workers_cpu
 from tests.support.pages import section, table
 from tests.support.service import ROOT
 
-RELEASED = read(ROOT / "bench/results/2026-11-27.json")
+RELEASED = read(ROOT / "bench/results/2026-11-28.json")
 
 
 def load(requests: int) -> Load:
