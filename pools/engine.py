@@ -202,7 +202,7 @@ class Engine(abc.ABC):
 
     @property
     def is_down(self) -> bool:
-        return not self._state.busy and not self._state.idle and self._supervisor.cannot_start
+        return self._state.live == 0 and self._supervisor.cannot_start
 
     @property
     def fault(self) -> str | None:

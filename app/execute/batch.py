@@ -18,7 +18,7 @@ from app.execute.endpoint import ExecuteLane
 from app.execute.envelopes import MAX_ITEMS, BatchEnvelope, Envelope, misfit_of
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once, kept
-from app.execute.response import Response, problem_lines
+from app.execute.response import Response, json_lines, problem_lines
 from app.problems import Problem, problem_of
 from app.services import Services
 from app.sunset import sunset_lines
@@ -95,8 +95,8 @@ class BatchEndpoint:
         batch = _Batch(self._lane, exchange, program, envelope, forced)
         answers = await batch.run(self._places_of_pools())
         body = b'{"items":[' + b",".join(answers) + b"]}"
-        lines = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
-        return http.HTTPStatus.OK, lines + sunset_lines(self._services.migration.sunset, batch.served_by), body
+        lines = json_lines(len(body)) + sunset_lines(self._services.migration.sunset, batch.served_by)
+        return http.HTTPStatus.OK, lines, body
 
 
 class _Batch:
@@ -126,8 +126,7 @@ class _Batch:
         If this is cancelled, the items that run are cancelled and the others never begin.
         """
         items = []
-        limits = self._program.definition.limits
-        own_places = asyncio.Semaphore(MAX_ITEMS if limits is None else limits.max_concurrency or MAX_ITEMS)
+        own_places = asyncio.Semaphore(self._program.max_concurrency or MAX_ITEMS)
         async with asyncio.TaskGroup() as group:
             for inputs in self._envelope.inputs:
                 await own_places.acquire()

@@ -25,7 +25,7 @@ from app.execute.exchange import FORCED_VERSION, AsgiExchange, BegunCall, Client
 from app.execute.execution_ids import ExecutionIds
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once, kept
 from app.execute.large_body import envelope_of
-from app.execute.response import Response, Rest, problem_lines, result_lines, server_timing
+from app.execute.response import Response, Rest, answer_lines, json_lines, problem_lines, result_lines
 from app.execute.streaming import EventBuffer, EventStream
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call
@@ -227,11 +227,7 @@ class ExecuteLane:
 
     def _lines(self, exchange: Exchange, version: Version, call: Call | None, run_s: float) -> bytes:
         """Writes the headers of every answer; `call` is None for one that has not waited yet."""
-        return b"%sx-execution-id: %s\r\nserver-timing: %s\r\n" % (
-            self._version_lines[version],
-            exchange.execution_id.encode(),
-            server_timing(call, run_s),
-        )
+        return answer_lines(self._version_lines[version], exchange.execution_id, call, run_s)
 
     # --- the steps before a call runs
 
@@ -434,10 +430,8 @@ class ExecuteLane:
     def _accepted(self, exchange: Exchange, job: Job) -> Response:
         assert exchange.route is not None
         body = job_view(job).model_dump_json().encode()
-        lines = (
-            b"%scontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"location: /executions/%s\r\npreference-applied: respond-async\r\n"
-        ) % (self._lines(exchange, exchange.route.decision.version, None, 0.0), len(body), job.id.encode())
+        lines = self._lines(exchange, exchange.route.decision.version, None, 0.0) + json_lines(len(body))
+        lines += b"location: /executions/%s\r\npreference-applied: respond-async\r\n" % job.id.encode()
         return 202, lines, body
 
     def _with_answer(self, exchange: Exchange, keyed: KeyedCall, job: Job) -> KeyedCall:

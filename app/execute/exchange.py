@@ -16,9 +16,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.access.auth import Principal
 from app.execute.call_head import CallHead
-from app.execute.response import CLOSE, Response, Rest, headers_in, lines_of
+from app.execute.response import CLOSE, Response, Rest, headers_in, lines_of, problem_lines
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState, default_headers
-from app.problems import CONTENT_TYPE, Problem, internal_error
+from app.problems import Problem, internal_error
 from common.tasks import TaskOwner
 from pools.calls import Call, Program
 from pools.errors import ExecutionError
@@ -39,7 +39,7 @@ _HAS_EAGER_TASKS: Final = hasattr(asyncio, "eager_task_factory")
 _FAILURE: Final = internal_error().body()
 _NO_ANSWER: Final[Response] = (
     500,
-    b"content-type: %s\r\ncontent-length: %d\r\n" % (CONTENT_TYPE.encode(), len(_FAILURE)) + CLOSE,
+    problem_lines(internal_error(), len(_FAILURE)) + CLOSE,
     _FAILURE,
 )
 _log = structlog.stdlib.get_logger("poolshift.http")

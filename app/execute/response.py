@@ -13,6 +13,9 @@ Rest = tuple[bytes | memoryview, ...]
 
 CLOSE: Final = b"connection: close\r\n"
 """The line of a response after which the connection closes."""
+_ANSWER: Final = b"%sx-execution-id: %s\r\nserver-timing: %s\r\n"
+_JSON: Final = b"content-type: application/json\r\ncontent-length: %d\r\n"
+_RESULT: Final = _ANSWER + _JSON
 
 
 def lines_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -29,14 +32,22 @@ def headers_in(lines: bytes) -> list[tuple[bytes, bytes]]:
     return headers
 
 
+def answer_lines(version_lines: bytes, execution_id: str, call: Call | None, run_s: float) -> bytes:
+    """Writes the headers of every answer; `run_s` is the time in the program, in seconds.
+
+    `call` is None for one that has not waited yet.
+    """
+    return _ANSWER % (version_lines, execution_id.encode(), _server_timing(call, run_s))
+
+
+def json_lines(size: int) -> bytes:
+    """Writes the headers of a body of JSON of `size` bytes."""
+    return _JSON % size
+
+
 def result_lines(version_lines: bytes, execution_id: str, call: Call, run_s: float, size: int) -> bytes:
-    """Writes the headers of a result of `size` bytes; `run_s` is the time in the program, in seconds."""
-    return b"%sx-execution-id: %s\r\nserver-timing: %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % (
-        version_lines,
-        execution_id.encode(),
-        server_timing(call, run_s),
-        size,
-    )
+    """Writes the headers of a result of `size` bytes: those of every answer, and of JSON."""
+    return _RESULT % (version_lines, execution_id.encode(), _server_timing(call, run_s), size)
 
 
 def problem_lines(problem: Problem, size: int) -> bytes:
@@ -45,8 +56,7 @@ def problem_lines(problem: Problem, size: int) -> bytes:
     return lines_of([*headers, (b"content-length", b"%d" % size)])
 
 
-def server_timing(call: Call | None, run_s: float) -> bytes:
-    """Returns the value of `Server-Timing`; `call` is None for one that has not waited yet."""
+def _server_timing(call: Call | None, run_s: float) -> bytes:
     queued_s = 0.0 if call is None else call.queued_s
     timing = b"queue;dur=%.3f, run;dur=%.3f" % (queued_s * 1000, run_s * 1000)
     if call is not None and call.load_s > 0.0:

@@ -19,6 +19,7 @@ from app.execute.call_head import NO_CALL, CallHead
 from app.execute.connections import Connections
 from app.execute.exchange import ConnectionExchange, Endpoint, Exchange
 from app.execute.protocol import LaneProtocol
+from app.execute.response import CLOSE
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState
 from app.fronts.direct import DirectCalls
 from app.fronts.direct_call import DirectCall
@@ -51,7 +52,6 @@ _SERVICES_OWN: Final = frozenset(
 )
 """Headers with which a call is more than a plain one."""
 _OF_TRACES: Final = frozenset({b"baggage", b"traceparent", b"tracestate"})
-_CLOSE: Final = b"connection: close\r\n"
 
 Key = tuple[bytes, ...]
 """The path of a call, and each of the headers that decide who calls."""
@@ -189,7 +189,7 @@ class FrontConnection(LaneProtocol):
         self._call = None
         exchange = self._exchange
         if exchange is not None:
-            close = b"" if exchange.keep_alive else _CLOSE
+            close = b"" if exchange.keep_alive else CLOSE
             parts = (STATUS_LINE[200], self._link.server_lines, lines, close, b"\r\n", body)
             self._answer(b"".join(parts), ())
 

@@ -18,7 +18,7 @@ class Told:
     """A definition that a worker has been told, or is about to be."""
 
     def __init__(self, number: int, size: int, *, is_loaded: bool) -> None:
-        """Takes the `size` of its JSON, in bytes."""
+        """Takes the `size` of its JSON, in bytes, which counts once it is added."""
         self.number = number
         self.size = size
         self.is_loaded = is_loaded
