@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, delete, insert, select, text, update
+from sqlalchemy import Row, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -36,6 +36,12 @@ class SqlRampStore:
     async def latest(self) -> StoredRamp | None:
         async with self._database.transaction() as connection:
             return await _latest(connection)
+
+    async def last_sign(self) -> datetime | None:
+        async with self._database.transaction() as connection:
+            kept = await connection.scalar(select(func.max(judge_evidence.c.at)))
+            seen = await connection.scalar(select(func.max(replicas.c.seen_at)))
+        return max((at for at in (kept, seen) if at is not None), default=None)
 
     async def append(self, ramp: Ramp, *, after: int) -> StoredRamp:
         stored = StoredRamp(after + 1, ramp, datetime.now(UTC))

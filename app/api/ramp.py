@@ -10,15 +10,18 @@ from pydantic import Field
 from analysis.verdict import Say
 from app.access.auth import Operator, Reader
 from app.api.base import In, Out, Router
+from app.api.preconditions import IfMatch, expected_revision
 from app.api.rollout import percent_of, require_v1
 from app.openapi.document import raises
 from app.problems import Problem
 from app.services import Running, Services
-from routing.rollout.controller import SILENT_AFTER_S
+from routing.errors import StaleRevision
 from routing.rollout.outlook import outlook
-from routing.rollout.plan import Plan, parse_plan
+from routing.rollout.plan import MAX_STEPS, Plan, parse_plan
 from routing.rollout.ramp import NEEDS_EVIDENCE, Facts, Ramp, RampState, missing_for_next
 from routing.rollout.ramp_store import ReplicaReport
+from routing.rollout.run_evidence import SILENT_AFTER_S
+from routing.versions import Version
 
 router = Router(prefix="/rollout", tags=["rollout"])
 
@@ -39,6 +42,20 @@ class ReasonBody(In):
     """A reason, for the history."""
 
     reason: str | None = Field(None, max_length=1024)
+
+
+class StartBody(ReasonBody):
+    """A start, and the word for one that takes a part of V2's share away."""
+
+    lower: bool = Field(False, description="Begin although V2 gets more than the plan's first step gives it")
+
+
+class ApprovalBody(ReasonBody):
+    """An approval of the step that the person has looked at."""
+
+    step: int | None = Field(
+        None, ge=1, le=MAX_STEPS, description="From 1; refused with 409 if the ramp is at another step. null: any step"
+    )
 
 
 class SplitView(Out):
@@ -73,6 +90,7 @@ class StatusView(Out):
     since: datetime
     reason: str | None
     by: str
+    pin: Version | None = Field(description="What POOL_VERSION pins all calls to, so that no ramp moves anything")
     in_force: bool = Field(description="Every replica says that the newest revision is in force there")
     silent: list[str] = Field(description="Replicas that have said nothing for some seconds")
     split: SplitView
@@ -105,10 +123,15 @@ async def clear_plan(services: Running, operator: Operator) -> None:
 @router.post(
     "/start", openapi_extra=raises("plan_conflict", "rollback_impossible", "stale_revision", "store_unavailable")
 )
-async def start_ramp(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
-    """Begins the plan at its first step, with no evidence."""
+async def start_ramp(services: Running, operator: Operator, body: StartBody | None = None) -> StatusView:
+    """Begins the plan at its first step, with no evidence.
+
+    Refused while `POOL_VERSION` pins all calls. Refused if V2 gets more than the first step, unless `lower` says so.
+    """
     require_v1(services)
-    return await _moved(services.ramp.start, services, operator.name, body)
+    body = body or StartBody(reason=None, lower=False)
+    await services.ramp.start(operator.name, body.reason, lowers=body.lower)
+    return status_view(services)
 
 
 @router.post("/pause", openapi_extra=raises("plan_conflict", "stale_revision", "store_unavailable"))
@@ -124,9 +147,19 @@ async def resume_ramp(services: Running, operator: Operator, body: ReasonBody | 
 
 
 @router.post("/approve", openapi_extra=raises("plan_conflict", "stale_revision", "store_unavailable"))
-async def approve_ramp(services: Running, operator: Operator, body: ReasonBody | None = None) -> StatusView:
-    """Lets the ramp leave a step that waits for a person's approval."""
-    return await _moved(services.ramp.approve, services, operator.name, body)
+async def approve_ramp(
+    services: Running, operator: Operator, body: ApprovalBody | None = None, if_match: IfMatch = None
+) -> StatusView:
+    """Lets the ramp leave a step that waits for a person's approval.
+
+    With `step`, or with the rollout's revision as `If-Match`, a second approval of the same step moves nothing.
+    """
+    expected, current = expected_revision(if_match), services.flag.current
+    if expected is not None and expected != current.revision:
+        raise StaleRevision(current)
+    body = body or ApprovalBody(reason=None, step=None)
+    await services.ramp.approve(operator.name, body.reason, body.step)
+    return status_view(services)
 
 
 @router.post("/promote", openapi_extra=raises("plan_conflict", "stale_revision", "store_unavailable"))
@@ -171,12 +204,13 @@ def status_view(services: Services) -> StatusView:
         step=ramp.step + 1,
         steps=0 if ramp.plan is None else len(ramp.plan.steps),
         canary_percent=percent,
-        next=outlook(ramp, facts, percent),
+        next=outlook(ramp, facts, percent, services.pin),
         verdict=verdict.action,
         guardrail=verdict.guardrail,
         since=controller.since,
         reason=_reason(services, facts),
         by=ramp.by,
+        pin=services.pin,
         in_force=all(row.rollout_revision >= current.revision and not row.is_silent for row in rows),
         silent=[row.id for row in rows if row.is_silent],
         split=_split(percent, _sum([row.split for row in rows])),

@@ -1,7 +1,8 @@
 """The forms that act: each with a reason, and all but the rollback with the revision that the person looked at."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final
 
 import structlog
@@ -73,8 +74,9 @@ async def move_plan(request: Request, visitor: Operating, services: Running) -> 
     form = await read_form(request)
     verb = form.get("verb", "")
     ramp = services.ramp
-    verbs = {
+    verbs: Mapping[str, Callable[[str, str | None], Awaitable[object]]] = {
         "start": ramp.start,
+        "start_lower": partial(ramp.start, lowers=True),
         "pause": ramp.pause,
         "resume": ramp.resume,
         "approve": ramp.approve,
@@ -83,7 +85,7 @@ async def move_plan(request: Request, visitor: Operating, services: Running) -> 
     }
     if verb not in verbs:
         raise Problem("invalid_request", f"{verb[:_REPEATED]!r} is nothing that can be done with a plan.")
-    if verb in ("start", "abort"):
+    if verb in ("start", "start_lower", "abort"):
         require_v1(services)
     try:
         _check_revision(form, services)

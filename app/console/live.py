@@ -22,7 +22,7 @@ from app.services import Services
 from common.background import Background
 from pools.protocol import PoolSnapshot
 from routing.rollout.plan import PlanStep
-from routing.rollout.ramp import Ramp
+from routing.rollout.ramp import Ramp, first_share
 from routing.versions import Version
 
 INTERVAL_S: Final = 1.0
@@ -59,8 +59,8 @@ class Sample:
     """False while a rollback is in force here that the database does not have yet."""
     has_v1: bool
     steps: Sequence[PlanStep]
-    verbs: Sequence[str]
-    """The verbs that a person may use on the plan now."""
+    verbs: Sequence[tuple[str, str]]
+    """The verbs that a person may use on the plan now, with their labels."""
     program_names: Mapping[str, str]
     """Ids of the programs in quarantine, by `quarantine_key`."""
 
@@ -207,7 +207,7 @@ class LiveHub:
             is_written=services.flag.is_written,
             has_v1=Version.V1 in services.pools,
             steps=() if services.ramp.ramp.plan is None else services.ramp.ramp.plan.steps,
-            verbs=verbs_of(services.ramp.ramp),
+            verbs=verbs_of(services.ramp.ramp, services.flag.current.canary_basis_points),
             program_names=services.programs.names({one.key for pool in snapshots for one in pool.quarantined}),
         )
 
@@ -220,15 +220,18 @@ def to_next_beat(now: float) -> float:
     return INTERVAL_S - now % INTERVAL_S + _AFTER_S
 
 
-def verbs_of(ramp: Ramp) -> tuple[str, ...]:
-    """The moves of a plan that its state allows."""
+def verbs_of(ramp: Ramp, share: int) -> tuple[tuple[str, str], ...]:
+    """The moves of a plan that its state allows, with their labels; `share` is V2's, in hundredths of a percent."""
     if ramp.plan is None:
         return ()
     if not ramp.state.is_under_way:
-        return ("start",)
+        first = first_share(ramp)
+        lowers = share > first
+        return (("start_lower", f"Start, and lower V2 to {first / 100:g} %"),) if lowers else (("start", "Start"),)
     go_on = "pause" if ramp.state.is_active else "resume"
     waits_for_person = ramp.current is not None and ramp.current.approval and not ramp.is_approved
-    return (go_on, *(("approve",) if waits_for_person else ()), "promote", "abort")
+    verbs = (go_on, *(("approve",) if waits_for_person else ()), "promote", "abort")
+    return tuple((verb, verb.capitalize()) for verb in verbs)
 
 
 def _encoded(points: Sequence[Point]) -> str:

@@ -10,15 +10,17 @@ from app.access.key_file import follow_key_file
 from app.opening.catalog import Catalog
 from app.opening.opening import Opening
 from app.positions.factory import PoolFactory, PoolSet
+from app.positions.identity import ramp_identity
 from app.positions.rotation import Rotation
 from config.file_watch import contents
-from routing.rollout.controller import RampController
+from routing.rollout.controller import PoolFacts, RampController
 from routing.rollout.file import RolloutFile
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import Change, Rollout, Source, to_basis_points
 from routing.rollout.plan_file import PlanFile
 from routing.rollout.provider import RolloutProvider
+from routing.rollout.run_evidence import Catalogue
 from routing.split import BASIS_POINTS
 from routing.versions import Version
 from store.database import Database
@@ -61,7 +63,7 @@ async def open_ramp(
     opening: Opening, database: Database, flag: RolloutFlag, judge: LiveJudge, pools: PoolSet, catalog: Catalog
 ) -> RampController:
     """Loads the plan and its evidence, as the last run or the other replicas left them, and carries the plan out."""
-    engines = pools.engines
+    engines, pin = pools.engines, opening.settings.pool_version
 
     def serves(version: Version) -> bool:
         return version in engines and engines[version].is_ready
@@ -70,11 +72,14 @@ async def open_ramp(
         flag,
         judge,
         SqlRampStore(database, notifies=opening.settings.rollout_webhook_url is not None),
+        PoolFacts(
+            v1_serves=functools.partial(serves, Version.V1),
+            v2_serves=functools.partial(serves, Version.V2),
+            identity=lambda: ramp_identity(pools, catalog.lms),
+            pin=pin,
+        ),
+        Catalogue(catalog.programs.count, lambda: catalog.lms.is_on_trial),
         is_shared=database.is_shared,
-        v1_serves=functools.partial(serves, Version.V1),
-        v2_serves=functools.partial(serves, Version.V2),
-        programs=catalog.programs.count,
-        is_lm_on_trial=lambda: catalog.lms.is_on_trial,
     )
     await ramp.open()
     opening.at_end(ramp.aclose)

@@ -8,14 +8,22 @@ import msgspec
 import structlog
 
 from app.positions.difference import PoolDifference, PoolIdentity, difference
+from app.positions.factory import PoolSet
 from app.services import Services
+from config.pools import PoolSpec
 from pools.errors import SpawnFailed
 from poolshift.worker.describe import Description
 from poolshift.worker.lm import NONE
+from routing.catalog.lms import LMs
+from routing.rollout.identity import Identity
 from routing.versions import Version
 
 DESCRIBE_WAIT_S: Final = 5.0
 """The longest time that a view of a pool waits for its interpreter, in seconds."""
+RAMP_WAIT_S: Final = 1.0
+"""The longest time that the ramp's controller waits for the interpreters, in seconds."""
+_SIZES: Final = ("pool_size", "worker_max_executions", "worker_max_rss_mb", "worker_max_age_s")
+"""Members of a specification that do not change what a program does."""
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -54,6 +62,37 @@ async def evidence_generation(services: Services) -> str | None:
     settings = [services.lms.shown(None, version).settings for version in services.pools]
     lms = [(one.model, one.api_base, one.temperature, one.max_tokens) for one in settings]
     return _digest([[_told(one) for one in identities], lms])
+
+
+async def ramp_identity(pools: PoolSet, lms: LMs) -> Identity | None:
+    """Tells what both pools are, for the evidence of a ramp; None if one of them cannot tell within `RAMP_WAIT_S`.
+
+    Definitions are left out: they change by the API alone, which has the evidence begin again each time.
+    """
+    if any(spawner.revision is None for spawner in pools.spawners.values()):
+        return None
+    try:
+        async with asyncio.timeout(RAMP_WAIT_S):
+            described = await asyncio.gather(*(spawner.describe() for spawner in pools.spawners.values()))
+    except (SpawnFailed, TimeoutError):
+        return None
+    parts: dict[str, str] = {}
+    for version, description in zip(pools.spawners, described, strict=True):
+        lm = lms.shown(None, version).settings
+        found = {
+            "specification": _digest(_kind(pools.specs[version])),
+            "variables": _digest(pools.variables[version]),
+            "Python": _digest(description.python),
+            "packages": _digest(sorted(description.packages.items())),
+            "code": _digest(pools.spawners[version].revision),
+            "language model": _digest([lm.model, lm.api_base, lm.temperature, lm.max_tokens]),
+        }
+        parts |= {f"{version.upper()}'s {word}": digest for word, digest in found.items()}
+    return Identity.of(parts)
+
+
+def _kind(spec: PoolSpec) -> dict[str, object]:
+    return {name: value for name, value in spec.as_json().items() if name not in _SIZES}
 
 
 def _told(identity: PoolIdentity) -> tuple[object, ...]:

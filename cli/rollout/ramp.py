@@ -46,9 +46,17 @@ def clear_plan(service: Service) -> None:
 
 
 @on_service
-def start(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
+def start(
+    service: Service,
+    *,
+    reason: Reason = None,
+    lower: Annotated[
+        bool, typer.Option("--lower", help="Begin although V2 gets more than the plan's first step gives it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Begins the plan at its first step, with no evidence."""
-    _show_status(service.ask(ramp.start(reason=reason)), as_json=as_json)
+    _show_status(service.ask(ramp.start(reason=reason, lower=lower or None)), as_json=as_json)
 
 
 @on_service
@@ -64,9 +72,19 @@ def resume(service: Service, *, reason: Reason = None, as_json: AsJson = False) 
 
 
 @on_service
-def approve(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
-    """Lets the ramp leave a step that waits for a person's approval."""
-    _show_status(service.ask(ramp.approve(reason=reason)), as_json=as_json)
+def approve(
+    service: Service,
+    *,
+    step: Annotated[
+        int | None, typer.Option(min=1, help="The step that is meant; exit code 4 if the ramp is at another one.")
+    ] = None,
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Lets the ramp leave a step that waits for a person's approval; without --step, the step that it is at now."""
+    if step is None:
+        step = service.ask(ramp.status())["step"] or None
+    _show_status(service.ask(ramp.approve(reason=reason, step=step)), as_json=as_json)
 
 
 @on_service
@@ -168,6 +186,7 @@ def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
         {
             "plan": plan["name"],
             "inconclusive": plan["on_inconclusive"] + (f" after {duration_text(wait)}" if wait is not None else ""),
+            **({} if plan.get("guard", True) else {"guard": "off: a paused ramp is not rolled back"}),
             "margins": ", ".join(f"{what} × {plan[f'{name}_margin']:g}" for what, name in _MARGINS),
             **{f"guardrail {name}": _guardrail(one) for name, one in plan["guardrails"].items()},
         }
@@ -179,6 +198,8 @@ def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
 def _guardrail(one: dict[str, Any]) -> str:
     """Tells what a plan changes about a guardrail."""
     told = [one["action"]] if one["action"] else []
+    if one.get("back_to") is not None:
+        told.append(f"back to {one['back_to']:g} %")
     return ", ".join([*told, "promotion waits for it"] if one.get("promotes") else told)
 
 
@@ -191,6 +212,7 @@ def _show_status(status: dict[str, Any], *, as_json: bool) -> None:
             "state": f"{status['state']} since {when(status['since'])} by {status['by']}",
             "reason": status["reason"],
             "step": f"{status['step']} of {status['steps']}",
+            **({"pinned to": f"{status['pin']}: POOL_VERSION overrides the ramp"} if status.get("pin") else {}),
             "verdict": status["verdict"] + (f" ({status['guardrail']})" if status["guardrail"] else ""),
             "next": status["next"],
             "split": split_text(status["split"]),

@@ -26,6 +26,8 @@ class GuardrailPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     share: float | None = None
     promotes: bool = False
     """Promotion waits for evidence that V2 is not worse; for `quality`, which it does not else."""
+    back_to: float | None = None
+    """V2's share in percent once this guardrail has paused the ramp."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,6 +39,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     on_inconclusive: str | None = None
     """`hold`, `advance` or `rollback`."""
     max_wait_s: float | None = None
+    guard: bool | None = None
+    """Evidence against V2 rolls a paused ramp back, too."""
     fault_margin: float | None = None
     latency_floor_ms: float | None = None
     latency_margin: float | None = None
@@ -83,6 +87,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     silent: list[str] = []
     guardrail: str | None = None
     reason: str | None = None
+    pin: str | None = None
+    """The version that all calls are pinned to, so that no ramp moves anything."""
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -168,9 +174,9 @@ def clear_plan() -> Call[None]:
     return Call("DELETE", "/rollout/plan", nothing, is_idempotent=True)
 
 
-def start(*, reason: str | None = None) -> Call[Status]:
-    """Begins the plan at its first step, with no evidence."""
-    return _move("start", reason)
+def start(*, reason: str | None = None, lower: bool | None = None) -> Call[Status]:
+    """Begins the plan at its first step, with no evidence; `lower` if that takes a part of V2's share away."""
+    return post("/rollout/start", Status, members(reason=reason, lower=lower))
 
 
 def pause(*, reason: str | None = None) -> Call[Status]:
@@ -183,9 +189,9 @@ def resume(*, reason: str | None = None) -> Call[Status]:
     return _move("resume", reason)
 
 
-def approve(*, reason: str | None = None) -> Call[Status]:
-    """Lets the ramp leave a step that waits for a person's approval."""
-    return _move("approve", reason)
+def approve(*, reason: str | None = None, step: int | None = None) -> Call[Status]:
+    """Lets the ramp leave a step that waits for a person's approval: `step`, from 1, or the current one."""
+    return post("/rollout/approve", Status, members(reason=reason, step=step))
 
 
 def promote(*, reason: str | None = None) -> Call[Status]:

@@ -112,10 +112,12 @@ class LiveJudge:
         self._listener = listener
 
     def percent_changed(self, basis_points: int) -> None:
-        """Takes note of the percentage in force."""
+        """Takes note of the percentage in force; a revision that leaves it as it is changes nothing."""
         is_comparable = 0 < basis_points < BASIS_POINTS and not self._is_off
-        self.w = basis_points / BASIS_POINTS if is_comparable else 0.0
-        self.calls = [0, 0]
+        w = basis_points / BASIS_POINTS if is_comparable else 0.0
+        if w != self.w:
+            self.w = w
+            self.calls = [0, 0]
 
     # --- fed by the router
 

@@ -19,6 +19,8 @@ class Source(StrEnum):
     ROLLBACK = "rollback"
     PLAN = "plan"
     JUDGE = "judge"
+    PAUSE = "pause"
+    """A guardrail's pause that takes a part of V2's share back."""
     ROTATION = "rotation"
 
 

@@ -24,6 +24,7 @@ def _whole_basis_points(percent: float) -> float:
 
 
 Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False), AfterValidator(_whole_basis_points)]
+BackTo = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), AfterValidator(_whole_basis_points)]
 ManualItem = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f/]+$")]
 Seconds = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 
@@ -54,6 +55,9 @@ class GuardrailPlan(_Part):
     promotes: bool = Field(
         False, description="Promotion waits for evidence that V2 is not worse; for `quality`, which it does not else"
     )
+    back_to: BackTo | None = Field(
+        None, description="V2's share once this guardrail has paused the ramp, if that is less than the step's"
+    )
 
 
 class Plan(_Part):
@@ -69,6 +73,10 @@ class Plan(_Part):
         "hold", description="The consequence if evidence for or against V2 has not come after `max_wait_s`"
     )
     max_wait_s: Seconds | None = Field(None, description="Seconds to wait for evidence or calls once the hold is over")
+    guard: bool = Field(
+        True,
+        description="Evidence against V2 rolls a paused ramp back, too; `off` leaves that to the person who paused",
+    )
     fault_margin: float = Field(1.0, ge=1, le=10, description="V2 may have this many times V1's faults")
     latency_floor_ms: float = Field(
         5.0,
@@ -91,8 +99,20 @@ class Plan(_Part):
             raise ValueError("a plan needs a step below 100, at which both versions can be compared")
         if self.on_inconclusive != "hold" and self.max_wait_s is None:
             raise ValueError(f"on_inconclusive: {self.on_inconclusive} needs max_wait_s")
-        self.judge_config(1)
+        self._check_back_to(self.judge_config(1))
         return self
+
+    def _check_back_to(self, config: Config) -> None:
+        pausing = {one.name for one in config.guardrails if one.action is Action.PAUSE}
+        if others := sorted(
+            name for name, one in self.guardrails.items() if one.back_to is not None and name not in pausing
+        ):
+            raise ValueError(f"guardrails: back_to is for one that pauses, which {others[0]} does not")
+
+    def back_to(self, guardrail: str | None) -> int | None:
+        """V2's share after a pause by `guardrail`, in hundredths of a percent; None leaves it as it is."""
+        plan = self.guardrails.get(guardrail or "")
+        return None if plan is None or plan.back_to is None else to_basis_points(Decimal(str(plan.back_to)))
 
     def judge_config(self, programs: int, *, is_lm_on_trial: bool = False) -> Config:
         """The judge's settings under this plan; `programs` is how many the service has.

@@ -6,9 +6,12 @@ controller has to bring about. Nothing here does I/O or looks at a clock.
     idle ──start──► ramping ◄──► waiting ──evidence──► promoted
                       │  ▲          │
           pause, evidence, a        └── evidence, rollback ──► rolled_back
-          person's change │
-                      ▼  │ resume
-                     paused ──abort──► aborted
+          person's change │                                        ▲
+                      ▼  │ resume                                  │
+                     paused ───────────── evidence, rollback ──────┤
+                        └──────────────── abort ──► aborted
+
+A pause stops moves upwards. Evidence against V2 rolls back in every state from ramping to paused.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +19,7 @@ from enum import StrEnum
 
 from analysis.verdict import Say, Verdict
 from routing.errors import NoPlan, PlanConflict
+from routing.rollout.identity import UNKNOWN, Identity
 from routing.rollout.model import Rollout, Source, voids_earlier_changes
 from routing.rollout.plan import Plan, PlanStep
 from routing.split import BASIS_POINTS
@@ -57,6 +61,10 @@ class Ramp:
     """Number of the start; evidence belongs to one run."""
     by: str = "start"
     reason: str | None = None
+    identity: Identity = UNKNOWN
+    """The pools that the evidence, the hold and the approval are about; without parts if they are not known."""
+    paused_at: int | None = None
+    """V2's share while a guardrail's pause keeps it below the step's, in hundredths of a percent."""
 
     def __repr__(self) -> str:
         at = f" step {self.step + 1} of {len(self.plan.steps)}" if self.plan and self.step >= 0 else ""
@@ -67,12 +75,27 @@ class Ramp:
         """The step that the ramp is at."""
         return self.plan.steps[self.step] if self.plan is not None and self.step >= 0 else None
 
+    @property
+    def is_guarded(self) -> bool:
+        """Tells if evidence against V2 rolls back in this state."""
+        return self.state.is_active or (self.state.is_under_way and self.plan is not None and self.plan.guard)
+
 
 @dataclass(frozen=True, slots=True)
 class SetPercent:
     """An effect: V2 gets this share, in hundredths of a percent."""
 
     basis_points: int
+    source: Source
+    reason: str
+    is_told: bool = False
+    """The history gets a revision even if the share stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An effect: the history gets a revision that leaves V2's share as it is."""
+
     source: Source
     reason: str
 
@@ -90,7 +113,7 @@ class Move:
     """The result of a transition."""
 
     ramp: Ramp
-    effect: SetPercent | RollBack | None = None
+    effect: SetPercent | Note | RollBack | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +131,15 @@ class Facts:
     told: str = ""
     """The counts behind the verdict, in words."""
     v2_serves: bool = True
+    is_identified: bool = True
+    """Tells if it is known what both pools are, so that evidence can be about them."""
+    is_warm: bool = True
+    """Tells if V2 has as many warm workers as its next share needs."""
 
 
 NEEDS_EVIDENCE = "the last step waits for evidence that V2 is no worse"
+NEEDS_IDENTITY = "a pool does not tell what it is, so that no evidence can be about it"
+NEEDS_WARM_WORKERS = "V2 warms its workers for the next share"
 JUDGE = "judge"
 PLAN = "plan"
 
@@ -119,18 +148,26 @@ PLAN = "plan"
 
 
 def advance(ramp: Ramp, facts: Facts) -> Move | None:
-    """Moves an active ramp on the facts: back or to a stop on evidence, else on to the next step if it is time."""
+    """Moves a ramp on the facts: back or to a stop on evidence, else on to the next step if it is time.
+
+    A paused ramp moves back alone.
+    """
     step = ramp.current
-    if not ramp.state.is_active or step is None:
+    if step is None:
         return None
-    if facts.verdict.action is Say.ROLLBACK:
+    if ramp.is_guarded and facts.verdict.action is Say.ROLLBACK:
         return _judged_back(ramp, facts)
+    if not ramp.state.is_active:
+        return None
     if facts.verdict.action is Say.PAUSE and facts.verdict.guardrail not in ramp.acknowledged:
-        return Move(_to(ramp, RampState.PAUSED, JUDGE, evidence_text(facts)))
+        return _judged_pause(ramp, step, facts)
     if (down := _down(facts)) is not None:
-        return Move(_to(ramp, RampState.PAUSED, PLAN, down))
-    if facts.held_s < step.hold_s:
-        return _resumed_holding(ramp)
+        return _paused(ramp, PLAN, Source.PLAN, down)
+    return _resumed_holding(ramp) if facts.held_s < step.hold_s else _forwards(ramp, step, facts)
+
+
+def _forwards(ramp: Ramp, step: PlanStep, facts: Facts) -> Move | None:
+    """Leaves a step whose hold is over, or waits for what is missing."""
     missing = missing_for_next(ramp, step, facts)
     if missing is None:
         return _next(ramp, facts.verdict.action is Say.PROMOTE)
@@ -151,18 +188,25 @@ def _down(facts: Facts) -> str | None:
 def missing_for_next(ramp: Ramp, step: PlanStep, facts: Facts) -> str | None:
     """The condition that still keeps the ramp at its step, None if it may go on."""
     assert ramp.plan is not None
+    if not facts.is_identified:
+        return NEEDS_IDENTITY
     if facts.calls < step.min_calls:
         return f"not enough calls: {facts.calls:,} of {step.min_calls:,}"
     if step.approval and not ramp.is_approved:
         return "this step waits for a person's approval"
     if ramp.step == ramp.plan.last_step and facts.verdict.action is not Say.PROMOTE:
         return NEEDS_EVIDENCE
-    return None
+    return None if facts.is_warm else NEEDS_WARM_WORKERS
 
 
 def is_inconclusive(ramp: Ramp, step: PlanStep, facts: Facts) -> bool:
-    """Tells if evidence has been waited for as long as the plan allows. An approval is waited for without a limit."""
+    """Tells if evidence has been waited for as long as the plan allows.
+
+    An approval, and pools that are not ready to be compared, are waited for without a limit.
+    """
     assert ramp.plan is not None
+    if not facts.is_identified or not facts.is_warm:
+        return False
     waits_for_person = facts.calls >= step.min_calls and step.approval and not ramp.is_approved
     limit = ramp.plan.max_wait_s
     return (
@@ -185,6 +229,23 @@ def evidence_text(facts: Facts) -> str:
 def _judged_back(ramp: Ramp, facts: Facts) -> Move:
     reason = evidence_text(facts)
     return Move(_to(ramp, RampState.ROLLED_BACK, JUDGE, reason), RollBack(Source.JUDGE, reason))
+
+
+def _judged_pause(ramp: Ramp, step: PlanStep, facts: Facts) -> Move:
+    """Stops the ramp on evidence, and takes V2's share back to what the plan says for this guardrail, if it does."""
+    assert ramp.plan is not None
+    reason = evidence_text(facts)
+    back_to = ramp.plan.back_to(facts.verdict.guardrail)
+    if back_to is None or back_to >= step.basis_points:
+        return _paused(ramp, JUDGE, Source.JUDGE, reason)
+    told = f"paused, and V2 goes back to {back_to / 100:g} %: {reason}"
+    paused = replace(_to(ramp, RampState.PAUSED, JUDGE, reason), paused_at=back_to)
+    return Move(paused, SetPercent(back_to, Source.PAUSE, told))
+
+
+def _paused(ramp: Ramp, by: str, source: Source, reason: str | None) -> Move:
+    told = f"paused: {reason or 'no reason given'}"
+    return Move(_to(ramp, RampState.PAUSED, by, reason), Note(source, told))
 
 
 def _resumed_holding(ramp: Ramp) -> Move | None:
@@ -215,43 +276,82 @@ def _inconclusive(ramp: Ramp, missing: str) -> Move:
 
 
 def set_plan(ramp: Ramp, plan: Plan | None, by: str) -> Move:
-    """Keeps `plan` for the next start. Raises PlanConflict if another plan is under way."""
+    """Keeps `plan` for the next start; None forgets the plan and the end of the last ramp.
+
+    With another plan that end stays to be seen until the start.
+
+    Raises PlanConflict if a plan is under way.
+    """
     if ramp.state.is_under_way:
         raise PlanConflict(f"a plan is under way ({ramp.state}): abort it first")
-    return Move(replace(ramp, plan=plan, state=RampState.IDLE, step=-1, by=by, reason=None))
+    if plan is None or ramp.state is RampState.IDLE:
+        ramp = replace(ramp, state=RampState.IDLE)
+        return Move(replace(ramp, plan=plan, step=-1, by=by, reason=None))
+    return Move(replace(ramp, plan=plan, step=-1))
 
 
-def start(ramp: Ramp, by: str, reason: str | None) -> Move:
+def start(
+    ramp: Ramp,
+    by: str,
+    reason: str | None,
+    share: int = 0,
+    identity: Identity | None = None,
+    *,
+    lowers: bool = False,
+) -> Move:
     """Begins the plan at its first step, with no evidence.
 
+    `share` is V2's now, in hundredths of a percent. A start that takes some of it away needs the word `lowers`.
+    `identity` is what the pools are; None leaves that to be found.
+
     Raises:
-        PlanConflict: a plan is under way.
+        PlanConflict: a plan is under way, or the first step is below `share`.
         NoPlan: there is none.
     """
     if ramp.state.is_under_way:
         raise PlanConflict(f"a plan is under way ({ramp.state}): abort it first")
     if ramp.plan is None:
         raise NoPlan("there is no plan: PUT /rollout/plan, or ROLLOUT_PLAN_FILE")
-    return _at_step(replace(ramp, run=ramp.run + 1, acknowledged=()), 0, by, reason)
+    first = ramp.plan.steps[0]
+    if share > first.basis_points and not lowers:
+        raise PlanConflict(
+            f"V2 gets {share / 100:g} %, and the plan begins at {first.percent:g} %: "
+            "start it with `lower` (--lower) to take the difference from V2"
+        )
+    return _at_step(replace(ramp, run=ramp.run + 1, acknowledged=(), identity=identity or UNKNOWN), 0, by, reason)
 
 
 def pause(ramp: Ramp, by: str, reason: str | None) -> Move:
     """Stops a ramp where it is. Raises PlanConflict."""
     _require(ramp, ramp.state.is_active, "pause")
-    return Move(_to(ramp, RampState.PAUSED, by, reason))
+    return _paused(ramp, by, Source.PLAN, reason)
 
 
 def resume(ramp: Ramp, by: str, reason: str | None, paused_by: str | None) -> Move:
     """Goes on at the step that the ramp stopped at, and overrules the guardrail that paused it. Raises PlanConflict."""
     _require(ramp, ramp.state is RampState.PAUSED, "resume")
     overruled = (*ramp.acknowledged, paused_by) if paused_by is not None else ramp.acknowledged
-    return _at_step(replace(ramp, acknowledged=tuple(dict.fromkeys(overruled))), ramp.step, by, reason)
+    move = _at_step(replace(ramp, acknowledged=tuple(dict.fromkeys(overruled))), ramp.step, by, reason)
+    assert isinstance(move.effect, SetPercent)
+    told = f"resumed, {paused_by} overruled" if paused_by is not None else "resumed"
+    return replace(move, effect=replace(move.effect, reason=f"{told}: {move.effect.reason}", is_told=True))
 
 
-def approve(ramp: Ramp, by: str, reason: str | None) -> Move:
-    """Lets the ramp leave its step. Raises PlanConflict."""
+def approve(ramp: Ramp, by: str, reason: str | None, step: int | None = None) -> Move:
+    """Lets the ramp leave its step, or stay a paused one's approval for later.
+
+    `step` counts from 1 and names the step that is meant; None is the current one. So two people who approve the same
+    step do not move the ramp by two.
+
+    Raises:
+        PlanConflict: no plan is under way, or it is at another step than `step`.
+    """
     _require(ramp, ramp.state.is_under_way, "approve")
-    return Move(replace(ramp, is_approved=True, by=by, reason=reason))
+    if step is not None and step != ramp.step + 1:
+        raise PlanConflict(f"cannot approve step {step}: the plan is at step {ramp.step + 1}")
+    told = f"step {ramp.step + 1} approved: {reason or 'no reason given'}"
+    kept = ramp if ramp.state is RampState.PAUSED else replace(ramp, by=by, reason=reason)
+    return Move(replace(kept, is_approved=True), Note(Source.PLAN, told))
 
 
 def promote(ramp: Ramp, by: str, reason: str | None) -> Move:
@@ -272,23 +372,82 @@ def abort(ramp: Ramp, by: str, reason: str | None) -> Move:
 
 def percent_changed(ramp: Ramp, rollout: Rollout) -> Move | None:
     """Takes note of a new percentage that is not the ramp's own: a rollback ends the ramp, other changes pause it."""
-    if rollout.source in (Source.PLAN, Source.JUDGE) and rollout.canary_basis_points > 0:
+    is_judges_pause = rollout.source is Source.PAUSE
+    if is_judges_pause or (rollout.source in (Source.PLAN, Source.JUDGE) and rollout.canary_basis_points > 0):
         return None
     if voids_earlier_changes(rollout.canary_basis_points, rollout.source):
         if ramp.state.is_under_way or ramp.state is RampState.PROMOTED:
             return Move(_to(ramp, RampState.ROLLED_BACK, rollout.updated_by, rollout.reason))
         return None
     changed = f"{rollout.updated_by} changed the percentage to {rollout.canary_percent:g} ({rollout.source})"
+    if rollout.reason:
+        changed = f"{changed}: {rollout.reason}"
     if ramp.state.is_active:
         return Move(_to(ramp, RampState.PAUSED, rollout.updated_by, changed))
     if ramp.state is RampState.PROMOTED:
         return Move(_to(ramp, RampState.IDLE, rollout.updated_by, changed))
-    return None
+    return Move(replace(ramp, paused_at=None)) if ramp.paused_at is not None else None
 
 
-def evidence_restarted(ramp: Ramp, why: str) -> Move:
-    """Begins with no evidence, at the step that the ramp is at."""
-    return Move(replace(ramp, run=ramp.run + 1, acknowledged=(), by=PLAN, reason=f"evidence starts again: {why}"))
+def evidence_restarted(ramp: Ramp, why: str, identity: Identity | None = None) -> Move:
+    """Begins the ramp's step again, without evidence and without its approval: V2, or V1, is another one.
+
+    `identity` is what the pools are from now on; None leaves that to be found. A paused ramp stays paused, and a ramp
+    that has ended keeps its end.
+    """
+    again = f"evidence starts again: {why}"
+    fresh = replace(ramp, run=ramp.run + 1, acknowledged=(), is_approved=False, identity=identity or ramp.identity)
+    if ramp.state.is_active:
+        return Move(replace(fresh, state=RampState.RAMPING, by=PLAN, reason=again), Note(Source.PLAN, again))
+    if ramp.state is RampState.PAUSED:
+        return Move(replace(fresh, reason=f"{ramp.reason}; {again}" if ramp.reason else again))
+    return Move(fresh)
+
+
+def pools_found(ramp: Ramp, identity: Identity, *, has_evidence: bool) -> Move | None:
+    """Compares what the pools are with what the ramp's evidence is about; another identity voids the evidence.
+
+    `has_evidence` tells if calls are compared although no plan is under way.
+    """
+    if identity == ramp.identity or not (ramp.state.is_under_way or has_evidence):
+        return None
+    if not ramp.identity.parts:  # of a ramp that has just begun, or that an older release has written
+        return Move(replace(ramp, identity=identity))
+    return evidence_restarted(ramp, f"{ramp.identity.difference(identity)} changed", identity)
+
+
+def found_after(ramp: Ramp, seconds: float) -> Move | None:
+    """Pauses a ramp that nobody has carried out for `seconds`: its database may be an old copy, or V2 another one."""
+    if not ramp.state.is_active:
+        return None
+    return _paused(
+        ramp,
+        PLAN,
+        Source.PLAN,
+        f"found after {_duration(seconds)} in which no service carried it out: look, then resume",
+    )
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def next_share(ramp: Ramp) -> int:
+    """V2's share after the ramp's next move upwards, in hundredths of a percent."""
+    if ramp.plan is None or not ramp.state.is_under_way:
+        return 0
+    following = ramp.step + 1
+    if ramp.step >= ramp.plan.last_step or following >= len(ramp.plan.steps):
+        return BASIS_POINTS
+    return ramp.plan.steps[following].basis_points
+
+
+def first_share(ramp: Ramp) -> int:
+    """V2's share after a start, in hundredths of a percent; 0 without a plan."""
+    return 0 if ramp.plan is None else ramp.plan.steps[0].basis_points
 
 
 def own_share(ramp: Ramp) -> SetPercent | None:
@@ -298,6 +457,8 @@ def own_share(ramp: Ramp) -> SetPercent | None:
     if ramp.state.is_active:
         effect = _at_step(ramp, ramp.step, PLAN, None).effect
         return effect if isinstance(effect, SetPercent) else None
+    if ramp.paused_at is not None:
+        return SetPercent(ramp.paused_at, Source.PAUSE, f"paused: {ramp.reason}")
     return None
 
 
@@ -312,12 +473,12 @@ def _require(ramp: Ramp, is_allowed: bool, what: str) -> None:  # noqa: FBT001 -
 
 
 def _to(ramp: Ramp, state: RampState, by: str, reason: str | None) -> Ramp:
-    return replace(ramp, state=state, by=by, reason=reason)
+    return replace(ramp, state=state, by=by, reason=reason, paused_at=None)
 
 
 def _at_step(ramp: Ramp, index: int, by: str, reason: str | None) -> Move:
     assert ramp.plan is not None
     step = ramp.plan.steps[index]
     told = f"{ramp.plan.name}: step {index + 1} of {len(ramp.plan.steps)}" + (f", {reason}" if reason else "")
-    at = replace(ramp, state=RampState.RAMPING, step=index, is_approved=False, by=by, reason=reason)
+    at = replace(_to(ramp, RampState.RAMPING, by, reason), step=index, is_approved=False)
     return Move(at, SetPercent(step.basis_points, Source.PLAN, told))

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from routing.rollout.identity import Identity
 from routing.rollout.plan import Plan
 from routing.rollout.ramp import Ramp, RampState
 
@@ -13,14 +14,27 @@ def to_json(ramp: Ramp) -> dict[str, Any]:
     """A ramp as plain data."""
     return {
         "state": str(ramp.state),
-        "plan": None if ramp.plan is None else ramp.plan.model_dump(mode="json"),
+        "plan": None if ramp.plan is None else _plan_json(ramp.plan),
         "step": ramp.step,
         "is_approved": ramp.is_approved,
         "acknowledged": list(ramp.acknowledged),
         "run": ramp.run,
         "by": ramp.by,
         "reason": ramp.reason,
+        "identity": ramp.identity.as_json(),
+        "paused_at": ramp.paused_at,
     }
+
+
+def _plan_json(plan: Plan) -> dict[str, Any]:
+    """A plan without the members that 0.1.0 does not know, as long as they have their defaults: it refuses them."""
+    data = plan.model_dump(mode="json")
+    if plan.guard:
+        del data["guard"]
+    for one in data["guardrails"].values():
+        if one["back_to"] is None:
+            del one["back_to"]
+    return data
 
 
 def from_json(data: Mapping[str, Any]) -> Ramp:
@@ -39,4 +53,6 @@ def from_json(data: Mapping[str, Any]) -> Ramp:
         run=data["run"],
         by=data["by"],
         reason=reason,
+        identity=Identity.of(data.get("identity", {})),
+        paused_at=data.get("paused_at"),
     )

@@ -72,6 +72,10 @@ class RampStore(Protocol):
         """The newest revision, None if there is none yet."""
         ...
 
+    async def last_sign(self) -> datetime | None:
+        """The time at which a service last wrote what it does for a ramp; None if none has."""
+        ...
+
     async def append(self, ramp: Ramp, *, after: int) -> StoredRamp:
         """Makes `ramp` the revision after `after`, and queues its notification.
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Poolshift, lines
+from tests.conftest import StartService
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -29,8 +30,8 @@ def no_plan(service: Service) -> Iterator[None]:
 
 
 def clear(service: Service) -> None:
-    """Ends whatever ramp there is."""
-    service.client.post("/rollout/abort")
+    """Ends whatever ramp there is, with V2 at 0 %."""
+    service.client.post("/rollout/rollback")
     assert service.client.delete("/rollout/plan").status_code == 204
 
 
@@ -101,10 +102,12 @@ def test_the_moves_of_a_ramp(planned: Poolshift, service: Service) -> None:
     paused = planned.json("rollout", "pause", "--reason", "lunch")
     assert (paused["state"], paused["reason"], paused["by"]) == ("paused", "lunch", "anonymous")
     assert planned.json("rollout", "resume")["state"] == "ramping"
+    assert "the plan is at step 1" in planned.fails(4, "rollout", "approve", "--step", "2")
     assert planned.json("rollout", "approve")["state"] == "ramping"
     promoted = planned.json("rollout", "promote", "--reason", "I am sure")
     assert (promoted["state"], promoted["canary_percent"]) == ("promoted", 100)
-    assert planned.json("rollout", "start")["state"] == "ramping"
+    assert "V2 gets 100 %, and the plan begins at 1 %" in planned.fails(4, "rollout", "start")
+    assert planned.json("rollout", "start", "--lower")["state"] == "ramping"
     aborted = planned.json("rollout", "abort", "--reason", "no")
     assert (aborted["state"], aborted["canary_percent"], aborted["reason"]) == ("aborted", 0, "no")
     assert planned.json("rollout", "status").keys() == service.client.get("/rollout/status").json().keys()
@@ -117,6 +120,19 @@ def test_people_see_the_status(planned: Poolshift) -> None:
     assert ["step", "1", "of", "2"] in lines(shown)
     assert "1 % asked for, none seen yet (0 calls to V1, 0 to V2)" in shown
     assert "step 2 of 2: 25 %" in shown
+
+
+def test_no_ramp_begins_under_a_pin(poolshift: Poolshift, start_service: StartService) -> None:
+    """A start would wait for evidence for ever; the status of a ramp that was under way names the pin."""
+    service = start_service(POOL_VERSION="v1")
+    operator = poolshift.at(service.url)
+    operator.succeeds("rollout", "plan", "set", "-", stdin=PLAN)
+    assert "POOL_VERSION=v1 pins all calls" in operator.fails(4, "rollout", "start")
+    status = operator.json("rollout", "status")
+    assert (status["pin"], status["next"].partition(",")[0]) == ("v1", "nothing: POOL_VERSION=v1 pins all calls")
+    assert ["pinned", "to", "v1:", "POOL_VERSION", "overrides", "the", "ramp"] in lines(
+        operator.succeeds("rollout", "status")
+    )
 
 
 def test_no_service_to_ask(poolshift: Poolshift) -> None:

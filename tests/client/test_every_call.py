@@ -289,11 +289,15 @@ def test_a_ramp(client: Client) -> None:
         assert client.rollout.resume(reason="on").state in ("ramping", "waiting")
         with pytest.raises(problems.PlanConflict):
             client.rollout.start()
-        assert client.rollout.approve().step == 1
+        with pytest.raises(problems.PlanConflict):
+            client.rollout.approve(step=2)
+        assert client.rollout.approve(step=1).step == 1
         assert {one.name for one in client.rollout.analysis()} >= {"engine", "latency"}
         assert client.rollout.promote().state == "promoted"
         assert client.rollout.status().canary_percent == 100
-        client.rollout.start()
+        with pytest.raises(problems.PlanConflict):
+            client.rollout.start()
+        client.rollout.start(lower=True)
     finally:
         assert client.rollout.abort(reason="enough").state == "aborted"
     assert isinstance(list(client.rollout.decisions(limit=5)), list)

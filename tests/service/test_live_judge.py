@@ -134,6 +134,44 @@ def test_a_restart_goes_on_where_it_was(start_pair: Callable[..., Service]) -> N
     assert rows["engine"]["v2"]["calls"] > 100
 
 
+def test_evidence_rolls_a_paused_ramp_back(start_pair: Callable[..., Service]) -> None:
+    """A person pauses the ramp, and V2 fails every call from then on: the pause keeps no share for it."""
+    service = start_pair(RAISE_RATE=1)
+    program = service.create("fails_by_environment", {"call": "integer"}, output="integer")
+    begin(service, steps=[{"percent": 20, "hold_s": 3600, "min_calls": 100}])
+    assert service.client.post("/rollout/pause", json={"reason": "lunch"}).json()["state"] == "paused"
+    with Traffic([service], program) as traffic:
+        wait_until(lambda: status(service)["state"] == "rolled_back", "the judge acts on the paused ramp", 60)
+        ended = len(traffic.answers)
+        traffic.wait_for(200)
+    assert set(versions_of_later_calls(traffic, ended)) == {"v1"}
+    assert (status(service)["by"], newest_decision(service)["guardrail"]) == ("judge", "program")
+
+
+def test_evidence_of_one_build_counts_for_no_other(start_pair: Callable[..., Service], tmp_path: Path) -> None:
+    """V2 has other variables after a restart amid a ramp: calls, hold and approval begin again, as the history says."""
+    service = start_pair()
+    program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    steps = [
+        {"percent": 30, "hold_s": 3600, "min_calls": 1000, "approval": True},
+        {"percent": 50, "hold_s": 3600},
+    ]
+    with Traffic([service], program) as traffic:
+        begin(service, steps=steps)
+        traffic.wait_for(500)
+    assert service.client.post("/rollout/approve", json={"step": 1}).status_code == 200
+    assert service.stop() == 0
+    (tmp_path / "v2.env").write_text("RAISE_RATE=0.0001\n")
+    service.start()
+    wait_until(lambda: "V2's variables changed" in (status(service)["reason"] or ""), "it says what has changed")
+    assert (status(service)["state"], status(service)["step"]) == ("ramping", 1)
+    rows = {row["name"]: row for row in service.client.get("/rollout/analysis").json()}
+    assert rows["engine"]["v2"]["calls"] == 0
+    newest = service.client.get("/rollout/history").json()["items"][0]
+    assert (newest["source"], newest["from_percent"], newest["to_percent"]) == ("plan", 30, 30)
+    assert newest["reason"] == "evidence starts again: V2's variables changed"
+
+
 @pytest.mark.parametrize("change", ["code", "lm"])
 def test_another_canary_begins_with_no_evidence(start_pair: Callable[..., Service], change: str) -> None:
     """A reload of the code, or another LM, makes V2 something else: what was seen before does not count for it."""

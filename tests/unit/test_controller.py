@@ -3,19 +3,22 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from analysis.guardrails import Config
 from analysis.verdict import Say
-from routing.rollout.controller import RampController
+from routing.errors import StoreUnavailable
+from routing.rollout.controller import FOUND_AFTER_S, PoolFacts, RampController
 from routing.rollout.flag import RolloutFlag, open_flag
+from routing.rollout.identity import Identity
 from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import Change, Source
 from routing.rollout.plan import Plan, PlanStep
 from routing.rollout.ramp import Ramp, RampState
 from routing.rollout.ramp_store import Decision, Exchange, ReplicaReport, Snapshot, StaleRamp, StoredRamp
+from routing.rollout.run_evidence import Catalogue
 from tests.support.rollout import MemoryLog
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +37,8 @@ class MemoryStore:
         self.may_append = asyncio.Event()
         self.may_append.set()
         self.is_appending = asyncio.Event()
+        self.kept: dict[str, Mapping[str, Snapshot]] = {}
+        self.sign: datetime | None = None
 
     async def latest(self) -> StoredRamp | None:
         return self.ramps[-1] if self.ramps else None
@@ -54,31 +59,44 @@ class MemoryStore:
     async def decisions(self, *, limit: int, before: int | None = None) -> Sequence[Decision]:
         return self.decided[::-1][:limit]
 
+    async def last_sign(self) -> datetime | None:
+        return self.sign
+
     async def put_evidence(self, generation: str, replica: str, snapshot: Snapshot) -> None:
-        """Keeps nothing: no test starts a service again."""
+        self.kept[generation] = {replica: snapshot}
 
     async def evidence(self, generation: str) -> Mapping[str, Snapshot]:
-        return {}
+        return self.kept.get(generation, {})
 
     async def exchange(self, report: ReplicaReport, generation: str, snapshot: Snapshot | None) -> Exchange:
         return Exchange(is_leader=True, replicas=(report,), ramp=await self.latest(), evidence={})
 
 
-async def opened(flag: RolloutFlag, judge: LiveJudge, store: MemoryStore) -> RampController:
+class Pools:
+    """The pools' identity, as a test says it."""
+
+    def __init__(self, **parts: str) -> None:
+        self.identity: Identity | None = Identity.of(parts)
+
+    async def tell(self) -> Identity | None:
+        return self.identity
+
+
+async def opened(flag: RolloutFlag, judge: LiveJudge, store: MemoryStore, pools: Pools | None = None) -> RampController:
     """The controller of a service that shares its store with no other, and whose pools both serve."""
-    ramp = RampController(
-        flag, judge, store, is_shared=False, v1_serves=lambda: True, v2_serves=lambda: True, programs=lambda: 1
-    )
+    tell = (pools or Pools(code="1")).tell
+    facts = PoolFacts(v1_serves=lambda: True, v2_serves=lambda: True, identity=tell)
+    ramp = RampController(flag, judge, store, facts, Catalogue(lambda: 1), is_shared=False)
     await ramp.open()
     return ramp
 
 
-def fail_on_v2(judge: LiveJudge) -> None:
+def fail_on_v2(judge: LiveJudge, code: str = "program_error") -> None:
     """Counts 400 calls, one a second until now, of which V2 fails each one that it gets."""
     for number in range(400):
         t, version = time.monotonic() - 400 + number, "v2" if number % 2 else "v1"
         judge.judge.assigned(t, judge.w, version, number)
-        outcome = "program_error" if version == "v2" else "ok"
+        outcome = code if version == "v2" else "ok"
         judge.judge.ended(t, judge.w, version, number, "p", outcome, 1.0, is_cold=False, cost=0.0)
 
 
@@ -204,3 +222,162 @@ async def test_a_plan_is_resumed_while_its_pause_is_written() -> None:
 async def percentages(flag: RolloutFlag) -> list[float]:
     """All percentages that there were, the newest first."""
     return [one.canary_percent for one in await flag.history(limit=10)]
+
+
+async def test_evidence_rolls_a_paused_ramp_back() -> None:
+    """A person has paused it, or a change of the percentage has: V2 fails, and does not keep its share."""
+    for how in ("pause", "percentage"):
+        flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
+        ramp = await opened(flag, judge, store)
+        await ramp.set_plan(PLAN, "ops")
+        await ramp.start("ops", None)
+        if how == "pause":
+            await ramp.pause("ops", "lunch")
+        else:
+            await flag.change(Change(6000, Source.API, "ops", "more"))
+        fail_on_v2(judge)
+        await ramp.tick()
+        assert (ramp.ramp.state, ramp.ramp.by) == (RampState.ROLLED_BACK, "judge")
+        assert flag.current.canary_basis_points == 0
+        await ramp.aclose()
+
+
+async def test_a_plan_without_guard_leaves_a_paused_ramp_where_it_is() -> None:
+    """The person who paused it has taken that upon himself."""
+    flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
+    ramp = await opened(flag, judge, store)
+    await ramp.set_plan(PLAN.model_copy(update={"guard": False}), "ops")
+    await ramp.start("ops", None)
+    await ramp.pause("ops", "lunch")
+    fail_on_v2(judge)
+    await ramp.tick()
+    assert (ramp.ramp.state, flag.current.canary_basis_points) == (RampState.PAUSED, 5000)
+    await ramp.aclose()
+
+
+async def test_other_pools_begin_the_step_again() -> None:
+    """Calls, hold and approval of one build are none of another's, after a restart and while the service runs."""
+    steps = (PlanStep(percent=10, hold_s=60, min_calls=100, approval=True), PlanStep(percent=50, hold_s=0))
+    flag, store, pools = await open_flag(MemoryLog(), None), MemoryStore(), Pools(code="1")
+    judge = LiveJudge(Config())
+    ramp = await opened(flag, judge, store, pools)
+    await ramp.set_plan(Plan(steps=steps), "ops")
+    await ramp.start("ops", None)
+    await ramp.tick()
+    serve(judge, 90)
+    await ramp.approve("ops", "looks good", 1)
+    pools.identity = Identity.of({"code": "2"})
+    await ramp.tick()
+    assert (ramp.ramp.state, ramp.ramp.step, ramp.ramp.is_approved) == (RampState.RAMPING, 0, False)
+    assert ramp.ramp.reason == "evidence starts again: code changed"
+    assert judge.step_calls() == 0
+    assert (await flag.history(limit=1))[0].reason == ramp.ramp.reason
+    serve(judge, 90)
+    await ramp.approve("ops", "looks good", 1)
+    await ramp.aclose()
+    again = LiveJudge(Config())
+    ramp = await opened(flag, again, store, Pools(code="3"))
+    assert (ramp.ramp.step, ramp.ramp.is_approved, again.step_calls()) == (0, False, 0)
+    await ramp.aclose()
+
+
+async def test_the_same_pools_go_on_with_their_evidence_after_a_restart() -> None:
+    """A ramp that began after a rollback keeps it as well as any other."""
+    flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
+    ramp = await opened(flag, judge, store)
+    await ramp.set_plan(PLAN, "ops")
+    await ramp.start("ops", None)
+    await flag.rollback("ops", "first")
+    await ramp.start("ops", None)
+    await ramp.tick()
+    serve(judge, 90)
+    await ramp.aclose()
+    again = LiveJudge(Config())
+    ramp = await opened(flag, again, store)
+    assert again.step_calls() == 90
+    await ramp.aclose()
+
+
+async def test_a_ramp_that_nobody_carried_out_for_long_is_found_paused() -> None:
+    """The database may be yesterday's; whoever resumes the ramp has looked."""
+    for late_s, state in ((FOUND_AFTER_S - 60, RampState.RAMPING), (FOUND_AFTER_S + 60, RampState.PAUSED)):
+        flag, store = await open_flag(MemoryLog(), None), MemoryStore()
+        ramp = await opened(flag, LiveJudge(Config()), store)
+        await ramp.set_plan(PLAN, "ops")
+        await ramp.start("ops", None)
+        await ramp.aclose()
+        last = store.ramps[-1]
+        store.ramps[-1] = StoredRamp(last.revision, last.ramp, datetime.now(UTC) - timedelta(days=1))
+        store.sign = datetime.now(UTC) - timedelta(seconds=late_s)
+        ramp = await opened(flag, LiveJudge(Config()), store)
+        await ramp.tick()
+        assert (ramp.ramp.state, store.ramps[-1].ramp.state) == (state, state)
+        assert state is RampState.RAMPING or "6 minutes in which no service carried it out" in (ramp.ramp.reason or "")
+        await ramp.aclose()
+
+
+async def test_a_store_that_fails_inside_a_move_ends_no_look(capsys: pytest.CaptureFixture[str]) -> None:
+    """The look goes on alone, says so once, and the next one that can write moves the ramp."""
+    flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
+    ramp = await opened(flag, judge, store)
+    await ramp.set_plan(Plan(steps=MOVES["the next step"]), "ops")
+    await ramp.start("ops", None)
+    for method in ("decide", "append"):
+        kept = getattr(store, method)
+        setattr(store, method, unavailable)
+        for _ in range(3):
+            await ramp.tick()
+        assert (ramp.ramp.step, ramp.evidence.is_leader) == (0, False)
+        setattr(store, method, kept)
+    assert capsys.readouterr().out.count("this replica judges on by itself") == 1
+    await ramp.tick()
+    assert (ramp.ramp.step, ramp.evidence.is_leader) == (1, True)
+    await ramp.aclose()
+
+
+async def test_a_guardrail_that_pauses_takes_the_share_back() -> None:
+    """To what the plan says, written as the history's own source; a person's percentage then stays."""
+    plan = Plan.model_validate({**PLAN.model_dump(), "guardrails": {"capacity": {"back_to": 2}}})
+    flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
+    ramp = await opened(flag, judge, store)
+    await ramp.set_plan(plan, "ops")
+    await ramp.start("ops", None)
+    fail_on_v2(judge, "pool_overloaded")
+    await ramp.tick()
+    assert (ramp.ramp.state, flag.current.canary_basis_points) == (RampState.PAUSED, 200)
+    assert (flag.current.source, flag.current.updated_by) == (Source.PAUSE, "judge")
+    await flag.change(Change(500, Source.API, "ops"))
+    await ramp.tick()
+    assert (ramp.ramp.state, flag.current.canary_basis_points) == (RampState.PAUSED, 500)
+    await ramp.aclose()
+
+
+async def test_a_pause_of_the_judge_is_in_the_history() -> None:
+    """So are a person's pause, resumption and approval, although they move no traffic."""
+    flag, judge, store = await open_flag(MemoryLog(), None), LiveJudge(Config()), MemoryStore()
+    ramp = await opened(flag, judge, store)
+    await ramp.set_plan(PLAN, "ops")
+    await ramp.start("ops", None)
+    fail_on_v2(judge, "pool_overloaded")
+    await ramp.tick()
+    await ramp.resume("carol", "the pool was small")
+    await ramp.approve("dave", "fine", 1)
+    told = [(one.updated_by, one.source, one.reason) for one in await flag.history(limit=3)][::-1]
+    assert told[0][:2] == ("judge", Source.JUDGE)
+    assert (told[0][2] or "").startswith("paused: capacity: ")
+    assert told[1] == ("carol", Source.PLAN, "resumed, capacity overruled: ramp: step 1 of 1, the pool was small")
+    assert told[2] == ("dave", Source.PLAN, "step 1 approved: fine")
+    await ramp.aclose()
+
+
+async def unavailable(*_: object, **__: object) -> None:
+    """A method of a store that does not answer."""
+    raise StoreUnavailable("the database is gone")
+
+
+def serve(judge: LiveJudge, count: int) -> None:
+    """Counts calls that went well, half of them on V2."""
+    for number in range(count):
+        t, version = time.monotonic() - count + number, "v2" if number % 2 else "v1"
+        judge.judge.assigned(t, judge.w, version, number)
+        judge.judge.ended(t, judge.w, version, number, "p", "ok", 1.0, is_cold=False, cost=0.0)

@@ -83,8 +83,8 @@ def test_a_share_after_the_plans_end_is_not_the_plans(percent: float, said: str)
 
 
 def test_a_rollback_by_evidence_is_a_rollback() -> None:
-    """The effect names the judge, and is the same at every step and whatever else is missing."""
-    for ramp in (started(), at_last_step()):
+    """The effect names the judge, and is the same at every step and in a pause, and whatever else is missing."""
+    for ramp in (started(), at_last_step(), ramps.pause(started(), "ops", None).ramp):
         move = ramps.advance(ramp, facts(verdict=verdict(Say.ROLLBACK, "engine"), held_s=0.0, calls=0, v1_serves=False))
         assert move is not None
         assert move.effect == RollBack(Source.JUDGE, "engine: log e-value 9.00 reached 5.00")
@@ -180,6 +180,52 @@ def test_a_start_needs_a_plan_and_no_other() -> None:
             ramps.set_plan(ramp, plan(), "ops")
 
 
+def test_a_start_takes_nothing_from_v2_unasked() -> None:
+    """Half of the traffic, or a promotion, is more than the first step's: the operator has to say that he knows."""
+    for share in (101, 10_000):
+        with pytest.raises(PlanConflict, match="lower"):
+            ramps.start(Ramp(plan=plan()), "ops", None, share)
+        assert ramps.start(Ramp(plan=plan()), "ops", None, share, lowers=True).ramp.step == 0
+    assert ramps.start(Ramp(plan=plan()), "ops", None, 100).ramp.step == 0
+
+
+def test_an_approval_names_its_step() -> None:
+    """Whoever approves a step that the ramp has left approves nothing."""
+    ramp = at_last_step()
+    with pytest.raises(PlanConflict, match="cannot approve step 1: the plan is at step 2"):
+        ramps.approve(ramp, "ops", None, 1)
+    assert ramps.approve(ramp, "ops", None, 2).ramp.is_approved
+
+
+def test_a_new_plan_leaves_the_end_of_the_last_ramp_to_be_seen() -> None:
+    """A rollback by the judge is an alert until somebody starts again, whatever a mounted file says meanwhile."""
+    move = ramps.advance(started(), facts(verdict=verdict(Say.ROLLBACK, "engine")))
+    assert move is not None
+    after = ramps.set_plan(move.ramp, plan(name="another"), "plan.yaml").ramp
+    assert (after.state, after.by, after.reason) == (RampState.ROLLED_BACK, "judge", move.ramp.reason)
+    assert after.plan is not None
+    assert (after.plan.name, after.step) == ("another", -1)
+
+
+def test_a_pause_keeps_the_reason_that_a_person_gave() -> None:
+    """The words of the service stand beside it, and a change of the pools replaces none of them."""
+    paused = ramps.percent_changed(started(), Rollout(9, 2000, 100, Source.API, "bob", "a sale is on"))
+    assert paused is not None
+    assert paused.ramp.reason == "bob changed the percentage to 20 (api): a sale is on"
+    again = ramps.evidence_restarted(paused.ramp, "V2's code changed").ramp
+    assert (again.state, again.by) == (RampState.PAUSED, "bob")
+    assert again.reason == f"{paused.ramp.reason}; evidence starts again: V2's code changed"
+
+
+@pytest.mark.parametrize("changed", [{"is_identified": False}, {"is_warm": False}])
+def test_pools_that_are_not_ready_hold_the_ramp_for_ever(changed: dict[str, Any]) -> None:
+    """They are no lack of evidence: the plan's word for that does not count."""
+    ramp = started(on_inconclusive="advance", max_wait_s=1)
+    move = ramps.advance(ramp, facts(waited_s=1e9, **changed))
+    assert move is not None
+    assert (move.ramp.state, move.effect) == (RampState.WAITING, None)
+
+
 EVENTS = st.one_of(
     st.builds(
         lambda say, held_s, waited_s, calls, v1: (
@@ -227,7 +273,8 @@ def test_whatever_happens_the_share_follows_the_ramp(events: list[tuple[Any, ...
             assert move.effect.basis_points in (100, 5000, 10_000)
             share = move.effect.basis_points
         if kind == "advance" and not before.state.is_active:
-            raise AssertionError("a ramp that is not active does not move by itself")
+            assert before.state is RampState.PAUSED, "a ramp that has ended does not move by itself"
+            assert isinstance(move.effect, RollBack), "a paused ramp moves back alone"
         assert -1 <= ramp.step <= 1
         if ramp.state is RampState.PROMOTED and before.state is not RampState.PROMOTED:
             assert share == 10_000
