@@ -73,14 +73,18 @@ class Bench:
         since a key that comes back after the restart counts in later copies alone.
         """
         threshold = -math.log(self.config.promotion_alpha)
-        w = self.counters.steps[step][0]
-        first = next(index for index, (at, _) in enumerate(self.counters.steps) if at == w)
+        first = self.first_of(step)
         found = [
             Evidence(one.name, self.not_worse(one, first), threshold)
             for one in self.config.guardrails
             if one.promotes and one.kind is not Kind.FED
         ]
         return tuple(one for one in found if not one.is_alarm)
+
+    def first_of(self, step: int) -> int:
+        """Returns the copy that begins with the share of `step`."""
+        w = self.counters.steps[step][0]
+        return next(index for index, (at, _) in enumerate(self.counters.steps) if at == w)
 
     def not_worse(self, guardrail: Guardrail, step: int) -> float:
         """Returns the log e-value against "V2 is worse by the margin"."""

@@ -6,11 +6,12 @@ from typing import Final
 
 from analysis.counters import Counters
 from analysis.evidence import Bench
-from analysis.guardrails import Action, Config, Kind
+from analysis.guardrails import Action, Config, Guardrail, Kind
 from analysis.intake import FELL, Intake
+from analysis.planning.promotable import calls_until_shown
 from analysis.published import rows
 from analysis.replicas import KeyedFault
-from analysis.verdict import Evidence, Row, Say, Verdict
+from analysis.verdict import Evidence, Outstanding, Row, Say, Verdict
 
 LOOK_EVERY_S: Final = 1.0
 _CALLS_A_LOOK: Final = 32
@@ -164,6 +165,15 @@ class Judge:
     def lacking(self) -> tuple[Evidence, ...]:
         """Returns the guardrails that promotion still waits for, on the own counters."""
         return (*self._intake.bench.lacking(self.step), *self._lacking_fed()) if self.counters.steps else ()
+
+    def outstanding(self) -> tuple[Outstanding, ...]:
+        """Returns what promotion still waits for, and when that is likely to come, on the own counters."""
+        bench, kinds = self._intake.bench, {one.name: one for one in self.config.guardrails}
+        return tuple(self._outstanding(bench, kinds[one.guardrail]) for one in self.lacking())
+
+    def _outstanding(self, bench: Bench, guardrail: Guardrail) -> Outstanding:
+        calls = None if guardrail.kind is Kind.FED else calls_until_shown(bench, guardrail, bench.first_of(self.step))
+        return Outstanding(guardrail.name, calls, calls / self._rate if calls is not None and self._rate else None)
 
     def _lacking_fed(self) -> tuple[Evidence, ...]:
         threshold = -math.log(self.config.promotion_alpha)

@@ -73,14 +73,17 @@ class LatencyEvidence:
 
     def log_e_not_slower(self, copy: int, margin_bins: int) -> float:
         """Returns the log e-value of "V2 is not slower by the margin", from the calls of the copy's own step on."""
-        return _sum(
-            [
-                self._segment(key, -margin_bins, faster=True)
-                for key in self._counters.latency
-                if key[0] <= copy <= key[1]
-            ],
-            _LOG_FASTER_PRIORS,
-        )
+        return _sum(self._not_slower(copy, margin_bins), _LOG_FASTER_PRIORS)
+
+    def sums_not_slower(self, copy: int, margin_bins: int) -> list[float]:
+        """Returns the same logarithm for each alternative alone, without its prior."""
+        segments = self._not_slower(copy, margin_bins)
+        return [sum(parts) for parts in zip(*segments, strict=True)] if segments else [0.0] * len(FASTER_PRIORS)
+
+    def _not_slower(self, copy: int, margin_bins: int) -> list[list[float]]:
+        return [
+            self._segment(key, -margin_bins, faster=True) for key in self._counters.latency if key[0] <= copy <= key[1]
+        ]
 
     def log_e_slower_than(self, margin_bins: int, *, faster: bool = False) -> float:
         """Returns the log e-value against "V2 is slower by at most the margin" (or at least), of all calls."""

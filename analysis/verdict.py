@@ -75,3 +75,14 @@ class Row:
     """Always-valid interval of V2's rate (or time) over V1's; None is no upper bound."""
     stratum: str
     detectable: Detectable
+
+
+@dataclass(frozen=True, slots=True)
+class Outstanding:
+    """A guardrail that a promotion waits for, and when its evidence is likely if V2 is as good as V1."""
+
+    guardrail: str
+    calls: int | None
+    """Further organic calls; None if that is not known, or if they would never do."""
+    seconds: float | None
+    """The same at the present rate of calls."""

@@ -15,7 +15,7 @@ from analysis.judge import Judge
 from analysis.verdict import Evidence as Fed
 from analysis.verdict import Row, Verdict
 from pools.calls import Call
-from routing.rollout.reasons import reason
+from routing.rollout.reasons import outstanding_text, reason
 from routing.rollout.recording import FedChange, Recording
 from routing.split import BASIS_POINTS
 from routing.telemetry.recorder import OK
@@ -255,10 +255,7 @@ class LiveJudge:
 
     def lacking(self) -> str:
         """The guardrails whose evidence promotion still waits for, in words; empty with several replicas."""
-        if self._others is not None:
-            return ""
-        lacking = [f"{one.guardrail} {one.log_e:.2f} of {one.threshold:.2f}" for one in self.judge.lacking()]
-        return ", ".join(lacking)
+        return "" if self._others is not None else ", ".join(map(outstanding_text, self.judge.outstanding()))
 
     def counted(self) -> tuple[int, int]:
         """Organic calls to V1 and V2 that this replica has added to the evidence."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from analysis.verdict import Say, Verdict
+from common.durations import duration_text
 from routing.errors import NoPlan, PlanConflict
 from routing.rollout.identity import UNKNOWN, Identity
 from routing.rollout.model import Rollout, Source, voids_earlier_changes
@@ -424,15 +425,8 @@ def found_after(ramp: Ramp, seconds: float) -> Move | None:
         ramp,
         PLAN,
         Source.PLAN,
-        f"found after {_duration(seconds)} in which no service carried it out: look, then resume",
+        f"found after {duration_text(seconds)} in which no service carried it out: look, then resume",
     )
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def next_share(ramp: Ramp) -> int:

@@ -8,6 +8,8 @@ from typing import Final, NamedTuple
 
 from analysis.costs import cost_of_bin
 from analysis.counters import Counters, total
+from analysis.verdict import Outstanding
+from common.durations import duration_text
 
 _QUANTILES: Final = ((0.5, "the median"), (0.9, "p90"), (0.99, "p99"))
 _NOUNS: Final = {"tail": "slow ones"}
@@ -40,6 +42,19 @@ def reason(guardrail: str | None, counters: Counters, recent: Sequence[TimedCall
     noun = _NOUNS.get(guardrail or "", "faults")
     told = f"V2 has {faults[1]:,} {noun} in {calls[1]:,} calls, V1 {faults[0]:,} in {calls[0]:,}"
     return told + _by_program(_events_of_v2(counters, guardrail))
+
+
+def outstanding_text(one: Outstanding) -> str:
+    """Tells when the evidence that a promotion waits for is likely, such as "engine in about 1,200 calls (4 min)"."""
+    if one.calls is None:
+        return f"{one.guardrail} not to be foreseen yet"
+    time = "" if one.seconds is None else f" ({duration_text(one.seconds)})"
+    return f"{one.guardrail} in about {_rounded(one.calls):,} calls{time}"
+
+
+def _rounded(calls: int) -> int:
+    """Two digits, which is more than an estimate knows."""
+    return round(calls, 2 - len(str(calls)))
 
 
 def _events_of_v2(counters: Counters, guardrail: str | None) -> Counter[str]:

@@ -312,7 +312,7 @@ async def test_a_ramp_that_nobody_carried_out_for_long_is_found_paused() -> None
         ramp = await opened(flag, LiveJudge(Config()), store)
         await ramp.tick()
         assert (ramp.ramp.state, store.ramps[-1].ramp.state) == (state, state)
-        assert state is RampState.RAMPING or "6 minutes in which no service carried it out" in (ramp.ramp.reason or "")
+        assert state is RampState.RAMPING or "6 min in which no service carried it out" in (ramp.ramp.reason or "")
         await ramp.aclose()
 
 
