@@ -226,7 +226,7 @@ class Router:
         assert route.evidence is not None
         ms = 1000 * (seconds - call.queued_s - call.load_s - call.backpressure_s)
         program, version = call.program.id, route.decision.version
-        end = End(call.execution_id, program, version, outcome, ms, call.is_cold, cost, detail)
+        end = End(call.execution_id, program, version, outcome, ms, call.is_cold, cost, detail, time.monotonic())
         self._judge.ended(route.evidence, end)
 
     def _record_program(self, route: Route, call: Call, outcome: str, seconds: float) -> None:

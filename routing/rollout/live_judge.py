@@ -25,6 +25,8 @@ MAX_EXAMPLES: Final = 20
 DEFAULT_LATENCY_FLOOR_MS: Final = 5.0
 HOLD_S: Final = 10.0
 """The longest time that ended calls are held back because of one that still waits for a worker, in seconds."""
+BATCH: Final = 64
+"""Assignments, or good ends, that are noted before they are added up: one cost of cold code for many calls."""
 MAX_HELD: Final = 65_536
 """Calls that are held back at the most."""
 LOOK_AGAIN_S: Final = 0.02
@@ -58,6 +60,8 @@ class End(NamedTuple):
     is_cold: bool
     cost: float
     detail: str
+    t: float
+    """The time of the end, by `time.monotonic`."""
 
 
 class Evidence:
@@ -84,19 +88,26 @@ class Evidence:
 
 
 class LiveJudge:
-    """Counts calls, looks when it is time, and tells its listener of every look's verdict."""
+    """Counts calls, looks when it is time, and tells its listener of every look's verdict.
+
+    A call costs a note. Notes are added up by the batch, and before anybody looks; a failure is looked at soon.
+    """
 
     def __init__(self, config: Config, *, is_off: bool = False) -> None:
         """Judges nothing if `is_off`: there is one version, or a pin."""
-        self.judge = Judge(config)
+        self._judge = Judge(config)
+        self._assigned: list[tuple[float, float, str, int | None]] = []
+        """Assignments that are not added up yet: time, canary probability, version, hash of the key."""
+        self._good_ends = 0
+        """Calls among those held that have ended well since the last ones were added up."""
+        self._counted_at = 0.0
         self.w = 0.0
         """The canary probability in force; 0 while there is nothing to judge, which is what each call reads."""
         self.calls = [0, 0]
         """Organic assignments since the percentage in force was set: V1's and V2's."""
         self.latency_floor_ms = DEFAULT_LATENCY_FLOOR_MS
         """Added to every call's time: a worker that rests between calls wakes on a colder core."""
-        self.recording = Recording()
-        """Calls that the judge has seen, for the export."""
+        self._recording = Recording()
         self._is_off = is_off
         self._others: Counters | None = None
         self._examples: dict[str, deque[Example]] = {}
@@ -106,6 +117,18 @@ class LiveJudge:
         """By guardrail that is fed: whether it is an alarm, and whether V2 is shown not to be worse."""
         self._looks_at: asyncio.TimerHandle | None = None
         self._listener: Callable[[Verdict | None], None] = lambda _: None
+
+    @property
+    def judge(self) -> Judge:
+        """The judge, which has counted all calls that are noted."""
+        self._add_up()
+        return self._judge
+
+    @property
+    def recording(self) -> Recording:
+        """Calls that the judge has seen, for the export."""
+        self._add_up()
+        return self._recording
 
     def listen(self, listener: Callable[[Verdict | None], None]) -> None:
         """Calls `listener` soon after an event of V2's, with the verdict if it takes no evidence of other replicas."""
@@ -124,9 +147,11 @@ class LiveJudge:
     def assigned(self, key: str | None, trace_id: str | None = None, *, is_canary: bool) -> Evidence:
         """Counts the assignment of an organic call; to be called while `w` is above 0."""
         key_hash = None if key is None else mmh3.hash64(key, _KEY_SEED, signed=False)[0]
-        t = time.monotonic()
+        t, assigned = time.monotonic(), self._assigned
         self.calls[is_canary] += 1
-        self.judge.assigned(t, self.w, "v2" if is_canary else "v1", key_hash)
+        assigned.append((t, self.w, "v2" if is_canary else "v1", key_hash))
+        if len(assigned) >= BATCH:
+            self._add_up_assigned()
         return Evidence(self.w, key_hash, t, trace_id)
 
     def began(self, evidence: Evidence, call: Call) -> None:
@@ -140,8 +165,9 @@ class LiveJudge:
     def attempt_failed(self, evidence: Evidence, call: Call, version: str, code: str, detail: str) -> None:
         """Counts a fault of a call that is tried again."""
         evidence.attempts.append(code)
+        self._add_up()
         t = time.monotonic()
-        guardrail = self.judge.attempt_failed(t, evidence.w, version, evidence.key_hash, call.program.id, code)
+        guardrail = self._judge.attempt_failed(t, evidence.w, version, evidence.key_hash, call.program.id, code)
         if guardrail is not None:
             self._keep(guardrail, Example(call.execution_id, evidence.trace_id, code, detail))
 
@@ -154,20 +180,31 @@ class LiveJudge:
         evidence.call = None
         if end.outcome == OK and evidence.is_held:
             evidence.end = end
-        else:
-            evidence.is_held = False
-            self._count(evidence, end)
-        self._release()
+            self._good_ends += 1
+            if self._good_ends >= BATCH:
+                self._add_up()
+            return
+        self._add_up()
+        evidence.is_held = False
+        self._count(evidence, end)
 
     def left(self, evidence: Evidence) -> None:
         """Takes note that no pool has the call any more, although it has not ended: its client has gone."""
         evidence.call = None
 
-    def _release(self) -> None:
-        """Counts the successes that nothing holds back."""
+    def _add_up(self) -> None:
+        """Counts what is noted: the assignments, and then the successes that nothing holds back."""
+        if self._assigned:
+            self._add_up_assigned()
+        self._good_ends = 0
         held = self._held
         while held and (held[0].end is not None or not held[0].holds_back()):
             self._let_go(held.popleft())
+
+    def _add_up_assigned(self) -> None:
+        assigned, self._assigned = self._assigned, []
+        for t, w, arm, key_hash in assigned:
+            self._judge.assigned(t, w, arm, key_hash)
 
     def _let_go(self, evidence: Evidence) -> None:
         evidence.is_held = False
@@ -177,8 +214,10 @@ class LiveJudge:
             self._count(evidence, end)
 
     def _count(self, evidence: Evidence, end: End) -> None:
-        t, ms = time.monotonic(), end.ms + self.latency_floor_ms
-        self.recording.add(
+        # A call that was held back counts with those that it waited for: the recording is in the order of time.
+        t = self._counted_at = max(self._counted_at, end.t)
+        ms = end.ms + self.latency_floor_ms
+        self._recording.add(
             t,
             evidence.t,
             evidence.w,
@@ -191,7 +230,7 @@ class LiveJudge:
             evidence.attempts,
             is_cold=end.is_cold,
         )
-        guardrail = self.judge.ended(
+        guardrail = self._judge.ended(
             t,
             evidence.w,
             end.version,
@@ -208,11 +247,11 @@ class LiveJudge:
     def feed(self, evidence: Fed, row: Row, not_worse: Fed | None = None) -> None:
         """Takes the evidence of a guardrail that is computed elsewhere. The trace has each change of what it says."""
         name, said = evidence.guardrail, (evidence.is_alarm, not_worse is not None and not_worse.is_alarm)
-        promotes = any(one.promotes and one.name == name for one in self.judge.config.guardrails)
+        promotes = any(one.promotes and one.name == name for one in self._judge.config.guardrails)
         if said != self._fed.get(name, None if promotes else (False, False)):
-            self.recording.add_fed(FedChange(time.monotonic(), self.w, row.action, evidence, not_worse, promotes))
+            self._recording.add_fed(FedChange(time.monotonic(), self.w, row.action, evidence, not_worse, promotes))
         self._fed[name] = said
-        self.judge.feed(evidence, row, not_worse)
+        self._judge.feed(evidence, row, not_worse)
 
     def _keep(self, guardrail: str, example: Example) -> None:
         self._examples.setdefault(guardrail, deque(maxlen=MAX_EXAMPLES)).append(example)
@@ -227,14 +266,12 @@ class LiveJudge:
 
     def look(self) -> Verdict:
         """The verdict now, on the calls of this replica alone."""
-        self._release()
         return self.judge.look(time.monotonic())
 
     async def look_together(self) -> Verdict:
         """The verdict now, with the evidence of other replicas, whose sum takes a thread some 100 ms."""
         if self._others is None:
             return self.look()
-        self._release()
         judge = self.judge
         bench = await asyncio.to_thread(judge.bench_of_now(self._others))
         return judge.look(time.monotonic(), bench=bench)
@@ -267,14 +304,16 @@ class LiveJudge:
 
     def restart(self, config: Config | None = None, counters: Counters | None = None) -> None:
         """Begins again, with no evidence or with that of `counters`."""
-        self.judge = Judge(config or self.judge.config, counters)
+        self._judge = Judge(config or self._judge.config, counters)
         self._others = None
         if counters is None:
             for evidence in self._held:
                 evidence.is_held, evidence.end = False, None
             self._held.clear()
+            self._assigned.clear()
+            self._good_ends = 0
             self._examples.clear()
-            self.recording.clear()
+            self._recording.clear()
             self._fed.clear()
 
     def hear_others(self, others: Counters | None) -> None:

@@ -73,6 +73,8 @@ def test_a_slow_version_is_told_beside_what_the_judge_is_fed() -> None:
     for number in range(40):
         version, ms = ("v2", 200.0) if number % 2 else ("v1", 10.0)
         evidence = judge.assigned(None, is_canary=version == "v2")
-        judge.ended(evidence, End(f"e{number}", "p", version, "ok", ms, is_cold=False, cost=0.0, detail=""))
+        judge.ended(
+            evidence, End(f"e{number}", "p", version, "ok", ms, is_cold=False, cost=0.0, detail="", t=float(number))
+        )
         judge.feed(Fed("shadow", 9.0 if number % 4 else 0.0, 6.9), row)
     assert "200" in judge.told("latency")
