@@ -12,20 +12,16 @@ from common.threads import in_thread
 from pools.errors import SpawnFailed, WorkerCrashed
 from pools.process.checks import Checks
 from pools.process.exits import ExitCause
-from pools.process.host import Imports, LocalHost, ZygoteHost
-from pools.process.import_check import InvalidProgramModules
+from pools.process.host import LocalHost, ZygoteHost
 from pools.process.interface import Worker
 from pools.process.process import WorkerProcess
 from pools.process.program_code import ProgramCode, RecentModules
 from pools.process.stats import ProcessStats
 from pools.process.zygote_link import ZygoteLink
+from pools.process.zygote_start import START_TIMEOUT_S, ZygoteStarter, import_failures
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.describe import Description
-from poolshift.worker.loading import DSPY_PROGRAMS, DSPY_REQUIREMENT
-from poolshift.worker.notices import Preloaded
 
-START_TIMEOUT_S = 60.0
-"""For a worker to say that it is ready, and for a zygote beside the time that its modules have to load."""
 PING_INTERVAL_S = 1.0
 """Time between two looks at the zygotes."""
 
@@ -58,15 +54,7 @@ class Spawner:
             health: takes failures to start; None makes this spawner a vital part of the service.
         """
         self._code = code
-        self._host: ZygoteHost = host or LocalHost(code, dict(environment))
-        self._describing = asyncio.Lock()
-        self._description: Description | None = None
-        """The interpreter, as the newest zygote found it."""
         self._user = user
-        self.start_failure: str | None = None
-        """The reason for which no zygote can serve that only the operator can repair: an interpreter that cannot run
-        workers, a folder that is not there, a module of `PRELOAD` that cannot be imported. None once one serves."""
-        self._recent = recent or RecentModules()
         self._on_new_code: Callable[[], None] | None = None
         self._revision_on_disk: str | None = None
         self._revision_told: str | None = None
@@ -75,6 +63,14 @@ class Spawner:
         """The zygote that forks at the moment."""
         self._zygotes: set[ZygoteLink] = set()
         """The same, and those that have retired and still have workers."""
+        self._starter = ZygoteStarter(
+            code,
+            host or LocalHost(code, dict(environment)),
+            recent or RecentModules(),
+            user,
+            self._zygotes,
+            self._ended,
+        )
         self._start: asyncio.Task[None] | None = None
         """The start of a zygote that is under way."""
         self._has_begun = False
@@ -139,14 +135,12 @@ class Spawner:
         Raises:
             SpawnFailed: the interpreter cannot run workers, and why.
         """
-        async with self._describing:
-            if self._description is None and self.start_failure is not None:
-                raise SpawnFailed(self.start_failure)
-            return await self._describe_again() if self._description is None else self._description
+        return await self._starter.describe()
 
-    async def _describe_again(self) -> Description:
-        self._description = await self._host.describe()
-        return self._description
+    @property
+    def start_failure(self) -> str | None:
+        """The reason for which no zygote can serve that only the operator can repair; None once one serves."""
+        return self._starter.failure
 
     @property
     def revision(self) -> str | None:
@@ -166,29 +160,10 @@ class Spawner:
             SpawnFailed: the new zygote did not get ready, or cannot import a module of `PRELOAD`, or one that programs
                 named recently; or another of the allowed modules cannot be imported. The old one forks as before.
         """
-        await self._check_untried()
+        await self._starter.check_untried()
         if self._start is not None and self._has_begun:
             await asyncio.wait([self._start])  # it may have read the code before
         await self._next_zygote()
-
-    async def _check_untried(self) -> None:
-        """Tries the allowed modules that the next zygote does not import. Raises SpawnFailed."""
-        tried = (*self._code.preload, *self._recent_names())
-        untried = [
-            name for name in self._code.allowed_modules if not any(f"{one}.".startswith(f"{name}.") for one in tried)
-        ]
-        if untried:
-            try:
-                await self._host.check_modules(untried, self._user)
-            except InvalidProgramModules as error:
-                raise SpawnFailed(str(error)) from None
-
-    def _recent_names(self) -> tuple[str, ...]:
-        """The modules that programs named recently, for a zygote to import.
-
-        A zygote has the service's own rights: with a user for the workers, no program's code runs in it.
-        """
-        return self._recent.names() if self._user is None else ()
 
     async def aclose(self) -> None:
         """Ends the zygotes and with them every worker that is left; returns when all are dead."""
@@ -239,15 +214,18 @@ class Spawner:
 
     async def _replace_zygote(self) -> None:
         self._has_begun = True
-        recent = self._recent_names()
+        recent = self._starter.recent_names()
         try:
-            zygote, preloaded = await self._ready_zygote(recent)
+            zygote, preloaded = await self._starter.start(recent)
         except SpawnFailed as error:
             if not recent or self._zygote is not None:
-                raise self._explained(error, recent) from None
-            self._recent.clear()  # one of them may hang, or end its process
-            zygote, preloaded = await self._ready_zygote(())
-        self._see_to_failures(zygote, preloaded)
+                raise self._starter.explained(error, recent, is_first=self._revision is None) from None
+            self._starter.forget_recent()
+            zygote, preloaded = await self._starter.start(())
+        if self._revision is None or self._zygote is not None:
+            self._starter.refuse_failures(zygote, preloaded)
+        elif (reasons := import_failures(preloaded)) is not None:  # the one before has died, and workers must start
+            _log.error("workers start without modules that cannot be imported", reasons=reasons)
         if self._zygote is None and self._revision not in (None, preloaded.revision):
             _log.warning(
                 "the zygote that died had other code than the one that follows it",
@@ -255,77 +233,10 @@ class Spawner:
                 now=preloaded.revision,
             )
         self._revision = self._revision_on_disk = preloaded.revision
-        self.start_failure = None
+        self._starter.failure = None
         old, self._zygote = self._zygote, zygote
         if old is not None:
             old.retire()
-
-    async def _ready_zygote(self, recent: Sequence[str]) -> tuple[ZygoteLink, Preloaded]:
-        """Starts a zygote and waits until it has imported all modules. Raises SpawnFailed."""
-        try:
-            imports = await self._imports(recent)
-            end = await self._host.start_zygote(imports)
-            zygote = ZygoteLink(end, self._ended, self._code.load_timeout_s, self._recent.loaded)
-        except SpawnFailed as error:
-            self.start_failure = str(error)
-            raise
-        except OSError as error:
-            raise SpawnFailed(f"the zygote could not be started: {error}") from error
-        self._zygotes.add(zygote)
-        limit_s = START_TIMEOUT_S + self._code.load_timeout_s
-        try:
-            async with asyncio.timeout(limit_s):
-                return zygote, await zygote.preloaded
-        except TimeoutError:
-            zygote.discard()
-            raise SpawnFailed(f"the zygote did not get ready within {limit_s:g} s") from None
-
-    def _explained(self, error: SpawnFailed, recent: Sequence[str]) -> SpawnFailed:
-        """Names the modules that may have kept a zygote from its start, if there are any."""
-        modules = [*self._code.preload, *recent]
-        if not modules:
-            return error
-        fault = f"{error} (it imports {', '.join(modules)})"
-        if self._revision is None:
-            self.start_failure = f"PRELOAD: {fault}"
-        return SpawnFailed(fault)
-
-    def _see_to_failures(self, zygote: ZygoteLink, preloaded: Preloaded) -> None:
-        """Refuses a zygote that cannot import a module, unless the one before has died and workers must start.
-
-        Raises:
-            SpawnFailed: says which module, and why.
-        """
-        failures = preloaded.failures | preloaded.broken
-        if not failures:
-            return
-        reasons = "; ".join(f"{module!r} cannot be imported: {reason}" for module, reason in failures.items())
-        if self._revision is not None and self._zygote is None:
-            _log.error("workers start without modules that cannot be imported", reasons=reasons)
-            return
-        zygote.discard()
-        if preloaded.failures:
-            reasons = self.start_failure = f"PRELOAD: {reasons}"
-        raise SpawnFailed(reasons)
-
-    async def _imports(self, recent: Sequence[str]) -> Imports:
-        """The modules that the next zygote imports.
-
-        An interpreter of the user's is asked first: its answer says what it lacks. Raises SpawnFailed.
-        """
-        code, own_preload = self._code, self._code.own_preload
-        code.check_folder()
-        self._description = None
-        if not code.interpreter.is_own:
-            async with self._describing:
-                description = await self._describe_again()
-            if DSPY_PROGRAMS in own_preload and "dspy" not in description.packages:
-                own_preload = tuple(module for module in own_preload if module != DSPY_PROGRAMS)
-                _log.warning(
-                    "the workers' Python has no DSPy: its types of programs fail there",
-                    to_install=f"{description.executable} -m pip install '{DSPY_REQUIREMENT}'",
-                )
-        return Imports(code.allowed_modules, own_preload, code.preload, tuple(recent), code.load_timeout_s)
 
     def _ended(self, zygote: ZygoteLink) -> None:
         """Forgets a zygote that was lost, and closes one that has retired and has no worker left."""
