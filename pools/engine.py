@@ -44,7 +44,7 @@ from pools.fair_queue import QueuedCall
 from pools.idle_runs import IdleRuns
 from pools.lending import Lender
 from pools.process.exits import ExitCause
-from pools.process.interface import WorkerSpawner
+from pools.process.interface import TryOut, WorkerSpawner
 from pools.protocol import PoolObserver, PoolSnapshot
 from pools.quarantine import Quarantine
 from pools.state import PoolState, WorkerSlot, WorkerState
@@ -236,8 +236,11 @@ class Engine(abc.ABC):
         )
         return snapshot if self.lender is None else self.lender.completed(snapshot)
 
-    async def reload(self) -> None:
-        await self._supervisor.reload()
+    async def reload(self, try_out: TryOut | None = None, *, is_forced: bool = False) -> None:
+        await self._supervisor.reload(try_out, is_forced=is_forced)
+
+    async def bring_back(self) -> None:
+        await self._supervisor.bring_back()
 
     def refuse(self) -> None:
         self._refuses = True

@@ -134,5 +134,9 @@ class CodeOutdated(Exception):
         self.of_workers = of_workers
 
 
+class NoPreviousCode(Exception):
+    """A pool keeps no code that its workers had before a reload."""
+
+
 class SpawnFailed(Exception):
     """A worker process could not be started."""

@@ -8,6 +8,7 @@ from typing import Protocol
 from pools.calls import Call, Result
 from pools.errors import ExecutionError
 from pools.process.exits import ExitCause
+from pools.process.interface import TryOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +153,22 @@ class Pool(Protocol):
         """The pool at this moment, its workers measured."""
         ...
 
-    async def reload(self) -> None:
+    async def reload(self, try_out: TryOut | None = None, *, is_forced: bool = False) -> None:
         """Replaces all workers, one after another, by workers with the code that is on disk now; no call is lost.
 
+        `try_out` is asked before, if the pool has code already; see `WorkerSpawner.renew` for `is_forced`.
+
         Raises:
-            SpawnFailed: no worker with that code can be started, and all are as they were. On Ray, nodes before the one
-                that cannot start it may start workers with that code from now on.
+            SpawnFailed: no worker with that code can be started, or `try_out` refuses it, and all are as they were. On
+                Ray, nodes before the one that cannot start it may start workers with that code from now on.
+        """
+
+    async def bring_back(self) -> None:
+        """Replaces all workers in the same way by workers with the code from before the last reload.
+
+        Raises:
+            NoPreviousCode: that code is not kept, and all are as they were.
+            SpawnFailed: no worker with it can be started, and all are as they were.
         """
 
     def refuse(self) -> None:

@@ -16,7 +16,7 @@ from common.timers import DeadlineTimer
 from pools.calls import Call, Result
 from pools.errors import SpawnFailed, WorkerLost
 from pools.process.exits import Exit, ExitCause, log_death
-from pools.process.interface import Worker, WorkerSpawner
+from pools.process.interface import TryOut, Worker, WorkerSpawner
 from pools.process.stats import ProcessStats
 from pools.protocol import PoolObserver, WorkerSnapshot
 from pools.state import PoolState, WorkerSlot, WorkerState
@@ -213,13 +213,26 @@ class Supervisor:
             )  # not `gather`: if this is cancelled, it would cancel them, which are not its own
         self._departure.set()
 
-    async def reload(self) -> None:
+    async def reload(self, try_out: TryOut | None = None, *, is_forced: bool = False) -> None:
         """Replaces all workers, one after another, by workers with the code that is on disk now; no call is lost.
 
         Raises:
-            SpawnFailed: no worker with that code can be started, and none is replaced.
+            SpawnFailed: no worker with that code can be started, or `try_out` refuses it, and none is replaced.
         """
-        await self._spawner.renew()
+        await self._spawner.renew(try_out, is_forced=is_forced)
+        await self._replace_all()
+
+    async def bring_back(self) -> None:
+        """Replaces all workers in the same way by workers with the code from before the last reload.
+
+        Raises:
+            NoPreviousCode: that code is not kept, and none is replaced.
+            SpawnFailed: no worker with it can be started, and none is replaced.
+        """
+        await self._spawner.bring_back()
+        await self._replace_all()
+
+    async def _replace_all(self) -> None:
         old = set(self.state.slots)
         for slot in old:
             slot.is_due = True

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from pools.calls import Call, Program, Result
-from pools.errors import ExecutionError, PoolClosed, Preempted, SpawnFailed, Withdrawn, WorkerLost
+from pools.errors import ExecutionError, NoPreviousCode, PoolClosed, Preempted, SpawnFailed, Withdrawn, WorkerLost
 from pools.events import EventSource
 from pools.process.exits import Exit, ExitCause, failure_of
-from pools.process.interface import Worker
+from pools.process.interface import TryOut, Worker
 from pools.process.stats import ProcessStats
 from pools.protocol import PoolSnapshot
 from poolshift.worker.definitions import Definition, Field, Limits, Signature
@@ -165,8 +165,12 @@ class FakePool:
             workers=(),
         )
 
-    async def reload(self) -> None:
+    async def reload(self, try_out: TryOut | None = None, *, is_forced: bool = False) -> None:
         self.reloads += 1
+
+    async def bring_back(self) -> None:
+        """Keeps no code: no reload brings any."""
+        raise NoPreviousCode
 
     def refuse(self) -> None:
         self.is_refusing = True
@@ -375,6 +379,8 @@ class FakeSpawner:
         """Every start fails."""
         self.attempts = 0
         self.renewals = 0
+        self.revision: str = "code 0"
+        self.previous_revision: str | None = None
         self.renewal_failure: SpawnFailed | None = None
         self.places: int | None = None
         self.start_failure: str | None = None
@@ -426,17 +432,19 @@ class FakeSpawner:
         """Finds nothing wrong, and derives nothing."""
         return None
 
-    @property
-    def revision(self) -> str:
-        return f"code {self.renewals}"
-
     def watch_code(self, on_new_code: Callable[[], None]) -> None:
         """Does nothing: there is no code."""
 
-    async def renew(self) -> None:
+    async def renew(self, try_out: TryOut | None = None, *, is_forced: bool = False) -> None:
         if self.renewal_failure is not None:
             raise self.renewal_failure
         self.renewals += 1
+        self.revision, self.previous_revision = f"code {self.renewals}", self.revision
+
+    async def bring_back(self) -> None:
+        if self.previous_revision is None:
+            raise NoPreviousCode
+        self.revision, self.previous_revision = self.previous_revision, self.revision
 
     async def aclose(self) -> None:
         for process in self.living:

@@ -30,7 +30,11 @@ class Checks:
     def __repr__(self) -> str:
         return f"<Checks waiting={self._waiting}>"
 
-    async def check(self, definition: Definition) -> Signature | None:
+    async def load(self, definition: Definition) -> None:
+        """Loads `definition` as its first call would (see `pools.process.interface.Loads`)."""
+        await self.check(definition, as_called=True)
+
+    async def check(self, definition: Definition, *, as_called: bool = False) -> Signature | None:
         """Tries to load `definition` (see `pools.process.interface.WorkerSpawner.check`)."""
         await self._take_place()
         try:
@@ -41,7 +45,7 @@ class Checks:
         worker.when_ended(lambda _: self._places.release())  # its process counts until it is dead
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await worker.check(definition)
+                return await worker.check(definition, as_called=as_called)
         except TimeoutError:
             raise EntrypointError(f"{definition.entrypoint} takes more than {self._timeout_s:g} s to import") from None
         except WorkerCrashed as error:

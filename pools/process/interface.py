@@ -5,7 +5,7 @@
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from pools.calls import Call, Program, Result
@@ -13,6 +13,13 @@ from pools.process.exits import Exit, ExitCause
 from pools.process.stats import ProcessStats
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.describe import Description
+
+Loads = Callable[[Definition], Awaitable[None]]
+"""Loads a definition as its first call would, in a worker of its own, which is in no pool. Raises EntrypointError if it
+cannot be loaded, SpawnFailed if no worker could be started for it."""
+TryOut = Callable[[Loads, Loads], Awaitable[None]]
+"""Tries new code before any worker has it: gets what loads definitions with the new code, and with the present code.
+Raises SpawnFailed to refuse the new code."""
 
 
 class Worker(Protocol):
@@ -148,11 +155,27 @@ class WorkerSpawner(Protocol):
     def watch_code(self, on_new_code: Callable[[], None]) -> None:
         """Calls `on_new_code` each time that the code on disk has changed and is settled."""
 
-    async def renew(self) -> None:
-        """Makes workers that are started from now on run the code that is on disk now.
+    async def renew(self, try_out: TryOut | None = None, *, is_forced: bool = False) -> None:
+        """Makes workers that are started from now on run the code that is on disk now, if `try_out` does not refuse it.
+
+        There must be present code for `try_out` to be asked. `is_forced` takes code of which modules cannot be
+        imported, but for those of `PRELOAD`.
 
         Raises:
-            SpawnFailed: that is impossible; workers are started as before.
+            SpawnFailed: that is impossible, or refused; workers are started as before.
+        """
+
+    @property
+    def previous_revision(self) -> str | None:
+        """The revision of the code before the last renewal with other code; None if that code is not kept."""
+        ...
+
+    async def bring_back(self) -> None:
+        """Makes workers that are started from now on run that code again, and keeps the present code in its place.
+
+        Raises:
+            NoPreviousCode: there is none.
+            SpawnFailed: it cannot be started; workers are started as before.
         """
 
     async def aclose(self) -> None:

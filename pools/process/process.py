@@ -219,13 +219,14 @@ class WorkerProcess:
             return self._load_due
         return self.call.deadline if self.call is not None else math.inf
 
-    def check(self, definition: Definition) -> asyncio.Future[Signature | None]:
-        """Asks the worker to load `definition`.
+    def check(self, definition: Definition, *, as_called: bool = False) -> asyncio.Future[Signature | None]:
+        """Asks the worker to load `definition`, as its first call would if `as_called`.
 
         The future ends with the derived signature, if there is one, or with EntrypointError or WorkerCrashed.
         """
         self._check = self._loop.create_future()
-        self._channel.send(frame_of_two(_encoder.encode(Check(id="check", definition=definition)), b""))
+        request = Check(id="check", definition=definition, as_called=as_called)
+        self._channel.send(frame_of_two(_encoder.encode(request), b""))
         return self._check
 
     def withdraw(self) -> None:

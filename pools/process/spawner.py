@@ -2,18 +2,21 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import structlog
 
 from common.background import Background, Health
 from common.tasks import TaskOwner
 from common.threads import in_thread
-from pools.errors import SpawnFailed, WorkerCrashed
+from pools.errors import NoPreviousCode, SpawnFailed, WorkerCrashed
 from pools.process.checks import Checks
+from pools.process.code_watch import CodeWatch
 from pools.process.exits import ExitCause
 from pools.process.host import LocalHost, ZygoteHost
-from pools.process.interface import Worker
+from pools.process.interface import Loads, TryOut, Worker
 from pools.process.process import WorkerProcess
 from pools.process.program_code import ProgramCode, RecentModules
 from pools.process.stats import ProcessStats
@@ -41,6 +44,7 @@ class Spawner:
         host: ZygoteHost | None = None,
         recent: RecentModules | None = None,
         health: Health | None = None,
+        keeps_previous: bool = True,
     ) -> None:
         """Takes as `environment` all that a worker sees of the service's environment.
 
@@ -52,17 +56,19 @@ class Spawner:
             host: the machine of the zygotes; None is this one.
             recent: the modules that programs named recently, if several spawners of one pool share them.
             health: takes failures to start; None makes this spawner a vital part of the service.
+            keeps_previous: a zygote that is replaced by one with other code is kept (`bring_back`).
         """
         self._code = code
         self._user = user
-        self._on_new_code: Callable[[], None] | None = None
-        self._revision_on_disk: str | None = None
-        self._revision_told: str | None = None
+        self._code_watch = CodeWatch()
         self._generations = itertools.count(1)
         self._zygote: ZygoteLink | None = None
         """The zygote that forks at the moment."""
         self._zygotes: set[ZygoteLink] = set()
-        """The same, and those that have retired and still have workers."""
+        """The same, the previous one, and those that have retired and still have workers."""
+        self._keeps_previous = keeps_previous
+        self._previous: ZygoteLink | None = None
+        """The zygote with the code before the last renewal with other code: nothing is forked from it."""
         self._starter = ZygoteStarter(
             code,
             host or LocalHost(code, dict(environment)),
@@ -72,9 +78,10 @@ class Spawner:
             self._ended,
         )
         self._start: asyncio.Task[None] | None = None
-        """The start of a zygote that is under way."""
-        self._has_begun = False
-        """True once that start may have read code."""
+        """The start of a zygote while there is none."""
+        self._starts: set[asyncio.Task[None]] = set()
+        """The same, and a renewal that is under way."""
+        self._renewing = asyncio.Lock()
         self._is_closing = False
         self._revision: str | None = None
         self._checks = Checks(self.spawn, code.load_timeout_s)
@@ -94,13 +101,21 @@ class Spawner:
         """
         try:
             zygote = await self._running_zygote()
+        except SpawnFailed:
+            self._health.failed()
+            raise
+        return await self._worker_of(zygote, self._health)
+
+    async def _worker_of(self, zygote: ZygoteLink, health: Health) -> WorkerProcess:
+        """Has a zygote fork a worker, and returns it when it is ready; `health` takes a failure. Raises SpawnFailed."""
+        try:
             self._code.check_folder()  # a zygote outlives it, and its workers could load nothing
             worker = await zygote.fork(next(self._generations), self._user)
         except OSError as error:
-            self._health.failed()
+            health.failed()
             raise SpawnFailed(f"no worker could be asked for: {error}") from error
         except SpawnFailed:
-            self._health.failed()
+            health.failed()
             raise
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -108,12 +123,12 @@ class Spawner:
         except (WorkerCrashed, TimeoutError) as error:
             worker.kill(ExitCause.CRASH)
             if not worker.is_forked:
-                self._health.failed()
+                health.failed()
             raise SpawnFailed(f"a worker did not get ready: {error}") from None
         except asyncio.CancelledError:
             worker.kill(ExitCause.SHUTDOWN)
             raise
-        self._health.works()
+        health.works()
         return worker
 
     async def check(self, definition: Definition) -> Signature | None:
@@ -149,29 +164,48 @@ class Spawner:
 
     def watch_code(self, on_new_code: Callable[[], None]) -> None:
         """Calls `on_new_code` each time that the code on disk has changed and is settled."""
-        self._on_new_code = on_new_code
+        self._code_watch.listener = on_new_code
 
-    async def renew(self) -> None:
+    async def renew(self, try_out: TryOut | None = None, *, is_forced: bool = False) -> None:
         """Replaces the zygote, so that workers which are started from now on run the code that is on disk now.
 
-        Workers of the old zygote live on, and it lives for as long as they do.
+        Workers of the old zygote live on. It lives for as long as they do, or until other code is the previous one.
 
         Raises:
-            SpawnFailed: the new zygote did not get ready, or cannot import a module of `PRELOAD`, or one that programs
-                named recently; or another of the allowed modules cannot be imported. The old one forks as before.
+            SpawnFailed: the new zygote did not get ready, or cannot import a module of `PRELOAD`, or `try_out` refuses
+                it. Unless `is_forced`, also if it cannot import a module that programs named recently, or if another of
+                the allowed modules cannot be imported. The old one forks as before.
         """
-        await self._starter.check_untried()
-        if self._start is not None and self._has_begun:
-            await asyncio.wait([self._start])  # it may have read the code before
-        await self._next_zygote()
+        async with self._renewing:
+            if not is_forced:
+                await self._starter.check_untried()
+            recent = () if is_forced else self._starter.recent_names()
+            await self._begin(self._renew(recent, try_out))
+
+    @property
+    def previous_revision(self) -> str | None:
+        """The revision of the code before the last renewal with other code; None if that code is not kept."""
+        return None if self._previous is None else self._previous.revision
+
+    async def bring_back(self) -> None:
+        """Has the zygote with the previous code fork again, and keeps the present one in its place.
+
+        Raises:
+            NoPreviousCode: there is none.
+        """
+        async with self._renewing:
+            if self._previous is None:
+                raise NoPreviousCode
+            self._code_watch.pass_over(self._revision)
+            self._put(self._previous)
 
     async def aclose(self) -> None:
         """Ends the zygotes and with them every worker that is left; returns when all are dead."""
         self._is_closing = True
         await self._background.stop(self._watch)
-        if self._start is not None:
-            self._start.cancel()
-            await asyncio.wait([self._start])
+        for start in self._starts:
+            start.cancel()
+        await asyncio.gather(*self._starts, return_exceptions=True)
         self._zygote = None
         await asyncio.gather(*(zygote.aclose() for zygote in self._zygotes))
         await self._tasks.finish()
@@ -191,50 +225,90 @@ class Spawner:
     # --- zygotes
 
     async def _running_zygote(self) -> ZygoteLink:
+        """Returns the zygote that forks. Without one, all that ask share the start of the next. Raises SpawnFailed."""
         if self._zygote is None:
-            await self._next_zygote()
+            if self._start is None:
+                self._start = self._begin(self._start_zygote())
+            await asyncio.shield(self._start)
         if self._zygote is None:
             raise SpawnFailed("the zygote has died")
         return self._zygote
 
-    async def _next_zygote(self) -> None:
-        """Waits for a zygote that is being started, or starts one: whoever asks meanwhile shares the start."""
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs a start or a renewal, at most for as long as this spawner. Raises SpawnFailed."""
         if self._is_closing:
+            work.close()
             raise SpawnFailed("no worker is started any more")
-        if self._start is None:
-            self._has_begun = False
-            self._start = asyncio.create_task(self._replace_zygote())
-            self._start.add_done_callback(self._start_ended)
-        await asyncio.shield(self._start)
+        start = asyncio.create_task(work)
+        self._starts.add(start)
+        start.add_done_callback(self._start_ended)
+        return start
 
     def _start_ended(self, start: asyncio.Task[None]) -> None:
-        self._start = None
+        self._starts.discard(start)
+        if self._start is start:
+            self._start = None
         if not start.cancelled():
             start.exception()  # whoever waits for it is told; nobody may be waiting
 
-    async def _replace_zygote(self) -> None:
-        self._has_begun = True
-        recent = self._starter.recent_names()
+    async def _start_zygote(self) -> None:
+        """Starts a zygote while there is none. No module that a program named recently keeps it from that."""
+        recent, is_first = self._starter.recent_names(), self._revision is None
         try:
             zygote, preloaded = await self._starter.start(recent)
         except SpawnFailed as error:
-            if not recent or self._zygote is not None:
-                raise self._starter.explained(error, recent, is_first=self._revision is None) from None
+            if not recent:
+                raise self._starter.explained(error, recent, is_first=is_first) from None
             self._starter.forget_recent()
             zygote, preloaded = await self._starter.start(())
-        if self._revision is None or self._zygote is not None:
+        if self._zygote is not None:  # a renewal has put another one, and may have read newer code
+            zygote.discard()
+            return
+        if is_first:
             self._starter.refuse_failures(zygote, preloaded)
-        elif (reasons := import_failures(preloaded)) is not None:  # the one before has died, and workers must start
+        elif (reasons := import_failures(preloaded)) is not None:
             _log.error("workers start without modules that cannot be imported", reasons=reasons)
-        if self._zygote is None and self._revision not in (None, preloaded.revision):
+        if self._revision not in (None, zygote.revision):
             _log.warning(
                 "the zygote that died had other code than the one that follows it",
                 before=self._revision,
-                now=preloaded.revision,
+                now=zygote.revision,
             )
-        self._revision = self._revision_on_disk = preloaded.revision
-        self._starter.failure = None
+        self._code_watch.workers_have(zygote.revision)
+        self._put(zygote)
+
+    async def _renew(self, recent: Sequence[str], try_out: TryOut | None) -> None:
+        """Puts a zygote with the code on disk in the place of the present one, unless something is wrong with it."""
+        with self._starter.unchanged_by_failure(lambda: self._zygote is not None):
+            try:
+                zygote, preloaded = await self._starter.start(recent)
+            except SpawnFailed as error:
+                raise self._starter.explained(error, recent, is_first=self._revision is None) from None
+            try:
+                self._starter.refuse_failures(zygote, preloaded)
+                if try_out is not None and self._zygote is not None:
+                    await try_out(self._loads(zygote), self._loads(self._zygote))
+            except BaseException:
+                zygote.discard()
+                raise
+            if zygote not in self._zygotes:
+                raise SpawnFailed("the zygote with the new code has died")
+        self._code_watch.workers_have(zygote.revision)
+        self._put(zygote)
+
+    def _loads(self, zygote: ZygoteLink) -> Loads:
+        """Loads definitions with the code of `zygote`. A failure there says nothing of this spawner."""
+        return Checks(partial(self._worker_of, zygote, Health()), self._code.load_timeout_s).load
+
+    def _put(self, zygote: ZygoteLink) -> None:
+        """Makes `zygote` the one that forks. The one before it is kept if it has other code."""
         old, self._zygote = self._zygote, zygote
+        self._revision = zygote.revision
+        self._starter.failure = None
+        if self._previous is zygote:
+            self._previous = None
+        if old is not None and self._keeps_previous and old.revision != zygote.revision:
+            old, self._previous = self._previous, old
         if old is not None:
             old.retire()
 
@@ -242,6 +316,8 @@ class Spawner:
         """Forgets a zygote that was lost, and closes one that has retired and has no worker left."""
         if self._zygote is zygote:
             self._zygote = None
+        if self._previous is zygote:
+            self._previous = None
         if zygote in self._zygotes:
             self._zygotes.discard(zygote)
             self._tasks.start(zygote.aclose())
@@ -250,17 +326,7 @@ class Spawner:
         """Finds zygotes that do not answer, and new code on disk if somebody wants to know."""
         while True:
             await asyncio.sleep(PING_INTERVAL_S)
+            asks_revision = self._code_watch.listener is not None
             for zygote in list(self._zygotes):
-                zygote.ping(asks_revision=self._on_new_code is not None and zygote is self._zygote)
-            self._look_at_code()
-
-    def _look_at_code(self) -> None:
-        """Tells of new code once two looks have found the same: a file may be half-written."""
-        on_disk = None if self._zygote is None else self._zygote.revision_on_disk
-        if on_disk is None:
-            return
-        is_settled, self._revision_on_disk = on_disk == self._revision_on_disk, on_disk
-        is_news = on_disk not in (self._revision, self._revision_told)
-        if is_news and is_settled and self._on_new_code is not None:
-            self._revision_told = on_disk  # once: code that is refused is tried again when it changes
-            self._on_new_code()
+                zygote.ping(asks_revision=asks_revision and zygote is self._zygote)
+            self._code_watch.look(None if self._zygote is None else self._zygote.revision_on_disk, self._revision)

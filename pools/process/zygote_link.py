@@ -131,6 +131,11 @@ class ZygoteLink:
         return f"<ZygoteLink pid={self._end.pid} workers={len(self._workers)} retired={self.is_retired}>"
 
     @property
+    def revision(self) -> str:
+        """The revision of the code that its workers have. It must have preloaded."""
+        return self.preloaded.result().revision
+
+    @property
     def workers(self) -> tuple[WorkerProcess, ...]:
         """The workers that are not dead."""
         return tuple(self._workers.values())

@@ -1,7 +1,8 @@
 """Starts the zygotes of one pool, one at a time: what each imports, how long it may take, and what it must not lack."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import structlog
 
@@ -125,6 +126,17 @@ class ZygoteStarter:
         if preloaded.failures:
             reasons = self.failure = f"PRELOAD: {reasons}"
         raise SpawnFailed(reasons)
+
+    @contextmanager
+    def unchanged_by_failure(self, one_serves: Callable[[], bool]) -> Iterator[None]:
+        """Has a start that fails while another zygote serves change nothing of what is known here."""
+        known = self.failure, self._description
+        try:
+            yield
+        except BaseException:
+            if one_serves():
+                self.failure, self._description = known
+            raise
 
     async def _imports(self, recent: Sequence[str]) -> Imports:
         """The modules that the next zygote imports.

@@ -11,18 +11,17 @@ import structlog
 from common.background import Background, Health
 from common.backoff import backoff_s
 from common.tasks import TaskOwner
-from common.threads import in_thread
 from pools.errors import CodeOutdated, SpawnFailed
 from pools.process.checks import Checks
-from pools.process.interface import Worker
+from pools.process.interface import Loads, TryOut, Worker
 from pools.process.process import WorkerProcess
 from pools.process.program_code import ProgramCode, RecentModules
 from pools.process.spawner import Spawner
 from pools.process.stats import ProcessStats
-from pools.ray.code import pack, stamp
 from pools.ray.driver_link import events_of_driver
 from pools.ray.driver_messages import Connected, Event, Fault, Gone, Plan, Up
 from pools.ray.node_host import NodeHost
+from pools.ray.packed_code import PackedCode
 from poolshift.node.messages import Code
 from poolshift.node.tls import tls_of
 from poolshift.worker.definitions import Definition, Signature
@@ -92,6 +91,7 @@ class RaySpawner:
         """
         self._code = code
         self._environment = dict(environment)
+        self._packed = PackedCode(code, self._environment)
         self._plan = plan
         self._inherited = dict(inherited)
         self._background = background
@@ -103,12 +103,9 @@ class RaySpawner:
         self._tell_again_at = 0.0
         """By the loop's time."""
         self._is_closing = False
-        self._packed: Code | None = None
         self._nodes: dict[str, _Node] = {}
         self._recent = RecentModules()
         self._on_places: Callable[[], None] | None = None
-        self._on_new_code: Callable[[], None] | None = None
-        self._packed_told: bytes = b""
         self._checks = Checks(self.spawn, code.load_timeout_s)
         self._tasks = TaskOwner("nodes", is_detached=True)
         self._driver = background.run("ray_driver", self._follow_driver)
@@ -164,10 +161,8 @@ class RaySpawner:
 
     async def check(self, definition: Definition) -> Signature | None:
         """Tries to load `definition` in a worker of its own (see `pools.process.interface.WorkerSpawner.check`)."""
-        if self._packed is not None and self._code.programs_dir is not None:
-            on_disk = await in_thread(self._pack)
-            if on_disk.archive != self._packed.archive:
-                raise CodeOutdated(on_disk="changed", of_workers=self.revision or "")
+        if await self._packed.is_outdated():
+            raise CodeOutdated(on_disk="changed", of_workers=self.revision or "")
         return await self._checks.check(definition)
 
     async def describe(self) -> Description:
@@ -188,22 +183,48 @@ class RaySpawner:
 
     def watch_code(self, on_new_code: Callable[[], None]) -> None:
         """Calls `on_new_code` each time that the folder of the programs has changed and is settled."""
-        self._on_new_code = on_new_code
+        self._packed.listener = on_new_code
 
-    async def renew(self) -> None:
+    async def renew(self, try_out: TryOut | None = None, *, is_forced: bool = False) -> None:
         """Makes workers that are started from now on run the code that is on disk now, on all nodes.
 
         Raises:
-            SpawnFailed: the first node cannot start such workers, and no node is changed; or a later one cannot.
+            SpawnFailed: the first node cannot start such workers, or `try_out` refuses the code there, and no node is
+                changed; or a later one cannot.
         """
-        before, self._packed = self._packed, await in_thread(self._pack)
-        nodes = self._reached()
+        await self._bring(await self._packed.on_disk(), try_out, is_forced=is_forced)
+
+    @property
+    def previous_revision(self) -> str | None:
+        """The revision of the code before the last renewal with other code; None if that code is not kept."""
+        return self._packed.previous_revision
+
+    async def bring_back(self) -> None:
+        """Makes all nodes start zygotes with that code, which is kept packed, whatever is on disk.
+
+        Raises:
+            NoPreviousCode: there is none.
+            SpawnFailed: as `renew`.
+        """
+        await self._bring(self._packed.take_back(), None, is_forced=True)
+
+    async def _bring(self, code: Code, try_out: TryOut | None, *, is_forced: bool) -> None:
+        """Has all nodes start zygotes with `code`, the first node before the others. Raises SpawnFailed."""
+        packed, tries, revision, nodes = self._packed, try_out or _accept, self.revision, self._reached()
+        before, packed.present = packed.present, code
+
+        async def tried(new: Loads, present: Loads) -> None:
+            packed.present = before  # other nodes may start zygotes meanwhile
+            await tries(new, present)
+            packed.present = code
+
         try:
-            await asyncio.gather(*(node.spawner.renew() for node in nodes[:1]))
-        except SpawnFailed:
-            self._packed = before
+            await asyncio.gather(*(node.spawner.renew(tried, is_forced=is_forced) for node in nodes[:1]))
+        except BaseException:
+            packed.present = before
             raise
-        await asyncio.gather(*(node.spawner.renew() for node in nodes[1:]))
+        packed.replaced(before, revision)
+        await asyncio.gather(*(node.spawner.renew(is_forced=is_forced) for node in nodes[1:]))
 
     async def measure(self, workers: Sequence[Worker]) -> list[ProcessStats | None]:
         """Has each node measure its workers. A node that does not answer in time counts with its last figures."""
@@ -230,7 +251,7 @@ class RaySpawner:
         failures = 0
         while True:
             try:
-                self._packed = self._packed or await in_thread(self._pack)
+                await self._packed.ensure()
                 last: Event | None = None
                 async with aclosing(events_of_driver(self._plan, self._inherited)) as events:
                     async for last in events:
@@ -278,7 +299,7 @@ class RaySpawner:
         except (OSError, ValueError) as error:
             self._fail(f"the certificates of RAY_USE_TLS cannot be used: {error}")
             return
-        host = NodeHost(up, self._code_for_nodes, lambda: self._unreached(up.agent), tls)
+        host = NodeHost(up, self._packed.for_nodes, lambda: self._unreached(up.agent), tls)
         spawner = Spawner(
             self._code,
             self._environment,
@@ -287,6 +308,7 @@ class RaySpawner:
             host=host,
             recent=self._recent,
             health=Health(),
+            keeps_previous=False,  # nodes come and go: the packed code is kept here
         )
         self._nodes[up.agent] = _Node(up.slots, host, spawner)
         self._fault = self._told = None
@@ -334,35 +356,11 @@ class RaySpawner:
         if self._on_places is not None:
             self._on_places()
 
-    # --- code
-
-    def _pack(self) -> Code:
-        return pack(self._code, self._environment)
-
-    def _code_for_nodes(self) -> Code:
-        if self._packed is None:
-            raise SpawnFailed("the programs are not packed yet")
-        return self._packed
-
     async def _look_at_code(self) -> None:
-        """Tells of new code once two looks have found the same: a file may be half-written."""
-        last = packed = b""
         while True:
             await asyncio.sleep(LOOK_INTERVAL_S)
-            if self._on_new_code is None or self._packed is None or self._code.programs_dir is None:
-                continue
-            try:
-                found = await in_thread(lambda: stamp(self._code))
-                is_settled, last = found == last, found
-                if is_settled and found != packed:
-                    archive = (await in_thread(self._pack)).archive
-                    packed = found
-                    self._tell_of_code(archive, self._packed.archive)
-            except (OSError, SpawnFailed):
-                continue  # a file went while the folder was read
+            await self._packed.look()
 
-    def _tell_of_code(self, archive: bytes, of_workers: bytes) -> None:
-        """Calls the listener once for each change: code that is refused is tried again when it changes."""
-        if archive not in (of_workers, self._packed_told) and self._on_new_code is not None:
-            self._packed_told = archive
-            self._on_new_code()
+
+async def _accept(new: Loads, present: Loads) -> None:
+    """Takes any code."""

@@ -114,13 +114,13 @@ class PythonProgram:
         self._entrypoint = definition.entrypoint or ""
         found = find_program(self._entrypoint, allowed_modules)
         self._instance: Any = _set_up(found) if inspect.isclass(found) else None
-        self._function: Callable[..., Any] = found if self._instance is None else self._instance.__call__
-        self._inputs, self._outputs = validators_of(definition.signature, self._function)
-        self._is_async = inspect.iscoroutinefunction(self._function)
+        self.function: Callable[..., Any] = found if self._instance is None else self._instance.__call__
+        self._inputs, self._outputs = validators_of(definition.signature, self.function)
+        self._is_async = inspect.iscoroutinefunction(self.function)
 
     def run(self, inputs: bytes | memoryview, emit: Emit, lm: LMRun | None) -> bytes:
         arguments = self._inputs.inputs(inputs)
-        returned: Any = self._function(**arguments)
+        returned: Any = self.function(**arguments)
         if self._is_async:
             returned = coroutines.run(returned)
         elif isinstance(returned, Generator):
@@ -250,6 +250,25 @@ def check(definition: Definition, allowed_modules: tuple[str, ...]) -> Signature
     function = MethodType(found.__call__, object()) if inspect.isclass(found) else found
     if definition.signature.derived:
         return _derived(definition.entrypoint or "", found, function)
+    _check_inputs(definition, function)
+    validators_of(definition.signature, function)
+    return None
+
+
+def try_out(definition: Definition, allowed_modules: tuple[str, ...]) -> None:
+    """Loads a program as its first call would, and sees that its function takes the inputs that calls send.
+
+    Raises:
+        EntrypointError, SignatureError: say what is wrong.
+    """
+    check(definition, allowed_modules)
+    if definition.program_type == "python":  # of DSPy's types, the check has loaded all
+        loaded = PythonProgram(definition, allowed_modules)
+        _check_inputs(definition, loaded.function)
+
+
+def _check_inputs(definition: Definition, function: Callable[..., Any]) -> None:
+    """Raises EntrypointError if a function does not take the signature's inputs."""
     accepted = inspect.signature(function)
     inputs = definition.signature.inputs
     try:
@@ -257,8 +276,6 @@ def check(definition: Definition, allowed_modules: tuple[str, ...]) -> Signature
         accepted.bind(**{field.name: None for field in inputs if field.required or field.default is not None})
     except TypeError as error:
         raise EntrypointError(f"{definition.entrypoint} does not take the signature's inputs: {error}") from None
-    validators_of(definition.signature, function)
-    return None
 
 
 def _derived(entrypoint: str, found: Any, function: Callable[..., Any]) -> Signature:

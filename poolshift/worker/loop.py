@@ -14,7 +14,7 @@ from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, describe, traceb
 from poolshift.worker.framing import FrameError, frame_of_two, read_pairs, write_all
 from poolshift.worker.leftovers import Leftovers
 from poolshift.worker.lm import LMRun
-from poolshift.worker.loading import EntrypointError, LoadedProgram, check, load
+from poolshift.worker.loading import EntrypointError, LoadedProgram, check, load, try_out
 from poolshift.worker.messages import (
     CODE_OUTDATED,
     MAX_EVENT_BYTES,
@@ -122,6 +122,16 @@ class Worker:
         return Done(request.id, self._generation, run_us, usage=lm.usage if lm else None), outputs
 
     def _check(self, request: Check) -> Reply:
+        return self._try_out(request) if request.as_called else self._check_new(request)
+
+    def _try_out(self, request: Check) -> Reply:
+        try:
+            try_out(request.definition, self._allowed_modules)
+        except BaseException as error:  # as in a call: a module that exits while it is imported ends no worker
+            return self._load_failed(request.id, error)
+        return Checked(request.id, self._generation)
+
+    def _check_new(self, request: Check) -> Reply:
         if (revision := self._code.now()) != self._code.at_start:
             return Failed(request.id, self._generation, 0, code=CODE_OUTDATED, detail=revision)
         try:

@@ -56,11 +56,13 @@ class Run(msgspec.Struct, tag="run", tag_field="op", omit_defaults=True):
 class Check(msgspec.Struct, tag="check", tag_field="op"):
     """Load a program's entrypoint and see that it takes the signature's inputs, without running it.
 
-    If the definition has no signature, the worker derives it from the program.
+    If the definition has no signature, the worker derives it from the program. `as_called` asks it to load the program
+    as its first call would, `setup()` included, with the code that the worker has, whatever is on disk.
     """
 
     id: str
     definition: Definition
+    as_called: bool = False
 
 
 Request = Run | Check

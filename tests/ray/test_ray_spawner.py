@@ -3,15 +3,16 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.background import Background
-from pools.errors import SpawnFailed
+from pools.errors import NoPreviousCode, SpawnFailed
 from pools.process.program_code import ProgramCode
+from pools.ray import packed_code
 from pools.ray import spawner as ray_spawner
 from pools.ray.code import pack
 from pools.ray.driver_messages import Event, Fault, Gone, Plan
@@ -35,7 +36,7 @@ async def spawner() -> AsyncIterator[RaySpawner]:
     """A pool's spawner, whose driver finds no cluster."""
     background = Background()
     made = RaySpawner(CODE, {"PYTHONPATH": str(ROOT)}, PLAN, inherited={}, background=background)
-    made._packed = made._pack()
+    await made._packed.ensure()
     yield made
     await asyncio.wait_for(made.aclose(), 30)
     await background.aclose()
@@ -62,8 +63,7 @@ async def test_a_pool_says_why_none_of_its_nodes_starts_workers(
     spawner: RaySpawner, agent: tuple["subprocess.Popen[str]", int]
 ) -> None:
     """As Ray's faults are: the service refuses to start with that line."""
-    assert spawner._packed is not None
-    spawner._packed.python = "/opt/no/such/python"
+    spawner._packed.for_nodes().python = "/opt/no/such/python"
     spawner._take(up(agent[1]))
     assert spawner.start_failure is None
     with pytest.raises(SpawnFailed):
@@ -134,13 +134,13 @@ async def test_a_folder_that_is_followed_is_told_of_once(tmp_path: Path, monkeyp
     background, told, packs = Background(), [], []
     made = RaySpawner(code, {}, PLAN, inherited={}, background=background)
 
-    def count_and_pack() -> Code:
-        packed = pack(code, {})
+    def count_and_pack(code: ProgramCode, environment: Mapping[str, str]) -> Code:
+        packed = pack(code, environment)
         packs.append(made)  # only now: what changes later is in another
         return packed
 
-    monkeypatch.setattr(made, "_pack", count_and_pack)
-    made._packed = pack(code, {})
+    await made._packed.ensure()
+    monkeypatch.setattr(packed_code, "pack", count_and_pack)
     made.watch_code(lambda: told.append(file.read_text()))
     await wait_until_async(_has(packs, 1), "the folder has been looked at")
     os.utime(file, (1, 1))
@@ -163,6 +163,37 @@ def _has(seen: list[Any], count: int) -> Callable[[], Awaitable[bool]]:
 
 async def _says(told: list[str], content: str) -> bool:
     return told[-1:] == [content]
+
+
+async def test_a_node_gets_the_code_of_before_whatever_is_on_disk(
+    agent: tuple["subprocess.Popen[str]", int], tmp_path: Path
+) -> None:
+    """The packed code is kept; another reload of the same code forgets nothing, and a second time goes forward."""
+    file = tmp_path / "programs" / "mine.py"
+    file.parent.mkdir()
+    code = ProgramCode(allowed_modules=("mine",), own_root=ROOT, programs_dir=file.parent)
+    background = Background()
+    made = RaySpawner(code, {}, PLAN, inherited={}, background=background)
+
+    async def renewed(source: str) -> str:
+        file.write_text(source)
+        await made.renew(is_forced=True)
+        return (await made.spawn()).revision
+
+    file.write_text("one = 1\n")
+    await made._packed.ensure()
+    made._take(up(agent[1]))
+    one = (await made.spawn()).revision
+    with pytest.raises(NoPreviousCode):
+        await made.bring_back()
+    two = await renewed("two = 2\n")
+    assert await renewed("two = 2\n") == two != one
+    file.unlink()
+    for expected, kept in ((one, two), (two, one)):
+        await made.bring_back()
+        assert ((await made.spawn()).revision, made.previous_revision) == (expected, kept)
+    await asyncio.wait_for(made.aclose(), 30)
+    await background.aclose()
 
 
 async def test_certificates_that_are_missing_are_a_fault(agent: tuple["subprocess.Popen[str]", int]) -> None:

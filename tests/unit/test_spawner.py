@@ -13,9 +13,10 @@ import uvloop
 
 from common import own_process
 from common.background import Background
-from pools.errors import PoolOverloaded, SpawnFailed
+from pools.errors import NoPreviousCode, PoolOverloaded, SpawnFailed
 from pools.process import checks, spawner, zygote_link
 from pools.process.exits import Exit, ExitCause
+from pools.process.interface import Loads
 from pools.process.process import WorkerProcess
 from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
@@ -42,12 +43,14 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 
 @asynccontextmanager
-async def running_spawner() -> AsyncIterator[tuple[Spawner, Background]]:
-    """A spawner that leaves no descriptor and no process behind."""
+async def running_spawner(
+    module: str = "bench.programs", folder: Path = own_process.ROOT
+) -> AsyncIterator[tuple[Spawner, Background]]:
+    """A spawner that leaves no descriptor and no process behind. Programs come from `module` in `folder`."""
     background = Background()
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(own_process.ROOT)}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{folder}{os.pathsep}{own_process.ROOT}"}
     made = Spawner(
-        ProgramCode(allowed_modules=("bench.programs",), own_root=own_process.ROOT), environment, background=background
+        ProgramCode(allowed_modules=(module,), own_root=own_process.ROOT), environment, background=background
     )
     try:
         yield made, background
@@ -226,7 +229,7 @@ def test_closing_ends_a_stopped_zygote(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_renewal_keeps_the_old_zygote_while_it_has_workers() -> None:
-    """Two at the same time share one new zygote; one that cannot be had changes nothing."""
+    """Two come one after the other; one that cannot be had changes nothing."""
 
     async def test() -> None:
         async with running_spawner() as (made, _):
@@ -245,6 +248,68 @@ def test_a_renewal_keeps_the_old_zygote_while_it_has_workers() -> None:
             with descriptors_left(1), pytest.raises(SpawnFailed):
                 await made.renew()
             assert zygote_of(await made.spawn()) == new_zygote
+
+    run(test)
+
+
+CONSTANT = Definition("python", Signature((), (Field("result", "string"),)), "shop:first")
+
+
+async def _loads(load: Loads) -> bool:
+    try:
+        await load(CONSTANT)
+    except EntrypointError:
+        return False
+    return True
+
+
+def test_the_code_before_a_renewal_comes_back(tmp_path: Path) -> None:
+    """Whatever is on disk: its zygote is kept, until other code takes its place. A second time goes forward again."""
+    shop = tmp_path / "shop.py"
+
+    async def test() -> None:
+        async with running_spawner("shop", tmp_path) as (made, _):
+            shop.write_text("def first():\n    return 'one'\n")
+            one = (await made.spawn()).revision
+            with pytest.raises(NoPreviousCode):
+                await made.bring_back()
+            shop.write_text("def second():\n    return 'two'\n")
+            await made.renew()
+            two = (await made.spawn()).revision
+            await made.renew()  # of the same code: it forgets nothing
+            assert (made.revision, made.previous_revision) == (two, one)
+            shop.write_text("def (\n")
+            for expected, kept in ((one, two), (two, one)):
+                await made.bring_back()
+                assert (made.revision, made.previous_revision) == (expected, kept)
+                assert (await made.spawn()).revision == expected
+            shop.write_text("def first():\n    return 'three'\n")
+            await made.renew()
+            assert made.previous_revision == two
+            assert len(made._zygotes) == 4  # one, two and three, and the one of the second renewal with workers
+
+    run(test)
+
+
+def test_new_code_is_tried_beside_the_present(tmp_path: Path) -> None:
+    """Both load definitions as they have them, whatever is on disk by then; a refusal leaves the spawner as it was."""
+    shop = tmp_path / "shop.py"
+
+    async def refuse(new: Loads, present: Loads) -> None:
+        shop.unlink()
+        raise SpawnFailed(f"new {await _loads(new)}, present {await _loads(present)}")
+
+    async def test() -> None:
+        async with running_spawner("shop", tmp_path) as (made, _):
+            shop.write_text("def first():\n    return 'one'\n")
+            await made.spawn()
+            before, zygotes = made.revision, set(made._zygotes)
+            for source, loads in (("class first:\n    pass\n", False), ("def first():\n    return 1\n", True)):
+                shop.write_text(source)
+                with pytest.raises(SpawnFailed, match=f"new {loads}, present True"):
+                    await made.renew(refuse)
+                assert (made.revision, made.previous_revision, made._zygotes) == (before, None, zygotes)
+                assert made.start_failure is None
 
     run(test)
 
