@@ -88,7 +88,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             tracing=tracing,
             pool_set=pools,
             rotation=open_rotation(opening, pools, factory, flag, ramp, catalog),
-            reloader=open_reloader(opening, pools, ramp),
+            reloader=open_reloader(opening, pools, flag, ramp, catalog.programs),
             deadlines=Deadlines.of(settings),
             migration=await open_migration(opening, database, log),
             registry=app.state.registry,

@@ -105,7 +105,8 @@ KINDS: Mapping[str, Kind] = {
         status=409,
         category="request",
         title="The plan's state does not allow that",
-        when="another plan is under way, or the plan's state does not allow what was asked for",
+        when="another plan is under way, or the plan's state does not allow what was asked for; or a reload of all"
+        " pools, and the pools are being compared",
         remedy="read `GET /rollout/status`, then decide",
     ),
     "idempotency_conflict": Kind(
@@ -124,8 +125,9 @@ KINDS: Mapping[str, Kind] = {
         status=409,
         category="request",
         title="There is nothing to roll back to",
-        when="a rollback, a percentage or a plan's start, and the service runs without V1 (`POOLS=v2`)",
-        remedy="nothing: V1 has been taken out of service on purpose",
+        when="a rollback, a percentage or a plan's start, and the service runs without V1 (`POOLS=v2`); or a reload"
+        " with `previous`, and the pool keeps no code from before a reload, since none has brought other code yet",
+        remedy="nothing: V1 has been taken out of service on purpose; put the code on disk back, and reload",
     ),
     "program_not_found": Kind(
         status=404,
@@ -240,7 +242,8 @@ KINDS: Mapping[str, Kind] = {
         category="program",
         title="The program could not be loaded",
         when="the program's module, or its `setup()`, raised; type and message, the traceback is in the log alone. Of a"
-        " reload, and of a creation with `--reload`: the code on disk cannot be loaded, and the workers keep theirs",
+        " reload, and of a creation with `--reload`: the code on disk cannot be loaded, or breaks `programs` that the"
+        " workers load, and the workers keep theirs",
         remedy="have the program mended",
     ),
     "load_timeout": Kind(
@@ -255,7 +258,7 @@ KINDS: Mapping[str, Kind] = {
         category="program",
         title="The pool's workers have other code",
         when="the pool's workers have other code than the disk, so the program is not created, or V1 gets no such pool",
-        remedy="`poolshift pools reload`, then create it, or rotate once V2 has tried it",
+        remedy="`poolshift pools reload v1` and `v2`, then create it, or rotate once V2 has tried it",
     ),
     "worker_crashed": Kind(
         status=502,

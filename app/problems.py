@@ -208,7 +208,7 @@ def _(error: StoreUnavailable) -> Problem:
 
 @problem_of.register
 def _(error: CodeOutdated) -> Problem:
-    detail = f"{error}: `poolshift pools reload` gives the workers the code on disk"
+    detail = f"{error}: `poolshift pools reload v1|v2` gives the workers the code on disk"
     revisions = {"on_disk": error.on_disk, "of_workers": error.of_workers}
     return Problem("code_outdated", detail, extensions=revisions)
 

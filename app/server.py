@@ -184,7 +184,7 @@ class Server(uvicorn.Server):
     def _reload_requested(self, number: signal.Signals) -> None:
         if self.started and self._drain is None:  # a start reads the newest code anyway
             services: Services = self._app.state.services
-            services.reloader.reload_soon()
+            services.reloader.reload_soon("SIGHUP")
 
     async def _stop_pools(self) -> None:
         """Drains the pools, and closes them whatever comes of that."""

@@ -82,22 +82,47 @@ def show_pools(
 def reload_pools(
     service: Service,
     version: Annotated[
-        Pool | None, typer.Argument(metavar="VERSION", help="The pool to reload (v1 or v2); without it all.")
+        Pool | None, typer.Argument(metavar="VERSION", help="The pool to reload (v1 or v2), unless --all.")
     ] = None,
     *,
+    every: Annotated[
+        bool, typer.Option("--all", help="Reload all pools; amid a ramp only with --force: a rollback needs V1.")
+    ] = False,
+    previous: Annotated[
+        bool, typer.Option("--previous", help="Bring the code before the last reload back, whatever is on disk.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take code that breaks programs, and --all amid a ramp; with --reason.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="The reason for the log and the pool's view.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Replaces workers by workers with the code that is on disk, one after another; no call is lost.
 
+    The programs are loaded with the new code first; if it breaks one, the workers keep their code.
     A pool with long calls takes as long as they do: see --timeout.
     """
-    versions = [version] if version else [pool["pool_version"] for pool in service.ask(pools.listed())]
-    reloaded = [service.ask(pools.reload(one)) for one in versions]
+    _check_reload(version, every=every, force=force, reason=reason)
+    if version is not None:
+        call = pools.reload(version, previous=previous, force=force, reason=reason)
+        reloaded = [service.ask(call)]
+    else:
+        reloaded = service.ask(pools.reload_all(previous=previous, force=force, reason=reason))
     if as_json:
         print_json(reloaded)
         return
     for pool in reloaded:
         print(f"{pool['pool_version']}: {pool['size']} workers have the programs' code {pool['programs_revision']}")
+        for remark in _remarks_of_reload(pool):
+            print(printable(remark))
+
+
+def _check_reload(version: Pool | None, *, every: bool, force: bool, reason: str | None) -> None:
+    """Raises BadParameter for arguments that do not go together."""
+    if (version is None) is not every:
+        raise typer.BadParameter("name one pool, v1 or v2, or give --all", param_hint="VERSION")
+    if force and not (reason or "").strip():
+        raise typer.BadParameter("--force needs --reason", param_hint="--force")
 
 
 @app.command("diff")
@@ -145,6 +170,22 @@ def _remarks(pool: dict[str, Any]) -> Iterator[str]:
         yield f"{name}: {pool['fault']}"
     if (wished := pool.get("wished_size")) is not None and pool["size"] < wished:
         yield f"{name}: there is room for {pool['size']} of {wished} workers"
+    if (last := pool.get("last_reload")) is not None:
+        why = f": {last['reason']}" if last["reason"] else ""
+        yield f"{name}: reloaded at {last['at']} by {last['by']}, from {last['before']} to {last['after']}{why}"
+    if (previous := pool.get("previous_revision")) is not None:
+        yield f"{name}: keeps the code before, {previous} (`poolshift pools reload {name} --previous`)"
+
+
+def _remarks_of_reload(pool: dict[str, Any]) -> Iterator[str]:
+    """Says what a reload found, and the way back, in lines of their own."""
+    name, last = pool["pool_version"], pool["last_reload"]
+    if last is not None and last["untried"]:
+        yield f"{name}: {last['untried']} definitions of programs were not tried: RELOAD_CHECK_TIMEOUT_S was too short"
+    for broken in () if last is None else last["broken"]:
+        yield f"{name}: breaks {broken['program_id']}: {broken['reason']}"
+    if (previous := pool["previous_revision"]) is not None:
+        yield f"{name}: the way back to {previous}: poolshift pools reload {name} --previous"
 
 
 def _worker(worker: dict[str, Any]) -> tuple[object, ...]:

@@ -230,6 +230,8 @@ class Settings(PoolSettings):
     program_modules: Annotated[str, AfterValidator(module_names)] = "examples"
     reload: bool = False
     """The service follows the programs' code on disk: it replaces the workers when the code changes."""
+    reload_check_timeout_s: Seconds = 60.0
+    """The time in which a reload begins to try the programs' definitions with the new code."""
 
     lm_model: ModelName = "none"
     """The model as DSPy's `LM` takes it; `local` is the small model that the service runs, `none` means no LM."""

@@ -230,6 +230,7 @@ class Engine(abc.ABC):
             service_time_s=self._service_time_s,
             cpu_seconds_total=cpu_s,
             programs_revision=self._supervisor.programs_revision,
+            previous_revision=self._supervisor.previous_revision,
             workers=slots,
             quarantined=self._quarantine.quarantined(),
             fault=self._supervisor.fault,

@@ -135,7 +135,10 @@ class CodeOutdated(Exception):
 
 
 class NoPreviousCode(Exception):
-    """A pool keeps no code that its workers had before a reload."""
+    """A pool keeps no code from before a reload."""
+
+    def __init__(self, detail: str = "no code from before a reload is kept") -> None:
+        super().__init__(detail)
 
 
 class SpawnFailed(Exception):

@@ -69,6 +69,8 @@ class PoolSnapshot:
     quarantined: tuple[Quarantined, ...] = ()
     fault: str | None = None
     """The reason for which the last start of a worker failed; None once a worker has started since."""
+    previous_revision: str | None = None
+    """The revision of the code from before the last reload; None if that code is not kept."""
 
     @property
     def is_ready(self) -> bool:

@@ -183,6 +183,11 @@ class Supervisor:
         """The revision of the code that workers have which are started now; None before the first start."""
         return self._spawner.revision
 
+    @property
+    def previous_revision(self) -> str | None:
+        """The revision of the code from before the last reload; None if that code is not kept."""
+        return self._spawner.previous_revision
+
     # --- keeping them alive
 
     async def start(self) -> None:

@@ -1,18 +1,20 @@
 """`/pools`: the pools and their workers."""
 
 import asyncio
+from datetime import datetime
 
 from pydantic import Field
 
-from app.access.auth import Observer, Operator
+from app.access.auth import Observer
 from app.api.base import Out, Router
 from app.api.rollout import require_v1
 from app.openapi.document import raises
 from app.positions.difference import Change, PoolDifference, PoolIdentity
 from app.positions.identity import identity_of, pools_difference
+from app.positions.new_code import MAX_NAMED
+from app.positions.reload import Reload
 from app.problems import Problem
 from app.services import Running, Services
-from pools.errors import SpawnFailed
 from pools.protocol import Pool, PoolSnapshot
 from routing.versions import Version
 
@@ -34,6 +36,28 @@ class WorkerView(Out):
     execution_id: str | None = Field(None, description="The running call")
     program_id: str | None = None
     running_s: float | None = Field(None, description="Seconds since the worker got the running call")
+
+
+class BrokenProgramView(Out):
+    """A program that the code before loaded and the code after does not."""
+
+    program_id: str
+    reason: str
+
+
+class ReloadView(Out):
+    """A reload that has replaced a pool's workers."""
+
+    at: datetime
+    by: str = Field(description="The key that asked; `SIGHUP`, or `--reload` of the service itself")
+    reason: str | None
+    previous: bool = Field(description="True if it brought the code before the last reload back")
+    forced: bool
+    before: str | None = Field(description="The revision of the code that the workers had")
+    after: str | None = Field(description="The revision of the code that they have now")
+    tried: int = Field(description="The definitions of programs that were tried with the new code")
+    untried: int = Field(description="Those for which RELOAD_CHECK_TIMEOUT_S was too short")
+    broken: list[BrokenProgramView] = Field(description="The programs that it broke, since it was forced")
 
 
 class PoolTotals(Out):
@@ -70,6 +94,10 @@ class PoolView(Out):
     utilization: float
     service_time_s: float = Field(description="Moving average of the time that a call takes on a worker")
     programs_revision: str | None = Field(description="The revision of the code that new workers have")
+    previous_revision: str | None = Field(
+        None, description="The revision of the code before the last reload, which `previous` brings back; null if none"
+    )
+    last_reload: ReloadView | None = Field(None, description="The last reload since the pool started")
     totals: PoolTotals
     workers: list[WorkerView]
 
@@ -105,10 +133,30 @@ def difference_view(found: PoolDifference) -> PoolDifferenceView:
     )
 
 
-def pool_view(snapshot: PoolSnapshot, identity: PoolIdentity, *, with_packages: bool = True) -> PoolView:
+def _reload_view(done: Reload) -> ReloadView:
+    broken = [BrokenProgramView.model_validate(one, from_attributes=True) for one in done.found.broken[:MAX_NAMED]]
+    return ReloadView(
+        at=done.at,
+        by=done.asked.by,
+        reason=done.asked.reason,
+        previous=done.asked.is_previous,
+        forced=done.asked.is_forced,
+        before=done.before,
+        after=done.after,
+        tried=done.found.tried,
+        untried=done.found.untried,
+        broken=broken,
+    )
+
+
+def pool_view(
+    snapshot: PoolSnapshot, identity: PoolIdentity, services: Services, *, with_packages: bool = True
+) -> PoolView:
     """Shows a pool."""
+    version = Version(snapshot.version)
+    last = services.reloader.last(version)
     return PoolView(
-        pool_version=Version(snapshot.version),
+        pool_version=version,
         engine=identity.spec.engine,
         python=identity.python,
         interpreter=identity.spec.python,
@@ -130,6 +178,8 @@ def pool_view(snapshot: PoolSnapshot, identity: PoolIdentity, *, with_packages: 
         utilization=snapshot.utilization,
         service_time_s=snapshot.service_time_s,
         programs_revision=snapshot.programs_revision,
+        previous_revision=snapshot.previous_revision,
+        last_reload=None if last is None else _reload_view(last),
         totals=PoolTotals(
             dispatched=snapshot.dispatched_total,
             worker_starts=snapshot.worker_starts_total,
@@ -146,7 +196,7 @@ async def list_pools(services: Running, _: Observer) -> list[PoolView]:
     identities = await asyncio.gather(*(identity_of(version, services) for version in services.pools))
     snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
     return [
-        pool_view(snapshot, identity, with_packages=False)
+        pool_view(snapshot, identity, services, with_packages=False)
         for snapshot, identity in zip(snapshots, identities, strict=True)
     ]
 
@@ -161,27 +211,13 @@ async def show_difference(services: Running, _: Observer) -> PoolDifferenceView:
 @router.get("/{version}")
 async def show_pool(version: Version, services: Running, _: Observer) -> PoolView:
     """Shows a pool with its workers and the packages that they find."""
-    pool = _pool(version, services)
+    pool = pool_of(version, services)
     identity = await identity_of(version, services)
-    return pool_view(await pool.snapshot(), identity)
+    return pool_view(await pool.snapshot(), identity, services)
 
 
-@router.post("/{version}/reload", openapi_extra=raises("load_failed", "pool_closed"))
-async def reload_pool(version: Version, services: Running, operator: Operator) -> PoolView:
-    """Replaces the workers, one after another, by workers with the code that is on disk; answers when it is done.
-
-    No call is lost. A worker that is at a call is replaced after it. If the code cannot be loaded ahead of the workers
-    (`PRELOAD`), they stay as they are.
-    """
-    _pool(version, services)
-    try:
-        await services.reloader.reload([version])
-    except SpawnFailed as error:
-        raise Problem("load_failed", f"the workers keep their code: {error}") from None
-    return await show_pool(version, services, operator)
-
-
-def _pool(version: Version, services: Services) -> Pool:
+def pool_of(version: Version, services: Services) -> Pool:
+    """Finds a pool that runs. Raises Problem if the service runs no such pool."""
     pool = services.pools.get(version)
     if pool is None:
         raise Problem("not_found", f"this service runs no pool {version}")

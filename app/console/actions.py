@@ -17,9 +17,10 @@ from app.console.pages import live_page, pools_page
 from app.console.route import new_router
 from app.console.words import ago, percent
 from app.pages import root_path_of
+from app.positions.reload import Asked
 from app.problems import Problem
 from app.services import Running, Services
-from pools.errors import SpawnFailed
+from pools.errors import NoPreviousCode, SpawnFailed
 from routing.errors import NoPlan, PlanConflict, RollbackUnwritten, StaleRevision, StoreUnavailable
 from routing.rollout.model import Change, Rollout, Source
 from routing.versions import Version
@@ -99,21 +100,22 @@ async def move_plan(request: Request, visitor: Operating, services: Running) -> 
 
 @router.post("/reload")
 async def reload(request: Request, visitor: Operating, services: Running) -> Response:
-    """Replaces a pool's workers by workers with the code on disk; answers when it is done."""
+    """Replaces a pool's workers by workers with the code on disk, or the code before; answers when it is done."""
     form = await read_form(request)
     version = form.get("version", "")
     if version not in services.pools:
         raise Problem("not_found", f"This service runs no pool {version[:_REPEATED]!r}.")
     try:
         _check_revision(form, services)
-        _log.info("reload asked for", pool=version, by=visitor.principal.name, reason=reason_of(form))
-        await services.reloader.reload([Version(version)])
-    except SpawnFailed as error:
+        is_previous = form.get("code") == "previous"
+        asked = Asked(by=visitor.principal.name, reason=reason_of(form), is_previous=is_previous)
+        await services.reloader.reload(Version(version), asked)
+    except (SpawnFailed, NoPreviousCode) as error:
         failed = InvalidForm(f"The workers keep their code: {error}")
         return await _refused(request, visitor, failed, on_pools=True)
     except (InvalidForm, StaleRevision) as error:
         return await _refused(request, visitor, error, on_pools=True)
-    return _done(request, "reload", "/pools")
+    return _done(request, "reload_previous" if is_previous else "reload", "/pools")
 
 
 def _check_revision(form: Mapping[str, str], services: Services) -> None:

@@ -41,6 +41,7 @@ DONE: Final = {
     "rollback": "Rolled back: V1 gets every call.",
     "rollback_unwritten": "Rolled back here: V1 gets every call of this replica. In force here, not yet written.",
     "reload": "Done: the workers have the code that is on disk.",
+    "reload_previous": "Done: the workers have the code from before the last reload.",
 }
 """Sentences by the code that a redirect carries; no text of an address is ever shown."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 from app.local_lm import LocalLMServer
 from app.opening.opening import Opening
@@ -9,7 +10,9 @@ from app.positions.factory import PoolFactory, PoolSet
 from app.positions.reload import CodeReloader
 from app.positions.rotation import starting_specs
 from poolshift.worker.lm import LOCAL
+from routing.catalog.programs import Programs
 from routing.rollout.controller import RampController
+from routing.rollout.flag import RolloutFlag
 from routing.versions import Version
 from store.rollout_log import SqlRolloutLog
 
@@ -57,10 +60,21 @@ async def start_pools(
         await asyncio.wait([checking])
 
 
-def open_reloader(opening: Opening, pools: PoolSet, ramp: RampController) -> CodeReloader:
+def open_reloader(
+    opening: Opening, pools: PoolSet, flag: RolloutFlag, ramp: RampController, programs: Programs
+) -> CodeReloader:
     """Makes what reloads the programs' code; it follows the disk by itself if the settings ask for that."""
-    reloader = CodeReloader(pools.engines, ramp, opening.tasks, is_automatic=opening.settings.reload)
-    if opening.settings.reload:
+    settings = opening.settings
+    reloader = CodeReloader(
+        pools,
+        flag,
+        ramp,
+        programs.of_everyone,
+        opening.tasks,
+        is_automatic=settings.reload,
+        try_s=settings.reload_check_timeout_s,
+    )
+    if settings.reload:
         for spawner in pools.spawners.values():
-            spawner.watch_code(reloader.reload_soon)
+            spawner.watch_code(partial(reloader.reload_soon, "--reload"))
     return reloader

@@ -1,68 +1,215 @@
 """Replaces workers by workers with the code on disk: on SIGHUP, on request, and by itself with `--reload`."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from weakref import WeakKeyDictionary
 
 import structlog
 
+from app.positions.factory import PoolSet
+from app.positions.new_code import MAX_NAMED, CodeTrial, Found, ProgramsWouldBreak
 from common.tasks import TaskOwner
-from pools.errors import SpawnFailed
-from pools.protocol import Pool
+from pools.errors import NoPreviousCode, SpawnFailed
+from pools.process.interface import Loads, WorkerSpawner
+from routing.catalog.programs import CataloguedProgram
+from routing.errors import PlanConflict
 from routing.rollout.controller import RampController
+from routing.rollout.flag import RolloutFlag
+from routing.split import BASIS_POINTS
 from routing.versions import Version
 
+REFUSALS: Final = (SpawnFailed, NoPreviousCode, PlanConflict)
+"""The reasons for which a reload replaces no worker of a pool."""
+
 _log = structlog.stdlib.get_logger("poolshift")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A wish for a reload: by whom, why, and how far it may go."""
+
+    by: str
+    reason: str | None = None
+    is_previous: bool = False
+    """The code from before the last reload comes back."""
+    is_forced: bool = False
+    """Programs that the new code does not load do not keep it from the workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """A reload that has replaced the workers of a pool."""
+
+    at: datetime
+    asked: Asked
+    before: str | None
+    """The revision of the code that the workers had."""
+    after: str | None
+    found: Found
 
 
 class CodeReloader:
     """Reloads pools, one request after another. Sessions and counts stay, and no call is lost."""
 
     def __init__(
-        self, pools: Mapping[Version, Pool], ramp: RampController, tasks: TaskOwner, *, is_automatic: bool
+        self,
+        pools: PoolSet,
+        flag: RolloutFlag,
+        ramp: RampController,
+        programs: Callable[[], Iterable[CataloguedProgram]],
+        tasks: TaskOwner,
+        *,
+        is_automatic: bool,
+        try_s: float,
     ) -> None:
-        """Takes `is_automatic` if pools follow the code on disk by themselves."""
+        """Takes `is_automatic` if pools follow the code on disk by themselves.
+
+        `programs` returns those of everyone, which new code is tried on for `try_s` seconds.
+        """
         self.is_automatic = is_automatic
         self._pools = pools
+        self._flag = flag
         self._ramp = ramp
+        self._programs = programs
+        self._try_s = try_s
         self._tasks = tasks
         self._lock = asyncio.Lock()
-        self._soon: asyncio.Task[None] | None = None
+        self._is_asked_soon = False
+        self._last: WeakKeyDictionary[WorkerSpawner, Reload] = WeakKeyDictionary()
+        """By the spawner of the pool: after a rotation V1 is another pool."""
 
-    async def reload(self, versions: Iterable[Version]) -> None:
-        """Replaces the workers of these pools; returns when all of them have the code that is on disk now.
+    def last(self, version: Version) -> Reload | None:
+        """Returns the last reload of the pool that has this position; None if there was none since it started."""
+        return self._last.get(self._pools.spawners[version])
+
+    async def reload(self, version: Version, asked: Asked) -> None:
+        """Replaces the workers of one pool; returns when all of them have the code that was asked for.
 
         Raises:
-            SpawnFailed: the code cannot be preloaded; the workers of that pool are as they were.
+            SpawnFailed: the code cannot be loaded, or not all of the programs (ProgramsWouldBreak).
+            NoPreviousCode: the pool keeps no code from before a reload.
         """
+        await self._to_the_end((version,), asked)
+
+    async def reload_all(self, asked: Asked) -> None:
+        """Replaces the workers of all pools, of each pool for which that is possible.
+
+        Raises:
+            PlanConflict: the pools are being compared, and nothing is forced. Nothing is replaced.
+            SpawnFailed: as `reload`, of the first pool; it names the pools that were reloaded.
+            NoPreviousCode: as `reload`.
+        """
+        await self._to_the_end(tuple(self._pools.engines), asked)
+
+    def reload_soon(self, by: str) -> None:
+        """Reloads all pools in the background, unless a reload of them waits already."""
+        if not self._is_asked_soon:
+            self._is_asked_soon = True
+            self._tasks.start(self._attempt(tuple(self._pools.engines), Asked(by=by), self._begin_soon))
+
+    def _begin_soon(self) -> None:
+        self._is_asked_soon = False  # whoever asks from now on may mean code that this reload does not read
+
+    async def _to_the_end(self, versions: tuple[Version, ...], asked: Asked) -> None:
         # A task of its own: the caller may leave, but a reload that has begun is brought to its end.
-        failure = await asyncio.shield(self._tasks.start(self._attempt(tuple(versions))))
+        failure = await asyncio.shield(self._tasks.start(self._attempt(versions, asked)))
         if failure is not None:
             raise failure
 
-    def reload_soon(self) -> None:
-        """Reloads all pools in the background, unless a reload waits or runs already."""
-        if self._soon is None or self._soon.done():
-            self._soon = self._tasks.start(self._attempt(tuple(self._pools)))
-
-    async def _attempt(self, versions: tuple[Version, ...]) -> SpawnFailed | None:
+    async def _attempt(
+        self, versions: tuple[Version, ...], asked: Asked, on_begin: Callable[[], None] = lambda: None
+    ) -> Exception | None:
         """Logs and returns the failure: nobody may be waiting for it any more."""
         try:
-            await self._reload(versions)
-        except SpawnFailed as error:
-            _log.error("reload failed; the old code stays", reason=str(error))
+            async with self._lock:
+                on_begin()
+                await self._reload(versions, asked)
+        except REFUSALS as error:
+            _log.error("reload failed; the old code stays", error=str(error), **_who_and_why(asked))
             return error
         return None
 
-    async def _reload(self, versions: tuple[Version, ...]) -> None:
-        async with self._lock:
-            _log.info("reloading", pools=[str(version) for version in versions])
-            outcomes = await asyncio.gather(
-                *(self._pools[version].reload() for version in versions), return_exceptions=True
-            )
-            reloaded = [version for version, outcome in zip(versions, outcomes, strict=True) if outcome is None]
-            if reloaded:
-                _log.info("reloaded", pools=[str(version) for version in reloaded])
-                await self._ramp.restart_evidence("the code was reloaded")
-            for outcome in outcomes:
-                if outcome is not None:
-                    raise outcome
+    async def _reload(self, versions: tuple[Version, ...], asked: Asked) -> None:
+        self._refuse(versions, asked)
+        _log.info("reloading", pools=[str(version) for version in versions], **_who_and_why(asked))
+        outcomes = await asyncio.gather(
+            *(self._reload_one(version, asked, is_alone=len(versions) == 1) for version in versions),
+            return_exceptions=True,
+        )
+        failures = {str(version): one for version, one in zip(versions, outcomes, strict=True) if one is not None}
+        reloaded = [version for version in versions if str(version) not in failures]
+        for version in reloaded:
+            _log.info("reloaded", pool_version=version, **_in_words(self.last(version)))
+        if reloaded:
+            await self._ramp.restart_evidence("the code was reloaded")
+        if failures:
+            raise _failure_of(failures, reloaded)
+
+    async def _reload_one(self, version: Version, asked: Asked, *, is_alone: bool) -> None:
+        pool, spawner = self._pools.engines[version], self._pools.spawners[version]
+        before, found = spawner.revision, Found()
+
+        async def try_out(new: Loads, present: Loads) -> None:
+            nonlocal found
+            found = await CodeTrial(self._programs(), version, self._try_s).run(new, present)
+            if found.broken and not asked.is_forced:
+                raise ProgramsWouldBreak(found.broken)
+            if not is_alone and not asked.is_forced:
+                self._refuse_amid_ramp()  # a ramp may have begun meanwhile
+
+        if asked.is_previous:
+            await pool.bring_back()
+        else:
+            await pool.reload(try_out, is_forced=asked.is_forced)
+        self._last[spawner] = Reload(datetime.now(UTC), asked, before, spawner.revision, found)
+
+    def _refuse(self, versions: Sequence[Version], asked: Asked) -> None:
+        """Raises PlanConflict, NoPreviousCode."""
+        if len(versions) > 1 and not asked.is_forced:
+            self._refuse_amid_ramp()
+        for version in versions if asked.is_previous else ():
+            if self._pools.spawners[version].previous_revision is None:
+                raise NoPreviousCode(f"{version} keeps no code from before a reload: none has brought other code yet")
+
+    def _refuse_amid_ramp(self) -> None:
+        """Raises PlanConflict while both pools get calls, or a plan compares them."""
+        if len(self._pools.engines) < len(Version):
+            return
+        if self._ramp.ramp.state.is_under_way:
+            why = f"a plan is under way ({self._ramp.ramp.state})"
+        elif 0 < self._flag.current.canary_basis_points < BASIS_POINTS:
+            why = f"V2 gets {self._flag.current.canary_percent:g} %"
+        else:
+            return
+        raise PlanConflict(
+            f"{why}: a reload of all pools would renew V1 too, which a rollback goes to. Reload one pool "
+            "(`poolshift pools reload v2`), or force it with a reason"
+        )
+
+
+def _who_and_why(asked: Asked) -> dict[str, object]:
+    return {"by": asked.by, "reason": asked.reason, "previous": asked.is_previous, "forced": asked.is_forced}
+
+
+def _in_words(done: Reload | None) -> dict[str, object]:
+    if done is None:
+        return {}  # a rotation has put another pool there meanwhile
+    found = done.found
+    broken = [one.program_id for one in found.broken[:MAX_NAMED]]
+    told = {"before": done.before, "after": done.after, "tried": found.tried, "untried": found.untried}
+    return {**told, "broken": broken, **_who_and_why(done.asked)}
+
+
+def _failure_of(failures: Mapping[str, BaseException], reloaded: Sequence[str]) -> BaseException:
+    """Returns what a reload of one pool raised; of several, the first refusal, which names all pools."""
+    first = next(iter(failures.values()))
+    unforeseen = [one for one in failures.values() if not isinstance(one, REFUSALS)]
+    if unforeseen:
+        return unforeseen[0]
+    if len(failures) + len(reloaded) == 1 or not isinstance(first, SpawnFailed):
+        return first
+    told = [f"{name}: {error}" for name, error in failures.items()]
+    return SpawnFailed("; ".join([*told, *(f"{name} is reloaded" for name in reloaded)]))

@@ -43,17 +43,18 @@ class Checks:
             self._places.release()
             raise
         worker.when_ended(lambda _: self._places.release())  # its process counts until it is dead
+        step = "load" if as_called else "import"
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await worker.check(definition, as_called=as_called)
         except TimeoutError:
-            raise EntrypointError(f"{definition.entrypoint} takes more than {self._timeout_s:g} s to import") from None
+            raise EntrypointError(f"{definition.entrypoint} takes more than {self._timeout_s:g} s to {step}") from None
         except WorkerCrashed as error:
             if error.is_ours:
                 raise SpawnFailed(
                     f"the process that was to try {definition.entrypoint} died: {error.exit_cause}"
                 ) from None
-            raise EntrypointError(f"{definition.entrypoint} ends the process on import ({error.exit_cause})") from None
+            raise EntrypointError(f"{definition.entrypoint} ends the process on {step} ({error.exit_cause})") from None
         finally:
             worker.kill(ExitCause.RECYCLED)
 

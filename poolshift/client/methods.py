@@ -74,6 +74,7 @@ class PoolMethods:
     get = Sends(pools.show)
     list = Sends(pools.listed)
     reload = Sends(pools.reload)
+    reload_all = Sends(pools.reload_all)
     diff = Sends(pools.diff)
 
 

@@ -1,5 +1,6 @@
 """The pools and their workers (`/pools`), and the health of the service."""
 
+from datetime import datetime
 from typing import TypeVar
 
 import msgspec
@@ -26,6 +27,32 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """The running call."""
     program_id: str | None = None
     running_s: float | None = None
+
+
+class BrokenProgram(msgspec.Struct, frozen=True, kw_only=True):
+    """A program that the code before a reload loaded and the code after does not."""
+
+    program_id: str
+    reason: str
+
+
+class Reload(msgspec.Struct, frozen=True, kw_only=True):
+    """A reload that has replaced a pool's workers."""
+
+    at: datetime
+    by: str
+    """The key that asked; `SIGHUP`, or `--reload` of the service itself."""
+    reason: str | None = None
+    previous: bool = False
+    """True if it brought the code before the last reload back."""
+    forced: bool = False
+    before: str | None = None
+    after: str | None = None
+    tried: int = 0
+    """The definitions of programs that were tried with the new code."""
+    untried: int = 0
+    broken: list[BrokenProgram] = []
+    """The programs that it broke, since it was forced."""
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +95,10 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     stopping: int = 0
     service_time_s: float = 0.0
     programs_revision: str | None = None
+    previous_revision: str | None = None
+    """The revision of the code from before the last reload; None if that code is not kept."""
+    last_reload: Reload | None = None
+    """The last reload since the pool started."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,9 +154,22 @@ def diff() -> Call[Differences]:
     return get("/pools/diff", Differences)
 
 
-def reload(version: str) -> Call[Pool]:
-    """Replaces a pool's workers by workers with the code on disk, and waits for that. No call is lost."""
-    return post(f"/pools/{segment(version)}/reload", Pool)
+def reload(version: str, *, previous: bool = False, force: bool = False, reason: str | None = None) -> Call[Pool]:
+    """Replaces a pool's workers by workers with the code on disk, and waits for that. No call is lost.
+
+    The service refuses code that breaks programs, unless `force` is set with a `reason`. With `previous` the code
+    from before the last reload comes back.
+    """
+    return post(f"/pools/{segment(version)}/reload", Pool, _reload_body(previous, force, reason))
+
+
+def reload_all(*, previous: bool = False, force: bool = False, reason: str | None = None) -> Call[list[Pool]]:
+    """Replaces the workers of all pools, as `reload` does. Amid a ramp the service asks for `force`."""
+    return post("/pools/reload", list[Pool], _reload_body(previous, force, reason))
+
+
+def _reload_body(previous: bool, force: bool, reason: str | None) -> dict[str, object]:  # noqa: FBT001 - members
+    return {"previous": previous, "force": force, "reason": reason}
 
 
 def health() -> Call[Health]:

@@ -90,6 +90,11 @@ class CataloguedProgram(Program):
         """The size of all definitions, in bytes of JSON."""
         return self.own_size + self.v2_size
 
+    @property
+    def last_executed_at(self) -> float:
+        """The last execution that is known here, in seconds since the epoch; 0 if there is none."""
+        return self._last_executed_at
+
     def used(self, now: float) -> None:
         """Counts an execution at `now`, in seconds since the epoch."""
         self._count += 1
@@ -397,9 +402,13 @@ class Programs:
         """Counts the programs."""
         return len(self._global) + sum(map(len, self._of_sessions.values()))
 
+    def of_everyone(self) -> Collection[CataloguedProgram]:
+        """The global programs."""
+        return self._global.values()
+
     def count_own(self) -> int:
         """Counts the programs of which V2 has a definition of its own."""
-        return sum(program.v2 is not None for program in self._all())
+        return len(self.own_ids())
 
     def own_ids(self) -> list[str]:
         """Names the programs of which V2 has a definition of its own."""

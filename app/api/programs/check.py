@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Sequence
 
 from app.api.programs.body import with_derived
+from app.positions.reload import Asked
 from app.problems import Problem
 from app.services import Services
 from pools.errors import CodeOutdated, SpawnFailed
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.loading import EntrypointError
+from routing.errors import PlanConflict
 from routing.versions import Version
 
 
@@ -32,18 +34,21 @@ async def try_definition(definition: Definition, services: Services, version: Ve
     try:
         return await _try(definition, services, versions)
     except CodeOutdated:
-        if not services.reloader.is_automatic:
+        if not services.reloader.is_automatic or not await _reload(services):
             raise
-        await _reload(services)
         return await _try(definition, services, versions)
 
 
-async def _reload(services: Services) -> None:
+async def _reload(services: Services) -> bool:
+    """Reloads all pools; False if a ramp compares them just now."""
     try:
-        await services.reloader.reload(services.pools)
+        await services.reloader.reload_all(Asked(by="--reload"))
+    except PlanConflict:
+        return False
     except SpawnFailed as error:
         reason = f"the code on disk is newer than that of the workers, and cannot be loaded: {error}"
         raise Problem("load_failed", reason) from None
+    return True
 
 
 async def _try(definition: Definition, services: Services, versions: Sequence[Version]) -> Definition:
