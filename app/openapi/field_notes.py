@@ -190,6 +190,13 @@ FIELDS: dict[str, Note] = {
     "queue_depth": Note("The calls that wait for a worker", 0),
     "utilization": Note("The busy workers as a share of all slots", 0.25),
     "totals": Note("Counts since the start of the service"),
+    "ReloadView.at": Note("The time at which the workers were replaced"),
+    "ReloadView.reason": Note("The reason that was given; null if none was", "the new prices"),
+    "ReloadBody.reason": Note("The reason for the log and the pool's view", "the new prices"),
+    "ReloadView.forced": Note("True if it was to go ahead whatever it breaks"),
+    "BrokenProgramView.reason": Note(
+        "The reason for which it cannot be loaded", "'shop' has no function or class 'price'"
+    ),
     "workers": Note("A row for each worker"),
     "dispatched": Note("The calls that were given to a worker", 1000),
     "worker_starts": Note("The workers that were started", 4),

@@ -101,6 +101,7 @@ ROWS = [
     Row("GET", "/pools", OBSERVE),
     Row("GET", "/pools/diff", OBSERVE),
     Row("GET", "/pools/{version}", OBSERVE),
+    Row("POST", "/pools/reload", OPERATE),
     Row("POST", "/pools/{version}/reload", OPERATE),
 ]
 FORCED = [

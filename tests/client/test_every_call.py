@@ -314,6 +314,12 @@ def test_pools_and_health(client: Client) -> None:
     after = client.pools.reload("v1")
     assert after.totals.worker_starts > before.totals.worker_starts
     assert {worker.pid for worker in after.workers}.isdisjoint(worker.pid for worker in before.workers)
+    assert after.last_reload is not None
+    assert (after.last_reload.after, after.previous_revision) == (after.programs_revision, None)
+    with pytest.raises(problems.RollbackImpossible):
+        client.pools.reload("v1", previous=True)
+    both = client.pools.reload_all(force=True, reason="as the test has it")
+    assert [pool.last_reload and pool.last_reload.reason for pool in both] == ["as the test has it"] * 2
     assert client.health().status == "ok"
     assert client.readiness().ready
     assert "poolshift_requests_total" in client.metrics()

@@ -14,8 +14,9 @@ from analysis.planning.replay import Replay
 from app.console import words
 from bench.scenarios.scale import fill, program_id
 from cli.rollout.trace_file import TraceFile
-from tests.console.support import program
+from tests.console.support import OWN, program
 from tests.support.service import Service, running_service
+from tests.support.user_code import UserCode
 from tests.support.waiting import wait_until
 
 WORKERS = 64
@@ -121,3 +122,27 @@ def test_a_thousand_programs_and_many_workers_fit_on_small_pages(tmp_path: Path)
             assert len(service.client.get(f"/console{one}").content) < MAX_PAGE_BYTES, one
         workers = re.findall(r'<th scope="row">(\d+)</th>', service.client.get("/console/pools").text)
         assert len(set(workers)) == 2 * WORKERS
+
+
+def test_the_code_before_a_reload_comes_back(tmp_path: Path) -> None:
+    """The page of the pools has a button for it, once a reload has brought other code."""
+    code = UserCode(tmp_path / "code")
+    code.write("def first():\n    return 'old'\n")
+    with running_service(tmp_path, **code.settings) as service:
+        first = service.create("shop:first", {})
+
+        def reload(**form: str) -> str:
+            data = {"version": "v2", "revision": "1", "reason": "as the test has it", **form}
+            return service.client.post("/console/reload", data=data, headers=OWN, follow_redirects=True).text
+
+        assert "The workers keep their code: v2 keeps no code from before a reload" in text(reload(code="previous"))
+        assert 'value="previous"' not in service.client.get("/console/pools").text
+        code.write("def second():\n    return 'new'\n")
+        assert f"The workers keep their code: a program does not load with the new code ({first}: " in text(reload())
+        code.write("def first():\n    return 'new'\n")
+        page = reload()
+        assert "Done: the workers have the code that is on disk." in text(page)
+        assert page.count('value="previous"') == 1
+        assert "Done: the workers have the code from before the last reload." in text(reload(code="previous"))
+        answer = service.execute(first, headers={"x-pool-version": "v2"})
+        assert answer.json()["outputs"] == {"result": "old"}
