@@ -25,6 +25,7 @@ from app.fronts.gate import Gate
 from app.fronts.grants import Grants
 from app.fronts.loans import Loans
 from app.positions.factory import PoolSet
+from app.positions.reload import ON_SIGNAL
 from app.protection import protect
 from app.services import Services
 from config.settings import Settings
@@ -44,8 +45,9 @@ class Server(uvicorn.Server):
     2. Drain: accepted calls go on, at most for `DRAIN_TIMEOUT_S`.
     3. Stop: what still runs then is answered `pool_closed`; the sockets close, the workers end.
 
-    A second signal skips the drain. SIGHUP reloads the code of the programs: all workers are replaced, one by one. If
-    there is a controlling terminal, it has hung up then, and SIGHUP is a SIGTERM.
+    A second signal skips the drain. SIGHUP reloads the code of the programs: all workers are replaced, one by one,
+    unless the pools are being compared. If there is a controlling terminal, it has hung up then, and SIGHUP is a
+    SIGTERM.
     """
 
     def __init__(self, app: Application, settings: Settings) -> None:
@@ -184,7 +186,7 @@ class Server(uvicorn.Server):
     def _reload_requested(self, number: signal.Signals) -> None:
         if self.started and self._drain is None:  # a start reads the newest code anyway
             services: Services = self._app.state.services
-            services.reloader.reload_soon("SIGHUP")
+            services.reloader.reload_soon(ON_SIGNAL)
 
     async def _stop_pools(self) -> None:
         """Drains the pools, and closes them whatever comes of that."""

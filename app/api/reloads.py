@@ -38,7 +38,13 @@ class ReloadBody(In):
 
 def _asked(body: ReloadBody | None, operator: Principal) -> Asked:
     body = body or ReloadBody()
-    return Asked(by=operator.name, reason=body.reason, is_previous=body.previous, is_forced=body.force)
+    return Asked(
+        by=operator.name,
+        reason=body.reason,
+        is_previous=body.previous,
+        is_forced=body.force,
+        may_break_programs=body.force,
+    )
 
 
 def problem_of_reload(error: SpawnFailed | NoPreviousCode) -> Problem:

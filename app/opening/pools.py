@@ -7,7 +7,7 @@ from functools import partial
 from app.local_lm import LocalLMServer
 from app.opening.opening import Opening
 from app.positions.factory import PoolFactory, PoolSet
-from app.positions.reload import CodeReloader
+from app.positions.reload import OF_ITSELF, CodeReloader
 from app.positions.rotation import starting_specs
 from poolshift.worker.lm import LOCAL
 from routing.catalog.programs import Programs
@@ -76,5 +76,5 @@ def open_reloader(
     )
     if settings.reload:
         for spawner in pools.spawners.values():
-            spawner.watch_code(partial(reloader.reload_soon, "--reload"))
+            spawner.watch_code(partial(reloader.reload_soon, OF_ITSELF))
     return reloader

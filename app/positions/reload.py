@@ -36,6 +36,8 @@ class Asked:
     is_previous: bool = False
     """The code from before the last reload comes back."""
     is_forced: bool = False
+    """Modules that cannot be imported do not keep the code from the workers, nor does a ramp from all pools."""
+    may_break_programs: bool = False
     """Programs that the new code does not load do not keep it from the workers."""
 
 
@@ -49,6 +51,11 @@ class Reload:
     """The revision of the code that the workers had."""
     after: str | None
     found: Found
+
+
+ON_SIGNAL: Final = Asked(by="SIGHUP")
+OF_ITSELF: Final = Asked(by="--reload", may_break_programs=True)
+"""The wish of a service that follows the disk, as in development: functions are renamed there."""
 
 
 class CodeReloader:
@@ -104,11 +111,11 @@ class CodeReloader:
         """
         await self._to_the_end(tuple(self._pools.engines), asked)
 
-    def reload_soon(self, by: str) -> None:
+    def reload_soon(self, asked: Asked) -> None:
         """Reloads all pools in the background, unless a reload of them waits already."""
         if not self._is_asked_soon:
             self._is_asked_soon = True
-            self._tasks.start(self._attempt(tuple(self._pools.engines), Asked(by=by), self._begin_soon))
+            self._tasks.start(self._attempt(tuple(self._pools.engines), asked, self._begin_soon))
 
     def _begin_soon(self) -> None:
         self._is_asked_soon = False  # whoever asks from now on may mean code that this reload does not read
@@ -142,7 +149,7 @@ class CodeReloader:
         failures = {str(version): one for version, one in zip(versions, outcomes, strict=True) if one is not None}
         reloaded = [version for version in versions if str(version) not in failures]
         for version in reloaded:
-            _log.info("reloaded", pool_version=version, **_in_words(self.last(version)))
+            self._tell(version)
         if reloaded:
             await self._ramp.restart_evidence("the code was reloaded")
         if failures:
@@ -155,7 +162,7 @@ class CodeReloader:
         async def try_out(new: Loads, present: Loads) -> None:
             nonlocal found
             found = await CodeTrial(self._programs(), version, self._try_s).run(new, present)
-            if found.broken and not asked.is_forced:
+            if found.broken and not asked.may_break_programs:
                 raise ProgramsWouldBreak(found.broken)
             if not is_alone and not asked.is_forced:
                 self._refuse_amid_ramp()  # a ramp may have begun meanwhile
@@ -165,6 +172,18 @@ class CodeReloader:
         else:
             await pool.reload(try_out, is_forced=asked.is_forced)
         self._last[spawner] = Reload(datetime.now(UTC), asked, before, spawner.revision, found)
+
+    def _tell(self, version: Version) -> None:
+        done = self.last(version)
+        if done is None:
+            return  # a rotation has put another pool there meanwhile
+        found = done.found
+        revisions = {"before": done.before, "after": done.after}
+        counts = {"tried": found.tried, "untried": found.untried}
+        _log.info("reloaded", pool_version=version, **revisions, **counts, **_who_and_why(done.asked))
+        if found.broken:
+            names = [one.program_id for one in found.broken[:MAX_NAMED]]
+            _log.warning("programs do not load with the new code", pool_version=version, program_ids=names)
 
     def _refuse(self, versions: Sequence[Version], asked: Asked) -> None:
         """Raises PlanConflict, NoPreviousCode."""
@@ -192,15 +211,6 @@ class CodeReloader:
 
 def _who_and_why(asked: Asked) -> dict[str, object]:
     return {"by": asked.by, "reason": asked.reason, "previous": asked.is_previous, "forced": asked.is_forced}
-
-
-def _in_words(done: Reload | None) -> dict[str, object]:
-    if done is None:
-        return {}  # a rotation has put another pool there meanwhile
-    found = done.found
-    broken = [one.program_id for one in found.broken[:MAX_NAMED]]
-    told = {"before": done.before, "after": done.after, "tried": found.tried, "untried": found.untried}
-    return {**told, "broken": broken, **_who_and_why(done.asked)}
 
 
 def _failure_of(failures: Mapping[str, BaseException], reloaded: Sequence[str]) -> BaseException:

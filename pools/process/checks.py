@@ -32,7 +32,10 @@ class Checks:
 
     async def load(self, definition: Definition) -> None:
         """Loads `definition` as its first call would (see `pools.process.interface.Loads`)."""
-        await self.check(definition, as_called=True)
+        try:
+            await self.check(definition, as_called=True)
+        except PoolOverloaded as error:
+            raise SpawnFailed(str(error)) from None
 
     async def check(self, definition: Definition, *, as_called: bool = False) -> Signature | None:
         """Tries to load `definition` (see `pools.process.interface.WorkerSpawner.check`)."""

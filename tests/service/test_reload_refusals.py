@@ -155,7 +155,7 @@ def test_each_version_is_asked_for_its_own_definition(start_service: StartServic
 
 
 def test_code_is_tried_for_a_bounded_time(start_service: StartService, code: UserCode) -> None:
-    """What is not tried by then is told, and keeps no code from the workers."""
+    """The answer counts what was not tried by then, which keeps no code from the workers."""
     service = start_service(RELOAD_CHECK_TIMEOUT_S=0.000001, **code.settings)
     service.create("shop:Second", {})
     code.write(NEW)
@@ -268,6 +268,18 @@ def test_both_pools_are_not_renewed_amid_a_ramp(start_service: StartService, cod
     assert results(service, first) == {"v1": "old", "v2": "new"}
     assert cli(service, "reload", "--all", "--force", "--reason", "a hole is closed")[0] == 0
     assert results(service, first) == {"v1": "new", "v2": "new"}
+
+
+def test_development_goes_on_with_what_is_broken(start_service: StartService, code: UserCode) -> None:
+    """A function that is renamed while the service follows the disk: the log names the program that it breaks."""
+    service = start_service(RELOAD="true", **code.settings)
+    second = service.create("shop:Second", {})
+    code.write(BROKEN["renamed"])
+    created = service.client.post("/programs", json=definition("shop:Other"))
+    assert created.status_code == 201, created.text
+    assert results(service, created.json()["id"]) == {"v1": "old", "v2": "old"}
+    assert "programs do not load with the new code" in service.log()
+    assert service.pool("v2")["last_reload"]["broken"] == [{"program_id": second, "reason": REASONS["renamed"]}]
 
 
 def test_all_pools_are_reloaded_without_a_ramp(start_service: StartService, code: UserCode) -> None:

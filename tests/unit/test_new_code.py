@@ -80,7 +80,7 @@ async def test_the_definition_of_the_version_is_tried_those_called_last_first() 
 
 
 async def test_nothing_is_begun_after_the_time() -> None:
-    """Those that were not tried are counted."""
+    """The outcome counts what was not tried."""
     assert await trial([program("a"), program("b")], Code("a"), Code(), limit_s=-1.0) == Found((), 0, 2)
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from app.api.programs.body import with_derived
-from app.positions.reload import Asked
+from app.positions.reload import OF_ITSELF
 from app.problems import Problem
 from app.services import Services
 from pools.errors import CodeOutdated, SpawnFailed
@@ -42,7 +42,7 @@ async def try_definition(definition: Definition, services: Services, version: Ve
 async def _reload(services: Services) -> bool:
     """Reloads all pools; False if a ramp compares them just now."""
     try:
-        await services.reloader.reload_all(Asked(by="--reload"))
+        await services.reloader.reload_all(OF_ITSELF)
     except PlanConflict:
         return False
     except SpawnFailed as error:
