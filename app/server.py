@@ -179,6 +179,7 @@ class Server(uvicorn.Server):
         # In this turn of the loop: each answer closes its connection from now on, and has to say that no call is taken.
         services: Services = self._app.state.services
         services.jobs.refuse()
+        services.reloader.refuse()
         services.pool_set.refuse()
         self._drain = asyncio.get_running_loop().create_task(self._stop_pools())
         self._drain.add_done_callback(self._drained)

@@ -12,7 +12,7 @@ import structlog
 from app.positions.factory import PoolSet
 from app.positions.new_code import MAX_NAMED, CodeTrial, Found, ProgramsWouldBreak
 from common.tasks import TaskOwner
-from pools.errors import NoPreviousCode, SpawnFailed
+from pools.errors import NoPreviousCode, PoolClosed, SpawnFailed
 from pools.process.interface import Loads, WorkerSpawner
 from routing.catalog.programs import CataloguedProgram
 from routing.errors import PlanConflict
@@ -84,7 +84,9 @@ class CodeReloader:
         self._try_s = try_s
         self._tasks = tasks
         self._lock = asyncio.Lock()
+        self._attempts: set[asyncio.Task[Exception | None]] = set()
         self._is_asked_soon = False
+        self._is_closing = False
         self._last: WeakKeyDictionary[WorkerSpawner, Reload] = WeakKeyDictionary()
         """By the spawner of the pool: after a rotation V1 is another pool."""
 
@@ -98,6 +100,7 @@ class CodeReloader:
         Raises:
             SpawnFailed: the code cannot be loaded, or not all of the programs (ProgramsWouldBreak).
             NoPreviousCode: the pool keeps no code from before a reload.
+            PoolClosed: the service is shutting down.
         """
         await self._to_the_end((version,), asked)
 
@@ -107,7 +110,7 @@ class CodeReloader:
         Raises:
             PlanConflict: the pools are being compared, and nothing is forced. Nothing is replaced.
             SpawnFailed: as `reload`, of the first pool; it names the pools that were reloaded.
-            NoPreviousCode: as `reload`.
+            NoPreviousCode, PoolClosed: as `reload`.
         """
         await self._to_the_end(tuple(self._pools.engines), asked)
 
@@ -115,19 +118,41 @@ class CodeReloader:
         """Reloads all pools in the background, unless a reload of them waits already."""
         if not self._is_asked_soon:
             self._is_asked_soon = True
-            self._tasks.start(self._attempt(tuple(self._pools.engines), asked, self._begin_soon))
+            self._begin(tuple(self._pools.engines), asked, self._begin_soon)
+
+    def refuse(self) -> None:
+        """Ends what is under way, and takes no wish any more: the service is shutting down."""
+        self._is_closing = True
+        for attempt in self._attempts:
+            attempt.cancel()
 
     def _begin_soon(self) -> None:
         self._is_asked_soon = False  # whoever asks from now on may mean code that this reload does not read
 
     async def _to_the_end(self, versions: tuple[Version, ...], asked: Asked) -> None:
+        if self._is_closing:
+            raise PoolClosed
         # A task of its own: the caller may leave, but a reload that has begun is brought to its end.
-        failure = await asyncio.shield(self._tasks.start(self._attempt(versions, asked)))
+        attempt = self._begin(versions, asked)
+        try:
+            failure = await asyncio.shield(attempt)
+        except asyncio.CancelledError:
+            if attempt.cancelled():
+                raise PoolClosed from None
+            raise
         if failure is not None:
             raise failure
 
-    async def _attempt(
+    def _begin(
         self, versions: tuple[Version, ...], asked: Asked, on_begin: Callable[[], None] = lambda: None
+    ) -> asyncio.Task[Exception | None]:
+        attempt = self._tasks.start(self._attempt(versions, asked, on_begin))
+        self._attempts.add(attempt)
+        attempt.add_done_callback(self._attempts.discard)
+        return attempt
+
+    async def _attempt(
+        self, versions: tuple[Version, ...], asked: Asked, on_begin: Callable[[], None]
     ) -> Exception | None:
         """Logs and returns the failure: nobody may be waiting for it any more."""
         try:

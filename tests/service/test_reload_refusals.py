@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,21 @@ def test_code_that_breaks_a_program_reaches_no_worker(start_service: StartServic
     assert set(seen) == {(200, "old")}
     assert service.pool("v2")["last_reload"] is None
     assert service.log().count("reload failed; the old code stays") == 1
+
+
+def test_a_stop_waits_for_no_trial(start_service: StartService, code: UserCode) -> None:
+    """A program that hangs while new code is tried would hold it up for LOAD_TIMEOUT_S."""
+    service = start_service(**code.settings)
+    service.create("shop:Second", {})
+    code.write(BROKEN["hangs"].replace("import time; ", "open(FOLDER + '/begun', 'w'); import time; "))
+    with ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(reload, service)
+        wait_until((code.folder / "begun").exists, "the program is being tried")
+        assert service.stop() == 0
+        refused = answer.result()
+    assert (refused.status_code, refused.json()["code"]) == (503, "pool_closed")
+    assert "Traceback" not in service.log()
+    assert "background task failed" not in service.log()
 
 
 def test_a_forced_reload_goes_ahead_and_names_what_it_breaks(start_service: StartService, code: UserCode) -> None:
