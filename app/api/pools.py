@@ -65,6 +65,9 @@ class PoolView(Out):
     busy: int
     idle: int
     starting: int
+    warm: int = Field(
+        description="Live workers that have loaded the programs which were used lately, as far as they can"
+    )
     stopping: int
     queue_depth: int
     utilization: float
@@ -125,6 +128,7 @@ def pool_view(snapshot: PoolSnapshot, identity: PoolIdentity, *, with_packages: 
         busy=snapshot.busy,
         idle=snapshot.idle,
         starting=snapshot.starting,
+        warm=snapshot.warm,
         stopping=snapshot.stopping,
         queue_depth=snapshot.queue_depth,
         utilization=snapshot.utilization,

@@ -17,6 +17,7 @@ from app.console.pages import live_page, pools_page
 from app.console.route import new_router
 from app.console.words import ago, percent
 from app.pages import root_path_of
+from app.positions.warmth import wait_until_warm
 from app.problems import Problem
 from app.services import Running, Services
 from pools.errors import SpawnFailed
@@ -62,7 +63,10 @@ async def set_percent(request: Request, visitor: Operating, services: Running) -
     require_v1(services)
     try:
         change = Change(points_of(form), Source.API, visitor.principal.name, reason_of(form))
-        await services.flag.change(change, expected=revision_of(form))
+        expected = await wait_until_warm(
+            services.pools[Version.V2], services.flag, change.canary_basis_points, revision_of(form)
+        )
+        await services.flag.change(change, expected=expected)
     except (InvalidForm, StaleRevision, StoreUnavailable) as error:
         return await _refused(request, visitor, error)
     return _done(request, "set")

@@ -16,7 +16,7 @@ from pools.process.host import Imports, LocalHost, ZygoteHost
 from pools.process.import_check import InvalidProgramModules
 from pools.process.interface import Worker
 from pools.process.process import WorkerProcess
-from pools.process.program_code import ProgramCode, RecentModules
+from pools.process.program_code import NO_SEEDS, ProgramCode, RecentModules, Seeds
 from pools.process.stats import ProcessStats
 from pools.process.zygote_link import ZygoteLink
 from poolshift.worker.definitions import Definition, Signature
@@ -44,6 +44,7 @@ class Spawner:
         user: tuple[int, int] | None = None,
         host: ZygoteHost | None = None,
         recent: RecentModules | None = None,
+        seeds: Seeds = NO_SEEDS,
         health: Health | None = None,
     ) -> None:
         """Takes as `environment` all that a worker sees of the service's environment.
@@ -55,6 +56,7 @@ class Spawner:
             user: the user id and the group id that workers change to.
             host: the machine of the zygotes; None is this one.
             recent: the modules that programs named recently, if several spawners of one pool share them.
+            seeds: the programs whose modules the first zygote imports, if no `recent` is given.
             health: takes failures to start; None makes this spawner a vital part of the service.
         """
         self._code = code
@@ -66,7 +68,8 @@ class Spawner:
         self.start_failure: str | None = None
         """The reason for which no zygote can serve that only the operator can repair: an interpreter that cannot run
         workers, a folder that is not there, a module of `PRELOAD` that cannot be imported. None once one serves."""
-        self._recent = recent or RecentModules()
+        self._recent = recent or RecentModules(seeds.definitions, code.allowed_modules)
+        self._seeds_limit_s = seeds.limit_s
         self._on_new_code: Callable[[], None] | None = None
         self._revision_on_disk: str | None = None
         self._revision_told: str | None = None
@@ -245,6 +248,7 @@ class Spawner:
         except SpawnFailed as error:
             if not recent or self._zygote is not None:
                 raise self._explained(error, recent) from None
+            _log.warning("workers start without the modules that were used lately", reason=str(error), modules=recent)
             self._recent.clear()  # one of them may hang, or end its process
             zygote, preloaded = await self._ready_zygote(())
         self._see_to_failures(zygote, preloaded)
@@ -272,13 +276,19 @@ class Spawner:
         except OSError as error:
             raise SpawnFailed(f"the zygote could not be started: {error}") from error
         self._zygotes.add(zygote)
-        limit_s = START_TIMEOUT_S + self._code.load_timeout_s
+        limit_s = self._limit_of_start(recent)
         try:
             async with asyncio.timeout(limit_s):
                 return zygote, await zygote.preloaded
         except TimeoutError:
             zygote.discard()
             raise SpawnFailed(f"the zygote did not get ready within {limit_s:g} s") from None
+
+    def _limit_of_start(self, recent: Sequence[str]) -> float:
+        """The longest time that a zygote's start takes. Modules that nobody asked for hold the first one less long."""
+        if self._revision is None and recent and not self._code.preload:
+            return self._seeds_limit_s
+        return START_TIMEOUT_S + self._code.load_timeout_s
 
     def _explained(self, error: SpawnFailed, recent: Sequence[str]) -> SpawnFailed:
         """Names the modules that may have kept a zygote from its start, if there are any."""
@@ -296,6 +306,10 @@ class Spawner:
         Raises:
             SpawnFailed: says which module, and why.
         """
+        if self._revision is None and preloaded.broken:
+            _log.warning("workers start without modules that were used lately", reasons=preloaded.broken)
+            self._recent.forget(preloaded.broken)
+            preloaded.broken.clear()
         failures = preloaded.failures | preloaded.broken
         if not failures:
             return
