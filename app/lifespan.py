@@ -23,12 +23,14 @@ from app.opening.storage import follow_replicas, open_store
 from app.opening.telemetry import open_recorder, open_tracing, watch_rollout
 from app.positions.factory import PoolFactory
 from app.positions.identity import log_difference
+from app.positions.warmth import WarmStart
 from app.services import Services
 from app.version import IS_COMPILED, VERSION
 from common.threads import start_threads
 from config.misnamed import misnamed_settings
 from config.settings import Settings
 from config.worker_environment import with_hash_seed, worker_environment
+from routing.catalog.warm_list import WarmList
 from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.live_judge import LiveJudge
 from routing.router import Router
@@ -62,7 +64,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         flag = await open_rollout(opening, log)
         bookkeeping = catalog.bookkeeping(opening, flag)
         tracing = open_tracing(opening)
-        factory = PoolFactory(settings, environment, recorder, opening.background)
+        factory = PoolFactory(settings, environment, recorder, opening.background, WarmList(catalog.programs))
         pools = await open_pools(opening, factory, log)
         pin = Version(settings.pool_version) if settings.pool_version else None
         await start_pools(pools, factory, pin, local_lm)
@@ -89,6 +91,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             pool_set=pools,
             rotation=open_rotation(opening, pools, factory, flag, ramp, catalog),
             reloader=open_reloader(opening, pools, flag, ramp, catalog.programs),
+            warm_start=WarmStart(pools.engines, flag, pin, settings.warm_timeout_s),
             deadlines=Deadlines.of(settings),
             migration=await open_migration(opening, database, log),
             registry=app.state.registry,
@@ -103,7 +106,6 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         follow_replicas(opening, follower, catalog, flag, log)
         await follow_sources(opening, flag, ramp, log, app.state.authenticator)
         await _open_console(app, opening, database, follower)
-        _settle()
         _started(settings, services)
         yield
         _log.info("stopping")
@@ -132,6 +134,7 @@ async def _open_console(app: "Application", opening: Opening, database: Database
 
 
 def _started(settings: Settings, services: Services) -> None:
+    _settle()
     for name, meant in misnamed_settings().items():
         _log.warning(
             "a variable is named like a setting of a pool, and there is no such setting", name=name, meant=meant

@@ -12,6 +12,7 @@ from app.migration_records import MigrationRecords
 from app.positions.factory import PoolSet
 from app.positions.reload import CodeReloader
 from app.positions.rotation import Rotation
+from app.positions.warmth import WarmStart
 from common.background import Background
 from common.tasks import TaskOwner
 from pools.process.interface import WorkerSpawner
@@ -55,6 +56,7 @@ class Services:
     tracing: Tracing
     pool_set: PoolSet
     rotation: Rotation
+    warm_start: WarmStart
     reloader: CodeReloader
     deadlines: Deadlines
     migration: MigrationRecords

@@ -182,6 +182,8 @@ class Settings(PoolSettings):
     job_timeout_s: Seconds = 3600.0
     load_timeout_s: Seconds = 60.0
     """The time that a worker has to import a program's module and to run its `setup()`; no part of a call's time."""
+    warm_timeout_s: float = Field(60.0, ge=0, allow_inf_nan=False)
+    """The time that a worker's start may take to load the programs that were used lately; 0 loads none ahead."""
     drain_timeout_s: Seconds = 30.0
     max_body_bytes: int = Field(MIB, ge=1024, le=32 * MIB)
     head_timeout_s: Seconds = 30.0

@@ -3,13 +3,16 @@
     no limit                             ──► the queue, in the session's lane
     `max_concurrency`                    ──► the program's room
     the next of a room, while the program may run one more  ──► the queue, in a lane of the program's own
+    the next of all, if no idle worker has loaded its program  ──► aside (`pools.load_rooms`), until one has
 
-So a call in the queue waits for nothing but a worker, and a program at its limit holds no other program's call up.
+So a call in the queue waits for nothing but a worker, and neither a program at its limit nor one that loads holds
+another program's call up.
 """
 
 from typing import Final
 
 from pools.fair_queue import FairQueue, QueuedCall
+from pools.load_rooms import LoadRooms
 
 _LANE: Final = "program "
 """Begins the names of programs' lanes. No session's id has a space in it."""
@@ -34,14 +37,17 @@ class CallQueue:
         self._queue = FairQueue()
         self._programs: dict[str, _LimitedProgram] = {}
         self._in_rooms = 0
+        self.aside = LoadRooms()
+        """The calls that wait for a load. One of a program with a limit counts as one that has begun."""
 
     def __repr__(self) -> str:
-        return f"<CallQueue waiting={self.waiting} in_rooms={self._in_rooms} limited={len(self._programs)}>"
+        counts = f"in_rooms={self._in_rooms} aside={self.aside.length} limited={len(self._programs)}"
+        return f"<CallQueue waiting={self.waiting} {counts}>"
 
     @property
     def waiting(self) -> int:
         """The number of calls that wait."""
-        return self._queue.length + self._in_rooms
+        return self._queue.length + self._in_rooms + self.aside.length
 
     @property
     def waiting_for_workers(self) -> int:
@@ -65,17 +71,22 @@ class CallQueue:
 
     def push(self, queued_call: QueuedCall, limit: int) -> QueuedCall | None:
         """As `FairQueue.push`: `limit` is on all calls together, and a lane of a room counts as any other."""
-        if not queued_call.max_concurrency and not self._in_rooms:
+        if not queued_call.max_concurrency and not self._in_rooms and not self.aside.length:
             return self._queue.push(queued_call, limit)
-        shed = None
-        if self.waiting >= limit:
-            rooms = [program.room for program in self._programs.values()]
-            longest = max((self._queue, *rooms), key=FairQueue.longest_lane)
-            shed = longest.shed_for(queued_call, self._own_lane(queued_call))
-            if shed is queued_call:
-                return shed
+        shed = self.make_room(queued_call, limit)
+        if shed is not queued_call:
+            self.push_over_limit(queued_call)
+        return shed
+
+    def make_room(self, queued_call: QueuedCall, limit: int) -> QueuedCall | None:
+        """Takes a call out that makes room for a new one, if that is needed; returns the new one if none does."""
+        if self.waiting < limit:
+            return None
+        rooms = [program.room for program in self._programs.values()]
+        longest = max((self._queue, *rooms, *self.aside.rooms()), key=FairQueue.longest_lane)
+        shed = longest.shed_for(queued_call, self._own_lane(queued_call))
+        if shed is not queued_call:
             self.remove(shed)
-        self.push_over_limit(queued_call)
         return shed
 
     def push_over_limit(self, queued_call: QueuedCall) -> None:
@@ -111,6 +122,8 @@ class CallQueue:
 
     def remove(self, queued_call: QueuedCall) -> bool:
         """Takes a call out; False if it does not wait (any more)."""
+        if queued_call.is_aside:
+            return self._remove_from_aside(queued_call)
         if not queued_call.max_concurrency:
             return self._queue.remove(queued_call)
         program = self._programs.get(queued_call.call.program.key)
@@ -124,6 +137,12 @@ class CallQueue:
             return False
         self._advance(program)
         return True
+
+    def _remove_from_aside(self, queued_call: QueuedCall) -> bool:
+        is_removed = self.aside.remove(queued_call)
+        if is_removed and queued_call.max_concurrency:
+            self.ended(queued_call)
+        return is_removed
 
     # --- the calls of programs with a limit
 
@@ -161,12 +180,15 @@ class CallQueue:
 
     def queued_calls(self) -> list[QueuedCall]:
         """Everyone who waits."""
-        waiting = self._queue.queued_calls()
+        waiting = self._queue.queued_calls() + self.aside.queued_calls()
         for program in self._programs.values():
             waiting += program.room.queued_calls()
         return waiting
 
     def _own_lane(self, queued_call: QueuedCall) -> int:
+        return max(self._own_lane_here(queued_call), self.aside.lane_length(queued_call))
+
+    def _own_lane_here(self, queued_call: QueuedCall) -> int:
         if not queued_call.max_concurrency:
             return self._queue.lane_length(queued_call.lane)
         program = self._programs.get(queued_call.call.program.key)

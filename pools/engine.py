@@ -43,12 +43,14 @@ from pools.events import EventSink
 from pools.fair_queue import QueuedCall
 from pools.idle_runs import IdleRuns
 from pools.lending import Lender
+from pools.loads import Loads
 from pools.process.exits import ExitCause
 from pools.process.interface import TryOut, WorkerSpawner
 from pools.protocol import PoolObserver, PoolSnapshot
 from pools.quarantine import Quarantine
 from pools.state import PoolState, WorkerSlot, WorkerState
 from pools.supervisor import RecycleLimits, Supervisor
+from pools.warming import Warming, WarmOptions
 
 COLD_EXECUTIONS: Final = 20
 """A worker's first executions are slower whatever its version is."""
@@ -62,6 +64,9 @@ class PoolOptions:
     queue_limit: int = 1000
     checkout_timeout_s: float = 5.0
     recycle: RecycleLimits = field(default_factory=RecycleLimits)
+    load_timeout_s: float = 60.0
+    """The time that a program has to load; a call may wait for a load for so long beyond `checkout_timeout_s`."""
+    warm: WarmOptions = field(default_factory=WarmOptions)
 
 
 class Engine(abc.ABC):
@@ -85,6 +90,26 @@ class Engine(abc.ABC):
         self._queue = CallQueue()
         self._idle_runs = IdleRuns(self._state, self._supervisor, self._queue, self._serve_queue)
         self._deadline_timer = DeadlineTimer(self._expire)
+        self._loads = Loads(
+            self._state,
+            self._supervisor,
+            self._queue,
+            load_timeout_s=options.load_timeout_s,
+            timer=self._deadline_timer,
+            resolve=self._resolve,
+            serve_queue=self._serve_queue,
+        )
+        self._warming = Warming(
+            version,
+            self._state,
+            self._supervisor,
+            options.warm,
+            load_timeout_s=options.load_timeout_s,
+            is_busy=lambda: self._queue.waiting > 0,
+            serve_queue=self._serve_queue,
+            loaded=lambda definition: self._loads.settle(definition, None),
+        )
+        self._supervisor.warm = self._warming.warm
         self._quarantine = Quarantine()
         self._service_time_s = 0.0
         self._calls = 0
@@ -92,6 +117,8 @@ class Engine(abc.ABC):
         self._drained = asyncio.Event()
         self._drained.set()
         self._on_down: Callable[[], None] | None = None
+        self._background = background
+        self._keeper: asyncio.Task[None] | None = None
         self.lender: Lender | None = None
         """Lends workers to other processes of the service, if there are any."""
 
@@ -130,7 +157,7 @@ class Engine(abc.ABC):
     @property
     def _real_calls(self) -> int:
         """The number of running calls that somebody waits for."""
-        return self._state.busy - self._idle_runs.count
+        return self._state.busy - self._idle_runs.count - self._loads.count - self._warming.count
 
     def _is_short_of_workers(self) -> bool:
         """True if more calls wait than the workers that are idle, or being replaced, will serve."""
@@ -147,6 +174,8 @@ class Engine(abc.ABC):
 
     async def start(self) -> None:
         await self._supervisor.start()
+        if self._options.warm.timeout_s:
+            self._keeper = self._background.run(f"warming_{self.version}", self._warming.keep)
 
     async def execute(self, call: Call) -> Result:
         if self._refuses:
@@ -154,7 +183,7 @@ class Engine(abc.ABC):
         key = call.program.quarantine_key
         if not call.is_retry:
             self._quarantine.admit(key, call.execution_id)
-        waited_before_s = call.backpressure_s + call.load_s
+        waited_before_s = call.backpressure_s
         queued_call = QueuedCall(call, self._loop.create_future())
         self._calls += 1
         try:
@@ -173,7 +202,7 @@ class Engine(abc.ABC):
                 self._drained.set()
         self._quarantine.survived(key)
         if not call.is_background:
-            waited_s = call.backpressure_s + call.load_s - waited_before_s
+            waited_s = call.backpressure_s - waited_before_s
             self._learn(time.perf_counter() - call.dispatched_at - waited_s)
         return result
 
@@ -208,6 +237,16 @@ class Engine(abc.ABC):
     def fault(self) -> str | None:
         return self._supervisor.fault
 
+    @property
+    def warm_workers(self) -> int:
+        return self._warming.warm_workers
+
+    def is_warm_for(self, share: float) -> bool:
+        return self._warming.is_warm_for(share)
+
+    async def warmed(self, share: float) -> bool:
+        return await self._warming.warmed(share)
+
     def when_down(self, listener: Callable[[], None]) -> None:
         self._on_down = listener
 
@@ -234,6 +273,7 @@ class Engine(abc.ABC):
             workers=slots,
             quarantined=self._quarantine.quarantined(),
             fault=self._supervisor.fault,
+            warm=self._warming.warm_workers,
         )
         return snapshot if self.lender is None else self.lender.completed(snapshot)
 
@@ -266,6 +306,8 @@ class Engine(abc.ABC):
         for queued_call in self._queue.queued_calls():
             self._give_up(queued_call, PoolClosed())
         self._deadline_timer.cancel()
+        if self._keeper is not None:
+            await self._background.stop(self._keeper)
         await self._supervisor.aclose()
 
     # --- one call
@@ -274,9 +316,9 @@ class Engine(abc.ABC):
         """Draws the conclusions for the program of a call that has failed."""
         key = call.program.quarantine_key
         if isinstance(error, WorkerCrashed):
-            if error.blamed is not None:
+            if error.blamed is not None and not error.is_counted:
                 self._quarantine.killed(error.blamed, is_late=error.blamed != key)
-            elif not error.is_ours:
+            elif not error.is_ours and not error.is_counted:
                 self._quarantine.killed(key)
             self._quarantine.undecided(key, call.execution_id)
             if self.lender is not None:
@@ -295,8 +337,11 @@ class Engine(abc.ABC):
         call, now = queued_call.call, self._loop.time()
         queued_call.give_up_at = min(now + self._options.checkout_timeout_s, call.deadline)
         if self._queue.can_pass(queued_call) and self._can_begin():
+            slot = self._state.take(call.session_id, call.program.definition)
+            if slot is None and not queued_call.was_accepted and not self._loads.may_load:
+                self._shed(queued_call, self._queue.make_room(queued_call, self._options.queue_limit))
             call.is_accepted = True
-            self._begin(queued_call)
+            self._begin(queued_call, slot)
             return
         queued_call.since = time.perf_counter()
         if queued_call.was_accepted:
@@ -323,19 +368,28 @@ class Engine(abc.ABC):
                     queued_call, f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows"
                 )
         coming = 0 if self.lender is None else self.lender.idle
-        shed = self._queue.push(queued_call, max(0, self._options.queue_limit - elsewhere + coming))
+        limit = max(0, self._options.queue_limit - elsewhere + coming)
+        self._shed(queued_call, self._queue.push(queued_call, limit))
+
+    def _shed(self, queued_call: QueuedCall, shed: QueuedCall | None) -> None:
+        """Ends the call that does not fit. Raises PoolOverloaded if that is `queued_call`."""
         if shed is queued_call:
             raise self._overloaded(queued_call, f"the queue is full ({self._options.queue_limit})")
         if shed is not None:
             self._resolve(shed, self._overloaded(shed, "the queue is full, and this session fills most of it"))
 
-    def _begin(self, queued_call: QueuedCall) -> None:
-        """Gives the call to an idle slot."""
-        slot = queued_call.slot = self._state.take(queued_call.call.session_id)
-        assert slot is not None
-        queued_call.call.is_cold = slot.executions <= COLD_EXECUTIONS
+    def _begin(self, queued_call: QueuedCall, slot: WorkerSlot | None) -> None:
+        """Gives the call to an idle slot that has loaded its program, or lets it wait until one has."""
         if queued_call.max_concurrency:
             self._queue.began(queued_call)
+        if slot is None:
+            self._loads.let_wait(queued_call)
+        else:
+            self._begin_on(queued_call, slot)
+
+    def _begin_on(self, queued_call: QueuedCall, slot: WorkerSlot) -> None:
+        queued_call.slot = slot
+        queued_call.call.is_cold = slot.executions <= COLD_EXECUTIONS or queued_call.call.load_s > 0
         self._engage(queued_call)
         try:
             self._supervisor.give(slot, queued_call.call, partial(self._end, queued_call, slot))
@@ -399,12 +453,12 @@ class Engine(abc.ABC):
     @property
     def outstanding(self) -> int:
         """The calls that run or wait for workers alone; a worker on loan counts as one."""
-        return self._queue.waiting_for_workers + self._state.busy
+        return self.waiting + self._state.busy
 
     @property
     def waiting(self) -> int:
         """The calls that wait for workers alone."""
-        return self._queue.waiting_for_workers
+        return self._queue.waiting_for_workers + self._loads.wanting
 
     @property
     def oldest_since(self) -> float:
@@ -461,12 +515,20 @@ class Engine(abc.ABC):
 
     def _serve_next(self) -> bool:
         """Begins the next queued call, as can be done now. Returns whether there was any."""
+        if self._queue.aside.length:
+            ready = self._loads.take_turn()
+            if ready is not None:
+                self._begin_on(*ready)
+                return True
+            if not self._state.idle:
+                return False
         queued_call = self._queue.pop()
         if queued_call is None:
             return False
         if not queued_call.answer.done():
-            queued_call.call.queued_s += time.perf_counter() - queued_call.since
-            self._begin(queued_call)
+            call = queued_call.call
+            call.queued_s += time.perf_counter() - queued_call.since
+            self._begin(queued_call, self._state.take(call.session_id, call.program.definition))
         return True
 
     def _expire(self, now: float) -> float:
@@ -481,12 +543,18 @@ class Engine(abc.ABC):
         return next_one
 
     def _give_up(self, queued_call: QueuedCall, error: Exception) -> None:
+        was_aside = queued_call.is_aside
         if self._queue.remove(queued_call):
-            queued_call.call.queued_s += time.perf_counter() - queued_call.since
+            if was_aside:
+                self._loads.end_wait(queued_call)
+            else:
+                queued_call.call.queued_s += time.perf_counter() - queued_call.since
             self._resolve(queued_call, error)
 
     def _why_waited(self, queued_call: QueuedCall) -> str:
         waited_s, limit = time.perf_counter() - queued_call.since, queued_call.max_concurrency
+        if queued_call.is_aside:
+            return f"no worker could load the program within {waited_s:.3g} s, since as many load others as may at once"
         if self._queue.is_in_room(queued_call):
             return f"the program runs {limit} at once (max_concurrency), and none of them ended within {waited_s:.3g} s"
         if self.is_down:

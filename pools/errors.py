@@ -36,6 +36,7 @@ __all__ = [
     "SpawnFailed",
     "Withdrawn",
     "WorkerCrashed",
+    "WorkerFull",
     "WorkerLost",
 ]
 
@@ -81,13 +82,23 @@ class WorkerCrashed(ExecutionError):
     """The worker died under this call; `exit_cause` says how, `is_ours` that the program did not do it.
 
     `blamed` is the key of an earlier program, if that had left the worker in a state that is not for another.
+    `is_counted` says that another call's error counts this death already: several waited for one load.
     """
 
     code = "worker_crashed"
     category = "communication"
 
-    def __init__(self, detail: str, *, exit_cause: str, is_ours: bool = False, blamed: str | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        exit_cause: str,
+        is_ours: bool = False,
+        blamed: str | None = None,
+        is_counted: bool = False,
+    ) -> None:
         super().__init__(detail)
+        self.is_counted = is_counted
         self.blamed = blamed
         self.exit_cause = exit_cause
         self.is_ours = is_ours
@@ -123,6 +134,10 @@ class Preempted(Exception):
 
 class WorkerLost(Exception):
     """A worker was dead before it was given the call, so another is given it; never seen by a client."""
+
+
+class WorkerFull(Exception):
+    """A worker would have to drop programs that it has loaded for one that no call waits for."""
 
 
 class CodeOutdated(Exception):

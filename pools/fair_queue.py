@@ -18,6 +18,10 @@ class QueuedCall:
         """Time at which the wait in the queue began, by `time.perf_counter`."""
         self.give_up_at = 0.0
         """Time at which the wait in the queue ends at the latest, by the event loop's clock."""
+        self.left_s = 0.0
+        """The rest of that wait while a load is waited for, which is no part of it, in seconds."""
+        self.is_aside = False
+        """True while the call waits for its program to be loaded (`pools.load_rooms`)."""
         self.slot: WorkerSlot | None = None
         """The slot that runs the call."""
         self.lane = call.session_id
@@ -83,6 +87,10 @@ class FairQueue:
         else:
             del self._lanes[lane]
         return queued_call
+
+    def first(self) -> QueuedCall:
+        """Looks at the next whose turn it is; there must be one."""
+        return next(iter(next(iter(self._lanes.values())).values()))
 
     def remove(self, queued_call: QueuedCall) -> bool:
         """Takes `queued_call` out; False if it does not wait (any more)."""

@@ -71,6 +71,8 @@ class PoolSnapshot:
     """The reason for which the last start of a worker failed; None once a worker has started since."""
     previous_revision: str | None = None
     """The revision of the code from before the last reload; None if that code is not kept."""
+    warm: int = 0
+    """Live workers that have loaded the programs which were used lately, or have had the time for it."""
 
     @property
     def is_ready(self) -> bool:
@@ -136,6 +138,19 @@ class Pool(Protocol):
     @property
     def is_ready(self) -> bool:
         """True if a worker lives that could take a call."""
+        ...
+
+    @property
+    def warm_workers(self) -> int:
+        """The live workers that have loaded the programs which were used lately, or have had the time for it."""
+        ...
+
+    def is_warm_for(self, share: float) -> bool:
+        """Tells if as many workers are warm as a share of the traffic, 0 to 1, needs: at least one if it is not 0."""
+        ...
+
+    async def warmed(self, share: float) -> bool:
+        """Waits until the pool is warm for a share; False if `WARM_TIMEOUT_S` has passed or no worker can start."""
         ...
 
     @property

@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Final
 
 from pools.process.interface import Worker
+from poolshift.worker.definitions import Definition
 
 
 class WorkerState(StrEnum):
@@ -29,7 +30,7 @@ class WorkerState(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class WorkerSlot:
-    """A place in the pool and, once it has started, the process that fills it."""
+    """A place in the pool and the process that fills it: while it is being warmed, and once it has started."""
 
     state: WorkerState = WorkerState.STARTING
     process: Worker | None = None
@@ -38,8 +39,17 @@ class WorkerSlot:
     """To be recycled: it serves on until its replacement is ready."""
     was_lent: bool = False
     """Set if another process has had the worker: its executions may be counted after its death."""
+    was_loading: bool = False
+    """Set once the worker was asked to load a program: its death may be the program's."""
+    is_full: bool = False
+    """Set once the worker's memory has grown past the bound of warming."""
     rss_before: int | None = None
     """Resident memory in bytes before the running call, if its program has a limit and the memory is known."""
+
+    @property
+    def is_live(self) -> bool:
+        """True if the worker can serve or is serving."""
+        return self.state is WorkerState.IDLE or self.state is WorkerState.BUSY
 
     def note_memory(self, rss_bytes: int) -> None:
         """Notes the resident memory before the running call."""
@@ -104,26 +114,39 @@ class PoolState:
         return slot
 
     def started(self, slot: WorkerSlot, process: Worker) -> WorkerSlot | None:
-        """Makes a worker idle that is ready. Returns the idle worker that it replaces, to be retired now."""
+        """Makes a worker idle that is ready, and warm. Returns the idle worker that it replaces, to be retired now."""
         slot.process = process
         slot.state = WorkerState.IDLE
         self.idle[slot] = None
         return self._surplus()
 
-    def take(self, session_id: str | None) -> WorkerSlot | None:
-        """An idle worker, now busy: the one that served the session last, else the one that was used last."""
-        if not self.idle:
-            return None
+    def take(self, session_id: str | None, definition: Definition) -> WorkerSlot | None:
+        """An idle worker that has loaded the program, now busy: the one that served the session last, else used last.
+
+        None if no worker is idle, or none that has loaded it.
+        """
         slot = self._last_slot_of(session_id) if session_id is not None else None
-        if slot is not None and slot in self.idle:
-            del self.idle[slot]
-        else:
-            slot, _ = self.idle.popitem()
+        if slot is None or slot not in self.idle or slot.process is None or not slot.process.has_loaded(definition):
+            for slot in reversed(self.idle):
+                if slot.process is not None and slot.process.has_loaded(definition):
+                    break
+            else:
+                return None
+        del self.idle[slot]
         slot.state = WorkerState.BUSY
         slot.executions += 1
         self.busy += 1
         if session_id is not None:
             self._remember(session_id, slot)
+        return slot
+
+    def take_to_load(self, slot: WorkerSlot | None = None) -> WorkerSlot | None:
+        """Takes an idle worker that is to load a program: `slot`, or the one that was used least recently."""
+        slot = slot or next(iter(self.idle), None)
+        if slot is not None:
+            del self.idle[slot]
+            slot.state = WorkerState.BUSY
+            self.busy += 1
         return slot
 
     def take_coldest(self, avoid_pid: int | None) -> WorkerSlot | None:

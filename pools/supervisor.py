@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -13,10 +13,10 @@ from common.background import Background
 from common.backoff import backoff_s
 from common.tasks import TaskOwner
 from common.timers import DeadlineTimer
-from pools.calls import Call, Result
-from pools.errors import SpawnFailed, WorkerLost
+from pools.calls import Call, Program, Result
+from pools.errors import ExecutionError, SpawnFailed, WorkerLost
 from pools.process.exits import Exit, ExitCause, log_death
-from pools.process.interface import TryOut, Worker, WorkerSpawner
+from pools.process.interface import LoadOrder, TryOut, Worker, WorkerSpawner
 from pools.process.stats import ProcessStats
 from pools.protocol import PoolObserver, WorkerSnapshot
 from pools.state import PoolState, WorkerSlot, WorkerState
@@ -43,10 +43,20 @@ class RecycleLimits:
     age_s: float | None = None
 
 
-def _memory_limit(call: Call | None) -> int | None:
-    """The limit of memory, in MiB, of the program that a worker runs."""
-    limits = None if call is None else call.program.definition.limits
+def _memory_limit(work: Call | Program | None) -> int | None:
+    """The limit of memory, in MiB, of the program that a worker runs or loads."""
+    program = work.program if isinstance(work, Call) else work
+    limits = None if program is None else program.definition.limits
     return None if limits is None else limits.memory_mb
+
+
+def _work_of(process: Worker) -> Call | Program | None:
+    """The call that a worker runs, or the program that it loads, at the moment."""
+    return process.loading if process.call is None else process.call
+
+
+async def _nothing(_: WorkerSlot) -> None:
+    """Warms no worker."""
 
 
 class Supervisor:
@@ -79,6 +89,8 @@ class Supervisor:
         self._failures = 0
         self.fault: str | None = None
         """The reason for which the last start of a worker failed; None once a worker has started since."""
+        self.warm: Callable[[WorkerSlot], Awaitable[None]] = _nothing
+        """Loads programs into a worker that has just been started, before it is idle."""
         self._settled = asyncio.Event()
         self._departure = asyncio.Event()
         """Set each time that a worker is gone."""
@@ -109,13 +121,45 @@ class Supervisor:
         try:
             process.run(call, on_end)
         except WorkerLost:
-            self.state.begin_stop(slot)  # its exit's report is on its way
-            self._reconcile()
+            self._lost(slot)
             raise
         call.dispatched_at = time.perf_counter()
         call.worker_pid = process.pid
         self.dispatched += 1
         self._deadline_timer.set(process.due)
+
+    def load(
+        self,
+        slot: WorkerSlot,
+        program: Program,
+        order: LoadOrder,
+        on_end: Callable[[ExecutionError | None], None],
+    ) -> None:
+        """Has the worker of `slot` load a program; it must be starting, or taken for that.
+
+        `on_end` is called with the failure, if there is one. A worker that is over the time of a load is killed.
+
+        Raises:
+            ExecutionError, WorkerFull: the load cannot be sent.
+            WorkerLost: the worker was dead already.
+        """
+        process = slot.process
+        assert process is not None
+        if _memory_limit(program) is not None:
+            slot.rss_before = None
+            process.ask_memory(slot.note_memory)
+        try:
+            process.load(program, order, on_end)
+        except WorkerLost:
+            self._lost(slot)
+            raise
+        slot.was_loading = True
+        self._deadline_timer.set(process.due)
+
+    def _lost(self, slot: WorkerSlot) -> None:
+        """Takes a worker that is dead out of service; its exit's report is on its way."""
+        self.state.begin_stop(slot)
+        self._reconcile()
 
     def withdraw(self, which: Callable[[Call], bool]) -> int:
         """Takes the running calls that `which` names from their workers, and kills these. Returns their number."""
@@ -157,8 +201,10 @@ class Supervisor:
     def _overrun(self, now: float) -> float:
         """Kills workers that are over their time, of a call or of loading. Returns the next such time."""
         next_one = math.inf
-        for slot, _ in self._running_calls():
+        for slot in self._running():
             assert slot.process is not None
+            if slot.state is WorkerState.STOPPING:
+                continue
             due = slot.process.due
             if due <= now:
                 self.kill(slot, ExitCause.TIMEOUT)
@@ -209,7 +255,7 @@ class Supervisor:
         for slot in list(self.state.slots):
             if slot.state is WorkerState.IDLE:
                 self._retire(slot, ExitCause.SHUTDOWN)
-            elif slot.state is WorkerState.BUSY:
+            elif slot.process is not None:
                 self.kill(slot, ExitCause.SHUTDOWN)
         deaths = [slot.process.exited for slot in self.state.slots if slot.process is not None]
         if deaths:
@@ -280,6 +326,10 @@ class Supervisor:
             raise
         else:
             self._health.works()
+            self._up(slot, process)
+            await self.warm(slot)
+            if slot.state is not WorkerState.STARTING:
+                return  # it died meanwhile, and another one is being started
             self._started(slot, process, time.perf_counter() - began)
         self._settled.set()
         self._on_change()
@@ -294,21 +344,26 @@ class Supervisor:
         self.state.gone(slot)
         self._departure.set()
 
+    def _up(self, slot: WorkerSlot, process: Worker) -> None:
+        """Watches a worker that lives from now on, and is about to be warmed."""
+        slot.process = process
+        process.when_left(lambda: self._replace(slot))
+        process.when_due_changes(lambda: self._deadline_timer.set(process.due))
+        process.when_ended(lambda end: self._gone(slot, end))
+
     def _started(self, slot: WorkerSlot, process: Worker, seconds: float) -> None:
         self.starts += 1
         self.fault = None
         self._observer.worker_started(self.version, seconds)
         replaced = self.state.started(slot, process)
-        process.when_left(lambda: self._replace(slot))
-        process.when_due_changes(lambda: self._deadline_timer.set(process.due))
-        process.when_ended(lambda end: self._gone(slot, end))
         if replaced is not None:
             self._retire(replaced)
 
     def _gone(self, slot: WorkerSlot, end: Exit) -> None:
         assert slot.process is not None
-        is_unused = slot.executions == 0 and not slot.was_lent
+        is_unused = slot.executions == 0 and not slot.was_lent and not slot.was_loading
         is_short_lived = is_unused and time.time() - slot.process.started_at < SHORT_LIFE_S
+        was_warming = slot.state is WorkerState.STARTING and slot.process.loading is not None
         self._leave(slot)
         self.exits[end.cause] += 1
         self._cpu_of_the_dead_s += end.cpu_s
@@ -318,7 +373,7 @@ class Supervisor:
             self._failures = 0
         self._reconcile()
         self._observer.worker_exited(self.version, end.cause)
-        if end.cause.is_failure and not slot.process.is_lent:
+        if end.cause.is_failure and not slot.process.is_lent and not was_warming:
             log_death(self.version, slot.process.pid, end, slot.process.log_ids())
         self._on_change()
 
@@ -353,14 +408,14 @@ class Supervisor:
         """Finds the workers that are over a limit."""
         while True:
             await asyncio.sleep(INSPECTION_INTERVAL_S)
-            calls = dict(self._running_calls())
-            is_needed = self._limits.rss_bytes is not None or any(_memory_limit(one) for one in calls.values())
+            works = {slot: _work_of(slot.process) for slot in self._running() if slot.process is not None}
+            is_needed = self._limits.rss_bytes is not None or any(map(_memory_limit, works.values()))
             usages = await self._all_stats() if is_needed else {}
             for slot in self._running():
                 try:
                     self._enforce_limits(slot, usages.get(slot))
                     if (usage := usages.get(slot)) is not None:
-                        self._enforce_program_limit(slot, usage, calls.get(slot))
+                        self._enforce_program_limit(slot, usage, works.get(slot))
                 except Exception:
                     _log.exception("worker could not be inspected", pool_version=self.version)
 
@@ -376,14 +431,14 @@ class Supervisor:
         if self._limits.age_s is not None and slot.process.started_at < time.time() - self._limits.age_s:
             self._make_due(slot)
 
-    def _enforce_program_limit(self, slot: WorkerSlot, usage: ProcessStats, call: Call | None) -> None:
-        """Kills a worker that has grown past the limit of its running program; `usage` was measured amid `call`.
+    def _enforce_program_limit(self, slot: WorkerSlot, usage: ProcessStats, work: Call | Program | None) -> None:
+        """Kills a worker that has grown past the limit of the program that it runs or loads.
 
-        If the worker was over the limit before the call, its program may add as much as the limit.
+        `usage` was measured amid `work`. If the worker was over the limit before, the program may add as much as that.
         """
         assert slot.process is not None
-        limit_mb = _memory_limit(call)
-        if limit_mb is None or slot.rss_before is None or slot.process.call is not call:
+        limit_mb = _memory_limit(work)
+        if limit_mb is None or slot.rss_before is None or _work_of(slot.process) is not work:
             return
         limit = limit_mb * MIB
         allowed = limit if slot.rss_before <= limit else slot.rss_before + limit

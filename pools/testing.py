@@ -13,10 +13,19 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from pools.calls import Call, Program, Result
-from pools.errors import ExecutionError, NoPreviousCode, PoolClosed, Preempted, SpawnFailed, Withdrawn, WorkerLost
+from pools.errors import (
+    ExecutionError,
+    LoadTimeout,
+    NoPreviousCode,
+    PoolClosed,
+    Preempted,
+    SpawnFailed,
+    Withdrawn,
+    WorkerLost,
+)
 from pools.events import EventSource
 from pools.process.exits import Exit, ExitCause, failure_of
-from pools.process.interface import TryOut, Worker
+from pools.process.interface import LoadOrder, TryOut, Worker
 from pools.process.stats import ProcessStats
 from pools.protocol import PoolSnapshot
 from poolshift.worker.definitions import Definition, Field, Limits, Signature
@@ -56,6 +65,7 @@ class FakePool:
         """Every call ever accepted, in order; a call that comes twice is in it twice."""
         self.is_ready = True
         self.is_down = False
+        self.is_warm = True
         self.fault: str | None = None
         self.is_refusing = False
         self.is_closed = False
@@ -97,6 +107,17 @@ class FakePool:
             self._on_down()
 
     # --- the protocol
+
+    @property
+    def warm_workers(self) -> int:
+        return int(self.is_ready and self.is_warm)
+
+    def is_warm_for(self, share: float) -> bool:
+        return share <= 0 or self.warm_workers > 0
+
+    async def warmed(self, share: float) -> bool:
+        """Tells at once if the pool is warm."""
+        return self.is_warm_for(share)
 
     def when_down(self, listener: Callable[[], None]) -> None:
         self._on_down = listener
@@ -163,6 +184,7 @@ class FakePool:
             cpu_seconds_total=0.0,
             programs_revision=f"code {self.reloads}",
             workers=(),
+            warm=self.warm_workers,
         )
 
     async def reload(self, try_out: TryOut | None = None, *, is_forced: bool = False) -> None:
@@ -248,6 +270,12 @@ class FakeProcess:
         self._when_left: Callable[[], None] | None = None
         self._when_due_changes: Callable[[], None] | None = None
         self._load_due: float | None = None
+        self.lacks: set[Definition] = set()
+        """The definitions that the worker has not loaded; it has all others."""
+        self.loading: Program | None = None
+        self.loads: list[tuple[Program, LoadOrder]] = []
+        """Every load that was ever asked for, in order."""
+        self._on_loaded: Callable[[ExecutionError | None], None] | None = None
 
     def __repr__(self) -> str:
         return f"<FakeProcess pid={self.pid} call={self.call} ended_for={self.ended_for}>"
@@ -270,6 +298,16 @@ class FakeProcess:
         self._load_due = None
         self.call.deadline += seconds
         self._tell_due()
+
+    def end_load(self, failure: ExecutionError | None = None) -> None:
+        """Ends the load without a call: well, or by `failure`."""
+        program, on_loaded = self.loading, self._on_loaded
+        assert program is not None
+        assert on_loaded is not None
+        self.loading = self._on_loaded = self._load_due = None
+        if failure is None:
+            self.lacks.discard(program.definition)
+        on_loaded(failure)
 
     def _tell_due(self) -> None:
         if self._when_due_changes is not None:
@@ -295,7 +333,10 @@ class FakeProcess:
         self.exited.set_result(end)
         if self._when_ended is not None:
             self._when_ended(end)
-        self._end_run(failure_of(end, None if self.left_by is None else self.left_by.quarantine_key))
+        failure = failure_of(end, None if self.left_by is None else self.left_by.quarantine_key)
+        if self.loading is not None:
+            self.end_load(LoadTimeout("killed") if end.cause is ExitCause.TIMEOUT else failure)
+        self._end_run(failure)
 
     # --- the protocol
 
@@ -308,6 +349,19 @@ class FakeProcess:
         self._on_end = on_end
         if call.events is not None:
             call.events.began(self.source)
+
+    def has_loaded(self, definition: Definition) -> bool:
+        return definition not in self.lacks
+
+    def load(self, program: Program, order: LoadOrder, on_end: Callable[[ExecutionError | None], None]) -> None:
+        if self.is_lost or self.ended_for is not None or self.exited.done():
+            raise WorkerLost
+        assert self.call is None
+        assert self.loading is None
+        self.loading, self._on_loaded = program, on_end
+        self.loads.append((program, order))
+        if order.limit_s is not None:
+            self._load_due = self._loop.time() + order.limit_s
 
     @property
     def can_be_lent(self) -> bool:
@@ -382,6 +436,8 @@ class FakeSpawner:
         self.revision: str = "code 0"
         self.previous_revision: str | None = None
         self.renewal_failure: SpawnFailed | None = None
+        self.cold_for: set[Definition] = set()
+        """The definitions that workers which are started lack."""
         self.places: int | None = None
         self.start_failure: str | None = None
         self._on_places: Callable[[], None] | None = None
@@ -425,6 +481,7 @@ class FakeSpawner:
         if self.is_failing:
             raise SpawnFailed("as the test has it")
         process = FakeProcess(next(self._pids))
+        process.lacks = set(self.cold_for)
         self.processes.append(process)
         return process
 

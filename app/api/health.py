@@ -60,7 +60,8 @@ async def healthz(request: Request, response: Response) -> Health:
 async def readyz(request: Request, response: Response) -> Readiness:
     """Says whether the service can serve: the pool that must serve has a live worker, and no shutdown has begun.
 
-    `missing` names the pool that has none; `GET /pools/{version}` tells the reason, and needs a key. That pool
+    At the start, each pool also needs as many warm workers as its share of the traffic takes, for `WARM_TIMEOUT_S` at
+    most. `missing` names the pool that has none; `GET /pools/{version}` tells the reason, and needs a key. That pool
     is V1, or the only one, or the one that `POOL_VERSION` names. Another pool without a worker is shown, and
     does not make the service unready.
     """
@@ -68,7 +69,7 @@ async def readyz(request: Request, response: Response) -> Readiness:
     pools = {str(version): pool.is_ready for version, pool in services.pools.items()}
     draining: bool = request.app.state.is_draining
     serving = services.serving_version
-    missing = [] if services.pools[serving].is_ready else [f"pool {serving}"]
+    missing = services.warm_start.missing() if services.pools[serving].is_ready else [f"pool {serving}"]
     ready = not missing and not draining
     response.status_code = 200 if ready else 503
     status: Literal["ready", "unready", "draining"] = "draining" if draining else "ready" if ready else "unready"

@@ -89,6 +89,9 @@ class PoolView(Out):
     busy: int
     idle: int
     starting: int
+    warm: int = Field(
+        description="Live workers that have loaded the programs which were used lately, as far as they can"
+    )
     stopping: int
     queue_depth: int
     utilization: float
@@ -173,6 +176,7 @@ def pool_view(
         busy=snapshot.busy,
         idle=snapshot.idle,
         starting=snapshot.starting,
+        warm=snapshot.warm,
         stopping=snapshot.stopping,
         queue_depth=snapshot.queue_depth,
         utilization=snapshot.utilization,

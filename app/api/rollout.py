@@ -11,6 +11,7 @@ from app.api.base import MAX_REVISION, In, Out, Page, Router, page_of
 from app.api.preconditions import IfMatch, etag, expected_revision
 from app.openapi.document import header, raises
 from app.positions.identity import pools_difference
+from app.positions.warmth import wait_until_warm
 from app.problems import Problem
 from app.services import Running, Services
 from routing.rollout.model import Change, Rollout, Source, to_basis_points
@@ -138,7 +139,8 @@ async def change_rollout(
     """Changes the percentage, from the next call on. With `If-Match`, only if nobody else has meanwhile.
 
     A reason or a share of shadow calls alone is a revision too, of the percentage that is in force. An empty body
-    changes nothing.
+    changes nothing. A higher percentage waits until V2 has as many warm workers as it needs, `WARM_TIMEOUT_S` at most;
+    if somebody else changes the flag meanwhile, this change is refused as stale.
     """
     if body.canary_percent is None and body.shadow_percent is None and body.reason is None:
         return await show_rollout(services, operator, response)
@@ -146,6 +148,7 @@ async def change_rollout(
     current, expected = services.flag.current, expected_revision(if_match)
     if body.canary_percent is not None:
         points = to_basis_points(body.canary_percent)
+        expected = await wait_until_warm(services.pools[Version.V2], services.flag, points, expected)
     else:  # what is given is for this percentage, and no other one
         points, expected = current.canary_basis_points, current.revision if expected is None else expected
     shadow = None if body.shadow_percent is None else to_basis_points(body.shadow_percent)

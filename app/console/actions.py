@@ -18,6 +18,7 @@ from app.console.route import new_router
 from app.console.words import ago, percent
 from app.pages import root_path_of
 from app.positions.reload import Asked
+from app.positions.warmth import wait_until_warm
 from app.problems import Problem
 from app.services import Running, Services
 from pools.errors import NoPreviousCode, SpawnFailed
@@ -63,7 +64,10 @@ async def set_percent(request: Request, visitor: Operating, services: Running) -
     require_v1(services)
     try:
         change = Change(points_of(form), Source.API, visitor.principal.name, reason_of(form))
-        await services.flag.change(change, expected=revision_of(form))
+        expected = await wait_until_warm(
+            services.pools[Version.V2], services.flag, change.canary_basis_points, revision_of(form)
+        )
+        await services.flag.change(change, expected=expected)
     except (InvalidForm, StaleRevision, StoreUnavailable) as error:
         return await _refused(request, visitor, error)
     return _done(request, "set")

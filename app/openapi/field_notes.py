@@ -186,6 +186,7 @@ FIELDS: dict[str, Note] = {
     "busy": Note("The workers that run a call", 1),
     "idle": Note("The workers that wait for a call", 3),
     "starting": Note("The workers that start", 0),
+    "warm": Note("The workers that have loaded the programs which were used lately", 4),
     "stopping": Note("The workers that stop", 0),
     "queue_depth": Note("The calls that wait for a worker", 0),
     "utilization": Note("The busy workers as a share of all slots", 0.25),

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -25,15 +26,17 @@ from pools.errors import SpawnFailed
 from pools.process.host import LocalHost
 from pools.process.interface import WorkerSpawner
 from pools.process.interpreter import Interpreter
-from pools.process.program_code import ProgramCode
+from pools.process.program_code import ProgramCode, Seeds
 from pools.process.spawner import Spawner
 from pools.protocol import PoolObserver
 from pools.ray.driver_messages import Plan
 from pools.session_pool import SessionPool
 from pools.session_pool_v2 import SessionPoolV2
-from pools.supervisor import RecycleLimits
+from pools.supervisor import MIB, RecycleLimits
+from pools.warming import DEFAULT_MAX_RSS_BYTES, WarmOptions
 from poolshift.worker.lm import NONE
 from poolshift.worker.loading import DSPY_PROGRAMS
+from routing.catalog.warm_list import WarmList
 from routing.versions import Version
 
 OTHER_POOL_START_S: Final = 10.0
@@ -63,10 +66,16 @@ class PoolFactory:
     """Makes the pool of a version from a specification."""
 
     def __init__(
-        self, settings: Settings, environment: Mapping[str, str], observer: PoolObserver, background: Background
+        self,
+        settings: Settings,
+        environment: Mapping[str, str],
+        observer: PoolObserver,
+        background: Background,
+        warm_list: WarmList,
     ) -> None:
         """Takes as `environment` what the workers of all pools see of the service's environment."""
         self._settings = settings
+        self._warm_list = warm_list
         self._environment = environment
         self._observer = observer
         self._background = background
@@ -79,6 +88,7 @@ class PoolFactory:
         """
         variables = _variables_of(spec)
         code, environment = self._code(spec), self._environment_of(spec, variables)
+        warm = self._warm_options(version, spec)
         spawner: WorkerSpawner
         if spec.workers == "ray":
             # Imported here, since a service whose workers are all on its machine does without.
@@ -92,11 +102,18 @@ class PoolFactory:
                 inherited=os.environ,
                 background=self._background,
                 user=self._settings.worker_user_ids,
+                seeds=self._seeds(warm),
             )
         else:
-            spawner = Spawner(code, environment, background=self._background, user=self._settings.worker_user_ids)
+            spawner = Spawner(
+                code,
+                environment,
+                background=self._background,
+                user=self._settings.worker_user_ids,
+                seeds=self._seeds(warm),
+            )
         engine = _ENGINES[spec.engine](
-            version, _options(self._settings, spec), spawner, self._observer, self._background
+            version, _options(self._settings, spec, warm), spawner, self._observer, self._background
         )
         return RunningPool(spec, digest_of(variables), spawner, engine)
 
@@ -112,6 +129,21 @@ class PoolFactory:
         code = self._code(spec)
         host = LocalHost(code, self._environment_of(spec, _variables_of(spec)))
         await host.check_modules(code.allowed_modules, self._settings.worker_user_ids)
+
+    def _warm_options(self, version: Version, spec: PoolSpec) -> WarmOptions:
+        """The programs to warm workers for: none in a pool that `POOL_VERSION` keeps without calls."""
+        settings, rss_mb = self._settings, spec.worker_max_rss_mb
+        if settings.pool_version not in (None, version.value) or not settings.warm_timeout_s:
+            return WarmOptions()
+        return WarmOptions(
+            partial(self._warm_list.of, version),
+            settings.warm_timeout_s,
+            DEFAULT_MAX_RSS_BYTES if rss_mb is None else rss_mb * MIB // 2,
+        )
+
+    def _seeds(self, warm: WarmOptions) -> Seeds:
+        """The modules of these programs, for the first zygote of a pool."""
+        return Seeds(tuple(program.definition for program in warm.programs()), warm.timeout_s)
 
     def _environment_of(self, spec: PoolSpec, variables: Mapping[str, str]) -> dict[str, str]:
         environment = {**self._environment, **variables}
@@ -239,7 +271,7 @@ def _ray_plan(settings: Settings, version: Version, spec: PoolSpec) -> Plan:
     )
 
 
-def _options(settings: Settings, spec: PoolSpec) -> PoolOptions:
+def _options(settings: Settings, spec: PoolSpec, warm: WarmOptions) -> PoolOptions:
     rss_mb = spec.worker_max_rss_mb
     return PoolOptions(
         size=spec.pool_size,
@@ -247,7 +279,9 @@ def _options(settings: Settings, spec: PoolSpec) -> PoolOptions:
         checkout_timeout_s=settings.checkout_timeout_s,
         recycle=RecycleLimits(
             executions=spec.worker_max_executions,
-            rss_bytes=None if rss_mb is None else rss_mb * 1024 * 1024,
+            rss_bytes=None if rss_mb is None else rss_mb * MIB,
             age_s=spec.worker_max_age_s,
         ),
+        load_timeout_s=settings.load_timeout_s,
+        warm=warm,
     )

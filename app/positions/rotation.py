@@ -189,6 +189,7 @@ class Rotation:
             raise Problem("load_failed", f"V1 keeps its specification: {error}") from None
         try:
             await pool.engine.start()
+            await pool.engine.warmed(1.0)
         except BaseException:
             await asyncio.shield(pool.aclose())
             raise

@@ -6,9 +6,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from pools.calls import Call, Program, Result
+from pools.errors import ExecutionError
 from pools.process.exits import Exit, ExitCause
 from pools.process.stats import ProcessStats
 from poolshift.worker.definitions import Definition, Signature
@@ -20,6 +22,18 @@ cannot be loaded, SpawnFailed if no worker could be started for it."""
 TryOut = Callable[[Loads, Loads], Awaitable[None]]
 """Tries new code before any worker has it: gets what loads definitions with the new code, and with the present code.
 Raises SpawnFailed to refuse the new code."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrder:
+    """The reason for which a worker is to load a program."""
+
+    execution_id: str | None = None
+    """The call that waits for it; None if none does."""
+    traceparent: str | None = None
+    """The call's, for the ids of what the program prints."""
+    limit_s: float | None = None
+    """A shorter time than the pool's `load_timeout_s`, in seconds."""
 
 
 class Worker(Protocol):
@@ -51,6 +65,26 @@ class Worker(Protocol):
             WorkerLost: the worker is dead; nothing was sent.
         """
 
+    @property
+    def loading(self) -> Program | None:
+        """The program that the worker loads by `load` at the moment."""
+        ...
+
+    def has_loaded(self, definition: Definition) -> bool:
+        """Tells if a call of this definition runs at once, since the worker has loaded it."""
+        ...
+
+    def load(self, program: Program, order: LoadOrder, on_end: Callable[[ExecutionError | None], None]) -> None:
+        """Has the idle worker load a program without running it; `on_end` is called once, with the failure if any.
+
+        That is LoadFailed, LoadTimeout (after a kill at `due`) or WorkerCrashed.
+
+        Raises:
+            LoadFailed: the definition cannot be sent.
+            WorkerFull: the worker would have to drop others for it, and no call waits for it.
+            WorkerLost: the worker is dead.
+        """
+
     def withdraw(self) -> None:
         """Ends the running call with Withdrawn, and drops its answer. The caller kills the worker."""
 
@@ -70,7 +104,7 @@ class Worker(Protocol):
 
     @property
     def due(self) -> float:
-        """The time of the loop by which its call must end or, if it loads the program, by which it must have loaded."""
+        """The time of the loop by which its call must end or a program must have loaded; infinite if it is idle."""
         ...
 
     def when_due_changes(self, listener: Callable[[], None]) -> None:
@@ -80,7 +114,7 @@ class Worker(Protocol):
         """Calls `listener` once the worker is dead, before its call is answered; at once if it is dead already."""
 
     def when_left(self, listener: Callable[[], None]) -> None:
-        """Calls `listener` if `left_by` is set while no call runs."""
+        """Calls `listener` if `left_by` is set while no call runs and no program is loaded."""
 
     def stats(self) -> ProcessStats | None:
         """Measures the worker, in any thread; None if it is gone or cannot be measured."""

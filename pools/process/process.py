@@ -18,9 +18,11 @@ from pools.errors import (
     ExecutionError,
     InvalidInputs,
     InvalidOutputs,
+    LoadFailed,
     LoadTimeout,
     Withdrawn,
     WorkerCrashed,
+    WorkerFull,
     WorkerLost,
 )
 from pools.events import FlowControl
@@ -28,7 +30,9 @@ from pools.process.channel import Channel
 from pools.process.ends import WorkerEnds, close_all
 from pools.process.exits import Exit, ExitCause, failure_of
 from pools.process.handle import ProcessHandle
+from pools.process.interface import LoadOrder
 from pools.process.json_check import MAX_SCANNED_BYTES, check_json
+from pools.process.loads import RunningLoad, load_request
 from pools.process.output import OutputReader
 from pools.process.replies import decode_reply, error_of
 from pools.process.stats import ProcessStats
@@ -124,6 +128,8 @@ class WorkerProcess:
         self._load_began = 0.0
         """The time of `time.perf_counter` from which it may be loading: the loop's has whole milliseconds."""
         self._note_loaded = when_loaded
+        self._load: RunningLoad | None = None
+        """The load that runs without a call."""
         self._when_due_changes: Callable[[], None] | None = None
         self.call: Call | None = None
         self._flow_control: FlowControl | None = None
@@ -217,7 +223,43 @@ class WorkerProcess:
         """The time of the loop by which its call must end or, if it loads the program, by which it must have loaded."""
         if self._load_due is not None:
             return self._load_due
+        if self._load is not None:
+            return self._load.due
         return self.call.deadline if self.call is not None else math.inf
+
+    @property
+    def loading(self) -> Program | None:
+        """The program that the worker loads without a call at the moment."""
+        return None if self._load is None else self._load.program
+
+    def has_loaded(self, definition: Definition) -> bool:
+        """Tells if a call of this definition runs at once, since the worker has loaded it."""
+        told = self._definitions.find(definition)
+        return told is not None and told.is_loaded
+
+    def load(self, program: Program, order: LoadOrder, on_end: Callable[[ExecutionError | None], None]) -> None:
+        """Has the idle worker load a program without running it (see `pools.process.interface.Worker.load`).
+
+        Raises:
+            LoadFailed: the definition cannot be sent.
+            WorkerFull: the worker would have to drop others for it, and no call waits for it.
+            WorkerLost: the worker is dead.
+        """
+        told = self._definitions.find(program.definition)
+        is_new = told is None
+        told = told or self._definitions.new(program.definition)
+        if is_new and order.execution_id is None and told.number == 0 and len(self._definitions):
+            raise WorkerFull
+        load = RunningLoad(program, order, min(self._load_timeout_s, order.limit_s or math.inf), on_end)
+        try:
+            is_sent = self._channel.send(load_request(load, told.number, is_new=is_new))
+        except FrameError as error:
+            raise LoadFailed(f"the definition cannot be sent: {error}") from None
+        if not is_sent:
+            raise WorkerLost
+        if is_new:
+            self._definitions.add(program.definition, told)
+        self._load = load
 
     def check(self, definition: Definition, *, as_called: bool = False) -> asyncio.Future[Signature | None]:
         """Asks the worker to load `definition`, as its first call would if `as_called`.
@@ -243,6 +285,7 @@ class WorkerProcess:
             and self.ended_for is None
             and self.call is None
             and self._check is None
+            and self._load is None
             and self.left_by is None
             and self.is_forked
             and self.node is None
@@ -340,6 +383,8 @@ class WorkerProcess:
 
     def log_ids(self) -> dict[str, str | None]:
         """Returns the ids of the running call, if any, for a log line about the worker."""
+        if self._load is not None:
+            return self._load.log_ids()
         return self.call.log_ids() if self.call is not None else {"execution_id": None}
 
     # --- for the spawner
@@ -409,9 +454,13 @@ class WorkerProcess:
             if self._when_ended is not None:
                 self._when_ended(end)
         finally:
-            self._end_run(self._failure_of(end), ())
+            failure = self._failure_of(end)
+            self._end_load_ahead(failure)
+            self._end_run(failure, ())
 
     def _failure_of(self, end: Exit) -> ExecutionError:
+        if end.cause is ExitCause.TIMEOUT and self._load is not None:
+            return self._load.timed_out()
         if end.cause is ExitCause.TIMEOUT and self._load_due is not None:
             return LoadTimeout(f"the program did not load within {self._load_timeout_s:g} s; its worker was killed")
         return failure_of(end, None if self.left_by is None else self.left_by.quarantine_key)
@@ -449,6 +498,8 @@ class WorkerProcess:
             self._take_notice(reply)
         elif self._check is not None or isinstance(reply, Checked):
             self._take_check(reply)
+        elif self._load is not None:
+            self._take_load(reply, self._load)
         elif self.call is None or reply.id != self.call.execution_id:
             self._violated(f"a reply to {reply.id!r}, which it is not at")
         else:
@@ -492,6 +543,25 @@ class WorkerProcess:
             self._is_up = True
             self._become_ready()
 
+    def _take_load(self, reply: Loaded | Progress | Done | Failed, load: RunningLoad) -> None:
+        """Ends a load without a call."""
+        if reply.id != load.id or not isinstance(reply, (Loaded, Failed)):
+            self._violated(f"a reply to {reply.id!r} that is not one to a load")
+            return
+        if isinstance(reply, Failed):
+            if load.order.execution_id is not None:
+                self._log_traceback(reply)
+            self._end_load_ahead(error_of(reply))
+            return
+        self._definitions.loaded(load.program.definition)
+        self._note_loaded(load.program.definition)
+        self._end_load_ahead(None)
+
+    def _end_load_ahead(self, failure: ExecutionError | None) -> None:
+        load, self._load = self._load, None
+        if load is not None:
+            load.on_end(failure)
+
     def _take_loaded(self, call: Call) -> None:
         """Lets the call's time begin: its deadline moves by the time that the loading took."""
         if self._load_due is None:
@@ -528,7 +598,7 @@ class WorkerProcess:
             program_id=program.id,
             execution_id=truncate(left.id, MAX_LEFT_LENGTH),
         )
-        if self.call is None and self._when_left is not None:
+        if self.call is None and self._load is None and self._when_left is not None:
             self._when_left()
 
     def _take_check(self, reply: Loaded | Progress | Done | Failed | Checked) -> None:
@@ -570,15 +640,12 @@ class WorkerProcess:
         error.usage = failed.usage
         if isinstance(error, InvalidOutputs):
             self._log_invalid_outputs(error)
-        traceback = failed.traceback
-        if traceback is not None and self.call is not None and self._output.admits(len(traceback)):
-            _log.warning(
-                "program raised",
-                pid=self.pid,
-                traceback=traceback,
-                **self.call.log_ids(),
-            )
+        self._log_traceback(failed)
         return error
+
+    def _log_traceback(self, failed: Failed) -> None:
+        if failed.traceback is not None and self._output.admits(len(failed.traceback)):
+            _log.warning("program raised", pid=self.pid, traceback=failed.traceback, **self.log_ids())
 
     def _log_invalid_outputs(self, error: InvalidOutputs) -> None:
         if self.call is not None and self._output.admits(len(error.detail)):
@@ -636,13 +703,13 @@ class WorkerProcess:
 
     def _about(self, record: Record) -> dict[str, str | None]:
         """Returns the ids of a record's call. A record without ids was written past Python, by the running call."""
-        if record.execution_id is not None or self.call is None:
+        if record.execution_id is not None or (self.call is None and self._load is None):
             return {
                 "program_id": record.program_id,
                 "execution_id": record.execution_id,
                 "trace_id": record.trace_id,
             }
-        return self.call.log_ids()
+        return self.log_ids()
 
     def _log_left_out(self, count: int) -> None:
         _log.warning("lines of a worker left out of the log", count=count, pid=self.pid, **self.log_ids())

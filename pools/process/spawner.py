@@ -18,7 +18,7 @@ from pools.process.exits import ExitCause
 from pools.process.host import LocalHost, ZygoteHost
 from pools.process.interface import Loads, TryOut, Worker
 from pools.process.process import WorkerProcess
-from pools.process.program_code import ProgramCode, RecentModules
+from pools.process.program_code import NO_SEEDS, ProgramCode, RecentModules, Seeds
 from pools.process.stats import ProcessStats
 from pools.process.zygote_link import ZygoteLink
 from pools.process.zygote_start import START_TIMEOUT_S, ZygoteStarter, import_failures
@@ -43,6 +43,7 @@ class Spawner:
         user: tuple[int, int] | None = None,
         host: ZygoteHost | None = None,
         recent: RecentModules | None = None,
+        seeds: Seeds = NO_SEEDS,
         health: Health | None = None,
         keeps_previous: bool = True,
     ) -> None:
@@ -55,6 +56,7 @@ class Spawner:
             user: the user id and the group id that workers change to.
             host: the machine of the zygotes; None is this one.
             recent: the modules that programs named recently, if several spawners of one pool share them.
+            seeds: the programs whose modules the first zygote imports, if no `recent` is given.
             health: takes failures to start; None makes this spawner a vital part of the service.
             keeps_previous: a zygote that is replaced by one with other code is kept (`bring_back`).
         """
@@ -72,7 +74,8 @@ class Spawner:
         self._starter = ZygoteStarter(
             code,
             host or LocalHost(code, dict(environment)),
-            recent or RecentModules(),
+            recent or RecentModules(seeds.definitions, code.allowed_modules),
+            seeds.limit_s,
             user,
             self._zygotes,
             self._ended,
@@ -255,16 +258,18 @@ class Spawner:
         """Starts a zygote while there is none. No module that a program named recently keeps it from that."""
         recent, is_first = self._starter.recent_names(), self._revision is None
         try:
-            zygote, preloaded = await self._starter.start(recent)
+            zygote, preloaded = await self._starter.start(recent, is_first=is_first)
         except SpawnFailed as error:
             if not recent:
                 raise self._starter.explained(error, recent, is_first=is_first) from None
+            _log.warning("workers start without the modules that were used lately", reason=str(error), modules=recent)
             self._starter.forget_recent()
-            zygote, preloaded = await self._starter.start(())
+            zygote, preloaded = await self._starter.start((), is_first=is_first)
         if self._zygote is not None:  # a renewal has put another one, and may have read newer code
             zygote.discard()
             return
         if is_first:
+            self._starter.do_without_broken(preloaded)
             self._starter.refuse_failures(zygote, preloaded)
         elif (reasons := import_failures(preloaded)) is not None:
             _log.error("workers start without modules that cannot be imported", reasons=reasons)

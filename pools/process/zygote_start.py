@@ -29,17 +29,22 @@ class ZygoteStarter:
         code: ProgramCode,
         host: ZygoteHost,
         recent: RecentModules,
+        seeds_limit_s: float,
         user: tuple[int, int] | None,
         zygotes: set[ZygoteLink],
         on_end: Callable[[ZygoteLink], None],
     ) -> None:
-        """Adds each zygote to `zygotes`; `on_end` is called when it is of no more use."""
+        """Adds each zygote to `zygotes`; `on_end` is called when it is of no more use.
+
+        `seeds_limit_s` is the longest time, in seconds, for which modules that nobody asked for hold the first one.
+        """
         self.failure: str | None = None
         """The reason for which no zygote can serve that only the operator can repair: an interpreter that cannot run
         workers, a folder that is not there, a module of `PRELOAD` that cannot be imported. None once one serves."""
         self._code = code
         self._host = host
         self._recent = recent
+        self._seeds_limit_s = seeds_limit_s
         self._user = user
         self._zygotes = zygotes
         self._on_end = on_end
@@ -87,8 +92,11 @@ class ZygoteStarter:
             except InvalidProgramModules as error:
                 raise SpawnFailed(str(error)) from None
 
-    async def start(self, recent: Sequence[str]) -> tuple[ZygoteLink, Preloaded]:
-        """Starts a zygote and waits until it has imported all modules. Raises SpawnFailed."""
+    async def start(self, recent: Sequence[str], *, is_first: bool = False) -> tuple[ZygoteLink, Preloaded]:
+        """Starts a zygote, the pool's first one or another, and waits until it has imported all modules.
+
+        Raises SpawnFailed.
+        """
         try:
             imports = await self._imports(recent)
             end = await self._host.start_zygote(imports)
@@ -99,13 +107,19 @@ class ZygoteStarter:
         except OSError as error:
             raise SpawnFailed(f"the zygote could not be started: {error}") from error
         self._zygotes.add(zygote)
-        limit_s = START_TIMEOUT_S + self._code.load_timeout_s
+        limit_s = self._limit_of_start(recent, is_first=is_first)
         try:
             async with asyncio.timeout(limit_s):
                 return zygote, await zygote.preloaded
         except TimeoutError:
             zygote.discard()
             raise SpawnFailed(f"the zygote did not get ready within {limit_s:g} s") from None
+
+    def _limit_of_start(self, recent: Sequence[str], *, is_first: bool) -> float:
+        """The longest time that a zygote's start takes. Modules that nobody asked for hold the first one less long."""
+        if is_first and recent and not self._code.preload:
+            return self._seeds_limit_s
+        return START_TIMEOUT_S + self._code.load_timeout_s
 
     def explained(self, error: SpawnFailed, recent: Sequence[str], *, is_first: bool) -> SpawnFailed:
         """Names the modules that may have kept a zygote from its start, if there are any."""
@@ -116,6 +130,13 @@ class ZygoteStarter:
         if is_first:
             self.failure = f"PRELOAD: {fault}"
         return SpawnFailed(fault)
+
+    def do_without_broken(self, preloaded: Preloaded) -> None:
+        """Lets the first workers start without modules that were used lately and cannot be imported any more."""
+        if preloaded.broken:
+            _log.warning("workers start without modules that were used lately", reasons=preloaded.broken)
+            self._recent.forget(preloaded.broken)
+            preloaded.broken.clear()
 
     def refuse_failures(self, zygote: ZygoteLink, preloaded: Preloaded) -> None:
         """Refuses a zygote that cannot import a module. Raises SpawnFailed, which says which module, and why."""

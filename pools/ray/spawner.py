@@ -15,7 +15,7 @@ from pools.errors import CodeOutdated, SpawnFailed
 from pools.process.checks import Checks
 from pools.process.interface import Loads, TryOut, Worker
 from pools.process.process import WorkerProcess
-from pools.process.program_code import ProgramCode, RecentModules
+from pools.process.program_code import NO_SEEDS, ProgramCode, RecentModules, Seeds
 from pools.process.spawner import Spawner
 from pools.process.stats import ProcessStats
 from pools.ray.driver_link import events_of_driver
@@ -84,10 +84,12 @@ class RaySpawner:
         inherited: Mapping[str, str],
         background: Background,
         user: tuple[int, int] | None = None,
+        seeds: Seeds = NO_SEEDS,
     ) -> None:
         """Takes as `environment` what a worker sees of the service's environment, as `inherited` what the driver does.
 
-        `user` is the user id and the group id that workers change to.
+        The first zygote of each node imports the modules of `seeds`. `user` is the user id and the group id that
+        workers change to.
         """
         self._code = code
         self._environment = dict(environment)
@@ -104,7 +106,8 @@ class RaySpawner:
         """By the loop's time."""
         self._is_closing = False
         self._nodes: dict[str, _Node] = {}
-        self._recent = RecentModules()
+        self._seeds = seeds
+        self._recent = RecentModules(seeds.definitions, code.allowed_modules)
         self._on_places: Callable[[], None] | None = None
         self._checks = Checks(self.spawn, code.load_timeout_s)
         self._tasks = TaskOwner("nodes", is_detached=True)
@@ -307,6 +310,7 @@ class RaySpawner:
             user=self._user,
             host=host,
             recent=self._recent,
+            seeds=self._seeds,
             health=Health(),
             keeps_previous=False,  # nodes come and go: the packed code is kept here
         )

@@ -93,6 +93,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     fault: str | None = None
     """The reason why no worker has started, if none has."""
     stopping: int = 0
+    warm: int = 0
+    """The live workers that have loaded the programs which were used lately, as far as they can."""
     service_time_s: float = 0.0
     programs_revision: str | None = None
     previous_revision: str | None = None

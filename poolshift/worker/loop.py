@@ -25,6 +25,7 @@ from poolshift.worker.messages import (
     EventKind,
     Failed,
     Left,
+    Load,
     Loaded,
     Progress,
     Ready,
@@ -73,6 +74,8 @@ class Worker:
                 request = _request_decoder.decode(message)
                 if isinstance(request, Run):
                     self._answer(request, inputs)
+                elif isinstance(request, Load):
+                    self._send(self._load_ahead(request))
                 else:
                     self._send(self._check(request))
         except (BrokenPipeError, ConnectionResetError):
@@ -120,6 +123,21 @@ class Worker:
             self._current.leave()
         run_us = _microseconds_since(started)
         return Done(request.id, self._generation, run_us, usage=lm.usage if lm else None), outputs
+
+    def _load_ahead(self, request: Load) -> Reply:
+        """Loads a program that no call has to wait for from now on."""
+        if request.definition is not None:
+            self._remember(request.number, request.definition)
+        self._current.enter(request.id, request.program_id, request.traceparent)
+        try:
+            if request.number not in self._loaded:
+                self._load(request.number)
+        except BaseException as error:  # a module that exits while it is imported ends no worker
+            return self._load_failed(request.id, error)
+        finally:
+            self._current.leave()
+        self._programs[request.number] = request.program_id
+        return Loaded(request.id, self._generation)
 
     def _check(self, request: Check) -> Reply:
         return self._try_out(request) if request.as_called else self._check_new(request)

@@ -65,7 +65,20 @@ class Check(msgspec.Struct, tag="check", tag_field="op"):
     as_called: bool = False
 
 
-Request = Run | Check
+class Load(msgspec.Struct, tag="load", tag_field="op", omit_defaults=True):
+    """Load a program without running it: its code, `setup()`, and the checks of its inputs and outputs.
+
+    The number and the definition are those of `Run`. The reply is `Loaded`, or `Failed` with the reason.
+    """
+
+    id: str
+    program_id: str
+    number: int
+    definition: Definition | None = None
+    traceparent: str | None = None
+
+
+Request = Run | Check | Load
 
 
 class Ready(msgspec.Struct, tag="ready", tag_field="op"):
@@ -77,7 +90,7 @@ class Ready(msgspec.Struct, tag="ready", tag_field="op"):
 
 
 class Loaded(msgspec.Struct, tag="loaded", tag_field="op"):
-    """The program of a call is loaded, and runs from now on: the time until this message is no part of the call's."""
+    """A program is loaded. A call of it runs from now on: the time until this message is no part of the call's."""
 
     id: str
     gen: _Number

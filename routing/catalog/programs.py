@@ -1,6 +1,7 @@
 """The programs in memory, so that an execution reads no database; the store keeps them."""
 
 import hashlib
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -73,8 +74,12 @@ class PutResult(NamedTuple):
 class CataloguedProgram(Program):
     """A program in memory, with its use for `routing.catalog.write_behind`."""
 
-    def __init__(self, key: str, program_id: str, definition: Definition, revision: int, size: int) -> None:
-        super().__init__(key, program_id, definition, revision)
+    def __init__(self, stored: StoredProgram, definition: Definition, size: int) -> None:
+        program, last = stored.program, stored.last_executed_at
+        super().__init__(program.key, program.id, definition, program.revision)
+        self.changed_at = time.time()
+        """The time at which this process got its definitions, in seconds since the epoch; 0 is its start."""
+        self._count_before = stored.execution_count
         self.own_size = size
         """The size of the definition, in bytes of JSON."""
         self.v2: Program | None = None
@@ -83,17 +88,22 @@ class CataloguedProgram(Program):
         self.v2_size = 0
         self.is_dirty = False
         self._count = 0
-        self._last_executed_at = 0.0
+        self._last_executed_at = 0.0 if last is None else last.timestamp()
+
+    @property
+    def execution_count(self) -> int:
+        """The executions that this process knows of."""
+        return self._count_before + self._count
+
+    @property
+    def last_executed_at(self) -> float:
+        """The time of the last execution that this process knows of, in seconds since the epoch; 0 if of none."""
+        return self._last_executed_at
 
     @property
     def size(self) -> int:
         """The size of all definitions, in bytes of JSON."""
         return self.own_size + self.v2_size
-
-    @property
-    def last_executed_at(self) -> float:
-        """The last execution that is known here, in seconds since the epoch; 0 if there is none."""
-        return self._last_executed_at
 
     def used(self, now: float) -> None:
         """Counts an execution at `now`, in seconds since the epoch."""
@@ -102,11 +112,13 @@ class CataloguedProgram(Program):
 
     def take_use(self) -> ProgramUse:
         use = ProgramUse(self._count, self._last_executed_at)
+        self._count_before += self._count
         self._count = 0
         return use
 
     def give_back_use(self, use: ProgramUse) -> None:
         self._count += use.execution_count
+        self._count_before -= use.execution_count
 
 
 class ProgramStore(Protocol):
@@ -205,7 +217,7 @@ class Programs:
         all_stored = await self._store.load()
         self._metrics.retain([stored.program.key for stored in all_stored])
         for stored in all_stored:
-            self._remember(stored)
+            self._remember(stored).changed_at = 0.0
 
     def resolve(self, program_id: str, session_id: str | None) -> CataloguedProgram | None:
         """Finds a call's program in memory: the session's own first, then the global one."""
@@ -436,9 +448,7 @@ class Programs:
                     self._metrics.end(known.key)
                 self._tell_change(stored.session_id)
             definition, size = self._share(program.definition)
-            known = of_its_own[program.id] = CataloguedProgram(
-                program.key, program.id, definition, program.revision, size
-            )
+            known = of_its_own[program.id] = CataloguedProgram(stored, definition, size)
             self._usage.add(stored.session_id, known.size)
             self._metrics.note(known)
         if known.revision == program.revision and known.v2_revision < stored.v2_revision:
@@ -448,6 +458,7 @@ class Programs:
     def _remember_v2(self, known: CataloguedProgram, stored: StoredProgram) -> None:
         """Notes V2's own definition, or that it was taken back."""
         self._usage.remove(stored.session_id, known.v2_size, 0)
+        known.changed_at = time.time()
         known.v2_revision = stored.v2_revision
         if stored.v2 is None:
             known.v2, known.v2_size = None, 0

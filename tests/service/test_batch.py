@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import StartService
 from tests.service.test_errors import problem
-from tests.service.test_faults import exits
+from tests.service.test_faults import busy, exits
 from tests.service.test_rollback_moves import HOLD
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -149,7 +149,7 @@ def test_a_batch_leaves_room_for_others(start_service: StartService, version: st
     program, echo = service.create("hold", HOLD), service.create("echo", ECHO)
     with concurrent.futures.ThreadPoolExecutor(2) as callers:
         batches = [callers.submit(batch, service, program, holds(tmp_path, 6), timeout_s=20) for _ in range(2)]
-        wait_until(lambda: service.pool(version)["busy"] == share, "the share of the batches is in use")
+        wait_until(lambda: busy(service, version) == share, "the share of the batches is in use")
         if version == "v2":
             for _ in range(20):
                 assert service.execute(echo, inputs={"nonce": "a"}).status_code == 200

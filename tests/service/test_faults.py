@@ -24,8 +24,7 @@ ECHO = {"nonce": "string"}
 
 def busy(service: Service, version: str) -> int:
     """Returns the number of workers that run a call."""
-    count: int = service.pool(version)["busy"]
-    return count
+    return sum(worker["execution_id"] is not None for worker in service.pool(version)["workers"])
 
 
 def whole(service: Service, version: str) -> bool:

@@ -258,7 +258,7 @@ def test_a_preloaded_program_is_warm_at_its_first_call(start_service: StartServi
     for library in ("dspy", "numpy", "pandas"):
         pytest.importorskip(library)
     code.write(HEAVY)
-    service = start_service(PRELOAD="dspy,numpy,pandas", **code.settings)
+    service = start_service(PRELOAD="dspy,numpy,pandas", WARM_TIMEOUT_S=0, **code.settings)
     program = service.create("shop:mean", {"values": "array"}, "number")
     for version in ("v1", "v2"):
         answer = service.execute(program, {"x-pool-version": version}, inputs={"values": [1, 2]})

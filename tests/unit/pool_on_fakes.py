@@ -1,7 +1,7 @@
 """Pools on fake workers: a whole engine, without a process and without waiting."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from pools.session_pool import SessionPool
 from pools.session_pool_v2 import SessionPoolV2
 from pools.supervisor import RecycleLimits
 from pools.testing import FakeObserver, FakeProcess, FakeSpawner, echo_program
+from pools.warming import WarmOptions
 from tests.support.waiting import wait_until_async
 
 ENGINES: tuple[type[Engine], ...] = (SessionPool, SessionPoolV2)
@@ -54,6 +55,10 @@ class Bench:
         """The workers that are at a call."""
         return [process for process in self.spawner.living if process.call is not None]
 
+    def loading(self) -> list[FakeProcess]:
+        """The workers that load a program."""
+        return [process for process in self.spawner.living if process.loading is not None]
+
     def worker_of(self, call: Call) -> FakeProcess:
         """The worker that is at `call`."""
         (process,) = [process for process in self.busy() if process.call is call]
@@ -68,12 +73,22 @@ async def bench(
     queue_limit: int = 1000,
     checkout_timeout_s: float = 60.0,
     recycle: RecycleLimits | None = None,
+    load_timeout_s: float = 60.0,
+    cold_for: Collection[Program] = (),
+    warm: WarmOptions | None = None,
 ) -> AsyncIterator[Bench]:
-    """A pool whose workers are all idle; closed at the end, with nothing left of it."""
+    """A pool whose workers are all idle; closed at the end, with nothing left of it.
+
+    Workers lack the programs of `cold_for`. With `warm` they are started, and the test warms them.
+    """
     spawner, observer, background = FakeSpawner(), FakeObserver(), Background()
-    options = PoolOptions(size, queue_limit, checkout_timeout_s, recycle or RecycleLimits())
+    spawner.cold_for = {program.definition for program in cold_for}
+    recycle, is_warmed, warm = recycle or RecycleLimits(), warm is not None, warm or WarmOptions()
+    options = PoolOptions(size, queue_limit, checkout_timeout_s, recycle, load_timeout_s, warm)
     pool = engine("v1", options, spawner, observer, background)
-    await pool.start()
+    starting = asyncio.ensure_future(pool.start())
+    if not is_warmed:
+        await starting
     await turns()
     try:
         yield Bench(pool, spawner, observer)
@@ -82,6 +97,7 @@ async def bench(
         for process in spawner.living:
             process.hangs = False
         await asyncio.wait_for(pool.aclose(), 10)
+        starting.cancel()
         await background.aclose()
     assert not spawner.living
     assert not pool._state.slots

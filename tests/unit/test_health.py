@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.api import health
+from app.positions.warmth import WarmStart
 from app.services import Services
 from common.background import Background
 from pools.testing import FakePool
@@ -25,7 +26,13 @@ def client(
     app.include_router(health.router)
     app.state.is_draining = False
     app.state.services = Services(
-        **{**others, "pool_set": running, "pin": pin, "background": background or Background()}
+        **{
+            **others,
+            "pool_set": running,
+            "pin": pin,
+            "background": background or Background(),
+            "warm_start": WarmStart(pools, cast("Any", None), pin or next(iter(pools)), 60.0),
+        }
     )
     return httpx.AsyncClient(transport=httpx.ASGITransport(cast("Any", app)), base_url="http://127.0.0.1")
 

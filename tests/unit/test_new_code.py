@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
 
@@ -10,7 +11,7 @@ from pools.calls import Program
 from pools.errors import SpawnFailed
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.loading import EntrypointError
-from routing.catalog.programs import CataloguedProgram
+from routing.catalog.programs import CataloguedProgram, StoredProgram
 from routing.versions import Version
 
 pytestmark = pytest.mark.anyio
@@ -22,10 +23,10 @@ def definition(entrypoint: str) -> Definition:
 
 def program(name: str, called_at: float = 0.0, shared: Definition | None = None) -> CataloguedProgram:
     """A program that was called last at `called_at`."""
-    made = CataloguedProgram(f"key of {name}", name, shared or definition(f"shop:{name}"), 1, 100)
-    if called_at:
-        made.used(called_at)
-    return made
+    loaded = shared or definition(f"shop:{name}")
+    last = datetime.fromtimestamp(called_at, UTC) if called_at else None
+    kept = StoredProgram(Program(f"key of {name}", name, loaded), None, datetime.now(UTC), last_executed_at=last)
+    return CataloguedProgram(kept, loaded, 100)
 
 
 class Code:

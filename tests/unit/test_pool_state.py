@@ -12,18 +12,23 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pools.process.ends import WorkerEnds
 from pools.process.process import WorkerProcess
 from pools.state import REMEMBERED_SESSIONS, PoolState, WorkerSlot, WorkerState
+from pools.testing import echo_program
+
+ECHO = echo_program().definition
 
 
 @functools.cache
 def a_process() -> WorkerProcess:
-    """One that nobody is behind: the state only carries it and never looks at it."""
+    """One that nobody is behind, and that has loaded `ECHO`."""
 
     async def made() -> WorkerProcess:
         pipes = [os.pipe() for _ in range(3)]
         (request_end, requests), (replies, reply_end), (output, output_end) = pipes
         for end in (request_end, reply_end, output_end):
             os.close(end)
-        return WorkerProcess(0, WorkerEnds(requests, replies, output), 60.0, lambda _: None)
+        process = WorkerProcess(0, WorkerEnds(requests, replies, output), 60.0, lambda _: None)
+        process._definitions.replace([(ECHO, True)], 0)
+        return process
 
     return asyncio.run(made())
 
@@ -41,7 +46,7 @@ def filled(size: int, spare: int = 1) -> PoolState:
 def test_workers_are_taken_until_there_are_none(size: int, taken: int) -> None:
     """At 0, 1, n - 1 and n: as many are busy as were taken, and one more is None."""
     state = filled(size)
-    slots = [state.take(None) for _ in range(taken)]
+    slots = [state.take(None, ECHO) for _ in range(taken)]
     assert [slot is not None for slot in slots] == [number < size for number in range(taken)]
     assert state.busy == min(taken, size)
     assert len(state.idle) == size - min(taken, size)
@@ -50,14 +55,14 @@ def test_workers_are_taken_until_there_are_none(size: int, taken: int) -> None:
 def test_it_prints_as_one_line() -> None:
     """The whole state, at a glance."""
     state = filled(2)
-    state.take(None)
+    state.take(None, ECHO)
     assert repr(state) == "<PoolState size=2 spare=1 starting=0 idle=1 busy=1 stopping=0 closing=False>"
 
 
 def test_a_dying_worker_keeps_its_place_unless_there_is_room() -> None:
     """The replacement starts at once within size + spare, and otherwise when the death is confirmed."""
     state = filled(3, spare=1)
-    first, second = state.take(None), state.take(None)
+    first, second = state.take(None, ECHO), state.take(None, ECHO)
     assert first is not None
     assert second is not None
     state.begin_stop(first)
@@ -89,12 +94,12 @@ def test_a_worker_that_is_due_serves_until_its_replacement_is_ready() -> None:
 def test_a_session_gets_its_worker_again() -> None:
     """If that is idle; otherwise any."""
     state = filled(3)
-    home = state.take("s")
+    home = state.take("s", ECHO)
     assert home is not None
-    for other in iter(lambda: state.take(None), None):
+    for other in iter(lambda: state.take(None, ECHO), None):
         state.give_back(other)
         break
-    assert state.take("s") is not home
+    assert state.take("s", ECHO) is not home
     state.give_back(home)
 
 
@@ -104,16 +109,16 @@ def test_a_session_gets_its_worker_again() -> None:
 def test_of_many_sessions_the_last_are_remembered(others: int, *, is_remembered: bool) -> None:
     """As many as promised, and not all that there ever were."""
     state = filled(2)
-    its_own = state.take("a")
-    other = state.take(None)
+    its_own = state.take("a", ECHO)
+    other = state.take(None, ECHO)
     assert its_own is not None
     assert other is not None
     for number in range(others):
         state.give_back(other)
-        assert state.take(f"session-{number}") is other
+        assert state.take(f"session-{number}", ECHO) is other
     state.give_back(its_own)
     state.give_back(other)  # so that it is the one who comes next
-    assert state.take("a") is (its_own if is_remembered else other)
+    assert state.take("a", ECHO) is (its_own if is_remembered else other)
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -149,7 +154,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(session=st.sampled_from(["a", "b", None]))
     def take(self, session: str | None) -> None:
         idle = set(self.state.idle)
-        slot = self.state.take(session)
+        slot = self.state.take(session, ECHO)
         assert (slot in idle) if idle else (slot is None)
 
     @rule(data=st.data())

@@ -1,14 +1,16 @@
 """Evidence of shadow calls over restarts and replicas, on a real store: what adds up, and what must not."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from analysis.guardrails import Config
+from pools.calls import Program
 from pools.testing import echo_program
-from routing.catalog.programs import CataloguedProgram
+from routing.catalog.programs import CataloguedProgram, StoredProgram
 from routing.rollout.live_judge import LiveJudge
 from routing.shadow.evidence import ShadowEvidence
 from routing.shadow.exchange import EvidenceExchange
@@ -20,7 +22,8 @@ pytestmark = pytest.mark.anyio
 
 def program(key: str = "k", instructions: str | None = None, revision: int = 1) -> CataloguedProgram:
     definition = replace(echo_program(idempotent=True).definition, instructions=instructions)
-    return CataloguedProgram(key, "echo", definition, revision, 100)
+    stored = StoredProgram(Program(key, "echo", definition, revision), None, datetime.now(UTC))
+    return CataloguedProgram(stored, definition, 100)
 
 
 class Replica:
