@@ -63,7 +63,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         bookkeeping = catalog.bookkeeping(opening, flag)
         tracing = open_tracing(opening)
         factory = PoolFactory(settings, environment, recorder, opening.background)
-        pools = await open_pools(opening, factory, log)
+        pools = await open_pools(opening, factory, log, catalog.lms)
         pin = Version(settings.pool_version) if settings.pool_version else None
         await start_pools(pools, factory, pin, local_lm)
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools.engines) < len(Version))
@@ -87,7 +87,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             recorder=recorder,
             tracing=tracing,
             pool_set=pools,
-            rotation=open_rotation(opening, pools, factory, flag, ramp, catalog),
+            rotation=open_rotation(opening, database, pools, factory, flag, ramp, catalog),
             reloader=open_reloader(opening, pools, ramp),
             deadlines=Deadlines.of(settings),
             migration=await open_migration(opening, database, log),

@@ -105,8 +105,8 @@ KINDS: Mapping[str, Kind] = {
         status=409,
         category="request",
         title="The plan's state does not allow that",
-        when="another plan is under way, or the plan's state does not allow what was asked for",
-        remedy="read `GET /rollout/status`, then decide",
+        when="another plan is under way, the plan's state does not allow it, or a rotation lacks evidence",
+        remedy="read `detail` and `GET /rollout/status`, then decide",
     ),
     "idempotency_conflict": Kind(
         status=409,

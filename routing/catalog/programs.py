@@ -401,6 +401,10 @@ class Programs:
         """Counts the programs of which V2 has a definition of its own."""
         return sum(program.v2 is not None for program in self._all())
 
+    def own_definitions(self) -> list[Program]:
+        """Returns the programs of which V2 has a definition of its own, with that definition."""
+        return [program.v2 for program in self._all() if program.v2 is not None]
+
     def own_ids(self) -> list[str]:
         """Names the programs of which V2 has a definition of its own."""
         return sorted(program.id for program in self._all() if program.v2 is not None)
