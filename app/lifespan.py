@@ -65,7 +65,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         bookkeeping = catalog.bookkeeping(opening, flag)
         tracing = open_tracing(opening)
         factory = PoolFactory(settings, environment, recorder, opening.background, WarmList(catalog.programs))
-        pools = await open_pools(opening, factory, log)
+        pools = await open_pools(opening, factory, log, catalog.lms)
         pin = Version(settings.pool_version) if settings.pool_version else None
         await start_pools(pools, factory, pin, local_lm)
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools.engines) < len(Version))
@@ -89,7 +89,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             recorder=recorder,
             tracing=tracing,
             pool_set=pools,
-            rotation=open_rotation(opening, pools, factory, flag, ramp, catalog),
+            rotation=open_rotation(opening, database, pools, factory, flag, ramp, catalog),
             reloader=open_reloader(opening, pools, flag, ramp, catalog.programs),
             warm_start=WarmStart(pools.engines, flag, pin, settings.warm_timeout_s),
             deadlines=Deadlines.of(settings),

@@ -105,9 +105,9 @@ KINDS: Mapping[str, Kind] = {
         status=409,
         category="request",
         title="The plan's state does not allow that",
-        when="another plan is under way, or the plan's state does not allow what was asked for; or a reload of all"
-        " pools, and the pools are being compared",
-        remedy="read `GET /rollout/status`, then decide",
+        when="another plan is under way, or the plan's state does not allow what was asked for; a rotation lacks"
+        " evidence; or a reload of all pools, and the pools are being compared",
+        remedy="read `detail` and `GET /rollout/status`, then decide",
     ),
     "idempotency_conflict": Kind(
         status=409,

@@ -45,6 +45,10 @@ Interpreter = Annotated[str, Field(min_length=1, max_length=4096)]
 Preload = Annotated[str, AfterValidator(_module_names_or_none)]
 
 
+OF_CODE = ("engine", "workers", "python", "programs_dir", "worker_env_file")
+"""The values of a specification that say what runs; the others say how much of it, and what is imported ahead."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSpec:
     """All that makes a pool what it is, except for the language model: two pools may differ in any of it."""
@@ -134,6 +138,11 @@ class PoolSettings(BaseSettings):
             worker_max_rss_mb=self._of(version, "worker_max_rss_mb"),
             worker_max_age_s=self._of(version, "worker_max_age_s"),
         )
+
+    def variable(self, version: VersionName, name: str) -> str:
+        """The variable that sets a value of one version's specification, or that would."""
+        is_for_both = getattr(self, f"{version}_{name}") is None and getattr(self, name) is not None
+        return name.upper() if is_for_both else f"{version}_{name}".upper()
 
     def _of(self, version: VersionName, name: str) -> Any:
         own = getattr(self, f"{version}_{name}")

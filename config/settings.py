@@ -164,6 +164,10 @@ class Settings(PoolSettings):
     rollout_max_staleness_s: Seconds | None = None
     """With PostgreSQL: a replica that has not reached the database for longer sends everything to V1."""
     rollout_plan_file: Path | None = None
+    rotate_min_calls: Count = 1000
+    """The calls that V2 must have served before a rotation, if no plan of it ended promoted by evidence."""
+    rotation: Annotated[Literal["keep", "forget"], BeforeValidator(_lower_case)] | None = None
+    """The V1 that counts if the environment asks for another one than a rotation has made; None ends the start then."""
     rollout_webhook_url: Annotated[SecretStr, AfterValidator(_http_url)] | None = None
     """Gets a CloudEvent for each change of the ramp's state; it may hold a token, so no message shows it."""
     rollout_webhook_secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None

@@ -254,6 +254,7 @@ class Router:
             if call.is_retry or not call.is_repeatable:
                 raise error
             call.is_retry = True
+            self._recorder.run_again[route.decision.version] += 1
             if route.evidence is not None:
                 self._judge.attempt_failed(route.evidence, call, route.decision.version, error.code, error.detail)
         self._route_again(route, call)

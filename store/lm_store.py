@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, delete, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from poolshift.worker.lm import LMSettings
@@ -19,6 +19,9 @@ from store.tables import GLOBAL, lms
 _OF_VERSION = "@"
 """Stands before a version in the column of the session's id. No id begins so: a replica that knows no LMs of versions
 takes the row for that of a session which never calls."""
+_FORMER = "!v1"
+"""Stands in that column for the LM that V1 had before a rotation. No id begins so."""
+_OF_V1 = _OF_VERSION + Version.V1
 _log = structlog.stdlib.get_logger("poolshift.store")
 
 
@@ -31,7 +34,7 @@ class SqlLMStore:
 
     async def load(self) -> Sequence[StoredLM]:
         async with self._database.transaction() as connection:
-            rows = (await connection.execute(select(lms))).all()
+            rows = (await connection.execute(select(lms).where(lms.c.session_id != _FORMER))).all()
         try:
             return [self._stored(row, self._api_key(row)) for row in rows]
         except CannotDecrypt:
@@ -57,13 +60,7 @@ class SqlLMStore:
         query = select(lms).where(lms.c.session_id == lm_reference(holder))
         async with self._database.transaction() as connection:
             row = (await connection.execute(query)).one_or_none()
-        if row is None:
-            return None
-        try:
-            return self._stored(row, self._api_key(row))
-        except CannotDecrypt:
-            _log.error("the key of an LM cannot be decrypted; its calls go without", holder=row.session_id)
-            return self._stored(row, None)
+        return None if row is None else self._readable(row)
 
     async def put(self, holder: Holder, settings: LMSettings, overrides: str | None, by: str) -> StoredLM:
         async with self._database.transaction() as connection:
@@ -90,10 +87,46 @@ class SqlLMStore:
         row = (await connection.execute(insert(lms).values(values).returning(lms))).one()
         return self._stored(row, settings.api_key)
 
+    @staticmethod
+    async def keep_v1(connection: AsyncConnection) -> None:
+        """Keeps V1's LM for `put_back_v1`, key and all, in place of what was kept before."""
+        await connection.execute(delete(lms).where(lms.c.session_id == _FORMER))
+        columns = [column for column in lms.c if column is not lms.c.session_id]
+        of_v1 = select(literal(_FORMER), *columns).where(lms.c.session_id == _OF_V1)
+        await connection.execute(insert(lms).from_select(["session_id", *(column.name for column in columns)], of_v1))
+
+    @staticmethod
+    async def v1_set_at(connection: AsyncConnection) -> datetime | None:
+        """Tells when V1's own LM was set; None if V1 has none of its own."""
+        query = select(lms.c.updated_at).where(lms.c.session_id == _OF_V1)
+        set_at: datetime | None = (await connection.execute(query)).scalar_one_or_none()
+        return set_at
+
+    async def put_back_v1(self, connection: AsyncConnection) -> StoredLM | None:
+        """Gives V1 the LM that `keep_v1` kept; returns None if V1 had none of its own."""
+        await connection.execute(delete(lms).where(lms.c.session_id == _OF_V1))
+        back = update(lms).where(lms.c.session_id == _FORMER).values(session_id=_OF_V1).returning(lms)
+        row = (await connection.execute(back)).one_or_none()
+        return None if row is None else self._readable(row)
+
+    async def accept(self, holder: Holder, overrides: str | None) -> None:
+        change = update(lms).where(lms.c.session_id == lm_reference(holder)).values(overrides=overrides)
+        async with self._database.transaction() as connection:
+            await connection.execute(change)
+            await self._database.announce(connection, "lm", lm_reference(holder))
+
     async def remove(self, holder: Holder) -> None:
         async with self._database.transaction() as connection:
             await connection.execute(delete(lms).where(lms.c.session_id == lm_reference(holder)))
             await self._database.announce(connection, "lm", lm_reference(holder))
+
+    def _readable(self, row: Row[Any]) -> StoredLM:
+        """Reads a row, without its key if that cannot be decrypted."""
+        try:
+            return self._stored(row, self._api_key(row))
+        except CannotDecrypt:
+            _log.error("the key of an LM cannot be decrypted; its calls go without", holder=row.session_id)
+            return self._stored(row, None)
 
     def _key_columns(self, api_key: str | None) -> Mapping[str, str | None]:
         """The columns in which an LM's key is kept."""

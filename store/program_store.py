@@ -24,7 +24,7 @@ from store import revision_rows
 from store.database import Database
 from store.json_rows import json_rows, parameter
 from store.paging import fitting
-from store.tables import GLOBAL, UtcDateTime, program_v2_revisions, programs
+from store.tables import GLOBAL, UtcDateTime, program_v2_revisions, programs, rotated_programs
 
 _PUT_ATTEMPTS = 10
 """Attempts at a change. Each ends early only if another writer has changed the same program meanwhile."""
@@ -130,6 +130,28 @@ class SqlProgramStore:
         found = (await connection.execute(own)).all()
         rows = [await revision_rows.promote_v2(connection, one, by) for one in found]
         return _known(row for row in rows if row is not None)
+
+    @staticmethod
+    async def take_back_rotated(
+        connection: AsyncConnection, rotation: int, by: str | None
+    ) -> tuple[list[StoredProgram], list[str]]:
+        """Makes the definitions that a rotation made everyone's V2's own again, in a transaction as `promote_all_v2`.
+
+        Returns these programs, and the ids of those that were changed since: they keep what they have.
+        """
+        of_it = rotated_programs.c.rotation == rotation
+        joined = programs.join(rotated_programs, programs.c.key == rotated_programs.c.program_key)
+        former = (rotated_programs.c.definition.label("former"), rotated_programs.c.revision.label("rotated"))
+        query = select(programs, *former).select_from(joined).where(of_it).order_by(programs.c.key)
+        rows, kept = [], []
+        for found in (await connection.execute(query.with_for_update(of=programs))).all():
+            is_as_rotated = revision_rows.revision_of(found) == found.rotated
+            row = await revision_rows.demote(connection, found, found.former, by) if is_as_rotated else None
+            if row is None or found.v2_definition is not None:
+                kept.append(found.id)
+            if row is not None:
+                rows.append(row)
+        return _known(rows), kept
 
     async def revisions(
         self, key: str, *, limit: int, max_bytes: int, before: int | None, of_v2: bool = False

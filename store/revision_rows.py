@@ -54,6 +54,17 @@ async def promote_v2(connection: AsyncConnection, found: Row[Any], by: str | Non
     return row
 
 
+async def demote(connection: AsyncConnection, found: Row[Any], definition: str, by: str | None) -> Row[Any] | None:
+    """Gives V1 `definition` again, and V2 the one in force as its own, unless it has one. None as for `promote_v2`."""
+    new = _new_revision(found, definition, by)
+    if found.v2_definition is None:
+        new |= _new_v2_revision(found, found.definition, by)
+    row = await _change(connection, found, new)
+    if row is not None:
+        await _keep_former(connection, found)
+    return row
+
+
 def _new_revision(found: Row[Any], definition: str, by: str | None) -> dict[str, Any]:
     revision = revision_of(found) + 1
     return {"definition": definition, "revision": revision, "revised_at": datetime.now(UTC), "revised_by": by}

@@ -134,7 +134,40 @@ rollout_revisions = Table(
     Column("v1_pool", Text),
 )
 
-# One row for each session that has an LM of its own, and one for everyone's.
+# The V1 that the newest rotation replaced, as JSON.
+rotations = Table(
+    "rotations",
+    metadata,
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("former", Text, nullable=False),
+)
+
+# The programs whose definition was V2's own until that rotation: V1's former one, and the revision that replaced it.
+rotated_programs = Table(
+    "rotated_programs",
+    metadata,
+    Column("program_key", BigInteger, primary_key=True, autoincrement=False),
+    Column("rotation", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("definition", Text, nullable=False),
+)
+
+# By the identity of a V2: its calls and faults, and how its last ramp ended.
+trials = Table(
+    "trials",
+    metadata,
+    Column("identity", String(64), primary_key=True),
+    Column("served", BigInteger, nullable=False),
+    Column("faults", BigInteger, nullable=False),
+    Column("run", Integer),
+    Column("outcome", String(16)),
+    Column("by", String(256)),
+    Column("reason", Text),
+    Column("at", UtcDateTime),
+    Column("seen_at", UtcDateTime, nullable=False),
+)
+
+# One row for each session that has an LM of its own, one for everyone's, one for each version's, and V1's former one.
 lms = Table(
     "lms",
     metadata,

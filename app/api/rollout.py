@@ -14,6 +14,7 @@ from app.positions.identity import pools_difference
 from app.positions.warmth import wait_until_warm
 from app.problems import Problem
 from app.services import Running, Services
+from config.api_keys import Scope
 from routing.rollout.model import Change, Rollout, Source, to_basis_points
 from routing.versions import Version
 
@@ -172,31 +173,62 @@ async def roll_back(services: Running, operator: Operator, body: RollbackBody | 
 
 
 class RotationBody(In):
-    """A rotation's reason."""
+    """A rotation: its reason, and if it does without evidence."""
+
+    reason: str | None = Field(None, max_length=1024)
+    unproven: bool = Field(
+        default=False, description="Rotates without evidence that V2 has been tried: takes the scope admin and a reason"
+    )
+
+
+class UnrotationBody(In):
+    """The reason for which a rotation is taken back."""
 
     reason: str | None = Field(None, max_length=1024)
 
 
-@router.post(
-    "/rotate",
-    openapi_extra=raises(
-        "plan_conflict",
-        "code_outdated",
-        "rollback_impossible",
-        "stale_revision",
-        "load_failed",
-        "store_unavailable",
-    ),
-)
+class UnrotationView(RolloutView):
+    """The flag after a rotation was taken back, and what was changed since the rotation and stays."""
+
+    kept_programs: list[str] = Field(description="Programs that were changed since, and keep their newer definition")
+    kept_lm: bool = Field(description="V1's language model was set since, and stays")
+
+
+_ROTATION_PROBLEMS = ("plan_conflict", "rollback_impossible", "stale_revision", "load_failed", "store_unavailable")
+
+
+@router.post("/rotate", openapi_extra=raises(*_ROTATION_PROBLEMS, "code_outdated"))
 async def rotate_pools(services: Running, operator: Operator, body: RotationBody | None = None) -> RolloutView:
     """Makes V2's specification V1's, and sets 0 %: the next migration can begin. Answers when V1's new workers serve.
 
-    No call is lost, and sessions stay. The percentage must be 0 or 100, and no plan may be under way.
+    No call is lost, and sessions stay. The percentage must be 0 or 100, and no plan may be under way. V2 must have been
+    tried: its plan ended promoted by evidence, or it has served ROTATE_MIN_CALLS with at most 1 % of faults. Otherwise,
+    and if it was rolled back, aborted or unrotated, an admin may say `unproven`, with a reason.
+    """
+    body = body or RotationBody()
+    require_v1(services)
+    if body.unproven and not operator.may(Scope.ADMIN):
+        raise Problem("forbidden", f"to rotate without evidence needs the scope {Scope.ADMIN}")
+    word = (body.reason or "").strip() if body.unproven else ""
+    if body.unproven and not word:
+        raise Problem("plan_conflict", "to rotate without evidence needs a reason")
+    changes = (await pools_difference(services)).summary
+    reason = f"{body.reason} ({changes})" if body.reason else changes
+    told = f"unproven: {reason}" if word else reason
+    return rollout_view(await services.rotation.rotate(operator.name, told, unproven=word or None), services)
+
+
+@router.post("/unrotate", openapi_extra=raises(*_ROTATION_PROBLEMS))
+async def unrotate_pools(services: Running, operator: Operator, body: UnrotationBody | None = None) -> UnrotationView:
+    """Takes the newest rotation back: V1 is what it was before, at 0 %. Answers when V1's workers serve.
+
+    V1 has its former specification, language model and definitions again. The definitions that the rotation made
+    everyone's are V2's own again. No plan may be under way.
     """
     require_v1(services)
-    changes = (await pools_difference(services)).summary
-    reason = f"{body.reason} ({changes})" if body is not None and body.reason else changes
-    return rollout_view(await services.rotation.rotate(operator.name, reason), services)
+    taken = await services.rotation.unrotate(operator.name, None if body is None else body.reason)
+    view = rollout_view(taken.rollout, services)
+    return UnrotationView(**view.model_dump(), kept_programs=list(taken.kept), kept_lm=taken.keeps_lm)
 
 
 @router.get("/history", openapi_extra=raises("store_unavailable"))

@@ -8,8 +8,9 @@ from app.local_lm import LocalLMServer
 from app.opening.opening import Opening
 from app.positions.factory import PoolFactory, PoolSet
 from app.positions.reload import OF_ITSELF, CodeReloader
-from app.positions.rotation import starting_specs
+from app.positions.starting import starting_specs
 from poolshift.worker.lm import LOCAL
+from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
 from routing.rollout.controller import RampController
 from routing.rollout.flag import RolloutFlag
@@ -26,11 +27,15 @@ def open_local_lm(opening: Opening, environment: Mapping[str, str]) -> LocalLMSe
     return local_lm
 
 
-async def open_pools(opening: Opening, factory: PoolFactory, log: SqlRolloutLog) -> PoolSet:
-    """Makes the pools, as the environment or the last rotation has them, without starting them."""
+async def open_pools(opening: Opening, factory: PoolFactory, log: SqlRolloutLog, lms: LMs) -> PoolSet:
+    """Makes the pools, as the environment or the last rotation has them, without starting them.
+
+    Raises:
+        InvalidSettings: the environment asks for another V1 than the rotation has made.
+    """
     pools = PoolSet(opening.settings.drain_timeout_s)
     opening.at_end(pools.aclose)
-    for version, spec in (await starting_specs(opening.settings, log)).items():
+    for version, spec in (await starting_specs(opening.settings, log, lms)).items():
         pools.put(version, factory.make(version, spec))
     return pools
 

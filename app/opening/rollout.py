@@ -10,7 +10,7 @@ from app.access.key_file import follow_key_file
 from app.opening.catalog import Catalog
 from app.opening.opening import Opening
 from app.positions.factory import PoolFactory, PoolSet
-from app.positions.identity import ramp_identity
+from app.positions.identity import ramp_identity, v2_identity
 from app.positions.rotation import Rotation
 from config.file_watch import contents
 from routing.rollout.controller import PoolFacts, RampController
@@ -21,12 +21,14 @@ from routing.rollout.model import Change, Rollout, Source, to_basis_points
 from routing.rollout.plan_file import PlanFile
 from routing.rollout.provider import RolloutProvider
 from routing.rollout.run_evidence import Catalogue
+from routing.rotation.live_trials import LiveTrials, calls_of_v2
 from routing.split import BASIS_POINTS
 from routing.versions import Version
 from store.database import Database
 from store.outbox import JOB, SqlOutbox
 from store.ramp_store import SqlRampStore
 from store.rollout_log import SqlRolloutLog
+from store.trial_store import SqlTrialStore
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -88,12 +90,28 @@ async def open_ramp(
 
 
 def open_rotation(
-    opening: Opening, pools: PoolSet, factory: PoolFactory, flag: RolloutFlag, ramp: RampController, catalog: Catalog
+    opening: Opening,
+    database: Database,
+    pools: PoolSet,
+    factory: PoolFactory,
+    flag: RolloutFlag,
+    ramp: RampController,
+    catalog: Catalog,
 ) -> Rotation:
-    """Makes the `Rotation` of the pools, on request or after another replica."""
+    """Makes the `Rotation` of the pools, on request or after another replica, and counts the calls of V2's trial."""
     settings = opening.settings
-    rotation = Rotation(settings, pools, factory, flag, catalog.rotations, ramp, catalog.programs, catalog.lms)
+    trials = LiveTrials(
+        v2_identity(pools, catalog.lms, catalog.programs),
+        lambda: calls_of_v2(opening.recorder, is_lm_on_trial=catalog.lms.is_on_trial),
+        SqlTrialStore(database),
+        ramp,
+        flag,
+        min_calls=settings.rotate_min_calls,
+    )
+    rotation = Rotation(settings, pools, factory, flag, catalog.rotations, ramp, catalog.programs, catalog.lms, trials)
     if settings.has_v1:
+        opening.at_end(trials.aclose)
+        opening.run("trials", trials.run)
         opening.background.run("rotation", rotation.follow)
     return rotation
 

@@ -62,6 +62,17 @@ class RunningPool:
         await self.spawner.aclose()
 
 
+@dataclass(frozen=True, slots=True)
+class KeptPool:
+    """The pool that a rotation has replaced: no workers, and the spawner that forks them from the code of then."""
+
+    rotation: int
+    """The revision of the rotation."""
+    spec: PoolSpec
+    variables: str
+    spawner: WorkerSpawner
+
+
 class PoolFactory:
     """Makes the pool of a version from a specification."""
 
@@ -112,10 +123,15 @@ class PoolFactory:
                 user=self._settings.worker_user_ids,
                 seeds=self._seeds(warm),
             )
-        engine = _ENGINES[spec.engine](
-            version, _options(self._settings, spec, warm), spawner, self._observer, self._background
-        )
-        return RunningPool(spec, digest_of(variables), spawner, engine)
+        return RunningPool(spec, digest_of(variables), spawner, self._engine(version, spec, spawner))
+
+    def revive(self, version: Version, kept: KeptPool) -> RunningPool:
+        """Makes a pool again whose spawner was kept, without starting it."""
+        return RunningPool(kept.spec, kept.variables, kept.spawner, self._engine(version, kept.spec, kept.spawner))
+
+    def _engine(self, version: Version, spec: PoolSpec, spawner: WorkerSpawner) -> Engine:
+        options = _options(self._settings, spec, self._warm_options(version, spec))
+        return _ENGINES[spec.engine](version, options, spawner, self._observer, self._background)
 
     async def check_modules(self, spec: PoolSpec) -> None:
         """Imports the modules of the programs as a worker of such a pool would, if that is on this machine.
@@ -177,6 +193,8 @@ class PoolSet:
         self.specs: dict[Version, PoolSpec] = {}
         self.variables: dict[Version, str] = {}
         """By version: a digest of the variables of the specification's file, as the pool has them."""
+        self.kept: KeptPool | None = None
+        """The V1 of before the last rotation, if this replica has followed that since it runs."""
         self._drain_timeout_s = drain_timeout_s
         self._refuses = False
         self._retired: set[RunningPool] = set()
@@ -191,23 +209,44 @@ class PoolSet:
         self.engines[version], self.spawners[version] = pool.engine, pool.spawner
         self.specs[version], self.variables[version] = pool.spec, pool.variables
 
-    def replace(self, version: Version, pool: RunningPool) -> None:
-        """Puts a started pool in the place of another, which ends its calls and then its workers."""
-        spec, variables = self.specs[version], self.variables[version]
-        before = RunningPool(spec, variables, self.spawners[version], self.engines[version])
+    def replace(self, version: Version, pool: RunningPool, *, rotation: int | None = None) -> Engine:
+        """Puts a started pool in the place of another, which ends its calls and then its workers; returns its engine.
+
+        With `rotation`, the revision of one, the spawner of the former pool is kept for the way back. Otherwise none
+        is kept any more.
+        """
+        before = RunningPool(
+            self.specs[version], self.variables[version], self.spawners[version], self.engines[version]
+        )
+        dropped, self.kept = self.kept, None
+        if rotation is not None and before.spec.workers == "local":
+            self.kept = KeptPool(rotation, before.spec, before.variables, before.spawner)
         self.put(version, pool)
         if self._refuses:
             pool.engine.refuse()
         self._retired.add(before)
         self._tasks.start(self._retire(before))
+        if dropped is not None and not self._uses(dropped.spawner) and not self._retires(dropped.spawner):
+            self._tasks.start(dropped.spawner.aclose())
+        return before.engine
 
     async def _retire(self, pool: RunningPool) -> None:
         pool.engine.refuse()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_timeout_s):
                 await pool.engine.drain()
-        await pool.aclose()
+        await pool.engine.aclose()
+        if not self._uses(pool.spawner):
+            await pool.spawner.aclose()
         self._retired.discard(pool)
+
+    def _uses(self, spawner: WorkerSpawner) -> bool:
+        """Tells if a spawner is kept, or serves again."""
+        return spawner in self.spawners.values() or (self.kept is not None and self.kept.spawner is spawner)
+
+    def _retires(self, spawner: WorkerSpawner) -> bool:
+        """Tells if a spawner has workers of a pool that ends its last calls: with these it ends, too."""
+        return any(pool.spawner is spawner for pool in self._retired)
 
     async def start(self, serving: Version) -> None:
         """Starts all pools. A pool other than the `serving` one is waited for no longer than `OTHER_POOL_START_S`.
@@ -248,9 +287,11 @@ class PoolSet:
     async def aclose(self) -> None:
         """Ends all pools, and then their spawners."""
         await self._tasks.aclose()
-        await asyncio.gather(*(pool.aclose() for pool in self._retired))
-        await asyncio.gather(*(engine.aclose() for engine in self.engines.values()))
-        await asyncio.gather(*(spawner.aclose() for spawner in self.spawners.values()))
+        await asyncio.gather(*(engine.aclose() for engine in self.all_engines()))
+        spawners = {*self.spawners.values(), *(pool.spawner for pool in self._retired)}
+        if self.kept is not None:
+            spawners.add(self.kept.spawner)
+        await asyncio.gather(*(spawner.aclose() for spawner in spawners))
 
 
 def _variables_of(spec: PoolSpec) -> dict[str, str]:

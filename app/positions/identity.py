@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -14,7 +15,9 @@ from config.pools import PoolSpec
 from pools.errors import SpawnFailed
 from poolshift.worker.describe import Description
 from poolshift.worker.lm import NONE
+from routing.catalog.definitions import encode_definition
 from routing.catalog.lms import LMs
+from routing.catalog.programs import Programs
 from routing.rollout.identity import Identity
 from routing.versions import Version
 
@@ -93,6 +96,32 @@ async def ramp_identity(pools: PoolSet, lms: LMs) -> Identity | None:
 
 def _kind(spec: PoolSpec) -> dict[str, object]:
     return {name: value for name, value in spec.as_json().items() if name not in _SIZES}
+
+
+def v2_identity(pools: PoolSet, lms: LMs, programs: Programs) -> Callable[[], Awaitable[str | None]]:
+    """Returns what finds a digest of V2 as it runs: its pool, its LM, and the definitions that are its own.
+
+    The digest is None while V2's interpreter cannot run workers.
+    """
+    own: tuple[frozenset[tuple[str, int]], str] = frozenset(), ""
+
+    async def identify() -> str | None:
+        nonlocal own
+        spawner, spec = pools.spawners[Version.V2], pools.specs[Version.V2]
+        try:
+            description = await spawner.describe()
+        except SpawnFailed:
+            return None
+        definitions = programs.own_definitions()
+        revisions = frozenset((one.key, one.revision) for one in definitions)
+        if revisions != own[0]:
+            own = revisions, _digest(sorted((one.key, encode_definition(one.definition)) for one in definitions))
+        lm = lms.shown(None, Version.V2).settings
+        code = description.python, sorted(description.packages.items()), spawner.revision
+        settings = lm.model, lm.api_base, lm.temperature, lm.max_tokens
+        return _digest([spec.as_json() | {"pool_size": 0}, pools.variables[Version.V2], code, settings, own[1]])
+
+    return identify
 
 
 def _told(identity: PoolIdentity) -> tuple[object, ...]:

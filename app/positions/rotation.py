@@ -1,69 +1,39 @@
-"""Makes V2's specification V1's, without a restart of anything that serves, and keeps that over restarts.
+"""Makes V2's specification V1's, without a restart of anything that serves, and takes that back.
 
 A rotation is a revision of the rollout: it sets 0 % and says which specification V1 has from then on. Each replica
 starts a pool of that specification before the revision is in force there, and then puts it in V1's place. Until then
-everything stays where it was, which is the same specification: that of V2.
+everything stays where it was, which is the same specification: that of V2. A rotation that takes another one back is
+followed in the same way.
 """
 
 import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 
-import msgspec
 import structlog
 
 from app.positions.difference import PoolIdentity, difference
 from app.positions.factory import PoolFactory, PoolSet, RunningPool
+from app.positions.starting import RotatedV1
 from app.problems import Problem
 from config.pools import PoolSpec
 from config.settings import InvalidSettings, Settings
+from pools.calls import Call
 from pools.errors import SpawnFailed
 from pools.process.interface import WorkerSpawner
-from routing.catalog.lms import LMs
+from routing.catalog.lms import Holder, LMs
 from routing.catalog.programs import Programs
 from routing.errors import PlanConflict
 from routing.rollout.controller import RampController
 from routing.rollout.flag import RolloutFlag
-from routing.rollout.log import RolloutLog
 from routing.rollout.model import Change, Rollout, Source
-from routing.rotation import RotationStore
+from routing.rotation.store import Former, LastRotation, RotationStore, TakenBack
+from routing.rotation.trial import End, Outcome, Trials
 from routing.split import BASIS_POINTS
 from routing.versions import Version
 
 _log = structlog.stdlib.get_logger("poolshift.rollout")
-
-
-async def starting_specs(settings: Settings, log: RolloutLog) -> dict[Version, PoolSpec]:
-    """Reads the specifications of the pools that run: those of the environment, unless a rotation says otherwise.
-
-    V1 has the specification of the newest rotation for as long as the environment asks for the same V1 as it did at the
-    rotation. Once it asks for another one, that wins for good.
-
-    Raises:
-        StoreUnavailable: the rollout's log cannot be read.
-    """
-    specs = {Version(name): settings.pool(name) for name in settings.pool_versions}
-    rotation = await log.rotation()
-    if Version.V1 not in specs or rotation is None or rotation.v1_pool is None:
-        return specs
-    if await log.last_seen(Source.ROTATION) == str(rotation.revision):
-        return specs
-    told = msgspec.json.decode(rotation.v1_pool)
-    if PoolSpec.from_json(told["environment"]) != specs[Version.V1]:
-        await log.saw(Source.ROTATION, str(rotation.revision))
-        _log.warning(
-            "V1 has the environment's specification again, since that has changed after the rotation",
-            revision=rotation.revision,
-        )
-        return specs
-    specs[Version.V1] = PoolSpec.from_json(told["spec"])
-    _log.info(
-        "V1 has the specification that a rotation gave it, not the environment's",
-        revision=rotation.revision,
-        by=rotation.updated_by,
-        at=rotation.updated_at.isoformat(timespec="seconds"),
-        python=specs[Version.V1].python,
-        programs_dir=specs[Version.V1].programs_dir,
-    )
-    return specs
 
 
 class Rotation:
@@ -79,6 +49,7 @@ class Rotation:
         ramp: RampController,
         programs: Programs,
         lms: LMs,
+        trials: Trials,
     ) -> None:
         self._settings = settings
         self._pools = pools
@@ -88,15 +59,19 @@ class Rotation:
         self._ramp = ramp
         self._programs = programs
         self._lms = lms
+        self._trials = trials
         self._rotating = asyncio.Lock()
         self._wake = asyncio.Event()
         flag.listen_to_rotations(self._wake.set)
 
-    async def rotate(self, by: str, reason: str | None) -> Rollout:
+    async def rotate(self, by: str, reason: str, *, unproven: str | None = None) -> Rollout:
         """Gives V1 the specification of V2; returns when V1's new workers serve and the split is at 0 %.
 
+        `unproven` is the reason for which an admin does so without evidence that V2 has been tried.
+
         Raises:
-            PlanConflict: the percentage is neither 0 nor 100, a plan is under way, or V2 has at 0 % what V1 has not.
+            PlanConflict: the percentage is neither 0 nor 100, a plan is under way, V2 has at 0 % what V1 has not, or
+                V2 has not been tried.
             Problem: `load_failed` if no worker of the specification can be started, `code_outdated` if it would run
                 other code than V2 does. Everything is as it was.
             StaleRevision: somebody has changed the rollout meanwhile.
@@ -105,19 +80,59 @@ class Rotation:
         async with self._rotating:
             self._refuse_amid_ramp()
             expected = self._flag.current.revision
+            await self._refuse_same()
+            tried = await self._trials.identity()
+            await self._refuse_unproven(unproven)
             spec = self._pools.specs[Version.V2]
-            pool = await self._started(spec)
+            pool = await self._started(self._made(spec))
             try:
                 await self._refuse_untried(pool)
-                environment = self._settings.pool("v1")
-                told = msgspec.json.encode({"spec": spec.as_json(), "environment": environment.as_json()}).decode()
-                change = Change(0, Source.ROTATION, by, reason, v1_pool=told)
-                rollout = await self._flag.change(change, expected=expected, append=self._append)
+                told = RotatedV1(
+                    spec=spec.as_json(),
+                    environment=self._settings.pool("v1").as_json(),
+                    gave_lm=self._lms.inherited() is not None,
+                )
+                former = Former(
+                    self._pools.specs[Version.V1].as_json(), self._pools.spawners[Version.V1].revision, tried
+                )
+                change = Change(0, Source.ROTATION, by, reason, v1_pool=told.as_json())
+                rollout = await self._flag.change(change, expected=expected, append=partial(self._append, former))
             except BaseException:
-                await asyncio.shield(pool.aclose())
+                await asyncio.shield(self._discard(pool))
                 raise
-            self._put(pool, rollout.revision)
+            self._put(pool, rollout)
             return rollout
+
+    async def unrotate(self, by: str, reason: str | None) -> TakenBack:
+        """Takes the newest rotation back: V1 is what it was before, and V2 has its own definitions again, at 0 %.
+
+        Returns when V1's workers serve. They run the code that V1 had loaded before the rotation; after a restart of
+        the service, the code that is on disk.
+
+        Raises:
+            PlanConflict: there is nothing to take back, or a plan is under way.
+            Problem: `load_failed` if no worker of the former specification can be started. Everything is as it was.
+            StaleRevision: somebody has changed the rollout meanwhile.
+            StoreUnavailable: it could not be written, and has not taken place.
+        """
+        async with self._rotating:
+            if self._ramp.ramp.state.is_under_way:
+                raise PlanConflict(f"a plan is under way ({self._ramp.ramp.state}): abort it first")
+            expected = self._flag.current.revision
+            rotation, former = _undoable(await self._store.last())
+            spec = PoolSpec.from_json(dict(former.spec))
+            pool = await self._started(self._former(rotation.revision, spec))
+            try:
+                change = Change(0, Source.ROTATION, by, self._told(rotation, former, pool, reason))
+                back: list[TakenBack] = []
+                end = End(Outcome.UNROTATED, by, reason, datetime.now(UTC))
+                append = partial(self._append_back, spec, rotation.revision, end, back)
+                rollout = await self._flag.change(change, expected=expected, append=append)
+            except BaseException:
+                await asyncio.shield(self._discard(pool))
+                raise
+            self._put(pool, rollout)
+            return back[0]
 
     async def follow(self) -> None:
         """Follows the rotations of other replicas until it is cancelled."""
@@ -131,20 +146,41 @@ class Rotation:
         rotation = await self._store.newest()
         if rotation is None or rotation.v1_pool is None or rotation.revision <= self._flag.rotated_to:
             return
+        told = RotatedV1.of(rotation)
+        spec = PoolSpec.from_json(told.spec)
+        if (told.takes_back or 0) > self._flag.rotated_to and self._pools.specs[Version.V1] == spec:
+            self._flag.rotated(rotation.revision)  # the rotation that is taken back has never come here
+            return
         try:
-            pool = await self._started(PoolSpec.from_json(msgspec.json.decode(rotation.v1_pool)["spec"]))
+            former = told.takes_back
+            pool = await self._started(self._made(spec) if former is None else self._former(former, spec))
         except BaseException:
             self._wake.set()  # tried again, by the owner of this task
             raise
-        self._put(pool, rotation.revision)
+        self._put(pool, rotation)
 
-    async def _append(self, change: Change, *, after: int) -> Rollout:
+    async def _append(self, former: Former, change: Change, *, after: int) -> Rollout:
         """Writes the rotation with what V1 gets from V2: V2's own definitions, which become everyone's, and its LM."""
-        rotated = await self._store.rotate(change, after=after, lm=self._lms.inherited())
+        rotated = await self._store.rotate(change, after=after, lm=self._lms.inherited(), former=former)
         self._programs.take(rotated.programs)
         if rotated.lm is not None:
             self._lms.take(rotated.lm)
         return rotated.rollout
+
+    async def _append_back(
+        self, spec: PoolSpec, rotation: int, end: End, back: list[TakenBack], change: Change, *, after: int
+    ) -> Rollout:
+        """Writes that a rotation is taken back, with the definitions and the LM that V1 has again."""
+        told = RotatedV1(spec=spec.as_json(), environment=self._settings.pool("v1").as_json(), takes_back=rotation)
+        change = replace(change, v1_pool=told.as_json())
+        taken = await self._store.take_back(change, after=after, rotation=rotation, end=end)
+        self._programs.take(taken.programs)
+        if taken.lm is not None:
+            self._lms.take(taken.lm)
+        elif taken.has_lm:
+            self._lms.drop(Holder(version=Version.V1))
+        back.append(taken)
+        return taken.rollout
 
     def _refuse_amid_ramp(self) -> None:
         points = self._flag.current.canary_basis_points
@@ -181,29 +217,105 @@ class Rotation:
                 extensions={"on_disk": pool.spawner.revision, "of_workers": running.revision},
             )
 
-    async def _started(self, spec: PoolSpec) -> RunningPool:
-        """Starts a pool for V1 beside the one that serves. Raises Problem if its workers do not get ready."""
+    async def _refuse_same(self) -> None:
+        """Refuses a rotation that changes nothing: it would drop the way back from the one before it."""
+        variables, specs, spawners = self._pools.variables, self._pools.specs, self._pools.spawners
+        if self._programs.count_own() or self._lms.is_on_trial or variables[Version.V1] != variables[Version.V2]:
+            return
+        v1, v2 = await asyncio.gather(*(_runs(specs[version], spawners[version]) for version in Version))
+        changed = difference(v1, v2)
+        if not changed.changes and not changed.packages:
+            raise PlanConflict("V1 is what V2 is already, and a rotation changes nothing")
+
+    async def _refuse_unproven(self, unproven: str | None) -> None:
+        """Refuses a rotation to a V2 that has not been tried, unless an admin has said why. Raises PlanConflict."""
+        if unproven:
+            return
+        trial = await self._trials.of_v2()
+        if not trial.is_proven:
+            word = "an admin may rotate all the same, with `unproven` and a reason"
+            raise PlanConflict(f"{trial.told}. Try it by a plan first; {word}")
+
+    def _made(self, spec: PoolSpec) -> RunningPool:
+        """Makes a pool for V1. Raises Problem if the file with its variables cannot be read."""
         try:
-            pool = self._factory.make(Version.V1, spec)
+            return self._factory.make(Version.V1, spec)
         except InvalidSettings as error:
             raise Problem("load_failed", f"V1 keeps its specification: {error}") from None
+
+    def _former(self, rotation: int, spec: PoolSpec) -> RunningPool:
+        """Makes the pool of before a rotation: from its spawner if that is kept, else from disk."""
+        kept = self._pools.kept
+        if kept is None or kept.rotation != rotation or kept.spec != spec:
+            return self._made(spec)
+        return self._factory.revive(Version.V1, kept)
+
+    def _told(self, rotation: Rollout, former: Former, pool: RunningPool, reason: str | None) -> str:
+        """Says what is put back, for the history."""
+        told = f"unrotated: V1 is what it was before revision {rotation.revision}"
+        if reason:
+            told = f"{told}: {reason}"
+        code = pool.spawner.revision
+        if former.code is not None and code != former.code:
+            told = f"{told} (but with programs at {code}, which are on disk now, instead of {former.code})"
+        return told
+
+    async def _started(self, pool: RunningPool) -> RunningPool:
+        """Starts a pool for V1 beside the one that serves. Raises Problem if its workers do not get ready."""
         try:
             await pool.engine.start()
             await pool.engine.warmed(1.0)
         except BaseException:
-            await asyncio.shield(pool.aclose())
+            await asyncio.shield(self._discard(pool))
             raise
         if not pool.engine.is_ready:
             why = pool.spawner.start_failure or "no worker got ready"
-            await pool.aclose()
+            await self._discard(pool)
             raise Problem("load_failed", f"V1 keeps its specification: {why}")
         return pool
 
-    def _put(self, pool: RunningPool, revision: int) -> None:
-        """Puts the pool in V1's place and brings the rotation into force, in one step of the event loop."""
-        self._pools.replace(Version.V1, pool)
-        self._flag.rotated(revision)
-        _log.info("rotated: V1 has V2's specification", revision=revision)
+    async def _discard(self, pool: RunningPool) -> None:
+        """Ends a pool that does not get V1's place. A spawner that is kept stays kept."""
+        kept = self._pools.kept
+        if kept is not None and kept.spawner is pool.spawner:
+            await pool.engine.aclose()
+        else:
+            await pool.aclose()
+
+    def _put(self, pool: RunningPool, rotation: Rollout) -> None:
+        """Puts the pool in V1's place and brings the rotation into force, in one step of the event loop.
+
+        Calls that wait for the former V1 go to the new one, unless their definition is no longer the one in force.
+        """
+        takes_back = RotatedV1.of(rotation).takes_back
+        keeps = rotation.revision if takes_back is None else None
+        before = self._pools.replace(Version.V1, pool, rotation=keeps)
+        self._flag.rotated(rotation.revision)
+        before.withdraw(self._runs_as_is)
+        if takes_back is None:
+            _log.info("rotated: V1 has V2's specification", revision=rotation.revision)
+        else:
+            _log.info("unrotated: V1 has its former specification", revision=rotation.revision, takes_back=takes_back)
+
+    def _runs_as_is(self, call: Call) -> bool:
+        now = self._programs.resolve(call.program.id, call.session_id)
+        return now is not None and (now.key, now.revision) == (call.program.key, call.program.revision)
+
+
+def _undoable(last: LastRotation | None) -> tuple[Rollout, Former]:
+    """Returns the newest rotation with what it replaced. Raises PlanConflict if there is nothing to take back."""
+    if last is None:
+        raise PlanConflict("there was no rotation: nothing is to be taken back")
+    rotation, former = last
+    taken = RotatedV1.of(rotation)
+    when = f"by {rotation.updated_by} at {rotation.updated_at.isoformat(timespec='seconds')}"
+    if taken.takes_back is not None:
+        raise PlanConflict(
+            f"the rotation of revision {taken.takes_back} was taken back already, {when} (revision {rotation.revision})"
+        )
+    if former is None:
+        raise PlanConflict(f"the rotation of revision {rotation.revision}, {when}, has kept nothing to go back to")
+    return rotation, former
 
 
 async def _runs(spec: PoolSpec, spawner: WorkerSpawner) -> PoolIdentity:

@@ -80,9 +80,32 @@ def roll_back(
 
 @app.command("rotate")
 @on_service
-def rotate(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
+def rotate(
+    service: Service,
+    *,
+    reason: Reason = None,
+    unproven: Annotated[
+        bool,
+        typer.Option("--unproven", help="Without evidence that V2 has been tried: takes an admin and a reason."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Makes V2's specification V1's and sets 0 %, for the next migration; returns when V1's new workers serve."""
-    _show(service.ask(rollout.rotate(reason=reason)), as_json=as_json)
+    _show(service.ask(rollout.rotate(reason=reason, unproven=unproven or None)), as_json=as_json)
+
+
+@app.command("unrotate")
+@on_service
+def unrotate(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Takes the last rotation back: V1 is what it was before, at 0 %; returns when V1's workers serve."""
+    flag = service.ask(rollout.unrotate(reason=reason))
+    _show(flag, as_json=as_json)
+    if as_json:
+        return
+    if flag["kept_programs"]:
+        print(f"changed since the rotation, and not taken back: {', '.join(flag['kept_programs'])}")
+    if flag["kept_lm"]:
+        print("V1's language model was set since the rotation, and is not taken back")
 
 
 @app.command("history")

@@ -103,6 +103,7 @@ from poolshift.client.retries import (
 from poolshift.client.rollout import (
     Change,
     Rollout,
+    Unrotation,
 )
 from poolshift.client.sessions import (
     LM,
@@ -220,6 +221,7 @@ __all__ = [
     "Trace",
     "Unauthorized",
     "UnexpectedAnswer",
+    "Unrotation",
     "Usage",
     "Use",
     "Validation",

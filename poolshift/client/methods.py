@@ -52,6 +52,7 @@ class RolloutMethods:
     change = Sends(rollout.change)
     roll_back = Sends(rollout.roll_back)
     rotate = Sends(rollout.rotate)
+    unrotate = Sends(rollout.unrotate)
     history = Lists(rollout.history)
     plan = Sends(ramp.show_plan)
     set_plan = Sends(ramp.set_plan)

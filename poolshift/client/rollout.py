@@ -36,6 +36,15 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+class Unrotation(Rollout, frozen=True, kw_only=True):
+    """The flag after a rotation was taken back, and what was changed since the rotation and stays."""
+
+    kept_programs: list[str] = []
+    """Programs that keep their newer definition."""
+    kept_lm: bool = False
+    """True if V1's language model was set since."""
+
+
 def show() -> Call[Rollout]:
     """Reads the flag."""
     return get("/rollout", Rollout)
@@ -67,9 +76,24 @@ def roll_back(*, reason: str | None = None, in_flight: str | None = None) -> Cal
     return post("/rollout/rollback", Rollout, members(reason=reason, in_flight=in_flight), is_idempotent=True)
 
 
-def rotate(*, reason: str | None = None) -> Call[Rollout]:
-    """Makes V2's specification V1's, and waits until V1's new workers serve; the next migration can begin."""
-    return post("/rollout/rotate", Rollout, members(reason=reason))
+def rotate(*, reason: str | None = None, unproven: bool | None = None) -> Call[Rollout]:
+    """Makes V2's specification V1's, and waits until V1's new workers serve; the next migration can begin.
+
+    An admin rotates with `unproven=True`, and a reason, to a V2 that has not been tried.
+
+    Raises:
+        PlanConflict: V2 has not been tried, or the state of the rollout does not allow it.
+    """
+    return post("/rollout/rotate", Rollout, members(reason=reason, unproven=unproven))
+
+
+def unrotate(*, reason: str | None = None) -> Call[Unrotation]:
+    """Takes the newest rotation back, and waits until V1's workers serve: V1 is what it was before, at 0 %.
+
+    Raises:
+        PlanConflict: there is nothing to take back, or a plan is under way.
+    """
+    return post("/rollout/unrotate", Unrotation, members(reason=reason))
 
 
 def history(*, limit: int | None = None) -> Listing[Change]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
 
@@ -72,6 +72,10 @@ class LMStore(Protocol):
         """Keeps `settings` in place of the earlier ones."""
         ...
 
+    async def accept(self, holder: Holder, overrides: str | None) -> None:
+        """Has the settings of one holder count beside another LM of the environment's: see `StoredLM`."""
+        ...
+
     async def remove(self, holder: Holder) -> None:
         """Forgets the settings of one holder."""
         ...
@@ -129,6 +133,28 @@ class LMs:
     def take(self, stored: StoredLM) -> None:
         """Takes up an LM that has just been stored."""
         self._remember(stored)
+
+    def drop(self, holder: Holder) -> None:
+        """Forgets an LM that has just been removed from the store."""
+        self._forget(holder)
+
+    async def overridden(self, holder: Holder) -> StoredLM | None:
+        """Returns a stored LM that no longer counts, since the environment names another one than when it was stored.
+
+        Raises StoreUnavailable.
+        """
+        stored = await self._store.find(holder)
+        if stored is None or stored.overrides == self._overridden_by(holder):
+            return None
+        now = self.shown(holder.session_id, holder.version).settings
+        is_same = all(getattr(stored.settings, one) == getattr(now, one) for one in ("model", "api_base", "api_key"))
+        return None if is_same else stored
+
+    async def keep(self, stored: StoredLM) -> None:
+        """Has such an LM count again. Raises StoreUnavailable."""
+        overrides = self._overridden_by(stored.holder)
+        await self._store.accept(stored.holder, overrides)
+        self._remember(replace(stored, overrides=overrides))
 
     def may_keep(self, version: Version) -> bool:
         """Tells if a version's LM may be stored for the other one: a key of the environment must not be."""

@@ -422,6 +422,10 @@ class Programs:
         """Counts the programs of which V2 has a definition of its own."""
         return len(self.own_ids())
 
+    def own_definitions(self) -> list[Program]:
+        """Returns the programs of which V2 has a definition of its own, with that definition."""
+        return [program.v2 for program in self._all() if program.v2 is not None]
+
     def own_ids(self) -> list[str]:
         """Names the programs of which V2 has a definition of its own."""
         return sorted(program.id for program in self._all() if program.v2 is not None)

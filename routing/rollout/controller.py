@@ -126,6 +126,10 @@ class RampController:
         self._judge.listen(self._judged)
         self._flag_changed(self._flag.current)
 
+    def listen(self, listener: Callable[[Ramp, Ramp], None]) -> None:
+        """Calls `listener` with the ramp before and after each change of its state, or of its run."""
+        self._record.listeners.append(listener)
+
     async def run(self) -> None:
         """Looks at plan and evidence until it is cancelled."""
         while True:

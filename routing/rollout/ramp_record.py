@@ -1,6 +1,7 @@
 """The ramp on this replica and in the store: one value, its revision, and what is still to be written."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -25,6 +26,8 @@ class RampRecord:
         self.clock: Final = RampClock()
         self.writing: Final = asyncio.Lock()
         """Held by whoever writes the ramp."""
+        self.listeners: Final[list[Callable[[Ramp, Ramp], None]]] = []
+        """Called with the ramp before and after each change of its state, or of its run."""
         self._store = store
         self._evidence = evidence
         self._revision = 0
@@ -69,6 +72,9 @@ class RampRecord:
         if (ramp.state, ramp.step) != (before.state, before.step):
             self.since = datetime.now(UTC)
             _log.info("ramp moved", state=ramp.state, step=ramp.step + 1, by=ramp.by, reason=ramp.reason)
+        if (ramp.state, ramp.run) != (before.state, before.run):
+            for listener in self.listeners:
+                listener(before, ramp)
 
     def _put(self, ramp: Ramp) -> None:
         before, self.ramp = self.ramp, ramp

@@ -117,6 +117,8 @@ class Recorder:
         self._decided = {
             version: {reason: self._decisions.of(version, reason) for reason in Reason} for version in versions
         }
+        self.run_again: dict[str, int] = dict.fromkeys(Version, 0)
+        """By version: calls that its dead workers left, and that ran once more."""
         for version in versions:
             self._begin(version, EXECUTE)
 
@@ -163,6 +165,15 @@ class Recorder:
     def _add_up(self) -> None:
         for calls in self._calls.values():
             calls.add_up()
+
+    def outcomes(self, version: Version) -> dict[str, int]:
+        """Counts a version's calls that clients have asked for, by outcome."""
+        self._add_up()
+        counts: dict[str, int] = {}
+        for (of_version, operation, outcome), count in self._requests.values().items():
+            if of_version == version and operation not in NOT_ORGANIC:
+                counts[outcome] = counts.get(outcome, 0) + count
+        return counts
 
     def latencies(self, version: Version) -> list[int]:
         """Counts a version's calls by duration: one number for each of `DURATION_BOUNDS`, and one for all above."""

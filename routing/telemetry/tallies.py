@@ -175,6 +175,10 @@ class Counter(_Family[Count]):
     def _new(self) -> Count:
         return Count()
 
+    def values(self) -> dict[tuple[str, ...], int]:
+        """Returns the value of each series, by its labels."""
+        return {labels: one.value for labels, one in self._series.items()}
+
 
 class Summary(_Family[Total]):
     """A metric of values: their number and sum."""

@@ -105,13 +105,18 @@ def test_a_rollback_is_verified(operator: Poolshift) -> None:
 
 
 def test_a_rotation(operator: Poolshift) -> None:
-    """Refused between 0 and 100 %, with the reason; done at 0 %, and the history says so."""
+    """Refused between 0 and 100 %, and without evidence; done by a word, and taken back; the history says so."""
     operator.succeeds("rollout", "set", 50)
     assert operator.fails(4, "rollout", "rotate").startswith("plan_conflict: V2 gets 50 %")
     operator.succeeds("rollout", "set", 0)
-    rotated = operator.json("rollout", "rotate", "--reason", "the next one")
+    assert "an admin may rotate all the same" in operator.fails(4, "rollout", "rotate", "--reason", "the next one")
+    assert "needs a reason" in operator.fails(4, "rollout", "rotate", "--unproven")
+    rotated = operator.json("rollout", "rotate", "--unproven", "--reason", "the next one")
     assert (rotated["canary_percent"], rotated["source"]) == (0, "rotation")
-    assert rotated["reason"].startswith("the next one (")
+    assert rotated["reason"].startswith("unproven: the next one (")
+    told = operator.succeeds("rollout", "unrotate", "--reason", "not yet")
+    assert "unrotated: V1 is what it was before revision" in told
+    assert operator.fails(4, "rollout", "unrotate").startswith("plan_conflict: the rotation of revision")
 
 
 def test_the_migration(operator: Poolshift) -> None:

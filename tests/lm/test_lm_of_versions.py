@@ -104,7 +104,7 @@ def test_which_lm_counts(service: Service, endpoint: Endpoint) -> None:
     client.put(f"/lm{V2}", json=lm(endpoint, "put"))
     own = {"program_type": "predict", "signature": "text -> topic", "instructions": "Rotate."}
     assert client.put(f"/programs/{program}{V2}", json=own).status_code == 201
-    assert client.post("/rollout/rotate").status_code == 200
+    assert client.post("/rollout/rotate", json={"unproven": True, "reason": "a test"}).status_code == 200
     assert topics(service, program) == ["put sk-put"] * 2
     assert "Rotate." in endpoint.prompt("put")
     assert client.get("/rollout").json()["canary_percent"] == 0

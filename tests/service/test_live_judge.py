@@ -23,10 +23,11 @@ pytestmark = pytest.mark.skipif(os.environ.get("POOL_VERSION") == "v1", reason="
 def start_pair(start_service: StartService, tmp_path: Path) -> Callable[..., Service]:
     """Starts services whose two pools have the same engine, and V2's workers the given environment."""
 
-    def start(**worker_environment: float) -> Service:
+    def start(*, rotate_min_calls: int = 1000, **worker_environment: float) -> Service:
         path = tmp_path / "v2.env"
         path.write_text("".join(f"{name}={value}\n" for name, value in worker_environment.items()))
-        return start_service(ENGINE="session_pool_v2", V2_WORKER_ENV_FILE=path, V1_POOL_SIZE=4, V2_POOL_SIZE=4)
+        settings = {"ENGINE": "session_pool_v2", "V2_WORKER_ENV_FILE": path, "V1_POOL_SIZE": 4, "V2_POOL_SIZE": 4}
+        return start_service(ROTATE_MIN_CALLS=rotate_min_calls, **settings)
 
     return start
 
@@ -58,8 +59,11 @@ def test_an_equal_canary_is_left_alone(start_pair: Callable[..., Service]) -> No
 
 @pytest.mark.judge
 def test_an_equal_canary_goes_all_the_way(start_pair: Callable[..., Service]) -> None:
-    """V2 = V1: each ramp ends in a promotion by evidence, and in no rollback, and every call is answered."""
-    service = start_pair()
+    """V2 = V1: each ramp ends in a promotion by evidence, and in no rollback, and every call is answered.
+
+    The promotion is evidence enough for a rotation, however few calls V2 has served.
+    """
+    service = start_pair(rotate_min_calls=10**9)
     program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
     for _ in range(RAMPS):
         with Traffic([service], program) as traffic:
@@ -69,6 +73,8 @@ def test_an_equal_canary_goes_all_the_way(start_pair: Callable[..., Service]) ->
         assert {code for _, _, _, code in traffic.answers} == {None}
         assert newest_change(service) == ("judge", 100)
         assert newest_decision(service)["verdict"] == "promote"
+    rotated = service.client.post("/rollout/rotate")
+    assert (rotated.status_code, rotated.json()["canary_percent"]) == (200, 0), rotated.text
 
 
 def versions_of_later_calls(traffic: Traffic, since: int) -> list[str]:

@@ -25,7 +25,12 @@ from tests.support.waiting import wait_until
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 DOCUMENT = schemathesis.openapi.from_dict(document())
 OPERATIONS = [result.ok() for result in DOCUMENT.get_all_operations() if isinstance(result, Ok)]
-STARTS_WORKERS = {"POST /pools/reload", "POST /pools/{version}/reload", "POST /rollout/rotate"}
+STARTS_WORKERS = {
+    "POST /pools/reload",
+    "POST /pools/{version}/reload",
+    "POST /rollout/rotate",
+    "POST /rollout/unrotate",
+}
 """Operations that replace all workers each time that they are asked for."""
 
 

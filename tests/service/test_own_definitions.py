@@ -208,7 +208,8 @@ def test_a_call_that_moves_at_a_rotation_keeps_v2s_definition(start_service: Sta
         queued = call("queued")
         wait_until(lambda: service.pool("v2")["queue_depth"] == 1, "the second call waits for V2")
         assert "own definitions none → p" in service.client.get("/pools/diff").json()["summary"]
-        assert "own definitions none → p" in service.client.post("/rollout/rotate").json()["reason"]
+        rotation = service.client.post("/rollout/rotate", json={"unproven": True, "reason": "a test"})
+        assert "own definitions none → p" in rotation.json()["reason"]
         (tmp_path / "go").touch()
         done = [(one.result().headers["x-pool-version"], one.result().json()["outputs"]) for one in (running, queued)]
     assert done == [("v2", {"result": "RUNNING"}), ("v1", {"result": "QUEUED"})]

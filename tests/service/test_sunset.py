@@ -86,6 +86,7 @@ def test_without_v1_nothing_is_left_of_it(start_service: StartService) -> None:
         ("PATCH", "/rollout", {"canary_percent": 50}),
         ("POST", "/rollout/rollback", {}),
         ("POST", "/rollout/rotate", {}),
+        ("POST", "/rollout/unrotate", {}),
         ("POST", "/rollout/start", {}),
         ("GET", "/pools/diff", None),
     ):

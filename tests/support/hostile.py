@@ -68,6 +68,7 @@ BODIES: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("patch", "/rollout"): [{"canary_percent": 0, "reason": "r"}],
     ("post", "/rollout/rollback"): [{"reason": "r", "in_flight": "finish"}],
     ("post", "/rollout/rotate"): [{"reason": "r"}],
+    ("post", "/rollout/unrotate"): [{"reason": "r"}],
     ("post", "/shadow/{program_id}/compare"): [{"inputs": {"text": "a"}}],
     ("post", "/migration/validations"): [
         {"pools": "p", "items": [{"item": "tests", "state": "met", "evidence": "e", "how": "h"}], "report": {"a": "b"}}

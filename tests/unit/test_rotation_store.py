@@ -3,10 +3,12 @@
 import asyncio
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from sqlalchemy import event
 
 from pools.calls import Program
@@ -16,18 +18,25 @@ from routing.catalog.lms import Holder, LMs, NewLM
 from routing.catalog.programs import NewProgram, Programs
 from routing.errors import StaleRevision
 from routing.rollout.model import Change, Source
+from routing.rotation.store import Former
+from routing.rotation.trial import End, Outcome
 from routing.versions import Version
 from store.database import Database
 from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
 from store.rollout_log import SqlRolloutLog
 from store.rotation_store import SqlRotationStore
+from store.secret_box import SecretBox
 
 IDS = ("one", "two", "three")
 ROTATION = Change(0, Source.ROTATION, "ops", "python 3.11 → 3.13", v1_pool="{}")
 NEW_LM = LMSettings("openai/new", None, None)
 BEFORE = (("old", "new"),) * len(IDS), "none", 1
 AFTER = (("new", None),) * len(IDS), "openai/new", 2
+BACK = Change(0, Source.ROTATION, "ops", "unrotated", v1_pool="{}")
+FORMER = Former({"engine": "session_pool"}, "abc", "v2")
+END = End(Outcome.UNROTATED, "ops", "it fails", datetime(2026, 1, 1, tzinfo=UTC))
+TAKEN_BACK = *BEFORE[:2], 3
 KILLED = 9
 MANY = 100
 """More statements than a rotation has."""
@@ -64,7 +73,11 @@ async def prepare(database: Database) -> None:
 
 async def rotate(database: Database) -> None:
     lms = await open_lms(database)
-    await SqlRotationStore(database, SqlLMStore(database)).rotate(ROTATION, after=1, lm=inherited(lms))
+    await SqlRotationStore(database, SqlLMStore(database)).rotate(ROTATION, after=1, lm=inherited(lms), former=FORMER)
+
+
+async def take_back(database: Database) -> None:
+    await SqlRotationStore(database, SqlLMStore(database)).take_back(BACK, after=2, rotation=2, end=END)
 
 
 async def found(database: Database) -> tuple[tuple[tuple[str | None, str | None], ...], str, int]:
@@ -99,16 +112,19 @@ def in_service(path: Path, work: Callable[[Database], Any]) -> Any:
     return asyncio.run(opened())
 
 
-def killed_at(path: Path, statement: int) -> bool:
-    """Rotates in a process that kills itself before a statement; False if the rotation has fewer ones."""
+Work = Callable[[Database], Any]
+
+
+def killed_at(path: Path, work: Work, statement: int) -> bool:
+    """Works in a process that kills itself before a statement; False if the work has fewer ones."""
     child = os.fork()
     if child == 0:
-        _rotate_and_die(path, statement)
+        _work_and_die(path, work, statement)
     _, status = os.waitpid(child, 0)
     return os.WTERMSIG(status) == KILLED
 
 
-def _rotate_and_die(path: Path, statement: int) -> None:
+def _work_and_die(path: Path, work: Work, statement: int) -> None:
     seen = 0
 
     def count(*_: object) -> None:
@@ -117,29 +133,58 @@ def _rotate_and_die(path: Path, statement: int) -> None:
         if seen == statement:
             os.kill(os.getpid(), KILLED)
 
-    async def work(database: Database) -> None:
+    async def counted(database: Database) -> None:
         event.listen(database._engine.sync_engine, "before_cursor_execute", count)
         event.listen(database._engine.sync_engine, "commit", count)
-        await rotate(database)
+        await work(database)
 
     try:
-        in_service(path, work)
+        in_service(path, counted)
         os._exit(0)
     except BaseException:
         os._exit(1)
 
 
 def test_a_kill_leaves_all_or_nothing(tmp_path: Path) -> None:
-    """Before each statement and before each commit; the next rotation goes on from there."""
+    """Before each statement and before each commit, of a rotation and of its undo; the next try goes on from there."""
     path = tmp_path / "poolshift.db"
     in_service(path, prepare)
-    statement = 1
-    while killed_at(path, statement):
-        assert in_service(path, found) == BEFORE, statement
-        statement += 1
-        assert statement < MANY
-    assert statement > len(IDS) * 5
-    assert in_service(path, found) == AFTER
+    for work, before, after in ((rotate, BEFORE, AFTER), (take_back, AFTER, TAKEN_BACK)):
+        statement = 1
+        while killed_at(path, work, statement):
+            assert in_service(path, found) == before, statement
+            statement += 1
+            assert statement < MANY
+        assert statement > len(IDS) * 3
+        assert in_service(path, found) == after
+
+
+def test_the_former_lm_comes_back_with_its_key(tmp_path: Path) -> None:
+    """Sealed all the time, and in nobody's hands meanwhile; one that was set after the rotation stays."""
+    path, keys = tmp_path / "poolshift.db", [Fernet.generate_key()]
+    former = LMSettings("openai/former", None, "sk-former")
+
+    async def work(database: Database) -> None:
+        await prepare(database)
+        store = SqlLMStore(database, SecretBox(keys))
+        lms = LMs(store, LMSettings("none", None, None), None)
+        await lms.put(Holder(version=Version.V1), former, "ops")
+        await lms.load()
+        rotations = SqlRotationStore(database, store)
+        await rotations.rotate(ROTATION, after=1, lm=inherited(lms), former=FORMER)
+        assert [one.settings.model for one in await store.load()] == ["openai/new"] * 2
+        taken = await rotations.take_back(BACK, after=2, rotation=2, end=END)
+        assert (taken.has_lm, taken.keeps_lm) == (True, False)
+        assert taken.lm is not None
+        assert taken.lm.settings == former
+        lms.take(taken.lm)
+        await rotations.rotate(ROTATION, after=3, lm=inherited(lms), former=FORMER)
+        await lms.put(Holder(version=Version.V1), LMSettings("openai/later", None, None), "ops")
+        taken = await rotations.take_back(BACK, after=4, rotation=4, end=END)
+        assert (taken.has_lm, taken.keeps_lm) == (False, True)
+
+    in_service(path, work)
+    assert b"sk-former" not in path.read_bytes()
 
 
 def test_a_rotation_that_is_overtaken_changes_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The evidence that V2 has been tried, and a rotation and its undo as they are written."""
