@@ -35,6 +35,7 @@ class SqlJobStore:
             "session_id": job.session_id or GLOBAL,
             "program_id": job.program_id,
             "status": job.status,
+            "pool_version": job.pool_version,
             "created_at": job.created_at,
             "alive_at": job.created_at,
             "is_to_be_cancelled": False,
@@ -49,7 +50,7 @@ class SqlJobStore:
             row = (await connection.execute(insert(executions).values(values).returning(executions))).one()
         return _execution(row)
 
-    async def update(self, job: Job) -> None:
+    async def update(self, job: Job) -> bool:
         change = update(executions).where(executions.c.id == job.id, _NOT_OVER)  # a final status is final
         values = {
             "status": job.status,
@@ -62,6 +63,7 @@ class SqlJobStore:
             row = (await connection.execute(change.values(values).returning(*_WITHOUT_BODY))).one_or_none()
             if row is not None and job.ended_at is not None:
                 await tell_job_end(connection, row, job.status, job.ended_at)
+        return row is not None
 
     async def find(self, execution_id: str) -> Job | None:
         async with self._database.transaction() as connection:

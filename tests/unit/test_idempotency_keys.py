@@ -132,26 +132,25 @@ async def test_what_runs_here_is_not_lost(replicas: tuple[IdempotencyKeys, Idemp
 async def test_an_answer_that_cannot_be_written_yet(
     replicas: tuple[IdempotencyKeys, IdempotencyKeys], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client has it at once, this replica answers by it, and the store gets it when it is back."""
+    """Nobody is told of it, neither its own caller nor another, until the store has it: a crash would take it back."""
     one, other = replicas
     mine = call()
     assert await one.claim(mine) is None
     with monkeypatch.context() as patched:
         patched.setattr(Database, "transaction", _no_transaction)
-        assert await one.run(mine, ends(ANSWER)) == ANSWER
-        first = await one.claim(call())
-        assert first is not None
-        assert first.answer == ANSWER
-        with pytest.raises(StoreUnavailable):
-            await other.claim(call())
+        assert await one.run(mine, ends(ANSWER)) is None
+        for replica in replicas:
+            with pytest.raises(StoreUnavailable):
+                await replica.claim(call())
         with pytest.raises(StoreUnavailable):
             await one.keep()
     with pytest.raises(IdempotencyConflict):
         await other.claim(call())
-    await one.keep()
-    first = await other.claim(call())
-    assert first is not None
-    assert first.answer is not None
+    for replica in replicas:  # the first one writes it, since it asks
+        first = await replica.claim(call())
+        assert first is not None
+        assert first.answer is not None
+        assert first.answer.body == ANSWER.body
 
 
 @asynccontextmanager
@@ -178,8 +177,8 @@ async def _fails(*_: object) -> bool:
     raise StoreUnavailable("it does not answer")
 
 
-class _SlowRelease(SqlKeyStore):
-    """Tells of each call that it is asked to release, and waits for leave."""
+class _SlowStore(SqlKeyStore):
+    """Tells of each end of a call that it is to write, and waits for leave."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -191,26 +190,50 @@ class _SlowRelease(SqlKeyStore):
         await self.leave.acquire()
         await super().release(call)
 
+    async def keep(self, call: KeyedCall, answer: KeptAnswer) -> None:
+        self.asked.release()
+        await self.leave.acquire()
+        await super().keep(call, answer)
 
-async def test_an_end_that_is_written_twice_counts_once(database: Database) -> None:
-    """A call's own writing and that of every second may meet; the end of the next call with its key stays."""
-    store = _SlowRelease(database)
+
+async def test_an_end_is_written_once_for_all_who_wait(database: Database) -> None:
+    """A call's own writing and that of every second may meet; a key that it frees counts as free once."""
+    store = _SlowStore(database)
     keys = IdempotencyKeys(store, ttl_s=3600, quotas=Quotas(keys_per_owner=1))
     assert await keys.claim(call()) is None
     run = keys.run(call(), ends(ANSWER, is_final=False))
     await store.asked.acquire()
     again = asyncio.create_task(keys.keep())
-    await store.asked.acquire()
+    second = asyncio.create_task(keys.claim(call(execution_id="second")))
     store.leave.release()
     assert await run == ANSWER
-    second = call(execution_id="second")
-    assert await keys.claim(second) is None
-    with pytest.raises(QuotaExceeded):
-        await keys.claim(call("another"))
-    store.leave.release()
     await again
+    assert await second is None
+    assert store.asked.locked()  # nobody has asked a second time
     with pytest.raises(QuotaExceeded):
         await keys.claim(call("another"))
+    await keys.aclose()
+
+
+async def test_whoever_has_the_key_waits_for_the_write(database: Database) -> None:
+    """As long as it takes and no longer, and another key does not wait. Whoever leaves takes it from nobody."""
+    store = _SlowStore(database)
+    keys = IdempotencyKeys(store, ttl_s=3600)
+    assert await keys.claim(call()) is None
+    run = keys.run(call(), ends(ANSWER))
+    await store.asked.acquire()
+    waiting = [asyncio.create_task(keys.claim(call())) for _ in range(6)]
+    assert await keys.claim(call("another")) is None
+    waiting.pop().cancel()
+    assert not run.done()
+    assert not any(one.done() for one in waiting)
+    store.leave.release()
+    assert await run == ANSWER
+    for one in waiting:
+        found = await one
+        assert found is not None
+        assert found.answer is not None
+        assert found.answer.body == ANSWER.body
     await keys.aclose()
 
 
