@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from alembic import command
@@ -19,6 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from common.threads import in_thread
 from routing.errors import StoreUnavailable
+from store.clock import moment
 from store.sqlite_file import SqliteFile
 from store.tables import changes
 
@@ -136,7 +136,7 @@ class Database:
         """
         if self.is_shared:
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_CHANGES_LOCK})"))
-            await connection.execute(insert(changes).values(kind=kind, ref=ref, at=datetime.now(UTC)))
+            await connection.execute(insert(changes).values(kind=kind, ref=ref, at=moment(connection)))
             await connection.execute(text(f"SELECT pg_notify('{CHANNEL}', '')"))
 
     async def lock_counts(self, connection: AsyncConnection) -> None:

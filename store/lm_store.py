@@ -1,7 +1,6 @@
 """LM settings in the database. Their keys are encrypted if the service has a `SECRET_KEY_FILE`."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -12,6 +11,7 @@ from poolshift.worker.lm import LMSettings
 from routing.catalog.lms import EVERYONE, Holder, StoredLM
 from routing.errors import StoreUnavailable
 from routing.versions import Version
+from store.clock import moment
 from store.database import Database
 from store.secret_box import CannotDecrypt, SecretBox
 from store.tables import GLOBAL, lms
@@ -83,7 +83,7 @@ class SqlLMStore:
             "max_tokens": settings.max_tokens,
             "overrides": overrides,
             "updated_by": by,
-            "updated_at": datetime.now(UTC),
+            "updated_at": moment(connection),
             **self._key_columns(settings.api_key),
         }
         await connection.execute(delete(lms).where(lms.c.session_id == values["session_id"]))

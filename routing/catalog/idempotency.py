@@ -13,12 +13,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 import structlog
 
-from common.moments import moment_before
 from common.shared_run import SharedRun
 from common.tasks import TaskOwner
 from routing.catalog.quotas import DEFAULT_QUOTAS, Quotas, check_keys
@@ -50,15 +49,16 @@ class KeyedCall:
     key: str
     fingerprint: str
     execution_id: str
-    created_at: datetime
-    alive_until: datetime
     answer: KeptAnswer | None = None
+    alive_until: datetime | None = None
+    """The time after which the call counts as lost, by the store's clock; None before the store has the call."""
+    is_alive: bool = True
+    """False if that time is over."""
 
     @staticmethod
     def new(owner: str | None, key: str, fingerprint: str, execution_id: str) -> "KeyedCall":
         """Makes one that begins now. Calls without an owner share the owner "", which no key file allows."""
-        now = datetime.now(UTC)
-        return KeyedCall(owner or "", key, fingerprint, execution_id, now, now + timedelta(seconds=ALIVE_S))
+        return KeyedCall(owner or "", key, fingerprint, execution_id)
 
 
 class KeyTaken(Exception):
@@ -66,22 +66,25 @@ class KeyTaken(Exception):
 
 
 class KeyStore(Protocol):
-    """Keeps keyed calls. Every method raises StoreUnavailable if the store does not answer."""
+    """Keeps keyed calls. Every method raises StoreUnavailable if the store does not answer.
 
-    async def find(self, call: KeyedCall, created_after: datetime) -> KeyedCall | None:
-        """Reads the call that has this owner and key, unless it is older."""
+    Only the store's clock counts, since replicas share it.
+    """
+
+    async def find(self, call: KeyedCall, ttl_s: float) -> KeyedCall | None:
+        """Reads the call that has this owner and key, unless it is older than `ttl_s` seconds."""
         ...
 
-    async def claim(self, call: KeyedCall, created_after: datetime) -> bool:
-        """Keeps a new call, and tells if it did; not if another has its key that is not older than `created_after`."""
+    async def claim(self, call: KeyedCall, ttl_s: float) -> bool:
+        """Keeps a new call, and tells if it did; not if another has its key that is not older than `ttl_s` seconds."""
         ...
 
     async def take_over(self, lost: KeyedCall, call: KeyedCall) -> bool:
         """Puts `call` in the place of `lost`, unless that has changed since; tells if it did."""
         ...
 
-    async def renew(self, calls: Sequence[KeyedCall], alive_until: datetime) -> None:
-        """Says that these calls still run."""
+    async def renew(self, calls: Sequence[KeyedCall]) -> None:
+        """Says that these calls still run: none of them counts as lost for `ALIVE_S` seconds."""
         ...
 
     async def keep(self, call: KeyedCall, answer: KeptAnswer) -> None:
@@ -96,12 +99,12 @@ class KeyStore(Protocol):
         """Forgets a call with its answer, unless another has its key by now; tells if it did."""
         ...
 
-    async def lose_all(self, at: datetime) -> None:
+    async def lose_all(self) -> None:
         """Notes that none of the calls without an answer runs any more."""
         ...
 
-    async def forget(self, created_before: datetime) -> None:
-        """Forgets old calls."""
+    async def forget(self, ttl_s: float) -> None:
+        """Forgets calls that are older than `ttl_s` seconds."""
         ...
 
     async def usage(self) -> Mapping[str, tuple[int, int]]:
@@ -147,7 +150,7 @@ class IdempotencyKeys:
     async def open(self, *, is_shared: bool) -> None:
         """Gives up the calls of the last run of the service. Replicas that share the store tell by the renewals."""
         if not is_shared:
-            await self._store.lose_all(datetime.now(UTC))
+            await self._store.lose_all()
         await self._count()
 
     async def aclose(self) -> None:
@@ -173,7 +176,7 @@ class IdempotencyKeys:
             await end.flush()
         if (running := self._running.get((call.owner, call.key))) is not None:  # even if no renewal reaches the store
             return _checked(call, running, runs_here=True)
-        found = await self._store.find(call, moment_before(self.ttl_s))
+        found = await self._store.find(call, self.ttl_s)
         return None if found is None else _checked(call, found)
 
     async def claim(self, call: KeyedCall) -> KeyedCall | None:
@@ -189,7 +192,7 @@ class IdempotencyKeys:
         self.take_place(call)
         is_first = False
         try:
-            is_first = await self._store.claim(call, moment_before(self.ttl_s))
+            is_first = await self._store.claim(call, self.ttl_s)
         finally:
             if not is_first:
                 self.give_place_back(call)
@@ -270,15 +273,14 @@ class IdempotencyKeys:
         """Renews what runs, and writes what is not written yet. Call this every second. Raises StoreUnavailable."""
         now = time.monotonic()
         if now >= self._next_renewal and self._running:
-            calls = list(self._running.values())
-            await self._store.renew(calls, datetime.now(UTC) + timedelta(seconds=ALIVE_S))
+            await self._store.renew(list(self._running.values()))
             self._next_renewal = now + RENEW_EVERY_S
         await self._flush()
 
     async def sweep(self) -> None:
         """Forgets old keys. Raises StoreUnavailable."""
         if time.monotonic() >= self._next_count:
-            await self._store.forget(moment_before(self.ttl_s))
+            await self._store.forget(self.ttl_s)
             await self._count()
 
     async def _count(self) -> None:
@@ -296,6 +298,6 @@ def _checked(call: KeyedCall, first: KeyedCall, *, runs_here: bool = False) -> K
     """Returns the first call with the key of `call`. Raises IdempotencyConflict if it is another call, or runs."""
     if first.fingerprint != call.fingerprint:
         raise IdempotencyConflict.other_request()
-    if runs_here or (first.answer is None and first.alive_until > datetime.now(UTC)):
+    if runs_here or (first.answer is None and first.is_alive):
         raise IdempotencyConflict.running()
     return first

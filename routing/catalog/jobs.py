@@ -9,13 +9,12 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol
 
 import structlog
 
-from common.moments import moment_before
 from common.shared_run import SharedRun
 from common.tasks import TaskOwner
 from pools.calls import Call, Result
@@ -61,7 +60,7 @@ class JobStatus(StrEnum):
 class Job:
     """A job and its state. `body` is the answer that a synchronous call would have got: its result, or its problem.
 
-    The store assigns `key`, which counts up over the jobs of all replicas.
+    The store assigns `key`, which counts up over the jobs of all replicas. All times are by the store's clock.
     """
 
     id: str
@@ -69,7 +68,7 @@ class Job:
     session_id: str | None
     status: JobStatus
     created_at: datetime
-    key: int = 0
+    key: int
     pool_version: Version | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -79,11 +78,23 @@ class Job:
     """The URL that is told of the job's end."""
 
 
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job that is to be stored."""
+
+    id: str
+    program_id: str
+    session_id: str | None
+    pool_version: Version | None = None
+    owner: str | None = None
+    webhook: str | None = None
+
+
 class JobStore(Protocol):
     """Keeps jobs. Every method raises StoreUnavailable if the store does not answer."""
 
-    async def add(self, job: Job, keyed: KeyedCall | None = None) -> Job:
-        """Keeps a new job, and assigns its key. A call with an idempotency key is kept with it.
+    async def add(self, new: NewJob, keyed: Callable[[Job], KeyedCall] | None = None) -> Job:
+        """Keeps a new job, which is queued. A call with an idempotency key is kept with it: `keyed` makes that.
 
         Raises:
             KeyTaken: another call has this idempotency key; the job is not kept.
@@ -113,12 +124,12 @@ class JobStore(Protocol):
         """Notes that this replica runs these jobs; returns, for each that is not over, whether to cancel the job."""
         ...
 
-    async def interrupt(self, silent_since: datetime | None) -> int:
-        """Marks jobs without a heartbeat since then, or (None) all that are not over, as interrupted; their number."""
+    async def interrupt(self, silent_for_s: float | None) -> int:
+        """Marks jobs without a heartbeat for so long, or (None) all that are not over, as interrupted; their number."""
         ...
 
-    async def forget(self, ended_before: datetime) -> None:
-        """Forgets the jobs that ended before this moment."""
+    async def forget(self, ended_for_s: float) -> None:
+        """Forgets the jobs that ended so many seconds ago."""
         ...
 
 
@@ -141,6 +152,7 @@ class _Live:
         self.is_cancelled = False
         self._call = call
         self._route = route
+        self._began = time.monotonic()
         self._ended: Job | None = None
 
     def now(self) -> Job:
@@ -161,7 +173,8 @@ class _Live:
             status, body = self.run.result()
         else:
             status, body = JobStatus.CANCELLED if self.is_cancelled else JobStatus.INTERRUPTED, None
-        return replace(self._progress(), status=status, body=body, ended_at=datetime.now(UTC))
+        ended_at = self.stored.created_at + timedelta(seconds=time.monotonic() - self._began)
+        return replace(self._progress(), status=status, body=body, ended_at=ended_at)
 
 
 class Jobs:
@@ -175,7 +188,7 @@ class Jobs:
         self.ttl_s = ttl_s
         self._live: dict[str, _Live] = {}
         self.events = JobEventLogs()
-        self._adding: dict[str, Job] = {}
+        self._adding: dict[str, NewJob] = {}
         """Jobs that the store is about to keep."""
         self._refuses = False
         self._reached_since: float | None = None
@@ -242,21 +255,13 @@ class Jobs:
         if len(self._live) + len(self._adding) >= self._limit:
             raise PoolOverloaded(f"{self._limit} jobs are queued or running", retry_after_s=1.0)
         self._check_quotas(call.session_id, owner)
-        job = Job(
-            call.execution_id,
-            call.program.id,
-            call.session_id,
-            JobStatus.QUEUED,
-            datetime.now(UTC),
-            pool_version=route.decision.version,
-            owner=owner,
-            webhook=webhook,
-        )
-        self._adding[job.id] = job
+        version = route.decision.version
+        new = NewJob(call.execution_id, call.program.id, call.session_id, version, owner, webhook)
+        self._adding[new.id] = new
         try:
-            job = await self._store.add(job, keyed(job) if keyed is not None else None)
+            job = await self._store.add(new, keyed)
         finally:
-            del self._adding[job.id]
+            del self._adding[new.id]
         events = self.events.open(job.id)
         if call.program.definition.program_type == "python":
             call.events = events  # those of DSPy would have their LM stream
@@ -266,7 +271,8 @@ class Jobs:
         return job
 
     def _check_quotas(self, session_id: str | None, owner: str | None) -> None:
-        jobs = [*(live.stored for live in self._live.values() if not live.run.done()), *self._adding.values()]
+        running = [live.stored for live in self._live.values() if not live.run.done()]
+        jobs: list[Job | NewJob] = [*running, *self._adding.values()]
         of_session = sum(job.session_id == session_id for job in jobs) if session_id is not None else 0
         of_owner = sum(job.owner == owner for job in jobs) if owner is not None else 0
         check_jobs(self._quotas, of_session, of_owner)
@@ -367,9 +373,9 @@ class Jobs:
         After an outage of the database, no replica could send heartbeats for a while. So silence counts only once this
         replica has reached the database for `STALE_AFTER_S` without a break, in which every living replica can too.
         """
-        await self._store.forget(moment_before(self.ttl_s))
+        await self._store.forget(self.ttl_s)
         if self._has_reached_the_store():
-            await self._store.interrupt(moment_before(STALE_AFTER_S))
+            await self._store.interrupt(STALE_AFTER_S)
 
     def _has_reached_the_store(self) -> bool:
         """Notes that the store was reached; tells whether it has been for `STALE_AFTER_S` without a break."""

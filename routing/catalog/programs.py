@@ -1,6 +1,7 @@
 """The programs in memory, so that an execution reads no database; the store keeps them."""
 
 import hashlib
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -59,8 +60,8 @@ class ProgramUse(NamedTuple):
     """The executions of a program since its last flush."""
 
     execution_count: int
-    last_executed_at: float
-    """Seconds since the epoch."""
+    last_executed_s: float
+    """Seconds since the last one."""
 
 
 class PutResult(NamedTuple):
@@ -91,12 +92,12 @@ class CataloguedProgram(Program):
         return self.own_size + self.v2_size
 
     def used(self, now: float) -> None:
-        """Counts an execution at `now`, in seconds since the epoch."""
+        """Counts an execution at `now`, by the monotonic clock."""
         self._count += 1
         self._last_executed_at = now
 
     def take_use(self) -> ProgramUse:
-        use = ProgramUse(self._count, self._last_executed_at)
+        use = ProgramUse(self._count, time.monotonic() - self._last_executed_at)
         self._count = 0
         return use
 
@@ -236,7 +237,7 @@ class Programs:
         }
 
     def used(self, program: CataloguedProgram, now: float) -> None:
-        """Counts an execution at `now`, in seconds since the epoch."""
+        """Counts an execution at `now`, by the monotonic clock."""
         program.used(now)
         if not program.is_dirty:
             program.is_dirty = True

@@ -3,16 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 
-from routing.catalog.idempotency import ALIVE_S, IdempotencyKeys, KeptAnswer, KeyedCall, Outcome
+from routing.catalog.idempotency import IdempotencyKeys, KeptAnswer, KeyedCall, Outcome
 from routing.catalog.quotas import Quotas
 from routing.errors import IdempotencyConflict, QuotaExceeded, StoreUnavailable
+from store.clock import moment
 from store.database import Database
 from store.key_store import SqlKeyStore
+from store.tables import idempotency_keys
 
 pytestmark = pytest.mark.anyio
 
@@ -31,6 +32,12 @@ async def replicas(database: Database) -> AsyncIterator[tuple[IdempotencyKeys, I
     yield one, other
     for replica in (one, other):
         await replica.aclose()
+
+
+async def silence(database: Database) -> None:
+    """Makes every call one that its replica has not renewed for so long that it counts as lost."""
+    async with database.transaction() as connection:
+        await connection.execute(update(idempotency_keys).values(alive_until=moment(connection)))
 
 
 async def ends(answer: KeptAnswer, *, is_final: bool = True) -> Outcome:
@@ -75,10 +82,9 @@ async def test_what_did_not_start_frees_its_key(replicas: tuple[IdempotencyKeys,
 
 async def test_a_lost_call_is_taken_over_once(database: Database) -> None:
     """Nobody has renewed it: one of two takes it over, and the first cannot write its late answer over that."""
-    store = SqlKeyStore(database)
-    began = datetime.now(UTC) - timedelta(seconds=2 * ALIVE_S)
-    lost = replace(call(execution_id="lost"), created_at=began, alive_until=began + timedelta(seconds=ALIVE_S))
-    assert await store.claim(lost, began)
+    store, lost = SqlKeyStore(database), call(execution_id="lost")
+    assert await store.claim(lost, 3600)
+    await silence(database)
     keys = IdempotencyKeys(store, ttl_s=3600)
     found = await keys.claim(call(execution_id="second"))
     assert found is not None
@@ -96,28 +102,32 @@ async def test_what_runs_is_renewed(database: Database) -> None:
     """A call may run for longer than it counts as alive."""
     store = SqlKeyStore(database)
     keys = IdempotencyKeys(store, ttl_s=3600)
-    mine = replace(call(), alive_until=datetime.now(UTC))
+    mine = call()
     assert await keys.claim(mine) is None
     release = asyncio.Event()
 
     run = keys.run(mine, ends_after(release))
+    await silence(database)
     await keys.keep()
-    with pytest.raises(IdempotencyConflict) as told:
-        await keys.claim(call())
-    assert not told.value.is_lost
+    found = await store.find(call(), 3600)
+    assert found is not None
+    assert found.is_alive
     release.set()
     assert await run == ANSWER
     await keys.aclose()
 
 
-async def test_what_runs_here_is_not_lost(replicas: tuple[IdempotencyKeys, IdempotencyKeys]) -> None:
+async def test_what_runs_here_is_not_lost(
+    replicas: tuple[IdempotencyKeys, IdempotencyKeys], database: Database
+) -> None:
     """Even if it was not renewed for so long that others take it for lost: it is not taken over where it runs."""
     one, other = replicas
-    mine = replace(call(), alive_until=datetime.now(UTC))
+    mine = call()
     assert await one.claim(mine) is None
     release = asyncio.Event()
 
     run = one.run(mine, ends_after(release))
+    await silence(database)
     for again in (call(execution_id="again"), call(fingerprint="g")):
         with pytest.raises(IdempotencyConflict) as told:
             await one.claim(again)
