@@ -35,7 +35,10 @@ class SqlLMStore:
         try:
             return [self._stored(row, self._api_key(row)) for row in rows]
         except CannotDecrypt:
-            raise StoreUnavailable("SECRET_KEY_FILE has no key that decrypts the keys of LMs in the database") from None
+            raise StoreUnavailable(
+                "SECRET_KEY_FILE has no key that decrypts the keys of LMs in the database: put the file back that has "
+                "it, or give those keys up with `poolshift db forget-lm-keys` and set them again"
+            ) from None
 
     async def seal(self) -> None:
         """Encrypts every stored key with the newest key; without one, warns that they lie in the clear.
@@ -52,6 +55,25 @@ class SqlLMStore:
                     values = self._key_columns(self._api_key(row))
                     change = update(lms).where(lms.c.session_id == row.session_id)
                     await connection.execute(change.values(values))
+
+    async def lost(self) -> Sequence[Holder]:
+        """The holders of LMs whose keys cannot be decrypted."""
+        async with self._database.transaction() as connection:
+            return [lm_holder(row.session_id) for row in await self._rows(connection) if self._is_lost(row)]
+
+    async def forget_lost(self) -> Sequence[Holder]:
+        """Forgets the keys that cannot be decrypted; their LMs stay, and their calls go without. Returns the holders.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        async with self._database.transaction() as connection:
+            references = [row.session_id for row in await self._rows(connection) if self._is_lost(row)]
+            for reference in references:
+                change = update(lms).where(lms.c.session_id == reference).values(sealed_api_key=None)
+                await connection.execute(change)
+                await self._database.announce(connection, "lm", reference)
+        return [lm_holder(reference) for reference in references]
 
     async def find(self, holder: Holder) -> StoredLM | None:
         query = select(lms).where(lms.c.session_id == lm_reference(holder))
@@ -107,6 +129,17 @@ class SqlLMStore:
         if self._box is None:
             raise CannotDecrypt
         return self._box.decrypt(row.sealed_api_key)
+
+    @staticmethod
+    async def _rows(connection: AsyncConnection) -> Sequence[Row[Any]]:
+        return (await connection.execute(select(lms).order_by(lms.c.session_id))).all()
+
+    def _is_lost(self, row: Row[Any]) -> bool:
+        try:
+            self._api_key(row)
+        except CannotDecrypt:
+            return True
+        return False
 
     @staticmethod
     def _is_to_be_sealed(row: Row[Any], box: SecretBox) -> bool:
