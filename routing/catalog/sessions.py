@@ -156,7 +156,7 @@ class Sessions:
         Raises:
             SessionNotFound: it is another owner's.
             QuotaExceeded: it is new, and there are too many.
-            StoreUnavailable: other replicas share the store, and it cannot say whose the session is.
+            StoreUnavailable: it is new here, and the store cannot say whose it is.
         """
         session = self._sessions.get(session_id) or await self._begin(session_id, caller.owner)
         if not caller.may_see(session.owner):
@@ -241,7 +241,7 @@ class Sessions:
     async def _begin(self, session_id: str, owner: str | None) -> _Session:
         """Brings a session into memory that is new here."""
         await self._check_quotas(session_id, owner)
-        if self._is_shared and owner is not None:
+        if owner is not None:  # stored at once: a crash must not give the session to somebody else
             owner = await self._store.claim(session_id, owner)
         return self._sessions.get(session_id) or self._add(_Session(session_id, time.monotonic(), owner))
 
