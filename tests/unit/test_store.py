@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 
 import store.database
 from pools.testing import echo_program
+from routing import catalog
 from routing.catalog.jobs import Jobs
 from routing.catalog.owners import Caller
 from routing.catalog.programs import NewProgram, Programs
@@ -33,6 +34,9 @@ from store.tables import metadata
 pytestmark = pytest.mark.anyio
 
 
+_MACHINES_TIME = re.compile(r"\bnow\(UTC\)|\btime\.time\(|\butcnow\(")
+
+
 def files(directory: Path) -> list[Path]:
     return list(directory.iterdir())
 
@@ -45,6 +49,13 @@ async def test_the_migrations_make_what_the_tables_say(database: Database) -> No
 
     async with database.transaction() as connection:
         assert await connection.run_sync(differences) == []
+
+
+async def test_times_are_of_the_clock_that_replicas_share() -> None:
+    """The store and the catalogue never take the time of the machine, which other replicas do not have."""
+    folders = (Path(store.database.__file__).parent, Path(catalog.__file__).parent)
+    read = {path.name for folder in folders for path in folder.glob("*.py") if _MACHINES_TIME.search(path.read_text())}
+    assert read == {"clock.py"}
 
 
 async def test_an_error_does_not_show_what_was_to_be_stored(database: Database) -> None:
