@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.conftest import StartService
-from tests.service.test_async_executions import ASYNC, HOLD, running, show, start
+from tests.service.test_async_executions import ASYNC, ECHO, HOLD, running, show, start
 from tests.service.test_idempotency import held, keyed
 from tests.service.test_job_streams import events
 from tests.support.database import write_locked
@@ -157,7 +157,7 @@ def _last_event(service: Service, place: str) -> Any:
 
 
 def test_a_cancellation_outlives_the_service(start_service: StartService, tmp_path: Path) -> None:
-    """Whether the answer to DELETE tells of it, or that to GET."""
+    """A cancellation that DELETE or GET has told of is there after the restart."""
     service = start_service(POOLS="v2")
     hold = service.create("hold", HOLD)
     for number in range(ROUNDS):
@@ -183,7 +183,7 @@ def test_a_cancellation_outlives_the_service(start_service: StartService, tmp_pa
 
 
 def test_a_job_that_runs_is_stored_as_it_is_shown(start_service: StartService, tmp_path: Path) -> None:
-    """Its beginning and its version are not taken back either, though the crash ends the job itself."""
+    """The beginning and the version of a job are not taken back either, though the crash ends the job itself."""
     service = start_service(POOLS="v2")
     place = start(service, service.create("hold", HOLD), held(tmp_path, "a"))
     running(tmp_path, "a")
@@ -207,3 +207,25 @@ def test_a_job_with_a_key_is_there_after_the_answer(start_service: StartService,
     again = service.execute(hold, headers, inputs=held(tmp_path, "a"))
     assert (again.status_code, again.content) == (202, first.content)
     assert show(service, first.headers["location"])["created_at"] == first.json()["created_at"]
+
+
+def test_plain_calls_wait_for_no_write(start_service: StartService, tmp_path: Path) -> None:
+    """While calls with keys wait for their writes, others are answered; then each of the waiting has its answer."""
+    service = start_service(POOLS="v2")
+    hold, echo = service.create("hold", HOLD), service.create("echo", ECHO)
+    (tmp_path / "go").touch()
+    service.execute(hold, inputs=held(tmp_path, "first"))
+    with ThreadPoolExecutor(3) as clients:
+        (tmp_path / "go").unlink()
+        calls = [
+            clients.submit(service.execute, hold, keyed(), inputs=held(tmp_path, name), timeout_s=20)
+            for name in ("a", "b")
+        ]
+        for name in ("a", "b"):
+            running(tmp_path, name)
+        with write_locked(_database(service)):
+            _ends_unwritten(service, tmp_path)
+            answers = [service.execute(echo, inputs={"nonce": str(number)}) for number in range(50)]
+            assert not any(call.done() for call in calls)
+        assert [answer.status_code for answer in answers] == [200] * 50
+        assert {call.result().status_code for call in calls} == {200}

@@ -105,7 +105,7 @@ async def test_only_so_many_at_once(replicas: tuple[Jobs, Jobs]) -> None:
 
 
 async def test_a_job_that_has_ended_uses_no_quota(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its place is free for the next, even if the store does not know yet; and nobody is told of its end before."""
+    """The next may start, even if the store does not know of the end yet; and nobody is told of that before."""
     jobs = Jobs(SqlJobStore(database), limit=5, ttl_s=3600, quotas=Quotas(jobs_per_session=1))
     with monkeypatch.context() as patched:
         patched.setattr(SqlJobStore, "update", _does_not_answer)

@@ -10,7 +10,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from cryptography.fernet import Fernet
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, text, update
 
 import store.database
 from pools.testing import echo_program
@@ -22,14 +22,17 @@ from routing.catalog.sessions import Sessions
 from routing.errors import StaleRevision, StoreUnavailable
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.model import Change, Source
+from routing.rollout.ramp import Ramp
+from store.clock import moment
 from store.database import Database
 from store.job_store import SqlJobStore
 from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
+from store.ramp_store import SqlRampStore
 from store.rollout_log import SqlRolloutLog
 from store.secret_box import SecretBox
 from store.session_store import SqlSessionStore
-from store.tables import metadata
+from store.tables import metadata, ramps
 
 pytestmark = pytest.mark.anyio
 
@@ -239,3 +242,15 @@ async def test_what_all_replicas_hear_from_one_source_is_one_change(database: Da
     heard = [rollout.canary_basis_points for rollout in await log.history(limit=100) if rollout.source is Source.FILE]
     assert heard == [3000, 2000]
     assert {replica.current.revision for replica in replicas} == {3}
+
+
+async def test_a_ramps_last_sign_of_life(database: Database) -> None:
+    """The newest of all that services write for a ramp: a change of it, evidence, a replica's report."""
+    store = SqlRampStore(database, notifies=False)
+    assert await store.idle_s() == 0.0
+    await store.append(Ramp(), after=0)
+    async with database.transaction() as connection:
+        await connection.execute(update(ramps).values(at=moment(connection, -3600)))
+    assert 3600 <= await store.idle_s() < 3660
+    await store.put_evidence("a generation", "a replica", {})
+    assert await store.idle_s() < 60
