@@ -5,14 +5,14 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cli.errors import CommandFailed, ExitCode
-from config.api_keys import InvalidKeyFile, KeyFile, StoredKey, read_key_file
+from config.api_keys import InvalidKeyFile, KeyFile, Scope, StoredKey, read_key_file
 
 
 def keys_in(path: Path) -> tuple[StoredKey, ...]:
@@ -32,18 +32,25 @@ def add_key(path: Path, key: StoredKey) -> None:
     _change(path, added)
 
 
-def remove_key(path: Path, name: str) -> bool:
-    """Removes a key; tells if it was there."""
+def remove_key(path: Path, name: str, *, may_be_last: bool = False) -> bool:
+    """Removes a key; tells if it was there. The last one with the scope admin stays, unless told otherwise."""
     found = False
 
     def without(keys: KeyFile) -> KeyFile:
         nonlocal found
         left = tuple(key for key in keys.keys if key.name != name)
         found = len(left) < len(keys.keys)
+        if _has_admin(keys.keys) and not _has_admin(left) and not may_be_last:
+            way_out = "`poolshift keys create --scope admin` makes another one; --last-admin revokes it all the same"
+            raise CommandFailed(ExitCode.REFUSED, f"{path}: {name!r} is the last key with the scope admin ({way_out})")
         return KeyFile(keys=left)
 
     _change(path, without)
     return found
+
+
+def _has_admin(keys: Iterable[StoredKey]) -> bool:
+    return any(Scope.ADMIN in key.scopes for key in keys)
 
 
 def to_yaml(keys: KeyFile) -> str:

@@ -69,10 +69,13 @@ def revoke_key(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the key.")],
     *,
     file: File,
+    last_admin: Annotated[
+        bool, typer.Option("--last-admin", help="Revokes it even if no key with the scope admin is left.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Removes a key from the file (exit code 1 if no key has that name)."""
-    if not remove_key(file, name):
+    """Removes a key from the file (exit code 1 if no key has that name, or if it is the last admin's)."""
+    if not remove_key(file, name, may_be_last=last_admin):
         raise CommandFailed(ExitCode.REFUSED, f"{file}: no key is named {name!r}")
     if as_json:
         print_json({"revoked": name})

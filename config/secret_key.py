@@ -21,7 +21,8 @@ def read_secret_keys(path: Path) -> tuple[bytes, ...]:
     """
     content = mounted_file.look(path)
     if isinstance(content, OSError):
-        raise InvalidSecretKey(f"{path}: {content.strerror}")
+        way_out = "if it is lost: a new file, and `poolshift db forget-lm-keys`"
+        raise InvalidSecretKey(f"{path}: {content.strerror} ({way_out})")
     keys = tuple(_key(path, number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip())
     if not keys:
         raise InvalidSecretKey(f"{path}: it contains no key")

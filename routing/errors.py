@@ -106,6 +106,14 @@ class RollbackUnwritten(StoreUnavailable):
         super().__init__(f"the rollback is {where}: {why}")
 
 
+class AnswerUnwritten(StoreUnavailable):
+    """A call with an `Idempotency-Key` has ended, but the database has not stored its answer."""
+
+    def __init__(self) -> None:
+        ask = "send the call again with its Idempotency-Key: it gets its answer as soon as that is stored"
+        super().__init__(f"the call has ended, and the database does not take its answer now; {ask}")
+
+
 class InvalidPlan(Exception):
     """A plan that makes no sense; the message says where."""
 

@@ -4,12 +4,9 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, event, insert, text
+from sqlalchemy import event, insert, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
@@ -19,6 +16,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from common.threads import in_thread
 from routing.errors import StoreUnavailable
+from store.clock import moment
+from store.schema import NewerSchema, upgrade
 from store.sqlite_file import SqliteFile
 from store.tables import changes
 
@@ -108,7 +107,8 @@ class Database:
         """Brings the schema up to date; several replicas may do so at once. It claims a SQLite file for this process.
 
         Raises:
-            StoreUnavailable: the database does not answer, or another process has its file.
+            StoreUnavailable: the database does not answer, another process has its file, or a newer release has
+                migrated it.
         """
         try:
             if not self.is_shared:
@@ -117,8 +117,8 @@ class Database:
             async with self._engine.begin() as connection:
                 if self.is_shared:
                     await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
-                await connection.run_sync(_upgrade)
-        except (DBAPIError, OSError) as error:
+                await connection.run_sync(upgrade)
+        except (DBAPIError, OSError, NewerSchema) as error:
             place = self.url.set(query={}).render_as_string(hide_password=True)
             raise StoreUnavailable(f"cannot open the database: {_reason(error)} (DATABASE_URL={place})") from error
 
@@ -136,7 +136,7 @@ class Database:
         """
         if self.is_shared:
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_CHANGES_LOCK})"))
-            await connection.execute(insert(changes).values(kind=kind, ref=ref, at=datetime.now(UTC)))
+            await connection.execute(insert(changes).values(kind=kind, ref=ref, at=moment(connection)))
             await connection.execute(text(f"SELECT pg_notify('{CHANNEL}', '')"))
 
     async def lock_counts(self, connection: AsyncConnection) -> None:
@@ -189,15 +189,8 @@ def _is_file(url: URL) -> bool:
     return bool(url.database) and url.database != ":memory:" and url.query.get("mode") != "memory"
 
 
-def _upgrade(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-
-
-def _reason(error: DBAPIError | OSError) -> str:
-    """Tells the driver's own error in one line, without what SQLAlchemy writes around it."""
+def _reason(error: DBAPIError | OSError | NewerSchema) -> str:
+    """Tells the error, the driver's own one, in one line, without what SQLAlchemy writes around it."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     return str(cause).partition("\n")[0] or type(cause).__name__
 

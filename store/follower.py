@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 from asyncpg.connection import connect
@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, select
 
 from common.background import Background
 from routing.errors import StoreUnavailable
+from store.clock import moment
 from store.database import CHANNEL, Database
 from store.tables import changes
 
@@ -47,7 +48,7 @@ class Follower:
             StoreUnavailable: the database does not answer.
         """
         async with self._database.transaction() as connection:
-            await connection.execute(delete(changes).where(changes.c.at < datetime.now(UTC) - KEPT))
+            await connection.execute(delete(changes).where(changes.c.at < moment(connection, -KEPT.total_seconds())))
             self._position = (await connection.execute(select(func.max(changes.c.seq)))).scalar() or 0
 
     def start(self, handlers: Handlers, reload: Callable[[], Awaitable[None]]) -> None:

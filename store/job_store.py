@@ -1,16 +1,15 @@
 """Jobs in the database."""
 
-from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, delete, insert, null, select, update
 
-from common.moments import moment_before
 from routing.catalog.idempotency import KeyedCall, KeyTaken
-from routing.catalog.jobs import Job, JobStatus
+from routing.catalog.jobs import Job, JobStatus, NewJob
 from routing.catalog.owners import Caller
 from routing.versions import Version
+from store.clock import moment
 from store.database import Database
 from store.key_store import claim_key
 from store.outbox import tell_job_end
@@ -29,27 +28,26 @@ class SqlJobStore:
         self._database = database
         self._key_ttl_s = key_ttl_s
 
-    async def add(self, job: Job, keyed: KeyedCall | None = None) -> Job:
+    async def add(self, new: NewJob, keyed: Callable[[Job], KeyedCall] | None = None) -> Job:
         values = {
-            "id": job.id,
-            "session_id": job.session_id or GLOBAL,
-            "program_id": job.program_id,
-            "status": job.status,
-            "created_at": job.created_at,
-            "alive_at": job.created_at,
+            "id": new.id,
+            "session_id": new.session_id or GLOBAL,
+            "program_id": new.program_id,
+            "status": JobStatus.QUEUED,
+            "pool_version": new.pool_version,
             "is_to_be_cancelled": False,
-            "owner": job.owner,
-            "webhook": job.webhook,
+            "owner": new.owner,
+            "webhook": new.webhook,
         }
         async with self._database.transaction() as connection:
-            if keyed is not None:
-                after = moment_before(self._key_ttl_s)
-                if not await claim_key(self._database, connection, keyed, after):
-                    raise KeyTaken
-            row = (await connection.execute(insert(executions).values(values).returning(executions))).one()
-        return _execution(row)
+            now = moment(connection)
+            row = insert(executions).values(**values, created_at=now, alive_at=now).returning(executions)
+            job = _execution((await connection.execute(row)).one())
+            if keyed is not None and not await claim_key(connection, keyed(job), self._key_ttl_s):
+                raise KeyTaken
+        return job
 
-    async def update(self, job: Job) -> None:
+    async def update(self, job: Job) -> bool:
         change = update(executions).where(executions.c.id == job.id, _NOT_OVER)  # a final status is final
         values = {
             "status": job.status,
@@ -62,6 +60,7 @@ class SqlJobStore:
             row = (await connection.execute(change.values(values).returning(*_WITHOUT_BODY))).one_or_none()
             if row is not None and job.ended_at is not None:
                 await tell_job_end(connection, row, job.status, job.ended_at)
+        return row is not None
 
     async def find(self, execution_id: str) -> Job | None:
         async with self._database.transaction() as connection:
@@ -85,26 +84,25 @@ class SqlJobStore:
     async def heartbeat(self, execution_ids: Collection[str]) -> Mapping[str, bool]:
         of_them = executions.c.id.in_(execution_ids)
         async with self._database.transaction() as connection:
-            await connection.execute(update(executions).where(of_them, _NOT_OVER).values(alive_at=datetime.now(UTC)))
+            await connection.execute(update(executions).where(of_them, _NOT_OVER).values(alive_at=moment(connection)))
             query = select(executions.c.id, executions.c.is_to_be_cancelled).where(of_them, _NOT_OVER)
             rows = await connection.execute(query)
             return {row.id: row.is_to_be_cancelled for row in rows}
 
-    async def interrupt(self, silent_since: datetime | None) -> int:
+    async def interrupt(self, silent_for_s: float | None) -> int:
         change = update(executions).where(_NOT_OVER)
-        if silent_since is not None:
-            change = change.where(executions.c.alive_at < silent_since)
-        now = datetime.now(UTC)
-        values = {"status": JobStatus.INTERRUPTED, "ended_at": now}
         async with self._database.transaction() as connection:
+            if silent_for_s is not None:
+                change = change.where(executions.c.alive_at < moment(connection, -silent_for_s))
+            values = {"status": JobStatus.INTERRUPTED, "ended_at": moment(connection)}
             rows = (await connection.execute(change.values(values).returning(*_WITHOUT_BODY))).all()
             for row in rows:
-                await tell_job_end(connection, row, JobStatus.INTERRUPTED, now)
+                await tell_job_end(connection, row, JobStatus.INTERRUPTED, row.ended_at)
         return len(rows)
 
-    async def forget(self, ended_before: datetime) -> None:
+    async def forget(self, ended_for_s: float) -> None:
         async with self._database.transaction() as connection:
-            await connection.execute(delete(executions).where(executions.c.ended_at < ended_before))
+            await connection.execute(delete(executions).where(executions.c.ended_at < moment(connection, -ended_for_s)))
 
 
 def _execution(row: Row[Any]) -> Job:

@@ -1,7 +1,6 @@
 """Idempotency keys in the database: the primary key decides which of several equal calls runs."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -9,7 +8,8 @@ from sqlalchemy import ColumnElement, Row, delete, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from routing.catalog.idempotency import KeptAnswer, KeyedCall
+from routing.catalog.idempotency import ALIVE_S, KeptAnswer, KeyedCall
+from store.clock import moment
 from store.database import Database
 from store.tables import idempotency_keys as keys
 
@@ -22,28 +22,31 @@ class SqlKeyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def find(self, call: KeyedCall, created_after: datetime) -> KeyedCall | None:
-        query = select(keys).where(_has_key_of(call), keys.c.created_at >= created_after)
+    async def find(self, call: KeyedCall, ttl_s: float) -> KeyedCall | None:
         async with self._database.transaction() as connection:
+            is_alive = (keys.c.alive_until > moment(connection)).label("is_alive")
+            is_young = keys.c.created_at >= moment(connection, -ttl_s)
+            query = select(keys, is_alive).where(_has_key_of(call), is_young)
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else _call(row)
 
-    async def claim(self, call: KeyedCall, created_after: datetime) -> bool:
+    async def claim(self, call: KeyedCall, ttl_s: float) -> bool:
         async with self._database.transaction() as connection:
-            return await claim_key(self._database, connection, call, created_after)
+            return await claim_key(connection, call, ttl_s)
 
     async def take_over(self, lost: KeyedCall, call: KeyedCall) -> bool:
         change = update(keys).where(_is(lost), _HAS_NO_ANSWER, keys.c.alive_until == lost.alive_until)
-        values = {"execution_id": call.execution_id, "alive_until": call.alive_until}
         async with self._database.transaction() as connection:
+            values = {"execution_id": call.execution_id, "alive_until": moment(connection, ALIVE_S)}
             return bool((await connection.execute(change.values(values))).rowcount)
 
-    async def renew(self, calls: Sequence[KeyedCall], alive_until: datetime) -> None:
+    async def renew(self, calls: Sequence[KeyedCall]) -> None:
         of_them = tuple_(keys.c.owner, keys.c.key, keys.c.execution_id).in_(
             [(call.owner, call.key, call.execution_id) for call in calls]
         )
         async with self._database.transaction() as connection:
-            await connection.execute(update(keys).where(of_them, _HAS_NO_ANSWER).values(alive_until=alive_until))
+            until = moment(connection, ALIVE_S)
+            await connection.execute(update(keys).where(of_them, _HAS_NO_ANSWER).values(alive_until=until))
 
     async def keep(self, call: KeyedCall, answer: KeptAnswer) -> None:
         async with self._database.transaction() as connection:
@@ -57,14 +60,16 @@ class SqlKeyStore:
         async with self._database.transaction() as connection:
             return bool((await connection.execute(delete(keys).where(_is(call)))).rowcount)
 
-    async def lose_all(self, at: datetime) -> None:
-        change = update(keys).where(_HAS_NO_ANSWER, keys.c.alive_until > at).values(alive_until=at)
+    async def lose_all(self) -> None:
         async with self._database.transaction() as connection:
-            await connection.execute(change)
+            now = moment(connection)
+            await connection.execute(
+                update(keys).where(_HAS_NO_ANSWER, keys.c.alive_until > now).values(alive_until=now)
+            )
 
-    async def forget(self, created_before: datetime) -> None:
+    async def forget(self, ttl_s: float) -> None:
         async with self._database.transaction() as connection:
-            await connection.execute(delete(keys).where(keys.c.created_at < created_before))
+            await connection.execute(delete(keys).where(keys.c.created_at < moment(connection, -ttl_s)))
 
     async def usage(self) -> Mapping[str, tuple[int, int]]:
         query = select(keys.c.owner, func.count(), func.sum(keys.c.size)).group_by(keys.c.owner)
@@ -72,20 +77,20 @@ class SqlKeyStore:
             return {owner: (count, int(size)) for owner, count, size in await connection.execute(query)}
 
 
-async def claim_key(database: Database, connection: AsyncConnection, call: KeyedCall, created_after: datetime) -> bool:
+async def claim_key(connection: AsyncConnection, call: KeyedCall, ttl_s: float) -> bool:
     """Writes the row of a new call, with its answer if it has one; False if another call has its key."""
-    await connection.execute(delete(keys).where(_has_key_of(call), keys.c.created_at < created_after))
+    await connection.execute(delete(keys).where(_has_key_of(call), keys.c.created_at < moment(connection, -ttl_s)))
     values: dict[str, Any] = {
         "owner": call.owner,
         "key": call.key,
         "fingerprint": call.fingerprint,
         "execution_id": call.execution_id,
-        "created_at": call.created_at,
-        "alive_until": call.alive_until,
+        "created_at": moment(connection),
+        "alive_until": moment(connection, ALIVE_S),
         "size": 0,
         **({} if call.answer is None else _values(call.answer)),
     }
-    insert = postgresql.insert if database.is_shared else sqlite.insert
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     claim = insert(keys).values(values).on_conflict_do_nothing(index_elements=[keys.c.owner, keys.c.key])
     return bool((await connection.execute(claim)).rowcount)
 
@@ -115,4 +120,6 @@ def _call(row: Row[Any]) -> KeyedCall:
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in msgspec.json.decode(row.headers)
         ]
         answer = KeptAnswer(row.status, headers, row.body)
-    return KeyedCall(row.owner, row.key, row.fingerprint, row.execution_id, row.created_at, row.alive_until, answer)
+    # SQLite has no booleans of its own.
+    is_alive = bool(row.is_alive)
+    return KeyedCall(row.owner, row.key, row.fingerprint, row.execution_id, answer, row.alive_until, is_alive)

@@ -1,7 +1,7 @@
 """LM settings in the database. Their keys are encrypted if the service has a `SECRET_KEY_FILE`."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -12,6 +12,7 @@ from poolshift.worker.lm import LMSettings
 from routing.catalog.lms import EVERYONE, Holder, StoredLM
 from routing.errors import StoreUnavailable
 from routing.versions import Version
+from store.clock import moment
 from store.database import Database
 from store.secret_box import CannotDecrypt, SecretBox
 from store.tables import GLOBAL, lms
@@ -38,7 +39,10 @@ class SqlLMStore:
         try:
             return [self._stored(row, self._api_key(row)) for row in rows]
         except CannotDecrypt:
-            raise StoreUnavailable("SECRET_KEY_FILE has no key that decrypts the keys of LMs in the database") from None
+            raise StoreUnavailable(
+                "SECRET_KEY_FILE has no key that decrypts the keys of LMs in the database: put the file back that has "
+                "it, or give those keys up with `poolshift db forget-lm-keys` and set them again"
+            ) from None
 
     async def seal(self) -> None:
         """Encrypts every stored key with the newest key; without one, warns that they lie in the clear.
@@ -55,6 +59,25 @@ class SqlLMStore:
                     values = self._key_columns(self._api_key(row))
                     change = update(lms).where(lms.c.session_id == row.session_id)
                     await connection.execute(change.values(values))
+
+    async def lost(self) -> Sequence[Holder]:
+        """The holders of LMs whose keys cannot be decrypted."""
+        async with self._database.transaction() as connection:
+            return [lm_holder(row.session_id) for row in await self._rows(connection) if self._is_lost(row)]
+
+    async def forget_lost(self) -> Sequence[Holder]:
+        """Forgets the keys that cannot be decrypted; their LMs stay, and their calls go without. Returns the holders.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        async with self._database.transaction() as connection:
+            references = [row.session_id for row in await self._rows(connection) if self._is_lost(row)]
+            for reference in references:
+                change = update(lms).where(lms.c.session_id == reference).values(sealed_api_key=None)
+                await connection.execute(change)
+                await self._database.announce(connection, "lm", reference)
+        return [lm_holder(reference) for reference in references]
 
     async def find(self, holder: Holder) -> StoredLM | None:
         query = select(lms).where(lms.c.session_id == lm_reference(holder))
@@ -80,7 +103,7 @@ class SqlLMStore:
             "max_tokens": settings.max_tokens,
             "overrides": overrides,
             "updated_by": by,
-            "updated_at": datetime.now(UTC),
+            "updated_at": moment(connection),
             **self._key_columns(settings.api_key),
         }
         await connection.execute(delete(lms).where(lms.c.session_id == values["session_id"]))
@@ -140,6 +163,17 @@ class SqlLMStore:
         if self._box is None:
             raise CannotDecrypt
         return self._box.decrypt(row.sealed_api_key)
+
+    @staticmethod
+    async def _rows(connection: AsyncConnection) -> Sequence[Row[Any]]:
+        return (await connection.execute(select(lms).order_by(lms.c.session_id))).all()
+
+    def _is_lost(self, row: Row[Any]) -> bool:
+        try:
+            self._api_key(row)
+        except CannotDecrypt:
+            return True
+        return False
 
     @staticmethod
     def _is_to_be_sealed(row: Row[Any], box: SecretBox) -> bool:

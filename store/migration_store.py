@@ -1,7 +1,6 @@
 """Validations, what people have confirmed, and the calls by day in the database."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from routing.migration.checklist import Item, ItemState, Tick, Validation
 from routing.migration.usage import DayOfTimes, DayOfUse
 from routing.versions import Reason, Version
+from store import clock
 from store.database import Database
 from store.tables import migration_ticks, usage_days, usage_times, validations
 
@@ -34,8 +34,9 @@ class SqlMigrationStore:
 
     async def add(self, by: str, pools: str, items: tuple[Item, ...], report: Mapping[str, Any]) -> Validation:
         data = {"pools": pools, "items": [_item_json(one) for one in items], "report": dict(report)}
-        values: dict[str, Any] = {"at": datetime.now(UTC), "by": by[:_MAX_BY_LENGTH], "data": _encode(data).decode()}
         async with self._database.transaction() as connection:
+            at = await clock.now(connection)
+            values: dict[str, Any] = {"at": at, "by": by[:_MAX_BY_LENGTH], "data": _encode(data).decode()}
             inserted = await connection.execute(insert(validations).values(values))
         assert inserted.inserted_primary_key is not None
         return Validation(inserted.inserted_primary_key[0], values["at"], values["by"], pools, items, report)
@@ -46,8 +47,8 @@ class SqlMigrationStore:
             return {row.item: Tick(row.item, row.by, row.at, row.note) for row in rows}
 
     async def tick(self, item: str, by: str, note: str | None) -> None:
-        values = {"item": item, "by": by[:_MAX_BY_LENGTH], "at": datetime.now(UTC), "note": note}
         async with self._database.transaction() as connection:
+            values = {"item": item, "by": by[:_MAX_BY_LENGTH], "at": clock.moment(connection), "note": note}
             await connection.execute(delete(migration_ticks).where(migration_ticks.c.item == item))
             await connection.execute(insert(migration_ticks).values(values))
 

@@ -1,16 +1,17 @@
 """Notifications in the database: a claim moves the time at which they are due, so that one replica delivers each."""
 
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from sqlalchemy import Row, delete, insert, select, text, update
+from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.catalog.jobs import JobStatus
 from routing.webhooks.outbox import Notification
+from store import clock
 from store.database import Database
 from store.tables import outbox
 
@@ -33,7 +34,7 @@ class SqlOutbox:
 
     async def claim(self, *, for_s: float, busy: Collection[str] = ()) -> Notification | None:
         async with self._database.transaction() as connection:
-            now = await self._now(connection)
+            now = await clock.now(connection)
             is_due = (outbox.c.next_at <= now) & (outbox.c.kind == self._kind)
             if busy:
                 is_due &= outbox.c.target.is_(None) | outbox.c.target.not_in(busy)
@@ -51,28 +52,22 @@ class SqlOutbox:
 
     async def delivered(self, key: int) -> None:
         async with self._database.transaction() as connection:
-            now = await self._now(connection)
+            now = await clock.now(connection)
             await connection.execute(update(outbox).where(outbox.c.key == key).values(next_at=None, delivered_at=now))
 
     async def failed(self, key: int, *, again_in_s: float | None) -> None:
         async with self._database.transaction() as connection:
-            now = await self._now(connection)
+            now = await clock.now(connection)
             next_at = None if again_in_s is None else now + timedelta(seconds=again_in_s)
             is_open = (outbox.c.key == key) & outbox.c.delivered_at.is_(None)
             values = {"next_at": next_at, "attempts": outbox.c.attempts + 1}
             await connection.execute(update(outbox).where(is_open).values(values))
 
-    async def forget(self, before: datetime) -> None:
-        is_over = (outbox.c.kind == self._kind) & outbox.c.next_at.is_(None) & (outbox.c.at < before)
+    async def forget(self, older_than_s: float) -> None:
+        is_over = (outbox.c.kind == self._kind) & outbox.c.next_at.is_(None)
         async with self._database.transaction() as connection:
-            await connection.execute(delete(outbox).where(is_over))
-
-    async def _now(self, connection: AsyncConnection) -> datetime:
-        """The time by the database's clock, if several replicas share it: their own may differ."""
-        if not self._database.is_shared:
-            return datetime.now(UTC)
-        now: datetime = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
-        return now
+            is_old = outbox.c.at < clock.moment(connection, -older_than_s)
+            await connection.execute(delete(outbox).where(is_over, is_old))
 
 
 async def tell_job_end(connection: AsyncConnection, row: Row[Any], status: JobStatus, at: datetime) -> None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -20,7 +19,7 @@ from routing.catalog.programs import NewProgram, ProgramPage, ProgramUse, PutRes
 from routing.catalog.revisions import Precondition, RevisionPage
 from routing.errors import ProgramExists, StoreUnavailable
 from routing.versions import Version
-from store import revision_rows
+from store import clock, revision_rows
 from store.database import Database
 from store.json_rows import json_rows, parameter
 from store.paging import fitting
@@ -171,10 +170,11 @@ class SqlProgramStore:
         return removed is not None
 
     async def add_uses(self, uses: Mapping[str, ProgramUse]) -> None:
-        rows = parameter((int(key), *use) for key, use in uses.items())
         async with self._database.transaction() as connection:
             await self._database.lock_counts(connection)
-            await connection.execute(self._add_uses, rows)
+            now = (await clock.now(connection)).timestamp()
+            rows = ((int(key), use.execution_count, now - use.last_executed_s) for key, use in uses.items())
+            await connection.execute(self._add_uses, parameter(rows))
 
     async def _try_put(self, connection: AsyncConnection, new: NewProgram, condition: Precondition) -> PutResult | None:
         """Changes a program; None if another writer has changed it since it was read. Raises IntegrityError too."""
@@ -221,7 +221,7 @@ class SqlProgramStore:
             "session_id": new.session_id or GLOBAL,
             "id": new.id,
             "definition": encode_definition(new.definition).decode(),
-            "created_at": datetime.now(UTC),
+            "created_at": clock.moment(connection),
             "execution_count": 0,
             "revision": 1,
             "revised_by": new.created_by,

@@ -1,7 +1,8 @@
 """Ramps, verdicts and evidence in the database: the primary key decides which of two writers moved the ramp."""
 
+import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from routing.rollout import ramp_json
 from routing.rollout.ramp import Ramp
 from routing.rollout.ramp_store import Decision, Exchange, ReplicaReport, Snapshot, StaleRamp, StoredRamp
+from store import clock
 from store.database import Database
 from store.outbox import RAMP
 from store.tables import judge_evidence, leases, outbox, ramps, replicas, rollout_decisions
@@ -37,16 +39,17 @@ class SqlRampStore:
         async with self._database.transaction() as connection:
             return await _latest(connection)
 
-    async def last_sign(self) -> datetime | None:
+    async def idle_s(self) -> float:
         async with self._database.transaction() as connection:
-            kept = await connection.scalar(select(func.max(judge_evidence.c.at)))
-            seen = await connection.scalar(select(func.max(replicas.c.seen_at)))
-        return max((at for at in (kept, seen) if at is not None), default=None)
+            now = await clock.now(connection)
+            columns = (ramps.c.at, judge_evidence.c.at, replicas.c.seen_at)
+            signs = [await connection.scalar(select(func.max(column))) for column in columns]
+        return min(((now - at).total_seconds() for at in signs if at is not None), default=0.0)
 
     async def append(self, ramp: Ramp, *, after: int) -> StoredRamp:
-        stored = StoredRamp(after + 1, ramp, datetime.now(UTC))
         try:
             async with self._database.transaction() as connection:
+                stored = StoredRamp(after + 1, ramp, await clock.now(connection))
                 latest = await _latest(connection)
                 if latest is not None and latest.revision != after:
                     raise StaleRamp(latest)
@@ -68,10 +71,10 @@ class SqlRampStore:
             "verdict": decision.verdict,
             "guardrail": decision.guardrail,
             "evidence": _encode(decision.evidence).decode(),
-            "at": decision.at,
         }
         async with self._database.transaction() as connection:
-            await connection.execute(insert(rollout_decisions).values(values))
+            at = clock.moment(connection)
+            await connection.execute(insert(rollout_decisions).values(**values, at=at))
 
     async def decisions(self, *, limit: int, before: int | None = None) -> Sequence[Decision]:
         query = select(rollout_decisions).order_by(rollout_decisions.c.key.desc()).limit(limit)
@@ -96,14 +99,14 @@ class SqlRampStore:
                 await _put_evidence(connection, generation, report.id, snapshot)
             return Exchange(
                 is_leader,
-                await _reports(connection, report.seen_at - REPORTED_FOR),
+                await _reports(connection),
                 await _latest(connection),
                 await _evidence(connection, generation) if snapshot is not None else {},
             )
 
 
 async def _put_evidence(connection: AsyncConnection, generation: str, replica: str, snapshot: Snapshot) -> None:
-    data, now = _encode(snapshot).decode(), datetime.now(UTC)
+    data, now = _encode(snapshot).decode(), clock.moment(connection)
     mine = judge_evidence.c.replica == replica
     written = await connection.execute(
         update(judge_evidence).where(mine, judge_evidence.c.generation == generation).values(data=data, at=now)
@@ -132,22 +135,31 @@ async def _lead(connection: AsyncConnection, replica: str) -> bool:
 
 async def _report(connection: AsyncConnection, report: ReplicaReport) -> None:
     values = {
-        "seen_at": report.seen_at,
+        "seen_at": clock.moment(connection),
         "rollout_revision": report.rollout_revision,
         "v1_calls": report.calls[0],
         "v2_calls": report.calls[1],
     }
     written = await connection.execute(update(replicas).where(replicas.c.id == report.id).values(values))
     if not written.rowcount:
-        await connection.execute(delete(replicas).where(replicas.c.seen_at < report.seen_at - 10 * REPORTED_FOR))
+        is_old = replicas.c.seen_at < clock.moment(connection, -10 * REPORTED_FOR.total_seconds())
+        await connection.execute(delete(replicas).where(is_old))
         await connection.execute(insert(replicas).values(id=report.id, **values))
 
 
-async def _reports(connection: AsyncConnection, since: datetime) -> Sequence[ReplicaReport]:
-    query = select(replicas).where(replicas.c.seen_at >= since).order_by(replicas.c.id)
+async def _reports(connection: AsyncConnection) -> Sequence[ReplicaReport]:
+    """The reports of the last minute. Their age is by the database's clock, which no replica's own need agree with."""
+    now, heard_at = await clock.now(connection), time.monotonic()
+    is_new = replicas.c.seen_at >= now - REPORTED_FOR
     return [
-        ReplicaReport(row.id, row.seen_at, row.rollout_revision, (row.v1_calls, row.v2_calls))
-        for row in await connection.execute(query)
+        ReplicaReport(
+            row.id,
+            row.seen_at,
+            row.rollout_revision,
+            (row.v1_calls, row.v2_calls),
+            heard_at - (now - row.seen_at).total_seconds(),
+        )
+        for row in await connection.execute(select(replicas).where(is_new).order_by(replicas.c.id))
     ]
 
 

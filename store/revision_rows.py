@@ -1,13 +1,14 @@
 """Revisions of programs: the one in force is in the program's own row, those before it are in rows of their own."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, Subquery, Table, delete, func, insert, select, union_all, update
+from sqlalchemy import ColumnElement, Row, Select, Subquery, Table, delete, func, insert, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.catalog.revisions import KEPT_REVISIONS, ProgramRevision, RevisionPage
+from store import clock
 from store.paging import fitting
 from store.tables import program_revisions, program_v2_revisions, programs
 
@@ -28,7 +29,7 @@ def v2_revision_of(row: Row[Any]) -> int:
 
 async def revise(connection: AsyncConnection, found: Row[Any], definition: str, by: str | None) -> Row[Any] | None:
     """Replaces the definition of the program `found`, and keeps the former one. None if it is no longer as found."""
-    row = await _change(connection, found, _new_revision(found, definition, by))
+    row = await _change(connection, found, _new_revision(found, definition, by, clock.moment(connection)))
     if row is not None:
         await _keep_former(connection, found)
     return row
@@ -38,7 +39,7 @@ async def revise_v2(
     connection: AsyncConnection, found: Row[Any], definition: str | None, by: str | None
 ) -> Row[Any] | None:
     """Replaces V2's own definition, or takes it back, and keeps the former one. None if it is no longer as found."""
-    row = await _change(connection, found, _new_v2_revision(found, definition, by))
+    row = await _change(connection, found, _new_v2_revision(found, definition, by, clock.moment(connection)))
     if row is not None:
         await _keep_former_of_v2(connection, found)
     return row
@@ -46,7 +47,8 @@ async def revise_v2(
 
 async def promote_v2(connection: AsyncConnection, found: Row[Any], by: str | None) -> Row[Any] | None:
     """Makes V2's own definition everyone's, and keeps the former ones. None if they are no longer as found."""
-    new = {**_new_revision(found, found.v2_definition, by), **_new_v2_revision(found, None, by)}
+    now = clock.moment(connection)
+    new = {**_new_revision(found, found.v2_definition, by, now), **_new_v2_revision(found, None, by, now)}
     row = await _change(connection, found, new)
     if row is not None:
         await _keep_former(connection, found)
@@ -56,23 +58,25 @@ async def promote_v2(connection: AsyncConnection, found: Row[Any], by: str | Non
 
 async def demote(connection: AsyncConnection, found: Row[Any], definition: str, by: str | None) -> Row[Any] | None:
     """Gives V1 `definition` again, and V2 the one in force as its own, unless it has one. None as for `promote_v2`."""
-    new = _new_revision(found, definition, by)
+    now = clock.moment(connection)
+    new = _new_revision(found, definition, by, now)
     if found.v2_definition is None:
-        new |= _new_v2_revision(found, found.definition, by)
+        new |= _new_v2_revision(found, found.definition, by, now)
     row = await _change(connection, found, new)
     if row is not None:
         await _keep_former(connection, found)
     return row
 
 
-def _new_revision(found: Row[Any], definition: str, by: str | None) -> dict[str, Any]:
+def _new_revision(found: Row[Any], definition: str, by: str | None, now: ColumnElement[datetime]) -> dict[str, Any]:
     revision = revision_of(found) + 1
-    return {"definition": definition, "revision": revision, "revised_at": datetime.now(UTC), "revised_by": by}
+    return {"definition": definition, "revision": revision, "revised_at": now, "revised_by": by}
 
 
-def _new_v2_revision(found: Row[Any], definition: str | None, by: str | None) -> dict[str, Any]:
+def _new_v2_revision(
+    found: Row[Any], definition: str | None, by: str | None, now: ColumnElement[datetime]
+) -> dict[str, Any]:
     revision = v2_revision_of(found) + 1
-    now = datetime.now(UTC)
     return {"v2_definition": definition, "v2_revision": revision, "v2_revised_at": now, "v2_revised_by": by}
 
 

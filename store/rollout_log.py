@@ -1,6 +1,7 @@
 """The rollout's history in the database: the primary key decides which of two writers made a revision."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.errors import StaleRevision
 from routing.rollout.model import RAMPS, Change, Rollout, Source, next_shadow, voids_earlier_changes
+from store import clock
 from store.database import Database
 from store.tables import rollout_revisions, rollout_sources
 
@@ -80,7 +82,7 @@ async def insert_revision(connection: AsyncConnection, change: Change, after: in
     latest = await _latest(connection)
     if latest is not None and latest.revision != after:
         raise StaleRevision(latest)
-    rollout = _next(change, after, latest)
+    rollout = _next(change, after, latest, await clock.now(connection))
     await connection.execute(insert(rollout_revisions).values(_columns(rollout)))
     return rollout
 
@@ -96,7 +98,7 @@ async def _latest(connection: AsyncConnection) -> Rollout | None:
     return _rollout(row) if row is not None else None
 
 
-def _next(change: Change, after: int, latest: Rollout | None) -> Rollout:
+def _next(change: Change, after: int, latest: Rollout | None, now: datetime) -> Rollout:
     revision = after + 1
     is_rollback = voids_earlier_changes(change.canary_basis_points, change.source)
     return Rollout(
@@ -105,6 +107,7 @@ def _next(change: Change, after: int, latest: Rollout | None) -> Rollout:
         previous_basis_points=latest.canary_basis_points if latest else None,
         source=change.source,
         updated_by=change.by[:_MAX_BY_LENGTH],
+        updated_at=now,
         reason=change.reason,
         rollback_revision=revision if is_rollback else latest.rollback_revision if latest else 0,
         shadow_basis_points=next_shadow(change, latest),

@@ -1,7 +1,6 @@
 """Sessions in the database."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Row, Select, String, delete, func, select, true
@@ -12,6 +11,7 @@ from routing.catalog.jobs import JobStatus
 from routing.catalog.owners import Caller
 from routing.catalog.sessions import SessionUse, StoredSession
 from routing.versions import Version
+from store import clock
 from store.database import Database
 from store.json_rows import json_rows, parameter
 from store.outbox import tell_job_end
@@ -48,10 +48,14 @@ class SqlSessionStore:
         )
 
     async def add_uses(self, uses: Mapping[str, SessionUse]) -> None:
-        rows = parameter((session_id, *use) for session_id, use in uses.items())
         async with self._database.transaction() as connection:
             await self._database.lock_counts(connection)
-            await connection.execute(self._add_uses, rows)
+            now = (await clock.now(connection)).timestamp()
+            rows = (
+                (session_id, now - use.first_seen_s, now - use.last_seen_s, *use[2:])
+                for session_id, use in uses.items()
+            )
+            await connection.execute(self._add_uses, parameter(rows))
 
     async def owners(self) -> Mapping[str, str | None]:
         async with self._database.transaction() as connection:
@@ -59,10 +63,10 @@ class SqlSessionStore:
             return {row.id: row.owner for row in rows}
 
     async def claim(self, session_id: str, owner: str) -> str | None:
-        now = datetime.now(UTC)
-        values = {"id": session_id, "created_at": now, "last_seen_at": now, "execution_count": 0, "owner": owner}
-        claim = self._insert(sessions).values(values).on_conflict_do_nothing(index_elements=[sessions.c.id])
         async with self._database.transaction() as connection:
+            now = clock.moment(connection)
+            values = {"id": session_id, "created_at": now, "last_seen_at": now, "execution_count": 0, "owner": owner}
+            claim = self._insert(sessions).values(values).on_conflict_do_nothing(index_elements=[sessions.c.id])
             await connection.execute(claim)
             found = await connection.execute(select(sessions.c.owner).where(sessions.c.id == session_id))
             return found.scalar_one_or_none()
@@ -87,9 +91,10 @@ class SqlSessionStore:
             await self._database.announce(connection, "session_ended", session_id)
         return True
 
-    async def end_idle(self, since: datetime) -> Sequence[str]:
-        idle = delete(sessions).where(sessions.c.last_seen_at < since).returning(sessions.c.id)
+    async def end_idle(self, idle_s: float) -> Sequence[str]:
         async with self._database.transaction() as connection:
+            is_idle = sessions.c.last_seen_at < clock.moment(connection, -idle_s)
+            idle = delete(sessions).where(is_idle).returning(sessions.c.id)
             ended = [row.id for row in await connection.execute(idle)]
             for session_id in ended:
                 await _forget_what_it_holds(connection, session_id)
@@ -100,7 +105,7 @@ class SqlSessionStore:
 async def _forget_what_it_holds(connection: AsyncConnection, session_id: str) -> None:
     running = select(executions).where(executions.c.session_id == session_id, executions.c.ended_at.is_(None))
     for row in (await connection.execute(running.where(executions.c.webhook.is_not(None)))).all():
-        await tell_job_end(connection, row, JobStatus.CANCELLED, datetime.now(UTC))
+        await tell_job_end(connection, row, JobStatus.CANCELLED, await clock.now(connection))
     # Revisions come after programs: a change of a program adds one.
     for table in (programs, program_revisions, program_v2_revisions, executions, lms):
         await connection.execute(delete(table).where(table.c.session_id == session_id))

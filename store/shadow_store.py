@@ -1,12 +1,13 @@
 """The evidence of shadow calls and scores in the database."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import msgspec
 from sqlalchemy import delete, insert, select, update
 
 from routing.shadow.figures import Snapshot
+from store.clock import moment
 from store.database import Database
 from store.tables import shadow_evidence
 
@@ -23,15 +24,16 @@ class SqlEvidenceStore:
         self._database = database
 
     async def put(self, generation: str, replica: str, snapshot: Snapshot) -> None:
-        table, now = shadow_evidence, datetime.now(UTC)
-        values = {"data": _encode(snapshot).decode(), "at": now}
+        table = shadow_evidence
         mine = table.c.replica == replica
         async with self._database.transaction() as connection:
+            values = {"data": _encode(snapshot).decode(), "at": moment(connection)}
             written = await connection.execute(
                 update(table).where(mine, table.c.generation == generation).values(values)
             )
             if not written.rowcount:
-                await connection.execute(delete(table).where(mine | (table.c.at < now - KEPT_FOR)))
+                is_old = table.c.at < moment(connection, -KEPT_FOR.total_seconds())
+                await connection.execute(delete(table).where(mine | is_old))
                 row = {"generation": generation, "replica": replica, **values}
                 await connection.execute(insert(table).values(row))
 

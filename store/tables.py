@@ -341,3 +341,12 @@ usage_times = Table(
     Column("seconds", Float, nullable=False),
     Column("waited_s", Float, nullable=False),
 )
+
+# The release that first brought the database to each schema. Releases before this table have left no row.
+schema_releases = Table(
+    "schema_releases",
+    metadata,
+    Column("revision", String(32), primary_key=True),
+    Column("release", String(64), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+)

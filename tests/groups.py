@@ -21,6 +21,7 @@ PROGRAMS_OF = {
     "prometheus": ("prometheus", "promtool", "prometheus-alertmanager"),
     "generators": ("wrk", "h2load"),
     "browser": ("chromium",),
+    "faketime": ("faketime",),
 }
 """Markers of the tests that need programs of Debian's."""
 
@@ -36,6 +37,7 @@ WAY_TO = {
     "judge": "make test-judge",
     "prometheus": "make prometheus test",
     "browser": "make browser test",
+    "faketime": "apt-get install faketime",
     "generators": "apt-get install wrk nghttp2-client",
     "schema": "make test with npm and a network",
     "clients": "make test with npm and a network",

@@ -1,7 +1,7 @@
 """`/rollout/plan`, `/rollout/start` and the like, `/rollout/status`: a ramp that goes on by itself."""
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from fastapi import Request
@@ -20,7 +20,6 @@ from routing.rollout.outlook import outlook
 from routing.rollout.plan import MAX_STEPS, Plan, parse_plan
 from routing.rollout.ramp import NEEDS_EVIDENCE, Facts, Ramp, RampState, missing_for_next
 from routing.rollout.ramp_store import ReplicaReport
-from routing.rollout.run_evidence import SILENT_AFTER_S
 from routing.versions import Version
 
 router = Router(prefix="/rollout", tags=["rollout"])
@@ -232,7 +231,7 @@ def _replica_view(services: Services, report: ReplicaReport) -> ReplicaView:
     return ReplicaView(
         id=report.id,
         seen_at=report.seen_at,
-        is_silent=(datetime.now(UTC) - report.seen_at).total_seconds() > SILENT_AFTER_S,
+        is_silent=report.is_silent,
         rollout_revision=report.rollout_revision,
         split=_split(percent_of(services.flag.current, services), report.calls),
     )

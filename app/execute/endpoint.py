@@ -297,7 +297,7 @@ class ExecuteLane:
         if own is not None or self._lms.differ:
             call.choose = partial(self._choose, program, own, began)
         if not is_test:
-            self._programs.used(program, time.time())
+            self._programs.used(program, time.monotonic())
         return call
 
     def _choose(self, program: Program, own: Program | None, began: float, call: Call, version: str) -> None:

@@ -18,7 +18,7 @@ from app.problems import Problem
 from routing.catalog.idempotency import IdempotencyKeys, KeptAnswer, KeyedCall, KeyTaken, Outcome
 from routing.catalog.jobs import Jobs, JobStatus
 from routing.catalog.programs import Programs
-from routing.errors import IdempotencyConflict, JobNotFound
+from routing.errors import AnswerUnwritten, IdempotencyConflict, JobNotFound
 
 IDEMPOTENCY_KEY: Final = b"idempotency-key"
 MAX_KEY_LENGTH: Final = 255
@@ -57,6 +57,7 @@ class Once:
 
         Raises:
             IdempotencyConflict: the first call asks for something else, runs, or is lost.
+            AnswerUnwritten: the call has ended, and its answer is told when the store has it.
         """
         keyed = _keyed_call(exchange, operation, body)
         first = await self._keys.claim(keyed)
@@ -68,6 +69,8 @@ class Once:
         run = self._keys.run(keyed, work())
         with exchange:
             answer = await asyncio.shield(run)
+        if answer is None:
+            raise AnswerUnwritten
         return answer.status, lines_of(answer.headers), answer.body
 
     async def _take_over(self, lost: KeyedCall, keyed: KeyedCall, program_id: str, session_id: str | None) -> None:

@@ -154,7 +154,7 @@ class Grants:
 
     def ran(self, calls: list[Ran]) -> None:
         """Counts calls that fronts have answered, as if they had run here."""
-        now = time.time()
+        now = time.monotonic()
         self._figures.direct_calls += len(calls)
         by_lease: dict[int, list[Ran]] = {}
         for call in calls:

@@ -3,19 +3,22 @@
 The store's unique row decides which of several equal calls runs, on whatever replica they arrive. While the call runs,
 its replica renews the row. A row that nobody has renewed belongs to a replica that died: nobody knows how far its call
 came, so it runs again only if its program is idempotent.
+
+An answer is told once the store has it, so that no crash can take it back: neither the first caller nor any other who
+has the key hears of it before.
 """
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 import structlog
 
-from common.moments import moment_before
+from common.shared_run import SharedRun
 from common.tasks import TaskOwner
 from routing.catalog.quotas import DEFAULT_QUOTAS, Quotas, check_keys
 from routing.errors import IdempotencyConflict, StoreUnavailable
@@ -46,15 +49,16 @@ class KeyedCall:
     key: str
     fingerprint: str
     execution_id: str
-    created_at: datetime
-    alive_until: datetime
     answer: KeptAnswer | None = None
+    alive_until: datetime | None = None
+    """The time after which the call counts as lost, by the store's clock; None before the store has the call."""
+    is_alive: bool = True
+    """False if that time is over."""
 
     @staticmethod
     def new(owner: str | None, key: str, fingerprint: str, execution_id: str) -> "KeyedCall":
         """Makes one that begins now. Calls without an owner share the owner "", which no key file allows."""
-        now = datetime.now(UTC)
-        return KeyedCall(owner or "", key, fingerprint, execution_id, now, now + timedelta(seconds=ALIVE_S))
+        return KeyedCall(owner or "", key, fingerprint, execution_id)
 
 
 class KeyTaken(Exception):
@@ -62,22 +66,25 @@ class KeyTaken(Exception):
 
 
 class KeyStore(Protocol):
-    """Keeps keyed calls. Every method raises StoreUnavailable if the store does not answer."""
+    """Keeps keyed calls. Every method raises StoreUnavailable if the store does not answer.
 
-    async def find(self, call: KeyedCall, created_after: datetime) -> KeyedCall | None:
-        """Reads the call that has this owner and key, unless it is older."""
+    Only the store's clock counts, since replicas share it.
+    """
+
+    async def find(self, call: KeyedCall, ttl_s: float) -> KeyedCall | None:
+        """Reads the call that has this owner and key, unless it is older than `ttl_s` seconds."""
         ...
 
-    async def claim(self, call: KeyedCall, created_after: datetime) -> bool:
-        """Keeps a new call, and tells if it did; not if another has its key that is not older than `created_after`."""
+    async def claim(self, call: KeyedCall, ttl_s: float) -> bool:
+        """Keeps a new call, and tells if it did; not if another has its key that is not older than `ttl_s` seconds."""
         ...
 
     async def take_over(self, lost: KeyedCall, call: KeyedCall) -> bool:
         """Puts `call` in the place of `lost`, unless that has changed since; tells if it did."""
         ...
 
-    async def renew(self, calls: Sequence[KeyedCall], alive_until: datetime) -> None:
-        """Says that these calls still run."""
+    async def renew(self, calls: Sequence[KeyedCall]) -> None:
+        """Says that these calls still run: none of them counts as lost for `ALIVE_S` seconds."""
         ...
 
     async def keep(self, call: KeyedCall, answer: KeptAnswer) -> None:
@@ -92,12 +99,12 @@ class KeyStore(Protocol):
         """Forgets a call with its answer, unless another has its key by now; tells if it did."""
         ...
 
-    async def lose_all(self, at: datetime) -> None:
+    async def lose_all(self) -> None:
         """Notes that none of the calls without an answer runs any more."""
         ...
 
-    async def forget(self, created_before: datetime) -> None:
-        """Forgets old calls."""
+    async def forget(self, ttl_s: float) -> None:
+        """Forgets calls that are older than `ttl_s` seconds."""
         ...
 
     async def usage(self) -> Mapping[str, tuple[int, int]]:
@@ -109,6 +116,19 @@ Outcome = tuple[KeptAnswer, bool]
 """The answer to a call, and True if it is the call's last word. False means that the call surely did not start."""
 
 
+class _End:
+    """The end of a call that the store has not taken yet."""
+
+    def __init__(
+        self, call: KeyedCall, answer: KeptAnswer | None, write: "Callable[[_End], Coroutine[Any, Any, None]]"
+    ) -> None:
+        """An answer of None releases the key."""
+        self.call = call
+        self.answer = answer
+        self.flush: Final = SharedRun(lambda: write(self))
+        """Writes it, once for all who wait for that."""
+
+
 class IdempotencyKeys:
     """Carries calls with keys out once."""
 
@@ -118,19 +138,19 @@ class IdempotencyKeys:
         self._quotas = quotas
         self.ttl_s = ttl_s
         self._running: dict[tuple[str, str], KeyedCall] = {}
-        self._unwritten: dict[tuple[str, str], tuple[KeyedCall, KeptAnswer | None]] = {}
-        """Ends of calls that the store has not taken yet. An answer of None releases the key."""
+        self._unwritten: dict[tuple[str, str], _End] = {}
+        """The ends of calls that the store has not taken yet. Nobody is told of them."""
         self._used_keys: Counter[str] = Counter()
         self._used_bytes: Counter[str] = Counter()
         self._next_renewal = 0.0
         self._next_count = 0.0
-        self._runs: set[asyncio.Task[KeptAnswer]] = set()
+        self._runs: set[asyncio.Task[KeptAnswer | None]] = set()
         self._tasks = TaskOwner("keys")
 
     async def open(self, *, is_shared: bool) -> None:
         """Gives up the calls of the last run of the service. Replicas that share the store tell by the renewals."""
         if not is_shared:
-            await self._store.lose_all(datetime.now(UTC))
+            await self._store.lose_all()
         await self._count()
 
     async def aclose(self) -> None:
@@ -138,7 +158,7 @@ class IdempotencyKeys:
         if self._runs:
             await asyncio.wait(self._runs, timeout=CLOSE_TIMEOUT_S)
         try:
-            await self._write_the_unwritten()
+            await self._flush()
         except StoreUnavailable as error:
             _log.error("answers to calls with keys are lost", count=len(self._unwritten), reason=str(error))
         await self._tasks.aclose()
@@ -146,17 +166,17 @@ class IdempotencyKeys:
     # --- one call
 
     async def find(self, call: KeyedCall) -> KeyedCall | None:
-        """Finds the first call with this key; None if there is none.
+        """Finds the first call with this key, as the store has it; None if there is none.
 
         Raises:
             IdempotencyConflict: the first call asked for something else, or runs.
-            StoreUnavailable.
+            StoreUnavailable: also if the first call has ended and its end cannot be stored.
         """
-        if (end := self._unwritten.get((call.owner, call.key))) is not None and end[1] is not None:
-            return _checked(call, replace(end[0], answer=end[1]))
+        while (end := self._unwritten.get((call.owner, call.key))) is not None:
+            await end.flush()
         if (running := self._running.get((call.owner, call.key))) is not None:  # even if no renewal reaches the store
             return _checked(call, running, runs_here=True)
-        found = await self._store.find(call, moment_before(self.ttl_s))
+        found = await self._store.find(call, self.ttl_s)
         return None if found is None else _checked(call, found)
 
     async def claim(self, call: KeyedCall) -> KeyedCall | None:
@@ -172,7 +192,7 @@ class IdempotencyKeys:
         self.take_place(call)
         is_first = False
         try:
-            is_first = await self._store.claim(call, moment_before(self.ttl_s))
+            is_first = await self._store.claim(call, self.ttl_s)
         finally:
             if not is_first:
                 self.give_place_back(call)
@@ -209,41 +229,43 @@ class IdempotencyKeys:
         if not await self._store.take_over(lost, call):
             raise IdempotencyConflict.running()
 
-    def run(self, call: KeyedCall, work: Coroutine[Any, Any, Outcome]) -> asyncio.Task[KeptAnswer]:
-        """Runs a claimed call to its end, whatever becomes of its client, and keeps its answer."""
+    def run(self, call: KeyedCall, work: Coroutine[Any, Any, Outcome]) -> asyncio.Task[KeptAnswer | None]:
+        """Runs a claimed call to its end, whatever becomes of its client, and keeps its answer.
+
+        The task returns None if the store cannot take the end of the call yet: the answer is nothing to tell then.
+        """
         self._running[call.owner, call.key] = call
         run = self._tasks.start(self._run(call, work))
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
         return run
 
-    async def _run(self, call: KeyedCall, work: Coroutine[Any, Any, Outcome]) -> KeptAnswer:
+    async def _run(self, call: KeyedCall, work: Coroutine[Any, Any, Outcome]) -> KeptAnswer | None:
         try:
             answer, is_final = await work
         except BaseException:
             self._running.pop((call.owner, call.key), None)
             raise
-        self._unwritten[call.owner, call.key] = call, answer if is_final else None
+        end = self._unwritten[call.owner, call.key] = _End(call, answer if is_final else None, self._write)
         del self._running[call.owner, call.key]
         self._used_bytes[call.owner] += len(answer.body) if is_final else 0
         try:
-            await self._write(call.owner, call.key)
+            await end.flush()
         except StoreUnavailable as error:
             _log.warning("an answer to a call with a key is kept in memory", reason=str(error))
+            return None
         return answer
 
-    async def _write(self, owner: str, key: str) -> None:
-        end = self._unwritten[owner, key]
-        call, answer = end
-        if answer is None:
-            await self._store.release(call)
+    async def _write(self, end: _End) -> None:
+        place = end.call.owner, end.call.key
+        if self._unwritten.get(place) is not end:
+            return  # the run before this one has written it
+        if end.answer is None:
+            await self._store.release(end.call)
+            self.give_place_back(end.call)
         else:
-            await self._store.keep(call, answer)
-        # If another task has written it meanwhile, the entry may be that of the next call.
-        if self._unwritten.get((owner, key)) is end:
-            del self._unwritten[owner, key]
-            if answer is None:
-                self.give_place_back(call)
+            await self._store.keep(end.call, end.answer)
+        del self._unwritten[place]
 
     # --- all of them
 
@@ -251,15 +273,14 @@ class IdempotencyKeys:
         """Renews what runs, and writes what is not written yet. Call this every second. Raises StoreUnavailable."""
         now = time.monotonic()
         if now >= self._next_renewal and self._running:
-            calls = list(self._running.values())
-            await self._store.renew(calls, datetime.now(UTC) + timedelta(seconds=ALIVE_S))
+            await self._store.renew(list(self._running.values()))
             self._next_renewal = now + RENEW_EVERY_S
-        await self._write_the_unwritten()
+        await self._flush()
 
     async def sweep(self) -> None:
         """Forgets old keys. Raises StoreUnavailable."""
         if time.monotonic() >= self._next_count:
-            await self._store.forget(moment_before(self.ttl_s))
+            await self._store.forget(self.ttl_s)
             await self._count()
 
     async def _count(self) -> None:
@@ -268,16 +289,15 @@ class IdempotencyKeys:
         self._used_bytes = Counter({owner: size for owner, (_, size) in usage.items()})
         self._next_count = time.monotonic() + min(_COUNT_EVERY_S, self.ttl_s / 4)
 
-    async def _write_the_unwritten(self) -> None:
-        for owner, key in list(self._unwritten):
-            if (owner, key) in self._unwritten:
-                await self._write(owner, key)
+    async def _flush(self) -> None:
+        for end in list(self._unwritten.values()):
+            await end.flush()
 
 
 def _checked(call: KeyedCall, first: KeyedCall, *, runs_here: bool = False) -> KeyedCall:
     """Returns the first call with the key of `call`. Raises IdempotencyConflict if it is another call, or runs."""
     if first.fingerprint != call.fingerprint:
         raise IdempotencyConflict.other_request()
-    if runs_here or (first.answer is None and first.alive_until > datetime.now(UTC)):
+    if runs_here or (first.answer is None and first.is_alive):
         raise IdempotencyConflict.running()
     return first

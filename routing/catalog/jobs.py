@@ -1,16 +1,21 @@
-"""Jobs: calls that run in the background after the response. The store keeps each job until `ttl_s` after its end."""
+"""Jobs: calls that run in the background after the response. The store keeps each job until `ttl_s` after its end.
+
+Readers see a job as the store has it: nobody is told what a crash could take back. A reader who finds more in memory
+has it stored first, and waits for that.
+"""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
-from common.moments import moment_before
+from common.shared_run import SharedRun
 from common.tasks import TaskOwner
 from pools.calls import Call, Result
 from pools.errors import InvalidOutputs, PoolClosed, PoolOverloaded, ProgramError
@@ -55,7 +60,7 @@ class JobStatus(StrEnum):
 class Job:
     """A job and its state. `body` is the answer that a synchronous call would have got: its result, or its problem.
 
-    The store assigns `key`, which counts up over the jobs of all replicas.
+    The store assigns `key`, which counts up over the jobs of all replicas. All times are by the store's clock.
     """
 
     id: str
@@ -63,7 +68,7 @@ class Job:
     session_id: str | None
     status: JobStatus
     created_at: datetime
-    key: int = 0
+    key: int
     pool_version: Version | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -73,19 +78,31 @@ class Job:
     """The URL that is told of the job's end."""
 
 
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job that is to be stored."""
+
+    id: str
+    program_id: str
+    session_id: str | None
+    pool_version: Version | None = None
+    owner: str | None = None
+    webhook: str | None = None
+
+
 class JobStore(Protocol):
     """Keeps jobs. Every method raises StoreUnavailable if the store does not answer."""
 
-    async def add(self, job: Job, keyed: KeyedCall | None = None) -> Job:
-        """Keeps a new job, and assigns its key. A call with an idempotency key is kept with it.
+    async def add(self, new: NewJob, keyed: Callable[[Job], KeyedCall] | None = None) -> Job:
+        """Keeps a new job, which is queued. A call with an idempotency key is kept with it: `keyed` makes that.
 
         Raises:
             KeyTaken: another call has this idempotency key; the job is not kept.
         """
         ...
 
-    async def update(self, job: Job) -> None:
-        """Writes the state of a job, unless the job is over in the store already, or forgotten."""
+    async def update(self, job: Job) -> bool:
+        """Writes the state of a job, unless the job is over in the store already, or forgotten; tells if it did."""
         ...
 
     async def find(self, execution_id: str) -> Job | None:
@@ -107,40 +124,57 @@ class JobStore(Protocol):
         """Notes that this replica runs these jobs; returns, for each that is not over, whether to cancel the job."""
         ...
 
-    async def interrupt(self, silent_since: datetime | None) -> int:
-        """Marks jobs without a heartbeat since then, or (None) all that are not over, as interrupted; their number."""
+    async def interrupt(self, silent_for_s: float | None) -> int:
+        """Marks jobs without a heartbeat for so long, or (None) all that are not over, as interrupted; their number."""
         ...
 
-    async def forget(self, ended_before: datetime) -> None:
-        """Forgets the jobs that ended before this moment."""
+    async def forget(self, ended_for_s: float) -> None:
+        """Forgets the jobs that ended so many seconds ago."""
         ...
 
 
-@dataclass(slots=True, eq=False)
 class _Live:
     """A job that this replica runs, or whose end this replica has still to write."""
 
-    job: Job
-    call: Call
-    route: Route
-    run: asyncio.Task[tuple[JobStatus, bytes]]
-    is_cancelled: bool = False
+    def __init__(
+        self,
+        stored: Job,
+        call: Call,
+        route: Route,
+        run: asyncio.Task[tuple[JobStatus, bytes]],
+        write: "Callable[[_Live], Awaitable[None]]",
+    ) -> None:
+        self.stored = stored
+        """The job as the store has it."""
+        self.run: Final = run
+        self.flush: Final = SharedRun(lambda: write(self))
+        """Writes what the store does not know of the job, once for all who wait for that."""
+        self.is_cancelled = False
+        self._call = call
+        self._route = route
+        self._began = time.monotonic()
+        self._ended: Job | None = None
 
-    def look(self) -> Job:
-        """Brings the job up to date, and returns it."""
-        if not self.job.status.is_over and self.call.dispatched_at > 0 and self.job.started_at is None:
-            started_at = self.job.created_at + timedelta(seconds=self.call.queued_s)
-            self.job = replace(self.job, status=JobStatus.RUNNING, started_at=started_at)
-        return replace(self.job, pool_version=self.route.decision.version)
+    def now(self) -> Job:
+        """Returns the job as it is, which the store may not know yet."""
+        if self._ended is None and self.run.done():
+            self._ended = self._end()
+        return self._ended or self._progress()
 
-    def end(self) -> Job:
-        """Ends the job, whose run has ended, and returns it."""
+    def _progress(self) -> Job:
+        job = replace(self.stored, pool_version=self._route.decision.version)
+        if self._call.dispatched_at <= 0 or job.started_at is not None:
+            return job
+        started_at = job.created_at + timedelta(seconds=self._call.queued_s)
+        return replace(job, status=JobStatus.RUNNING, started_at=started_at)
+
+    def _end(self) -> Job:
         if not self.run.cancelled():
             status, body = self.run.result()
         else:
             status, body = JobStatus.CANCELLED if self.is_cancelled else JobStatus.INTERRUPTED, None
-        self.job = replace(self.look(), status=status, body=body, ended_at=datetime.now(UTC))
-        return self.job
+        ended_at = self.stored.created_at + timedelta(seconds=time.monotonic() - self._began)
+        return replace(self._progress(), status=status, body=body, ended_at=ended_at)
 
 
 class Jobs:
@@ -154,7 +188,7 @@ class Jobs:
         self.ttl_s = ttl_s
         self._live: dict[str, _Live] = {}
         self.events = JobEventLogs()
-        self._adding: dict[str, Job] = {}
+        self._adding: dict[str, NewJob] = {}
         """Jobs that the store is about to keep."""
         self._refuses = False
         self._reached_since: float | None = None
@@ -179,7 +213,7 @@ class Jobs:
         if self._live:
             await asyncio.wait([live.run for live in self._live.values()], timeout=CLOSE_TIMEOUT_S)
         try:
-            await self._save_the_ended()
+            await self._flush_the_ended()
         except StoreUnavailable as error:
             _log.error("the ends of jobs are lost", count=len(self._live), reason=str(error))
         await self._tasks.aclose()
@@ -221,31 +255,24 @@ class Jobs:
         if len(self._live) + len(self._adding) >= self._limit:
             raise PoolOverloaded(f"{self._limit} jobs are queued or running", retry_after_s=1.0)
         self._check_quotas(call.session_id, owner)
-        job = Job(
-            call.execution_id,
-            call.program.id,
-            call.session_id,
-            JobStatus.QUEUED,
-            datetime.now(UTC),
-            pool_version=route.decision.version,
-            owner=owner,
-            webhook=webhook,
-        )
-        self._adding[job.id] = job
+        version = route.decision.version
+        new = NewJob(call.execution_id, call.program.id, call.session_id, version, owner, webhook)
+        self._adding[new.id] = new
         try:
-            job = await self._store.add(job, keyed(job) if keyed is not None else None)
+            job = await self._store.add(new, keyed)
         finally:
-            del self._adding[job.id]
+            del self._adding[new.id]
         events = self.events.open(job.id)
         if call.program.definition.program_type == "python":
             call.events = events  # those of DSPy would have their LM stream
-        live = _Live(job, call, route, self._tasks.start(_judged(run, answer, refuse)))
+        live = _Live(job, call, route, self._tasks.start(_judged(run, answer, refuse)), self._write)
         self._live[job.id] = live
         self._tasks.start(self._follow(live))
-        return live.look()
+        return job
 
     def _check_quotas(self, session_id: str | None, owner: str | None) -> None:
-        jobs = [*(live.job for live in self._live.values() if not live.run.done()), *self._adding.values()]
+        running = [live.stored for live in self._live.values() if not live.run.done()]
+        jobs: list[Job | NewJob] = [*running, *self._adding.values()]
         of_session = sum(job.session_id == session_id for job in jobs) if session_id is not None else 0
         of_owner = sum(job.owner == owner for job in jobs) if owner is not None else 0
         check_jobs(self._quotas, of_session, of_owner)
@@ -256,56 +283,77 @@ class Jobs:
         Raises:
             JobNotFound, StoreUnavailable.
         """
-        live = self._live.get(execution_id)
-        job = live.look() if live is not None else await self._store.find(execution_id)
+        job = await self._stored(execution_id)
         if job is None or not caller.may_see(job.owner):
             raise JobNotFound(execution_id)
         return job
+
+    async def _stored(self, execution_id: str) -> Job | None:
+        """The job as the store has it, after an attempt to write what is new of it."""
+        if (live := self._live.get(execution_id)) is not None:
+            with suppress(StoreUnavailable):
+                await live.flush()
+        if (live := self._live.get(execution_id)) is not None:
+            return live.stored
+        return await self._store.find(execution_id)
 
     async def page(
         self, session_id: str | None, caller: Caller = EVERYONE, *, limit: int, before: int | None
     ) -> Sequence[Job]:
         """As `JobStore.page`."""
-        found = await self._store.page(session_id, caller, limit=limit, before=before)
-        return [self._live[one.id].look() if one.id in self._live else one for one in found]
+        return await self._store.page(session_id, caller, limit=limit, before=before)
 
     async def cancel(self, execution_id: str, caller: Caller = EVERYONE) -> Job:
         """Ends a job, its program too, unless it is over; on another replica it takes a moment.
 
         Raises:
-            JobNotFound, StoreUnavailable.
+            JobNotFound: also if its session has ended meanwhile.
+            StoreUnavailable: also if the job has ended, and its end is not stored yet.
         """
-        job = await self.show(execution_id, caller)
         live = self._live.get(execution_id)
-        if live is None:
-            if not job.status.is_over:
-                await self._store.ask_to_cancel(execution_id)
-            return job
-        self._cancel(live)
-        await asyncio.wait({live.run})
-        return live.end() if not live.job.status.is_over else live.look()
+        if live is not None and caller.may_see(live.stored.owner):
+            self._cancel(live)
+            await asyncio.wait({live.run})
+            await live.flush()
+            return await self.show(execution_id, caller)
+        job = await self.show(execution_id, caller)
+        if not job.status.is_over:
+            await self._store.ask_to_cancel(execution_id)
+        return job
 
     def end_session(self, session_id: str) -> None:
         """Ends the jobs of a session that has ended, which the store has forgotten."""
-        for live in [one for one in self._live.values() if one.job.session_id == session_id]:
+        for live in [one for one in self._live.values() if one.stored.session_id == session_id]:
             self._cancel(live)
+            self._drop(live)
 
     def _cancel(self, live: _Live) -> None:
         live.is_cancelled = True
         live.run.cancel()
 
+    def _drop(self, live: _Live) -> None:
+        """Leaves a job to the store, which knows its end or has forgotten it. Nobody waits for events any more."""
+        self._live.pop(live.stored.id, None)
+        self.events.close(live.stored.id)
+
     async def _follow(self, live: _Live) -> None:
         await asyncio.wait({live.run})
         try:
-            await self._save(live)
+            await live.flush()
         except StoreUnavailable as error:
-            _log.warning("a job's end is kept in memory", execution_id=live.job.id, reason=str(error))
-        finally:
-            self.events.close(live.job.id)
+            _log.warning("a job's end is kept in memory", execution_id=live.stored.id, reason=str(error))
 
-    async def _save(self, live: _Live) -> None:
-        await self._store.update(live.look() if live.job.status.is_over else live.end())
-        self._live.pop(live.job.id, None)
+    async def _write(self, live: _Live) -> None:
+        job = live.now()
+        if job == live.stored:
+            return
+        if not await self._store.update(job):  # its session has ended, or another replica took this one for dead
+            self._cancel(live)
+            self._drop(live)
+        elif job.status.is_over:
+            self._drop(live)
+        else:
+            live.stored = job
 
     # --- all of them
 
@@ -317,7 +365,7 @@ class Jobs:
         try:
             await self._send_heartbeats()
         finally:
-            await self._save_the_ended()
+            await self._flush_the_ended()
 
     async def sweep(self) -> None:
         """Interrupts the jobs of replicas that are dead, and forgets old ones. Raises StoreUnavailable.
@@ -325,9 +373,9 @@ class Jobs:
         After an outage of the database, no replica could send heartbeats for a while. So silence counts only once this
         replica has reached the database for `STALE_AFTER_S` without a break, in which every living replica can too.
         """
-        await self._store.forget(moment_before(self.ttl_s))
+        await self._store.forget(self.ttl_s)
         if self._has_reached_the_store():
-            await self._store.interrupt(moment_before(STALE_AFTER_S))
+            await self._store.interrupt(STALE_AFTER_S)
 
     def _has_reached_the_store(self) -> bool:
         """Notes that the store was reached; tells whether it has been for `STALE_AFTER_S` without a break."""
@@ -337,11 +385,11 @@ class Jobs:
         self._last_sweep = now
         return now - self._reached_since >= STALE_AFTER_S
 
-    async def _save_the_ended(self) -> None:
+    async def _flush_the_ended(self) -> None:
         failure: Exception | None = None
         for live in [one for one in self._live.values() if one.run.done()]:
             try:
-                await self._save(live)
+                await live.flush()
             except StoreUnavailable:
                 raise
             except Exception as error:  # of this job; the others are written all the same
@@ -353,20 +401,16 @@ class Jobs:
         running = [one for one in self._live.values() if not one.run.done()]
         if not running:
             return
-        kept = await self._store.heartbeat([live.job.id for live in running])
+        kept = await self._store.heartbeat([live.stored.id for live in running])
         for live in running:
-            if live.job.id not in kept:  # its session has ended elsewhere, or another replica took this one for dead
-                self._live.pop(live.job.id, None)
-            if kept.get(live.job.id, True):
+            is_to_be_cancelled = kept.get(live.stored.id)
+            if is_to_be_cancelled is None:  # its session has ended elsewhere, or another replica took this one for dead
+                self._cancel(live)
+                self._drop(live)
+            elif is_to_be_cancelled:
                 self._cancel(live)
             else:
-                await self._note_progress(live)
-
-    async def _note_progress(self, live: _Live) -> None:
-        """Writes that a job runs, once."""
-        was = live.job.status
-        if live.look().status is not was:
-            await self._store.update(live.look())
+                await live.flush()
 
 
 async def _judged(

@@ -1,10 +1,11 @@
 """The programs in memory, so that an execution reads no database; the store keeps them."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
@@ -60,8 +61,8 @@ class ProgramUse(NamedTuple):
     """The executions of a program since its last flush."""
 
     execution_count: int
-    last_executed_at: float
-    """Seconds since the epoch."""
+    last_executed_s: float
+    """Seconds since the last one."""
 
 
 class PutResult(NamedTuple):
@@ -77,8 +78,8 @@ class CataloguedProgram(Program):
     def __init__(self, stored: StoredProgram, definition: Definition, size: int) -> None:
         program, last = stored.program, stored.last_executed_at
         super().__init__(program.key, program.id, definition, program.revision)
-        self.changed_at = time.time()
-        """The time at which this process got its definitions, in seconds since the epoch; 0 is its start."""
+        self.changed_at = time.monotonic()
+        """The time at which this process got its definitions, by the monotonic clock; minus infinity is its start."""
         self._count_before = stored.execution_count
         self.own_size = size
         """The size of the definition, in bytes of JSON."""
@@ -88,7 +89,8 @@ class CataloguedProgram(Program):
         self.v2_size = 0
         self.is_dirty = False
         self._count = 0
-        self._last_executed_at = 0.0 if last is None else last.timestamp()
+        idle_s = math.inf if last is None else (datetime.now(UTC) - last).total_seconds()
+        self._last_executed_at = time.monotonic() - idle_s
 
     @property
     def execution_count(self) -> int:
@@ -97,7 +99,7 @@ class CataloguedProgram(Program):
 
     @property
     def last_executed_at(self) -> float:
-        """The time of the last execution that this process knows of, in seconds since the epoch; 0 if of none."""
+        """The time of the last execution that is known here, by the monotonic clock; minus infinity if of none."""
         return self._last_executed_at
 
     @property
@@ -106,12 +108,12 @@ class CataloguedProgram(Program):
         return self.own_size + self.v2_size
 
     def used(self, now: float) -> None:
-        """Counts an execution at `now`, in seconds since the epoch."""
+        """Counts an execution at `now`, by the monotonic clock."""
         self._count += 1
         self._last_executed_at = now
 
     def take_use(self) -> ProgramUse:
-        use = ProgramUse(self._count, self._last_executed_at)
+        use = ProgramUse(self._count, time.monotonic() - self._last_executed_at)
         self._count_before += self._count
         self._count = 0
         return use
@@ -217,7 +219,7 @@ class Programs:
         all_stored = await self._store.load()
         self._metrics.retain([stored.program.key for stored in all_stored])
         for stored in all_stored:
-            self._remember(stored).changed_at = 0.0
+            self._remember(stored).changed_at = -math.inf
 
     def resolve(self, program_id: str, session_id: str | None) -> CataloguedProgram | None:
         """Finds a call's program in memory: the session's own first, then the global one."""
@@ -253,7 +255,7 @@ class Programs:
         }
 
     def used(self, program: CataloguedProgram, now: float) -> None:
-        """Counts an execution at `now`, in seconds since the epoch."""
+        """Counts an execution at `now`, by the monotonic clock."""
         program.used(now)
         if not program.is_dirty:
             program.is_dirty = True
@@ -462,7 +464,7 @@ class Programs:
     def _remember_v2(self, known: CataloguedProgram, stored: StoredProgram) -> None:
         """Notes V2's own definition, or that it was taken back."""
         self._usage.remove(stored.session_id, known.v2_size, 0)
-        known.changed_at = time.time()
+        known.changed_at = time.monotonic()
         known.v2_revision = stored.v2_revision
         if stored.v2 is None:
             known.v2, known.v2_size = None, 0

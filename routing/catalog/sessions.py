@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from common.moments import moment_before
 from common.shared_run import SharedRun
 from routing.catalog.owners import EVERYONE, Caller
 from routing.catalog.programs import Programs
@@ -31,17 +30,19 @@ class StoredSession:
 
 
 class SessionUse(NamedTuple):
-    """The use of a session since its last flush; times in seconds since the epoch."""
+    """The use of a session since its last flush."""
 
-    first_seen_at: float
-    last_seen_at: float
+    first_seen_s: float
+    """Seconds since its first use."""
+    last_seen_s: float
+    """Seconds since its last one."""
     pool_version: Version | None
     execution_count: int
     owner: str | None = None
 
 
 class _Session:
-    """A session in memory, with its use for `routing.catalog.write_behind`."""
+    """A session in memory, with its use for `routing.catalog.write_behind`. Times are of the monotonic clock."""
 
     def __init__(self, session_id: str, now: float, owner: str | None) -> None:
         self.key = session_id
@@ -60,7 +61,9 @@ class _Session:
     def take_use(self) -> SessionUse:
         # Without an execution here, another replica may know better which version served it last.
         version = self.version if self._count else None
-        use = SessionUse(self._first_seen_at, self.last_seen_at, version, self._count, self.owner)
+        now = time.monotonic()
+        first_s, last_s = now - self._first_seen_at, now - self.last_seen_at
+        use = SessionUse(first_s, last_s, version, self._count, self.owner)
         self._count = 0
         return use
 
@@ -95,8 +98,8 @@ class SessionStore(Protocol):
         """Forgets a session, its programs and its jobs; returns False if there was none."""
         ...
 
-    async def end_idle(self, since: datetime) -> Sequence[str]:
-        """Forgets the sessions last seen before `since`, with their programs and jobs; returns their ids."""
+    async def end_idle(self, idle_s: float) -> Sequence[str]:
+        """Forgets the sessions last seen so many seconds ago, with their programs and jobs; returns their ids."""
         ...
 
 
@@ -134,7 +137,7 @@ class Sessions:
         owners = await self._store.owners()
         for known in [one for one in self._sessions.values() if one.key not in owners and not one.is_dirty]:
             self._drop(known)
-        now = time.time()
+        now = time.monotonic()
         for session_id, owner in owners.items():
             session = self._sessions.get(session_id)
             if session is not None:
@@ -153,7 +156,7 @@ class Sessions:
         Raises:
             SessionNotFound: it is another owner's.
             QuotaExceeded: it is new, and there are too many.
-            StoreUnavailable: other replicas share the store, and it cannot say whose the session is.
+            StoreUnavailable: it is new here, and the store cannot say whose it is.
         """
         session = self._sessions.get(session_id) or await self._begin(session_id, caller.owner)
         if not caller.may_see(session.owner):
@@ -172,7 +175,7 @@ class Sessions:
 
         One that has ended meanwhile begins again, and is `owner`'s.
         """
-        now = time.time()
+        now = time.monotonic()
         session = self._sessions.get(session_id)
         if session is None:
             session = self._add(_Session(session_id, now, owner))
@@ -185,7 +188,7 @@ class Sessions:
 
     def active(self) -> Mapping[Version, int]:
         """Counts the sessions within their time to live, on this replica, by the version that served them last."""
-        oldest = time.time() - self.ttl_s
+        oldest = time.monotonic() - self.ttl_s
         return Counter(one.version for one in self._sessions.values() if one.version and one.last_seen_at >= oldest)
 
     async def flush(self) -> None:
@@ -216,12 +219,12 @@ class Sessions:
         """Ends the sessions whose time to live is over. Raises StoreUnavailable."""
         await self.flush()
         self._drop_expired()
-        for session_id in await self._store.end_idle(moment_before(self.ttl_s)):
+        for session_id in await self._store.end_idle(self.ttl_s):
             self.forget(session_id)
 
     def _drop_expired(self) -> None:
         """Frees the memory of sessions that another replica may still serve: their row in the store lives on."""
-        oldest = time.time() - self.ttl_s
+        oldest = time.monotonic() - self.ttl_s
         for one in [one for one in self._sessions.values() if one.last_seen_at < oldest and not one.is_dirty]:
             self._drop(one)
 
@@ -238,9 +241,9 @@ class Sessions:
     async def _begin(self, session_id: str, owner: str | None) -> _Session:
         """Brings a session into memory that is new here."""
         await self._check_quotas(session_id, owner)
-        if self._is_shared and owner is not None:
+        if owner is not None:  # stored at once: a crash must not give the session to somebody else
             owner = await self._store.claim(session_id, owner)
-        return self._sessions.get(session_id) or self._add(_Session(session_id, time.time(), owner))
+        return self._sessions.get(session_id) or self._add(_Session(session_id, time.monotonic(), owner))
 
     async def _check_quotas(self, session_id: str, owner: str | None) -> None:
         of_owner = self._count_of[owner] if owner is not None else 0

@@ -21,8 +21,8 @@ FRESH_SHARE: Final = 100.0
 class WarmList:
     """Ranks the programs of the catalogue by use. Asking again soon costs nothing, however many programs there are."""
 
-    def __init__(self, programs: Programs, clock: Callable[[], float] = time.time) -> None:
-        """Takes the clock that executions are noted by, in seconds since the epoch."""
+    def __init__(self, programs: Programs, clock: Callable[[], float] = time.monotonic) -> None:
+        """Takes the clock that executions are noted by, in seconds."""
         self._programs = programs
         self._clock = clock
         self._ranked: Mapping[Version, Sequence[Program]] = {}

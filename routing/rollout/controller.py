@@ -118,7 +118,7 @@ class RampController:
         stored = await self._store.latest()
         if stored is not None:
             self._record.take_up(stored)
-            self._pause_if_forgotten(stored, await self._store.last_sign())
+            self._pause_if_forgotten(await self._store.idle_s())
         self._judge.percent_changed(self._flag.current.canary_basis_points)
         await self._follow_identity()
         await self.evidence.open(self.ramp)
@@ -288,8 +288,7 @@ class RampController:
         """Tells if this replica says what the evidence is about. Alone it does so before its first look, too."""
         return self.evidence.is_leader or not self._is_shared
 
-    def _pause_if_forgotten(self, stored: StoredRamp, sign: datetime | None) -> None:
-        idle_s = (datetime.now(UTC) - max(stored.at, sign or stored.at)).total_seconds()
+    def _pause_if_forgotten(self, idle_s: float) -> None:
         move = ramps.found_after(self.ramp, idle_s) if idle_s > FOUND_AFTER_S else None
         if move is not None:
             self._record.take(move.ramp)

@@ -1,11 +1,15 @@
 """The interface to the place where ramps, verdicts and evidence are remembered, by every replica."""
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from routing.rollout.ramp import Ramp
+
+SILENT_AFTER_S: Final = 5.0
+"""A replica that has said nothing for so long, in seconds, has died or is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +35,21 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaReport:
-    """A replica's word about itself, and the time of it."""
+    """A replica's word about itself."""
 
     id: str
     seen_at: datetime
+    """The time of it by the store's clock; by the replica's own in a report that the store does not have yet."""
     rollout_revision: int
     calls: tuple[int, int]
     """Organic assignments to V1 and V2 at the percentage in force there."""
+    heard_at: float = field(default_factory=time.monotonic)
+    """The time of it by the monotonic clock of the replica that reads this."""
+
+    @property
+    def is_silent(self) -> bool:
+        """True if the replica has said nothing since for some seconds."""
+        return time.monotonic() - self.heard_at > SILENT_AFTER_S
 
 
 Snapshot = Mapping[str, Any]
@@ -72,8 +84,8 @@ class RampStore(Protocol):
         """The newest revision, None if there is none yet."""
         ...
 
-    async def last_sign(self) -> datetime | None:
-        """The time at which a service last wrote what it does for a ramp; None if none has."""
+    async def idle_s(self) -> float:
+        """Seconds since a service last wrote what it does for a ramp, by the store's clock; 0 if none ever has."""
         ...
 
     async def append(self, ramp: Ramp, *, after: int) -> StoredRamp:

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 from analysis import replicas
@@ -17,8 +17,6 @@ from routing.rollout.plan import Plan
 from routing.rollout.ramp import Ramp
 from routing.rollout.ramp_store import RampStore, ReplicaReport, Snapshot, StoredRamp
 
-SILENT_AFTER_S: Final = 5.0
-"""A replica that has said nothing for so long, in seconds, has died or is cut off."""
 KEEP_EVERY_S: Final = 5.0
 """Time between two writes of the evidence of a service that shares its database with no other, in seconds."""
 ALONE: Final = "only"
@@ -173,8 +171,7 @@ class RunEvidence:
 
         A key that changes its replica may count again, so that a new start copy of the evidence begins.
         """
-        oldest = datetime.now(UTC) - timedelta(seconds=SILENT_AFTER_S)
-        living = {one.id for one in self.replicas if one.seen_at >= oldest} | {self.replica}
+        living = {one.id for one in self.replicas if not one.is_silent} | {self.replica}
         shard, shards = sorted(living).index(self.replica), len(living)
         judge = self.judge.judge
         if (shard, shards) != (judge.config.shard, judge.config.shards):

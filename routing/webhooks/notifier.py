@@ -13,7 +13,6 @@ from cloudevents.core.v1.event import CloudEvent
 from standardwebhooks.webhooks import Webhook
 
 from common.log_once import LogOnce
-from common.moments import moment_before
 from common.tasks import TaskOwner
 from config.webhook_allow import WebhookAllow
 from routing.errors import StoreUnavailable
@@ -99,7 +98,7 @@ class WebhookNotifier:
     async def _forget(self) -> None:
         kept_for_s = self._channel.kept_for_s
         if kept_for_s is not None and time.monotonic() >= self._next_forgetting:
-            await self._outbox.forget(moment_before(kept_for_s))
+            await self._outbox.forget(kept_for_s)
             self._next_forgetting = time.monotonic() + _FORGET_EVERY_S
 
     async def _take_out(self, notification: Notification, loop: DeliveryLoop) -> None:

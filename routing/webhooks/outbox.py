@@ -41,6 +41,6 @@ class Outbox(Protocol):
         """Takes note of a failed delivery; None gives the notification up."""
         ...
 
-    async def forget(self, before: datetime) -> None:
-        """Forgets the notifications from before that moment that were delivered or given up."""
+    async def forget(self, older_than_s: float) -> None:
+        """Forgets the notifications of changes so long ago that were delivered or given up."""
         ...

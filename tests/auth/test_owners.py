@@ -1,6 +1,7 @@
 """Sessions and jobs are their owner's: to another one they are as if they did not exist."""
 
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,16 @@ def test_ids_cannot_be_guessed(service: Service) -> None:
     for one, other in itertools.pairwise(ids):
         assert len(one) == len(other) == 32
         assert sum(a == b for a, b in zip(one, other, strict=True)) < 16
+
+
+def test_an_owner_outlives_the_service(tmp_path: Path) -> None:
+    """A session is its owner's from the answer to its first call on, whatever becomes of the service then."""
+    keys = write_keys(tmp_path / "keys.json", [stored(name) for name in SCOPES])
+    with running_service(tmp_path, API_KEYS_FILE=keys, POOLS="v2") as service:
+        program = global_program(service)
+        body = {**INPUTS, "session_id": "s"}
+        assert ask(service, "alice", "POST", f"/programs/{program}/execute", body).status_code == 200
+        service.stop(signal.SIGKILL)
+        service.start()
+        problem(ask(service, "bob", "POST", f"/programs/{program}/execute", body), 404, "session_not_found")
+        assert ask(service, "alice", "POST", f"/programs/{program}/execute", body).status_code == 200

@@ -57,7 +57,7 @@ def test_a_key_is_shown_once(poolshift: Poolshift, path: Path) -> None:
     assert lines(listed) == [["NAME", "SCOPES"], ["a", "b", "admin,", "execute"]]
     assert poolshift.json("keys", "list", "--file", path) == [{"name": "a b", "scopes": ["admin", "execute"]}]
     told = listed + json.dumps(poolshift.json("keys", "list", "--file", path))
-    told += poolshift.succeeds("keys", "revoke", "a b", "--file", path)
+    told += poolshift.succeeds("keys", "revoke", "a b", "--last-admin", "--file", path)
     assert key not in told
     assert stored.hash not in told
 
@@ -175,3 +175,19 @@ def test_a_key_may_carry_on_for_another(poolshift: Poolshift, path: Path) -> Non
     assert "app-2 (of app)" in poolshift.succeeds("keys", "list", "--file", path)
     refused = poolshift.fails(2, "keys", "create", "--name", "a", "--owner", "a\nb", "--scope", "admin")
     assert "printable" in refused
+
+
+def test_the_last_admin_is_not_revoked_by_mistake(poolshift: Poolshift, path: Path) -> None:
+    """Not without a word, since nobody could then change the rollout; any other key goes as it comes."""
+    for name, scope in (("app", "execute"), ("root", "admin"), ("spare", "admin")):
+        poolshift.succeeds("keys", "create", "--name", name, "--scope", scope, "--file", path)
+    poolshift.succeeds("keys", "revoke", "spare", "--file", path)
+    before = path.read_bytes()
+    refused = poolshift.fails(1, "keys", "revoke", "root", "--file", path)
+    assert "'root' is the last key with the scope admin" in refused
+    assert "--last-admin" in refused
+    assert path.read_bytes() == before
+    assert "no key is named 'rot'" in poolshift.fails(1, "keys", "revoke", "rot", "--last-admin", "--file", path)
+    assert poolshift.json("keys", "revoke", "root", "--last-admin", "--file", path) == {"revoked": "root"}
+    assert [key.name for key in read_key_file(path).keys] == ["app"]
+    poolshift.succeeds("keys", "revoke", "app", "--file", path)

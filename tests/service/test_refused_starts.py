@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from app.listening import CannotListen, PortTaken, listen
+from app.version import VERSION
 from tests.conftest import StartService
 from tests.service.test_async_executions import HOLD, end_of, running, show
 from tests.service.test_async_executions import start as start_long_run
 from tests.service.test_errors import problem
+from tests.support.database import copy_migrated
 from tests.support.service import POOLSHIFT, ROOT, Service, is_alive
 from tests.support.waiting import wait_until
 
@@ -338,3 +340,43 @@ def has_program(database: Path, program: str) -> bool:
             return connection.execute("SELECT 1 FROM programs WHERE id = ?", [program]).fetchone() is not None
         except sqlite3.OperationalError:
             return False  # no table yet: that is in the log, too
+
+
+@pytest.mark.parametrize(
+    ("noted", "taken"), [("7.1.0", "release 7.1.0, which migrated it"), (None, "the release that migrated it")]
+)
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_database_of_a_newer_release(tmp_path: Path, command: str, noted: str | None, taken: str) -> None:
+    """One line says which release to take, as that has noted it, and the database is as it was."""
+    path = tmp_path / "poolshift.db"
+    copy_migrated(path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+        if noted is not None:
+            database.execute("INSERT INTO schema_releases VALUES ('9999', ?, '2030-01-01 00:00:00')", [noted])
+        database.commit()
+    before = path.read_bytes()
+    if command == "serve":
+        exit_code, told = refused(tmp_path)
+    else:
+        words, environment = [*POOLSHIFT, command], {"PATH": os.environ["PATH"]}
+        ended = subprocess.run(words, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        exit_code, told = ended.returncode, ended.stderr
+    assert exit_code != 0
+    assert "Traceback" not in told
+    (line,) = [one for one in told.splitlines() if "cannot open the database" in one]
+    assert "its schema 9999 is of a newer release than this one" in line
+    assert f"start {taken}, or a newer one" in line
+    assert str(path.name) in line
+    assert path.read_bytes() == before
+
+
+def test_a_release_notes_what_it_has_migrated(start_service: StartService) -> None:
+    """The first release at a schema is noted, once."""
+    service = start_service(command=POOLSHIFT)
+    service.stop()
+    service.start()
+    with closing(sqlite3.connect(service.directory / "poolshift.db")) as database:
+        (schema,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        noted = database.execute("SELECT revision, release FROM schema_releases").fetchall()
+    assert noted == [(schema, VERSION)]

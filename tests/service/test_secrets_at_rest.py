@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from config.secret_key import InvalidSecretKey, read_secret_keys
+from tests.cli.conftest import Poolshift
 from tests.support.service import Service, running_service
 
 SECRET = "sk-at-rest-0123456789"
@@ -28,6 +29,12 @@ def key_file(directory: Path, *keys: str) -> Path:
 def stored(directory: Path) -> bytes:
     """All that SQLite has on the disk."""
     return b"".join(path.read_bytes() for path in directory.glob("poolshift.db*"))
+
+
+@pytest.fixture
+def poolshift(tmp_path: Path) -> Poolshift:
+    """The command, in the folder of the service."""
+    return Poolshift(tmp_path, {"PATH": os.environ["PATH"], "HOME": str(tmp_path)})
 
 
 def set_lms(service: Service) -> None:
@@ -65,6 +72,46 @@ def test_keys_are_encrypted_and_rotated(tmp_path: Path) -> None:
     assert SECRET.encode() not in stored(tmp_path)
     for settings in ({"SECRET_KEY_FILE": key_file(tmp_path, first)}, {}):
         assert "SECRET_KEY_FILE has no key that decrypts" in refused(tmp_path, **settings)
+
+
+def test_a_lost_file_has_a_way_out(tmp_path: Path, poolshift: Poolshift) -> None:
+    """The start names it; the command says what it would forget, and wants a word; then all but those keys is there."""
+    lost, new = key_file(tmp_path, key()), tmp_path / "new.keys"
+    with running_service(tmp_path, SECRET_KEY_FILE=lost) as service:
+        set_lms(service)
+    lost.unlink()
+    (line,) = refused(tmp_path, SECRET_KEY_FILE=lost).splitlines()
+    assert "No such file" in line
+    assert "poolshift db forget-lm-keys" in line
+    new.write_text(f"{key()}\n")
+    settings = {"SECRET_KEY_FILE": str(new)}
+    told = refused(tmp_path, **settings)
+    assert "Traceback" not in told
+    (line,) = [one for one in told.splitlines() if "SECRET_KEY_FILE has no key that decrypts" in one]
+    assert "poolshift db forget-lm-keys" in line
+
+    told = poolshift.fails(1, "db", "forget-lm-keys", **settings)
+    assert "everyone's, that of the session 'a'" in told
+    assert "poolshift db forget-lm-keys" in refused(tmp_path, **settings)
+    forgotten = {"forgotten": ["everyone's", "that of the session 'a'"]}
+    assert poolshift.json("db", "forget-lm-keys", "--yes", **settings) == forgotten
+    assert poolshift.json("db", "forget-lm-keys", **settings) == {"forgotten": []}
+    with running_service(tmp_path, **settings) as service:
+        assert service.client.get("/lm").json()["model"] == LM["model"]
+        assert not has_keys(service)
+        set_lms(service)
+        assert has_keys(service)
+
+
+def test_keys_that_can_be_read_are_not_forgotten(tmp_path: Path, poolshift: Poolshift) -> None:
+    """With the file that has their key, the command has nothing to do, whatever word it is given."""
+    settings = {"SECRET_KEY_FILE": str(key_file(tmp_path, key()))}
+    with running_service(tmp_path, **settings) as service:
+        set_lms(service)
+        assert "another process serves" in poolshift.fails(3, "db", "forget-lm-keys", "--yes", **settings)
+    assert poolshift.json("db", "forget-lm-keys", "--yes", **settings) == {"forgotten": []}
+    with running_service(tmp_path, **settings) as service:
+        assert has_keys(service)
 
 
 def test_keys_in_the_clear_are_said_to_be_and_then_encrypted(tmp_path: Path) -> None:

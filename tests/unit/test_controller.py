@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
@@ -38,7 +38,7 @@ class MemoryStore:
         self.may_append.set()
         self.is_appending = asyncio.Event()
         self.kept: dict[str, Mapping[str, Snapshot]] = {}
-        self.sign: datetime | None = None
+        self.is_idle_for_s = 0.0
 
     async def latest(self) -> StoredRamp | None:
         return self.ramps[-1] if self.ramps else None
@@ -59,8 +59,8 @@ class MemoryStore:
     async def decisions(self, *, limit: int, before: int | None = None) -> Sequence[Decision]:
         return self.decided[::-1][:limit]
 
-    async def last_sign(self) -> datetime | None:
-        return self.sign
+    async def idle_s(self) -> float:
+        return self.is_idle_for_s
 
     async def put_evidence(self, generation: str, replica: str, snapshot: Snapshot) -> None:
         self.kept[generation] = {replica: snapshot}
@@ -306,9 +306,7 @@ async def test_a_ramp_that_nobody_carried_out_for_long_is_found_paused() -> None
         await ramp.set_plan(PLAN, "ops")
         await ramp.start("ops", None)
         await ramp.aclose()
-        last = store.ramps[-1]
-        store.ramps[-1] = StoredRamp(last.revision, last.ramp, datetime.now(UTC) - timedelta(days=1))
-        store.sign = datetime.now(UTC) - timedelta(seconds=late_s)
+        store.is_idle_for_s = late_s
         ramp = await opened(flag, LiveJudge(Config()), store)
         await ramp.tick()
         assert (ramp.ramp.state, store.ramps[-1].ramp.state) == (state, state)

@@ -3,16 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 
-from routing.catalog.idempotency import ALIVE_S, IdempotencyKeys, KeptAnswer, KeyedCall, Outcome
+from routing.catalog.idempotency import IdempotencyKeys, KeptAnswer, KeyedCall, Outcome
 from routing.catalog.quotas import Quotas
 from routing.errors import IdempotencyConflict, QuotaExceeded, StoreUnavailable
+from store.clock import moment
 from store.database import Database
 from store.key_store import SqlKeyStore
+from store.tables import idempotency_keys
 
 pytestmark = pytest.mark.anyio
 
@@ -31,6 +32,12 @@ async def replicas(database: Database) -> AsyncIterator[tuple[IdempotencyKeys, I
     yield one, other
     for replica in (one, other):
         await replica.aclose()
+
+
+async def silence(database: Database) -> None:
+    """Makes every call one that its replica has not renewed for so long that it counts as lost."""
+    async with database.transaction() as connection:
+        await connection.execute(update(idempotency_keys).values(alive_until=moment(connection)))
 
 
 async def ends(answer: KeptAnswer, *, is_final: bool = True) -> Outcome:
@@ -75,10 +82,9 @@ async def test_what_did_not_start_frees_its_key(replicas: tuple[IdempotencyKeys,
 
 async def test_a_lost_call_is_taken_over_once(database: Database) -> None:
     """Nobody has renewed it: one of two takes it over, and the first cannot write its late answer over that."""
-    store = SqlKeyStore(database)
-    began = datetime.now(UTC) - timedelta(seconds=2 * ALIVE_S)
-    lost = replace(call(execution_id="lost"), created_at=began, alive_until=began + timedelta(seconds=ALIVE_S))
-    assert await store.claim(lost, began)
+    store, lost = SqlKeyStore(database), call(execution_id="lost")
+    assert await store.claim(lost, 3600)
+    await silence(database)
     keys = IdempotencyKeys(store, ttl_s=3600)
     found = await keys.claim(call(execution_id="second"))
     assert found is not None
@@ -96,28 +102,32 @@ async def test_what_runs_is_renewed(database: Database) -> None:
     """A call may run for longer than it counts as alive."""
     store = SqlKeyStore(database)
     keys = IdempotencyKeys(store, ttl_s=3600)
-    mine = replace(call(), alive_until=datetime.now(UTC))
+    mine = call()
     assert await keys.claim(mine) is None
     release = asyncio.Event()
 
     run = keys.run(mine, ends_after(release))
+    await silence(database)
     await keys.keep()
-    with pytest.raises(IdempotencyConflict) as told:
-        await keys.claim(call())
-    assert not told.value.is_lost
+    found = await store.find(call(), 3600)
+    assert found is not None
+    assert found.is_alive
     release.set()
     assert await run == ANSWER
     await keys.aclose()
 
 
-async def test_what_runs_here_is_not_lost(replicas: tuple[IdempotencyKeys, IdempotencyKeys]) -> None:
+async def test_what_runs_here_is_not_lost(
+    replicas: tuple[IdempotencyKeys, IdempotencyKeys], database: Database
+) -> None:
     """Even if it was not renewed for so long that others take it for lost: it is not taken over where it runs."""
     one, other = replicas
-    mine = replace(call(), alive_until=datetime.now(UTC))
+    mine = call()
     assert await one.claim(mine) is None
     release = asyncio.Event()
 
     run = one.run(mine, ends_after(release))
+    await silence(database)
     for again in (call(execution_id="again"), call(fingerprint="g")):
         with pytest.raises(IdempotencyConflict) as told:
             await one.claim(again)
@@ -132,26 +142,25 @@ async def test_what_runs_here_is_not_lost(replicas: tuple[IdempotencyKeys, Idemp
 async def test_an_answer_that_cannot_be_written_yet(
     replicas: tuple[IdempotencyKeys, IdempotencyKeys], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client has it at once, this replica answers by it, and the store gets it when it is back."""
+    """Nobody is told of it, neither its own caller nor another, until the store has it: a crash would take it back."""
     one, other = replicas
     mine = call()
     assert await one.claim(mine) is None
     with monkeypatch.context() as patched:
         patched.setattr(Database, "transaction", _no_transaction)
-        assert await one.run(mine, ends(ANSWER)) == ANSWER
-        first = await one.claim(call())
-        assert first is not None
-        assert first.answer == ANSWER
-        with pytest.raises(StoreUnavailable):
-            await other.claim(call())
+        assert await one.run(mine, ends(ANSWER)) is None
+        for replica in replicas:
+            with pytest.raises(StoreUnavailable):
+                await replica.claim(call())
         with pytest.raises(StoreUnavailable):
             await one.keep()
     with pytest.raises(IdempotencyConflict):
         await other.claim(call())
-    await one.keep()
-    first = await other.claim(call())
-    assert first is not None
-    assert first.answer is not None
+    for replica in replicas:  # the first one writes it, since it asks
+        first = await replica.claim(call())
+        assert first is not None
+        assert first.answer is not None
+        assert first.answer.body == ANSWER.body
 
 
 @asynccontextmanager
@@ -178,8 +187,8 @@ async def _fails(*_: object) -> bool:
     raise StoreUnavailable("it does not answer")
 
 
-class _SlowRelease(SqlKeyStore):
-    """Tells of each call that it is asked to release, and waits for leave."""
+class _SlowStore(SqlKeyStore):
+    """Tells of each end of a call that it is to write, and waits for leave."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -191,26 +200,50 @@ class _SlowRelease(SqlKeyStore):
         await self.leave.acquire()
         await super().release(call)
 
+    async def keep(self, call: KeyedCall, answer: KeptAnswer) -> None:
+        self.asked.release()
+        await self.leave.acquire()
+        await super().keep(call, answer)
 
-async def test_an_end_that_is_written_twice_counts_once(database: Database) -> None:
-    """A call's own writing and that of every second may meet; the end of the next call with its key stays."""
-    store = _SlowRelease(database)
+
+async def test_an_end_is_written_once_for_all_who_wait(database: Database) -> None:
+    """A call's own writing and that of every second may meet; a key that it frees counts as free once."""
+    store = _SlowStore(database)
     keys = IdempotencyKeys(store, ttl_s=3600, quotas=Quotas(keys_per_owner=1))
     assert await keys.claim(call()) is None
     run = keys.run(call(), ends(ANSWER, is_final=False))
     await store.asked.acquire()
     again = asyncio.create_task(keys.keep())
-    await store.asked.acquire()
+    second = asyncio.create_task(keys.claim(call(execution_id="second")))
     store.leave.release()
     assert await run == ANSWER
-    second = call(execution_id="second")
-    assert await keys.claim(second) is None
-    with pytest.raises(QuotaExceeded):
-        await keys.claim(call("another"))
-    store.leave.release()
     await again
+    assert await second is None
+    assert store.asked.locked()  # nobody has asked a second time
     with pytest.raises(QuotaExceeded):
         await keys.claim(call("another"))
+    await keys.aclose()
+
+
+async def test_whoever_has_the_key_waits_for_the_write(database: Database) -> None:
+    """As long as it takes and no longer, and another key does not wait. Whoever leaves takes it from nobody."""
+    store = _SlowStore(database)
+    keys = IdempotencyKeys(store, ttl_s=3600)
+    assert await keys.claim(call()) is None
+    run = keys.run(call(), ends(ANSWER))
+    await store.asked.acquire()
+    waiting = [asyncio.create_task(keys.claim(call())) for _ in range(6)]
+    assert await keys.claim(call("another")) is None
+    waiting.pop().cancel()
+    assert not run.done()
+    assert not any(one.done() for one in waiting)
+    store.leave.release()
+    assert await run == ANSWER
+    for one in waiting:
+        found = await one
+        assert found is not None
+        assert found.answer is not None
+        assert found.answer.body == ANSWER.body
     await keys.aclose()
 
 

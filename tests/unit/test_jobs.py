@@ -3,24 +3,26 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import update
 
 from pools.calls import Call, Program, Result
 from pools.errors import PoolClosed, PoolOverloaded, ProgramError
 from poolshift.worker.definitions import Definition, Signature
 from routing.catalog import jobs as jobs_module
-from routing.catalog.jobs import MAX_RESULT_BYTES, STALE_AFTER_S, Job, Jobs, JobStatus
+from routing.catalog.jobs import MAX_RESULT_BYTES, STALE_AFTER_S, Job, Jobs, JobStatus, NewJob
 from routing.catalog.quotas import Quotas
 from routing.errors import JobNotFound, QuotaExceeded, StoreUnavailable
 from routing.router import Route
 from routing.versions import Decision, Reason, Version
+from store.clock import moment
 from store.database import Database
 from store.job_store import SqlJobStore
+from store.tables import executions
 
 pytestmark = pytest.mark.anyio
 
@@ -103,16 +105,18 @@ async def test_only_so_many_at_once(replicas: tuple[Jobs, Jobs]) -> None:
 
 
 async def test_a_job_that_has_ended_uses_no_quota(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has the answer that a job is cancelled may start the next, even if the store does not know yet."""
+    """The next may start, even if the store does not know of the end yet; and nobody is told of that before."""
     jobs = Jobs(SqlJobStore(database), limit=5, ttl_s=3600, quotas=Quotas(jobs_per_session=1))
     with monkeypatch.context() as patched:
         patched.setattr(SqlJobStore, "update", _does_not_answer)
         await start(jobs, "a", session_id="s")
-        assert (await jobs.cancel("a")).status is JobStatus.CANCELLED
+        with pytest.raises(StoreUnavailable):
+            await jobs.cancel("a")
+        assert (await jobs.show("a")).status is JobStatus.QUEUED
         await start(jobs, "b", session_id="s")
         with pytest.raises(QuotaExceeded):
             await start(jobs, "c", session_id="s")
-        await jobs.cancel("b")
+    assert [(await jobs.cancel(name)).status for name in ("a", "b")] == [JobStatus.CANCELLED] * 2
     await jobs.aclose()
 
 
@@ -164,14 +168,20 @@ async def test_a_replica_that_falls_silent_has_died(
     """Another replica interrupts the jobs of a silent one, and leaves those of a living one alone."""
     one, other = replicas
     await start(one, "living")
-    silent_since = datetime.now(UTC) - timedelta(seconds=STALE_AFTER_S + 1)
-    dead = Job("dead", "a program", None, JobStatus.QUEUED, silent_since)
-    await SqlJobStore(database).add(dead)
+    await _add_silent(database, "dead", STALE_AFTER_S + 1)
     await other.open(is_shared=True)
     assert not (await other.show("dead")).status.is_over
     await clock.sweep_for(other, STALE_AFTER_S)
     assert (await other.show("dead")).status is JobStatus.INTERRUPTED
     assert not (await other.show("living")).status.is_over
+
+
+async def _add_silent(database: Database, name: str, silent_s: float) -> None:
+    """A job whose replica has said nothing for so long."""
+    await SqlJobStore(database).add(NewJob(name, "a program", None))
+    async with database.transaction() as connection:
+        silent = update(executions).where(executions.c.id == name)
+        await connection.execute(silent.values(alive_at=moment(connection, -silent_s)))
 
 
 @pytest.mark.parametrize("outage_s", [16.0, 36.0, 3600.0])
@@ -181,8 +191,7 @@ async def test_silence_counts_only_while_the_database_is_reached(
     """After an outage in which no replica could send heartbeats, each has the whole time again to send one."""
     _, other = replicas
     await clock.sweep_for(other, 2 * STALE_AFTER_S)
-    silent_since = datetime.now(UTC) - timedelta(seconds=STALE_AFTER_S + outage_s)
-    await SqlJobStore(database).add(Job("silent", "a program", None, JobStatus.QUEUED, silent_since))
+    await _add_silent(database, "silent", STALE_AFTER_S + outage_s)
     clock.now += outage_s
     await clock.sweep_for(other, STALE_AFTER_S - 10)
     assert not (await other.show("silent")).status.is_over
@@ -241,12 +250,12 @@ async def test_a_job_that_cannot_be_written_holds_up_no_other(database: Database
     class Store(SqlJobStore):
         is_away = True
 
-        async def update(self, job: Job) -> None:
+        async def update(self, job: Job) -> bool:
             if self.is_away:
                 raise StoreUnavailable("away")
             if job.id == "bad":
                 raise error
-            await super().update(job)
+            return await super().update(job)
 
     async def run() -> Result:
         return RESULT
@@ -272,7 +281,7 @@ async def test_what_the_store_has_forgotten_is_not_run_on(database: Database, re
     await start(one, "a")
     forgotten: Any = SqlJobStore(database)
     await forgotten.interrupt(None)
-    await forgotten.forget(datetime.now(UTC) + timedelta(seconds=1))
+    await forgotten.forget(-1)
     await one.keep()
     async with asyncio.timeout(20):
         while True:

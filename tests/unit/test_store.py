@@ -10,10 +10,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from cryptography.fernet import Fernet
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, text, update
 
 import store.database
 from pools.testing import echo_program
+from routing import catalog
 from routing.catalog.jobs import Jobs
 from routing.catalog.owners import Caller
 from routing.catalog.programs import NewProgram, Programs
@@ -21,16 +22,22 @@ from routing.catalog.sessions import Sessions
 from routing.errors import StaleRevision, StoreUnavailable
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.model import Change, Source
+from routing.rollout.ramp import Ramp
+from store.clock import moment
 from store.database import Database
 from store.job_store import SqlJobStore
 from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
+from store.ramp_store import SqlRampStore
 from store.rollout_log import SqlRolloutLog
 from store.secret_box import SecretBox
 from store.session_store import SqlSessionStore
-from store.tables import metadata
+from store.tables import metadata, ramps
 
 pytestmark = pytest.mark.anyio
+
+
+_MACHINES_TIME = re.compile(r"\bnow\(UTC\)|\btime\.time\(|\butcnow\(")
 
 
 def files(directory: Path) -> list[Path]:
@@ -45,6 +52,13 @@ async def test_the_migrations_make_what_the_tables_say(database: Database) -> No
 
     async with database.transaction() as connection:
         assert await connection.run_sync(differences) == []
+
+
+async def test_times_are_of_the_clock_that_replicas_share() -> None:
+    """The store and the catalogue never take the time of the machine, which other replicas do not have."""
+    folders = (Path(store.database.__file__).parent, Path(catalog.__file__).parent)
+    read = {path.name for folder in folders for path in folder.glob("*.py") if _MACHINES_TIME.search(path.read_text())}
+    assert read == {"clock.py"}
 
 
 async def test_an_error_does_not_show_what_was_to_be_stored(database: Database) -> None:
@@ -228,3 +242,15 @@ async def test_what_all_replicas_hear_from_one_source_is_one_change(database: Da
     heard = [rollout.canary_basis_points for rollout in await log.history(limit=100) if rollout.source is Source.FILE]
     assert heard == [3000, 2000]
     assert {replica.current.revision for replica in replicas} == {3}
+
+
+async def test_a_ramps_last_sign_of_life(database: Database) -> None:
+    """The newest of all that services write for a ramp: a change of it, evidence, a replica's report."""
+    store = SqlRampStore(database, notifies=False)
+    assert await store.idle_s() == 0.0
+    await store.append(Ramp(), after=0)
+    async with database.transaction() as connection:
+        await connection.execute(update(ramps).values(at=moment(connection, -3600)))
+    assert 3600 <= await store.idle_s() < 3660
+    await store.put_evidence("a generation", "a replica", {})
+    assert await store.idle_s() < 60

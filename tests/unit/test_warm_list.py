@@ -42,7 +42,7 @@ async def test_what_was_used_lately_comes_first_after_a_restart(
 ) -> None:
     """The most used first; nothing of a session, nothing that was used a day ago, nothing that nobody has used."""
     monkeypatch.setattr(warm_list, "FRESH_S", 0.0)
-    now = time.time()
+    now = time.monotonic()
     programs = await catalogue(database)
     for name in ("rare", "often", "old", "unused"):
         await programs.add(NewProgram(name, None, definition(name)))
@@ -65,7 +65,7 @@ async def test_what_changes_is_for_its_version(database: Database, monkeypatch: 
     programs = await catalogue(database)
     warm = WarmList(programs)
     await programs.add(NewProgram("used", None, definition("text")))
-    use(programs, "used", 1, time.time())
+    use(programs, "used", 1, time.monotonic())
     await programs.add(NewProgram("new", None, definition("other")))
     assert [program.id for program in warm.of(Version.V2)] == ["used", "new"]
     own = Definition("python", Signature((Field("text", "string", "V2's"),), ()), "examples.text:keywords")
