@@ -153,10 +153,12 @@ class ExecuteLane:
 
     async def _execute(self, exchange: Exchange) -> Response | None:
         """Runs a call and returns its answer; None if the answer has been sent already, by parts."""
-        principal = exchange.principal or self.authorise(exchange)
+        if exchange.principal is None:
+            self.authorise(exchange)
         if exchange.keyed is None and IDEMPOTENCY_KEY in exchange.headers:
             return await self._execute_once(exchange)
         body, operation = await exchange.body(self._max_body_bytes), exchange.operation
+        principal = self.authorise_again(exchange)
         envelope = _read(body, worker_may_check=operation != "async")
         session_id = envelope.session_id
         if session_id is not None and not self._sessions.admits(session_id, principal.caller):
@@ -210,6 +212,7 @@ class ExecuteLane:
             detail = "Idempotency-Key: a stream has no second answer; send `Prefer: respond-async` instead"
             raise Problem("invalid_request", detail)
         body = await exchange.body(self._max_body_bytes)
+        self.authorise_again(exchange)
         envelope = _read(body)
         if operation == "async":
             return await self._once.start_job(exchange, body, partial(self._execute, exchange))
@@ -238,6 +241,17 @@ class ExecuteLane:
         if _EXECUTE not in principal.scopes:
             raise Problem("forbidden", "this needs the scope execute")
         exchange.principal = principal
+        exchange.keys_revision = self._authenticator.revision
+        return principal
+
+    def authorise_again(self, exchange: Exchange) -> Principal:
+        """Returns the sender of a call whose body has come. Raises Problem if the key was revoked meanwhile.
+
+        The first call with an idempotency key has been let in already, and its outcome is kept.
+        """
+        principal = exchange.principal
+        if principal is None or (exchange.keys_revision != self._authenticator.revision and exchange.keyed is None):
+            principal = self.authorise(exchange)
         return principal
 
     def forced_version(self, exchange: Exchange, principal: Principal) -> Version | None:
