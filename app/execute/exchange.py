@@ -150,6 +150,8 @@ class Exchange:
         self.program: Program | None = None
         self.call: Call | None = None
         self.is_item = False
+        self.is_synthetic = False
+        """True for a test's call, which is in no organic figure however it ends."""
         """Set for an item of a batch, whose request is the batch's."""
         self.is_counted = False
         """True once the router counts the call; the endpoint counts one that fails before."""
