@@ -74,7 +74,7 @@ def differing(same: Same) -> list[str]:
     return [name for name, is_same in same.items() if is_same is False]
 
 
-def _odd(fits_first: bool | None, fits_second: bool | None) -> Odd:
+def _odd(fits_first: bool | None, fits_second: bool | None) -> Odd:  # noqa: FBT001
     if bool(fits_first) == bool(fits_second):
         return "none"
     return "v2" if fits_first else "v1"

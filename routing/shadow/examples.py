@@ -105,17 +105,23 @@ def _diff(first: Outcome, second: Outcome, odd: Mapping[str, Odd], secret: Colle
         return (f"{ERROR_FIELD}: {first.code or 'ok'} -> {second.code or 'ok'}",)
     if len(first.outputs) + len(second.outputs) > MAX_DIFF_BYTES:
         return ("the outputs are too large for a structured difference",)
-    # Imported here: a service whose versions do not differ does without the library.
-    from deepdiff import DeepDiff  # noqa: PLC0415
-
     names = [name for name in odd if name not in secret]
     if not names:
         return ("only secret fields differ",)
     try:
-        one, other = ({name: _value(values, name) for name in names} for values in map(values_of, (first, second)))
-        found: Any = DeepDiff(one, other, max_passes=1000, max_diffs=10_000, cache_size=0)
+        return _difference(names, values_of(first), values_of(second))
     except RecursionError:
         return ("the outputs are nested too deeply for a structured difference",)
+
+
+def _difference(
+    names: list[str], first: Mapping[str, msgspec.Raw], second: Mapping[str, msgspec.Raw]
+) -> tuple[str, ...]:
+    # Imported here: a service whose versions do not differ does without the library.
+    from deepdiff import DeepDiff  # noqa: PLC0415
+
+    one, other = ({name: _value(values, name) for name in names} for values in (first, second))
+    found: Any = DeepDiff(one, other, max_passes=1000, max_diffs=10_000, cache_size=0)
     return _first_lines([cut(line, 200) for line in found.pretty().splitlines()])
 
 
