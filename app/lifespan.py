@@ -1,7 +1,6 @@
 """Opens the parts of the service in their order, hands them to each other, and closes them in reverse."""
 
 import gc
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from app.execute.endpoint import ExecuteLane
 from app.http_metrics import HttpMetrics
 from app.opening.catalog import open_catalog
 from app.opening.comparison import exchange_evidence, open_migration, open_shadow
+from app.opening.environment import open_environment
 from app.opening.opening import Opening
 from app.opening.pools import open_local_lm, open_pools, open_reloader, start_pools
 from app.opening.rollout import follow_sources, open_ramp, open_rollout, open_rotation, open_webhooks
@@ -29,7 +29,6 @@ from app.version import IS_COMPILED, VERSION
 from common.threads import start_threads
 from config.misnamed import misnamed_settings
 from config.settings import Settings
-from config.worker_environment import with_hash_seed, worker_environment
 from routing.catalog.warm_list import WarmList
 from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.live_judge import LiveJudge
@@ -53,7 +52,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
     """Opens every service, and closes them in reverse order after the `yield`."""
     settings: Settings = app.state.settings
     await start_threads()
-    environment = with_hash_seed(worker_environment(os.environ, settings.worker_env.split(",")))
+    environment = open_environment(settings)
     async with AsyncExitStack() as stack:
         recorder = open_recorder(app.state.registry, settings)
         opening = Opening.begin(settings, recorder, stack)

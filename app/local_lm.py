@@ -60,13 +60,12 @@ class LocalLMServer:
     async def _run_once(self) -> bool:
         """Runs it until it dies; whether it had come up."""
         key = secrets.token_urlsafe(32)  # other users of this machine can reach its port
-        process = await asyncio.create_subprocess_exec(
-            *own_process.command("app.local_lm_server"),
+        process = await own_process.start(
+            "app.local_lm_server",
+            variables=self._environment | {"LOCAL_LM_API_KEY": key},
             stdin=PIPE,
             stdout=PIPE,
             stderr=STDOUT,
-            env=own_process.environment(self._environment) | {"LOCAL_LM_API_KEY": key},
-            start_new_session=True,
         )
         try:
             await self._follow(process, key)

@@ -20,7 +20,7 @@ def protect(settings: Settings) -> None:
     if settings.worker_user_ids is not None:
         os.umask(0o077)  # the database is made with this
     passed_on = {name.strip() for name in settings.worker_env.split(",")}
-    withheld = {name: value for name, value in os.environ.items() if is_withheld(name)}
+    withheld = {name: value for name, value in os.environ.items() if is_withheld(name, value)}
     for name, value in withheld.items():
         if name in _READ_ONCE and name not in passed_on:
             del os.environ[name]

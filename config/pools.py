@@ -144,6 +144,16 @@ class PoolSettings(BaseSettings):
         is_for_both = getattr(self, f"{version}_{name}") is None and getattr(self, name) is not None
         return name.upper() if is_for_both else f"{version}_{name}".upper()
 
+    def setting_of_python(self, python: str | None) -> str | None:
+        """Names the setting that has this interpreter; None if none has it, as after a rotation of long ago."""
+        versions: tuple[VersionName, ...] = ("v2", "v1")
+        if python is None:
+            return None
+        for version in versions:
+            if _absolute(self._of(version, "python")) == python:
+                return "PYTHON" if getattr(self, f"{version}_python") is None else f"{version.upper()}_PYTHON"
+        return None
+
     def _of(self, version: VersionName, name: str) -> Any:
         own = getattr(self, f"{version}_{name}")
         return getattr(self, name) if own is None else own

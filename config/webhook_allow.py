@@ -15,8 +15,21 @@ _NAME: Final = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?")
 _URL: Final = re.compile(r"[\x21-\x7e]+")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _LOCALHOST: Final = "localhost"
-_TRANSLATED: Final = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))
-"""IPv6 addresses that stand for an IPv4 address, which may be any."""
+_GLOBAL_IPV6: Final = ipaddress.IPv6Network("2000::/3")
+"""All that IANA has for public use. Site-local addresses (fec0::/10), which Python calls global, are not in it."""
+_NOT_PUBLIC: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "2001::/32",  # Teredo and 6to4: each stands for an IPv4 address, which may be any
+            "2002::/16",
+            "192.88.99.0/24",
+            "3fff::/20",  # documentation; older Pythons do not know it
+            "168.63.129.16/32",  # Azure's platform, which gives a machine its secrets
+        ),
+    )
+)
+"""Networks within the public ones that lead inside, or nowhere."""
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -123,7 +136,9 @@ def _address(text: str) -> _Address | None:
 
 
 def _is_public(address: _Address) -> bool:
-    if any(address.version == network.version and address in network for network in _TRANSLATED):
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_IPV6:
+        return False
+    if any(address.version == network.version and address in network for network in _NOT_PUBLIC):
         return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_loopback)
 

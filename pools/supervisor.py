@@ -19,6 +19,7 @@ from pools.process.exits import Exit, ExitCause, log_death
 from pools.process.interface import LoadOrder, TryOut, Worker, WorkerSpawner
 from pools.process.stats import ProcessStats
 from pools.protocol import PoolObserver, WorkerSnapshot
+from pools.start_failures import StartFailures
 from pools.state import PoolState, WorkerSlot, WorkerState
 
 INSPECTION_INTERVAL_S = 1.0
@@ -87,6 +88,7 @@ class Supervisor:
         self._background = background
         self._inspection: asyncio.Task[None] | None = None
         self._failures = 0
+        self._start_failures = StartFailures(version)
         self.fault: str | None = None
         """The reason for which the last start of a worker failed; None once a worker has started since."""
         self.warm: Callable[[WorkerSlot], Awaitable[None]] = _nothing
@@ -252,6 +254,7 @@ class Supervisor:
         if self._inspection is not None:
             await self._background.stop(self._inspection)
         await self._tasks.aclose()
+        self._start_failures.tell()
         for slot in list(self.state.slots):
             if slot.state is WorkerState.IDLE:
                 self._retire(slot, ExitCause.SHUTDOWN)
@@ -338,7 +341,7 @@ class Supervisor:
         self._leave(slot)
         self._count_failure()
         self.fault = reason
-        _log.error("worker could not be started", pool_version=self.version, reason=reason)
+        self._start_failures.add(reason)
 
     def _leave(self, slot: WorkerSlot) -> None:
         self.state.gone(slot)

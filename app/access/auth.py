@@ -43,6 +43,8 @@ class Authenticator:
     def __init__(self, keys: KeyFile | None) -> None:
         self._keys: tuple[tuple[bytes, Principal], ...] | None = None
         self._by_id: Mapping[str, Principal] = {}
+        self.revision = 0
+        """Grows each time that other keys are valid."""
         self.when_replaced: Callable[[], None] = lambda: None
         """Called when other keys are valid."""
         if keys is not None:
@@ -52,6 +54,7 @@ class Authenticator:
         """Makes other keys valid, and only these."""
         self._keys = tuple((bytes.fromhex(key.hash), _principal(key)) for key in keys.keys)
         self._by_id = {_key_id(stored): principal for stored, principal in self._keys}
+        self.revision += 1
         self.when_replaced()
 
     @property

@@ -67,6 +67,7 @@ class BatchEndpoint:
         principal = self._lane.authorise(exchange)
         check_text("path.program_id", program_id)
         body = await exchange.body(self._max_body_bytes)
+        self._lane.authorise_again(exchange)
         envelope = _read(body)
         if IDEMPOTENCY_KEY not in exchange.headers:
             with exchange:

@@ -8,6 +8,7 @@ The lane checks the key before it reads the body.
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -153,21 +154,23 @@ class ExecuteLane:
 
     async def _execute(self, exchange: Exchange) -> Response | None:
         """Runs a call and returns its answer; None if the answer has been sent already, by parts."""
-        principal = exchange.principal or self.authorise(exchange)
+        if exchange.principal is None:
+            self.authorise(exchange)
         if exchange.keyed is None and IDEMPOTENCY_KEY in exchange.headers:
             return await self._execute_once(exchange)
         body, operation = await exchange.body(self._max_body_bytes), exchange.operation
+        principal = self.authorise_again(exchange)
         envelope = _read(body, worker_may_check=operation != "async")
         session_id = envelope.session_id
         if session_id is not None and not self._sessions.admits(session_id, principal.caller):
             await self._sessions.admit(session_id, principal.caller)
-        is_synthetic = self._route(exchange, principal, session_id)
+        self._route(exchange, principal, session_id)
         program_id = exchange.path[_PROGRAM_ID]
         program = self._programs.resolve(program_id, session_id) or await self._programs.seek(
             check_text("path.program_id", program_id), session_id
         )
         self._check_webhook(envelope.webhook, operation)
-        call = self._make_call(exchange, program, envelope, is_job=operation == "async", is_test=is_synthetic)
+        call = self._make_call(exchange, program, envelope, is_job=operation == "async")
         if operation == "stream":
             return await self._stream(exchange, call)
         if operation == "async":
@@ -175,7 +178,7 @@ class ExecuteLane:
         if exchange.keyed is not None:
             return await self._outcome(exchange, call, operation)
         with exchange:
-            result = await self._run(exchange, call, "synthetic" if is_synthetic else operation)
+            result = await self._run(exchange, call, operation)
         if len(result.outputs) > MAX_SCANNED_BYTES:
             await self._answer_in_parts(exchange, call, result)
             return None
@@ -193,15 +196,18 @@ class ExecuteLane:
         with exchange:
             return self._answer(exchange, call, await self._run(exchange, call, "execute"))
 
-    def _route(self, exchange: Exchange, principal: Principal, session_id: str | None) -> bool:
-        """Decides the version of a call. Returns whether it is a test's."""
+    def _route(self, exchange: Exchange, principal: Principal, session_id: str | None) -> None:
+        """Decides the version of a call, and notes if it is a test's."""
         is_forced = FORCED_VERSION in exchange.headers
         forced = self.forced_version(exchange, principal) if is_forced else None
+        self._take_route(exchange, forced, session_id)
+
+    def _take_route(self, exchange: Exchange, forced: Version | None, session_id: str | None) -> None:
         if forced is not None and SYNTHETIC in exchange.headers:
+            exchange.is_synthetic = True
             exchange.route = self._router.synthetic(forced, exchange.trace)
-            return True
-        exchange.route = self._router.route(session_id, exchange.canary_key(), forced, exchange.trace)
-        return False
+        else:
+            exchange.route = self._router.route(session_id, exchange.canary_key(), forced, exchange.trace)
 
     async def _execute_once(self, exchange: Exchange) -> Response:
         """Answers a call with an `Idempotency-Key`, which runs only if it is the first."""
@@ -210,6 +216,7 @@ class ExecuteLane:
             detail = "Idempotency-Key: a stream has no second answer; send `Prefer: respond-async` instead"
             raise Problem("invalid_request", detail)
         body = await exchange.body(self._max_body_bytes)
+        self.authorise_again(exchange)
         envelope = _read(body)
         if operation == "async":
             return await self._once.start_job(exchange, body, partial(self._execute, exchange))
@@ -238,6 +245,17 @@ class ExecuteLane:
         if _EXECUTE not in principal.scopes:
             raise Problem("forbidden", "this needs the scope execute")
         exchange.principal = principal
+        exchange.keys_revision = self._authenticator.revision
+        return principal
+
+    def authorise_again(self, exchange: Exchange) -> Principal:
+        """Returns the sender of a call whose body has come. Raises Problem if the key was revoked meanwhile.
+
+        The first call with an idempotency key has been let in already, and its outcome is kept.
+        """
+        principal = exchange.principal
+        if principal is None or (exchange.keys_revision != self._authenticator.revision and exchange.keyed is None):
+            principal = self.authorise(exchange)
         return principal
 
     def forced_version(self, exchange: Exchange, principal: Principal) -> Version | None:
@@ -269,7 +287,6 @@ class ExecuteLane:
         envelope: Envelope,
         *,
         is_job: bool = False,
-        is_test: bool = False,
     ) -> Call:
         assert exchange.route is not None
         exchange.program = program
@@ -296,7 +313,7 @@ class ExecuteLane:
             exchange.begun.note_in(call)
         if own is not None or self._lms.differ:
             call.choose = partial(self._choose, program, own, began)
-        if not is_test:
+        if not exchange.is_synthetic:
             self._programs.used(program, time.monotonic())
         return call
 
@@ -329,6 +346,8 @@ class ExecuteLane:
         """Returns the coroutine that brings the call to its result."""
         assert exchange.route is not None
         exchange.is_counted = True
+        if exchange.is_synthetic:
+            operation = "synthetic"
         run = self._router.execute(exchange.route, call, operation, exchange.begun)
         return run if call.session_id is None else self._run_in_session(exchange, exchange.route, call.session_id, run)
 
@@ -344,8 +363,9 @@ class ExecuteLane:
         """Begins an item of a batch, and decides its version."""
         exchange.is_item = True
         self._begin(exchange)
-        route = exchange.route = self._router.route(session_id, exchange.canary_key(), forced, exchange.trace)
-        return route.decision.version
+        self._take_route(exchange, forced, session_id)
+        assert exchange.route is not None
+        return exchange.route.decision.version
 
     async def run_item(
         self, exchange: Exchange, program: CataloguedProgram, envelope: Envelope, fits: Callable[[int], bool]
@@ -494,13 +514,20 @@ class ExecuteLane:
 
     def _count_failure(self, exchange: Exchange, problem: Problem) -> Version:
         """Counts a failed call, and returns the version that it counts for."""
-        if exchange.route is None:
-            # The call failed before its session was known: it counts for the version that the split gives without one.
-            exchange.route = self._router.route(None, exchange.canary_key())
+        route = exchange.route or self._route_of_early_failure(exchange)
         if not exchange.is_counted:
-            operation = "batch" if exchange.is_item else exchange.operation
-            self._router.record_failure(exchange.route, problem.code, problem.kind.category, operation, exchange.began)
-        return exchange.route.decision.version
+            operation = "synthetic" if exchange.is_synthetic else "batch" if exchange.is_item else exchange.operation
+            self._router.record_failure(route, problem.code, problem.kind.category, operation, exchange.began)
+        return route.decision.version
+
+    def _route_of_early_failure(self, exchange: Exchange) -> Route:
+        """Routes a call that failed before its session was known: as its admin forces it, else by the split."""
+        if exchange.principal is not None and FORCED_VERSION in exchange.headers:
+            with suppress(Problem):
+                self._route(exchange, exchange.principal, None)
+        if exchange.route is None:
+            exchange.route = self._router.route(None, exchange.canary_key())
+        return exchange.route
 
     def _keep_failure(self, exchange: Exchange, problem: Problem, version: Version) -> None:
         program = exchange.program

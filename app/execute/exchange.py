@@ -133,6 +133,8 @@ class Exchange:
         self.scheme = scheme
         self.principal: Principal | None = None
         """The sender, once its key has been looked at."""
+        self.keys_revision = 0
+        """The revision of the keys by which `principal` was found."""
         self.began = 0.0
         """The time of `time.perf_counter` at which it began: the event loop's clock counts whole milliseconds."""
         self.execution_id = ""
@@ -148,6 +150,8 @@ class Exchange:
         self.program: Program | None = None
         self.call: Call | None = None
         self.is_item = False
+        self.is_synthetic = False
+        """True for a test's call, which is in no organic figure however it ends."""
         """Set for an item of a batch, whose request is the batch's."""
         self.is_counted = False
         """True once the router counts the call; the endpoint counts one that fails before."""

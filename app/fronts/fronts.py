@@ -5,7 +5,7 @@ import errno
 import os
 import signal
 import socket
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -267,12 +267,11 @@ class Fronts:
             log_format=self._logs[0],
             log_level=self._logs[1],
         )
-        return await asyncio.create_subprocess_exec(
-            *own_process.command("app.fronts.front", msgspec.json.encode(plan).decode()),
+        return await own_process.start(
+            "app.fronts.front",
+            msgspec.json.encode(plan).decode(),
+            variables={},  # the plan has all that it needs
             pass_fds=[plan.stream_fd, plan.handover_fd, plan.gate_fd],
-            stdin=DEVNULL,
-            env=own_process.environment(os.environ),
-            start_new_session=True,
         )
 
     async def _follow(self, number: int, process: Process, stream: socket.socket, handover: Handover) -> None:

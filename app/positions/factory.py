@@ -173,7 +173,7 @@ class PoolFactory:
         if self._settings.lm_models - {NONE}:
             own_preload.append(DSPY_PROGRAMS)
         return ProgramCode(
-            interpreter=Interpreter(spec.python),
+            interpreter=Interpreter(spec.python, self._settings.setting_of_python(spec.python)),
             programs_dir=None if spec.programs_dir is None else Path(spec.programs_dir),
             allowed_modules=self._settings.allowed_modules,
             own_root=own_process.ROOT,

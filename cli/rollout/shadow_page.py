@@ -15,6 +15,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: 13px
 _SHED = {
     "busy": "since V2 or the machine was busy",
     "preempted": "ended for a real call",
+    "outputs_too_deep": "whose outputs are nested too deeply",
     "quarantined": "of programs that cost V2 three workers in a row",
 }
 """The reasons of calls that were not compared, in words; others are codes of errors."""

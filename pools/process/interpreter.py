@@ -46,6 +46,14 @@ class Interpreter:
     """
 
     python: str | None = None
+    setting: str | None = None
+    """The setting that names it, such as `V2_PYTHON`, for texts about its faults."""
+
+    @property
+    def name(self) -> str:
+        """The interpreter as texts name it."""
+        name = self.python or sys.executable
+        return name if self.setting is None else f"{name} ({self.setting})"
 
     @property
     def is_own(self) -> bool:
@@ -63,7 +71,7 @@ class Interpreter:
         found = shutil.which(self.python)
         if found is None:
             state = "is not executable" if Path(self.python).exists() else "is not there"
-            raise SpawnFailed(f"the interpreter {self.python} {state}")
+            raise SpawnFailed(f"the interpreter {self.name} {state}")
         return [found, str(launcher.__file__), module, *arguments]
 
     async def describe(self, environment: Mapping[str, str]) -> Description:
@@ -82,7 +90,7 @@ class Interpreter:
     def _ask(self, command: list[str], environment: Mapping[str, str]) -> Description:
         if self.is_own and not _PATH_VARIABLES & environment.keys():
             return _describe_own(environment.get("PYTHONPATH", ""))
-        name = self.python or sys.executable
+        name = self.name
         try:
             # A session of its own, so that everything which it starts can be killed with it.
             process = subprocess.Popen(  # noqa: S603

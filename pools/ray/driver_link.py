@@ -2,14 +2,14 @@
 
 import asyncio
 import socket
-import subprocess
+from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from common import own_process
-from common.threads import in_thread
 from pools.ray.driver_messages import Connected, Event, Fault, Plan
 from poolshift.worker.framing import MALFORMED
 
@@ -27,7 +27,7 @@ async def events_of_driver(plan: Plan, inherited: dict[str, str]) -> AsyncGenera
     Raises:
         OSError: it could not be started.
     """
-    ours, process = _start(plan, inherited)
+    ours, process = await _start(plan, inherited)
     try:
         reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
         try:
@@ -40,19 +40,19 @@ async def events_of_driver(plan: Plan, inherited: dict[str, str]) -> AsyncGenera
         await asyncio.shield(_end(process))
 
 
-def _start(plan: Plan, inherited: dict[str, str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+async def _start(plan: Plan, inherited: dict[str, str]) -> tuple[socket.socket, Process]:
     """Starts the process, with one end of a socket pair; returns the other."""
     ours, theirs = socket.socketpair()
     with theirs:
         try:
-            process = subprocess.Popen(  # noqa: S603
-                own_process.command("pools.ray.driver", msgspec.json.encode(plan).decode(), str(theirs.fileno())),
+            process = await own_process.start(
+                "pools.ray.driver",
+                msgspec.json.encode(plan).decode(),
+                str(theirs.fileno()),
+                variables=inherited,
                 pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=own_process.environment(inherited),
-                start_new_session=True,
+                stdout=DEVNULL,
+                stderr=DEVNULL,
             )
         except BaseException:
             ours.close()
@@ -81,14 +81,12 @@ async def _events(reader: asyncio.StreamReader, address: str) -> AsyncGenerator[
         yield event
 
 
-async def _end(process: subprocess.Popen[bytes]) -> None:
+async def _end(process: Process) -> None:
     """Lets the driver leave the cluster, and kills it if it does not."""
-
-    def wait() -> None:
-        try:
-            process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+    try:
+        async with asyncio.timeout(END_TIMEOUT_S):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
             process.kill()
-            process.wait()
-
-    await in_thread(wait)
+        await process.wait()

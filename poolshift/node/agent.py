@@ -20,6 +20,7 @@ from poolshift.node.messages import Begin, Hello, Ran, RunModule
 from poolshift.node.tls import tls_of
 from poolshift.node.unpacked import Unpacked, command, environment, folder
 from poolshift.node.zygote_session import ZygoteSession
+from poolshift.worker import linux
 from poolshift.worker.framing import MALFORMED, FrameError
 
 HELLO_TIMEOUT_S = 5.0
@@ -46,6 +47,7 @@ class Agent:
             OSError: that address cannot be listened on, or a certificate cannot be read.
             ValueError: a variable of a certificate is missing.
         """
+        linux.set_dumpable(False)  # it has the token, and the connections of all workers
         self._tls = tls_of(os.environ)
         self._token = token
         self._listener = socket.create_server((host, 0), backlog=_BACKLOG)

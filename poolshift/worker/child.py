@@ -97,8 +97,6 @@ class WorkerChild:
     def run(self, zygote: int, user: tuple[int, int] | None) -> None:
         """Answers calls until the service closes its end. `zygote` is the parent's process id."""
         os.setsid()  # a process group of its own: the zygote kills the whole group with it
-        linux.set_dumpable(True)  # the zygote is not: its children could not open their own files in /proc
-        linux.prefer_as_oom_victim()
         self._limit()
         if user is not None:
             linux.become_user(*user)

@@ -74,8 +74,8 @@ _OUR_FOLDER = f"{Path(__file__).parent}{os.sep}"
 def main() -> None:
     """Imports each module, and writes how that went."""
     modules, own_root, *user = sys.argv[1:]
-    linux.set_dumpable(True)
-    linux.prefer_as_oom_victim()
+    linux.OomScore().become_victim()
+    linux.set_dumpable(False)  # as a worker is
     user_path.install(Path(own_root), modules.split(","))
     if user:
         linux.become_user(int(user[0]), int(user[1]))

@@ -28,6 +28,8 @@ MAX_OPEN_FILES = 2**20
 OPEN_FILES_AT_START = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 """The soft limit that this process was started with: workers keep to it, as code that uses select(2) must."""
 
+_OOM_SCORE = "/proc/self/oom_score_adj"
+_VICTIMS_SCORE = 500
 _PAUSE_S = 0.05
 _ENV_START = 47
 """The position of env_start in /proc/self/stat, counted behind the command's name (proc(5))."""
@@ -72,7 +74,7 @@ def become_user(uid: int, gid: int) -> None:
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     os.umask(0o022)
-    set_dumpable(True)  # the kernel has taken it back
+    set_dumpable(False)  # the kernel has set it to what fs.suid_dumpable says
     _set_home(uid)
 
 
@@ -152,12 +154,46 @@ def block_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
-def prefer_as_oom_victim() -> None:
-    """Has the kernel, when memory runs out, kill this process rather than the service (proc(5), oom_score_adj)."""
-    try:
-        Path("/proc/self/oom_score_adj").write_text("500")
-    except OSError:
-        pass  # some containers mount /proc read-only: then the kernel's own choice stands
+class OomScore:
+    """The kernel's preference for this process as a victim when memory runs out (proc(5), oom_score_adj).
+
+    Make it before `set_dumpable(False)`, which gives the file to root. A container may mount /proc read-only: then the
+    kernel's own choice stands.
+    """
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._own = 0
+        try:
+            self._fd = os.open(_OOM_SCORE, os.O_RDWR | os.O_CLOEXEC)
+            self._own = int(os.pread(self._fd, 16, 0))
+        except OSError:
+            pass
+
+    def become_victim(self) -> None:
+        """Has the kernel kill this process rather than the service."""
+        self._write(max(self._own, _VICTIMS_SCORE))
+
+    def fork_victim(self) -> int:
+        """Forks a child that the kernel kills rather than this process or the service; returns as `os.fork` does.
+
+        The child inherits its score, since it could not set one: it is undumpable from the fork on.
+        """
+        self.become_victim()
+        try:
+            pid = os.fork()
+        except OSError:
+            self._write(self._own)
+            raise
+        if pid:
+            self._write(self._own)
+        return pid
+
+    def _write(self, score: int) -> None:
+        try:
+            os.pwrite(self._fd, str(score).encode(), 0)
+        except OSError:
+            pass
 
 
 def keep_freed_memory(kept_bytes: int = KEPT_BYTES) -> None:

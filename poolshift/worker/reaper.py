@@ -14,19 +14,21 @@ from poolshift.worker.fast_exit import exit_fast
 
 
 def run_beside_reaper(main: Callable[[], None]) -> None:
-    """Runs `main` in a child of this process and returns there; this process ends once all of its descendants have."""
+    """Runs `main` in a child of this process and returns there; this process ends once all of its descendants have.
+
+    The child is still dumpable: `main` opens what it needs of /proc/self, and then hides the process.
+    """
     linux.adopt_orphans()
-    linux.set_dumpable(False)
     reaper = os.getpid()
     zygote = os.fork()
     if zygote:
         try:
+            linux.set_dumpable(False)
             _reap(zygote)
         finally:
             os._exit(1)
     # Until the zygote serves: it can hang while it imports what it preloads.
     linux.die_with_parent()
-    linux.set_dumpable(False)
     if os.getppid() == reaper:
         main()
         exit_fast(0)

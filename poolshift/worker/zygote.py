@@ -68,6 +68,7 @@ class Zygote:
         failures: dict[str, str],
         broken: dict[str, str],
         open_files: int,
+        oom_score: linux.OomScore,
     ) -> None:
         """`failures` and `broken` are modules that could not be imported, as `Preloaded` tells them."""
         self._control = control
@@ -76,6 +77,7 @@ class Zygote:
         self._failures = failures
         self._broken = broken
         self._open_files = open_files
+        self._oom_score = oom_score
         self._pid = os.getpid()
         self._parent = os.getppid()
         self._generations: dict[int, int] = {}
@@ -154,7 +156,7 @@ class Zygote:
         pid = 0
         try:
             requests, replies, output = _all_of(fds)
-            pid = os.fork()
+            pid = self._oom_score.fork_victim()
             # Opened here, while the pid cannot be another's: a signal through it never hits the wrong process.
             pidfd = os.pidfd_open(pid) if pid else -1
         except OSError as error:
@@ -266,6 +268,8 @@ def _failure_of_import(module: str, limit_s: float) -> BaseException | None:
 
 def main() -> None:
     """Preloads what the command line names, and serves until the service is gone."""
+    oom_score = linux.OomScore()
+    linux.set_dumpable(False)  # and so are its workers, from their forks on: each has calls and keys of its own
     allowed_modules, own_preload, preload, recent, load_timeout_s, open_files, own_root, fd = sys.argv[1:]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # it ends with the service, when the control socket closes
@@ -285,7 +289,7 @@ def main() -> None:
     gc.freeze()
     control = socket.socket(fileno=int(fd))
     control.set_inheritable(False)
-    Zygote(control, tuple(allowed_modules.split(",")), code, failures, broken, int(open_files)).serve()
+    Zygote(control, tuple(allowed_modules.split(",")), code, failures, broken, int(open_files), oom_score).serve()
 
 
 if __name__ == "__main__":

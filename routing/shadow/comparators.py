@@ -1,6 +1,7 @@
 """Compares two values of one output, as the signature's `compare` says."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +14,11 @@ Comparator = Callable[[Any, Any], bool]
 
 MAX_TEXT_LENGTH: Final = 20_000
 """Characters of a text that are compared for similarity; the rest must be equal."""
+MAX_DEPTH: Final = 200
+"""Levels of arrays and objects up to which values are compared."""
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _ROUNDING: Final = 2**-52
 """Relative error of a difference of two floats: 1.25 and 1.24 differ by 0.01."""
 _canonical: Final = msgspec.json.Encoder(order="sorted").encode
@@ -24,9 +30,21 @@ def comparator_of(field: Field) -> Comparator | None:
     if isinstance(compare, dict):
         (kind, value), *_ = compare.items()
         if kind == "number":
-            return lambda first, second: _within(first, second, value)
-        return lambda first, second: _similar(first, second, 100 * value)
+            return _of_parts(lambda first, second: _within(first, second, value))
+        return _of_parts(lambda first, second: _similar(first, second, 100 * value))
     return {"ignore": None, "unordered": same_unordered}.get(compare or "exact", same)
+
+
+def is_too_deep(text: bytes) -> bool:
+    """Tells if a JSON value is nested in more than `MAX_DEPTH` levels, without a recursion."""
+    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+        return False
+    brackets = _STRING.sub(b"", text).translate(_SQUARE, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")  # the innermost level
+    return bool(brackets)
 
 
 def same(first: Any, second: Any) -> bool:
@@ -47,31 +65,40 @@ def _sorted(value: Any) -> Any:
     return value
 
 
+def _of_parts(is_same: Comparator) -> Comparator:
+    """Makes the comparison by which all parts of two values are the same by `is_same`."""
+    return lambda first, second: all(is_same(one, other) for one, other in _parts(first, second))
+
+
+def _parts(first: Any, second: Any) -> Iterator[tuple[Any, Any]]:
+    """Yields what stands in the same place of two values: items and members, down to those that have none in common."""
+    waiting = [(first, second)]
+    while waiting:
+        one, other = waiting.pop()
+        if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+            waiting += [(value, other[key]) for key, value in one.items()]
+        elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+            waiting += zip(one, other, strict=True)
+        else:
+            yield one, other
+
+
 def _within(first: Any, second: Any, tolerance: float) -> bool:
-    """Tells if numbers differ by at most `tolerance`, at any depth, and all else is the same."""
+    """Tells if numbers differ by at most `tolerance`, and all else is the same."""
     if _is_number(first) and _is_number(second):
         return bool(abs(first - second) <= tolerance + _ROUNDING * max(abs(first), abs(second)))
-    return _alike(first, second, lambda one, other: _within(one, other, tolerance))
+    return same(first, second)
 
 
 def _similar(first: Any, second: Any, percent: float) -> bool:
-    """Tells if texts are similar by at least `percent`, at any depth, and all else is the same."""
+    """Tells if texts are similar by at least `percent`, and all else is the same."""
     if not (isinstance(first, str) and isinstance(second, str)):
-        return _alike(first, second, lambda one, other: _similar(one, other, percent))
+        return same(first, second)
     if first == second:
         return True
     if first[MAX_TEXT_LENGTH:] != second[MAX_TEXT_LENGTH:]:
         return False
     return bool(fuzz.ratio(first[:MAX_TEXT_LENGTH], second[:MAX_TEXT_LENGTH], score_cutoff=percent) >= percent)
-
-
-def _alike(first: Any, second: Any, is_same: Comparator) -> bool:
-    """Compares the items of arrays and the members of objects by `is_same`, and all else for equality."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        return first.keys() == second.keys() and all(is_same(first[key], second[key]) for key in first)
-    if isinstance(first, list) and isinstance(second, list):
-        return len(first) == len(second) and all(map(is_same, first, second))
-    return same(first, second)
 
 
 def _is_number(value: Any) -> bool:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from analysis.odd_ones import Odd
 from poolshift.worker.definitions import Signature
-from routing.shadow.comparators import Comparator, comparator_of
+from routing.shadow.comparators import Comparator, comparator_of, is_too_deep
 
 ERROR_FIELD: Final = "$error"
 """The name under which the codes of errors are compared; no output can have it as a Python name."""
@@ -19,6 +19,10 @@ TOO_LARGE: Final = "outputs_too_large"
 
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _value: Final = msgspec.json.Decoder().decode
+_encode: Final = msgspec.json.Encoder().encode
+
+Same = dict[str, bool | None]
+"""Tells for each field if two outcomes have the same value; None if the values are nested too deeply to be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,15 @@ class Comparison:
         self.secret = frozenset(field.name for field in (*signature.inputs, *signature.outputs) if field.secret)
         """Inputs and outputs that no report shows."""
 
-    def compare(self, first: Outcome, second: Outcome) -> dict[str, bool]:
+    def compare(self, first: Outcome, second: Outcome) -> Same:
         """Tells for each field if both outcomes have the same value; the fields count if both have outputs."""
         if first.outputs is None or second.outputs is None:
             return {ERROR_FIELD: first.code == second.code}
-        same = {ERROR_FIELD: True}
-        one, other = _decode(first.outputs), _decode(second.outputs)
+        same: Same = {ERROR_FIELD: True}
+        try:
+            one, other = _decode(first.outputs), _decode(second.outputs)
+        except RecursionError:
+            return same | dict.fromkeys(self._comparators, True if first.outputs == second.outputs else None)
         for name, comparator in self._comparators.items():
             same[name] = _is_same(one.get(name), other.get(name), comparator)
         return same
@@ -62,20 +69,32 @@ class Comparison:
         return {field: _odd(with_first.get(field, False), with_second.get(field, False)) for field in fields}
 
 
-def _odd(fits_first: bool, fits_second: bool) -> Odd:  # noqa: FBT001
-    if fits_first == fits_second:
+def differing(same: Same) -> list[str]:
+    """Names the fields whose values differ."""
+    return [name for name, is_same in same.items() if is_same is False]
+
+
+def _odd(fits_first: bool | None, fits_second: bool | None) -> Odd:  # noqa: FBT001
+    if bool(fits_first) == bool(fits_second):
         return "none"
     return "v2" if fits_first else "v1"
 
 
-def _is_same(one: msgspec.Raw | None, other: msgspec.Raw | None, comparator: Comparator) -> bool:
+def _is_same(one: msgspec.Raw | None, other: msgspec.Raw | None, comparator: Comparator) -> bool | None:
     if one is None or other is None:
         return one is other
     if bytes(one) == bytes(other):
         return True
+    too_deep = [is_too_deep(bytes(value)) for value in (one, other)]
+    if any(too_deep):
+        return None if all(too_deep) else False
     return comparator(_value(one), _value(other))
 
 
-def values_of(outcome: Outcome) -> Mapping[str, Any]:
-    """Returns an outcome's outputs as values; those of an error are its code."""
-    return {ERROR_FIELD: outcome.code} if outcome.outputs is None else _value(outcome.outputs)
+def values_of(outcome: Outcome) -> Mapping[str, msgspec.Raw]:
+    """Returns an outcome's outputs, each as JSON; those of an error are its code.
+
+    Raises:
+        RecursionError: they are nested too deeply.
+    """
+    return {ERROR_FIELD: msgspec.Raw(_encode(outcome.code))} if outcome.outputs is None else _decode(outcome.outputs)

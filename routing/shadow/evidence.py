@@ -102,10 +102,10 @@ class ShadowEvidence:
             if known is not None:
                 self._forget(program.id)
 
-    def compared(self, program_id: str, same: Mapping[str, bool], odd: Mapping[str, Odd]) -> None:
-        """Counts a call; `odd` has the fields that differ."""
+    def compared(self, program_id: str, same: Mapping[str, bool | None], odd: Mapping[str, Odd]) -> None:
+        """Counts a call; `odd` has the fields that differ. A field that cannot be compared is no evidence."""
         of_program = self.programs[program_id]
-        of_program.compared += 1
+        of_program.compared += bool(odd) or None not in same.values()
         of_program.differing += bool(odd)
         for name, is_same in same.items():
             if is_same:

@@ -85,7 +85,7 @@ def make_example(
 def _shown(outcome: Outcome, odd: Mapping[str, Odd], secret: Collection[str]) -> dict[str, str]:
     values = values_of(outcome)
     names = [name for name in (values if ERROR_FIELD in odd else odd) if name in values]
-    return {name: MASK if name in secret else cut(_encode(values[name]).decode()) for name in names}
+    return {name: MASK if name in secret else cut(bytes(values[name]).decode()) for name in names}
 
 
 def _inputs(inputs: bytes, secret: Collection[str]) -> str:
@@ -105,15 +105,28 @@ def _diff(first: Outcome, second: Outcome, odd: Mapping[str, Odd], secret: Colle
         return (f"{ERROR_FIELD}: {first.code or 'ok'} -> {second.code or 'ok'}",)
     if len(first.outputs) + len(second.outputs) > MAX_DIFF_BYTES:
         return ("the outputs are too large for a structured difference",)
-    # Imported here: a service whose versions do not differ does without the library.
-    from deepdiff import DeepDiff  # noqa: PLC0415
-
     names = [name for name in odd if name not in secret]
     if not names:
         return ("only secret fields differ",)
-    one, other = ({name: values.get(name) for name in names} for values in (values_of(first), values_of(second)))
+    try:
+        return _difference(names, values_of(first), values_of(second))
+    except RecursionError:
+        return ("the outputs are nested too deeply for a structured difference",)
+
+
+def _difference(
+    names: list[str], first: Mapping[str, msgspec.Raw], second: Mapping[str, msgspec.Raw]
+) -> tuple[str, ...]:
+    # Imported here: a service whose versions do not differ does without the library.
+    from deepdiff import DeepDiff  # noqa: PLC0415
+
+    one, other = ({name: _value(values, name) for name in names} for values in (first, second))
     found: Any = DeepDiff(one, other, max_passes=1000, max_diffs=10_000, cache_size=0)
     return _first_lines([cut(line, 200) for line in found.pretty().splitlines()])
+
+
+def _value(values: Mapping[str, msgspec.Raw], name: str) -> Any:
+    return msgspec.json.decode(values[name]) if name in values else None
 
 
 def _first_lines(lines: list[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pools.errors import CheckoutTimeout, ExecutionError, PoolClosed, PoolOverlo
 from routing.catalog.lms import LMs
 from routing.catalog.programs import CataloguedProgram
 from routing.router import Router
-from routing.shadow.comparison import Comparison, Outcome
+from routing.shadow.comparison import Comparison, Outcome, differing
 from routing.shadow.examples import Example, make_example
 from routing.versions import Version
 
@@ -55,12 +55,12 @@ class OnDemand:
         run = partial(self._run, program, inputs, session_id, timeout_s)
         first, second = await asyncio.gather(run(Version.V1), run(Version.V2))
         same = await in_thread(partial(comparison.compare, first, second))
-        differing = [name for name, is_same in same.items() if not is_same]
-        fields: dict[str, Verdict] = dict.fromkeys(same, "same")
-        if not differing:
+        others = differing(same)
+        fields: dict[str, Verdict] = {name: "unknown" if one is None else "same" for name, one in same.items()}
+        if not others:
             return Compared(fields, first.code, second.code, first.ms, second.ms, None)
         third = await run(Version.V1)
-        odd = await in_thread(partial(comparison.odd_ones, differing, first, second, third))
+        odd = await in_thread(partial(comparison.odd_ones, others, first, second, third))
         fields |= odd
         example = None
         if self._keeps_examples:

@@ -23,7 +23,7 @@ from pools.errors import ExecutionError, Preempted, ProgramQuarantined
 from pools.protocol import Pool
 from poolshift.worker.lm import LMSettings
 from routing.rollout.model import Rollout
-from routing.shadow.comparison import MAX_OUTPUT_BYTES, TOO_LARGE, Comparison, Outcome
+from routing.shadow.comparison import MAX_OUTPUT_BYTES, TOO_LARGE, Comparison, Outcome, Same, differing
 from routing.shadow.evidence import ProgramEvidence, ShadowEvidence
 from routing.shadow.examples import make_example
 from routing.shadow.gate import LoadGate
@@ -295,10 +295,10 @@ class ShadowRuns:
         first = _first(captured)
         comparison = of_program.comparison
         same = await _beside(first, second.outcome, partial(comparison.compare, first, second.outcome))
-        differing = [name for name, is_same in same.items() if not is_same]
-        odd: dict[str, Odd] = dict.fromkeys(differing, "unknown")
-        if differing:
-            odd = await self._odd_ones(captured, comparison, differing, first, second.outcome)
+        others = differing(same)
+        odd: dict[str, Odd] = {}
+        if others:
+            odd = await self._odd_ones(captured, comparison, others, first, second.outcome)
         if self.evidence.programs.get(captured.program.id) is not of_program:
             return  # another definition by now
         self._count(captured, of_program, same, odd, first, second.outcome)
@@ -307,12 +307,12 @@ class ShadowRuns:
         self._score(captured, first, second)
 
     async def _odd_ones(
-        self, captured: Captured, comparison: Comparison, differing: list[str], first: Outcome, second: Outcome
+        self, captured: Captured, comparison: Comparison, others: list[str], first: Outcome, second: Outcome
     ) -> dict[str, Odd]:
         third = await self._third(captured)
         if third is None:
-            return dict.fromkeys(differing, "unknown")
-        return await _beside(first, second, partial(comparison.odd_ones, differing, first, second, third))
+            return dict.fromkeys(others, "unknown")
+        return await _beside(first, second, partial(comparison.odd_ones, others, first, second, third))
 
     async def _third(self, captured: Captured) -> Outcome | None:
         """Runs the call on V1 once more, on another worker than before if there is one; None if none comes free."""
@@ -350,12 +350,16 @@ class ShadowRuns:
         self,
         captured: Captured,
         of_program: ProgramEvidence,
-        same: Mapping[str, bool],
+        same: Same,
         odd: Mapping[str, Odd],
         first: Outcome,
         second: Outcome,
     ) -> None:
-        self._metrics.ended("differs" if odd else "same")
+        if odd or None not in same.values():
+            self._metrics.ended("differs" if odd else "same")
+        else:
+            self._metrics.ended("not_comparable")
+            of_program.shed["outputs_too_deep"] += 1
         for one in odd.values():
             self._metrics.differs(one)
         self.evidence.compared(captured.program.id, same, odd)

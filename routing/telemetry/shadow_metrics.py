@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from analysis.odd_ones import Odd
 from routing.versions import Version
 
-OUTCOMES: Final = ("same", "differs", "shed", "preempted")
+OUTCOMES: Final = ("same", "differs", "not_comparable", "shed", "preempted")
 FAILURES: Final = ("raised", "timeout", "not_a_number", "out_of_range", "lm", "crashed", "not_loaded", "quarantined")
 _SCORE_BUCKETS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -24,7 +24,7 @@ class ShadowMetrics:
         )
         self._calls = Counter(
             "poolshift_shadow_calls_total",
-            "Shadow calls: same, differs, shed (never begun), preempted (ended for a real call).",
+            "Shadow calls: same, differs, not_comparable (nested too deeply), shed (never begun), preempted.",
             ["outcome"],
             registry=registry,
         )

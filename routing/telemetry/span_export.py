@@ -133,12 +133,11 @@ class SpanExport:
         """Runs an exporter until it ends; returns how it ended."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            exporter = await asyncio.create_subprocess_exec(
-                *own_process.command("routing.telemetry.span_exporter", str(theirs.fileno())),
-                env=own_process.environment(os.environ),
+            exporter = await own_process.start(
+                "routing.telemetry.span_exporter",
+                str(theirs.fileno()),
+                variables=os.environ,
                 pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
             )
             theirs.close()
             fd = ours.detach()

@@ -207,6 +207,9 @@ def test_an_unfit_interpreter_of_v2_hurts_nobody(
     v2 = service.pool("v2")
     assert fault in v2["fault"]
     assert python in v2["fault"]
+    assert f"{python} (V2_PYTHON)" in v2["fault"]
+    lines = [line for line in service.log().splitlines() if "could not be started" in line]
+    assert "count=2" in lines[0]  # both workers
     assert v2["python"] is None
     assert "its share goes to V1" in service.log()
     if "msgspec" in fault:
@@ -216,6 +219,7 @@ def test_an_unfit_interpreter_of_v2_hurts_nobody(
         refused.start(wait=False)
         assert refused.wait_for_end() != 0
         assert fault in refused.log()
+        assert f"{python} (V1_PYTHON)" in refused.log()
     finally:
         refused.close()
 

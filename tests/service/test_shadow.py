@@ -93,6 +93,26 @@ def fields(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["field"]: row for row in found["fields"]}
 
 
+@pytest.mark.parametrize("how", ["exact", "unordered", {"number": 0.1}, {"text": 0.9}])
+def test_outputs_that_are_nested_too_deeply(shadowing: Service, how: Any) -> None:
+    """At 900 levels they cannot be compared, which is counted, and said on demand; at 190 they differ."""
+    outputs = [{"name": "deep", "type": "any", "compare": how}, {"name": "flat", "type": "integer"}]
+    program = create(shadowing, "nested", outputs=outputs)
+    before = shadowing.metric("poolshift_shadow_calls_total", outcome="not_comparable")
+    found = run(shadowing, program, range(900, 903))
+    assert found["shed_reasons"] == {"outputs_too_deep": 3}
+    assert (found["compared"], found["differing"]) == (0, 0)
+    assert {name: row["compared"] for name, row in fields(found).items()} == {"$error": 3, "flat": 3}
+    assert shadowing.metric("poolshift_shadow_calls_total", outcome="not_comparable") == before + 3
+    answer = shadowing.client.post(f"/shadow/{program}/compare", json={"inputs": {"n": 900}})
+    assert (answer.status_code, answer.json()["fields"]["deep"]) == (200, "unknown"), answer.text
+    found = run(shadowing, program, range(190, 191), compared=1)
+    assert fields(found)["deep"]["differing"] == 1
+    answer = shadowing.client.post(f"/shadow/{program}/compare", json={"inputs": {"n": 190}}).json()
+    assert answer["fields"] == {"$error": "same", "deep": "v2", "flat": "same"}
+    assert answer["example"]["diff"]
+
+
 def test_a_difference_is_found_named_and_shown(shadowing: Service) -> None:
     """Every third total differs, so 36 calls are enough; the secret output is in no report."""
     program = create(shadowing, "total", outputs=EUR)

@@ -94,7 +94,9 @@ def test_a_program_of_another_user(directory: Path, command: list[str], version:
             "uid": [NOBODY.pw_uid] * 3,
             "gid": [NOBODY.pw_gid] * 3,
             "groups": [],
-            "environ": True,
+            "files": True,
+            "environ": "denied",
+            "environ of a child": True,
             "said": "hello\n",
             "oom": "500",
         }
@@ -120,7 +122,7 @@ def test_a_program_of_the_same_user(directory: Path, command: list[str]) -> None
 
 
 def test_a_program_opens_no_worker_s_pipes(directory: Path, command: list[str], version: str) -> None:
-    """Not by their names in /proc either, where workers of one user may look at each other."""
+    """Not by their names in /proc either: nobody may open its own worker's again, nor a sibling's."""
     os.chown(directory, NOBODY.pw_uid, NOBODY.pw_gid)
     sizes = {f"{name.upper()}_POOL_SIZE": 2 for name in ("v1", "v2")}
     service = serving(directory, command, user=NOBODY.pw_uid, POOL_VERSION=version, **sizes)

@@ -32,6 +32,14 @@ def same(n: int) -> int:
     return n
 
 
+def nested(n: int) -> dict[str, Any]:
+    """Nests the version in `n` levels of arrays, beside an output that is the same on both."""
+    value: Any = VERSION
+    for _ in range(n):
+        value = [value]
+    return {"deep": value, "flat": n}
+
+
 def once(n: int) -> int:
     """Stands for a program that is not idempotent, such as a payment."""
     _note("once", n)

@@ -4,10 +4,12 @@ import ctypes
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 _PTRACE_ATTACH = 16
+_PIDFD_GETFD = 438
 
 
 def service() -> int:
@@ -42,17 +44,67 @@ def opens_pipes_of_siblings() -> list[str]:
     zygote = os.getppid()
     workers = Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()
     pipes = [f"/proc/{worker}/fd/{fd}" for worker in workers for fd in (3, 4)]
-    assert all(os.readlink(pipe).startswith("pipe:") for pipe in pipes)  # noqa: PTH115
     return [_try(lambda pipe=pipe: str(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))) for pipe in pipes]
 
 
+def looks_at_everyone() -> dict[str, list[str]]:
+    """Tries to look into each other process of the service's; returns the outcomes by command line and process id.
+
+    A process that ends meanwhile is left out.
+    """
+    found = {}
+    for pid in _descendants(service()):
+        attempts = {
+            "environ": lambda pid=pid: Path(f"/proc/{pid}/environ").read_bytes()[:1],
+            "memory": lambda pid=pid: Path(f"/proc/{pid}/mem").open("rb").close(),
+            "files": lambda pid=pid: os.listdir(f"/proc/{pid}/fd"),  # noqa: PTH208
+            "file": lambda pid=pid: [_take_file(pid, fd) for fd in range(3)],
+            "trace": lambda pid=pid: _trace(pid),
+        }
+        outcomes = [f"{name} {_try(attempt)}" for name, attempt in attempts.items()]
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+        found[f"{command}{pid}"] = outcomes
+    return found
+
+
+def _descendants(first: int) -> list[int]:
+    """A process and all below it, without this one."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [first]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def _take_file(pid: int, fd: int) -> int:
+    """Gets a file of another process (pidfd_getfd(2)), such as the pipe of its replies."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pidfd = os.pidfd_open(pid)
+    taken: int = libc.syscall(_PIDFD_GETFD, pidfd, fd, 0)
+    number = ctypes.get_errno()
+    os.close(pidfd)
+    if taken < 0:
+        raise OSError(number, os.strerror(number))
+    return taken
+
+
 def user() -> dict[str, Any]:
-    """Returns the worker's user, and proof that it can work: its own files in /proc, a subprocess."""
+    """Returns the worker's user, and proof that it can work: its files in /proc, those of a subprocess."""
     return {
         "uid": list(os.getresuid()),
         "gid": list(os.getresgid()),
         "groups": os.getgroups(),
-        "environ": bool(Path("/proc/self/environ").read_bytes()),
+        "files": bool(os.listdir("/proc/self/fd")),  # noqa: PTH208
+        "environ": _try(lambda: bool(Path("/proc/self/environ").read_bytes())),
+        "environ of a child": subprocess.run(["/bin/cat", "/proc/self/environ"], check=True, capture_output=True).stdout
+        != b"",
         "said": subprocess.run(["/bin/echo", "hello"], check=True, capture_output=True, text=True).stdout,
         "oom": Path("/proc/self/oom_score_adj").read_text().strip(),
     }

@@ -8,7 +8,7 @@ import pytest
 from config import settings as settings_module
 from config.misnamed import misnamed_settings
 from config.settings import InvalidSettings, Settings, load_settings
-from config.worker_environment import worker_environment
+from config.worker_environment import secrets_of_others, worker_environment
 
 WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAAA="
 
@@ -186,6 +186,45 @@ def test_a_workers_environment() -> None:
         "TOKENIZERS_PARALLELISM",
         "OPENAI_API_KEY",
     }
+
+
+@pytest.mark.parametrize(
+    "name",
+    """
+    POSTGRES_URL POSTGRESQL_URI REDIS_URL REDIS_TLS_URL MONGODB_URI CLOUDAMQP_URL CELERY_BROKER_URL DB_URL MY_SQL_URL
+    DB_PASS DB_PASS_RO MYSQL_PWD SMTP_PW GPG_PASSPHRASE GITHUB_PAT GH_PAT AZURE_DEVOPS_EXT_PAT DSN SENTRY_DSN redis_auth
+    SSH_AUTH_SOCK DOCKER_AUTH_CONFIG MY_CREDS JWT STORAGE_SAS SLACK_WEBHOOK_URL AZURE_STORAGE_CONNECTION_STRING
+    """.split(),
+)
+def test_names_of_secrets(name: str) -> None:
+    """Each is withheld, named at the start, and passed on if the operator says so."""
+    environment = {name: "x"}
+    assert name not in worker_environment(environment, [])
+    assert worker_environment(environment, [name])[name] == "x"
+    assert secrets_of_others({**environment, "LM_API_KEY": "x", "DATABASE_URL": "x", "PATH": "x"}, []) == [name]
+    assert secrets_of_others(environment, [name]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_kept"),
+    [
+        ("PWD", "/srv", True),
+        ("OLDPWD", "/srv", True),
+        ("GIT_ASKPASS", "/bin/askpass", True),
+        ("COMPASS_MODE", "x", True),
+        ("REDIS_HOST", "redis", True),
+        ("MODEL_URL", "https://models.example.com/a@1", True),
+        ("MODEL_URL", "https://user@models.example.com:8443/a", True),
+        ("MODEL_URL", "https://user:hunter2@models.example.com", False),
+        ("RESULT_BACKEND", "redis://:hunter2@cache:6379/0", False),
+        ("SEARCH", "hosts=http://a:b@one,http://a:b@two", False),
+        ("https_proxy", "http://user:hunter2@proxy:3128", True),
+        ("ALL_PROXY", "socks5://user:hunter2@proxy", True),
+    ],
+)
+def test_values_with_a_password(name: str, value: str, *, is_kept: bool) -> None:
+    """A URL with a password is one whatever the variable is called; a proxy's programs cannot do without."""
+    assert (name in worker_environment({name: value}, [])) is is_kept
 
 
 def test_a_version_has_its_own_lm_or_everyones(monkeypatch: pytest.MonkeyPatch) -> None:

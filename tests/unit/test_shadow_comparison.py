@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poolshift.worker.definitions import Field, Signature
-from routing.shadow.comparators import comparator_of
+from routing.shadow.comparators import MAX_DEPTH, comparator_of, is_too_deep
 from routing.shadow.comparison import ERROR_FIELD, MAX_OUTPUT_BYTES, TOO_LARGE, Comparison, Outcome
 
 JSON = st.recursive(
@@ -25,6 +25,35 @@ def outcome(**outputs: Any) -> Outcome:
 
 def comparison(**compare: Any) -> Comparison:
     return Comparison(Signature((), tuple(Field(name, "any", compare=how) for name, how in compare.items())))
+
+
+@given(JSON, st.integers(0, 300), st.booleans())
+def test_depth_is_measured_as_it_is(value: Any, levels: int, is_object: bool) -> None:
+    """Whatever brackets and quotes the texts within have."""
+    for _ in range(levels):
+        value = {'}]"\\': value} if is_object else ["[", value, '"]']
+    text = json.dumps(value, separators=(",", ":")).encode()
+    assert is_too_deep(text) == (depth(value) > MAX_DEPTH)
+
+
+def depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
+@pytest.mark.parametrize("compare", [None, "unordered", {"number": 0.1}, {"text": 0.8}])
+def test_values_that_are_nested_too_deeply(compare: Any) -> None:
+    """If both are, nothing is known unless they are equal to the byte; if one is, they differ."""
+    compared = comparison(out=compare, flat=None)
+
+    def nested(levels: int, leaf: str) -> Outcome:
+        return Outcome(b'{"out":%s"%s"%s,"flat":1}' % (b"[" * levels, leaf.encode(), b"]" * levels))
+
+    for levels in (MAX_DEPTH + 1, 900, 100_000):
+        assert compared.compare(nested(levels, "a"), nested(levels, "a"))["out"] is True
+        assert compared.compare(nested(levels, "a"), nested(levels, "b"))["out"] is None
+    assert compared.compare(nested(900, "a"), nested(3, "a"))["out"] is False
+    assert compared.compare(nested(MAX_DEPTH, "a"), nested(MAX_DEPTH, "b"))["out"] is False
 
 
 @given(COMPARES, JSON, JSON)

@@ -4,6 +4,8 @@ import asyncio
 import os
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import psutil
 import pytest
@@ -76,6 +78,30 @@ async def test_a_cancelled_start_frees_its_place() -> None:
         assert (await pool.engine.snapshot()).starting == 2
         await pool.engine.aclose()
         assert not pool.engine._state.slots
+
+
+@pytest.mark.usefixtures("no_pause")
+async def test_a_line_tells_of_all_workers_that_cannot_start() -> None:
+    """The first line comes at once with the number of workers, the next after a second at the earliest, or the end."""
+    with structlog.testing.capture_logs() as logged:
+        async with bench(SessionPoolV2, size=5) as pool:
+            pool.spawner.failures = [SpawnFailed("no"), *[SpawnFailed("other")] * 2, *[SpawnFailed("no")] * 5]
+            for process in list(pool.spawner.living):
+                process.die()
+            await whole(pool, 5)
+            await until(lambda: bool(told(logged)))
+            assert told(logged) == [{"count": 8, "reason": "no", "other_reasons": 1}]
+            pool.spawner.failures = [SpawnFailed("again")] * 3
+            for process in list(pool.spawner.living):
+                process.die()
+            await whole(pool, 5)
+            assert len(told(logged)) == 1
+    assert told(logged)[1:] == [{"count": 3, "reason": "again"}]
+
+
+def told(logged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    lines = [line for line in logged if line["event"] == "worker could not be started"]
+    return [{name: line[name] for name in ("count", "reason", "other_reasons") if name in line} for line in lines]
 
 
 async def test_starts_that_fail_are_tried_less_and_less_often(no_pause: list[int]) -> None:
