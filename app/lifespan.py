@@ -73,6 +73,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         watch_rollout(recorder, follower, router, flag)
         app.state.services = services = Services(
             programs=catalog.programs,
+            deleted_programs=catalog.deleted_programs,
             sessions=catalog.sessions,
             jobs=catalog.jobs,
             keys=catalog.keys,
@@ -103,7 +104,6 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         follow_replicas(opening, follower, catalog, flag, log)
         await follow_sources(opening, flag, ramp, log, app.state.authenticator)
         await _open_console(app, opening, database, follower)
-        _settle()
         _started(settings, services)
         yield
         _log.info("stopping")
@@ -132,6 +132,7 @@ async def _open_console(app: "Application", opening: Opening, database: Database
 
 
 def _started(settings: Settings, services: Services) -> None:
+    _settle()
     for name, meant in misnamed_settings().items():
         _log.warning(
             "a variable is named like a setting of a pool, and there is no such setting", name=name, meant=meant
