@@ -33,8 +33,10 @@ from app.api import (
     sessions,
     shadow,
 )
+from app.api.programs import apply as program_application
 from app.api.programs import resource as programs
 from app.api.programs import revisions as program_revisions
+from app.api.programs import undo as program_undo
 from app.api.programs import versions as program_versions
 from app.assets import Assets
 from app.console import headers, rendering, routes
@@ -73,6 +75,8 @@ _ROUTERS = (
     executions.execute_router,
     batch.router,
     programs.router,
+    program_application.router,
+    program_undo.router,
     program_revisions.router,
     program_versions.router,
     executions.router,

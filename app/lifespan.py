@@ -74,6 +74,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         watch_rollout(recorder, follower, router, flag)
         app.state.services = services = Services(
             programs=catalog.programs,
+            deleted_programs=catalog.deleted_programs,
             sessions=catalog.sessions,
             jobs=catalog.jobs,
             keys=catalog.keys,

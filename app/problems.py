@@ -30,6 +30,10 @@ from routing.errors import (
     JobNotFound,
     NoOwnDefinition,
     NoPlan,
+    NoProgramOfSession,
+    NoRevision,
+    NothingToDemote,
+    NotTheOwner,
     PlanConflict,
     ProgramExists,
     ProgramNotFound,
@@ -145,9 +149,16 @@ def _(error: ProgramNotFound) -> Problem:
     return Problem("program_not_found", f"no program {error.args[0]!r}")
 
 
-@problem_of.register
-def _(error: NoOwnDefinition) -> Problem:
+@problem_of.register(NoOwnDefinition)
+@problem_of.register(NoProgramOfSession)
+@problem_of.register(NoRevision)
+def _(error: NoOwnDefinition | NoProgramOfSession | NoRevision) -> Problem:
     return Problem("program_not_found", error.reason)
+
+
+@problem_of.register
+def _(error: NotTheOwner) -> Problem:
+    return Problem("forbidden", str(error))
 
 
 @problem_of.register
@@ -172,7 +183,7 @@ def _(error: IdempotencyConflict) -> Problem:
 
 @problem_of.register
 def _(error: ProgramExists) -> Problem:
-    return Problem("program_exists", f"the id {error.args[0]!r} is taken")
+    return Problem("program_exists", error.reason or f"the id {error.args[0]!r} is taken")
 
 
 @problem_of.register
@@ -197,7 +208,8 @@ def _(error: InvalidPlan) -> Problem:
 
 @problem_of.register(PlanConflict)
 @problem_of.register(NoPlan)
-def _(error: PlanConflict | NoPlan) -> Problem:
+@problem_of.register(NothingToDemote)
+def _(error: PlanConflict | NoPlan | NothingToDemote) -> Problem:
     return Problem("plan_conflict", str(error))
 
 

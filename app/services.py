@@ -17,6 +17,7 @@ from common.background import Background
 from common.tasks import TaskOwner
 from pools.process.interface import WorkerSpawner
 from pools.protocol import Pool
+from routing.catalog.deleted_programs import DeletedPrograms
 from routing.catalog.idempotency import IdempotencyKeys
 from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
@@ -41,6 +42,7 @@ class Services:
     """Everything that an endpoint may need."""
 
     programs: Programs
+    deleted_programs: DeletedPrograms
     sessions: Sessions
     jobs: Jobs
     keys: IdempotencyKeys

@@ -221,6 +221,8 @@ class Settings(PoolSettings):
     """The time for which a job is kept after its end."""
     idempotency_ttl_s: Seconds = 86_400.0
     """The time for which an `Idempotency-Key` and the answer to its call are kept."""
+    program_grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 604_800.0
+    """The time for which a deleted program can be restored; 0 makes each deletion final."""
     quota_programs: Count = 100_000
     quota_programs_per_session: Count = 1_000
     quota_definition_bytes: Count = 1024 * MIB

@@ -10,6 +10,10 @@ class ProgramNotFound(Exception):
 class ProgramExists(Exception):
     """The id is taken in this namespace."""
 
+    def __init__(self, program_id: str, reason: str | None = None) -> None:
+        super().__init__(program_id)
+        self.reason = reason
+
 
 class SessionNotFound(Exception):
     """No session has this id."""
@@ -76,6 +80,38 @@ class IncompatibleDefinition(Exception):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
         self.field = field
+
+
+class NotTheOwner(Exception):
+    """A global program belongs to another owner than the one who would change it."""
+
+    def __init__(
+        self, program_id: str, owner: str, may: str = "may change or delete it; everyone else may run it"
+    ) -> None:
+        super().__init__(
+            f"the program {program_id!r} belongs to {owner!r}: keys of that owner or with the scope admin {may}"
+        )
+
+
+class NoProgramOfSession(ProgramNotFound):
+    """A session has no program of its own under an id, whatever there is among the global programs."""
+
+    def __init__(self, program_id: str, session_id: str, *, is_global: bool) -> None:
+        super().__init__(program_id)
+        there = "; the global program of this id is changed or deleted without a session" if is_global else ""
+        self.reason = f"the session {session_id!r} has no program {program_id!r} of its own{there}"
+
+
+class NoRevision(ProgramNotFound):
+    """A program has no revision of this number any more, or never had one."""
+
+    def __init__(self, program_id: str, revision: int) -> None:
+        super().__init__(program_id)
+        self.reason = f"the program {program_id!r} has no revision {revision} that is kept"
+
+
+class NothingToDemote(Exception):
+    """The definition of a program that is in force does not come from a promotion, or V2 has another one on trial."""
 
 
 class NoOwnDefinition(ProgramNotFound):

@@ -7,24 +7,40 @@ from typing import Any
 
 import msgspec
 import structlog
-from sqlalchemy import BigInteger, ColumnElement, Row, delete, func, insert, select, update
+from sqlalchemy import BigInteger, ColumnElement, Row, delete, func, insert, select, tuple_, union_all, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pools.calls import Program
 from routing.catalog.compatibility import check_compatible
-from routing.catalog.definitions import decode_definition, encode_definition
+from routing.catalog.definitions import decode_definition, encode_definition, is_shared
 from routing.catalog.own_definitions import OwnDefinition, nothing_to_try
-from routing.catalog.programs import NewProgram, ProgramPage, ProgramUse, PutResult, StoredProgram
+from routing.catalog.programs import (
+    NewProgram,
+    ProgramChange,
+    ProgramPage,
+    ProgramUse,
+    PutResult,
+    StoredProgram,
+)
 from routing.catalog.revisions import Precondition, RevisionPage
-from routing.errors import ProgramExists, StoreUnavailable
+from routing.errors import NothingToDemote, ProgramExists, StoreUnavailable
 from routing.versions import Version
 from store import clock, revision_rows
-from store.database import Database
+from store.database import TRANSACTION_TIMEOUT_S, Database
 from store.json_rows import json_rows, parameter
 from store.paging import fitting
-from store.tables import GLOBAL, UtcDateTime, program_v2_revisions, programs, rotated_programs
+from store.tables import (
+    GLOBAL,
+    UtcDateTime,
+    deleted_programs,
+    program_v2_revisions,
+    programs,
+    rotated_programs,
+)
 
+APPLY_TIMEOUT_S = 30.0
+"""The most seconds that the transaction of many changes may take."""
 _PUT_ATTEMPTS = 10
 """Attempts at a change. Each ends early only if another writer has changed the same program meanwhile."""
 
@@ -45,7 +61,8 @@ class SqlProgramStore:
 
     async def load(self) -> Sequence[StoredProgram]:
         # A replica that does not know V2's own definitions deletes a program without the former ones of these.
-        orphans = delete(program_v2_revisions).where(program_v2_revisions.c.program_key.not_in(select(programs.c.key)))
+        keys = union_all(select(programs.c.key), select(deleted_programs.c.key))
+        orphans = delete(program_v2_revisions).where(program_v2_revisions.c.program_key.not_in(keys))
         async with self._database.transaction() as connection:
             await connection.execute(orphans)
             rows = await connection.execute(select(programs).order_by(programs.c.key))
@@ -55,18 +72,39 @@ class SqlProgramStore:
         try:
             async with self._database.transaction() as connection:
                 row = await self._insert(connection, new)
+                await self._announce(connection, [row])
         except IntegrityError:
             raise ProgramExists(new.id) from None
-        return _stored(row)
+        return program_of(row)
 
     async def put(self, new: NewProgram, condition: Precondition) -> PutResult:
+        (result,) = await self.put_all([ProgramChange(new, condition)])
+        return result
+
+    async def put_v2(self, new: NewProgram, condition: Precondition) -> PutResult:
+        (result,) = await self.put_all([ProgramChange(new, condition, of_v2=True)])
+        return result
+
+    async def put_all(self, changes: Sequence[ProgramChange]) -> Sequence[PutResult]:
+        timeout_s = TRANSACTION_TIMEOUT_S if len(changes) == 1 else APPLY_TIMEOUT_S
         for _ in range(_PUT_ATTEMPTS):
-            with suppress(IntegrityError):  # another writer has created it since it was looked for
-                async with self._database.transaction() as connection:
-                    result = await self._try_put(connection, new, condition)
-                if result is not None:
-                    return result
-        raise StoreUnavailable(f"others keep changing the program {new.id!r}")
+            with suppress(IntegrityError, _Overtaken):  # another writer has created or changed one meanwhile
+                async with self._database.transaction(timeout_s) as connection:
+                    return await self._put_all(connection, changes)
+        raise StoreUnavailable(f"others keep changing the program {changes[0].new.id!r}")
+
+    async def _put_all(self, connection: AsyncConnection, changes: Sequence[ProgramChange]) -> Sequence[PutResult]:
+        """Makes the changes, and tells the replicas last. It locks all rows first, in the order of `promote_all_v2`."""
+        places = [_place(change)[:2] for change in changes]
+        known = select(programs.c.key).where(tuple_(programs.c.session_id, programs.c.id).in_(places))
+        await connection.execute(known.order_by(programs.c.key).with_for_update())
+        made: dict[int, PutResult] = {}
+        written: list[Row[Any]] = []
+        for at in sorted(range(len(changes)), key=lambda at: _place(changes[at])):
+            put = self._put_v2 if changes[at].of_v2 else self._put
+            made[at] = await put(connection, changes[at].new, changes[at].condition, written)
+        await self._announce(connection, written)
+        return [made[at] for at in range(len(changes))]
 
     async def find(self, program_id: str, session_id: str | None) -> StoredProgram | None:
         async with self._database.transaction() as connection:
@@ -89,14 +127,6 @@ class SqlProgramStore:
             return await self.page(session_id, limit=limit, max_bytes=max_bytes, after=found[count - 1][0])
         return ProgramPage(shown, has_more=has_more)
 
-    async def put_v2(self, new: NewProgram, condition: Precondition) -> PutResult:
-        for _ in range(_PUT_ATTEMPTS):
-            async with self._database.transaction() as connection:
-                result = await self._try_put_v2(connection, new, condition)
-            if result is not None:
-                return result
-        raise StoreUnavailable(f"others keep changing the program {new.id!r}")
-
     async def take_back_v2(self, key: str) -> StoredProgram | None:
         for _ in range(_PUT_ATTEMPTS):
             async with self._database.transaction() as connection:
@@ -115,6 +145,17 @@ class SqlProgramStore:
                 if found is None or found.v2_definition is None or found.v2_revision != revision:
                     return None
                 row = await revision_rows.promote_v2(connection, found, by)
+                if row is not None:
+                    return await self._changed(connection, row)
+        raise StoreUnavailable("others keep changing the program")
+
+    async def demote(self, key: str, by: str | None) -> StoredProgram:
+        for _ in range(_PUT_ATTEMPTS):
+            async with self._database.transaction() as connection:
+                found = await self._lock(connection, programs.c.key == int(key))
+                if found is None:
+                    raise NothingToDemote("the program has been deleted")
+                row = await revision_rows.demote(connection, found, by)
                 if row is not None:
                     return await self._changed(connection, row)
         raise StoreUnavailable("others keep changing the program")
@@ -145,7 +186,7 @@ class SqlProgramStore:
         rows, kept = [], []
         for found in (await connection.execute(query.with_for_update(of=programs))).all():
             is_as_rotated = revision_rows.revision_of(found) == found.rotated
-            row = await revision_rows.demote(connection, found, found.former, by) if is_as_rotated else None
+            row = await revision_rows.put_back(connection, found, found.former, by) if is_as_rotated else None
             if row is None or found.v2_definition is not None:
                 kept.append(found.id)
             if row is not None:
@@ -160,15 +201,6 @@ class SqlProgramStore:
                 connection, int(key), limit=limit, max_bytes=max_bytes, before=before, of_v2=of_v2
             )
 
-    async def remove(self, key: str) -> bool:
-        removal = delete(programs).where(programs.c.key == int(key)).returning(programs.c.id, programs.c.session_id)
-        async with self._database.transaction() as connection:
-            removed = (await connection.execute(removal)).one_or_none()
-            if removed is not None:
-                await revision_rows.forget(connection, int(key))
-                await self._database.announce(connection, "program", reference(removed.id, removed.session_id))
-        return removed is not None
-
     async def add_uses(self, uses: Mapping[str, ProgramUse]) -> None:
         async with self._database.transaction() as connection:
             await self._database.lock_counts(connection)
@@ -176,36 +208,43 @@ class SqlProgramStore:
             rows = ((int(key), use.execution_count, now - use.last_executed_s) for key, use in uses.items())
             await connection.execute(self._add_uses, parameter(rows))
 
-    async def _try_put(self, connection: AsyncConnection, new: NewProgram, condition: Precondition) -> PutResult | None:
-        """Changes a program; None if another writer has changed it since it was read. Raises IntegrityError too."""
+    async def _put(
+        self, connection: AsyncConnection, new: NewProgram, condition: Precondition, written: list[Row[Any]]
+    ) -> PutResult:
+        """Creates or changes a program and adds its row to `written`. Raises _Overtaken, IntegrityError too."""
         found = await self._lock(connection, _is(new.id, new.session_id))
         condition.check(new.id, None if found is None else revision_rows.revision_of(found))
         if found is None:
-            return PutResult(_stored(await self._insert(connection, new)), is_new=True)
+            written.append(await self._insert(connection, new))
+            return PutResult(program_of(written[-1]), is_new=True)
+        _check_editor(found, new)
         definition = encode_definition(new.definition).decode()
         if _is_in_force(definition, found.definition):
-            return PutResult(_stored(found), is_new=False)
+            return PutResult(program_of(found), is_new=False)
         own = _own_definition(found)
         if own is not None:
             check_compatible(new.definition.signature, own.program.definition.signature)
-        row = await revision_rows.revise(connection, found, definition, new.created_by)
-        return None if row is None else PutResult(await self._changed(connection, row), is_new=False)
+        row = await revision_rows.revise(connection, found, definition, new.editor.name)
+        written.append(_as_found(row))
+        return PutResult(program_of(written[-1]), is_new=False)
 
-    async def _try_put_v2(
-        self, connection: AsyncConnection, new: NewProgram, condition: Precondition
-    ) -> PutResult | None:
-        """Changes V2's own definition; None if another writer has changed the program since it was read."""
+    async def _put_v2(
+        self, connection: AsyncConnection, new: NewProgram, condition: Precondition, written: list[Row[Any]]
+    ) -> PutResult:
+        """Changes V2's own definition, and adds the program's row to `written`. Raises _Overtaken."""
         found = await self._lock(connection, _is(new.id, new.session_id))
         if found is None:
             raise nothing_to_try(new.id, new.session_id)
-        before = _stored(found)
+        _check_editor(found, new)
+        before = program_of(found)
         condition.check(new.id, None if before.v2 is None else before.v2_revision)
         definition = encode_definition(new.definition).decode()
         if before.v2 is not None and _is_in_force(definition, found.v2_definition):
             return PutResult(before, is_new=False)
         check_compatible(before.program.definition.signature, new.definition.signature)
-        row = await revision_rows.revise_v2(connection, found, definition, new.created_by)
-        return None if row is None else PutResult(await self._changed(connection, row), is_new=before.v2 is None)
+        row = await revision_rows.revise_v2(connection, found, definition, new.editor.name)
+        written.append(_as_found(row))
+        return PutResult(program_of(written[-1]), is_new=before.v2 is None)
 
     async def _lock(self, connection: AsyncConnection, which: ColumnElement[bool]) -> Row[Any] | None:
         query = select(programs).where(which).with_for_update()  # SQLite has no such lock
@@ -213,8 +252,12 @@ class SqlProgramStore:
 
     async def _changed(self, connection: AsyncConnection, row: Row[Any]) -> StoredProgram:
         """Tells the other replicas of a program that has changed."""
-        await self._database.announce(connection, "program", reference(row.id, row.session_id))
-        return _stored(row)
+        await self._announce(connection, [row])
+        return program_of(row)
+
+    async def _announce(self, connection: AsyncConnection, written: Iterable[Row[Any]]) -> None:
+        for row in written:
+            await self._database.announce(connection, "program", reference(row.id, row.session_id))
 
     async def _insert(self, connection: AsyncConnection, new: NewProgram) -> Row[Any]:
         values = {
@@ -224,11 +267,32 @@ class SqlProgramStore:
             "created_at": clock.moment(connection),
             "execution_count": 0,
             "revision": 1,
-            "revised_by": new.created_by,
+            "revised_by": new.editor.name,
+            "owner": new.editor.owner if new.session_id is None else None,
         }
         row: Row[Any] = (await connection.execute(insert(programs).values(values).returning(programs))).one()
-        await self._database.announce(connection, "program", reference(new.id, new.session_id))
         return row
+
+
+class _Overtaken(Exception):
+    """Another writer has changed a program since it was read."""
+
+
+def _as_found(row: Row[Any] | None) -> Row[Any]:
+    """Returns the row of a change that found the program as it was read. Raises _Overtaken."""
+    if row is None:
+        raise _Overtaken
+    return row
+
+
+def _place(change: ProgramChange) -> tuple[str, str, bool]:
+    return change.new.session_id or GLOBAL, change.new.id, change.of_v2
+
+
+def _check_editor(found: Row[Any], new: NewProgram) -> None:
+    """Tells if the editor may change the program that is there. Raises NotTheOwner."""
+    shared = is_shared(found.definition)
+    new.editor.check(found.id, found.owner, is_shared=shared, stays_shared=new.definition.shared)
 
 
 def reference(program_id: str, session_id: str | None) -> str:
@@ -245,7 +309,7 @@ def _known(rows: Iterable[Row[Any]]) -> list[StoredProgram]:
     known = []
     for row in rows:
         try:
-            known.append(_stored(row))
+            known.append(program_of(row))
         except msgspec.ValidationError as error:
             _log.warning("a program of a newer version is left out", program_id=row.id, reason=str(error))
     return known
@@ -272,7 +336,8 @@ def _own_definition(row: Row[Any]) -> OwnDefinition | None:
     return OwnDefinition(program, row.v2_revised_at, row.v2_revised_by)
 
 
-def _stored(row: Row[Any]) -> StoredProgram:
+def program_of(row: Row[Any]) -> StoredProgram:
+    """Reads a program's row. Raises msgspec.ValidationError for a definition of a newer version."""
     definition = decode_definition(row.definition)
     return StoredProgram(
         program=Program(str(row.key), row.id, definition, revision_rows.revision_of(row)),
@@ -282,4 +347,5 @@ def _stored(row: Row[Any]) -> StoredProgram:
         last_executed_at=row.last_executed_at,
         v2=_own_definition(row),
         v2_revision=revision_rows.v2_revision_of(row),
+        owner=row.owner,
     )

@@ -1,5 +1,6 @@
 """Revisions of programs: the one in force is in the program's own row, those before it are in rows of their own."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -7,7 +8,14 @@ import msgspec
 from sqlalchemy import ColumnElement, Row, Select, Subquery, Table, delete, func, insert, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from routing.catalog.revisions import KEPT_REVISIONS, ProgramRevision, RevisionPage
+from routing.catalog.revisions import (
+    ALWAYS_KEPT_REVISIONS,
+    KEPT_BYTES,
+    KEPT_REVISIONS,
+    ProgramRevision,
+    RevisionPage,
+)
+from routing.errors import NothingToDemote
 from store import clock
 from store.paging import fitting
 from store.tables import program_revisions, program_v2_revisions, programs
@@ -49,14 +57,14 @@ async def promote_v2(connection: AsyncConnection, found: Row[Any], by: str | Non
     """Makes V2's own definition everyone's, and keeps the former ones. None if they are no longer as found."""
     now = clock.moment(connection)
     new = {**_new_revision(found, found.v2_definition, by, now), **_new_v2_revision(found, None, by, now)}
-    row = await _change(connection, found, new)
+    row = await _change(connection, found, new | {"promoted_revision": new["revision"]})
     if row is not None:
         await _keep_former(connection, found)
         await _keep_former_of_v2(connection, found)
     return row
 
 
-async def demote(connection: AsyncConnection, found: Row[Any], definition: str, by: str | None) -> Row[Any] | None:
+async def put_back(connection: AsyncConnection, found: Row[Any], definition: str, by: str | None) -> Row[Any] | None:
     """Gives V1 `definition` again, and V2 the one in force as its own, unless it has one. None as for `promote_v2`."""
     now = clock.moment(connection)
     new = _new_revision(found, definition, by, now)
@@ -66,6 +74,34 @@ async def demote(connection: AsyncConnection, found: Row[Any], definition: str, 
     if row is not None:
         await _keep_former(connection, found)
     return row
+
+
+async def demote(connection: AsyncConnection, found: Row[Any], by: str | None) -> Row[Any] | None:
+    """Undoes `promote_v2`, and keeps the definition of both. None if they are no longer as found.
+
+    Raises:
+        NothingToDemote: the definition in force is not the promoted one, or V2 has another definition of its own.
+    """
+    if found.promoted_revision != revision_of(found):
+        raise NothingToDemote("the definition in force is not one that a promotion of V2's own has put there")
+    if found.v2_definition is not None:
+        raise NothingToDemote("V2 has another definition of its own since the promotion: take that back first")
+    former = await definition_at(connection, found.key, revision_of(found) - 1)
+    if former is None:
+        raise NothingToDemote("the definition before the promotion is not kept any more")
+    now = clock.moment(connection)
+    new = {**_new_revision(found, former, by, now), **_new_v2_revision(found, found.definition, by, now)}
+    row = await _change(connection, found, new)
+    if row is not None:
+        await _keep_former(connection, found)
+    return row
+
+
+async def definition_at(connection: AsyncConnection, key: int, revision: int) -> str | None:
+    """Reads a former definition of a program; None if it is not kept."""
+    of_revision = (program_revisions.c.program_key == key) & (program_revisions.c.revision == revision)
+    found = await connection.execute(select(program_revisions.c.definition).where(of_revision))
+    return found.scalar_one_or_none()
 
 
 def _new_revision(found: Row[Any], definition: str, by: str | None, now: ColumnElement[datetime]) -> dict[str, Any]:
@@ -118,14 +154,21 @@ async def _keep(connection: AsyncConnection, table: Table, found: Row[Any], form
     """Keeps a former definition, and drops what is too old."""
     owner = {"program_key": found.key, "session_id": found.session_id}
     await connection.execute(insert(table).values(former | owner))
-    is_too_old = table.c.revision <= former["revision"] + 1 - KEPT_REVISIONS
-    await connection.execute(delete(table).where(table.c.program_key == found.key, is_too_old))
+    of_program = table.c.program_key == found.key
+    sizes = select(table.c.revision, func.length(table.c.definition)).where(of_program)
+    newest = [
+        (revision, size)
+        for revision, size in await connection.execute(sizes.order_by(table.c.revision.desc()).limit(KEPT_REVISIONS))
+    ]
+    fit = max(fitting([size for _, size in newest], KEPT_BYTES), ALWAYS_KEPT_REVISIONS - 1)
+    kept = newest[: min(fit, KEPT_REVISIONS - 1)]  # the one in force is kept, too
+    await connection.execute(delete(table).where(of_program, table.c.revision < kept[-1][0]))
 
 
-async def forget(connection: AsyncConnection, key: int) -> None:
-    """Deletes the former definitions of a program."""
+async def forget(connection: AsyncConnection, keys: Sequence[int]) -> None:
+    """Deletes the former definitions of programs."""
     for table in (program_revisions, program_v2_revisions):
-        await connection.execute(delete(table).where(table.c.program_key == key))
+        await connection.execute(delete(table).where(table.c.program_key.in_(keys)))
 
 
 async def page(

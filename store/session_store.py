@@ -16,7 +16,16 @@ from store.database import Database
 from store.json_rows import json_rows, parameter
 from store.outbox import tell_job_end
 from store.owners import seen_by
-from store.tables import UtcDateTime, executions, lms, program_revisions, program_v2_revisions, programs, sessions
+from store.tables import (
+    UtcDateTime,
+    deleted_programs,
+    executions,
+    lms,
+    program_revisions,
+    program_v2_revisions,
+    programs,
+    sessions,
+)
 
 
 class SqlSessionStore:
@@ -107,7 +116,7 @@ async def _forget_what_it_holds(connection: AsyncConnection, session_id: str) ->
     for row in (await connection.execute(running.where(executions.c.webhook.is_not(None)))).all():
         await tell_job_end(connection, row, JobStatus.CANCELLED, await clock.now(connection))
     # Revisions come after programs: a change of a program adds one.
-    for table in (programs, program_revisions, program_v2_revisions, executions, lms):
+    for table in (programs, deleted_programs, program_revisions, program_v2_revisions, executions, lms):
         await connection.execute(delete(table).where(table.c.session_id == session_id))
 
 

@@ -43,26 +43,51 @@ class UtcDateTime(TypeDecorator[datetime]):
 # Names for constraints, so that a migration can refer to them on every database.
 metadata = MetaData(naming_convention={"uq": "uq_%(table_name)s_%(column_0_N_name)s", "ix": "ix_%(column_0_N_label)s"})
 
+
+def _program_columns() -> list[Column[Any]]:
+    """The columns of a program beside its key."""
+    return [
+        Column("session_id", String(128), nullable=False),
+        Column("id", String(128), nullable=False),
+        Column("definition", Text, nullable=False),
+        Column("created_at", UtcDateTime, nullable=False),
+        Column("execution_count", BigInteger, nullable=False, default=0),
+        Column("last_executed_at", UtcDateTime),
+        Column("revision", Integer),
+        Column("revised_at", UtcDateTime),
+        Column("revised_by", String(256)),
+        # V2's own definition, if it has one. The revision counts up if that is taken back, too.
+        Column("v2_definition", Text),
+        Column("v2_revision", Integer),
+        Column("v2_revised_at", UtcDateTime),
+        Column("v2_revised_by", String(256)),
+        Column("owner", String(128)),
+        Column("promoted_revision", Integer),  # the last revision that a promotion of V2's own definition made
+    ]
+
+
 programs = Table(
     "programs",
     metadata,
     Column("key", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("session_id", String(128), nullable=False),
-    Column("id", String(128), nullable=False),
-    Column("definition", Text, nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("execution_count", BigInteger, nullable=False, default=0),
-    Column("last_executed_at", UtcDateTime),
-    Column("revision", Integer),
-    Column("revised_at", UtcDateTime),
-    Column("revised_by", String(256)),
-    # V2's own definition, if it has one. The revision counts up if that is taken back, too.
-    Column("v2_definition", Text),
-    Column("v2_revision", Integer),
-    Column("v2_revised_at", UtcDateTime),
-    Column("v2_revised_by", String(256)),
+    *_program_columns(),
     UniqueConstraint("session_id", "id"),
     sqlite_autoincrement=True,  # a key is never used twice: counts and quarantines are by it
+)
+
+# Deleted programs in their grace period, under the keys that they had. Their revisions are where they were.
+deleted_programs = Table(
+    "deleted_programs",
+    metadata,
+    Column("key", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    *_program_columns(),
+    Column("deleted_at", UtcDateTime, nullable=False),
+    Column("deleted_by", String(256)),
+    Column("account", String(256), nullable=False),  # whose deleted programs are counted together
+    Column("size", BigInteger, nullable=False),  # of all definitions, the former ones too
+    Index(None, "deleted_at"),
+    Index(None, "session_id", "id"),
+    Index(None, "account"),
 )
 
 

@@ -1,6 +1,5 @@
 """The trials of V2s in the database, one row for each identity. Replicas add to the same row."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, insert, or_, select, update
@@ -8,6 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.rotation.trial import End, Outcome, TrialRecord
+from store import clock
 from store.database import Database
 from store.tables import trials
 
@@ -44,12 +44,13 @@ class SqlTrialStore:
         self, identity: str, which: ColumnElement[bool] | None, change: dict[str, Any], new: dict[str, Any]
     ) -> None:
         """Changes a row, if `which` holds of it, or makes it. Another replica may make it at the same moment."""
-        now = {"seen_at": datetime.now(UTC)}
-        changing = update(trials).where(trials.c.identity == identity).values(change | now)
+        changing = update(trials).where(trials.c.identity == identity)
         if which is not None:
             changing = changing.where(which)
         try:
             async with self._database.transaction() as connection:
+                now = {"seen_at": await clock.now(connection)}
+                changing = changing.values(change | now)
                 if (await connection.execute(changing)).rowcount:
                     return
                 is_there = select(trials.c.identity).where(trials.c.identity == identity)
@@ -63,7 +64,7 @@ class SqlTrialStore:
 
 async def end_trial(connection: AsyncConnection, identity: str, end: End) -> None:
     """Puts `end` in place of a trial's former one, in a transaction of its owner's."""
-    values = _columns(end) | {"seen_at": datetime.now(UTC)}
+    values = _columns(end) | {"seen_at": await clock.now(connection)}
     if not (await connection.execute(update(trials).where(trials.c.identity == identity).values(values))).rowcount:
         await connection.execute(insert(trials).values({"identity": identity, "served": 0, "faults": 0} | values))
 

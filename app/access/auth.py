@@ -11,7 +11,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 
 from app.problems import Problem
 from config.api_keys import KeyFile, Scope, StoredKey
-from routing.catalog.owners import EVERYONE, Caller
+from routing.catalog.owners import EVERYONE, Caller, Editor
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class Principal:
     """Owns the sessions and jobs that this principal makes, and may use."""
     reader: Caller
     """Sees the sessions and jobs that this principal may read."""
+    editor: Editor
+    """Makes and changes programs."""
 
     def may(self, scope: Scope) -> bool:
         """Tells if this principal has the scope."""
@@ -34,7 +36,7 @@ class Principal:
         return Scope.EXECUTE in self.scopes and self.caller.may_see(owner)
 
 
-ANONYMOUS = Principal("anonymous", frozenset(Scope), EVERYONE, EVERYONE)
+ANONYMOUS = Principal("anonymous", frozenset(Scope), EVERYONE, EVERYONE, Editor("anonymous", changes_all=True))
 
 
 class Authenticator:
@@ -108,9 +110,10 @@ def _principal(key: StoredKey) -> Principal:
 def principal_of(name: str, granted: frozenset[Scope], owner: str | None = None) -> Principal:
     """Makes the principal of a name with these scopes and those that they include."""
     scopes = frozenset(included for scope in granted for included in scope.included)
-    owner = owner or name
     is_admin = Scope.ADMIN in scopes
-    return Principal(name, scopes, Caller(owner, is_admin), Caller(owner, is_admin or Scope.OBSERVE in scopes))
+    caller = Caller(owner or name, is_admin)
+    reader = Caller(owner or name, is_admin or Scope.OBSERVE in scopes)
+    return Principal(name, scopes, caller, reader, Editor(name, owner, is_admin))
 
 
 def _presented_key(headers: Mapping[bytes, bytes]) -> bytes | None:

@@ -9,6 +9,7 @@ from app.opening.opening import Opening
 from config.settings import Settings
 from poolshift.worker.lm import LMSettings
 from routing.catalog.bookkeeping import Bookkeeping
+from routing.catalog.deleted_programs import DeletedPrograms
 from routing.catalog.idempotency import IdempotencyKeys
 from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
@@ -18,6 +19,7 @@ from routing.catalog.sessions import Sessions
 from routing.rollout.flag import RolloutFlag
 from routing.versions import Version
 from store.database import Database
+from store.deleted_program_store import SqlDeletedProgramStore
 from store.job_store import SqlJobStore
 from store.key_store import SqlKeyStore
 from store.lm_store import SqlLMStore
@@ -32,6 +34,7 @@ class Catalog:
     """Programs, sessions, jobs, idempotency keys and LMs: kept in memory, written behind."""
 
     programs: Programs
+    deleted_programs: DeletedPrograms
     sessions: Sessions
     jobs: Jobs
     keys: IdempotencyKeys
@@ -40,7 +43,9 @@ class Catalog:
 
     def bookkeeping(self, opening: Opening, flag: RolloutFlag) -> Bookkeeping:
         """Makes the work in the background that all of it needs."""
-        bookkeeping = Bookkeeping(self.programs, self.sessions, self.jobs, self.keys, flag, opening.background)
+        bookkeeping = Bookkeeping(
+            self.programs, self.deleted_programs, self.sessions, self.jobs, self.keys, flag, opening.background
+        )
         opening.at_end(bookkeeping.aclose)
         return bookkeeping
 
@@ -85,7 +90,16 @@ async def open_catalog(
     sessions.listen(jobs.end_session)
     sessions.listen(lms.forget_session)
     rotations = SqlRotationStore(database, lm_store)
-    return Catalog(programs=programs, sessions=sessions, jobs=jobs, keys=keys, lms=lms, rotations=rotations)
+    deleted = DeletedPrograms(programs, SqlDeletedProgramStore(database), settings.program_grace_s)
+    return Catalog(
+        programs=programs,
+        deleted_programs=deleted,
+        sessions=sessions,
+        jobs=jobs,
+        keys=keys,
+        lms=lms,
+        rotations=rotations,
+    )
 
 
 def _quotas(settings: Settings, at_once: int) -> Quotas:

@@ -1,4 +1,4 @@
-"""`poolshift programs`: creates, lists, shows and deletes programs. `apply` and `run` are in files of their names."""
+"""`poolshift programs`: creates, lists, shows and deletes programs. Other files have the rest."""
 
 import json
 import sys
@@ -9,9 +9,11 @@ import typer
 import yaml
 
 from cli.errors import CommandFailed, ExitCode
-from cli.output import AsJson, print_fields, print_json, print_rows, when
+from cli.output import AsJson, print_json, print_rows, when
 from cli.programs.apply import apply_programs
+from cli.programs.changes import delete_program, demote_program, promote_program, restore_program
 from cli.programs.run import OwnDefinition, ProgramId, Session, run_batch, run_program
+from cli.programs.view import show
 from cli.service import Service, on_service
 from poolshift.client import programs
 
@@ -60,8 +62,8 @@ def show_program(
     pool_version: OwnDefinition = None,
     as_json: AsJson = False,
 ) -> None:
-    """Shows a program and its use."""
-    _show(service.ask(programs.show(program_id, session_id=session, pool_version=pool_version)), as_json=as_json)
+    """Shows a program and its use, and how V2's own definition differs."""
+    show(service.ask(programs.show(program_id, session_id=session, pool_version=pool_version)), as_json=as_json)
 
 
 @app.command("create")
@@ -78,41 +80,20 @@ def create_program(
     as_json: AsJson = False,
 ) -> None:
     """Creates a program (exit code 4 if its id is taken)."""
-    _show(service.ask(programs.create(_definition(file))), as_json=as_json)
+    show(service.ask(programs.create(_definition(file))), as_json=as_json)
 
 
 app.command("apply")(apply_programs)
 
 
-@app.command("delete")
-@on_service
-def delete_program(
-    service: Service,
-    program_id: ProgramId,
-    *,
-    session: Session = None,
-    pool_version: OwnDefinition = None,
-    as_json: AsJson = False,
-) -> None:
-    """Deletes a program, or takes V2's own definition back; running calls continue."""
-    service.ask(programs.delete(program_id, session_id=session, pool_version=pool_version))
-    if as_json:
-        print_json({"deleted": program_id})
-    else:
-        print_fields({"deleted": program_id})
-
-
+app.command("delete")(delete_program)
+app.command("restore")(restore_program)
 app.command("run")(run_program)
 app.command("batch")(run_batch)
 
 
-@app.command("promote")
-@on_service
-def promote_program(
-    service: Service, program_id: ProgramId, *, session: Session = None, as_json: AsJson = False
-) -> None:
-    """Makes V2's own definition of a program everyone's."""
-    _show(service.ask(programs.promote(program_id, session_id=session)), as_json=as_json)
+app.command("promote")(promote_program)
+app.command("demote")(demote_program)
 
 
 @app.command("revisions")
@@ -145,35 +126,6 @@ def list_revisions(
             for one in revisions
         ],
     )
-
-
-def _show(program: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print_json(program)
-        return
-    signature = program["signature"]
-    print_fields(
-        {
-            "id": program["id"],
-            "session": program["session_id"],
-            "revision": program["revision"],
-            "type": program["program_type"],
-            "entrypoint": program["entrypoint"],
-            "description": signature["description"],
-            "instructions": program["instructions"],
-            "inputs": ", ".join(_field(field) for field in signature["inputs"]) or None,
-            "outputs": ", ".join(_field(field) for field in signature["outputs"]),
-            "idempotent": program["idempotent"],
-            "created": when(program["created_at"]),
-            "executions": program["execution_count"],
-            "last executed": when(program["last_executed_at"]),
-        }
-    )
-
-
-def _field(field: dict[str, Any]) -> str:
-    default = f" = {json.dumps(field['default'])}" if field["default"] is not None else ""
-    return f"{field['name']}{'' if field['required'] else '?'}: {field['type']}{default}"
 
 
 def _definition(file: Path) -> dict[str, Any]:

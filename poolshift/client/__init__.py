@@ -75,6 +75,8 @@ from poolshift.client.problems import (
     WorkerCrashed,
 )
 from poolshift.client.programs import (
+    Applied,
+    AppliedProgram,
     Definition,
     Field,
     OwnDefinition,
@@ -124,6 +126,8 @@ __all__ = [
     "Answer",
     "AnswerLost",
     "AnswerTimeout",
+    "Applied",
+    "AppliedProgram",
     "AsyncClient",
     "AsyncItems",
     "AsyncStream",

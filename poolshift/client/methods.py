@@ -12,7 +12,10 @@ class ProgramMethods:
 
     create = Sends(programs.create)
     put = Sends(programs.put)
+    apply = Sends(programs.apply)
     promote = Sends(programs.promote)
+    demote = Sends(programs.demote)
+    restore = Sends(programs.restore)
     get = Sends(programs.show)
     list = Lists(programs.listed)
     delete = Sends(programs.delete)

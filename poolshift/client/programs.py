@@ -1,12 +1,28 @@
 """Programs: `/programs` and their revisions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from poolshift.client.calls import Call, Listing, Page, encoded, get, given, nothing, post, reader, segment
+from poolshift.client.calls import (
+    Call,
+    Listing,
+    Page,
+    encoded,
+    get,
+    given,
+    members,
+    nothing,
+    post,
+    reader,
+    segment,
+)
+
+_PATIENCE_S = 30.0
+"""Seconds that the service may take to try one definition."""
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,18 +53,14 @@ class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
     """True if the annotations of the program's function tell it. Only in answers."""
 
 
-class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A program to create."""
+class _Members(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The members of a definition that are the same in a body and in an answer."""
 
     program_type: str
     """`python`, `dspy`, `predict`, `chain_of_thought` or `react`."""
-    id: str | None = None
-    signature: Signature | str | None = None
-    """The fields, or DSPy's string form. Programs of the types `python` and `dspy` can tell it themselves."""
     entrypoint: str | None = None
     instructions: str | None = None
     idempotent: bool = False
-    state: dict[str, Any] | None = None
     tools: list[str] = []
     timeout_s: float | None = None
     max_concurrency: int | None = None
@@ -58,56 +70,59 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """True if shadow calls may run it although it is not idempotent."""
     metric: str | None = None
     metric_range: tuple[float, float] | None = None
+    shared: bool = False
+    """True if keys of other owners may change and delete it, too."""
+
+
+class Definition(_Members, frozen=True, kw_only=True, omit_defaults=True):
+    """A program to create."""
+
+    id: str | None = None
+    signature: Signature | str | None = None
+    """The fields, or DSPy's string form. Programs of the types `python` and `dspy` can tell it themselves."""
+    state: dict[str, Any] | None = None
     session_id: str | None = None
 
 
-class OwnDefinition(msgspec.Struct, frozen=True, kw_only=True):
-    """The definition of a program that V2 alone runs."""
+class _Shown(_Members, frozen=True, kw_only=True):
+    """The members of a definition in an answer."""
 
-    program_type: str
     signature: Signature
     revision: int
     created_at: datetime
-    created_by: str | None = None
-    entrypoint: str | None = None
-    instructions: str | None = None
-    idempotent: bool = False
     has_state: bool = False
-    tools: list[str] = []
-    timeout_s: float | None = None
-    max_concurrency: int | None = None
-    memory_mb: int | None = None
-    metrics: bool = False
-    shadow: bool = False
-    metric: str | None = None
-    metric_range: tuple[float, float] | None = None
 
 
-class Program(msgspec.Struct, frozen=True, kw_only=True):
+class OwnDefinition(_Shown, frozen=True, kw_only=True):
+    """The definition of a program that V2 alone runs."""
+
+    created_by: str | None = None
+
+
+class Program(_Shown, frozen=True, kw_only=True):
     """A program and its use."""
 
     id: str
-    program_type: str
-    signature: Signature
-    revision: int
-    created_at: datetime
     session_id: str | None = None
-    entrypoint: str | None = None
-    instructions: str | None = None
-    idempotent: bool = False
-    has_state: bool = False
-    tools: list[str] = []
-    timeout_s: float | None = None
-    max_concurrency: int | None = None
-    memory_mb: int | None = None
-    metrics: bool = False
-    shadow: bool = False
-    metric: str | None = None
-    metric_range: tuple[float, float] | None = None
+    owner: str | None = None
+    """The owner whose keys alone may change a global program, unless it is shared; None is everyone."""
     execution_count: int = 0
     last_executed_at: datetime | None = None
     v2: OwnDefinition | None = None
     """V2's own definition, if it has one."""
+
+
+class AppliedProgram(msgspec.Struct, frozen=True, kw_only=True):
+    """One program after `apply`, and what became of it: `created`, `updated` or `unchanged`."""
+
+    result: str
+    program: Program
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """The programs after `apply`, in the order of the definitions."""
+
+    items: list[AppliedProgram]
 
 
 class ProgramRevision(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,16 +179,72 @@ def put(
     )
 
 
-def promote(program_id: str, *, session_id: str | None = None, expected_revision: int | None = None) -> Call[Program]:
-    """Makes V2's own definition, if it is at the expected revision, everyone's.
+def apply(
+    definitions: Sequence[Definition | Mapping[str, Any]],
+    *,
+    session_id: str | None = None,
+    pool_version: str | None = None,
+    dry_run: bool = False,
+) -> Call[Applied]:
+    """Creates and changes programs so that they are as described: all of them or, if one cannot be, none.
+
+    Each needs an `id`. A mapping may have an `expected_revision`, which is 0 if there must be no such program. With
+    `pool_version="v2"` they are V2's own definitions.
+
+    Raises:
+        PoolshiftError: the problem of the first program that is refused; its `extensions["errors"]` has those of all.
+    """
+    content, headers = encoded({"programs": [_body(one) for one in definitions]})
+    params = given({"session_id": session_id, "pool_version": pool_version, "dry_run": dry_run or None})
+    patience_s = _PATIENCE_S * len(definitions)
+    return Call(
+        "PATCH", "/programs", reader(Applied), params=params, headers=headers, content=content, patience_s=patience_s
+    )
+
+
+def promote(
+    program_id: str,
+    *,
+    session_id: str | None = None,
+    expected_revision: int | None = None,
+    force: bool = False,
+    reason: str | None = None,
+) -> Call[Program]:
+    """Makes V2's own definition, if it is at the expected revision, everyone's. `demote` undoes it.
+
+    V2 must get all calls, and no plan may be under way; with `force` and a `reason` neither is asked for.
 
     Raises:
         ProgramNotFound: V2 has no definition of its own of it.
         StaleRevision: V2's own definition has another revision.
+        PlanConflict: V2 does not get all calls, or a plan is under way.
     """
     headers = {} if expected_revision is None else {"if-match": f'"{expected_revision}"'}
-    path = f"/programs/{segment(program_id)}/promote"
-    return Call("POST", path, reader(Program), params=given({"session_id": session_id}), headers=headers)
+    call = post(f"/programs/{segment(program_id)}/promote", Program, members(force=force or None, reason=reason))
+    return replace(call, params=given({"session_id": session_id}), headers={**call.headers, **headers})
+
+
+def demote(program_id: str, *, session_id: str | None = None, reason: str | None = None) -> Call[Program]:
+    """Undoes the last promotion: V1 has its former definition again, and V2 alone the promoted one.
+
+    Raises:
+        PlanConflict: the program has changed since, or was not promoted.
+    """
+    call = post(f"/programs/{segment(program_id)}/demote", Program, members(reason=reason))
+    return replace(call, params=given({"session_id": session_id}))
+
+
+def restore(
+    program_id: str, *, revision: int | None = None, session_id: str | None = None, reason: str | None = None
+) -> Call[Program]:
+    """Brings a deleted program back, or gives a program the definition of a former revision.
+
+    Raises:
+        ProgramNotFound: no such program, or no such revision, is kept.
+        ProgramExists: the program is there, and no revision is named.
+    """
+    call = post(f"/programs/{segment(program_id)}/restore", Program, members(revision=revision, reason=reason))
+    return replace(call, params=given({"session_id": session_id}))
 
 
 def show(program_id: str, *, session_id: str | None = None, pool_version: str | None = None) -> Call[Program]:
@@ -194,8 +265,11 @@ def listed(*, session_id: str | None = None, limit: int | None = None) -> Listin
 def delete(program_id: str, *, session_id: str | None = None, pool_version: str | None = None) -> Call[None]:
     """Deletes a program, or with `pool_version="v2"` V2's own definition alone; calls that run go on.
 
+    `restore` brings it back. With a session it is exactly the session's: the global program stays.
+
     Raises:
         ProgramNotFound: there is none.
+        Forbidden: the program belongs to another owner.
     """
     path = f"/programs/{segment(program_id)}"
     params = given({"session_id": session_id, "pool_version": pool_version})

@@ -12,7 +12,7 @@ try:
     import httpx
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
-        "poolshift.client needs httpx: pip install 'poolshift[client]'", name=missing.name
+        "poolshift.client needs httpx: python -m pip install 'httpx>=0.28'", name=missing.name
     ) from missing
 
 __all__ = ["httpx", "is_stream", "no_answer", "request", "settings", "stream_timeout", "timeout"]

@@ -80,3 +80,5 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, weak
     """The function that scores the program's outputs, as an entrypoint names it."""
     metric_range: tuple[float, float] | None = None
     """The scores' range; None is 0 to 1."""
+    shared: bool = False
+    """True if everyone who may create programs may change the program, too. The service enforces ownership."""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from common.background import Background
+from routing.catalog.deleted_programs import DeletedPrograms
 from routing.catalog.idempotency import IdempotencyKeys
 from routing.catalog.jobs import Jobs
 from routing.catalog.programs import Programs
@@ -34,6 +35,7 @@ class Bookkeeping:
     def __init__(
         self,
         programs: Programs,
+        deleted: DeletedPrograms,
         sessions: Sessions,
         jobs: Jobs,
         keys: IdempotencyKeys,
@@ -42,6 +44,7 @@ class Bookkeeping:
     ) -> None:
         self._flag = flag
         self._programs = programs
+        self._deleted = deleted
         self._sessions = sessions
         self._jobs = jobs
         self._keys = keys
@@ -49,7 +52,8 @@ class Bookkeeping:
         self._task: asyncio.Task[None] | None = None
         self._longest_rest_s = min(_LONGEST_REST_S, sessions.ttl_s / 4)
         self._rests_until = 0.0
-        self._sweep_interval_s = min(_SWEEP_INTERVAL_S, sessions.ttl_s / 4, jobs.ttl_s / 4, keys.ttl_s / 4)
+        lives_s = (sessions.ttl_s, jobs.ttl_s, keys.ttl_s, deleted.grace_s or sessions.ttl_s)
+        self._sweep_interval_s = min(_SWEEP_INTERVAL_S, min(lives_s) / 4)
         self._next_sweep = 0.0
         self._failures: dict[str, str] = {}
         """The unexpected error of each step that failed the last time."""
@@ -75,7 +79,12 @@ class Bookkeeping:
                 await self._sweep()
 
     async def _sweep(self) -> None:
-        if await self._do(old_jobs=self._jobs.sweep, old_keys=self._keys.sweep, idle_sessions=self._sessions.end_idle):
+        if await self._do(
+            old_jobs=self._jobs.sweep,
+            old_keys=self._keys.sweep,
+            idle_sessions=self._sessions.end_idle,
+            deleted_programs=self._deleted.sweep,
+        ):
             self._next_sweep = time.monotonic() + self._sweep_interval_s
 
     async def _flush_counts(self) -> None:

@@ -24,6 +24,13 @@ class _KeptDefinition(Definition, frozen=True, omit_defaults=True, eq=False, wea
     state: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # type: ignore[assignment]
 
 
+class _Sharing(msgspec.Struct):
+    """The member of a definition that any version of the service can read."""
+
+    shared: bool = False
+
+
+_decode_sharing = msgspec.json.Decoder(_Sharing).decode
 _decode = msgspec.json.Decoder(_KeptDefinition).decode
 encode_definition = msgspec.json.Encoder().encode
 
@@ -31,6 +38,11 @@ encode_definition = msgspec.json.Encoder().encode
 def decode_definition(text: str | bytes) -> Definition:
     """Reads a definition whose defaults and state stay JSON; `encode_definition` writes the same text again."""
     return _decode(text)
+
+
+def is_shared(text: str) -> bool:
+    """Tells if a definition, of a newer version too, lets other owners change its program."""
+    return _decode_sharing(text).shared
 
 
 def default_of(field: Field) -> msgspec.Raw | None:

@@ -1,7 +1,9 @@
-"""Ownership of sessions and jobs. What has no owner is everyone's."""
+"""Ownership of sessions, jobs and global programs. What has no owner is everyone's."""
 
 from dataclasses import dataclass
 from typing import Final
+
+from routing.errors import NotTheOwner
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,5 +18,34 @@ class Caller:
         return self.sees_all or owner is None or owner == self.owner
 
 
+@dataclass(frozen=True, slots=True)
+class Editor:
+    """The one who makes and changes programs, by the name that revisions show."""
+
+    name: str | None
+    owner: str | None = None
+    """The owner of the global programs that it makes; a key without an owner makes programs for everyone."""
+    changes_all: bool = False
+
+    @property
+    def account(self) -> str:
+        """The name under which deleted programs are counted."""
+        return self.owner or self.name or ""
+
+    def check(self, program_id: str, owner: str | None, *, is_shared: bool, stays_shared: bool = True) -> None:
+        """Tells if it may change or delete a global program of `owner`.
+
+        Raises:
+            NotTheOwner: it may not, or it may, but not end that the program is shared.
+        """
+        if self.changes_all or owner is None or owner == self.owner:
+            return
+        if not is_shared:
+            raise NotTheOwner(program_id, owner)
+        if not stays_shared:
+            raise NotTheOwner(program_id, owner, "alone may end that it is shared: send `shared: true`")
+
+
+NOBODY: Final = Editor(None)
 EVERYONE: Final = Caller(None, sees_all=True)
 """A service without keys tells nobody apart."""

@@ -4,6 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
@@ -16,10 +17,11 @@ from pools.calls import Program
 from poolshift.worker.definitions import Definition
 from routing.catalog.definitions import encode_definition
 from routing.catalog.own_definitions import OwnDefinition, nothing_of_its_own
+from routing.catalog.owners import NOBODY, Editor
 from routing.catalog.quotas import DEFAULT_QUOTAS, ProgramUsage, Quotas
 from routing.catalog.revisions import ANY_STATE, Precondition, RevisionPage
 from routing.catalog.write_behind import Used, write_in_batches
-from routing.errors import ProgramNotFound, StaleProgram
+from routing.errors import NoProgramOfSession, ProgramNotFound, StaleProgram
 from routing.telemetry.program_metrics import ProgramMetrics
 from routing.versions import Version
 
@@ -31,8 +33,8 @@ class NewProgram:
     id: str
     session_id: str | None
     definition: Definition
-    created_by: str | None = None
-    """The name of the API key that describes it."""
+    editor: Editor = NOBODY
+    """The one who describes it, and who owns it if it is a new global one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,14 @@ class StoredProgram:
     """V2's own definition, if it has one."""
     v2_revision: int = 0
     """Changes of V2's own definition; one that takes it back is a change, too."""
+    owner: str | None = None
+    """The owner of a global program; None if it is everyone's. A session's programs belong to the session's owner."""
+
+    def check_editor(self, editor: Editor, after: Definition | None = None) -> None:
+        """Tells if `editor` may change the program, to the definition `after`, or delete it. Raises NotTheOwner."""
+        stays_shared = after is None or after.shared
+        is_shared = self.program.definition.shared
+        editor.check(self.program.id, self.owner, is_shared=is_shared, stays_shared=stays_shared)
 
 
 class ProgramPage(NamedTuple):
@@ -70,6 +80,14 @@ class PutResult(NamedTuple):
 
     stored: StoredProgram
     is_new: bool
+
+
+class ProgramChange(NamedTuple):
+    """A program to create or to replace, and the state that it must be in; with `of_v2` V2's own definition."""
+
+    new: NewProgram
+    condition: Precondition = ANY_STATE
+    of_v2: bool = False
 
 
 class CataloguedProgram(Program):
@@ -137,14 +155,19 @@ class ProgramStore(Protocol):
     async def put(self, new: NewProgram, condition: Precondition) -> PutResult:
         """Creates a program, or replaces its definition by the one of the next revision.
 
-        The definition that is in force already stays, with its revision. Raises StaleProgram, IncompatibleDefinition.
+        The definition that is in force already stays, with its revision. Raises StaleProgram, IncompatibleDefinition,
+        NotTheOwner.
         """
+        ...
+
+    async def put_all(self, changes: Sequence[ProgramChange]) -> Sequence[PutResult]:
+        """Makes all changes, or none, in one transaction. Raises as `put` and `put_v2` do."""
         ...
 
     async def put_v2(self, new: NewProgram, condition: Precondition) -> PutResult:
         """Gives V2 a definition of its own; `is_new` tells that it had none.
 
-        Raises StaleProgram, NoOwnDefinition if V1 has no such program, IncompatibleDefinition.
+        Raises StaleProgram, NoOwnDefinition if V1 has no such program, IncompatibleDefinition, NotTheOwner.
         """
         ...
 
@@ -154,6 +177,10 @@ class ProgramStore(Protocol):
 
     async def promote_v2(self, key: str, revision: int, by: str | None) -> StoredProgram | None:
         """Makes V2's own definition, if it still is at `revision`, everyone's; returns None if it is not."""
+        ...
+
+    async def demote(self, key: str, by: str | None) -> StoredProgram:
+        """Gives the definition that the last promotion made everyone's back to V2 alone. Raises NothingToDemote."""
         ...
 
     async def find(self, program_id: str, session_id: str | None) -> StoredProgram | None:
@@ -174,10 +201,6 @@ class ProgramStore(Protocol):
 
         The page ends before `max_bytes` of definitions, but has at least one revision.
         """
-        ...
-
-    async def remove(self, key: str) -> bool:
-        """Forgets a program with its revisions; returns False if there was none."""
         ...
 
     async def add_uses(self, uses: Mapping[str, ProgramUse]) -> None:
@@ -269,33 +292,54 @@ class Programs:
         """Keeps `new`, in the store first. Raises ProgramExists, QuotaExceeded, StoreUnavailable."""
         size = len(encode_definition(new.definition))
         self._usage.check(new.session_id, size)
-        usage = self._usage
-        usage.add(new.session_id, size)  # until it is remembered, so that programs added at once count each other
-        try:
-            with self._metrics.place_for(new.definition):
-                stored = await self._store.add(new)
-                self._remember(stored)
-        finally:
-            usage.remove(new.session_id, size)
+        with self._reserved(new.session_id, size, 1), self._metrics.place_for(new.definition):
+            stored = await self._store.add(new)
+            self._remember(stored)
         return stored
 
     async def put(self, new: NewProgram, condition: Precondition = ANY_STATE) -> PutResult:
         """Creates a program or replaces its definition, in the store first. Calls that have begun keep the former one.
 
-        Raises StaleProgram, IncompatibleDefinition, QuotaExceeded, StoreUnavailable.
+        Raises StaleProgram, IncompatibleDefinition, NotTheOwner, QuotaExceeded, StoreUnavailable.
         """
         await self.flush()
-        size, programs = self.check_quotas(new)
-        usage = self._usage
-        usage.add(new.session_id, size, programs)
-        known = self._own(new.session_id).get(new.id)
-        try:
-            with self._metrics.place_for(new.definition, None if known is None else known.key):
-                result = await self._store.put(new, condition)
-                self._remember(result.stored)
-        finally:
-            usage.remove(new.session_id, size, programs)
+        with self.room_for(new):
+            result = await self._store.put(new, condition)
+            self._remember(result.stored)
         return result
+
+    async def put_all(self, changes: Sequence[ProgramChange]) -> Sequence[PutResult]:
+        """Makes all changes or none, in the store first; each as `put` or `put_v2` would. Raises what these raise."""
+        await self.flush()
+        with ExitStack() as room:
+            for change in changes:
+                room.enter_context(self.room_for(change.new, of_v2=change.of_v2))
+            results = await self._store.put_all(changes)
+            self.take(result.stored for result in results)
+        return results
+
+    @contextmanager
+    def room_for(self, new: NewProgram, *, of_v2: bool = False) -> Iterator[None]:
+        """Counts what a change takes until it is remembered. Raises QuotaExceeded."""
+        if of_v2:
+            with self._reserved(new.session_id, self.check_quotas_of_v2(new), 0):
+                yield
+            return
+        size, programs = self.check_quotas(new)
+        known = self._own(new.session_id).get(new.id)
+        place = self._metrics.place_for(new.definition, None if known is None else known.key)
+        with self._reserved(new.session_id, size, programs), place:
+            yield
+
+    @contextmanager
+    def _reserved(self, session_id: str | None, size: int, programs: int) -> Iterator[None]:
+        """Counts programs that are being written, so that those written at once count each other."""
+        usage = self._usage  # `load` begins to count again
+        usage.add(session_id, size, programs)
+        try:
+            yield
+        finally:
+            usage.remove(session_id, size, programs)
 
     def check_quotas(self, new: NewProgram) -> tuple[int, int]:
         """Returns the bytes and the programs that are counted more while `put` writes. Raises QuotaExceeded."""
@@ -315,14 +359,9 @@ class Programs:
         Raises StaleProgram, NoOwnDefinition, IncompatibleDefinition, QuotaExceeded, StoreUnavailable.
         """
         await self.flush()
-        size = self.check_quotas_of_v2(new)
-        usage = self._usage
-        usage.add(new.session_id, size, 0)
-        try:
+        with self.room_for(new, of_v2=True):
             result = await self._store.put_v2(new, condition)
             self._remember(result.stored)
-        finally:
-            usage.remove(new.session_id, size, 0)
         return result
 
     def check_quotas_of_v2(self, new: NewProgram) -> int:
@@ -333,12 +372,17 @@ class Programs:
             self._usage.check(new.session_id, more, 0)
         return max(more, 0)
 
-    async def take_back_v2(self, program_id: str, session_id: str | None) -> StoredProgram:
+    async def take_back_v2(self, before: StoredProgram) -> StoredProgram:
         """Has V2 run V1's definition again. Raises ProgramNotFound, StoreUnavailable."""
-        before = await self.show(program_id, session_id)
         stored = await self._store.take_back_v2(before.program.key)
         if stored is None:
-            raise nothing_of_its_own(program_id)
+            raise nothing_of_its_own(before.program.id)
+        self._remember(stored)
+        return stored
+
+    async def demote(self, before: StoredProgram, by: str | None) -> StoredProgram:
+        """Undoes the last promotion: everyone's definition is V2's own again. Raises NothingToDemote."""
+        stored = await self._store.demote(before.program.key, by)
         self._remember(stored)
         return stored
 
@@ -374,6 +418,23 @@ class Programs:
             raise ProgramNotFound(program_id)
         return stored
 
+    async def show_own(self, program_id: str, session_id: str | None) -> StoredProgram:
+        """Finds the program that a change is meant for: exactly the session's, or the global one without a session.
+
+        Raises ProgramNotFound, StoreUnavailable.
+        """
+        stored = await self.find(program_id, session_id)
+        if stored is not None:
+            return stored
+        raise await self.missing(program_id, session_id)
+
+    async def missing(self, program_id: str, session_id: str | None) -> ProgramNotFound:
+        """Makes the error for a change of a program that is not there; the global one is no stand-in."""
+        if session_id is None:
+            return ProgramNotFound(program_id)
+        is_global = await self._store.find(program_id, None) is not None
+        return NoProgramOfSession(program_id, session_id, is_global=is_global)
+
     async def page(self, session_id: str | None, *, limit: int, max_bytes: int, after: int) -> ProgramPage:
         """As `ProgramStore.page`, with all uses counted. Raises StoreUnavailable."""
         await self.flush()
@@ -397,20 +458,13 @@ class Programs:
             stored.program.key, limit=limit, max_bytes=max_bytes, before=before, of_v2=of_v2
         )
 
-    async def remove(self, program_id: str, session_id: str | None) -> None:
-        """Forgets the program that a call would run. Raises ProgramNotFound, StoreUnavailable."""
-        stored = await self.show(program_id, session_id)
-        if not await self._store.remove(stored.program.key):
-            raise ProgramNotFound(program_id)
-        self._forget(stored.program.id, stored.session_id)
-
     async def refresh(self, program_id: str, session_id: str | None) -> None:
         """Reads a program again that another replica has created, changed or deleted."""
         stored = await self._store.find(program_id, session_id)
         if stored is not None:
             self._remember(stored)
         else:
-            self._forget(program_id, session_id)
+            self.forget(program_id, session_id)
 
     def count(self) -> int:
         """Counts the programs."""
@@ -480,7 +534,8 @@ class Programs:
         encoded = encode_definition(definition)
         return self._definitions.setdefault(hashlib.sha256(encoded).digest(), definition), len(encoded)
 
-    def _forget(self, program_id: str, session_id: str | None) -> None:
+    def forget(self, program_id: str, session_id: str | None) -> None:
+        """Forgets a program that the store has no more."""
         own = self._own(session_id)
         program = own.pop(program_id, None)
         if program is not None:

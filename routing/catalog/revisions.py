@@ -9,8 +9,12 @@ import msgspec
 
 from routing.errors import StaleProgram
 
-KEPT_REVISIONS: Final = 20
-"""Revisions of a program that the store keeps, with the one in force. A new revision drops the oldest."""
+KEPT_REVISIONS: Final = 100
+"""Revisions of a program that the store keeps at most, with the one in force. A new revision drops the oldest."""
+ALWAYS_KEPT_REVISIONS: Final = 20
+"""Revisions that the store keeps however large they are."""
+KEPT_BYTES: Final = 8 * 1024**2
+"""Bytes of former definitions of a program, beyond which no more than `ALWAYS_KEPT_REVISIONS` are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

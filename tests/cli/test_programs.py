@@ -1,6 +1,9 @@
 """`poolshift programs`."""
 
 import json
+import os
+import pty
+import subprocess
 import uuid
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cli.conftest import Poolshift, lines
+from tests.cli.conftest import SCRIPT, Poolshift, lines
 from tests.support.service import Service
 
 
@@ -150,3 +153,67 @@ def test_an_id_is_one_segment_of_a_path(operator: Poolshift) -> None:
     """Whatever is in it: no id reaches another resource."""
     assert operator.fails(1, "programs", "show", "../rollout").startswith("not_found: ")
     assert operator.fails(1, "programs", "show", "a?b#c").startswith("program_not_found: ")
+
+
+def test_back_again(operator: Poolshift, service: Service, tmp_path: Path) -> None:
+    """A deletion says how to undo it; a program comes back, and goes back to a revision."""
+    wanted = definition()
+    program = operator.json("programs", "create", write(tmp_path, wanted))["id"]
+    deleted = operator.succeeds("programs", "delete", program)
+    assert f"poolshift programs restore {program}" in deleted
+    assert operator.json("programs", "restore", program)["revision"] == 1
+    assert operator.fails(4, "programs", "restore", program).startswith("program_exists: ")
+    service.client.put(f"/programs/{program}", json={**wanted, "instructions": "worse"})
+    back = operator.json("programs", "restore", program, "--revision", 1, "--reason", "worse")
+    assert (back["revision"], back["instructions"]) == (3, None)
+    assert "no revision 9" in operator.fails(1, "programs", "restore", program, "--revision", 9)
+    refused = operator.fails(1, "programs", "delete", program, "--session", "another")
+    assert "the global program of this id" in refused
+    assert service.client.get(f"/programs/{program}").status_code == 200
+
+
+def test_v2s_own_definition_is_shown_promoted_and_demoted(
+    operator: Poolshift, service: Service, tmp_path: Path
+) -> None:
+    """`show` says how V2's own definition differs; a promotion amid a ramp takes --force and a reason."""
+    wanted = definition(instructions="Of everyone.")
+    program = operator.json("programs", "create", write(tmp_path, wanted))["id"]
+    assert "V2 runs" not in operator.succeeds("programs", "show", program)
+    own = {**wanted, "instructions": "Of V2."}
+    assert service.client.put(f"/programs/{program}?pool_version=v2", json=own).is_success
+    shown = operator.succeeds("programs", "show", program)
+    assert "V2 runs    its own definition, revision 1 by anonymous at " in shown
+    assert [line.strip() for line in shown.splitlines()[-3:]] == ["instructions", '- "Of everyone."', '+ "Of V2."']
+    assert "100 %" in operator.fails(4, "programs", "promote", program)
+    assert "needs a reason" in operator.fails(1, "programs", "promote", program, "--force")
+    promoted = operator.json("programs", "promote", program, "--force", "--reason", "sure")
+    assert (promoted["instructions"], promoted["v2"]) == ("Of V2.", None)
+    demoted = operator.json("programs", "demote", program, "--reason", "worse")
+    assert (demoted["instructions"], demoted["v2"]["instructions"]) == ("Of everyone.", "Of V2.")
+    assert operator.fails(4, "programs", "demote", program).startswith("plan_conflict: ")
+
+
+@pytest.mark.parametrize(("answer", "is_there"), [("n", True), ("", True), ("y", False)])
+def test_a_terminal_is_asked_before_a_deletion(
+    operator: Poolshift, service: Service, program: str, answer: str, *, is_there: bool
+) -> None:
+    """Nothing is deleted but after a yes; --yes and a pipe are asked nothing."""
+    own, terminal = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [SCRIPT, "programs", "delete", program],
+            cwd=operator.directory,
+            env=operator.environment,
+            stdin=terminal,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.write(own, f"{answer}\n".encode())
+        output, question = process.communicate(timeout=60)
+    finally:
+        os.close(own)
+        os.close(terminal)
+    assert f"Delete the program {program}?" in question
+    assert (process.returncode == 0, "deleted" in output) == (not is_there, not is_there)
+    assert (service.client.get(f"/programs/{program}").status_code == 200) is is_there

@@ -152,10 +152,10 @@ def test_a_session_of_its_own(operator: Poolshift, service: Service, folder: Pat
 
 
 @pytest.mark.parametrize("name", ["many.yaml", "many.json"])
-def test_a_refused_document_is_named_and_the_others_are_applied(
+def test_a_refused_document_is_named_and_nothing_is_changed(
     operator: Poolshift, service: Service, folder: Path, name: str
 ) -> None:
-    """Each error has the line and the member; exit code 1 comes after the last document was tried."""
+    """Each error has the line and the member, of all documents; none of the good ones is applied."""
     good, worse, bad, missing, last = (definition() for _ in range(5))
     bad["signature"] = {"inputs": [{"name": "text", "type": "string"}, {"name": "a", "type": "text"}], "outputs": 1}
     worse["surprise"] = 1
@@ -174,13 +174,15 @@ def test_a_refused_document_is_named_and_the_others_are_applied(
     ]
     for (line, text), error in zip(expected, errors, strict=True):
         assert error.startswith(f"poolshift: {file}:{line}: {text}"), error
-    assert ended.stdout.endswith("2 created, 0 updated, 0 unchanged, 4 failed\n")
-    assert service.client.get(f"/programs/{last['id']}").status_code == 200
+    summary = "nothing is changed: 0 created, 0 updated, 0 unchanged, 4 failed, 2 skipped\n"
+    assert ended.stdout.endswith(summary)
+    for one in (good, last):
+        assert service.client.get(f"/programs/{one['id']}").status_code == 404
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_file_that_is_no_program(operator: Poolshift, service: Service, folder: Path, name: str) -> None:
-    """The file and the line; the programs of the other files are applied."""
+    """The file and the line; no program of another file is applied."""
     content, line, says = WRONG[name]
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     good = definition()
@@ -191,9 +193,9 @@ def test_a_file_that_is_no_program(operator: Poolshift, service: Service, folder
     (error,) = [one for one in ended.stderr.splitlines() if says in one]
     assert error.startswith(f"poolshift: {place}: "), error
     outcomes = json.loads(ended.stdout)
-    assert (outcomes[-1]["id"], outcomes[-1]["result"]) == (good["id"], "created")
+    assert (outcomes[-1]["id"], outcomes[-1]["result"]) == (good["id"], "skipped")
     assert "failed" in {one["result"] for one in outcomes}
-    assert service.client.get(f"/programs/{good['id']}").status_code == 200
+    assert service.client.get(f"/programs/{good['id']}").status_code == 404
 
 
 def test_a_link_to_nowhere(operator: Poolshift, folder: Path) -> None:
@@ -202,7 +204,7 @@ def test_a_link_to_nowhere(operator: Poolshift, folder: Path) -> None:
     write(folder / "z.yaml", definition())
     ended = operator("programs", "apply", folder)
     assert (ended.returncode, ended.stderr) == (1, f"poolshift: {folder / 'linked.yaml'}: No such file or directory\n")
-    assert ended.stdout.endswith("1 created, 0 updated, 0 unchanged, 1 failed\n")
+    assert ended.stdout.endswith("nothing is changed: 0 created, 0 updated, 0 unchanged, 1 failed, 1 skipped\n")
 
 
 def test_commands_at_once(operator: Poolshift, service: Service, folder: Path) -> None:

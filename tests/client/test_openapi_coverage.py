@@ -14,7 +14,7 @@ from tests.support.documented import document
 
 DOCUMENT: dict[str, Any] = document()
 METHODS = ("get", "put", "post", "patch", "delete")
-ARGUMENTS: dict[str, Any] = {"inputs": [], "definition": {}, "plan": {}, "model": "none"}
+ARGUMENTS: dict[str, Any] = {"inputs": [], "definition": {}, "definitions": [], "plan": {}, "model": "none"}
 """Values of the arguments that are not a part of the path."""
 
 

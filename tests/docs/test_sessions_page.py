@@ -38,7 +38,7 @@ def test_the_numbers_of_the_page() -> None:
 
 
 def test_a_namespace_is_listed_shown_and_deleted(shared_service: Service, version: str) -> None:
-    """A session lists its own programs; showing and deleting mean what a call would."""
+    """A session lists its own programs; showing means what a call would, and deleting the session's own alone."""
     name, session = f"namespace-{version}", f"lister-{version}"
     shared_service.create("echo", ECHO, id=name)
     shared_service.create("echo", ECHO, id=f"{name}-own", session_id=session)
@@ -47,8 +47,10 @@ def test_a_namespace_is_listed_shown_and_deleted(shared_service: Service, versio
     assert [item["id"] for item in listed] == [f"{name}-own"]
     assert shared_service.client.get(f"/programs/{name}-own").status_code == 404
     assert shared_service.client.get(f"/programs/{name}", params=of_session).json()["session_id"] is None
-    assert shared_service.client.delete(f"/programs/{name}", params=of_session).status_code == 204
-    assert shared_service.client.get(f"/programs/{name}").status_code == 404
+    assert shared_service.client.delete(f"/programs/{name}", params=of_session).status_code == 404
+    assert shared_service.client.get(f"/programs/{name}").status_code == 200
+    assert shared_service.client.delete(f"/programs/{name}-own", params=of_session).status_code == 204
+    assert shared_service.client.delete(f"/programs/{name}").status_code == 204
 
 
 def test_what_prolongs_a_session(shared_service: Service, version: str) -> None:

@@ -88,6 +88,38 @@ class TwoSteps(dspy.Module):  # type: ignore[misc]
         return dspy.Prediction(final=final, worker=[os.getpid(), self.calls, self.made])
 
 
+class Branches(dspy.Module):  # type: ignore[misc]
+    """A module with a `return` of each kind that tells its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.polish = dspy.ChainOfThought("topic -> final")
+        self.check = dspy.Predict("final -> verdict")
+
+    def forward(self, topic: str) -> Any:
+        def pages() -> list[int]:
+            return [1, 2]
+
+        if topic == "pages":
+            return dspy.Prediction(final=topic, pages=pages())
+        if topic == "dict":
+            return {"final": topic, "found": True}
+        return self.polish(topic=topic)
+
+
+class Hidden(dspy.Module):  # type: ignore[misc]
+    """A module whose `return` does not tell its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.polish = dspy.Predict("topic -> final")
+
+    def forward(self, topic: str) -> dspy.Prediction:
+        result = self.polish(topic=topic)
+        result.pages = [1, 2]
+        return result
+
+
 class InAsync(dspy.Module):  # type: ignore[misc]
     """A module with an `aforward` alone."""
 

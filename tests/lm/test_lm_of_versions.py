@@ -59,7 +59,7 @@ def test_each_version_has_its_own_prompt_and_model(service: Service, endpoint: E
     prompts = [endpoint.prompt(name) for name in ("everyone", "of-v2")]
     assert ["Name the topic." in prompt for prompt in prompts] == [True, False]
     assert ["Think of a better topic." in prompt for prompt in prompts] == [False, True]
-    promoted = service.client.post(f"/programs/{program}/promote")
+    promoted = service.client.post(f"/programs/{program}/promote", json={"force": True, "reason": "sure"})
     assert promoted.json()["program_type"] == "chain_of_thought"
     assert topics(service, program) == [EVERYONES, "of-v2 sk-of-v2"]
     assert "Think of a better topic." in endpoint.prompt("everyone")

@@ -175,14 +175,34 @@ def test_all_predictors_count_and_the_module_is_made_once(
 
 
 def test_the_signature_is_taken_from_the_module(lm_service: Service, version: str) -> None:
-    """The parameters of `forward`, the predictors' types where it has none, and the last predictor's outputs."""
+    """The parameters of `forward`, the predictors' types where it has none, and all that it returns."""
     program = create_module(lm_service, "TwoSteps")
     assert fields(lm_service, program, "inputs") == {"topic": ("string", True), "tone": ("string", False)}
-    assert fields(lm_service, program, "outputs") == {"final": ("string", True)}
-    answer = lm_service.execute(program, on(version), inputs={"topic": "x"})
-    assert answer.json()["outputs"] == {"final": f"everyone {EVERYONES_KEY}"}
+    assert fields(lm_service, program, "outputs") == {"final": ("string", True), "worker": ("any", True)}
+    outputs = lm_service.execute(program, on(version), inputs={"topic": "x"}).json()["outputs"]
+    assert (outputs["final"], len(outputs["worker"])) == (f"everyone {EVERYONES_KEY}", 3)
     shown = lm_service.client.get(f"/programs/{program}").json()["signature"]["inputs"][1]
     assert shown["default"] == "dry"
+
+
+def test_the_outputs_of_each_return_are_told(lm_service: Service, version: str) -> None:
+    """One that some `return` lacks is not required; a call of a predictor tells its outputs, not those of the last."""
+    program = create_module(lm_service, "Branches")
+    told = {"final": ("string", True), "pages": ("any", False), "found": ("any", False)}
+    assert fields(lm_service, program, "outputs") == told
+    for topic, more in (("pages", {"pages": [1, 2]}), ("dict", {"found": True}), ("x", {})):
+        answer = lm_service.execute(program, on(version), inputs={"topic": topic})
+        assert answer.json()["outputs"].keys() == {"final", *more}, answer.text
+
+
+def test_what_a_module_returns_untold_is_not_left_out_in_silence(lm_service: Service, version: str) -> None:
+    """The last predictor's outputs are the signature then, and the log names the rest."""
+    program = create_module(lm_service, "Hidden")
+    assert fields(lm_service, program, "outputs") == {"final": ("string", True)}
+    answer = lm_service.execute(program, on(version), inputs={"topic": "x"})
+    assert answer.json()["outputs"].keys() == {"final"}
+    warning = "forward returns more than the derived signature has: pages; give the program a signature"
+    wait_until(lambda: warning in lm_service.log(), "the warning is logged")
 
 
 def test_a_derived_schema_says_what_is_checked(lm_service: Service, version: str) -> None:
@@ -329,11 +349,13 @@ def test_the_text_of_an_output_is_streamed(
     for _ in range(2):
         *events, (last, result) = parse(lm_service.execute(program, on(version) | EVENTS, inputs=inputs).text)
         assert last == "result", result
-        assert texts(events) == result["outputs"] == {"final": f"everyone {EVERYONES_KEY}"}
+        assert texts(events) == {"final": f"everyone {EVERYONES_KEY}"}
+        assert result["outputs"]["final"] == texts(events)["final"]
         assert len(events) > 2
         assert result["usage"]["completion_tokens"] == (2 if name == "TwoSteps" else 1) * COMPLETION_TOKENS
     answer = lm_service.execute(program, on(version), inputs=inputs)
-    assert answer.json()["outputs"] == result["outputs"]
+    assert answer.json()["outputs"].keys() == result["outputs"].keys()
+    assert answer.json()["outputs"]["final"] == result["outputs"]["final"]
 
 
 @pytest.mark.parametrize("headers", [{}, EVENTS])
@@ -391,7 +413,7 @@ def test_an_optimised_module_is_restored(lm_service: Service, endpoint: Endpoint
     program = create_module(lm_service, "TwoSteps", state=state)
     assert lm_service.client.get(f"/programs/{program}").json()["has_state"] is True
     answer = lm_service.execute(program, on(version), inputs={"topic": "x"})
-    assert answer.json()["outputs"] == {"final": f"everyone {EVERYONES_KEY}"}
+    assert answer.json()["outputs"]["final"] == f"everyone {EVERYONES_KEY}"
     assert "Draft like a postman." in str(endpoint.requests["everyone"][-2])
     prompt = endpoint.prompt("everyone")
     assert all(said in prompt for said in ("Polish like a jeweller.", "rough", "wry", "smooth"))

@@ -111,9 +111,34 @@ def test_v2s_own_definition_is_followed(replicas: list[Service]) -> None:
 
     changed(replicas[0], "own", definition("shout"), query)
     follows(["a", "A"])
-    assert replicas[1].client.post("/programs/own/promote").status_code == 200
+    assert replicas[1].client.post("/programs/own/promote", json={"force": True, "reason": "sure"}).status_code == 200
     follows(["A", "A"])
     assert changed(replicas[2], "own", definition(), query)["revision"] == 3
     follows(["A", "a"])
     assert replicas[1].client.delete(f"/programs/own{query}").status_code == 204
     follows(["A", "A"])
+
+
+def test_deletions_and_their_way_back_are_followed(replicas: list[Service]) -> None:
+    """All replicas miss a deleted program, and have it back, with V2's own definition, once one has restored it."""
+    changed(replicas[0], "back", definition())
+    changed(replicas[0], "back", definition("shout"), "?pool_version=v2")
+
+    def follow(status: int) -> None:
+        for one in replicas:
+            wait_until(
+                lambda one=one: one.execute("back", inputs={"nonce": "a"}).status_code == status,  # type: ignore[misc]
+                f"each replica answers {status}",
+            )
+
+    follow(200)
+    assert replicas[1].client.delete("/programs/back").status_code == 204
+    follow(404)
+    restored = replicas[2].client.post("/programs/back/restore").json()
+    assert (restored["revision"], restored["v2"]["revision"]) == (1, 1)
+    follow(200)
+    assert replicas[0].client.post("/programs/back/promote", json={"force": True, "reason": "sure"}).is_success
+    assert replicas[1].client.post("/programs/back/demote").json()["v2"]["revision"] == 3
+    bodies = [definition(id="back"), definition("shout", id="new-together")]
+    applied = replicas[2].client.patch("/programs", json={"programs": bodies})
+    assert [one["result"] for one in applied.json()["items"]] == ["unchanged", "created"]

@@ -17,6 +17,7 @@ from tests.support.waiting import wait_until
 
 V2 = "?pool_version=v2"
 NUMBER = {"nonce": "integer"}
+FORCED = {"force": True, "reason": "the test is sure"}
 ONLY_IN_V2 = """
 import os
 
@@ -82,7 +83,8 @@ def test_v2_runs_its_own_until_it_is_taken_back_or_promoted(service: Service, se
     assert changed(service, "p", definition("shout", instructions="later"), V2 + query)["revision"] == 3
     promote = f"/programs/p/promote{of_all}"
     problem(service.client.post(promote, headers={"If-Match": '"1"'}), 412, "stale_revision")
-    promoted = service.client.post(promote, headers={"If-Match": '"3"'})
+    problem(service.client.post(promote, headers={"If-Match": '"3"'}), 409, "plan_conflict")
+    promoted = service.client.post(promote, headers={"If-Match": '"3"'}, json=FORCED)
     assert (promoted.json()["revision"], promoted.json()["v2"], promoted.headers["etag"]) == (2, None, '"2"')
     assert answers(service, "p", **body) == ["A", "A"]
 
@@ -147,7 +149,7 @@ def test_v2_alone_tries_it(service: Service) -> None:
     assert "on V1: " in problem(put(service, program, body), 422, "invalid_request")["detail"]
     changed(service, program, body, V2)
     assert answers(service, program) == ["a", "only in V2"]
-    problem(service.client.post(f"/programs/{program}/promote"), 422, "invalid_request")
+    problem(service.client.post(f"/programs/{program}/promote", json=FORCED), 422, "invalid_request")
     assert answers(service, program) == ["a", "only in V2"]
 
 
@@ -235,7 +237,10 @@ def test_amid_a_ramp_evidence_starts_again(start_service: StartService) -> None:
     changes: list[tuple[Callable[[], httpx.Response], str]] = [
         (lambda: put(service, "p", definition("shout"), V2), "gave V2 a definition of its own of p"),
         (lambda: put(service, "p", definition("async_echo")), "changed V1's definition of p"),
-        (lambda: service.client.post("/programs/p/promote"), "promoted V2's own definition of p"),
+        (
+            lambda: service.client.post("/programs/p/promote", json=FORCED),
+            "promoted V2's own definition of p: the test is sure",
+        ),
         (lambda: put(service, "p", definition("echo"), V2), "gave V2 a definition of its own of p"),
         (lambda: service.client.delete(f"/programs/p{V2}"), "took back V2's own definition of p"),
     ]

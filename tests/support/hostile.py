@@ -61,6 +61,22 @@ BODIES: dict[tuple[str, str], list[dict[str, Any]]] = {
             "instructions": "i",
         }
     ],
+    ("patch", "/programs"): [
+        {
+            "programs": [
+                {
+                    "id": "hostile",
+                    "program_type": "python",
+                    "signature": SIGNATURE,
+                    "entrypoint": "examples.text:keywords",
+                    "instructions": "i",
+                }
+            ]
+        }
+    ],
+    ("post", "/programs/{program_id}/promote"): [{"force": True, "reason": "r"}],
+    ("post", "/programs/{program_id}/demote"): [{"reason": "r"}],
+    ("post", "/programs/{program_id}/restore"): [{"revision": 1, "reason": "r"}],
     ("post", "/programs/{program_id}/execute"): [{"inputs": {"text": "a"}, "session_id": "hostile"}],
     ("post", "/programs/{program_id}/batch"): [{"inputs": [{"text": "a"}], "session_id": "hostile"}],
     ("put", "/lm"): [LM],

@@ -38,7 +38,7 @@ class Store:
     """A stand-in for everything that the bookkeeping works on; writing counts takes a while."""
 
     def __init__(self, ttl_s: float = 3600.0) -> None:
-        self.ttl_s = ttl_s
+        self.ttl_s = self.grace_s = ttl_s
         self.writes: list[tuple[float, float]] = []
         self.other_work = 0
         self.sweeps = 0
@@ -72,7 +72,7 @@ async def until_the_third_write(others: Store) -> Store:
     """The work on `others` and on the programs' store, which is returned."""
     programs = Store()
     background = Background()
-    work = Bookkeeping(*cast("Any", (programs, others, others, Store(), Flag(), background)))
+    work = Bookkeeping(*cast("Any", (programs, Store(), others, others, Store(), Flag(), background)))
     work.start()
     async with asyncio.timeout(DEADLINE_S):
         await programs.third_write.wait()
@@ -121,6 +121,7 @@ STEPS = (
     "sessions.flush",
     "jobs.sweep",
     "sessions.end_idle",
+    "deleted_programs.sweep",
 )
 ERRORS = (
     StoreUnavailable("away"),
@@ -134,7 +135,7 @@ ERRORS = (
 class Faulty:
     """A part of the bookkeeping's work, some of whose steps raise."""
 
-    ttl_s = 3600.0
+    ttl_s = grace_s = 3600.0
 
     def __init__(self, name: str, faults: dict[str, Exception], done: Counter[str], third: asyncio.Event) -> None:
         self._name = name
@@ -163,11 +164,12 @@ def test_a_step_that_fails_keeps_no_other_from_running(faults: dict[str, Excepti
     async def run() -> None:
         done: Counter[str] = Counter()
         third = asyncio.Event()
-        programs, sessions, jobs, keys, flag = (
-            Faulty(name, faults, done, third) for name in ("programs", "sessions", "jobs", "keys", "flag")
-        )
+        parts = [
+            Faulty(name, faults, done, third)
+            for name in ("programs", "deleted_programs", "sessions", "jobs", "keys", "flag")
+        ]
         background = Background()
-        work = Bookkeeping(*cast("Any", (programs, sessions, jobs, keys, flag, background)))
+        work = Bookkeeping(*cast("Any", (*parts, background)))
         work._sweep_interval_s = work._longest_rest_s = 0.0
         work.start()
         async with asyncio.timeout(DEADLINE_S):

@@ -10,6 +10,7 @@ from routing.catalog.programs import NewProgram, Programs
 from routing.errors import ProgramNotFound
 from store.database import Database
 from store.program_store import SqlProgramStore
+from tests.support.deletions import delete_for_good
 
 pytestmark = pytest.mark.anyio
 NOW = datetime.now(UTC).timestamp()
@@ -46,13 +47,13 @@ async def test_no_count_is_lost_while_a_program_is_read_anew(programs: Programs,
     assert (await programs.show("p", session)).execution_count == 5
 
 
-async def test_one_that_is_made_anew_counts_from_nothing(programs: Programs) -> None:
+async def test_one_that_is_made_anew_counts_from_nothing(programs: Programs, database: Database) -> None:
     """Whatever was counted of the one before."""
     await programs.add(NewProgram("p", None, definition()))
     before = programs.resolve("p", None)
     assert before is not None
     programs.used(before, NOW)
-    await programs.remove("p", None)
+    await delete_for_good(programs, database)
     with pytest.raises(ProgramNotFound):
         await programs.seek("p", None)
     await programs.add(NewProgram("p", None, definition("other")))
@@ -63,7 +64,7 @@ async def test_one_that_is_made_anew_counts_from_nothing(programs: Programs) -> 
     assert (await programs.show("p", None)).execution_count == 0
 
 
-async def test_programs_that_differ_by_name_alone_share_a_definition(programs: Programs) -> None:
+async def test_programs_that_differ_by_name_alone_share_a_definition(programs: Programs, database: Database) -> None:
     """Which is forgotten with the last of them."""
     for name in ("a", "b"):
         await programs.add(NewProgram(name, None, definition()))
@@ -75,7 +76,7 @@ async def test_programs_that_differ_by_name_alone_share_a_definition(programs: P
     assert a.definition is b.definition
     assert a.definition is not c.definition
     for name in ("a", "b"):
-        await programs.remove(name, None)
+        await delete_for_good(programs, database, name)
     del a, b
     gc.collect()
     assert len(programs._definitions) == 1

@@ -1,9 +1,22 @@
 """Two distributions come from this repository: the service, and the part of it that a user's process imports."""
 
+import re
 import tomllib
 from importlib.metadata import requires, version
+from pathlib import Path
 
+import pytest
+
+from poolshift.worker.loading import DSPY_REQUIREMENT
+from poolshift.worker.types import schemas
 from tests.support.service import ROOT
+
+PROJECTS = {"./packaging/poolshift": ROOT / "packaging" / "poolshift", ".": ROOT}
+"""The distributions, as a `pip install` in a checkout names them."""
+EXTRAS = {
+    place: tomllib.loads((folder / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for place, folder in PROJECTS.items()
+}
 
 
 def test_the_service_wants_its_own_version_of_the_worker() -> None:
@@ -23,3 +36,22 @@ def test_the_client_wants_httpx_and_msgspec_alone() -> None:
     """The group `client` brings one package more than a worker needs."""
     wanted = [requirement for requirement in requires("poolshift") or [] if "extra == 'client'" in requirement]
     assert [requirement.partition(">")[0] for requirement in wanted] == ["httpx"]
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"], ids=lambda page: page.stem)
+def test_what_a_page_installs_is_there(page: Path) -> None:
+    """No index has our distributions: a page names a folder of the checkout, and an extra that it has."""
+    for command in re.findall(r"pip install ([^`#\n]+)", page.read_text()):
+        words = [word.strip("'\"") for word in command.split()]
+        assert not [word for word in words if re.match(r"poolshift\b", word)], command
+        for place, _, extra in (word.rstrip("]").partition("[") for word in words if word.startswith(".")):
+            assert place in EXTRAS, command
+            assert not extra or extra in EXTRAS[place], command
+
+
+def test_what_a_message_installs_is_what_the_extra_brings() -> None:
+    """A program or a client that lacks a package names it with the bounds that the packaging has."""
+    extras = EXTRAS["./packaging/poolshift"]
+    assert extras["lm"] == [DSPY_REQUIREMENT]
+    assert f"python -m pip install '{extras['schema'][0]}'" == schemas.INSTALL
+    assert f"pip install '{extras['client'][0]}'" in (ROOT / "poolshift" / "client" / "transport.py").read_text()

@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text
 from pools.calls import Program
 from poolshift.worker.definitions import Definition, Field, Signature
 from routing.catalog.definitions import decode_definition, encode_definition
+from routing.catalog.owners import Editor
 from routing.catalog.programs import NewProgram, Programs, PutResult, StoredProgram
 from routing.catalog.quotas import Quotas
 from routing.catalog.revisions import ANY_STATE, KEPT_REVISIONS, Precondition, RevisionPage
@@ -18,6 +19,7 @@ from store.database import Database
 from store.program_store import SqlProgramStore
 from store.session_store import SqlSessionStore
 from store.tables import program_revisions
+from tests.support.deletions import delete_for_good
 
 pytestmark = pytest.mark.anyio
 NOW = datetime.now(UTC).timestamp()
@@ -28,7 +30,7 @@ def new(instructions: str, session: str | None = None) -> NewProgram:
     """A definition of its own for each text; each time another object."""
     signature = Signature((Field("text", "string"),), ())
     definition = Definition("python", signature, "examples.text:keywords", instructions)
-    return NewProgram("p", session, definition, f"by {instructions}"[:9])
+    return NewProgram("p", session, definition, Editor(f"by {instructions}"[:9]))
 
 
 @pytest.fixture
@@ -162,7 +164,7 @@ async def test_revisions_end_with_their_program(programs: Programs, database: Da
     for text_ in ("first", "second"):
         await programs.put(new(text_, session))
     if session is None:
-        await programs.remove("p", None)
+        await delete_for_good(programs, database)
     else:
         async with database.transaction() as connection:
             moment = "'2026-01-01 00:00:00.000000'"

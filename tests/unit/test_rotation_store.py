@@ -15,6 +15,7 @@ from pools.calls import Program
 from poolshift.worker.definitions import Definition, Field, Signature
 from poolshift.worker.lm import LMSettings
 from routing.catalog.lms import Holder, LMs, NewLM
+from routing.catalog.owners import Editor
 from routing.catalog.programs import NewProgram, Programs
 from routing.errors import StaleRevision
 from routing.rollout.model import Change, Source
@@ -44,7 +45,8 @@ MANY = 100
 
 def new(program_id: str, instructions: str) -> NewProgram:
     signature = Signature((Field("text", "string"),), (Field("result", "string"),))
-    return NewProgram(program_id, None, Definition("python", signature, "examples.text:keywords", instructions), "ops")
+    definition = Definition("python", signature, "examples.text:keywords", instructions)
+    return NewProgram(program_id, None, definition, Editor("ops"))
 
 
 def inherited(lms: LMs) -> NewLM:

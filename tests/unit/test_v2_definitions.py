@@ -7,6 +7,7 @@ from sqlalchemy import select, update
 
 from poolshift.worker.definitions import Definition, Field, Signature
 from routing.catalog.definitions import decode_definition
+from routing.catalog.owners import Editor
 from routing.catalog.programs import CataloguedProgram, NewProgram, Programs
 from routing.catalog.quotas import Quotas
 from routing.catalog.revisions import KEPT_REVISIONS, Precondition
@@ -16,6 +17,7 @@ from store.program_store import SqlProgramStore
 from store.session_store import SqlSessionStore
 from store.tables import program_v2_revisions
 from store.tables import programs as rows
+from tests.support.deletions import delete_for_good
 
 pytestmark = pytest.mark.anyio
 SESSIONS = [None, "a-session"]
@@ -23,7 +25,8 @@ SESSIONS = [None, "a-session"]
 
 def new(instructions: str, session: str | None = None, *, name: str = "text", required: bool = True) -> NewProgram:
     signature = Signature((Field(name, "string", required=required),), (Field("result", "string"),))
-    return NewProgram("p", session, Definition("python", signature, "examples.text:keywords", instructions), "alice")
+    definition = Definition("python", signature, "examples.text:keywords", instructions)
+    return NewProgram("p", session, definition, Editor("alice"))
 
 
 @pytest.fixture
@@ -74,18 +77,18 @@ async def test_it_lives_beside_v1s(programs: Programs, database: Database, sessi
     await programs.put(new("old, changed", session))
     await others.refresh("p", session)
     assert told(others, session) == told(programs, session) == ("old, changed", "newer")
-    await programs.take_back_v2("p", session)
+    await programs.take_back_v2(await programs.show_own("p", session))
     await others.refresh("p", session)
     assert told(others, session) == told(programs, session) == ("old, changed", None)
     with pytest.raises(NoOwnDefinition):
-        await programs.take_back_v2("p", session)
+        await programs.take_back_v2(await programs.show_own("p", session))
 
 
 async def test_an_older_reply_brings_nothing_back(programs: Programs) -> None:
     """Two replies of the store may arrive in the wrong order: one from before it was taken back changes nothing."""
     await programs.add(new("old"))
     before = (await programs.put_v2(new("new"))).stored
-    await programs.take_back_v2("p", None)
+    await programs.take_back_v2(await programs.show_own("p", None))
     programs._remember(before)
     assert told(programs) == ("old", None)
 
@@ -184,7 +187,7 @@ async def test_nothing_of_it_stays(programs: Programs, database: Database, sessi
             await programs.put_v2(new(f"{one}", session))
         assert await kept() == KEPT_REVISIONS - 1
         if how == "delete":
-            await programs.remove("p", session)
+            await delete_for_good(programs, database, session=session)
         elif how == "end":
             await sessions.end(session or "")
             programs.forget_session(session or "")
@@ -207,7 +210,7 @@ async def test_its_bytes_count(database: Database) -> None:
     with pytest.raises(QuotaExceeded):
         await programs.put_v2(new("z" * 3 * size))
     assert told(programs) == ("x", "y" * size)
-    await programs.take_back_v2("p", None)
+    await programs.take_back_v2(await programs.show_own("p", None))
     await programs.promote_v2((await programs.put_v2(new("y" * size))).stored, None)
     assert programs._usage._all_bytes == in_memory(programs).size
 

@@ -32,6 +32,11 @@ MAX_TEXT_LENGTH = 8192
 MAX_CONCURRENCY = 10_000
 MAX_MEMORY_MB = 1024 * 1024
 NO_LIMITS = Limits()
+_LIMITS = Limits.__struct_fields__
+_CONVERTED = frozenset({"signature", "tools", "limits"})
+_AS_THEY_ARE = tuple(name for name in Definition.__struct_fields__ if name not in _CONVERTED)
+"""Members of a definition that the body has under the same name and with the same type."""
+_members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 FieldName = Annotated[
     str,
@@ -231,6 +236,7 @@ class ProgramBody(In):
     metric_range: tuple[float, float] | None = Field(
         None, description="The lowest and the highest score, the better one last; 0 and 1 by default"
     )
+    shared: bool = Field(False, description="Keys of other owners may change and delete the program, too")
     session_id: Identifier | None = None
 
     @field_validator("metric_range", mode="before")
@@ -285,23 +291,28 @@ class ProgramBody(In):
 
     def definition(self) -> Definition:
         """Converts the body for the pools."""
-        return Definition(
-            self.program_type,
-            DERIVED if self.signature is None else self.signature.signature(),
-            self.entrypoint,
-            self.instructions,
-            self.idempotent,
-            self.state,
-            tuple(self.tools),
-            self._limits(),
-            self.shadow,
-            self.metric,
-            self.metric_range,
-        )
+        converted: dict[str, Any] = {
+            "signature": DERIVED if self.signature is None else self.signature.signature(),
+            "tools": tuple(self.tools),
+            "limits": self._limits(),
+        }
+        return Definition(**converted, **{name: getattr(self, name) for name in _AS_THEY_ARE})
 
     def _limits(self) -> Limits | None:
-        limits = Limits(self.timeout_s, self.max_concurrency, self.memory_mb, self.metrics)
+        limits = Limits(**{name: getattr(self, name) for name in _LIMITS})
         return None if limits == NO_LIMITS else limits
+
+
+def body_of(definition: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+    """Returns the body of a definition's JSON, as `ProgramBody` takes it: the reverse of `ProgramBody.definition`."""
+    members = _members_of(definition)
+    members |= _members_of(members.pop("limits", b"{}"))
+    signature = _members_of(members["signature"])
+    if "text" in signature:
+        members["signature"] = signature["text"]
+    elif "derived" in signature:
+        del members["signature"]
+    return members
 
 
 def _compare(compare: Compare) -> Literal["exact", "unordered", "ignore"] | dict[str, float] | None:

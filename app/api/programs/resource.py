@@ -7,25 +7,27 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
+import structlog
 from fastapi import Path, Query, Response
 from pydantic import Field as PydanticField
 from pydantic import JsonValue
 
-from app.access.auth import Executor, Reader
+from app.access.auth import Executor, Principal, Reader
 from app.api.base import MAX_KEY, Identifier, Out, Page, Router, Text
 from app.api.preconditions import etag
-from app.api.programs.body import Compare, FieldTypeName, ProgramBody, ProgramTypeName
+from app.api.programs.body import NO_LIMITS, Compare, FieldTypeName, ProgramBody, ProgramTypeName
 from app.api.programs.check import try_definition
 from app.openapi.document import header, raises
-from app.services import Running
+from app.services import Running, Services
 from pools.calls import Program
-from poolshift.worker.definitions import Field, Limits, Signature
+from poolshift.worker.definitions import Field, Signature
 from routing.catalog.definitions import default_of, has_state, schema_of
 from routing.catalog.own_definitions import nothing_of_its_own
 from routing.catalog.owners import Caller
 from routing.catalog.programs import NewProgram, ProgramPage, StoredProgram
 
 router = Router(prefix="/programs", tags=["programs"])
+_log = structlog.stdlib.get_logger("poolshift.programs")
 MAX_PAGE_BYTES = 1024 * 1024
 """The bytes of definitions on a page. The event loop encodes so many in a few milliseconds."""
 
@@ -91,6 +93,7 @@ class DefinitionView(Out):
     shadow: bool
     metric: str | None
     metric_range: tuple[float, float] | None
+    shared: bool
     revision: int
 
 
@@ -106,6 +109,9 @@ class ProgramView(DefinitionView):
 
     id: str
     session_id: str | None
+    owner: str | None = PydanticField(
+        description="The owner whose keys alone may change a global program, unless it is `shared`; null for everyone"
+    )
     created_at: datetime
     execution_count: int
     last_executed_at: datetime | None
@@ -124,27 +130,22 @@ def program_json(stored: StoredProgram) -> bytes:
             "created_at": stored.created_at,
             "execution_count": stored.execution_count,
             "last_executed_at": stored.last_executed_at,
+            "owner": stored.owner,
             "v2": own,
         }
     )
 
 
 def _definition(program: Program) -> dict[str, Any]:
+    """Shows the members of `DefinitionView`: those of the definition, and those that are made of it."""
     definition = program.definition
-    return {
-        "program_type": definition.program_type,
+    made: dict[str, Any] = {
         "signature": _signature(definition.signature),
-        "entrypoint": definition.entrypoint,
-        "instructions": definition.instructions,
-        "idempotent": definition.idempotent,
         "has_state": has_state(definition),
-        "tools": definition.tools,
-        **msgspec.structs.asdict(definition.limits or Limits()),
-        "shadow": definition.shadow,
-        "metric": definition.metric,
-        "metric_range": definition.metric_range,
+        **msgspec.structs.asdict(definition.limits or NO_LIMITS),
         "revision": program.revision,
     }
+    return {name: made[name] if name in made else getattr(definition, name) for name in DefinitionView.model_fields}
 
 
 def _signature(signature: Signature) -> dict[str, Any]:
@@ -183,7 +184,7 @@ async def create_program(body: ProgramBody, services: Running, executor: Executo
     if body.session_id is not None:
         await services.sessions.admit(body.session_id, executor.caller)
     definition = await try_definition(body.definition(), services)
-    stored = await services.programs.add(NewProgram(program_id, body.session_id, definition, executor.name))
+    stored = await services.programs.add(NewProgram(program_id, body.session_id, definition, executor.editor))
     if body.session_id is not None:
         services.sessions.seen(body.session_id, owner=executor.caller.owner)
         await services.sessions.flush()  # every replica is to know of it
@@ -231,12 +232,16 @@ async def delete_program(
     session_id: SessionQuery = None,
     pool_version: OwnVersion = None,
 ) -> None:
-    """Deletes a program, or with `pool_version=v2` V2's own definition alone; calls that run go on."""
-    visible = await visible_session(session_id, services, executor.caller)
+    """Deletes a program, or with `pool_version=v2` V2's own definition alone; calls that run go on.
+
+    With a session it is exactly the session's: the global program of that id stays. `POST …/restore` brings it back.
+    """
+    found = await program_to_change(program_id, session_id, services, executor)
     if pool_version is None:
-        await services.programs.remove(program_id, visible)
+        await services.deleted_programs.delete(found, executor.editor)
+        _log.info("program deleted", program_id=program_id, session_id=session_id, by=executor.name)
         return
-    await services.programs.take_back_v2(program_id, visible)
+    await services.programs.take_back_v2(found)
     await services.ramp.restart_evidence(f"{executor.name} took back V2's own definition of {program_id}")
 
 
@@ -264,6 +269,27 @@ def program_answer(stored: StoredProgram, *, is_new: bool = False) -> Response:
 def json_answer(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Makes a response of JSON."""
     return Response(body, status, headers, media_type="application/json")
+
+
+async def program_to_change(
+    program_id: str, session_id: str | None, services: Services, executor: Principal
+) -> StoredProgram:
+    """Finds exactly the program that a change names: a session's, or the global one without a session.
+
+    Raises:
+        ProgramNotFound: there is none; another owner's session looks like one that does not exist.
+        NotTheOwner: the program belongs to another owner.
+    """
+    if not await sees_session(session_id, services, executor):
+        raise await services.programs.missing(program_id, session_id)
+    found = await services.programs.show_own(program_id, session_id)
+    found.check_editor(executor.editor)
+    return found
+
+
+async def sees_session(session_id: str | None, services: Services, executor: Principal) -> bool:
+    """Tells if a key may use a session; True without one."""
+    return session_id is None or await services.sessions.sees(session_id, executor.caller)
 
 
 async def visible_session(session_id: str | None, services: Running, caller: Caller) -> str | None:

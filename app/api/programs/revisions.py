@@ -1,7 +1,6 @@
 """`PUT /programs/{id}` creates a program or replaces its definition; `…/revisions` lists the former definitions."""
 
-import dataclasses
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -11,8 +10,8 @@ from pydantic import Field, JsonValue
 from app.access.auth import Executor, Reader
 from app.api.base import MAX_REVISION, Identifier, Out, Page, Router
 from app.api.preconditions import IfMatch, IfNoneMatch, precondition
-from app.api.programs.body import ProgramBody
-from app.api.programs.check import try_definition
+from app.api.programs.body import ProgramBody, body_of
+from app.api.programs.changes import check_change, make_changes
 from app.api.programs.resource import (
     DEFINITION_PROBLEMS,
     MAX_PAGE_BYTES,
@@ -22,19 +21,14 @@ from app.api.programs.resource import (
     ProgramView,
     SessionQuery,
     json_answer,
+    own_view,
     program_answer,
     visible_session,
 )
-from app.api.programs.versions import is_same, put_for_v2
 from app.openapi.document import header, raises
 from app.problems import Problem
-from app.services import Running, Services
-from pools.calls import Program
-from routing.catalog.compatibility import check_compatible
-from routing.catalog.owners import Caller
-from routing.catalog.programs import NewProgram, StoredProgram
-from routing.catalog.revisions import Precondition
-from routing.errors import SessionNotFound
+from app.services import Running
+from routing.catalog.programs import NewProgram, ProgramChange, StoredProgram
 
 router = Router(prefix="/programs", tags=["programs"])
 
@@ -74,25 +68,18 @@ async def put_program(
     Calls that have begun end on the definition that they began with. The definition that is in force already changes
     nothing, and keeps its revision. With `pool_version=v2` it is V2's own definition that is created or replaced.
     """
-    new = NewProgram(program_id, _session(program_id, session_id, body), body.definition(), executor.name)
-    condition = precondition(if_match, if_none_match)
-    if pool_version is not None:
-        return await put_for_v2(new, condition, services, executor, is_dry_run=dry_run)
+    new = NewProgram(program_id, _session(program_id, session_id, body), body.definition(), executor.editor)
+    change = ProgramChange(new, precondition(if_match, if_none_match), of_v2=pool_version is not None)
+    checked = await check_change(change, services, executor)
+    shown = own_view if change.of_v2 else _as_it_is
     if dry_run:
-        return program_answer(await _preview(new, condition, services, executor.caller))
-    if new.session_id is not None:
-        await services.sessions.admit(new.session_id, executor.caller)
-    before = await _before(new, condition, services)
-    if before is not None and is_same(before.program, new):
-        return program_answer(before)
-    new = await _tried(new, services)
-    stored, is_new = await services.programs.put(new, condition)
-    if new.session_id is not None:
-        services.sessions.seen(new.session_id, owner=executor.caller.owner)
-        await services.sessions.flush()  # every replica is to know of it
-    if stored.v2 is not None:
-        await services.ramp.restart_evidence(f"{executor.name} changed V1's definition of {program_id}, V2 has its own")
-    return program_answer(stored, is_new=is_new)
+        return program_answer(shown(checked.after))
+    (result,) = await make_changes([checked], services, executor)
+    return program_answer(shown(result.stored), is_new=result.is_new)
+
+
+def _as_it_is(stored: StoredProgram) -> StoredProgram:
+    return stored
 
 
 @router.get(
@@ -120,9 +107,8 @@ async def list_program_revisions(
         of_v2=pool_version is not None,
     )
     next_cursor = str(page.revisions[-1].revision) if page.has_more and page.revisions else None
-    return json_answer(
-        msgspec.json.encode({"items": [one._asdict() for one in page.revisions], "next_cursor": next_cursor})
-    )
+    items = [{**one._asdict(), "definition": body_of(one.definition)} for one in page.revisions]
+    return json_answer(msgspec.json.encode({"items": items, "next_cursor": next_cursor}))
 
 
 def _session(program_id: str, session_id: str | None, body: ProgramBody) -> str | None:
@@ -134,34 +120,3 @@ def _session(program_id: str, session_id: str | None, body: ProgramBody) -> str 
             errors = [{"at": f"body.{name}", "message": message}]
             raise Problem("invalid_request", f"body.{name}: {message}", extensions={"errors": errors})
     return body.session_id if session_id is None else session_id
-
-
-async def _before(new: NewProgram, condition: Precondition, services: Services) -> StoredProgram | None:
-    """Reads the program that is to be replaced. Raises StaleProgram, ahead of all that takes long."""
-    before = await services.programs.find(new.id, new.session_id)
-    condition.check(new.id, None if before is None else before.program.revision)
-    return before
-
-
-async def _preview(new: NewProgram, condition: Precondition, services: Services, caller: Caller) -> StoredProgram:
-    """Returns the program as a change would make it."""
-    if new.session_id is not None and not await services.sessions.sees(new.session_id, caller):
-        raise SessionNotFound(new.session_id)
-    before = await _before(new, condition, services)
-    if before is not None and is_same(before.program, new):
-        return before
-    new = await _tried(new, services)
-    if before is not None and is_same(before.program, new):
-        return before
-    if before is not None and before.v2 is not None:
-        check_compatible(new.definition.signature, before.v2.program.definition.signature)
-    services.programs.check_quotas(new)
-    if before is None:
-        return StoredProgram(Program("", new.id, new.definition), new.session_id, datetime.now(UTC))
-    program = Program(before.program.key, new.id, new.definition, before.program.revision + 1)
-    return dataclasses.replace(before, program=program)
-
-
-async def _tried(new: NewProgram, services: Services) -> NewProgram:
-    """Returns the program with its definition as it is kept, once that has been loaded. Raises Problem."""
-    return dataclasses.replace(new, definition=await try_definition(new.definition, services))

@@ -1,12 +1,11 @@
-"""V2's own definition of a program: `PUT …?pool_version=v2` gives it, `POST …/promote` makes it everyone's."""
+"""V2's own definition of a program becomes everyone's (`POST …/promote`), and V2's own again (`POST …/demote`)."""
 
-import dataclasses
-from datetime import UTC, datetime
-
+import structlog
 from fastapi import Response
+from pydantic import Field
 
-from app.access.auth import Executor, Principal
-from app.api.base import Router
+from app.access.auth import Executor
+from app.api.base import In, Router
 from app.api.preconditions import IfMatch, expected_revision
 from app.api.programs.check import try_definition
 from app.api.programs.resource import (
@@ -14,92 +13,114 @@ from app.api.programs.resource import (
     ProgramId,
     ProgramView,
     SessionQuery,
-    own_view,
     program_answer,
-    visible_session,
+    program_to_change,
 )
+from app.api.ramp import ReasonBody
 from app.openapi.document import header, raises
 from app.problems import Problem
 from app.services import Running, Services
-from pools.calls import Program
-from routing.catalog.compatibility import check_compatible
 from routing.catalog.definitions import encode_definition
-from routing.catalog.own_definitions import OwnDefinition, nothing_of_its_own, nothing_to_try
-from routing.catalog.programs import NewProgram, StoredProgram
-from routing.catalog.revisions import Precondition
-from routing.errors import StaleProgram
+from routing.catalog.own_definitions import nothing_of_its_own
+from routing.errors import PlanConflict, StaleProgram
 from routing.versions import Version
 
 router = Router(prefix="/programs", tags=["programs"])
+_log = structlog.stdlib.get_logger("poolshift.programs")
+
+
+class PromoteBody(In):
+    """A promotion of V2's own definition of a program."""
+
+    force: bool = Field(False, description="Promotes it although V2 does not get all calls yet, or a plan is under way")
+    reason: str | None = Field(None, max_length=1024, description="Why; `force` needs one")
 
 
 @router.post(
     "/{program_id}/promote",
     response_model=ProgramView,
     responses={200: {"headers": {"ETag": header("ETag")}}},
-    openapi_extra=raises("program_not_found", "stale_revision", *DEFINITION_PROBLEMS),
+    openapi_extra=raises("program_not_found", "stale_revision", "plan_conflict", *DEFINITION_PROBLEMS),
 )
 async def promote_program(
     program_id: ProgramId,
     services: Running,
     executor: Executor,
+    body: PromoteBody | None = None,
     session_id: SessionQuery = None,
     if_match: IfMatch = None,
 ) -> Response:
-    """Makes V2's own definition everyone's, as a new revision of the program. `If-Match` names V2's revision."""
-    visible = await visible_session(session_id, services, executor.caller)
-    found = await services.programs.show(program_id, visible)
+    """Makes V2's own definition everyone's, as a new revision of the program. `If-Match` names V2's revision.
+
+    V2 must get all calls, and no plan may be under way, unless `force` says that this is meant. `POST …/demote` is the
+    undo.
+    """
+    body = body or PromoteBody()
+    found = await program_to_change(program_id, session_id, services, executor)
     if found.v2 is None:
         raise nothing_of_its_own(program_id)
     if expected_revision(if_match) not in (None, found.v2_revision):
         raise StaleProgram(program_id, found.v2_revision)
     definition = found.v2.program.definition
+    found.check_editor(executor.editor, definition)
+    _refuse_untried(body, services)
     if not _are_equal(await try_definition(definition, services), definition):
         raise _told_otherwise()
+    _refuse_untried(body, services)  # a plan may have begun meanwhile
     stored = await services.programs.promote_v2(found, executor.name)
-    await services.ramp.restart_evidence(f"{executor.name} promoted V2's own definition of {program_id}")
+    why = {"force": body.force, "reason": body.reason}
+    _log.info("V2's own definition is everyone's", program_id=program_id, by=executor.name, **why)
+    told = f": {body.reason}" if body.reason else ""
+    await services.ramp.restart_evidence(f"{executor.name} promoted V2's own definition of {program_id}{told}")
     return program_answer(stored)
 
 
-async def put_for_v2(
-    new: NewProgram, condition: Precondition, services: Services, executor: Principal, *, is_dry_run: bool
+@router.post(
+    "/{program_id}/demote",
+    response_model=ProgramView,
+    responses={200: {"headers": {"ETag": header("ETag")}}},
+    openapi_extra=raises("program_not_found", "plan_conflict", "store_unavailable"),
+)
+async def demote_program(
+    program_id: ProgramId,
+    services: Running,
+    executor: Executor,
+    body: ReasonBody | None = None,
+    session_id: SessionQuery = None,
 ) -> Response:
-    """Gives V2 a definition of its own (201), or replaces the one that it has (200). V2's pool alone tries it."""
-    before = await _before(new, condition, services, executor)
-    if before.v2 is not None and is_same(before.v2.program, new):
-        return program_answer(own_view(before))
-    new = dataclasses.replace(new, definition=await try_definition(new.definition, services, Version.V2))
-    if is_dry_run:
-        return program_answer(own_view(_preview(before, new, services)))
-    stored, is_new = await services.programs.put_v2(new, condition)
-    if stored.v2_revision != before.v2_revision:
-        await services.ramp.restart_evidence(f"{executor.name} gave V2 a definition of its own of {new.id}")
-    return program_answer(own_view(stored), is_new=is_new)
+    """Undoes the last promotion: V1 has the definition that it had before, and V2 alone has the promoted one, on trial.
+
+    It needs no evidence and loads nothing, as a rollback. It is refused if the program has changed since the promotion.
+    """
+    found = await program_to_change(program_id, session_id, services, executor)
+    stored = await services.programs.demote(found, executor.name)
+    reason = body.reason if body else None
+    _log.info("the promoted definition is V2's own again", program_id=program_id, by=executor.name, reason=reason)
+    await services.ramp.restart_evidence(f"{executor.name} took back the promotion of {program_id}")
+    return program_answer(stored)
 
 
-def is_same(before: Program, new: NewProgram) -> bool:
-    """Compares definitions as JSON, since nothing else is stored of them."""
-    return encode_definition(before.definition) == encode_definition(new.definition)
+def _refuse_untried(body: PromoteBody, services: Services) -> None:
+    """Refuses a definition for everyone that V2 has not run for everyone, unless that is meant and has a reason."""
+    if body.force:
+        if not (body.reason or "").strip():
+            message = "`force` needs a reason"
+            errors = [{"at": "body.reason", "message": message}]
+            raise Problem("invalid_request", f"body.reason: {message}", extensions={"errors": errors})
+        return
+    state, percent = services.ramp.ramp.state, _percent_of_v2(services)
+    way_out = "or send `force: true` with a reason (`--force --reason`)"
+    if state.is_under_way:
+        raise PlanConflict(f"a plan is under way ({state}): await its end, {way_out}")
+    if percent < 100:
+        raise PlanConflict(f"V2 gets {percent:g} % of the calls: its definition is tried by all at 100 %, {way_out}")
 
 
-async def _before(new: NewProgram, condition: Precondition, services: Services, executor: Principal) -> StoredProgram:
-    """Reads the program whose V2 is to have another definition; raises early what needs no trial."""
-    is_visible = new.session_id is None or await services.sessions.sees(new.session_id, executor.caller)
-    before = await services.programs.find(new.id, new.session_id) if is_visible else None
-    if before is None:
-        raise nothing_to_try(new.id, new.session_id)
-    condition.check(new.id, None if before.v2 is None else before.v2_revision)
-    return before
-
-
-def _preview(before: StoredProgram, new: NewProgram, services: Services) -> StoredProgram:
-    """Returns the program as the change would make it."""
-    check_compatible(before.program.definition.signature, new.definition.signature)
-    if before.v2 is not None and is_same(before.v2.program, new):
-        return before
-    services.programs.check_quotas_of_v2(new)
-    program = Program(before.program.key, new.id, new.definition, before.v2_revision + 1, Version.V2)
-    return dataclasses.replace(before, v2=OwnDefinition(program, datetime.now(UTC), new.created_by))
+def _percent_of_v2(services: Services) -> float:
+    """Returns V2's share of the calls: a pin, or V2 alone, leaves nothing to the flag."""
+    if services.pin is not None:
+        return 100.0 if services.pin is Version.V2 else 0.0
+    return services.flag.current.canary_percent if Version.V1 in services.pools else 100.0
 
 
 def _are_equal(one: object, other: object) -> bool:

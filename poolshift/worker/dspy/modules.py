@@ -1,6 +1,7 @@
 """Programs of type `dspy`: a module as its author wrote it, on the LM that comes with the call."""
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import dspy
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.dspy.annotations import Arguments, Results, jsonable
 from poolshift.worker.dspy.client import ask, lm_failures_of, without_key_of
-from poolshift.worker.dspy.signatures import Parameter, derive_signature, last_outputs, parameters_of
+from poolshift.worker.dspy.signatures import Parameter, derive_signature, output_infos, parameters_of
 from poolshift.worker.dspy.states import restore
 from poolshift.worker.dspy.streaming import FirstAnswer, OutputEvents, run_module_streamed
 from poolshift.worker.dspy.usage import counted_for
@@ -21,6 +22,10 @@ from poolshift.worker.loading import Emit, EntrypointError, find_defined
 from poolshift.worker.types.fields import checked_by_schemas
 from poolshift.worker.types.inputs import InputValidator
 from poolshift.worker.types.outputs import OutputValidator
+
+_OF_DSPY = frozenset({"reasoning", "trajectory"})
+"""Outputs that DSPy's own modules add."""
+_log = logging.getLogger("poolshift")
 
 
 class ModuleProgram:
@@ -38,13 +43,14 @@ class ModuleProgram:
         if self.signature.outputs:
             _check_takes(self.signature, forward)
         else:
-            self.signature = derive_signature(self._module, parameters)
+            self.signature = derive_signature(self._module, forward, parameters)
         checked = checked_by_schemas(self.signature)
         self._checked_inputs = InputValidator(checked.inputs)
         self._checked_outputs = OutputValidator(checked.outputs)
         self._arguments = Arguments(self._annotations(parameters or {}))
         self._results = Results(_annotations_of_outputs(self._module, self.signature))
         self._streamed = self._streamed_fields()
+        self._has_told = False
 
     def run(self, inputs: bytes | memoryview, emit: Emit, lm: LMRun | None) -> bytes:
         """Runs the module and returns the checked outputs as JSON.
@@ -84,8 +90,20 @@ class ModuleProgram:
             ):  # else it is the bare value
                 name = outputs[0].name
                 raise InvalidOutputs(f"outputs: Object missing required field `{name}`", field=name)
+            self._tell_left_out(returned)
             return self._results.jsonable({one.name: returned[one.name] for one in outputs if one.name in returned})
         return self._results.jsonable(returned) if isinstance(returned, dict) else jsonable(returned)
+
+    def _tell_left_out(self, returned: dspy.Example) -> None:
+        """Logs, once in this worker, what the module returns and the signature that it has derived leaves out."""
+        if self._has_told or not self.signature.derived:
+            return
+        known = {one.name for one in self.signature.outputs} | _OF_DSPY
+        left_out = [name for name in returned.keys() if name not in known]  # noqa: SIM118 (DSPy's is not a mapping)
+        if left_out:
+            self._has_told = True
+            told = ", ".join(map(str, left_out))
+            _log.warning("forward returns more than the derived signature has: %s; give the program a signature", told)
 
     def _annotations(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
         known = {name: info.annotation for one in self._module.predictors() for name, info in _inputs_of(one)}
@@ -148,7 +166,7 @@ def _annotations_of_outputs(module: dspy.Module, signature: Signature) -> dict[s
     """Returns the annotations of the outputs whose derived schemas say more than a type."""
     if not signature.derived:
         return {}
-    infos = last_outputs(module)
+    infos = output_infos(module)
     return {one.name: infos[one.name].annotation for one in signature.outputs if one.schema and one.name in infos}
 
 

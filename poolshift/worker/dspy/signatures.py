@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, get_type_hints
 
 import dspy
+import msgspec
 from pydantic_core import PydanticUndefined
 
 from poolshift.worker.definitions import Field, Signature
 from poolshift.worker.dspy.annotations import input_of, output_of
+from poolshift.worker.dspy.returned import outputs_of, returned_names
 from poolshift.worker.exception_text import describe
 from poolshift.worker.loading import EntrypointError
 
 _TYPE_NAMES = frozenset({"str", "int", "float", "bool", "list", "dict", "Literal", "Optional", "Any"})
 _DSPY_TYPE_NAMES = frozenset({"Image", "History"})
-_REASONING = "reasoning"
 
 
 def parse_text(text: str) -> type[dspy.Signature]:
@@ -155,10 +156,13 @@ def _of_one_predictor(module: dspy.Module) -> dict[str, Parameter] | None:
     }
 
 
-def derive_signature(module: dspy.Module, parameters: Mapping[str, Parameter] | None) -> Signature:
-    """Derives the signature of a module: the inputs of its `forward`, and the outputs of its last predictor.
+def derive_signature(
+    module: dspy.Module, forward: Callable[..., Any], parameters: Mapping[str, Parameter] | None
+) -> Signature:
+    """Derives the signature of a module: the inputs and the outputs of its `forward`.
 
-    The reasoning that a chain of thought adds is not among them: a module need not return it.
+    An output has the type of the predictor's output of its name, the last one made first; one that the module's own
+    code makes has the type `any`. If `forward` does not tell its outputs, they are those of the last predictor.
 
     Raises:
         EntrypointError: the module does not tell its inputs or outputs.
@@ -171,10 +175,21 @@ def derive_signature(module: dspy.Module, parameters: Mapping[str, Parameter] | 
         input_of(name, one.annotation, description=one.description, required=one.is_required, default=one.default)
         for name, one in parameters.items()
     )
-    return Signature(inputs, _outputs(last_outputs(module)), derived=True)
+    names = returned_names(module, forward)
+    if not names:
+        return Signature(inputs, _outputs(outputs_of(predictors[-1])), derived=True)
+    known = output_infos(module)
+    outputs = tuple(_output(name, known.get(name), is_always=is_always) for name, is_always in names.items())
+    return Signature(inputs, outputs, derived=True)
 
 
-def last_outputs(module: dspy.Module) -> Mapping[str, Any]:
-    """Returns the output fields of a module's last predictor, without a reasoning beside others."""
-    fields: Mapping[str, Any] = module.predictors()[-1].signature.output_fields
-    return {name: info for name, info in fields.items() if name != _REASONING} or fields
+def output_infos(module: dspy.Module) -> Mapping[str, Any]:
+    """Returns the output fields of all predictors by name; of several with one name that of the last predictor."""
+    return {name: info for one in module.predictors() for name, info in one.signature.output_fields.items()}
+
+
+def _output(name: str, info: Any, *, is_always: bool) -> Field:
+    if info is None:
+        return Field(name, "any", required=is_always)
+    field = output_of(name, info.annotation, description=_description(name, info))
+    return field if is_always else msgspec.structs.replace(field, required=False)

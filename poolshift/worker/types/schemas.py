@@ -11,7 +11,7 @@ from poolshift.worker.definitions import Field, FieldType
 from poolshift.worker.errors import SignatureError
 from poolshift.worker.types.misfit import Misfit
 
-INSTALL = "pip install 'poolshift[schema]'"
+INSTALL = "python -m pip install 'jsonschema-rs>=0.60'"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _TYPES: dict[str, FieldType] = {
