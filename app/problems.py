@@ -44,6 +44,8 @@ from routing.versions import Version
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
 """The `type` of a problem is a reference to its page, which the service itself serves (`app.api.problem_pages`)."""
+MAX_ERRORS = 50
+"""The misfits of a request that its answer lists."""
 _log = structlog.stdlib.get_logger("poolshift.http")
 
 
@@ -130,13 +132,16 @@ def _(error: ExecutionError) -> Problem:
 
 @problem_of.register
 def _(error: RequestValidationError) -> Problem:
+    found = error.errors()
     errors = [
         _malformed(one, error.body)
         if one["type"] == "json_invalid"
         else {"at": _place(one["loc"]), "message": one["msg"].removeprefix("Value error, ")}
-        for one in error.errors()
+        for one in found[:MAX_ERRORS]
     ]
     detail = "; ".join(f"{one['at']}: {one['message']}" for one in errors)
+    if (more := len(found) - len(errors)) > 0:
+        detail += f"; and {more} more"
     return Problem("invalid_request", detail, extensions={"errors": errors})
 
 

@@ -15,6 +15,7 @@ from app.api.rollout import percent_of, require_v1
 from app.openapi.document import raises
 from app.problems import Problem
 from app.services import Running, Services
+from common.threads import in_check_thread
 from routing.errors import StaleRevision
 from routing.rollout.outlook import outlook
 from routing.rollout.plan import MAX_STEPS, Plan, parse_plan
@@ -109,7 +110,8 @@ async def show_plan(services: Running, _: Reader) -> Plan:
 @router.put("/plan", openapi_extra={**_PLAN_BODY, **raises("invalid_plan", "plan_conflict", "store_unavailable")})
 async def set_plan(request: Request, services: Running, operator: Operator) -> Plan:
     """Sets the plan that the next start carries out, as JSON or YAML; not while one is under way."""
-    plan = parse_plan(await request.body())
+    content = await request.body()
+    plan = await in_check_thread(lambda: parse_plan(content))
     await services.ramp.set_plan(plan, operator.name)
     return plan
 

@@ -30,7 +30,7 @@ from app.openapi.document import header, raises
 from app.problems import Problem
 from app.services import Running, Services
 from pools.calls import Program
-from routing.catalog.compatibility import check_compatible
+from routing.catalog.compatibility import ensure_compatible
 from routing.catalog.owners import Caller
 from routing.catalog.programs import NewProgram, StoredProgram
 from routing.catalog.revisions import Precondition
@@ -154,7 +154,7 @@ async def _preview(new: NewProgram, condition: Precondition, services: Services,
     if before is not None and is_same(before.program, new):
         return before
     if before is not None and before.v2 is not None:
-        check_compatible(new.definition.signature, before.v2.program.definition.signature)
+        await ensure_compatible(new.definition.signature, before.v2.program.definition.signature)
     services.programs.check_quotas(new)
     if before is None:
         return StoredProgram(Program("", new.id, new.definition), new.session_id, datetime.now(UTC))

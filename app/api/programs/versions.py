@@ -22,7 +22,7 @@ from app.openapi.document import header, raises
 from app.problems import Problem
 from app.services import Running, Services
 from pools.calls import Program
-from routing.catalog.compatibility import check_compatible
+from routing.catalog.compatibility import ensure_compatible
 from routing.catalog.definitions import encode_definition
 from routing.catalog.own_definitions import OwnDefinition, nothing_of_its_own, nothing_to_try
 from routing.catalog.programs import NewProgram, StoredProgram
@@ -70,7 +70,7 @@ async def put_for_v2(
         return program_answer(own_view(before))
     new = dataclasses.replace(new, definition=await try_definition(new.definition, services, Version.V2))
     if is_dry_run:
-        return program_answer(own_view(_preview(before, new, services)))
+        return program_answer(own_view(await _preview(before, new, services)))
     stored, is_new = await services.programs.put_v2(new, condition)
     if stored.v2_revision != before.v2_revision:
         await services.ramp.restart_evidence(f"{executor.name} gave V2 a definition of its own of {new.id}")
@@ -92,9 +92,9 @@ async def _before(new: NewProgram, condition: Precondition, services: Services, 
     return before
 
 
-def _preview(before: StoredProgram, new: NewProgram, services: Services) -> StoredProgram:
+async def _preview(before: StoredProgram, new: NewProgram, services: Services) -> StoredProgram:
     """Returns the program as the change would make it."""
-    check_compatible(before.program.definition.signature, new.definition.signature)
+    await ensure_compatible(before.program.definition.signature, new.definition.signature)
     if before.v2 is not None and is_same(before.v2.program, new):
         return before
     services.programs.check_quotas_of_v2(new)
