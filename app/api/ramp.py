@@ -11,7 +11,7 @@ from analysis.verdict import Say
 from app.access.auth import Operator, Reader
 from app.api.base import In, Out, Router
 from app.api.preconditions import IfMatch, expected_revision
-from app.api.rollout import percent_of, require_v1
+from app.api.rollout import percent_of, require_v1, shadow_percent_of
 from app.openapi.document import raises
 from app.problems import Problem
 from app.services import Running, Services
@@ -85,6 +85,7 @@ class StatusView(Out):
     step: int = Field(description="From 1; 0 before the first")
     steps: int
     canary_percent: float
+    shadow_percent: float = Field(description="The share of V1's calls that also run on V2, for comparison")
     next: str
     verdict: Say
     guardrail: str | None = Field(description="The guardrail behind a verdict of pause or rollback")
@@ -206,6 +207,7 @@ def status_view(services: Services) -> StatusView:
         step=ramp.step + 1,
         steps=0 if ramp.plan is None else len(ramp.plan.steps),
         canary_percent=percent,
+        shadow_percent=shadow_percent_of(current, services),
         next=outlook(ramp, facts, percent, services.pin),
         verdict=verdict.action,
         guardrail=verdict.guardrail,
