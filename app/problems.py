@@ -24,6 +24,7 @@ from pools.errors import (
     WorkerCrashed,
 )
 from routing.errors import (
+    FormerLMMissing,
     IdempotencyConflict,
     IncompatibleDefinition,
     InvalidPlan,
@@ -34,6 +35,7 @@ from routing.errors import (
     ProgramExists,
     ProgramNotFound,
     QuotaExceeded,
+    SessionEnded,
     SessionNotFound,
     StaleProgram,
     StaleRevision,
@@ -163,6 +165,17 @@ def _(error: IncompatibleDefinition) -> Problem:
 @problem_of.register
 def _(error: SessionNotFound) -> Problem:
     return Problem("session_not_found", f"no session {error.args[0]!r}")
+
+
+@problem_of.register
+def _(error: SessionEnded) -> Problem:
+    detail = f"{error}: create them again in it, or take another session, else global programs would answer"
+    return Problem("session_ended", detail, extensions={"ended_at": error.ended_at})
+
+
+@problem_of.register
+def _(error: FormerLMMissing) -> Problem:
+    return Problem("not_found", str(error))
 
 
 @problem_of.register

@@ -81,15 +81,14 @@ async def put_program(
     if dry_run:
         return program_answer(await _preview(new, condition, services, executor.caller))
     if new.session_id is not None:
-        await services.sessions.admit(new.session_id, executor.caller)
+        await services.sessions.admit(new.session_id, executor.caller, may_begin_again=True)
     before = await _before(new, condition, services)
     if before is not None and is_same(before.program, new):
         return program_answer(before)
     new = await _tried(new, services)
     stored, is_new = await services.programs.put(new, condition)
     if new.session_id is not None:
-        services.sessions.seen(new.session_id, owner=executor.caller.owner)
-        await services.sessions.flush()  # every replica is to know of it
+        await services.sessions.keep(new.session_id, executor.caller.owner)
     if stored.v2 is not None:
         await services.ramp.restart_evidence(f"{executor.name} changed V1's definition of {program_id}, V2 has its own")
     return program_answer(stored, is_new=is_new)
