@@ -47,7 +47,16 @@ class Shadowing:
         self.busy_share = 0.0
         self.gate = LoadGate(80, lambda: self.busy_share, lambda: 0.0)
         metrics = ShadowMetrics(self.registry)
-        scorer = Scorer(self.v1, self.evidence, self.gate, metrics, sample_percent=100, timeout_s=1, lm_of=_no_lm, count_tokens=lambda *_: None)
+        scorer = Scorer(
+            self.v1,
+            self.evidence,
+            self.gate,
+            metrics,
+            sample_percent=100,
+            timeout_s=1,
+            lm_of=_no_lm,
+            count_tokens=lambda *_: None,
+        )
         self.tap: ShadowTap | None = None
         self.runs = ShadowRuns(
             pools,
