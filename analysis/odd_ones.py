@@ -34,6 +34,9 @@ FieldId = tuple[str, str]
 Odd = Literal["v1", "v2", "none", "unknown"]
 """The odd one of a triple; `unknown` if the call could not run on V1 once more."""
 
+Verdict = Literal["differs", "alike", "unknown"]
+ALIKE_SHARE: Final = 0.05
+"""A field is alike if surely no larger share of calls really differs: after 149 calls that are all the same."""
 ALPHA: Final = 0.01
 """The probability that a report ever calls any field different although V2 is no other than V1."""
 _ODDS: Final = (1.5, 2.5, 4.0, 9.0, 30.0, 300.0)
@@ -94,6 +97,13 @@ class FieldRow:
     interval: tuple[float, float]
     log_e: float
     threshold: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the field. Few comparisons without a difference show nothing yet."""
+        if self.differs:
+            return "differs"
+        return "alike" if self.interval[1] <= ALIKE_SHARE else "unknown"
 
 
 class Comparisons:
@@ -179,10 +189,18 @@ class Comparisons:
         """Returns the counts by field, of one program or of all."""
         return {field: one for field, one in self._fields.items() if program is None or field[0] == program}
 
-    def rows(self, program: str | None = None) -> list[FieldRow]:
-        """Returns a row for each field, of one program or of all: those that differ come first."""
-        found = [self._row(field, counts) for field, counts in self.counts(program).items()]
-        return sorted(found, key=lambda row: (not row.differs, -row.log_e, row.program, row.field))
+    def rows(self, program: str | None = None, most: int | None = None) -> list[FieldRow]:
+        """Returns a row for each field, of one program or of all: those that differ come first.
+
+        `most` is the number of rows at the most: the interval of each takes 1 ms.
+        """
+
+        def rank(one: tuple[FieldId, FieldCounts]) -> tuple[bool, float, FieldId]:
+            field, counts = one
+            return not self._differs(field, counts), -counts.log_e, field
+
+        found = sorted(self.counts(program).items(), key=rank)
+        return [self._row(field, counts) for field, counts in found[:most]]
 
     def evidence(self, guardrail: str, alpha: float) -> Evidence:
         """Returns the evidence of the field that is nearest to its threshold, at the level `alpha`."""
@@ -212,6 +230,9 @@ class Comparisons:
             counts = self._fields[field] = FieldCounts()
         return counts
 
+    def _differs(self, field: FieldId, counts: FieldCounts) -> bool:
+        return field in self._found or (counts.first > 0 and counts.log_e >= threshold_of(counts.first))
+
     def _row(self, field: FieldId, counts: FieldCounts) -> FieldRow:
         threshold = threshold_of(counts.first or self._active + 1)
         return FieldRow(
@@ -220,7 +241,7 @@ class Comparisons:
             counts.compared,
             counts.differing,
             counts.noise,
-            field in self._found or (counts.first > 0 and counts.log_e >= threshold),
+            self._differs(field, counts),
             counts.interval(ALPHA),
             counts.log_e,
             threshold,

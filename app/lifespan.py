@@ -60,7 +60,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         local_lm = open_local_lm(opening, environment)
         catalog = await open_catalog(opening, database, local_lm, app.state.secret_keys)
         log = SqlRolloutLog(database)
-        flag = await open_rollout(opening, log)
+        flag = await open_rollout(opening, database, log)
         bookkeeping = catalog.bookkeeping(opening, flag)
         tracing = open_tracing(opening)
         factory = PoolFactory(settings, environment, recorder, opening.background, WarmList(catalog.programs))

@@ -143,6 +143,16 @@ KINDS: Mapping[str, Kind] = {
         when="no such session: never seen, ended, or expired",
         remedy="nothing: the next call begins it again",
     ),
+    "session_ended": Kind(
+        status=410,
+        category="session",
+        title="The session has ended",
+        when=(
+            "a call of a session that ended in the last 7 days and held programs or a language model of its own; see "
+            "[its end](sessions.md#its-end)"
+        ),
+        remedy="create them again in the session, which begins it again, or take another session id",
+    ),
     "execution_not_found": Kind(
         status=404,
         category="session",

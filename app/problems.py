@@ -24,6 +24,7 @@ from pools.errors import (
     WorkerCrashed,
 )
 from routing.errors import (
+    FormerLMMissing,
     IdempotencyConflict,
     IncompatibleDefinition,
     InvalidPlan,
@@ -38,6 +39,7 @@ from routing.errors import (
     ProgramExists,
     ProgramNotFound,
     QuotaExceeded,
+    SessionEnded,
     SessionNotFound,
     StaleProgram,
     StaleRevision,
@@ -48,6 +50,8 @@ from routing.versions import Version
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
 """The `type` of a problem is a reference to its page, which the service itself serves (`app.api.problem_pages`)."""
+MAX_ERRORS = 50
+"""The misfits of a request that its answer lists."""
 _log = structlog.stdlib.get_logger("poolshift.http")
 
 
@@ -134,13 +138,16 @@ def _(error: ExecutionError) -> Problem:
 
 @problem_of.register
 def _(error: RequestValidationError) -> Problem:
+    found = error.errors()
     errors = [
         _malformed(one, error.body)
         if one["type"] == "json_invalid"
         else {"at": _place(one["loc"]), "message": one["msg"].removeprefix("Value error, ")}
-        for one in error.errors()
+        for one in found[:MAX_ERRORS]
     ]
     detail = "; ".join(f"{one['at']}: {one['message']}" for one in errors)
+    if (more := len(found) - len(errors)) > 0:
+        detail += f"; and {more} more"
     return Problem("invalid_request", detail, extensions={"errors": errors})
 
 
@@ -169,6 +176,17 @@ def _(error: IncompatibleDefinition) -> Problem:
 @problem_of.register
 def _(error: SessionNotFound) -> Problem:
     return Problem("session_not_found", f"no session {error.args[0]!r}")
+
+
+@problem_of.register
+def _(error: SessionEnded) -> Problem:
+    detail = f"{error}: create them again in it, or take another session, else global programs would answer"
+    return Problem("session_ended", detail, extensions={"ended_at": error.ended_at})
+
+
+@problem_of.register
+def _(error: FormerLMMissing) -> Problem:
+    return Problem("not_found", str(error))
 
 
 @problem_of.register

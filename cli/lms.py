@@ -42,9 +42,15 @@ def set_lm(
     ] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Try it first: one small completion, on a worker.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Sets the language model, from the next call on; what is left out is unset (everyone's: scope admin)."""
+    """Sets the language model, from the next call on; what is left out is unset (everyone's: scope admin).
+
+    The one before is kept: `poolshift lm restore` puts it back, with its key.
+    """
     call = sessions.set_lm(
         model,
         session_id=session,
@@ -53,6 +59,7 @@ def set_lm(
         api_key=None if lm_key_file is None else key_of_file(lm_key_file),
         temperature=temperature,
         max_tokens=max_tokens,
+        check=check,
     )
     _show(service.ask(call), as_json=as_json)
 
@@ -66,11 +73,21 @@ def unset_lm(
     pool_version: Version = None,
     as_json: AsJson = False,
 ) -> None:
-    """Gives a session or a version the language model of everyone again, and shows that."""
-    if (session is None) == (pool_version is None):
+    """Gives a session or a version the language model of everyone again, and shows that.
+
+    Without either, everyone has the one of the service's environment again (scope admin).
+    """
+    if session is not None and pool_version is not None:
         raise typer.BadParameter("either a session or a version", param_hint="--session, --pool-version")
     service.ask(sessions.remove_lm(session, pool_version=pool_version))
     _show(service.ask(sessions.show_lm(session, pool_version=pool_version)), as_json=as_json)
+
+
+@app.command("restore")
+@on_service
+def restore_lm(service: Service, *, pool_version: Version = None, as_json: AsJson = False) -> None:
+    """Puts back everyone's or a version's language model of before the last change, and shows it (scope admin)."""
+    _show(service.ask(sessions.restore_lm(pool_version=pool_version)), as_json=as_json)
 
 
 def _show(lm: dict[str, Any], *, as_json: bool) -> None:

@@ -10,6 +10,8 @@ import structlog
 
 THREADS: Final = 8
 """For short work that would hold up the event loop: files, the kernel's figures, the names of hosts."""
+_CHECKS: Final = ThreadPoolExecutor(2, thread_name_prefix="poolshift-check")
+"""For work whose cost a client chooses: however much of it is sent, the threads for the service's own work are free."""
 
 _log = structlog.stdlib.get_logger(__name__)
 _T = TypeVar("_T")
@@ -33,8 +35,17 @@ async def start_threads(count: int = THREADS) -> None:
 
 async def in_thread(work: Callable[[], _T]) -> _T:
     """Runs `work` in a thread, or on the event loop if no thread can be had. Running it twice must do no harm."""
+    return await _in_thread_of(None, work)
+
+
+async def in_check_thread(work: Callable[[], _T]) -> _T:
+    """Does as `in_thread`, for work whose cost a client chooses. No two calls of it block a thread of the service's."""
+    return await _in_thread_of(_CHECKS, work)
+
+
+async def _in_thread_of(executor: ThreadPoolExecutor | None, work: Callable[[], _T]) -> _T:
     try:
-        future = asyncio.get_running_loop().run_in_executor(None, work)
+        future = asyncio.get_running_loop().run_in_executor(executor, work)
     except RuntimeError:
         return work()
     return await future

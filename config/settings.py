@@ -177,6 +177,8 @@ class Settings(PoolSettings):
     """The day on which V1 ends (UTC)."""
     pools: Literal["v1,v2", "v2"] = "v1,v2"
     """After the burn-in `v2` runs without V1; a rollback is then not possible."""
+    retire_v1: Literal["anyway"] | None = None
+    """`anyway` starts without V1 although V2 has less than all of the traffic."""
 
     web_concurrency: Annotated[int, Field(ge=1, le=64)] = 1
     """The processes that speak HTTP. With 1 the service does it itself; with more, so many fronts do."""

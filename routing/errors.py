@@ -1,5 +1,7 @@
 """Errors that a call or a change can meet besides those of its execution."""
 
+from datetime import datetime
+
 from routing.rollout.model import Rollout
 
 
@@ -17,6 +19,18 @@ class ProgramExists(Exception):
 
 class SessionNotFound(Exception):
     """No session has this id."""
+
+
+class SessionEnded(Exception):
+    """A session that held programs or an LM of its own has ended, and a call means what is gone."""
+
+    def __init__(self, session_id: str, ended_at: datetime) -> None:
+        super().__init__(f"the session {session_id!r} has ended, with the programs or the language model that it had")
+        self.ended_at = ended_at
+
+
+class FormerLMMissing(Exception):
+    """No language model is kept that could be put back."""
 
 
 class QuotaExceeded(Exception):

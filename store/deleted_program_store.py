@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from poolshift.worker.definitions import Definition
-from routing.catalog.compatibility import check_compatible
+from routing.catalog.compatibility import ensure_compatible
 from routing.catalog.definitions import decode_definition, encode_definition
 from routing.catalog.deleted_programs import KEPT_BYTES, KEPT_PROGRAMS, Deletion, taken
 from routing.catalog.owners import Editor
@@ -117,6 +117,6 @@ async def _revised(connection: AsyncConnection, row: Row[Any], new: NewProgram) 
     """Makes a definition the next revision of a program that has just been put back."""
     own = program_of(row).v2
     if own is not None:
-        check_compatible(new.definition.signature, own.program.definition.signature)
+        await ensure_compatible(new.definition.signature, own.program.definition.signature)
     definition = encode_definition(new.definition).decode()
     return await revision_rows.revise(connection, row, definition, new.editor.name) or row

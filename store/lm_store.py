@@ -5,17 +5,17 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Row, delete, insert, literal, select, update
+from sqlalchemy import Column, Row, delete, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from poolshift.worker.lm import LMSettings
 from routing.catalog.lms import EVERYONE, Holder, StoredLM
-from routing.errors import StoreUnavailable
+from routing.errors import FormerLMMissing, StoreUnavailable
 from routing.versions import Version
 from store.clock import moment
 from store.database import Database
 from store.secret_box import CannotDecrypt, SecretBox
-from store.tables import GLOBAL, lms
+from store.tables import GLOBAL, former_lms, lms
 
 _OF_VERSION = "@"
 """Stands before a version in the column of the session's id. No id begins so: a replica that knows no LMs of versions
@@ -23,6 +23,8 @@ takes the row for that of a session which never calls."""
 _FORMER = "!v1"
 """Stands in that column for the LM that V1 had before a rotation. No id begins so."""
 _OF_V1 = _OF_VERSION + Version.V1
+_SETTINGS = ("model", "api_base", "api_key", "sealed_api_key", "temperature", "max_tokens")
+"""The columns that the present and the former settings share."""
 _log = structlog.stdlib.get_logger("poolshift.store")
 
 
@@ -51,14 +53,20 @@ class SqlLMStore:
             StoreUnavailable: the database does not answer.
         """
         async with self._database.transaction() as connection:
-            for row in (await connection.execute(select(lms))).all():
-                if self._box is None and row.api_key is not None:
-                    _log.warning("LM keys lie in the database in the clear; SECRET_KEY_FILE encrypts them")
-                    return
-                if self._box is not None and self._is_to_be_sealed(row, self._box):
-                    values = self._key_columns(self._api_key(row))
-                    change = update(lms).where(lms.c.session_id == row.session_id)
-                    await connection.execute(change.values(values))
+            for column in (lms.c.session_id, former_lms.c.holder):
+                for row in (await connection.execute(select(column.table))).all():
+                    if self._box is None and row.api_key is not None:
+                        _log.warning("LM keys lie in the database in the clear; SECRET_KEY_FILE encrypts them")
+                        return
+                    if self._box is not None and self._is_to_be_sealed(row, self._box):
+                        await self._seal(connection, column, row)
+
+    async def _seal(self, connection: AsyncConnection, column: Column[str], row: Row[Any]) -> None:
+        try:
+            values = self._key_columns(self._api_key(row))
+        except CannotDecrypt:
+            return  # of a former LM, which cannot be restored then
+        await connection.execute(update(column.table).where(column == row._mapping[column.name]).values(values))
 
     async def lost(self) -> Sequence[Holder]:
         """The holders of LMs whose keys cannot be decrypted."""
@@ -95,6 +103,8 @@ class SqlLMStore:
         self, connection: AsyncConnection, holder: Holder, settings: LMSettings, overrides: str | None, by: str
     ) -> StoredLM:
         """Keeps `settings` in place of the earlier ones, in a transaction that its owner ends and announces."""
+        if holder.session_id is None:
+            await self._keep_former(connection, holder, overrides, by, settings)
         values = {
             "session_id": lm_reference(holder),
             "model": settings.model,
@@ -138,8 +148,10 @@ class SqlLMStore:
             await connection.execute(change)
             await self._database.announce(connection, "lm", lm_reference(holder))
 
-    async def remove(self, holder: Holder) -> None:
+    async def remove(self, holder: Holder, overrides: str | None, by: str) -> None:
         async with self._database.transaction() as connection:
+            if holder.session_id is None:
+                await self._keep_former(connection, holder, overrides, by, None)
             await connection.execute(delete(lms).where(lms.c.session_id == lm_reference(holder)))
             await self._database.announce(connection, "lm", lm_reference(holder))
 
@@ -150,6 +162,66 @@ class SqlLMStore:
         except CannotDecrypt:
             _log.error("the key of an LM cannot be decrypted; its calls go without", holder=row.session_id)
             return self._stored(row, None)
+
+    async def restore(self, holder: Holder, overrides: str | None, by: str) -> StoredLM | None:
+        reference = lm_reference(holder)
+        of_holder = former_lms.c.holder == reference
+        async with self._database.transaction() as connection:
+            former = (await connection.execute(select(former_lms).where(of_holder).with_for_update())).one_or_none()
+            if former is None:
+                whose = "everyone's" if holder == EVERYONE else f"{holder.version}'s"
+                raise FormerLMMissing(f"no former language model is kept: {whose} has not been changed")
+            await self._keep_former(connection, holder, overrides, by, None, is_exchange=True)
+            await connection.execute(delete(lms).where(lms.c.session_id == reference))
+            stored = await self._put_back(connection, former, overrides, by)
+            await self._database.announce(connection, "lm", reference)
+        return stored
+
+    async def _put_back(
+        self, connection: AsyncConnection, former: Row[Any], overrides: str | None, by: str
+    ) -> StoredLM | None:
+        """Stores former settings as those in force; the environment's are none of the store's."""
+        if former.model is None:
+            return None
+        values = {name: former._mapping[name] for name in _SETTINGS}
+        now = moment(connection)
+        values |= {"session_id": former.holder, "overrides": overrides, "updated_by": by, "updated_at": now}
+        row = (await connection.execute(insert(lms).values(values).returning(lms))).one()
+        try:
+            return self._stored(row, self._api_key(row))
+        except CannotDecrypt:
+            reason = "SECRET_KEY_FILE has no key that decrypts the key of the former language model: set it again"
+            raise FormerLMMissing(reason) from None
+
+    async def _keep_former(
+        self,
+        connection: AsyncConnection,
+        holder: Holder,
+        overrides: str | None,
+        by: str,
+        replacement: LMSettings | None,
+        *,
+        is_exchange: bool = False,
+    ) -> None:
+        """Keeps the settings in force as the former ones, unless the replacement says the same once more."""
+        reference = lm_reference(holder)
+        found = (await connection.execute(select(lms).where(lms.c.session_id == reference))).one_or_none()
+        row = found if found is not None and found.overrides == overrides else None  # else the environment's count
+        if not is_exchange and self._are_in_force(row, replacement):
+            return
+        settings = dict.fromkeys(_SETTINGS) if row is None else {name: row._mapping[name] for name in _SETTINGS}
+        values = {"holder": reference, **settings, "replaced_by": by, "replaced_at": moment(connection)}
+        await connection.execute(delete(former_lms).where(former_lms.c.holder == reference))
+        await connection.execute(insert(former_lms).values(values))
+
+    def _are_in_force(self, row: Row[Any] | None, settings: LMSettings | None) -> bool:
+        """Tells if settings, or the environment's if these are None, are those of a row: a change was sent twice."""
+        if row is None or settings is None:
+            return row is None and settings is None
+        try:
+            return self._stored(row, self._api_key(row)).settings == settings
+        except CannotDecrypt:
+            return False
 
     def _key_columns(self, api_key: str | None) -> Mapping[str, str | None]:
         """The columns in which an LM's key is kept."""

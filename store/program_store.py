@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pools.calls import Program
-from routing.catalog.compatibility import check_compatible
+from routing.catalog.compatibility import ensure_compatible
 from routing.catalog.definitions import decode_definition, encode_definition, is_shared
 from routing.catalog.own_definitions import OwnDefinition, nothing_to_try
 from routing.catalog.programs import (
@@ -223,7 +223,7 @@ class SqlProgramStore:
             return PutResult(program_of(found), is_new=False)
         own = _own_definition(found)
         if own is not None:
-            check_compatible(new.definition.signature, own.program.definition.signature)
+            await ensure_compatible(new.definition.signature, own.program.definition.signature)
         row = await revision_rows.revise(connection, found, definition, new.editor.name)
         written.append(_as_found(row))
         return PutResult(program_of(written[-1]), is_new=False)
@@ -241,7 +241,7 @@ class SqlProgramStore:
         definition = encode_definition(new.definition).decode()
         if before.v2 is not None and _is_in_force(definition, found.v2_definition):
             return PutResult(before, is_new=False)
-        check_compatible(before.program.definition.signature, new.definition.signature)
+        await ensure_compatible(before.program.definition.signature, new.definition.signature)
         row = await revision_rows.revise_v2(connection, found, definition, new.editor.name)
         written.append(_as_found(row))
         return PutResult(program_of(written[-1]), is_new=before.v2 is None)

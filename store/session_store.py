@@ -1,12 +1,14 @@
 """Sessions in the database."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, Select, String, delete, func, select, true
+from sqlalchemy import BigInteger, ColumnElement, Row, Select, String, Table, delete, func, insert, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from routing.catalog.ended_sessions import MAX_REMEMBERED, REMEMBERED, EndedSession
 from routing.catalog.jobs import JobStatus
 from routing.catalog.owners import Caller
 from routing.catalog.sessions import SessionUse, StoredSession
@@ -19,6 +21,7 @@ from store.owners import seen_by
 from store.tables import (
     UtcDateTime,
     deleted_programs,
+    ended_sessions,
     executions,
     lms,
     program_revisions,
@@ -91,33 +94,60 @@ class SqlSessionStore:
         async with self._database.transaction() as connection:
             return [_stored(row) for row in await connection.execute(query)]
 
-    async def end(self, session_id: str) -> bool:
+    async def end(self, session_id: str) -> EndedSession | None:
         async with self._database.transaction() as connection:
-            ended = await connection.execute(delete(sessions).where(sessions.c.id == session_id))
-            if not ended.rowcount:
-                return False  # the answer is a 404, so what another replica is about to write must stay
-            await _forget_what_it_holds(connection, session_id)
-            await self._database.announce(connection, "session_ended", session_id)
-        return True
+            # If there is none the answer is a 404, so what another replica is about to write must stay.
+            return next(iter(await self._end(connection, sessions.c.id == session_id)), None)
 
-    async def end_idle(self, idle_s: float) -> Sequence[str]:
+    async def end_idle(self, idle_s: float) -> Sequence[EndedSession]:
         async with self._database.transaction() as connection:
-            is_idle = sessions.c.last_seen_at < clock.moment(connection, -idle_s)
-            idle = delete(sessions).where(is_idle).returning(sessions.c.id)
-            ended = [row.id for row in await connection.execute(idle)]
-            for session_id in ended:
-                await _forget_what_it_holds(connection, session_id)
-                await self._database.announce(connection, "session_ended", session_id)
+            return await self._end(connection, sessions.c.last_seen_at < clock.moment(connection, -idle_s))
+
+    async def ended(self) -> Sequence[EndedSession]:
+        newest = select(ended_sessions).order_by(ended_sessions.c.ended_at.desc()).limit(MAX_REMEMBERED)
+        async with self._database.transaction() as connection:
+            old = ended_sessions.c.ended_at < clock.moment(connection, -REMEMBERED.total_seconds())
+            await connection.execute(delete(ended_sessions).where(old))
+            rows = (await connection.execute(newest)).all()
+        return [EndedSession(row.id, row.ended_at, row.owner, had_own=True) for row in reversed(rows)]
+
+    async def find_ended(self, session_id: str) -> EndedSession | None:
+        query = select(ended_sessions).where(ended_sessions.c.id == session_id)
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else EndedSession(row.id, row.ended_at, row.owner, had_own=True)
+
+    async def begin_again(self, session_id: str) -> None:
+        async with self._database.transaction() as connection:
+            await connection.execute(delete(ended_sessions).where(ended_sessions.c.id == session_id))
+            await self._database.announce(connection, "session_begun", session_id)
+
+    async def _end(self, connection: AsyncConnection, which: ColumnElement[bool]) -> list[EndedSession]:
+        """Ends sessions, with what they hold, and remembers those that had something of their own."""
+        removal = delete(sessions).where(which).returning(sessions.c.id, sessions.c.owner)
+        now, ended = await clock.now(connection), []
+        for row in (await connection.execute(removal)).all():
+            had_own = await _forget_what_it_holds(connection, row.id)
+            ended.append(EndedSession(row.id, now, row.owner, had_own=had_own))
+            await self._database.announce(connection, "session_ended", row.id)
+        if remembered := [{"id": one.id, "ended_at": now, "owner": one.owner} for one in ended if one.had_own]:
+            known = ended_sessions.c.id.in_([one["id"] for one in remembered])
+            await connection.execute(delete(ended_sessions).where(known))
+            await connection.execute(insert(ended_sessions), remembered)
         return ended
 
 
-async def _forget_what_it_holds(connection: AsyncConnection, session_id: str) -> None:
+async def _forget_what_it_holds(connection: AsyncConnection, session_id: str) -> bool:
+    """Forgets what a session holds; tells if there were programs or an LM among it."""
     running = select(executions).where(executions.c.session_id == session_id, executions.c.ended_at.is_(None))
     for row in (await connection.execute(running.where(executions.c.webhook.is_not(None)))).all():
         await tell_job_end(connection, row, JobStatus.CANCELLED, await clock.now(connection))
+    forgotten = Counter[Table]()
     # Revisions come after programs: a change of a program adds one.
     for table in (programs, deleted_programs, program_revisions, program_v2_revisions, executions, lms):
-        await connection.execute(delete(table).where(table.c.session_id == session_id))
+        removed = await connection.execute(delete(table).where(table.c.session_id == session_id))
+        forgotten[table] = removed.rowcount
+    return forgotten[programs] + forgotten[lms] > 0
 
 
 def _with_program_count() -> Select[Any]:

@@ -122,6 +122,16 @@ sessions = Table(
     Index(None, "last_seen_at"),
 )
 
+# The sessions that ended lately and held programs or an LM of their own.
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("ended_at", UtcDateTime, nullable=False),
+    Column("owner", String(128)),
+    Index(None, "ended_at"),
+)
+
 executions = Table(
     "executions",
     metadata,
@@ -206,6 +216,21 @@ lms = Table(
     Column("updated_by", String(256), nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("sealed_api_key", Text),
+)
+
+# The LMs that those of versions and of everyone replaced; the environment's had no row and has no model here.
+former_lms = Table(
+    "former_lms",
+    metadata,
+    Column("holder", String(128), primary_key=True),
+    Column("model", String(256)),
+    Column("api_base", Text),
+    Column("api_key", Text),
+    Column("sealed_api_key", Text),
+    Column("temperature", Float),
+    Column("max_tokens", Integer),
+    Column("replaced_by", String(256), nullable=False),
+    Column("replaced_at", UtcDateTime, nullable=False),
 )
 
 # What replicas tell each other: each reads what is after the last row that it has read.

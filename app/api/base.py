@@ -15,9 +15,12 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     field_validator,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
+
+from app.api.bodies import BodyRoute
 
 _ID = "[A-Za-z0-9][A-Za-z0-9._~:-]*"
 ID_PATTERN = f"^{_ID}$"
@@ -29,6 +32,8 @@ MAX_ID_LENGTH = 128
 MAX_KEY = 2**63 - 1
 """The largest key of a database row; a larger cursor would be an error of the database."""
 MAX_REVISION = 2**31 - 1
+_MAX_UNKNOWN_MEMBERS = 20
+"""The unknown members of an object that are told one by one; each costs as much as a small body."""
 
 
 class Router(APIRouter):
@@ -37,7 +42,7 @@ class Router(APIRouter):
     The operations of the OpenAPI document have the names of its functions, which generated clients can show.
     """
 
-    def __init__(self, *, prefix: str = "", tags: list[str | Enum], route_class: type[APIRoute] = APIRoute) -> None:
+    def __init__(self, *, prefix: str = "", tags: list[str | Enum], route_class: type[APIRoute] = BodyRoute) -> None:
         super().__init__(
             prefix=prefix,
             tags=tags,
@@ -88,6 +93,13 @@ class In(BaseModel):
     """A request body: refuses unknown fields, `"10"` or `true` for a number, and text that cannot be stored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_members(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > len(cls.model_fields) + _MAX_UNKNOWN_MEMBERS:
+            raise ValueError(f"this has {len(value)} members, and may have {len(cls.model_fields)}")
+        return value
 
     @field_validator("*", mode="after")
     @classmethod

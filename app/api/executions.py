@@ -26,6 +26,7 @@ from routing.versions import Version
 CALL_PROBLEMS = (
     "program_not_found",
     "session_not_found",
+    "session_ended",
     "idempotency_conflict",
     "quota_exceeded",
     "store_unavailable",

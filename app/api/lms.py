@@ -13,8 +13,9 @@ from app.openapi.document import raises
 from app.problems import Problem
 from app.services import Running, Services
 from config.lm import ApiBase, ApiKey
-from poolshift.worker.lm import LOCAL, LMSettings
-from routing.catalog.lms import EVERYONE, Holder, LMInForce
+from poolshift.worker.lm import LOCAL, NONE, LMSettings
+from routing.catalog.lms import Holder, LMInForce
+from routing.lm_trial import try_lm
 from routing.versions import Version
 
 router = Router(tags=["lm"])
@@ -55,6 +56,20 @@ class LMView(Out):
     updated_at: datetime | None
 
 
+TRIAL_PROBLEMS = (
+    "lm_error",
+    "load_failed",
+    "load_timeout",
+    "worker_crashed",
+    "execution_timeout",
+    "pool_overloaded",
+    "checkout_timeout",
+    "pool_closed",
+)
+"""Codes of a trial that does not succeed; the LM is as it was then."""
+CheckQuery = Annotated[
+    bool, Query(description="Tries the LM first, by one small completion on a worker; refused with the LM's error")
+]
 VersionQuery = Annotated[Version | None, Query(description="The version whose LM it is; without it everyone's")]
 
 
@@ -79,21 +94,42 @@ async def show_lm(services: Running, _: Reader, pool_version: VersionQuery = Non
     return lm_view(services.lms.shown(None, pool_version))
 
 
-@router.put("/lm", openapi_extra=raises("store_unavailable"))
-async def set_lm(body: LMBody, services: Running, admin: Admin, pool_version: VersionQuery = None) -> LMView:
-    """Sets everyone's LM, or the one of a version alone, from the next call on."""
-    return await _set(Holder(version=pool_version), body, services, admin.name)
+@router.put("/lm", openapi_extra=raises(*TRIAL_PROBLEMS, "store_unavailable"))
+async def set_lm(
+    body: LMBody, services: Running, admin: Admin, *, pool_version: VersionQuery = None, check: CheckQuery = False
+) -> LMView:
+    """Sets everyone's LM, or the one of a version alone, from the next call on. `POST /lm/restore` takes it back."""
+    return await _set(Holder(version=pool_version), body, services, admin.name, is_tried=check)
 
 
 @router.delete("/lm", status_code=204, openapi_extra=raises("store_unavailable"))
-async def remove_lm(
-    services: Running, admin: Admin, pool_version: Annotated[Version, Query(description="The version")]
-) -> None:
-    """Gives a version the LM again that it has without one of its own."""
+async def remove_lm(services: Running, admin: Admin, pool_version: VersionQuery = None) -> None:
+    """Gives everyone the LM of the service's environment again, or a version the LM that it has without its own."""
     before = services.lms.shown(None, pool_version)
-    await services.lms.remove(Holder(version=pool_version))
-    if services.lms.shown(None, pool_version) != before:
-        await services.ramp.restart_evidence(f"{admin.name} took back the LM of {pool_version}")
+    await services.lms.remove(Holder(version=pool_version), admin.name)
+    await _restart_evidence(before, pool_version, services, f"{admin.name} took back")
+
+
+@router.post("/lm/restore", openapi_extra=raises("not_found", "store_unavailable"))
+async def restore_lm(services: Running, admin: Admin, pool_version: VersionQuery = None) -> LMView:
+    """Puts back the LM, with its key, that everyone or a version had before the last change.
+
+    The present one is kept in its place, so that a second restore puts that back.
+    """
+    before = services.lms.shown(None, pool_version)
+    await services.lms.restore(Holder(version=pool_version), admin.name)
+    await _restart_evidence(before, pool_version, services, f"{admin.name} restored")
+    return lm_view(services.lms.shown(None, pool_version))
+
+
+async def _restart_evidence(before: LMInForce, version: Version | None, services: Services, did: str) -> None:
+    """Begins the evidence of a ramp again if a change has given calls another LM."""
+    if services.lms.shown(None, version).settings != before.settings:
+        await services.ramp.restart_evidence(f"{did} {_whose(version)}")
+
+
+def _whose(version: Version | None) -> str:
+    return "everyone's LM" if version is None else f"the LM of {version}"
 
 
 @router.get("/sessions/{session_id}/lm", openapi_extra=raises("store_unavailable"))
@@ -104,28 +140,34 @@ async def show_session_lm(session_id: SessionId, services: Running, reader: Read
 
 
 @router.put(
-    "/sessions/{session_id}/lm", openapi_extra=raises("session_not_found", "quota_exceeded", "store_unavailable")
+    "/sessions/{session_id}/lm",
+    openapi_extra=raises("session_not_found", "quota_exceeded", *TRIAL_PROBLEMS, "store_unavailable"),
 )
-async def set_session_lm(session_id: SessionId, body: LMBody, services: Running, executor: Executor) -> LMView:
+async def set_session_lm(
+    session_id: SessionId, body: LMBody, services: Running, executor: Executor, *, check: CheckQuery = False
+) -> LMView:
     """Sets a session's LM, from its next call on; it is forgotten when the session ends."""
-    await services.sessions.admit(session_id, executor.caller)
-    services.sessions.seen(session_id, owner=executor.caller.owner)
-    await services.sessions.flush()  # the session first: nothing would ever delete an LM whose session was never stored
-    return await _set(Holder(session_id), body, services, executor.name)
+    await services.sessions.admit(session_id, executor.caller, may_begin_again=True)
+    # The session first: nothing would ever delete an LM whose session was never stored.
+    await services.sessions.keep(session_id, executor.caller.owner)
+    return await _set(Holder(session_id), body, services, executor.name, is_tried=check)
 
 
 @router.delete("/sessions/{session_id}/lm", status_code=204, openapi_extra=raises("store_unavailable"))
 async def remove_session_lm(session_id: SessionId, services: Running, executor: Executor) -> None:
     """Gives a session everyone's LM again."""
     if await services.sessions.sees(session_id, executor.caller):
-        await services.lms.remove(Holder(session_id))
+        await services.lms.remove(Holder(session_id), executor.name)
 
 
-async def _set(holder: Holder, body: LMBody, services: Services, by: str) -> LMView:
+async def _set(holder: Holder, body: LMBody, services: Services, by: str, *, is_tried: bool) -> LMView:
     if body.model == LOCAL and not services.lms.has_local:
         raise Problem("invalid_request", "body.model: this service runs no model itself (LM_MODEL=local does)")
-    await services.lms.put(holder, body.settings(), by)
+    settings = body.settings()
+    if is_tried and body.model != NONE:
+        version = holder.version or services.serving_version
+        await try_lm(services.router, services.lms.endpoint_of(settings), version, services.deadlines.call_s)
+    await services.lms.put(holder, settings, by)
     if holder.session_id is None:
-        whose = "everyone's LM" if holder == EVERYONE else f"the LM of {holder.version}"
-        await services.ramp.restart_evidence(f"{by} set {whose} to {body.model}")
+        await services.ramp.restart_evidence(f"{by} set {_whose(holder.version)} to {body.model}")
     return lm_view(services.lms.shown(*holder))

@@ -226,7 +226,7 @@ async def _facts(
         has_v1=has_v1,
         percent=services.flag.current.canary_percent if has_v1 else 100.0,
         shadow_percent=services.flag.current.shadow_basis_points / 100,
-        compared=sum(one.compared for one in services.shadow.evidence.reports()),
+        compared=services.shadow.evidence.reports().compared,
         ramp=ramp.state,
         has_plan=ramp.plan is not None,
         waits_for_approval=bool(ramp.state.is_active and step is not None and step.approval and not ramp.is_approved),

@@ -11,10 +11,11 @@ from analysis.verdict import Say
 from app.access.auth import Operator, Reader
 from app.api.base import In, Out, Router
 from app.api.preconditions import IfMatch, expected_revision
-from app.api.rollout import percent_of, require_v1
+from app.api.rollout import percent_of, require_v1, shadow_percent_of
 from app.openapi.document import raises
 from app.problems import Problem
 from app.services import Running, Services
+from common.threads import in_check_thread
 from routing.errors import StaleRevision
 from routing.rollout.outlook import outlook
 from routing.rollout.plan import MAX_STEPS, Plan, parse_plan
@@ -83,6 +84,7 @@ class StatusView(Out):
     step: int = Field(description="From 1; 0 before the first")
     steps: int
     canary_percent: float
+    shadow_percent: float = Field(description="The share of V1's calls that also run on V2, for comparison")
     next: str
     verdict: Say
     guardrail: str | None = Field(description="The guardrail behind a verdict of pause or rollback")
@@ -108,7 +110,8 @@ async def show_plan(services: Running, _: Reader) -> Plan:
 @router.put("/plan", openapi_extra={**_PLAN_BODY, **raises("invalid_plan", "plan_conflict", "store_unavailable")})
 async def set_plan(request: Request, services: Running, operator: Operator) -> Plan:
     """Sets the plan that the next start carries out, as JSON or YAML; not while one is under way."""
-    plan = parse_plan(await request.body())
+    content = await request.body()
+    plan = await in_check_thread(lambda: parse_plan(content))
     await services.ramp.set_plan(plan, operator.name)
     return plan
 
@@ -203,6 +206,7 @@ def status_view(services: Services) -> StatusView:
         step=ramp.step + 1,
         steps=0 if ramp.plan is None else len(ramp.plan.steps),
         canary_percent=percent,
+        shadow_percent=shadow_percent_of(current, services),
         next=outlook(ramp, facts, percent, services.pin),
         verdict=verdict.action,
         guardrail=verdict.guardrail,

@@ -85,7 +85,7 @@ def rollout_view(rollout: Rollout, services: Services) -> RolloutView:
     is_cut_off = services.flag.is_cut_off
     return RolloutView(
         canary_percent=0 if is_cut_off else percent_of(rollout, services),
-        shadow_percent=0 if is_cut_off else rollout.shadow_percent,
+        shadow_percent=shadow_percent_of(rollout, services),
         pool_version=services.pin,
         stale=is_cut_off,
         revision=rollout.revision,
@@ -99,6 +99,11 @@ def rollout_view(rollout: Rollout, services: Services) -> RolloutView:
 def percent_of(rollout: Rollout, services: Services) -> float:
     """The share of V2 that `rollout` stands for here: everything if the service runs without V1."""
     return rollout.canary_percent if Version.V1 in services.pools else 100.0
+
+
+def shadow_percent_of(rollout: Rollout, services: Services) -> float:
+    """The share of V1's calls that V2 runs a copy of: none on a replica that is cut off from the rollout."""
+    return 0 if services.flag.is_cut_off else rollout.shadow_percent
 
 
 def revision_view(rollout: Rollout) -> RevisionView:

@@ -5,17 +5,19 @@ from typing import Literal
 import msgspec
 from pydantic import Field, JsonValue
 
-from analysis.odd_ones import FieldRow
+from analysis.odd_ones import FieldRow, Verdict
 from analysis.quality import QualityRow
 from app.access.auth import Admin, Observer, Principal
 from app.api.base import Identifier, In, Out, Router
 from app.api.programs.resource import ProgramId
+from app.api.rollout import shadow_percent_of
 from app.openapi.document import raises
 from app.problems import Problem
 from app.services import Running, Services
+from common.threads import in_check_thread
 from config.api_keys import Scope
-from routing.shadow.evidence import ProgramReport
 from routing.shadow.examples import Example
+from routing.shadow.reports import ProgramReport
 from routing.versions import Version
 
 router = Router(prefix="/shadow", tags=["shadow"])
@@ -34,6 +36,9 @@ class ShadowFieldView(Out):
     differing: int = Field(description="Calls whose values differ between V1 and V2")
     noise: int = Field(description="Those of them that V1 compared with itself explains")
     differs: bool = Field(description="The verdict: at most 1 % of reports call any field different if V2 equals V1")
+    verdict: Verdict = Field(
+        description="`alike` if surely no more than 5 % of calls really differ; `unknown` while that is not shown"
+    )
     interval: tuple[float, float] = Field(description="Always-valid interval of the share that really differs")
     log_e: float
     threshold: float
@@ -72,7 +77,10 @@ class ShadowProgramView(Out):
     compared: int
     differing: int
     shed: int
-    shed_reasons: dict[str, int]
+    shed_reasons: dict[str, int] = Field(
+        description="By reason: the part that was busy (`event_loop_busy`, `processors_busy`, `no_idle_worker`), "
+        "`too_many_at_once`, `preempted` by a real call, `quarantined`, or the code of an error"
+    )
     fields: list[ShadowFieldView]
     quality: QualityView | None
     metric_failures: dict[str, int] = Field(description="Runs of the metric without a score, by reason")
@@ -112,29 +120,27 @@ class ComparedView(Out):
 async def show_shadow(services: Running, principal: Observer) -> ShadowView:
     """Shows the shadow calls of all replicas: what differs, and what is noise; the examples are those of this one."""
     reports = services.shadow.evidence.reports()
-    fields = sorted((row for one in reports for row in one.fields), key=lambda row: (not row.differs, -row.log_e))
-    examples = [_example(one.program_id, example, principal) for one in reports for example in one.examples]
-    shed, failures = _sum([dict(one.shed) for one in reports]), _sum([dict(one.metric_failures) for one in reports])
+    found = await in_check_thread(lambda: reports.overall(MAX_FIELDS))
     return ShadowView(
-        shadow_percent=0 if services.flag.is_cut_off else services.flag.current.shadow_percent,
-        programs=[one.program_id for one in reports],
-        compared=sum(one.compared for one in reports),
-        differing=sum(one.differing for one in reports),
-        shed=sum(shed.values()),
-        shed_reasons=shed,
-        fields=[_field(row) for row in fields[:MAX_FIELDS]],
-        quality=_quality(services.shadow.evidence.quality()),
-        metric_failures=failures,
+        shadow_percent=shadow_percent_of(services.flag.current, services),
+        programs=found.programs,
+        compared=found.compared,
+        differing=found.differing,
+        shed=sum(found.shed.values()),
+        shed_reasons=dict(found.shed),
+        fields=[_field(row) for row in found.fields],
+        quality=_quality(found.quality),
+        metric_failures=dict(found.metric_failures),
         v1_ms=None,
         v2_ms=None,
-        examples=examples[:MAX_EXAMPLES],
+        examples=[_example(program_id, one, principal) for program_id, one in found.examples[:MAX_EXAMPLES]],
     )
 
 
 @router.get("/{program_id}", operation_id="show_program_shadow", openapi_extra=raises("not_found"))
 async def show_program(program_id: ProgramId, services: Running, principal: Observer) -> ShadowProgramView:
     """Shows the shadow calls of one program."""
-    one = _report(program_id, services)
+    one = await _report(program_id, services)
     return ShadowProgramView(
         compared=one.compared,
         differing=one.differing,
@@ -185,9 +191,10 @@ def _refuse_without_workers(services: Services) -> None:
             raise Problem("invalid_request", f"both versions must run, and {version.upper()} has no worker: {why}")
 
 
-def _report(program_id: str, services: Services) -> ProgramReport:
+async def _report(program_id: str, services: Services) -> ProgramReport:
+    reports = services.shadow.evidence.reports()
     try:
-        return services.shadow.evidence.report(program_id)
+        return await in_check_thread(lambda: reports.of(program_id))
     except KeyError:
         raise Problem("not_found", f"no call of the program {program_id!r} has been compared or scored") from None
 
@@ -200,6 +207,7 @@ def _field(row: FieldRow) -> ShadowFieldView:
         differing=row.differing,
         noise=row.noise,
         differs=row.differs,
+        verdict=row.verdict,
         interval=row.interval,
         log_e=row.log_e,
         threshold=row.threshold,
@@ -234,11 +242,3 @@ def _example(program_id: str, example: Example, principal: Principal) -> ShadowE
         v2=dict(example.v2) if is_shown else None,
         diff=list(example.diff) if is_shown else None,
     )
-
-
-def _sum(parts: list[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for one in parts:
-        for name, count in one.items():
-            total[name] = total.get(name, 0) + count
-    return total

@@ -44,14 +44,16 @@ def open_shadow(
     metrics = ShadowMetrics(registry, tuple(engines))
     evidence = ShadowEvidence(ramp.judge, lambda program_id: catalog.programs.resolve(program_id, None))
     gate = LoadGate(settings.shadow_max_cpu_percent)
+    scoring = Version.V1 if Version.V1 in engines else Version.V2
     scorer = Scorer(
-        engines.get(Version.V1) or engines[Version.V2],
+        engines[scoring],
         evidence,
         gate,
         metrics,
         sample_percent=settings.quality_sample_percent,
         timeout_s=settings.quality_timeout_s,
         lm_of=lambda session_id: catalog.lms.of_call(session_id, Version.V1),
+        count_tokens=functools.partial(opening.recorder.shadow_lm_used, scoring),
     )
 
     def watch(tap: ShadowTap | None) -> None:

@@ -9,6 +9,7 @@ from app.access.auth import Authenticator
 from app.access.key_file import follow_key_file
 from app.opening.catalog import Catalog
 from app.opening.opening import Opening
+from app.opening.retirement import check_retirement
 from app.positions.factory import PoolFactory, PoolSet
 from app.positions.identity import ramp_identity, v2_identity
 from app.positions.rotation import Rotation
@@ -33,12 +34,16 @@ from store.trial_store import SqlTrialStore
 _log = structlog.stdlib.get_logger("poolshift")
 
 
-async def open_rollout(opening: Opening, log: SqlRolloutLog) -> RolloutFlag:
+async def open_rollout(opening: Opening, database: Database, log: SqlRolloutLog) -> RolloutFlag:
     """Opens the rollout flag, and records it from its first revision on.
 
     Without V1 the flag moves nothing. It is followed all the same, since other replicas may still have V1.
+
+    Raises:
+        InvalidSettings: the service is to run without V1, which still has a share of the traffic.
     """
     settings = opening.settings
+    await check_retirement(settings, database, log)
     percent = settings.canary_percent
     flag = await open_flag(log, None if percent is None else to_basis_points(percent))
     if settings.shadow_percent is not None:

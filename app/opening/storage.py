@@ -54,9 +54,18 @@ def _handlers(catalog: Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handle
         await catalog.programs.refresh(*json.loads(ref))
 
     async def session_ended(ref: str) -> None:
-        catalog.sessions.forget(ref)
+        await catalog.sessions.ended_elsewhere(ref)
+
+    async def session_begun(ref: str) -> None:
+        await catalog.sessions.begun_elsewhere(ref)
 
     async def lm(ref: str) -> None:
         await catalog.lms.refresh(lm_holder(ref))
 
-    return {"rollout": rollout, "program": program, "session_ended": session_ended, "lm": lm}
+    return {
+        "rollout": rollout,
+        "program": program,
+        "session_ended": session_ended,
+        "session_begun": session_begun,
+        "lm": lm,
+    }

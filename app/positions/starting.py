@@ -141,7 +141,7 @@ def _question(rotation: Rollout, conflicts: Sequence[_Conflict]) -> str:
 
 async def _forget(log: RolloutLog, lms: LMs, rotation: Rollout, *, gave_lm: bool) -> None:
     if gave_lm:
-        await lms.remove(_V1)
+        await lms.remove(_V1, "start")
     await log.saw(Source.ROTATION, str(rotation.revision))
     _log.warning("V1 has the environment's specification again: ROTATION=forget", revision=rotation.revision)
 

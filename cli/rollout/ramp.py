@@ -216,6 +216,11 @@ def _show_status(status: dict[str, Any], *, as_json: bool) -> None:
             "verdict": status["verdict"] + (f" ({status['guardrail']})" if status["guardrail"] else ""),
             "next": status["next"],
             "split": split_text(status["split"]),
+            **(
+                {"shadow": f"{status.get('shadow_percent', 0):g} % of V1's calls"}
+                if status.get("shadow_percent")
+                else {}
+            ),
             "in force": "on every replica" if status["in_force"] else "not on every replica",
             **({"silent": ", ".join(status["silent"])} if status["silent"] else {}),
         }

@@ -18,6 +18,7 @@ from cli.rollout.shadow_page import (
     markdown_report,
     quality_sentence,
     sentence,
+    verdict_text,
 )
 from cli.service import Service, on_service
 from poolshift.client import shadow
@@ -187,6 +188,7 @@ def _field(row: FieldRow) -> dict[str, Any]:
         "differing": row.differing,
         "noise": row.noise,
         "differs": row.differs,
+        "verdict": row.verdict,
         "interval": list(row.interval),
     }
 
@@ -201,7 +203,7 @@ def _print(found: dict[str, Any]) -> None:
                 row["compared"],
                 row["differing"],
                 row["noise"],
-                row["differs"],
+                verdict_text(row),
                 "{:.2f} to {:.2f}".format(*(100 * end for end in row["interval"])),
             )
             for row in found["fields"]

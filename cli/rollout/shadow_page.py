@@ -14,9 +14,14 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: 13px
 """.strip()
 _SHED = {
     "busy": "since V2 or the machine was busy",
+    "event_loop_busy": "since the service's event loop was busy",
+    "no_idle_worker": "since V2 had no worker to spare: give it a larger V2_POOL_SIZE, or copy a smaller share",
     "preempted": "ended for a real call",
     "outputs_too_deep": "whose outputs are nested too deeply",
+    "processors_busy": "since the machine's processors were busy: see SHADOW_MAX_CPU_PERCENT",
     "quarantined": "of programs that cost V2 three workers in a row",
+    "too_many_at_once": "since more came at once than may begin: copy a smaller share",
+    "too_many_programs": "of more programs or outputs than are compared",
 }
 """The reasons of calls that were not compared, in words; others are codes of errors."""
 _COLUMNS = ("Program", "Field", "Compared", "Differing", "Noise", "Differs", "Really differ")
@@ -106,6 +111,12 @@ def sentence(found: dict[str, Any]) -> str:
     return f"{told} ({', '.join(reasons)})." if reasons else f"{told}."
 
 
+def verdict_text(row: dict[str, Any]) -> str:
+    """The verdict on a field; a service of before this release tells only if it differs."""
+    words = {"differs": "yes", "alike": "no", "unknown": "unknown yet"}
+    return words[row.get("verdict", "differs" if row["differs"] else "unknown")]
+
+
 def quality_sentence(quality: dict[str, Any]) -> str:
     """Tells the means of the scores, and the verdict on them."""
     means = ["none" if mean is None else f"{mean:.3f}" for mean in (quality["v1_mean"], quality["v2_mean"])]
@@ -127,7 +138,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["program_id"],
         row["field"],
         *counts,
-        "yes" if row["differs"] else "no",
+        verdict_text(row),
         f"{100 * low:.2f} % to {100 * high:.2f} %",
     ]
 

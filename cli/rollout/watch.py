@@ -95,7 +95,9 @@ class Watch:
 def _news(seen: Seen) -> tuple[Any, ...]:
     """The part of a status that a line is printed for; counts change each second, and are not news."""
     status = seen.status
-    told = tuple(status[name] for name in ("state", "step", "canary_percent", "verdict", "guardrail", "silent"))
+    told = tuple(
+        status[name] for name in ("state", "step", "canary_percent", "shadow_percent", "verdict", "guardrail", "silent")
+    )
     return (*told, seen.problem is not None)
 
 
@@ -105,5 +107,6 @@ def _line(seen: Seen) -> str:
     if seen.problem is not None:
         return printable(f"{at} no answer, tried again each second: {seen.problem}")
     where = f"step {status['step']} of {status['steps']}, V2 {status['canary_percent']:g} %"
+    shadow = f", shadow {status.get('shadow_percent', 0):g} %" if status.get("shadow_percent") else ""
     silent = f"; silent: {', '.join(status['silent'])}" if status["silent"] else ""
-    return printable(f"{at} {status['state']}, {where}. {verdict_text(seen)} Next: {status['next']}{silent}")
+    return printable(f"{at} {status['state']}, {where}{shadow}. {verdict_text(seen)} Next: {status['next']}{silent}")

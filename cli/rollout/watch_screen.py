@@ -45,6 +45,8 @@ def screen(seen: Seen) -> RenderableType:
     if seen.status["reason"]:
         parts.append(Text(printable(f"Reason: {seen.status['reason']} ({seen.status['by']})")))
     parts.append(Text(f"Split: {split_text(seen.status['split'])}{_in_force(seen.status)}"))
+    if seen.status.get("shadow_percent"):
+        parts.append(Text(f"Shadow: {seen.status.get('shadow_percent', 0):g} % of V1's calls also run on V2"))
     if seen.problem is not None:
         at = f"{seen.at:%H:%M:%S}Z"
         parts.append(Text(printable(f"No answer since {at}, tried again each second: {seen.problem}"), style="red"))

@@ -46,6 +46,7 @@ class LMMethods:
     get = Sends(sessions.show_lm)
     set = Sends(sessions.set_lm)
     remove = Sends(sessions.remove_lm)
+    restore = Sends(sessions.restore_lm)
 
 
 class RolloutMethods:

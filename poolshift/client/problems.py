@@ -114,6 +114,14 @@ class SessionNotFound(PoolshiftError):
     category = "session"
 
 
+class SessionEnded(PoolshiftError):
+    """A session that held programs or a language model of its own has ended: global programs would answer."""
+
+    code = "session_ended"
+    status = 410
+    category = "session"
+
+
 class ExecutionNotFound(PoolshiftError):
     """No such job: never started, or no longer kept."""
 

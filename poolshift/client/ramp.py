@@ -89,6 +89,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     pin: str | None = None
     """The version that all calls are pinned to, so that no ramp moves anything."""
+    shadow_percent: float = 0.0
 
 
 class Tally(msgspec.Struct, frozen=True):

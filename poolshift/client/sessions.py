@@ -72,20 +72,34 @@ def set_lm(
     api_key: str | None = None,
     temperature: float | None = None,
     max_tokens: int | None = None,
+    check: bool | None = None,
 ) -> Call[LM]:
     """Sets a session's language model, or a version's or everyone's (scope `admin`), from the next call on.
 
-    What is left out is unset: no part of the former language model stays.
+    What is left out is unset: no part of the former language model stays. With `check` the language model is tried
+    first, by one small completion.
+
+    Raises:
+        LMError: with `check`: it failed, and the former one is still in force.
     """
     body = members(model=model, api_base=api_base, api_key=api_key, temperature=temperature, max_tokens=max_tokens)
     content, headers = encoded(body)
-    params = given({"pool_version": pool_version})
+    params = given({"pool_version": pool_version, "check": check})
     return Call("PUT", _lm(session_id), reader(LM), params=params, headers=headers, content=content, is_idempotent=True)
 
 
 def remove_lm(session_id: str | None = None, *, pool_version: str | None = None) -> Call[None]:
-    """Gives a session, or a version, everyone's language model again."""
+    """Gives a session, or a version, everyone's language model again; without either, everyone the environment's."""
     return Call("DELETE", _lm(session_id), nothing, params=given({"pool_version": pool_version}), is_idempotent=True)
+
+
+def restore_lm(*, pool_version: str | None = None) -> Call[LM]:
+    """Puts back the language model that everyone, or a version, had before the last change (scope `admin`).
+
+    Raises:
+        NotFound: no former one is kept.
+    """
+    return Call("POST", "/lm/restore", reader(LM), params=given({"pool_version": pool_version}))
 
 
 def _lm(session_id: str | None) -> str:

@@ -19,6 +19,8 @@ class ShadowField(msgspec.Struct, frozen=True, kw_only=True):
     noise: int
     """Differing calls that V1 compared with itself explains."""
     differs: bool
+    verdict: str = "unknown"
+    """`differs`, `alike` or `unknown`: few comparisons without a difference show nothing yet."""
     interval: tuple[float, float]
     log_e: float = 0.0
     threshold: float = 0.0

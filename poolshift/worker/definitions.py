@@ -5,8 +5,8 @@ from typing import Any, Literal
 import msgspec
 
 FieldType = Literal["string", "integer", "number", "boolean", "array", "object", "any"]
-ProgramType = Literal["predict", "chain_of_thought", "react", "dspy", "python", "metric"]
-"""`metric` is a program's metric, which the service runs as a program of its own; no client creates one."""
+ProgramType = Literal["predict", "chain_of_thought", "react", "dspy", "python", "metric", "lm_trial"]
+"""`metric` is a program's metric, and `lm_trial` tries an LM: the service runs both, and no client creates one."""
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -69,15 +69,22 @@ class LMStore(Protocol):
         ...
 
     async def put(self, holder: Holder, settings: LMSettings, overrides: str | None, by: str) -> StoredLM:
-        """Keeps `settings` in place of the earlier ones."""
+        """Keeps `settings` in place of the earlier ones. Those of a version and of everyone become the former ones."""
         ...
 
     async def accept(self, holder: Holder, overrides: str | None) -> None:
         """Has the settings of one holder count beside another LM of the environment's: see `StoredLM`."""
         ...
 
-    async def remove(self, holder: Holder) -> None:
-        """Forgets the settings of one holder."""
+    async def remove(self, holder: Holder, overrides: str | None, by: str) -> None:
+        """Forgets the settings of one holder. Those of a version and of everyone become the former ones."""
+        ...
+
+    async def restore(self, holder: Holder, overrides: str | None, by: str) -> StoredLM | None:
+        """Exchanges the settings of a version or of everyone for the former ones.
+
+        Returns them; None if they are the environment's. Raises FormerLMMissing.
+        """
         ...
 
 
@@ -185,20 +192,7 @@ class LMs:
             LMNotConfigured: nobody has set an LM, or it was set to `none`.
             LMError: the service's own model is not up now.
         """
-        settings = self.shown(session_id, version).settings
-        if settings.model == NONE or (settings.model == LOCAL and self._local is None):
-            raise LMNotConfigured("neither the session nor the service has an LM", started=False)
-        if settings.model != LOCAL:
-            return settings
-        assert self._local is not None
-        endpoint = self._local()
-        if endpoint is None:
-            raise LMError("the local model is starting", started=False, retry_after_s=1.0)
-        return msgspec.structs.replace(
-            endpoint,
-            temperature=endpoint.temperature if settings.temperature is None else settings.temperature,
-            max_tokens=endpoint.max_tokens if settings.max_tokens is None else settings.max_tokens,
-        )
+        return self.endpoint_of(self.shown(session_id, version).settings)
 
     def shown(self, session_id: str | None, version: Version | None = None) -> LMInForce:
         """Returns the settings in force for a session, for a version, or for everyone."""
@@ -217,10 +211,45 @@ class LMs:
         """Sets the LM of a session, of a version or of everyone. Raises StoreUnavailable."""
         self._remember(await self._store.put(holder, settings, self._overridden_by(holder), by))
 
-    async def remove(self, holder: Holder) -> None:
-        """Removes the LM of a session or a version, which has everyone's from then on. Raises StoreUnavailable."""
-        await self._store.remove(holder)
+    async def remove(self, holder: Holder, by: str) -> None:
+        """Removes the LM of a session or a version, which has everyone's from then on, or everyone's.
+
+        Without it everyone has the environment's. Raises StoreUnavailable.
+        """
+        await self._store.remove(holder, self._overridden_by(holder), by)
         self._forget(holder)
+
+    async def restore(self, holder: Holder, by: str) -> None:
+        """Puts back the LM that a version or everyone had before the last change; the present one is kept then.
+
+        Raises FormerLMMissing, StoreUnavailable.
+        """
+        stored = await self._store.restore(holder, self._overridden_by(holder), by)
+        if stored is None:
+            self._forget(holder)
+        else:
+            self._remember(stored)
+
+    def endpoint_of(self, settings: LMSettings) -> LMSettings:
+        """Returns the settings by which a worker reaches an LM.
+
+        Raises:
+            LMNotConfigured: it is none.
+            LMError: it is the service's own model, which is not up now.
+        """
+        if settings.model == NONE or (settings.model == LOCAL and self._local is None):
+            raise LMNotConfigured("neither the session nor the service has an LM", started=False)
+        if settings.model != LOCAL:
+            return settings
+        assert self._local is not None
+        endpoint = self._local()
+        if endpoint is None:
+            raise LMError("the local model is starting", started=False, retry_after_s=1.0)
+        return msgspec.structs.replace(
+            endpoint,
+            temperature=endpoint.temperature if settings.temperature is None else settings.temperature,
+            max_tokens=endpoint.max_tokens if settings.max_tokens is None else settings.max_tokens,
+        )
 
     def forget_session(self, session_id: str) -> None:
         """Forgets the settings of a session that has ended."""
@@ -231,6 +260,8 @@ class LMs:
             self._of_sessions.pop(holder.session_id, None)
         elif holder.version is not None:
             self._of_versions.pop(holder.version, None)
+        else:
+            self._everyones = None
 
     def _remember(self, stored: StoredLM) -> None:
         holder = stored.holder
@@ -238,8 +269,6 @@ class LMs:
             self._of_sessions[holder.session_id] = stored
         elif stored.overrides != self._overridden_by(holder):
             self._forget(holder)
-            if holder.version is None:
-                self._everyones = None
         elif holder.version is not None:
             self._of_versions[holder.version] = stored
         else:

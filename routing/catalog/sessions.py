@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from common.shared_run import SharedRun
+from routing.catalog.ended_sessions import EndedSession, EndedSessions
 from routing.catalog.owners import EVERYONE, Caller
 from routing.catalog.programs import Programs
 from routing.catalog.quotas import DEFAULT_QUOTAS, Quotas, check_sessions
@@ -94,12 +95,24 @@ class SessionStore(Protocol):
         """Up to `limit` sessions that `caller` may see, by id, after the id `after`."""
         ...
 
-    async def end(self, session_id: str) -> bool:
-        """Forgets a session, its programs and its jobs; returns False if there was none."""
+    async def end(self, session_id: str) -> EndedSession | None:
+        """Forgets a session, its programs and its jobs; returns None if there was none."""
         ...
 
-    async def end_idle(self, idle_s: float) -> Sequence[str]:
-        """Forgets the sessions last seen so many seconds ago, with their programs and jobs; returns their ids."""
+    async def end_idle(self, idle_s: float) -> Sequence[EndedSession]:
+        """Forgets the sessions last seen so many seconds ago, with their programs and jobs."""
+        ...
+
+    async def ended(self) -> Sequence[EndedSession]:
+        """Reads the ended sessions that are remembered, in the order of their ends, and forgets older ones."""
+        ...
+
+    async def find_ended(self, session_id: str) -> EndedSession | None:
+        """Reads an ended session; None if it is not remembered."""
+        ...
+
+    async def begin_again(self, session_id: str) -> None:
+        """Forgets that a session has ended."""
         ...
 
 
@@ -124,6 +137,7 @@ class Sessions:
         self._programs = programs
         self.ttl_s = ttl_s
         self._sessions: dict[str, _Session] = {}
+        self._ended = EndedSessions()
         self._dirty: list[Used[SessionUse]] = []
         self._flush = SharedRun(lambda: write_in_batches(self._dirty, store.add_uses))
         self._listeners: list[Callable[[str], None]] = []
@@ -133,12 +147,15 @@ class Sessions:
         self._listeners.append(listener)
 
     async def load(self) -> None:
-        """Loads the owner of every session into memory."""
+        """Loads the owner of every session into memory, and the sessions that ended lately."""
+        self._ended.load(await self._store.ended())
         owners = await self._store.owners()
         for known in [one for one in self._sessions.values() if one.key not in owners and not one.is_dirty]:
             self._drop(known)
         now = time.monotonic()
         for session_id, owner in owners.items():
+            if session_id in self._ended and session_id not in self._sessions:
+                continue  # a call that ran when it ended has brought its row back
             session = self._sessions.get(session_id)
             if session is not None:
                 self._drop(session)
@@ -150,15 +167,24 @@ class Sessions:
         session = self._sessions.get(session_id)
         return session is not None and caller.may_see(session.owner)
 
-    async def admit(self, session_id: str, caller: Caller) -> None:
+    async def admit(self, session_id: str, caller: Caller, *, may_begin_again: bool = False) -> None:
         """Lets `caller` use a session, which is the caller's own if it is new.
 
+        `may_begin_again` is for what gives the session something of its own: one that has ended begins again then.
+
         Raises:
+            SessionEnded: it has ended, with programs or an LM of its own.
             SessionNotFound: it is another owner's.
             QuotaExceeded: it is new, and there are too many.
             StoreUnavailable: it is new here, and the store cannot say whose it is.
         """
-        session = self._sessions.get(session_id) or await self._begin(session_id, caller.owner)
+        session = self._sessions.get(session_id)
+        if session is None and self._ended.has(session_id, caller):
+            if not may_begin_again:
+                raise self._ended.error(session_id)
+            await self._check_quotas(session_id, caller.owner)
+            return  # `keep` begins it again: until then its calls are refused
+        session = session or await self._begin(session_id, caller.owner)
         if not caller.may_see(session.owner):
             raise SessionNotFound(session_id)
 
@@ -173,11 +199,13 @@ class Sessions:
     def seen(self, session_id: str, version: Version | None = None, owner: str | None = None) -> None:
         """Notes that a session is in use, by an execution on `version` or otherwise: its time to live starts again.
 
-        One that has ended meanwhile begins again, and is `owner`'s.
+        One that has ended meanwhile begins again, and is `owner`'s, unless it held something of its own.
         """
         now = time.monotonic()
         session = self._sessions.get(session_id)
         if session is None:
+            if session_id in self._ended:
+                return
             session = self._add(_Session(session_id, now, owner))
         session.last_seen_at = now
         if version is not None:
@@ -185,6 +213,18 @@ class Sessions:
         if not session.is_dirty:
             session.is_dirty = True
             self._dirty.append(session)
+
+    async def keep(self, session_id: str, owner: str | None) -> None:
+        """Stores a session that has something of its own now, for all replicas; one that has ended begins again.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        if session_id in self._ended:
+            await self._store.begin_again(session_id)
+            self._ended.forget(session_id)
+        self.seen(session_id, owner=owner)
+        await self.flush()
 
     def active(self) -> Mapping[Version, int]:
         """Counts the sessions within their time to live, on this replica, by the version that served them last."""
@@ -211,16 +251,18 @@ class Sessions:
     async def end(self, session_id: str, caller: Caller = EVERYONE) -> None:
         """Ends a session and frees what it holds. Raises SessionNotFound, StoreUnavailable."""
         await self.flush()
-        if not await self.sees(session_id, caller) or not await self._store.end(session_id):
+        ended = await self._store.end(session_id) if await self.sees(session_id, caller) else None
+        if ended is None:
             raise SessionNotFound(session_id)
-        self.forget(session_id)
+        self._forget(ended.id, ended)
 
     async def end_idle(self) -> None:
         """Ends the sessions whose time to live is over. Raises StoreUnavailable."""
         await self.flush()
         self._drop_expired()
-        for session_id in await self._store.end_idle(self.ttl_s):
-            self.forget(session_id)
+        self._ended.sweep()
+        for ended in await self._store.end_idle(self.ttl_s):
+            self._forget(ended.id, ended)
 
     def _drop_expired(self) -> None:
         """Frees the memory of sessions that another replica may still serve: their row in the store lives on."""
@@ -228,8 +270,22 @@ class Sessions:
         for one in [one for one in self._sessions.values() if one.last_seen_at < oldest and not one.is_dirty]:
             self._drop(one)
 
-    def forget(self, session_id: str) -> None:
-        """Forgets a session that has ended, here or on another replica."""
+    async def ended_elsewhere(self, session_id: str) -> None:
+        """Forgets a session that another replica has ended. Raises StoreUnavailable."""
+        self._forget(session_id, await self._store.find_ended(session_id))
+
+    async def begun_elsewhere(self, session_id: str) -> None:
+        """Notes that an ended session has begun again on another replica, unless it has ended there since.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        if await self._store.find_ended(session_id) is None:
+            self._ended.forget(session_id)
+
+    def _forget(self, session_id: str, ended: EndedSession | None) -> None:
+        if ended is not None:
+            self._ended.remember(ended)
         session = self._sessions.get(session_id)
         if session is not None:
             self._drop(session)

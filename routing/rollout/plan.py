@@ -12,6 +12,8 @@ from routing.errors import InvalidPlan
 from routing.rollout.model import to_basis_points
 
 MAX_STEPS = 64
+MAX_PLAN_BYTES = 64 * 1024
+"""YAML takes 7 s per MiB, so a plan is far smaller than other bodies."""
 DEFAULT_MIN_CALLS = 100
 """A step without a minimum of its own waits for this many calls, so that silence promotes nothing."""
 
@@ -160,6 +162,8 @@ def parse_plan(content: bytes) -> Plan:
     Raises:
         InvalidPlan: says where it makes no sense.
     """
+    if len(content) > MAX_PLAN_BYTES:
+        raise InvalidPlan(f"a plan has at most {MAX_PLAN_BYTES} bytes, got {len(content)}")
     try:
         document: Any = mounted_file.parse(content)
         return Plan.model_validate(document)

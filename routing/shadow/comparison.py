@@ -50,6 +50,10 @@ class Comparison:
         self.secret = frozenset(field.name for field in (*signature.inputs, *signature.outputs) if field.secret)
         """Inputs and outputs that no report shows."""
 
+    def __len__(self) -> int:
+        """The number of fields that are compared, the error's code included."""
+        return len(self._comparators) + 1
+
     def compare(self, first: Outcome, second: Outcome) -> Same:
         """Tells for each field if both outcomes have the same value; the fields count if both have outputs."""
         if first.outputs is None or second.outputs is None:

@@ -10,18 +10,21 @@ import msgspec
 
 from analysis.formulas.interval import ratio_interval
 from analysis.guardrails import QUALITY, Guardrail
-from analysis.odd_ones import Comparisons, FieldRow, Odd
+from analysis.odd_ones import Comparisons, Odd
 from analysis.quality import QualityRow, QualityScores
 from analysis.verdict import Detectable, Evidence, Row, Tally
 from pools.calls import Program
 from routing.catalog.programs import CataloguedProgram
 from routing.rollout.live_judge import LiveJudge
 from routing.shadow.comparison import Comparison
-from routing.shadow.examples import Example, Examples
+from routing.shadow.examples import Examples
 from routing.shadow.figures import Figures, Totals
+from routing.shadow.reports import ShadowReports
 
 MAX_PROGRAMS: Final = 1000
 """Programs that are compared; shadow calls of further ones are shed."""
+MAX_FIELDS: Final = 8000
+"""Outputs of all programs together that are compared, for which the judge's evidence takes 10 ms."""
 MAX_LABELS: Final = 100
 """Definitions that the figures of one program's id may be about before they are told to no other replica."""
 SHADOW: Final = "shadow"
@@ -33,22 +36,6 @@ class ProgramEvidence(Figures):
 
     comparison: Comparison
     examples: Examples = field(default_factory=Examples)
-
-
-@dataclass(frozen=True, slots=True)
-class ProgramReport:
-    """The figures of one program for a report."""
-
-    program_id: str
-    compared: int
-    differing: int
-    shed: Mapping[str, int]
-    fields: list[FieldRow]
-    v1_ms: float | None
-    v2_ms: float | None
-    quality: QualityRow | None
-    metric_failures: Mapping[str, int]
-    examples: list[Example]
 
 
 class ShadowEvidence:
@@ -88,11 +75,18 @@ class ShadowEvidence:
         if isinstance(program, CataloguedProgram):
             self.note_v2(program, program.v2 or program)
         found = self.programs.get(program.id)
-        if found is None and len(self.programs) < MAX_PROGRAMS:
-            found = self.programs[program.id] = ProgramEvidence(comparison=Comparison(program.definition.signature))
+        if found is None and (comparison := self._comparison_of(program)) is not None:
+            found = self.programs[program.id] = ProgramEvidence(comparison=comparison)
         if found is not None and isinstance(program, CataloguedProgram):
             self._note_label(found, program)
         return found
+
+    def _comparison_of(self, program: Program) -> Comparison | None:
+        """Makes the comparison of a new program; None if there is no room for its fields."""
+        comparison = Comparison(program.definition.signature)
+        fields = sum(len(one.comparison) for one in self.programs.values())
+        has_room = len(self.programs) < MAX_PROGRAMS and fields + len(comparison) <= MAX_FIELDS
+        return comparison if has_room else None
 
     def note_v2(self, program: Program, on_v2: Program) -> None:
         """Notes V2's definition of a program; another one than before begins again."""
@@ -207,35 +201,10 @@ class ShadowEvidence:
         log_e = totals.scores.log_e_not_worse(None) if totals.scores.programs() else 0.0
         return Evidence(QUALITY, log_e, threshold)
 
-    def reports(self) -> list[ProgramReport]:
-        """Returns a report for each program: those with a field that differs come first."""
-        totals = self._totals()
-        found = [self._report(program_id, totals) for program_id in totals.figures]
-        return sorted(found, key=lambda one: (not any(row.differs for row in one.fields), -one.differing))
-
-    def report(self, program_id: str) -> ProgramReport:
-        """Returns a program's report. Raises KeyError if nothing is known of it."""
-        return self._report(program_id, self._totals())
-
-    def _report(self, program_id: str, totals: Totals) -> ProgramReport:
-        one, own = totals.figures[program_id], self.programs.get(program_id)
-        has_scores = program_id in totals.scores.programs()
-        return ProgramReport(
-            program_id,
-            one.compared,
-            one.differing,
-            dict(one.shed),
-            totals.comparisons.rows(program_id),
-            one.ms[0] / one.timed if one.timed else None,
-            one.ms[1] / one.timed if one.timed else None,
-            totals.scores.row(program_id, self._quality_alpha()) if has_scores else None,
-            dict(one.failures),
-            [] if own is None else list(own.examples),
-        )
-
-    def quality(self) -> QualityRow | None:
-        """Returns the row of all programs' scores together; None if there are no scores."""
-        return self._quality(self._totals())
+    def reports(self) -> ShadowReports:
+        """Returns what reports are made of, as it is now: a thread may make them."""
+        totals, examples = self._totals(), {program: list(one.examples) for program, one in self.programs.items()}
+        return ShadowReports(totals.copy(), examples, self._quality_alpha())
 
     def _quality(self, totals: Totals) -> QualityRow | None:
         return totals.scores.row(None, self._quality_alpha()) if totals.scores.programs() else None

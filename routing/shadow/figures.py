@@ -77,6 +77,10 @@ class Totals:
         self.comparisons = comparisons if comparisons is not None else Comparisons()
         self.scores = scores if scores is not None else QualityScores()
 
+    def copy(self) -> "Totals":
+        """Returns the evidence as it is now."""
+        return Totals().plus(self)
+
     def plus(self, other: "Totals") -> "Totals":
         """Returns the sum."""
         figures: dict[str, Figures] = {}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 MAX_LAG_S: Final = 0.02
 """The event loop lags if it comes to a timer later than this."""
@@ -15,6 +15,7 @@ MAX_LOOP_SHARE: Final = 0.7
 FIRST_CALLS: Final = 8
 """Calls that may begin between two ticks after a pause. Later ticks may have twice as many as the one before."""
 MEASURE_EVERY_S: Final = 0.25
+Shut = Literal["event_loop_busy", "processors_busy"]
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _SCHEDULED: Final = Path("/proc/thread-self/schedstat")
 
@@ -32,8 +33,8 @@ class LoadGate:
 
         `thread_work` returns the seconds in which the event loop's thread had work so far.
         """
-        self.is_open = True
-        """True if there is time left."""
+        self.shut_by: Shut | None = None
+        """The part that has no time left; None while the gate is open."""
         self._begun = 0
         self._may_begin = FIRST_CALLS
         self._max_share = max_cpu_percent / 100
@@ -43,6 +44,11 @@ class LoadGate:
         self._loop_spent = 0.0
         self._measured_at = -MEASURE_EVERY_S
         self._share = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """True if there is time left."""
+        return self.shut_by is None
 
     def admits(self) -> bool:
         """Tells if a shadow call may begin: so few at first that a sudden load is noticed before they are many."""
@@ -62,8 +68,12 @@ class LoadGate:
             share = self._busy_share()
             if share is not None:
                 self._share = share
-        is_lagging = now - expected > MAX_LAG_S or loop_share > MAX_LOOP_SHARE
-        self.is_open = not is_lagging and (self._max_share >= 1.0 or self._share <= self._max_share)
+        if now - expected > MAX_LAG_S or loop_share > MAX_LOOP_SHARE:
+            self.shut_by = "event_loop_busy"
+        elif self._max_share < 1.0 and self._share > self._max_share:
+            self.shut_by = "processors_busy"
+        else:
+            self.shut_by = None
         self._may_begin = max(FIRST_CALLS, 2 * self._begun) if self.is_open else FIRST_CALLS
         self._begun = 0
 

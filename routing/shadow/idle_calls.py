@@ -8,6 +8,7 @@ from pools.calls import Call, Program, Result
 from pools.errors import ExecutionError, ExecutionTimeout, LoadTimeout, Preempted, WorkerCrashed
 from pools.protocol import Pool
 from pools.quarantine import Quarantine
+from poolshift.worker.lm import LMUsage
 from routing.shadow.comparison import Outcome
 
 
@@ -18,6 +19,12 @@ class Ended:
     outcome: Outcome
     result: Result | None
     error: ExecutionError | None
+
+    @property
+    def usage(self) -> LMUsage | None:
+        """The tokens that the run took, whatever came of it."""
+        ended = self.result or self.error
+        return None if ended is None else ended.usage
 
 
 class IdleCalls:

@@ -48,6 +48,8 @@ THIRD_WAIT_S: Final = 10.0
 TICK_S: Final = 0.1
 REST_S: Final = 0.5
 """Interval of the ticks while no call may be copied and none waits."""
+NO_IDLE_WORKER: Final = "no_idle_worker"
+TOO_MANY_AT_ONCE: Final = "too_many_at_once"
 FEED_EVERY_S: Final = 0.5
 """Interval at which the judge gets the evidence, in seconds."""
 MIN_REST: Final = 50
@@ -115,6 +117,8 @@ class ShadowRuns:
         self._idle_calls = {version: IdleCalls() for version in Version}
         """A program that kills the workers of one version may be sound on the other."""
         self._waiting: deque[Captured] = deque()
+        self._held_up_by: str = NO_IDLE_WORKER
+        """The reason for which captured calls wait."""
         self._followed: dict[asyncio.Task[None], Captured] = {}
         self._bytes = 0
         self._tap = ShadowTap(self._waiting, self._capture_soon, scorer.call_ended)
@@ -186,7 +190,7 @@ class ShadowRuns:
             self._shed(None, "too_many_programs")
             return
         if len(self._waiting) >= MAX_WAITING or self._bytes + size > MAX_WAITING_BYTES:
-            self._shed(of_program, "busy")
+            self._shed(of_program, self._held_up_by)
             return
         self._waiting.append(
             Captured(
@@ -218,7 +222,7 @@ class ShadowRuns:
     def _count_refused(self) -> None:
         refused, self._tap.refused = self._tap.refused, {}
         for program, count in refused.items():
-            self._shed(self.evidence.of(program), "busy", count)
+            self._shed(self.evidence.of(program), self._held_up_by, count)
 
     # --- running them
 
@@ -230,7 +234,7 @@ class ShadowRuns:
         while self._waiting and now - self._waiting[0].at > MAX_AGE_S:
             old = self._waiting.popleft()
             self._bytes -= old.size
-            self._shed(old.of_program, "busy")
+            self._shed(old.of_program, self._held_up_by)
         self._advance()
         self._scorer.advance()
         if now >= self._feed_at:
@@ -243,7 +247,10 @@ class ShadowRuns:
 
     def _advance(self) -> None:
         """Begins the shadow calls that can begin now."""
-        while self._waiting and self._gate.admits() and len(self._followed) < MAX_FOLLOWED:
+        while self._waiting:
+            if not self._gate.admits() or len(self._followed) >= MAX_FOLLOWED:
+                self._held_up_by = self._gate.shut_by or TOO_MANY_AT_ONCE
+                return
             captured = self._waiting[0]
             try:
                 call = self._copy(captured, "shadow", Version.V2)
@@ -256,6 +263,7 @@ class ShadowRuns:
             self.evidence.note_v2(captured.program, call.program)
             answer = self._pools[Version.V2].begin_idle(call)
             if answer is None:
+                self._held_up_by = NO_IDLE_WORKER
                 return
             self._gate.begun()
             self._waiting.popleft()
@@ -340,6 +348,8 @@ class ShadowRuns:
             return None
         code = ended.outcome.code if ended.error is not None else OK
         self._recorder.shadowed(version, code or OK, time.perf_counter() - began)
+        if call.lm is not None and (usage := ended.usage) is not None:
+            self._recorder.shadow_lm_used(version, call.lm.model, usage)
         if isinstance(call.trace, CallTrace):
             call.trace.shadow_ended(None if ended.error is None else ended.error.code, call.program.id)
         return ended

@@ -16,7 +16,7 @@ from pools.calls import Call, Program, Result
 from pools.errors import ExecutionError, Preempted, ProgramQuarantined
 from pools.protocol import Pool
 from poolshift.worker.definitions import Definition, Signature
-from poolshift.worker.lm import LMSettings
+from poolshift.worker.lm import LMSettings, LMUsage
 from routing.rollout.live_judge import Evidence
 from routing.shadow.evidence import ShadowEvidence
 from routing.shadow.gate import LoadGate
@@ -83,8 +83,9 @@ class Scorer:
         sample_percent: float,
         timeout_s: float,
         lm_of: Callable[[str | None], LMSettings],
+        count_tokens: Callable[[str, LMUsage], None],
     ) -> None:
-        """Takes from `lm_of` the LM of a metric whose program has none."""
+        """Takes from `lm_of` the LM of a metric whose program has none; `count_tokens` takes a model and its use."""
         self._pool = pool
         self._evidence = evidence
         self._gate = gate
@@ -92,6 +93,7 @@ class Scorer:
         self._threshold = round(sample_percent / 100 * 2**32)
         self._timeout_s = timeout_s
         self._lm_of = lm_of
+        self._count_tokens = count_tokens
         self._idle_calls = IdleCalls()
         self._waiting: deque[_Job] = deque()
         self._running = 0
@@ -194,6 +196,8 @@ class Scorer:
             ended = await self._idle_calls.end_of(self._pool, call, answer)
         except Preempted:
             return None
+        if call.lm is not None and (usage := ended.usage) is not None:
+            self._count_tokens(call.lm.model, usage)
         if ended.result is None:
             self._failed(program, _reason(ended.error))
             return None

@@ -3,6 +3,7 @@
 The recorder's verbs set and count them. The metrics of calls are the recorder's own, because each call counts there.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final, get_args
@@ -168,27 +169,54 @@ class LMMetrics:
             ["pool_version", "model"],
             registry=registry,
         )
+        self._shadow_tokens = Counter(
+            "poolshift_shadow_lm_tokens_total",
+            "Tokens that shadow calls and metrics used, by version, model and kind; in no other figure.",
+            ["pool_version", "model", "kind"],
+            registry=registry,
+        )
+        self._shadow_cost = Counter(
+            "poolshift_shadow_lm_cost_total",
+            "Cost of the tokens of shadow calls and metrics by LM_PRICES, in its unit of money.",
+            ["pool_version", "model"],
+            registry=registry,
+        )
         self._prices = dict(prices)
         if LOCAL in prices:
             self._prices[f"openai/{LOCAL_MODEL_NAME}"] = prices[LOCAL]
         self._models: set[str] = set()
         for version in versions:
             self._executions.labels(version, OTHER_MODELS)
-            self._cost.labels(version, OTHER_MODELS)
-            for kind in ("prompt", "completion"):
-                self._tokens.labels(version, OTHER_MODELS, kind)
+            for cost in (self._cost, self._shadow_cost):
+                cost.labels(version, OTHER_MODELS)
+            for tokens, kind in itertools.product((self._tokens, self._shadow_tokens), ("prompt", "completion")):
+                tokens.labels(version, OTHER_MODELS, kind)
 
     def used(self, version: Version, model: str, usage: LMUsage) -> float:
         """Counts the tokens of an execution, and returns their cost; a model without a price costs nothing."""
+        label, cost = self._priced(model, usage)
+        _count_tokens(self._tokens, version, label, usage)
+        self._executions.labels(version, label).inc()
+        self._cost.labels(version, label).inc(cost)
+        return cost
+
+    def used_in_shadow(self, version: Version, model: str, usage: LMUsage) -> None:
+        """Counts the tokens of a shadow call or of a metric's run."""
+        label, cost = self._priced(model, usage)
+        _count_tokens(self._shadow_tokens, version, label, usage)
+        self._shadow_cost.labels(version, label).inc(cost)
+
+    def _priced(self, model: str, usage: LMUsage) -> tuple[str, float]:
+        """Returns a model's label, and the cost of tokens."""
         price = self._prices.get(model)
         cost = 0.0 if price is None else price.cost(usage.prompt_tokens, usage.completion_tokens)
         if model not in self._models and len(self._models) < MAX_LM_MODELS:
             self._models.add(model)
             if price is None and self._prices:  # a slip in the name would make the dearest model the cheapest
                 _log.warning("LM_PRICES has no price for a model: its calls count as free", model=model)
-        label = model if model in self._models else OTHER_MODELS
-        self._tokens.labels(version, label, "prompt").inc(usage.prompt_tokens)
-        self._tokens.labels(version, label, "completion").inc(usage.completion_tokens)
-        self._executions.labels(version, label).inc()
-        self._cost.labels(version, label).inc(cost)
-        return cost
+        return model if model in self._models else OTHER_MODELS, cost
+
+
+def _count_tokens(tokens: Counter, version: Version, label: str, usage: LMUsage) -> None:
+    tokens.labels(version, label, "prompt").inc(usage.prompt_tokens)
+    tokens.labels(version, label, "completion").inc(usage.completion_tokens)

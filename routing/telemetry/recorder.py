@@ -221,6 +221,10 @@ class Recorder:
         """Counts the tokens of an execution, successful or failed, and returns their cost."""
         return self._lms.used(version, model, usage)
 
+    def shadow_lm_used(self, version: Version, model: str, usage: LMUsage) -> None:
+        """Counts the tokens of a shadow call or of a metric's run, apart from those of callers."""
+        self._lms.used_in_shadow(version, model, usage)
+
     def background_restarted(self, task: str, count: int) -> None:
         """Counts `count` restarts of a background task; 0 makes its series exist."""
         self._service.restarts.labels(task).inc(count)

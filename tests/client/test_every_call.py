@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -252,6 +253,8 @@ def test_sessions_and_their_language_models(client: Client, echo: str) -> None:
     client.lm.remove(session)
     assert client.lm.get(session).set_for == "everyone"
     assert client.lm.set("none").model == "none"
+    client.lm.remove()
+    assert client.lm.restore().model == "none"
     of_v2 = client.lm.set("openai/y", pool_version="v2")
     assert (client.lm.get(pool_version="v2"), of_v2.set_for) == (of_v2, "version")
     client.lm.remove(pool_version="v2")
@@ -332,6 +335,7 @@ FAULTS: dict[str, Provoke] = {
     "not_found": lambda client, echo: client.pools.get("../a"),
     "program_not_found": lambda client, echo: client.execute("no-such-program"),
     "session_not_found": lambda client, echo: client.sessions.get("no-such-session"),
+    "session_ended": lambda client, echo: client.execute(echo, {"nonce": "a"}, session_id=ended(client)),
     "execution_not_found": lambda client, echo: client.jobs.cancel("no-such-job"),
     "program_exists": lambda client, echo: client.programs.create({**body_of(echo)}),
     "stale_revision": lambda client, echo: client.programs.put(echo, body_of(echo), expected_revision=7),
@@ -345,6 +349,14 @@ FAULTS: dict[str, Provoke] = {
         of(client, "sleep", "seconds", "number"), {"seconds": 60}, timeout_s=0.3
     ),
 }
+
+
+def ended(client: Client) -> str:
+    """A session that had an LM of its own and has ended."""
+    session = f"ended-{uuid4().hex}"
+    client.lm.set("none", session_id=session)
+    client.sessions.end(session)
+    return session
 
 
 def of(client: Client, function: str, field: str, kind: str = "string") -> str:

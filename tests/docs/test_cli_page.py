@@ -28,7 +28,7 @@ def of(path: str) -> list[str]:
 @pytest.mark.parametrize("path", COMMANDS)
 def test_each_command_is_on_the_page(path: str) -> None:
     """With options that it has, and with all that it needs."""
-    options = {option for parameter in COMMANDS[path].params for option in parameter.opts}
+    options = {option for one in COMMANDS[path].params for option in (*one.opts, *one.secondary_opts)}
     needed = [parameter.opts[0] for parameter in COMMANDS[path].params if parameter.required]
     shown = of(path)
     assert shown, f"{path} is missing"

@@ -78,7 +78,7 @@ def test_what_prolongs_a_session(shared_service: Service, version: str) -> None:
 
 
 def test_ending_a_session_amid_a_call(start_service: StartService, version: str, tmp_path: Path) -> None:
-    """The call is answered; it begins the session anew, without its programs."""
+    """The call is answered; it does not begin the session again, which had a program of its own."""
     service = start_service(POOL_VERSION=version)
     program = service.create("hold", {"directory": "string", "name": "string"}, session_id="mine")
     with concurrent.futures.ThreadPoolExecutor(1) as caller:
@@ -87,10 +87,10 @@ def test_ending_a_session_amid_a_call(start_service: StartService, version: str,
         wait_until(lambda: bool(list(tmp_path.glob("a.*"))), "the call runs")
         assert service.client.delete("/sessions/mine").status_code == 204
         problem(service.client.get("/sessions/mine"), 404, "session_not_found")
-        problem(service.execute(program, inputs=inputs, session_id="mine"), 404, "program_not_found")
+        problem(service.execute(program, inputs=inputs, session_id="mine"), 410, "session_ended")
         (tmp_path / "go").touch()
         assert call.result().status_code == 200
-    assert service.client.get("/sessions/mine").json()["program_count"] == 0
+    problem(service.client.get("/sessions/mine"), 404, "session_not_found")
 
 
 def test_a_rollback_that_replays(start_service: StartService, tmp_path: Path) -> None:

@@ -99,6 +99,12 @@ def test_a_signature_from_pydantic_models(service: Service) -> None:
         answer = service.execute(program["id"], inputs={"order": {**order, "lines": lines}})
         assert place in refusal(answer, "invalid_inputs", "order")
         assert answer.json()["retry_safe"] is True
+    lines = [{"sku": 1, "qty": 0}] * 6
+    detail = refusal(
+        service.execute(program["id"], inputs={"order": {"number": "x", "lines": lines}}), "invalid_inputs", "order"
+    )
+    assert all(place in detail for place in ("`$.order.number`", "`$.order.lines[0].sku`", "`$.order.lines[3].qty`"))
+    assert detail.endswith("; and 3 more")
 
 
 def test_a_derived_signature_outlives_the_service(own_service: Service) -> None:

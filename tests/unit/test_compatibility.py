@@ -1,5 +1,7 @@
 """The definitions of V2's own that take every call of V1's, and those that do not."""
 
+import asyncio
+import time
 from typing import Any
 
 import jsonschema_rs
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolshift.worker.definitions import Field, Signature
-from routing.catalog.compatibility import Schema, check_compatible, takes_all
+from routing.catalog.compatibility import Schema, check_compatible, ensure_compatible, takes_all
 from routing.errors import IncompatibleDefinition
 
 A_STRING = Field("a", "string")
@@ -138,3 +140,42 @@ def test_a_schema_that_takes_all_takes_every_value(wide: Any, narrow: Any, candi
             for value in candidates:
                 if jsonschema_rs.is_valid(other, value):
                     assert jsonschema_rs.is_valid(wide, value), (wide, other, value)
+
+
+CONSTANTS: dict[str, Any] = {"anyOf": [{"const": number} for number in range(2000)]}
+_AS_ENUMS = {"anyOf": [{"enum": [number]} for number in reversed(range(2000))]}
+
+
+@pytest.mark.parametrize(
+    ("v2", "fits"),
+    [
+        ({"anyOf": list(reversed(CONSTANTS["anyOf"]))}, True),
+        ({"anyOf": [*reversed(CONSTANTS["anyOf"]), {"const": "another"}]}, True),
+        ({"enum": list(range(3000))}, True),
+        (_AS_ENUMS, False),
+        ({"anyOf": [{"enum": list(range(10 * one, 10 * one + 11))} for one in reversed(range(200))]}, False),
+    ],
+    ids=["another order", "one more", "an enum", "as enums", "wider enums"],
+)
+def test_large_schemas_are_compared_within_a_budget(v2: dict[str, Any], *, fits: bool) -> None:
+    """A comparison that takes longer is refused, with what to do."""
+    old, new = (signature(Field("choice", "any", schema=schema)) for schema in (CONSTANTS, v2))
+    began = time.process_time()
+    if fits:
+        check_compatible(old, new)
+    else:
+        with pytest.raises(IncompatibleDefinition, match=r"'choice' is too large to compare.*`enum`") as refused:
+            check_compatible(old, new)
+        assert refused.value.field == "choice"
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.anyio
+async def test_the_comparison_leaves_the_event_loop() -> None:
+    """A timer comes while a thread compares."""
+    old, new = (signature(Field("choice", "any", schema=constants)) for constants in (CONSTANTS, _AS_ENUMS))
+    comparison = asyncio.ensure_future(ensure_compatible(old, new))
+    await asyncio.sleep(0.001)
+    assert not comparison.done()
+    with pytest.raises(IncompatibleDefinition):
+        await comparison

@@ -53,7 +53,7 @@ class Replica:
     def seen(self) -> tuple[int, int, bool, int]:
         """Compared and differing calls, the verdict, and the pairs of scores; zeros if nothing is known."""
         try:
-            report = self.evidence.report("echo")
+            report = self.evidence.reports().of("echo")
         except KeyError:
             return (0, 0, False, 0)
         assert report.quality is not None

@@ -47,7 +47,16 @@ class Shadowing:
         self.busy_share = 0.0
         self.gate = LoadGate(80, lambda: self.busy_share, lambda: 0.0)
         metrics = ShadowMetrics(self.registry)
-        scorer = Scorer(self.v1, self.evidence, self.gate, metrics, sample_percent=100, timeout_s=1, lm_of=_no_lm)
+        scorer = Scorer(
+            self.v1,
+            self.evidence,
+            self.gate,
+            metrics,
+            sample_percent=100,
+            timeout_s=1,
+            lm_of=_no_lm,
+            count_tokens=lambda *_: None,
+        )
         self.tap: ShadowTap | None = None
         self.runs = ShadowRuns(
             pools,
@@ -179,6 +188,9 @@ async def test_calls_wait_for_the_gate_and_are_bounded() -> None:
             one.end(result("done"))
         await until(lambda: one.ended("shed") == 10)
         assert one.v2.idle_calls == []
+        shed = one.evidence.reports().of("echo").shed
+        assert sum(shed.values()) == 10
+        assert shed.keys() <= {"processors_busy", "event_loop_busy"}
         one.busy_share = 0.0
         await until(lambda: one.ended("same") == MAX_WAITING)
 
@@ -234,7 +246,7 @@ async def test_a_program_that_kills_workers_is_stopped(death: ExecutionError) ->
             await until(lambda done=done: one.ended("differs") == done)  # type: ignore[misc]
         one.end(result("done"))
         await until(lambda: one.ended("shed") == 1)
-        assert one.evidence.report("echo").shed == {"quarantined": 1}
+        assert one.evidence.reports().of("echo").shed == {"quarantined": 1}
 
 
 async def test_another_definition_begins_again() -> None:
@@ -245,13 +257,13 @@ async def test_another_definition_begins_again() -> None:
         revised = Program(IDEMPOTENT.key, IDEMPOTENT.id, IDEMPOTENT.definition, 2)
         one.end(result("done"), program=revised)
         await until(lambda: one.ended("same") == 2)
-        assert one.evidence.report("echo").compared == 1
+        assert one.evidence.reports().of("echo").compared == 1
 
 
 async def test_the_gate_shuts_while_the_loop_lags() -> None:
     gate = LoadGate(100)
     gate.tick(1.0, 1.0 + 2 * MAX_LAG_S)
-    assert not gate.is_open
+    assert gate.shut_by == "event_loop_busy"
     gate.tick(1.1, 1.1)
     assert gate.is_open
 
@@ -300,6 +312,6 @@ async def test_examples_are_bounded_and_the_evidence_reaches_the_judge() -> None
         for done in range(1, 26):
             one.end(Result(msgspec.Raw(b'{"text":"' + b"x" * 5000 + b'"}'), 0.0), inputs=b'{"text":"secret"}')
             await until(lambda done=done: one.ended("differs") == done)  # type: ignore[misc]
-        await until(lambda: len(one.evidence.report("echo").examples) == 10)
+        await until(lambda: len(one.evidence.reports().of("echo").examples) == 10)
         one.evidence.feed()
         assert {row.name for row in one.evidence._judge.analysis()} >= {"shadow", "quality"}

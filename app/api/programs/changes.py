@@ -8,7 +8,7 @@ from app.access.auth import Principal
 from app.api.programs.check import try_definition
 from app.services import Services
 from pools.calls import Program
-from routing.catalog.compatibility import check_compatible
+from routing.catalog.compatibility import ensure_compatible
 from routing.catalog.definitions import encode_definition
 from routing.catalog.own_definitions import OwnDefinition, nothing_to_try
 from routing.catalog.programs import NewProgram, ProgramChange, PutResult, StoredProgram
@@ -52,8 +52,8 @@ async def check_change(change: ProgramChange, services: Services, principal: Pri
     if before is not None and _is_in_force(change, before):
         return Checked(change, before, before)
     if change.of_v2 and before is not None:
-        return Checked(change, before, _after_v2(change.new, before, services))
-    return Checked(change, before, _after(change.new, before, services))
+        return Checked(change, before, await _after_v2(change.new, before, services))
+    return Checked(change, before, await _after(change.new, before, services))
 
 
 async def make_changes(checked: Sequence[Checked], services: Services, principal: Principal) -> Sequence[PutResult]:
@@ -65,13 +65,11 @@ async def make_changes(checked: Sequence[Checked], services: Services, principal
     needed = [one for one in checked if one.is_needed]
     sessions = {one.change.new.session_id for one in needed if not one.change.of_v2} - {None}
     for session_id in sessions:
-        await services.sessions.admit(str(session_id), principal.caller)
+        await services.sessions.admit(str(session_id), principal.caller, may_begin_again=True)
     made = iter(await services.programs.put_all([one.change for one in needed]) if needed else ())
     results = [next(made) if one.is_needed else PutResult(one.after, is_new=False) for one in checked]
     for session_id in sessions:
-        services.sessions.seen(str(session_id), owner=principal.caller.owner)
-    if sessions:
-        await services.sessions.flush()
+        await services.sessions.keep(str(session_id), principal.caller.owner)
     await _restart_evidence(checked, results, services, principal.name)
     return results
 
@@ -108,10 +106,10 @@ def _is_in_force(change: ProgramChange, before: StoredProgram) -> bool:
     return is_same(before.program, change.new)
 
 
-def _after(new: NewProgram, before: StoredProgram | None, services: Services) -> StoredProgram:
+async def _after(new: NewProgram, before: StoredProgram | None, services: Services) -> StoredProgram:
     """Returns the program as a change of the definition that all versions run would make it."""
     if before is not None and before.v2 is not None:
-        check_compatible(new.definition.signature, before.v2.program.definition.signature)
+        await ensure_compatible(new.definition.signature, before.v2.program.definition.signature)
     services.programs.check_quotas(new)
     if before is None:
         program = Program("", new.id, new.definition)
@@ -121,9 +119,9 @@ def _after(new: NewProgram, before: StoredProgram | None, services: Services) ->
     return dataclasses.replace(before, program=program)
 
 
-def _after_v2(new: NewProgram, before: StoredProgram, services: Services) -> StoredProgram:
+async def _after_v2(new: NewProgram, before: StoredProgram, services: Services) -> StoredProgram:
     """Returns the program as a change of V2's own definition would make it."""
-    check_compatible(before.program.definition.signature, new.definition.signature)
+    await ensure_compatible(before.program.definition.signature, new.definition.signature)
     services.programs.check_quotas_of_v2(new)
     program = Program(before.program.key, new.id, new.definition, before.v2_revision + 1, Version.V2)
     return dataclasses.replace(before, v2=OwnDefinition(program, datetime.now(UTC), new.editor.name))

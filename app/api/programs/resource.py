@@ -182,12 +182,11 @@ async def create_program(body: ProgramBody, services: Running, executor: Executo
     """Creates a program. A process of its own loads it at once, so that the answer tells a mistake."""
     program_id = body.id or f"prog-{secrets.token_hex(8)}"
     if body.session_id is not None:
-        await services.sessions.admit(body.session_id, executor.caller)
+        await services.sessions.admit(body.session_id, executor.caller, may_begin_again=True)
     definition = await try_definition(body.definition(), services)
     stored = await services.programs.add(NewProgram(program_id, body.session_id, definition, executor.editor))
     if body.session_id is not None:
-        services.sessions.seen(body.session_id, owner=executor.caller.owner)
-        await services.sessions.flush()  # every replica is to know of it
+        await services.sessions.keep(body.session_id, executor.caller.owner)
     return program_answer(stored, is_new=True)
 
 

@@ -14,7 +14,7 @@ from poolshift.worker.loading import EntrypointError
 from poolshift.worker.types.annotated import is_plain, not_none
 from poolshift.worker.types.encoding import plain
 from poolshift.worker.types.fields import text_of
-from poolshift.worker.types.misfit import Misfit
+from poolshift.worker.types.misfit import Misfit, misfit_of_pydantic
 from poolshift.worker.types.schemas import allows_null, type_of_schema
 
 
@@ -136,8 +136,7 @@ def _adapters(annotations: Mapping[str, Any]) -> dict[str, pydantic.TypeAdapter[
 def _misfit(error: Exception) -> Misfit:
     if not isinstance(error, pydantic.ValidationError):
         return Misfit(str(error))
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return Misfit(first["msg"], first["loc"])
+    return misfit_of_pydantic(error)
 
 
 def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from poolshift.worker.lm import LMRun, LMSettings
 
 MAX_LMS = 32
 """The number of LMs to which a worker keeps connections."""
+_OPENAI = "openai/"
+NO_KEY = "no-key"
+"""Stands for the key of a server that asks for none."""
 MAX_DETAIL_LENGTH = 2000
 """The length of a quotation of an LM or of its endpoint; a longer one is cut."""
 
@@ -93,7 +97,7 @@ def _lm_of(settings: LMSettings) -> dspy.LM:
         lm = (_SchemaLM if settings.decodes_schema else _DiscreetLM)(
             settings.model,
             api_base=settings.api_base,
-            api_key=settings.api_key,
+            **_key_of(settings),
             temperature=settings.temperature,
             max_tokens=settings.max_tokens,
             cache=False,
@@ -103,6 +107,17 @@ def _lm_of(settings: LMSettings) -> dspy.LM:
     if len(_lms) > MAX_LMS:
         _lms.popitem(last=False)[1].close()
     return lm
+
+
+def _key_of(settings: LMSettings) -> dict[str, str]:
+    """The key as an argument of an LM. Without one DSPy takes the provider's variable, or the provider's own stand-in.
+
+    A server of the user's own that speaks OpenAI's API, such as vLLM, need not ask for a key, and DSPy asks for one.
+    """
+    if settings.api_key is not None:
+        return {"api_key": settings.api_key}
+    is_own_server = settings.api_base is not None and settings.model.startswith(_OPENAI)
+    return {"api_key": NO_KEY} if is_own_server and not os.environ.get("OPENAI_API_KEY") else {}
 
 
 @contextmanager

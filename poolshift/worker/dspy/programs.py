@@ -21,6 +21,7 @@ from poolshift.worker.dspy.signatures import parse_text, signature_of
 from poolshift.worker.dspy.states import SavedPredict
 from poolshift.worker.dspy.streaming import OutputEvents, run_streamed
 from poolshift.worker.dspy.tools import tool
+from poolshift.worker.dspy.trial import LMTrial
 from poolshift.worker.dspy.usage import counted_for
 from poolshift.worker.errors import LMNotConfigured
 from poolshift.worker.lm import LMRun
@@ -45,8 +46,10 @@ _REASONING = "reasoning"
 _OF_REACT = frozenset({"trajectory", "next_thought", "next_tool_name", "next_tool_args", "max_iters"})
 
 
-def load(definition: Definition, allowed_modules: tuple[str, ...]) -> "DSPyProgram | ModuleProgram":
-    """Loads a program of any of DSPy's types. Raises EntrypointError."""
+def load(definition: Definition, allowed_modules: tuple[str, ...]) -> "DSPyProgram | ModuleProgram | LMTrial":
+    """Loads a program of any of DSPy's types, or the trial of an LM. Raises EntrypointError."""
+    if definition.program_type == "lm_trial":
+        return LMTrial(definition)
     if definition.program_type == "dspy":
         return ModuleProgram(definition, allowed_modules)
     return DSPyProgram(definition, allowed_modules)

@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from poolshift.worker.definitions import FieldType
-from poolshift.worker.types.misfit import Misfit
+from poolshift.worker.types.misfit import Misfit, misfit_of_pydantic
 from poolshift.worker.types.schemas import type_of_schema
 
 _PYDANTIC = frozenset({"pydantic", "pydantic_core", "annotated_types"})
@@ -85,8 +85,7 @@ class PydanticType(AnnotatedType):
         try:
             return validate(value)
         except sys.modules["pydantic"].ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise Misfit(first["msg"], first["loc"]) from None
+            raise misfit_of_pydantic(error) from None
 
 
 def annotated_type(annotation: Any) -> AnnotatedType:

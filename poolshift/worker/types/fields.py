@@ -7,7 +7,7 @@ from typing import Any, Optional
 import msgspec
 
 from poolshift.worker.definitions import Field, FieldType, Signature
-from poolshift.worker.types.misfit import Misfit, place
+from poolshift.worker.types.misfit import Misfit
 from poolshift.worker.types.schemas import check_of
 
 _TYPES: dict[FieldType, Any] = {
@@ -88,4 +88,4 @@ def field_of(error: msgspec.ValidationError) -> str | None:
 
 def text_of(side: str, name: str, misfit: Misfit) -> str:
     """Says a misfit and its place, as msgspec does."""
-    return f"{side}: {misfit.reason} - at `{place((name, *misfit.path))}`"
+    return f"{side}: {misfit.under(name).told()}"

@@ -11,7 +11,7 @@ from poolshift.worker.errors import InvalidOutputs
 from poolshift.worker.types.annotated import PydanticType
 from poolshift.worker.types.annotations import OutputType
 from poolshift.worker.types.encoding import encode, misfit_of, plain
-from poolshift.worker.types.fields import Fields, field_of, text_of
+from poolshift.worker.types.fields import Fields, field_of
 from poolshift.worker.types.misfit import Misfit, place
 
 _UNTYPED = OutputType()
@@ -99,8 +99,7 @@ class OutputValidator(Fields):
                 return jsonable(returned)
             return {name: jsonable(value) for name, value in returned.items()}
         except Misfit as misfit:
-            path = (self._names[0], *misfit.path) if self._is_single else misfit.path
-            raise _invalid(Misfit(misfit.reason, path)) from None
+            raise _invalid(misfit.under(self._names[0]) if self._is_single else misfit) from None
 
     def _fits_without_nan(self, returned: Any) -> bool:
         """Says if nothing but a NaN or an infinity, which JSON has as null, keeps a typed value from fitting."""
@@ -118,7 +117,7 @@ class OutputValidator(Fields):
                 try:
                     check(values[name])
                 except Misfit as misfit:
-                    raise _invalid(Misfit(misfit.reason, (name, *misfit.path))) from None
+                    raise _invalid(misfit.under(name)) from None
 
 
 def _encoded(returned: Any) -> bytes:
@@ -153,10 +152,9 @@ def _nan_of(returned: Any, name: str | None) -> float | None:
 
 def _invalid(misfit: Misfit) -> InvalidOutputs:
     """The error for a misfit whose path begins with the output's name."""
-    name, *path = misfit.path or ("",)
-    if not name:
+    if not misfit.path:
         return InvalidOutputs(f"outputs: {misfit.reason}")
-    return InvalidOutputs(text_of("outputs", str(name), Misfit(misfit.reason, path)), field=str(name))
+    return InvalidOutputs(f"outputs: {misfit.told()}", field=str(misfit.path[0]))
 
 
 def _reason(error: msgspec.ValidationError, returned: Any) -> str:

@@ -32,6 +32,8 @@ _TYPES_OF_VALUES: tuple[tuple[type, FieldType], ...] = (
     (dict, "object"),
 )
 _NUMBERS = {"integer", "number"}
+_MAX_DEPTH = 64
+"""Levels of `anyOf`, `oneOf`, `allOf` and `$ref` that are followed; deeper than that, a schema allows any type."""
 Check = Callable[[Any], None]
 
 
@@ -85,7 +87,7 @@ def type_of_schema(schema: Mapping[str, Any]) -> FieldType:
 
 def types_of_schema(schema: Mapping[str, Any]) -> set[str]:
     """The names of the types that a JSON Schema allows: `any` if that cannot be told, none if no value fits."""
-    return _types(schema, schema, {})
+    return _types(schema, schema, {}, 0)
 
 
 def allows_type(schema: Mapping[str, Any], field_type: FieldType) -> bool:
@@ -100,22 +102,22 @@ def allows_null(schema: Mapping[str, Any]) -> bool:
     return "null" in types_of_schema(schema)
 
 
-def _types(schema: Any, whole: Mapping[str, Any], resolved: dict[str, set[str]]) -> set[str]:
+def _types(schema: Any, whole: Mapping[str, Any], resolved: dict[str, set[str]], depth: int) -> set[str]:
     """The names of the types that a schema allows; `any` stands for all. Each definition is looked at once."""
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
         return {"any"}
     allowed = [*_named_types(schema)]
     if isinstance(reference := schema.get("$ref"), str):
         if reference not in resolved:
             resolved[reference] = set()  # a definition that refers to itself adds nothing
-            resolved[reference] = _types(_definition(reference, whole), whole, resolved) or {"any"}
+            resolved[reference] = _types(_definition(reference, whole), whole, resolved, depth + 1) or {"any"}
         allowed.append(resolved[reference])
     allowed += (
-        set().union(*(_types(part, whole, resolved) for part in parts))
+        set().union(*(_types(part, whole, resolved, depth + 1) for part in parts))
         for keyword in ("anyOf", "oneOf")
         if (parts := _parts(schema, keyword))
     )
-    allowed += (_types(part, whole, resolved) for part in _parts(schema, "allOf"))
+    allowed += (_types(part, whole, resolved, depth + 1) for part in _parts(schema, "allOf"))
     return reduce(_in_both, allowed, {"any"})
 
 

@@ -153,3 +153,24 @@ def test_an_organic_score_is_no_evidence_in_the_mean_if_v2_is_no_worse(
 
     mean = (1 - w) * math.exp(log_e(0, v1)) + w * math.exp(log_e(1, v2))
     assert mean <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(("equal", "verdict"), [(0, "unknown"), (5, "unknown"), (148, "unknown"), (149, "alike")])
+def test_few_comparisons_show_nothing_yet(equal: int, verdict: str) -> None:
+    """A field is alike once surely no more than 5 % of calls really differ."""
+    comparisons = Comparisons()
+    comparisons.differs(("p", "f"), "unknown")
+    for _ in range(equal):
+        comparisons.same(("p", "f"))
+    (row,) = comparisons.rows()
+    assert (row.differs, row.verdict) == (False, verdict)
+
+
+def test_a_field_that_differs_says_so() -> None:
+    comparisons = Comparisons()
+    for _ in range(40):
+        comparisons.differs(("p", "f"), "v2")
+    comparisons.same(("p", "g"))
+    first, second = comparisons.rows(most=2)
+    assert (first.verdict, second.verdict) == ("differs", "unknown")
+    assert [row.field for row in comparisons.rows(most=1)] == ["f"]
