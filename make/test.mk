@@ -18,7 +18,7 @@ RANDOM_EXAMPLES = --hypothesis-profile=default
 
 ##@ Test
 
-test: $(INSTALLED) $(SCHEMA) $(CLIENTS_INSTALLED) prometheus-if-root browser-if-root ## Runs all tests (ten minutes); POOL_VERSION=v2 runs the service tests on that version alone
+test: $(INSTALLED) $(SCHEMA) $(CLIENTS_INSTALLED) tools-if-possible ## Runs all tests (ten minutes); POOL_VERSION=v2 runs the service tests on that version alone
 	@sh make/tests.sh $(BIN)/pytest $(ARGS)
 
 test-fast: $(INSTALLED) ## Runs the tests that start no service (half a minute)
@@ -65,14 +65,7 @@ $(CACHE)/python%/.installed: $(INSTALLED)
 	@VIRTUAL_ENV=$(@D) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e packaging/poolshift -e .
 	@touch $@
 
-.PHONY: prometheus-if-root browser-if-root
+.PHONY: tools-if-possible
 
-prometheus-if-root:
-	@if command -v prometheus >/dev/null || [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then exit 0; fi; \
-	echo "Installing Debian's packages prometheus and prometheus-alertmanager, which the tests of the dashboards need"; \
-	$(MAKE) --no-print-directory prometheus >/dev/null 2>&1 || echo "They cannot be installed: those tests are skipped"
-
-browser-if-root:
-	@if command -v chromium >/dev/null || [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then exit 0; fi; \
-	echo "Installing Debian's package chromium, which the tests of the console need"; \
-	$(MAKE) --no-print-directory browser >/dev/null 2>&1 || echo "It cannot be installed: those tests are skipped"
+tools-if-possible:
+	@sh make/tools.sh --if-possible

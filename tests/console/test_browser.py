@@ -22,9 +22,10 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from tests.console.support import CHROMIUM, Keys, program
+from tests.console.support import Keys, program
 from tests.replicas.conftest import Postgres, empty_cluster, postgres, postgres_folder
 from tests.support.service import Service, running_service
+from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 __all__ = ["empty_cluster", "postgres", "postgres_folder"]
@@ -73,7 +74,7 @@ def playwright() -> Iterator[Playwright]:
 @pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     """Debian's Chromium with all of its protection, except the sandbox, which root cannot have."""
-    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    browser = playwright.chromium.launch(executable_path=tool("chromium"), args=["--no-sandbox"])
     yield browser
     browser.close()
 

@@ -72,6 +72,7 @@ def unfolded(text: str) -> list[str]:
     return text.replace("\\\n", "").splitlines()
 
 
+@pytest.mark.curl
 @pytest.mark.parametrize(
     ("path", "heading"),
     [

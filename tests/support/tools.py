@@ -1,0 +1,86 @@
+"""The programs that tests run: those that every machine has, and those of a group that a machine may lack."""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+TABLE: Final = ROOT / "make/tools.txt"
+
+EVERYWHERE: Final = frozenset("bash cp echo make sh sleep true unshare".split())
+"""Programs of a bare Debian with make."""
+
+BRING_THEIR_OWN: Final = frozenset({"ship", "clients"})
+"""Groups whose programs a target of make installs for them (`make ship-tools`, npm)."""
+
+_OURS: Final = (Path(sys.prefix), ROOT, Path(tempfile.gettempdir()).resolve(), Path("/proc/self"))
+"""Folders of programs that the environment or a test has made."""
+_PYTHON: Final = re.compile(r"python[\d.]*")
+_SHELLS: Final = frozenset({"bash", "sh"})
+
+
+def _read_table() -> Iterator[tuple[str, str]]:
+    for line in TABLE.read_text().splitlines():
+        if not line.startswith("#"):
+            program, group, *_ = line.split()
+            yield program, group
+
+
+GROUP_OF: Final = dict(_read_table())
+"""The group of each program that a machine may lack, which is the marker of the tests that run it."""
+
+
+def tool(name: str) -> str:
+    """Returns the path of a program that a machine may lack; fails a test without the marker of its group."""
+    check_groups([name], running.groups)
+    path = shutil.which(name)
+    if path is None:
+        pytest.fail(f"{name} is missing, though the test has its marker", pytrace=False)
+    return path
+
+
+class _Running:
+    """The test that runs."""
+
+    groups: frozenset[str] = frozenset()
+    """Markers of the test; none between two tests."""
+
+
+running: Final = _Running()
+
+
+def check_groups(programs: Sequence[str], groups: frozenset[str]) -> None:
+    """Fails a test that runs programs of a group without its marker."""
+    for program in programs:
+        group = GROUP_OF.get(program)
+        if group is not None and group not in groups:
+            pytest.fail(f"a machine may lack {program}: mark the test with `{group}` ({TABLE.relative_to(ROOT)})")
+
+
+def check_spawn(executable: str, arguments: Sequence[str], groups: frozenset[str]) -> None:
+    """Fails a test that runs a program which its machine may lack and no marker of it names."""
+    path = Path(executable)
+    if groups & BRING_THEIR_OWN or any(path.is_relative_to(folder) for folder in _OURS) or _PYTHON.fullmatch(path.name):
+        return
+    words = re.split(r"[^\w-]+", " ".join(arguments)) if path.name in _SHELLS else [path.name, *arguments]
+    check_groups(words, groups)
+    if path.name not in EVERYWHERE and path.name not in GROUP_OF:
+        pytest.fail(f"{path.name} is no program of a bare Debian: give it a row in {TABLE.relative_to(ROOT)}")
+
+
+def watch_spawns() -> None:
+    """Checks each program that the tests' process starts, from now on."""
+    sys.addaudithook(_audit)
+
+
+def _audit(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "subprocess.Popen":
+        executable, command = arguments[:2]
+        check_spawn(os.fsdecode(executable), [os.fsdecode(one) for one in command], running.groups)  # type: ignore[arg-type,attr-defined]
