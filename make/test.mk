@@ -18,7 +18,7 @@ RANDOM_EXAMPLES = --hypothesis-profile=default
 
 ##@ Test
 
-test: $(INSTALLED) $(SCHEMA) $(CLIENTS_INSTALLED) tools-if-possible ## Runs all tests (ten minutes); POOL_VERSION=v2 runs the service tests on that version alone
+test: $(INSTALLED) $(SCHEMA) $(CLIENTS_INSTALLED) tools-if-possible ## Runs all tests (18 minutes on two slow cores); POOL_VERSION=v2 runs the service tests on that version alone
 	@sh make/tests.sh $(BIN)/pytest $(ARGS)
 
 test-fast: $(INSTALLED) ## Runs the tests that start no service (half a minute)

@@ -1,12 +1,19 @@
-# Installs those of Debian's programs in make/tools.txt that are missing: of the groups named, or of all.
+# Installs those of Debian's programs and libraries in make/tools.txt that are missing: of the groups named, or of all.
 # With --if-possible it goes on without what it cannot install, as the tests that need it are skipped and say so.
 is_optional=
 if [ "$1" = --if-possible ]; then is_optional=yes; shift; fi
 
-# Prints the groups that lack a program, or the missing packages of a group $1.
+is_there() {
+  case $1 in
+    *.so.*) PATH=$PATH:/usr/sbin ldconfig -p | grep -q "$1" ;;
+    *) command -v "$1" >/dev/null ;;
+  esac
+}
+
+# Prints the groups that lack something, or the missing packages of a group $1.
 missing() {
-  grep -v '^#' make/tools.txt | while read -r program group packages; do
-    command -v "$program" >/dev/null && continue
+  grep -v '^#' make/tools.txt | while read -r name group packages; do
+    is_there "$name" && continue
     if [ -z "$1" ]; then echo "$group"; elif [ "$group" = "$1" ]; then echo "$packages"; fi
   done | sort -u
 }

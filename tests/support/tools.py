@@ -1,5 +1,6 @@
 """The programs that tests run: those that every machine has, and those of a group that a machine may lack."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 TABLE: Final = ROOT / "make/tools.txt"
 
-EVERYWHERE: Final = frozenset("bash cp echo make sh sleep true unshare".split())
+EVERYWHERE: Final = frozenset("bash cp echo env make prlimit sh sleep true unshare".split())
 """Programs of a bare Debian with make."""
 
 BRING_THEIR_OWN: Final = frozenset({"ship", "clients"})
@@ -29,12 +30,23 @@ _SHELLS: Final = frozenset({"bash", "sh"})
 def _read_table() -> Iterator[tuple[str, str]]:
     for line in TABLE.read_text().splitlines():
         if not line.startswith("#"):
-            program, group, *_ = line.split()
-            yield program, group
+            name, group, *_ = line.split()
+            yield name, group
 
 
 GROUP_OF: Final = dict(_read_table())
-"""The group of each program that a machine may lack, which is the marker of the tests that run it."""
+"""The group of each program or library that a machine may lack, which is the marker of the tests that need it."""
+
+
+def is_there(name: str) -> bool:
+    """Tells if the machine has a program, or a library with the name of its file."""
+    if ".so." not in name:
+        return shutil.which(name) is not None
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
 def tool(name: str) -> str:
