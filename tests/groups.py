@@ -74,7 +74,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     try:
         return (yield)
     finally:
-        running.groups = frozenset()
+        running.groups = None
 
 
 @pytest.hookimpl(tryfirst=True)

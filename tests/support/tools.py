@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,7 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 TABLE: Final = ROOT / "make/tools.txt"
 
-EVERYWHERE: Final = frozenset("bash cp echo env make prlimit sh sleep true unshare".split())
+EVERYWHERE: Final = frozenset("bash cp echo env make prlimit sh sleep true uname unshare".split())
 """Programs of a bare Debian with make."""
 
 BRING_THEIR_OWN: Final = frozenset({"ship", "clients"})
@@ -51,7 +51,7 @@ def is_there(name: str) -> bool:
 
 def tool(name: str) -> str:
     """Returns the path of a program that a machine may lack; fails a test without the marker of its group."""
-    check_groups([name], running.groups)
+    check_groups([name], running.groups or ())
     path = shutil.which(name)
     if path is None:
         pytest.fail(f"{name} is missing, though the test has its marker", pytrace=False)
@@ -61,14 +61,14 @@ def tool(name: str) -> str:
 class _Running:
     """The test that runs."""
 
-    groups: frozenset[str] = frozenset()
-    """Markers of the test; none between two tests."""
+    groups: frozenset[str] | None = None
+    """Markers of the test; None while no test runs, and pytest and its plugins do what they do."""
 
 
 running: Final = _Running()
 
 
-def check_groups(programs: Sequence[str], groups: frozenset[str]) -> None:
+def check_groups(programs: Sequence[str], groups: Collection[str]) -> None:
     """Fails a test that runs programs of a group without its marker."""
     for program in programs:
         group = GROUP_OF.get(program)
@@ -93,6 +93,6 @@ def watch_spawns() -> None:
 
 
 def _audit(event: str, arguments: tuple[object, ...]) -> None:
-    if event == "subprocess.Popen":
+    if event == "subprocess.Popen" and running.groups is not None:
         executable, command = arguments[:2]
         check_spawn(os.fsdecode(executable), [os.fsdecode(one) for one in command], running.groups)  # type: ignore[arg-type,attr-defined]
