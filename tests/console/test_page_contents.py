@@ -15,7 +15,7 @@ from app.console import words
 from bench.scenarios.scale import fill, program_id
 from cli.rollout.trace_file import TraceFile
 from tests.console.support import program
-from tests.support.service import Service, running_service
+from tests.support.service import ROOT, Service, running_service
 from tests.support.waiting import wait_until
 
 WORKERS = 64
@@ -121,3 +121,14 @@ def test_a_thousand_programs_and_many_workers_fit_on_small_pages(tmp_path: Path)
             assert len(service.client.get(f"/console{one}").content) < MAX_PAGE_BYTES, one
         workers = re.findall(r'<th scope="row">(\d+)</th>', service.client.get("/console/pools").text)
         assert len(set(workers)) == 2 * WORKERS
+
+
+@pytest.mark.parametrize(
+    "template", sorted((ROOT / "app/console/templates").rglob("*.html")), ids=lambda path: path.name
+)
+def test_a_landmark_has_a_name_of_its_own(template: Path) -> None:
+    """On pages, too, that the browser's test sees empty: a box that scrolls within a section is none."""
+    text = template.read_text()
+    names = re.findall(r'<(?:section|nav|aside|form)\b[^>]*\baria-label(?:ledby)?="([^"]+)"', text)
+    assert len(names) == len(set(names))
+    assert 'role="region"' not in text
