@@ -430,6 +430,11 @@ class FakeSpawner:
     def revision(self) -> str:
         return f"code {self.renewals}"
 
+    @property
+    def commit(self) -> None:
+        """No code is of no commit."""
+        return None
+
     def watch_code(self, on_new_code: Callable[[], None]) -> None:
         """Does nothing: there is no code."""
 

@@ -70,6 +70,9 @@ class PoolView(Out):
     utilization: float
     service_time_s: float = Field(description="Moving average of the time that a call takes on a worker")
     programs_revision: str | None = Field(description="The revision of the code that new workers have")
+    programs_commit: str | None = Field(
+        description="The git commit of that code, with `-dirty` if it differs; null if it is of no single repository"
+    )
     totals: PoolTotals
     workers: list[WorkerView]
 
@@ -130,6 +133,7 @@ def pool_view(snapshot: PoolSnapshot, identity: PoolIdentity, *, with_packages: 
         utilization=snapshot.utilization,
         service_time_s=snapshot.service_time_s,
         programs_revision=snapshot.programs_revision,
+        programs_commit=identity.programs_commit,
         totals=PoolTotals(
             dispatched=snapshot.dispatched_total,
             worker_starts=snapshot.worker_starts_total,

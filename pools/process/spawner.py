@@ -81,6 +81,7 @@ class Spawner:
         """True once that start may have read code."""
         self._is_closing = False
         self._revision: str | None = None
+        self._commit: str | None = None
         self._checks = Checks(self.spawn, code.load_timeout_s)
         self._tasks = TaskOwner("zygotes", is_detached=True)
         self._background = background
@@ -152,6 +153,11 @@ class Spawner:
     def revision(self) -> str | None:
         """The revision of the code that workers have which are started now; None before the first start."""
         return self._revision
+
+    @property
+    def commit(self) -> str | None:
+        """The git commit of that code; None if it is of no single one."""
+        return self._commit
 
     def watch_code(self, on_new_code: Callable[[], None]) -> None:
         """Calls `on_new_code` each time that the code on disk has changed and is settled."""
@@ -255,6 +261,7 @@ class Spawner:
                 now=preloaded.revision,
             )
         self._revision = self._revision_on_disk = preloaded.revision
+        self._commit = preloaded.commit
         self.start_failure = None
         old, self._zygote = self._zygote, zygote
         if old is not None:

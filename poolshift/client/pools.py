@@ -68,6 +68,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     stopping: int = 0
     service_time_s: float = 0.0
     programs_revision: str | None = None
+    programs_commit: str | None = None
+    """The git commit of that code, with `-dirty` if it differs."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
