@@ -28,7 +28,7 @@ test-pythons: $(INSTALLED) ## Runs test-fast on each other Python from 3.11 to 3
 	@$(call each_python,$$pytest $(FAST) $(ARGS))
 
 test-compiled: $(COMPILED)/.installed ## Runs the tests of what is compiled on the compiled wheel (needs a C compiler)
-	@mkdir -p $(COMPILED)/tree && rm -rf $(COMPILED)/tree/* && cp -a tests tools pyproject.toml $(COMPILED)/tree
+	@mkdir -p $(COMPILED)/tree && rm -rf $(COMPILED)/tree/* && cp -a tests tools make pyproject.toml $(COMPILED)/tree
 	@cd $(COMPILED)/tree && sh $(CURDIR)/make/tests.sh ../venv/bin/pytest -o testpaths="tests/unit tests/service tests/fronts tests/chaos" \
 		-o pythonpath="$$(../venv/bin/python -P -c 'import _poolshift_service; print(_poolshift_service.root())')" $(ARGS)
 
