@@ -71,7 +71,21 @@ class Guardrail:
         return 1.0 - sum(self.by_code.values()) - self.by_program
 
 
-_ENGINE_CODES = tuple(code for code, guardrail in GUARDRAIL_OF.items() if guardrail == "engine")
+def codes_of(name: str) -> tuple[str, ...]:
+    """Returns the codes that a guardrail counts as faults.
+
+    Raises:
+        ValueError: the guardrail does not judge faults.
+
+    """
+    codes = tuple(code for code, guardrail in GUARDRAIL_OF.items() if guardrail == name)
+    if not codes:
+        known = ", ".join(sorted(set(GUARDRAIL_OF.values())))
+        raise ValueError(f"{name} does not judge faults: these do: {known}")
+    return codes
+
+
+_ENGINE_CODES = codes_of("engine")
 
 GUARDRAILS: Final = (
     Guardrail(

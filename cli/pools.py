@@ -161,8 +161,18 @@ def _summary(pool: dict[str, Any]) -> tuple[object, ...]:
         totals["dispatched"],
         totals["worker_starts"],
         exits or None,
-        pool["programs_revision"],
+        _code(pool),
     )
+
+
+def _code(pool: dict[str, Any]) -> str | None:
+    """Returns the revision of a pool's code, with the git commit that it is of."""
+    revision: str | None = pool["programs_revision"]
+    commit: str | None = pool["programs_commit"]
+    if revision is None or commit is None:
+        return revision
+    short, dash, dirty = commit.partition("-")
+    return f"{revision} (git {short[:10]}{dash}{dirty})"
 
 
 def _remarks(pool: dict[str, Any]) -> Iterator[str]:

@@ -8,11 +8,7 @@ dashboards: $(INSTALLED) ## Writes the dashboards' JSON
 	$(BIN)/python -W ignore -m dashboards.build
 
 prometheus: ## Installs Prometheus and Alertmanager from Debian if they are missing (as root)
-	@missing=; for tool in prometheus promtool prometheus-alertmanager; do command -v $$tool >/dev/null || missing=1; done; \
-	if [ -z "$$missing" ]; then exit 0; fi; \
-	if [ "$$(id -u)" -ne 0 ]; then echo "as root: apt-get install prometheus prometheus-alertmanager"; exit 1; fi; \
-	export DEBIAN_FRONTEND=noninteractive; \
-	apt-get update -q && apt-get install -qy --no-install-recommends prometheus prometheus-alertmanager
+	@sh make/tools.sh prometheus
 
 # With Node of the ship tools, or the machine's. Without npm, or a network, the test that needs it is skipped and says so.
 $(SCHEMA): $(wildcard $(SCHEMA_SOURCE)/*)

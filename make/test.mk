@@ -18,7 +18,7 @@ RANDOM_EXAMPLES = --hypothesis-profile=default
 
 ##@ Test
 
-test: $(INSTALLED) $(SCHEMA) $(CLIENTS_INSTALLED) prometheus-if-root browser-if-root faketime-if-root ## Runs all tests (ten minutes); POOL_VERSION=v2 runs the service tests on that version alone
+test: $(INSTALLED) $(SCHEMA) $(CLIENTS_INSTALLED) tools-if-possible ## Runs all tests (18 minutes on two slow cores); POOL_VERSION=v2 runs the service tests on that version alone
 	@sh make/tests.sh $(BIN)/pytest $(ARGS)
 
 test-fast: $(INSTALLED) ## Runs the tests that start no service (half a minute)
@@ -28,7 +28,7 @@ test-pythons: $(INSTALLED) ## Runs test-fast on each other Python from 3.11 to 3
 	@$(call each_python,$$pytest $(FAST) $(ARGS))
 
 test-compiled: $(COMPILED)/.installed ## Runs the tests of what is compiled on the compiled wheel (needs a C compiler)
-	@mkdir -p $(COMPILED)/tree && rm -rf $(COMPILED)/tree/* && cp -a tests tools pyproject.toml $(COMPILED)/tree
+	@mkdir -p $(COMPILED)/tree && rm -rf $(COMPILED)/tree/* && cp -a tests tools make pyproject.toml $(COMPILED)/tree
 	@cd $(COMPILED)/tree && sh $(CURDIR)/make/tests.sh ../venv/bin/pytest -o testpaths="tests/unit tests/service tests/fronts tests/chaos" \
 		-o pythonpath="$$(../venv/bin/python -P -c 'import _poolshift_service; print(_poolshift_service.root())')" $(ARGS)
 
@@ -65,19 +65,7 @@ $(CACHE)/python%/.installed: $(INSTALLED)
 	@VIRTUAL_ENV=$(@D) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e packaging/poolshift -e .
 	@touch $@
 
-.PHONY: prometheus-if-root browser-if-root faketime-if-root
+.PHONY: tools-if-possible
 
-prometheus-if-root:
-	@if command -v prometheus >/dev/null || [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then exit 0; fi; \
-	echo "Installing Debian's packages prometheus and prometheus-alertmanager, which the tests of the dashboards need"; \
-	$(MAKE) --no-print-directory prometheus >/dev/null 2>&1 || echo "They cannot be installed: those tests are skipped"
-
-browser-if-root:
-	@if command -v chromium >/dev/null || [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then exit 0; fi; \
-	echo "Installing Debian's package chromium, which the tests of the console need"; \
-	$(MAKE) --no-print-directory browser >/dev/null 2>&1 || echo "It cannot be installed: those tests are skipped"
-
-faketime-if-root:
-	@if command -v faketime >/dev/null || [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then exit 0; fi; \
-	echo "Installing Debian's package faketime, which the tests of replicas need"; \
-	(apt-get update -q && apt-get install -qy --no-install-recommends faketime) >/dev/null 2>&1 || echo "It cannot be installed: those tests are skipped"
+tools-if-possible:
+	@sh make/tools.sh --if-possible

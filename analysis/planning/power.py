@@ -6,21 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.guardrails import GUARDRAIL_OF, Config
+from analysis.guardrails import Config, codes_of
 from analysis.judge import Judge
+from analysis.planning.stages import Stage, check_ramp
 from analysis.verdict import Say
 
 DEFAULT_RAMP = "1:2000,5:5000,10:10000,25:20000,50:40000"
 RAMPS = 100
 _SEED = 17
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A step of the ramp: the canary probability, and the calls until the next step."""
-
-    w: float
-    calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +44,14 @@ def power(rate: float, faults: float, ratio: float, ramp: Sequence[Stage], guard
         ValueError: the ramp or the rates make no sense, or the guardrail does not judge faults.
 
     """
-    codes = [code for code, name in GUARDRAIL_OF.items() if name == guardrail]
-    if not codes:
-        known = ", ".join(sorted(set(GUARDRAIL_OF.values())))
-        raise ValueError(f"{guardrail} does not judge faults: power knows {known}")
-    _check_ramp(ramp)
+    code = codes_of(guardrail)[0]
+    check_ramp(ramp)
     if faults * ratio > 1:
         raise ValueError("V2 cannot have more faults than calls")
-    calls = [_until_found(rate, faults, ratio, ramp, codes[0], seed) for seed in range(RAMPS)]
+    calls = [_until_found(rate, faults, ratio, ramp, code, seed) for seed in range(RAMPS)]
     found = sorted(one for one in calls if one is not None)
     median = found[RAMPS // 2] if len(found) > RAMPS // 2 else None
     return Power(rate, RAMPS, len(found), median)
-
-
-def _check_ramp(ramp: Sequence[Stage]) -> None:
-    """Raises ValueError for a ramp that makes no sense."""
-    rising = [stage.w for stage in ramp]
-    if not ramp or rising != sorted(rising) or not all(0 < one.w < 1 and one.calls > 0 for one in ramp):
-        raise ValueError("a ramp has rising percentages between 0 and 100, each with a positive number of calls")
 
 
 def _until_found(rate: float, faults: float, ratio: float, ramp: Sequence[Stage], code: str, seed: int) -> int | None:

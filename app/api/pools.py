@@ -101,6 +101,9 @@ class PoolView(Out):
         None, description="The revision of the code before the last reload, which `previous` brings back; null if none"
     )
     last_reload: ReloadView | None = Field(None, description="The last reload since the pool started")
+    programs_commit: str | None = Field(
+        description="The git commit of that code, with `-dirty` if it differs; null if it is of no single repository"
+    )
     totals: PoolTotals
     workers: list[WorkerView]
 
@@ -184,6 +187,7 @@ def pool_view(
         programs_revision=snapshot.programs_revision,
         previous_revision=snapshot.previous_revision,
         last_reload=None if last is None else _reload_view(last),
+        programs_commit=identity.programs_commit,
         totals=PoolTotals(
             dispatched=snapshot.dispatched_total,
             worker_starts=snapshot.worker_starts_total,

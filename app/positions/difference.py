@@ -34,6 +34,8 @@ class PoolIdentity:
     """A digest of the variables of `WORKER_ENV_FILE`. No view shows it, since they may be secrets."""
     own_definitions: Sequence[str] = ()
     """The programs of which the version runs a definition of its own."""
+    programs_commit: str | None = None
+    """The git commit of the programs' code, with `-dirty` if the code differs from it."""
 
 
 @dataclass(frozen=True, slots=True)

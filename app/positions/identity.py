@@ -155,6 +155,7 @@ def _identity(version: Version, services: Services, description: Description | N
         python=None if description is None else description.python,
         packages={} if description is None else description.packages,
         programs_revision=services.spawners[version].revision,
+        programs_commit=services.spawners[version].commit,
         lm=None if lm.model == NONE else lm.model,
         lm_settings={name: f"{value}" for name, value in settings.items() if value is not None and lm.model != NONE},
         variables=services.pool_set.variables[version],

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from analysis.guardrails import Config
-from analysis.planning.power import DEFAULT_RAMP, Power, Stage, power
+from analysis.planning.power import DEFAULT_RAMP, Power, power
+from analysis.planning.promotion import MAX_CALLS, PromotionTime, promotion_time
 from analysis.planning.replay import Change, Replay
+from analysis.planning.stages import Stage
 from cli.errors import CommandFailed, ExitCode, printable
 from cli.output import AsJson, print_rows
 from cli.rollout.trace_file import TraceFile, UnreadableTrace
@@ -77,15 +79,18 @@ def power_command(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Simulate ramps with a fixed seed: the calls and the time until a regression is found."""
+    """Simulate ramps with a fixed seed: the calls and the time until a regression is found, and until a promotion."""
+    stages = _ramp(ramp)
     try:
-        found = power(rate, faults, ratio, _ramp(ramp), guardrail)
+        found = power(rate, faults, ratio, stages, guardrail)
+        promoted = promotion_time(rate, faults, stages, guardrail)
     except ValueError as error:
         raise CommandFailed(ExitCode.USAGE, str(error)) from None
     if as_json:
-        print(json.dumps(found.as_data()))
+        print(json.dumps({**found.as_data(), "promotion": promoted.as_data()}))
     else:
-        print(_sentence(found))
+        print(f"V2 with {ratio:g} times the faults: {_until_found(found)}")
+        print(f"V2 as good as V1: {_until_promoted(promoted)}")
 
 
 def _replace(file: Path, content: bytes) -> None:
@@ -183,12 +188,24 @@ def _ramp(text: str) -> tuple[Stage, ...]:
         ) from None
 
 
-def _sentence(found: Power) -> str:
+def _until_found(found: Power) -> str:
     times = f"{int(10 * found.share)} of 10 ramps" if found.share < 1 else "every ramp"
     if found.median_calls is None:
         return f"not found in most ramps ({found.found} of {found.ramps})"
-    calls = f"{found.median_calls / 1000:.0f}k" if found.median_calls >= 10_000 else f"{found.median_calls:,.0f}"
-    return f"found in about {calls} calls, {_duration(found.median_calls / found.rate)}, in {times}"
+    return (
+        f"found in about {_count(found.median_calls)} calls, {_duration(found.median_calls / found.rate)}, in {times}"
+    )
+
+
+def _until_promoted(found: PromotionTime) -> str:
+    if found.calls is None or found.last_step_calls is None:
+        return f"most ramps are not promoted within {_count(MAX_CALLS)} calls at {100 * found.last_step:g} %"
+    at_last = f"{_count(found.last_step_calls)} of them at {100 * found.last_step:g} %"
+    return f"promoted after about {_count(found.calls)} calls, {_duration(found.calls / found.rate)}, {at_last}"
+
+
+def _count(calls: float) -> str:
+    return f"{calls / 1000:.0f}k" if calls >= 10_000 else f"{calls:,.0f}"
 
 
 def _duration(seconds: float) -> str:

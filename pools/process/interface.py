@@ -186,6 +186,11 @@ class WorkerSpawner(Protocol):
         """The revision of the code that workers have which are started now; None before the first start."""
         ...
 
+    @property
+    def commit(self) -> str | None:
+        """The git commit of that code, with `-dirty` if it differs; None if it is of no single one."""
+        ...
+
     def watch_code(self, on_new_code: Callable[[], None]) -> None:
         """Calls `on_new_code` each time that the code on disk has changed and is settled."""
 

@@ -87,6 +87,7 @@ class Spawner:
         self._renewing = asyncio.Lock()
         self._is_closing = False
         self._revision: str | None = None
+        self._commit: str | None = None
         self._checks = Checks(self.spawn, code.load_timeout_s)
         self._tasks = TaskOwner("zygotes", is_detached=True)
         self._background = background
@@ -164,6 +165,11 @@ class Spawner:
     def revision(self) -> str | None:
         """The revision of the code that workers have which are started now; None before the first start."""
         return self._revision
+
+    @property
+    def commit(self) -> str | None:
+        """The git commit of that code; None if it is of no single one."""
+        return self._commit
 
     def watch_code(self, on_new_code: Callable[[], None]) -> None:
         """Calls `on_new_code` each time that the code on disk has changed and is settled."""
@@ -308,7 +314,7 @@ class Spawner:
     def _put(self, zygote: ZygoteLink) -> None:
         """Makes `zygote` the one that forks. The one before it is kept if it has other code."""
         old, self._zygote = self._zygote, zygote
-        self._revision = zygote.revision
+        self._revision, self._commit = zygote.revision, zygote.commit
         self._starter.failure = None
         if self._previous is zygote:
             self._previous = None

@@ -136,6 +136,11 @@ class ZygoteLink:
         return self.preloaded.result().revision
 
     @property
+    def commit(self) -> str | None:
+        """The git commit of that code; None if it is of no single one."""
+        return self.preloaded.result().commit
+
+    @property
     def workers(self) -> tuple[WorkerProcess, ...]:
         """The workers that are not dead."""
         return tuple(self._workers.values())

@@ -184,6 +184,11 @@ class RaySpawner:
         """The revision of the code that workers have which are started now; None before the first start."""
         return next((node.spawner.revision for node in self._nodes.values() if node.spawner.revision), None)
 
+    @property
+    def commit(self) -> str | None:
+        """The git commit of that code; None if it is of no single one."""
+        return next((node.spawner.commit for node in self._nodes.values() if node.spawner.revision), None)
+
     def watch_code(self, on_new_code: Callable[[], None]) -> None:
         """Calls `on_new_code` each time that the folder of the programs has changed and is settled."""
         self._packed.listener = on_new_code

@@ -101,6 +101,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """The revision of the code from before the last reload; None if that code is not kept."""
     last_reload: Reload | None = None
     """The last reload since the pool started."""
+    programs_commit: str | None = None
+    """The git commit of that code, with `-dirty` if it differs."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,13 +27,14 @@ Order = Fork | Ping
 class Preloaded(msgspec.Struct, tag="preloaded"):
     """The zygote's first message: it is up.
 
-    `revision` is that of the code which its workers have; `failures` are the modules of `PRELOAD` that cannot be
-    imported, each with the reason, and `broken` those that programs named recently.
+    `revision` is that of the code which its workers have, and `commit` its git commit. `failures` are the modules of
+    `PRELOAD` that cannot be imported, each with the reason, and `broken` those that programs named recently.
     """
 
     revision: str
     failures: dict[str, str]
     broken: dict[str, str]
+    commit: str | None = None
 
 
 class Forked(msgspec.Struct, tag="forked"):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from poolshift.worker.git_commit import commit_of
 from poolshift.worker.program_source import interpreter_folders
 
 MAX_FILES = 2000
@@ -24,7 +25,7 @@ class CodeRevision:
     """
 
     def __init__(self, allowed_modules: Iterable[str], own_root: Path) -> None:
-        """Reads the revision `at_start`, and the `sources` that it is of."""
+        """Reads the revision `at_start`, the `sources` that it is of, and their `commit`."""
         self._modules = sorted({module.partition(".")[0] for module in allowed_modules})
         self._no_folders = {own_root.resolve(), *interpreter_folders()}
         self._digests: dict[Path, tuple[tuple[int, int, int], bytes]] = {}
@@ -32,6 +33,8 @@ class CodeRevision:
         self.sources: dict[str, bytes] = {}
         """The content of each file at the start, by its path."""
         self.at_start = self._read(self.sources)
+        self.commit = commit_of(self.sources)
+        """The git commit of the sources, if they are of one; it ends with `-dirty` if they differ from it."""
 
     def now(self) -> str:
         """The revision at this moment. A file that cannot be read counts as absent."""

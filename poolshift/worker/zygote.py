@@ -103,7 +103,7 @@ class Zygote:
     def _begin(self) -> bool:
         """Says that it is up; False if the service is gone already."""
         try:
-            self._tell(Preloaded(self._code.at_start, self._failures, self._broken))
+            self._tell(Preloaded(self._code.at_start, self._failures, self._broken, self._code.commit))
         except (BrokenPipeError, ConnectionResetError):
             return False
         return True

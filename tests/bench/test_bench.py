@@ -24,6 +24,7 @@ def _load(requests: int, failed: int = 0) -> Load:
 
 
 @pytest.mark.generators
+@pytest.mark.git
 def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
     """A peak, requests that differ, a constant rate, a count of requests and the micro-benchmark, all in one run."""
     scenarios = ("overhead", "fronts", "scale", "tail", "memory", "routing", "console")
@@ -64,6 +65,7 @@ def servers_of(bench: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.mark.generators
+@pytest.mark.git
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_who_ends_it_ends_its_servers(tmp_path: Path, number: signal.Signals) -> None:
     """A closed terminal too: nothing is left that would disturb whoever measures next."""
@@ -76,6 +78,7 @@ def test_who_ends_it_ends_its_servers(tmp_path: Path, number: signal.Signals) ->
 
 
 @pytest.mark.generators
+@pytest.mark.git
 def test_a_contender_that_dies_is_named(tmp_path: Path) -> None:
     """In the place of figures that its orphans might have got, or a traceback of the generator's."""
     bench = start_bench(tmp_path)

@@ -16,7 +16,7 @@ import pytest
 
 from poolshift.worker.linux import KEPT_BYTES
 from tests.conftest import StartService
-from tests.support.service import Service
+from tests.support.service import SEES_OPEN_FILES, Service
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timing]
@@ -82,6 +82,7 @@ def is_whole(service: Service) -> bool:
     )
 
 
+@SEES_OPEN_FILES
 async def test_workers_are_killed_under_load(start_service: StartService, tmp_path: Path) -> None:
     """Every request gets one answer and its own; only calls on killed workers fail; nothing leaks."""
     print(f"CHAOS_SEED={SEED}")

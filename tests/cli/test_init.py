@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -64,26 +66,33 @@ def steps(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def service(folder: Path, steps: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """The README's service: its settings are those of the folder, but for the port and the number of workers."""
+    with served(folder, steps, ENVIRONMENT) as process:
+        yield process
+
+
+@contextmanager
+def served(folder: Path, steps: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The service that the README's command starts, in this environment."""
     (command,) = [step for step in steps if step.startswith("poolshift serve")]
     with (folder.parent / "service.log").open("wb") as log:
         process = subprocess.Popen(
             ["sh", "-ec", f"exec {command}"],
             cwd=folder,
-            env={**ENVIRONMENT, "HOME": str(folder.parent)},
+            env={**environment, "HOME": str(folder.parent)},
             stdout=log,
             stderr=log,
         )
     try:
-        wait_until(is_ready, "the service is ready")
+        wait_until(lambda: is_ready(environment["POOLSHIFT_URL"]), "the service is ready")
         yield process
     finally:
         process.terminate()
         process.wait(30)
 
 
-def is_ready() -> bool:
+def is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{ENVIRONMENT['POOLSHIFT_URL']}/readyz").status_code == 200
+        return httpx.get(f"{url}/readyz").status_code == 200
     except httpx.TransportError:
         return False
 
@@ -99,6 +108,61 @@ def test_every_step_of_the_readme_works(folder: Path, steps: list[str], service:
     assert "1 %" in sh(moved, folder)
     status = json.loads(sh("poolshift rollout status --json", folder))
     assert (status["state"], status["canary_percent"]) == ("ramping", 1.0)
+
+
+HELD = """import os, pathlib, time
+
+
+def hold(directory: str, number: int) -> int:
+    here = pathlib.Path(directory)
+    (here / f"began.{number}").touch()
+    while not (here / f"go.{number}").exists():
+        time.sleep(0.005)
+    return os.getpid()
+"""
+"""A program that runs until the test lets it end."""
+
+
+def test_the_first_calls_run_at_once(tmp_path: Path) -> None:
+    """Eight calls on four workers, all of them V1's, are two rounds of four."""
+    folder, marks = tmp_path / "shop", tmp_path / "marks"
+    assert init(folder).returncode == 0
+    marks.mkdir()
+    (folder / "held.py").write_text(HELD)
+    port = free_port()
+    environment = {
+        **ENVIRONMENT,
+        "PORT": str(port),
+        "POOLSHIFT_URL": f"http://127.0.0.1:{port}",
+        "PROGRAM_MODULES": "orders,held",
+        "V1_POOL_SIZE": "4",
+        "V2_POOL_SIZE": "4",
+    }
+    readme = re.findall(r"```sh\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+
+    def call(number: int) -> httpx.Response:
+        body = {"inputs": {"directory": str(marks), "number": number}}
+        return httpx.post(f"{environment['POOLSHIFT_URL']}/programs/hold/execute", json=body, timeout=60)
+
+    with served(folder, readme, environment), ThreadPoolExecutor(8) as threads:
+        definition = {"id": "hold", "program_type": "python", "entrypoint": "held:hold"}
+        httpx.post(f"{environment['POOLSHIFT_URL']}/programs", json=definition).raise_for_status()
+        calls = [threads.submit(call, number) for number in range(8)]
+        let_go: set[str] = set()
+        for _ in range(2):
+            wait_until(lambda: len(names(marks, "began") - let_go) == 4, "as many run as there are workers")
+            running = names(marks, "began") - let_go
+            for number in running:
+                (marks / f"go.{number}").touch()
+            let_go.update(running)
+        answers = [one.result() for one in calls]
+    assert [answer.json()["pool_version"] for answer in answers] == ["v1"] * 8
+    assert len({answer.json()["outputs"]["result"] for answer in answers}) == 4
+
+
+def names(directory: Path, event: str) -> set[str]:
+    """The calls that have come so far."""
+    return {path.suffix[1:] for path in directory.glob(f"{event}.*")}
 
 
 def test_make_run_serves_the_folder_alike(folder: Path, steps: list[str]) -> None:

@@ -1,6 +1,7 @@
 """`poolshift judge`: traces in, verdicts out; a trace that cannot be read is exit status 2 and one line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -104,8 +105,16 @@ def test_cold_calls_and_failed_attempts_are_read(tmp_path: Path) -> None:
     assert json.loads(lines[-1])["guardrail"] == "engine"
 
 
-def test_power_says_how_long_it_takes() -> None:
+def test_power_says_how_long_both_take() -> None:
+    """Until a regression is found, and until a V2 that is as good as V1 is promoted."""
     arguments = ("power", "--rate", 50, "--faults", 0.02, "--ratio", 5, "--ramp", "10:2000,50:10000")
-    assert judge(*arguments).stdout.startswith("found in about ")
-    assert set(json.loads(judge(*arguments, "--json").stdout)) == {"calls", "seconds", "found", "ramps"}
+    regression, promotion = judge(*arguments).stdout.splitlines()
+    assert regression.startswith("V2 with 5 times the faults: found in about ")
+    assert re.fullmatch(r"V2 as good as V1: promoted after about \S+ calls, .+, \S+ of them at 50 %", promotion)
+    found = json.loads(judge(*arguments, "--json").stdout)
+    assert found.keys() == {"calls", "seconds", "found", "ramps", "promotion"}
+    promoted = found["promotion"]
+    assert promoted.keys() == {"calls", "seconds", "last_step_calls", "promoted", "ramps"}
+    assert promoted["calls"] == 2000 + promoted["last_step_calls"]
+    assert promoted["seconds"] == promoted["calls"] / 50
     assert judge("power", "--ramp", "nonsense").exit_code != 0

@@ -1,6 +1,13 @@
 """`poolshift rollout` and `poolshift pools`."""
 
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event
+
 from tests.cli.conftest import Poolshift, lines
+from tests.conftest import StartService
 from tests.support.service import Service
 
 
@@ -102,6 +109,50 @@ def test_a_rollback_is_verified(operator: Poolshift) -> None:
     assert "in force on 1 of 1 replicas after" in told[0]
     assert "V2 got 0 calls of the split" in told[1]
     assert "live workers" in told[2]
+
+
+def test_a_rollback_under_which_every_call_fails_is_not_verified(operator: Poolshift, service: Service) -> None:
+    """A program that raises on V1 too: exit code 1, and the line names the code that callers get."""
+    program = service.create("fail", {"message": "string"})
+    operator.succeeds("rollout", "set", 50)
+    with calling(service, program, message="still"):
+        ended = operator("rollout", "rollback", "--verify")
+    assert ended.returncode == 1
+    in_force, split, answers = ended.stdout.splitlines()
+    assert (in_force[:3], split[:3]) == ("yes", "yes")
+    assert re.fullmatch(r"NO   V1 answered (\d+) calls in 5 s, faults: \1 program_error", answers), answers
+
+
+def test_a_rollback_under_a_pin_to_v2_is_not_verified(poolshift: Poolshift, start_service: StartService) -> None:
+    """All calls still go to V2: exit code 1, with the setting that does it."""
+    service = start_service(POOL_VERSION="v2")
+    program = service.create("echo", {"nonce": "string"})
+    with calling(service, program, nonce="a"):
+        ended = poolshift.at(service.url)("rollout", "rollback", "--verify")
+    assert ended.returncode == 1
+    in_force, pin, dispatched, answers = ended.stdout.splitlines()
+    assert in_force.startswith("yes")
+    assert pin == "NO   POOL_VERSION=v2 sends all calls to V2 whatever the rollout says: start the service without it"
+    assert re.fullmatch(r"NO   V2 got [1-9]\d* calls in 5 s", dispatched), dispatched
+    assert re.fullmatch(r"yes  V2 answered [1-9]\d* calls in 5 s, faults: none", answers), answers
+
+
+@contextmanager
+def calling(service: Service, program: str, **inputs: str) -> Iterator[None]:
+    """Calls the program, one call after the other, for as long as the block lasts."""
+    is_over = Event()
+
+    def call() -> None:
+        while not is_over.wait(0.02):
+            service.execute(program, inputs=inputs)
+
+    with ThreadPoolExecutor(1) as threads:
+        calls = threads.submit(call)
+        try:
+            yield
+        finally:
+            is_over.set()
+        calls.result()
 
 
 def test_a_rotation(operator: Poolshift) -> None:

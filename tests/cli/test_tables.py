@@ -46,6 +46,7 @@ FILES = {
 }
 NORMAL = [
     (r"\b[0-9a-f]{32}\b", "<id>"),
+    (r" \(git [0-9a-f]{10}(-dirty)?\)", ""),  # of this checkout
     (r"\b[0-9a-f]{12,40}\b", "<revision>"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "<time>"),
     (r"\b\d+(\.\d+)? ms\b", "<n> ms"),

@@ -3,6 +3,7 @@
 A real service runs real programs; nothing on the pictures is made up.
 """
 
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.console.support import CHROMIUM, program
+from tests.console.support import program
 from tests.support.service import ROOT, Service, running_service
 from tests.support.waiting import wait_until
 
@@ -137,7 +138,7 @@ def main() -> None:
         sync_playwright() as playwright,
     ):
         fill(service)
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         with traffic(service) as statuses:
             wait_until(lambda: len(statuses) > CALLS, "there was traffic", 300)
             for scheme in ("light", "dark"):

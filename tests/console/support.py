@@ -1,7 +1,6 @@
 """A service with a key of each scope, and visitors of its console without a browser."""
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,6 @@ import httpx
 from config.api_keys import KeyFile, Scope, StoredKey, hash_key, new_key
 from tests.support.service import Service
 
-CHROMIUM = shutil.which("chromium")
-"""Debian's browser; None if it is missing."""
 OWN = {"sec-fetch-site": "same-origin"}
 """The header of a form that a page of the console itself sends."""
 

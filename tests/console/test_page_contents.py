@@ -15,7 +15,7 @@ from app.console import words
 from bench.scenarios.scale import fill, program_id
 from cli.rollout.trace_file import TraceFile
 from tests.console.support import OWN, program
-from tests.support.service import Service, running_service
+from tests.support.service import ROOT, Service, running_service
 from tests.support.user_code import UserCode
 from tests.support.waiting import wait_until
 
@@ -146,3 +146,14 @@ def test_the_code_before_a_reload_comes_back(tmp_path: Path) -> None:
         assert "Done: the workers have the code from before the last reload." in text(reload(code="previous"))
         answer = service.execute(first, headers={"x-pool-version": "v2"})
         assert answer.json()["outputs"] == {"result": "old"}
+
+
+@pytest.mark.parametrize(
+    "template", sorted((ROOT / "app/console/templates").rglob("*.html")), ids=lambda path: path.name
+)
+def test_a_landmark_has_a_name_of_its_own(template: Path) -> None:
+    """On pages, too, that the browser's test sees empty: a box that scrolls within a section is none."""
+    text = template.read_text()
+    names = re.findall(r'<(?:section|nav|aside|form)\b[^>]*\baria-label(?:ledby)?="([^"]+)"', text)
+    assert len(names) == len(set(names))
+    assert 'role="region"' not in text

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import httpx
 import yaml
 
 from tests.support.service import ROOT, free_port
+from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 RULES = ROOT / "dashboards" / "rules"
@@ -23,13 +23,6 @@ WHILE_DRAINING = "poolshift_drain_seconds_left"
 """Has a value only then: `test_drain.py` looks at what shows it."""
 
 Series = dict[str, Any]
-
-
-def tool(name: str) -> str:
-    """Returns the path of a program that the group `prometheus` needs."""
-    path = shutil.which(name)
-    assert path is not None, f"{name} is missing: mark the test with `prometheus`"
-    return path
 
 
 def promtool(*arguments: str | Path, text: str | None = None) -> None:

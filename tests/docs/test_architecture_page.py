@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.pages import codes, section, table
 from tests.support.service import ROOT
+from tests.support.tools import tool
 
 PAGES = ["ARCHITECTURE.md", "CONTRIBUTING.md"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
@@ -22,11 +23,12 @@ OWN_ENVIRONMENT = {".venv"}
 
 def tracked() -> set[str]:
     """Every file of the repository, and every folder with a slash behind it."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    command = [tool("git"), "-c", f"safe.directory={ROOT}", "ls-files", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
     return {*files, *(file[: match.end()] for file in files for match in re.finditer("/", file))}
 
 
+@pytest.mark.git
 @pytest.mark.parametrize("name", PAGES)
 def test_every_path_that_a_page_names_is_there(name: str) -> None:
     """Paths in backticks or links, from the root."""
@@ -44,6 +46,7 @@ def folder_rows() -> list[dict[str, str]]:
     return table(section((ROOT / "ARCHITECTURE.md").read_text(), "## The folders"), "folder")
 
 
+@pytest.mark.git
 def test_every_folder_has_its_row() -> None:
     """Each folder at the root, but for those that only hold documents, is in the table of folders."""
     named = {code.split("/")[0] for row in folder_rows() for code in codes(row["folder"])}
@@ -51,6 +54,7 @@ def test_every_folder_has_its_row() -> None:
     assert named == folders - {"docs", "examples"}
 
 
+@pytest.mark.git
 def test_every_package_of_the_service_has_its_row() -> None:
     """Each package that import-linter knows has a row for each package in it, whatever its depth."""
     named = {code for row in folder_rows() for code in codes(row["folder"])}
@@ -73,6 +77,7 @@ def packages_imported(folder: str) -> set[str]:
     return ({name.split(".")[0] for name in names} & ours) - {folder}
 
 
+@pytest.mark.git
 def test_the_imports_of_a_folder_are_those_of_the_code() -> None:
     """The column has exactly what the modules of each package import, for every package that import-linter knows."""
     rows = [row for row in folder_rows() if row["imports"]]

@@ -2,8 +2,11 @@
 
 import re
 
+from typer.testing import CliRunner
+
 from analysis.guardrails import GUARDRAIL_OF, GUARDRAILS
-from tests.support.pages import codes, page, table
+from cli.main import app
+from tests.support.pages import blocks, codes, page, table
 from tests.support.service import ROOT
 
 PAGE = page("judge.md")
@@ -24,3 +27,10 @@ def test_its_pictures_are_small_and_there() -> None:
     pictures = re.findall(r"\]\((pictures/.*?)\)", PAGE)
     assert pictures
     assert all((ROOT / "docs" / one).stat().st_size < 60_000 for one in pictures)
+
+
+def test_the_example_of_power_prints_what_the_page_shows() -> None:
+    """Both sentences, word for word: the simulations have fixed seeds."""
+    (command,) = re.findall(r"^poolshift (judge power .*)$", PAGE, re.MULTILINE)
+    shown = next(block.text for block in blocks(PAGE) if block.text.startswith("V2 with 2 times"))
+    assert CliRunner().invoke(app, command.split()).stdout == shown

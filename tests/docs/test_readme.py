@@ -56,6 +56,7 @@ def run(service: Service, text: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.curl
 def test_every_command_prints_what_the_page_shows(service: Service) -> None:
     """From top to bottom, in the order of the page, on a fresh service."""
     tried = 0

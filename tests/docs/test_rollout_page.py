@@ -22,10 +22,11 @@ from routing.webhooks.request import request_of
 from tests.cli.conftest import SCRIPT
 from tests.cli.test_watch import rendered, row, seen
 from tests.conftest import StartService
-from tests.dashboards.tools import running, tool
+from tests.dashboards.tools import running
 from tests.support.pages import blocks, codes, page, section, table
 from tests.support.receiver import running_receiver, says
 from tests.support.service import free_port
+from tests.support.tools import tool
 from tests.support.waiting import wait_until
 from tests.unit.test_ramp import started
 
@@ -136,6 +137,7 @@ def alertmanager_configuration() -> str:
     return block.text
 
 
+@pytest.mark.prometheus
 def test_amtool_finds_no_fault_with_the_configuration(tmp_path: Path) -> None:
     """As it stands on the page."""
     file = tmp_path / "alertmanager.yml"
@@ -146,6 +148,7 @@ def test_amtool_finds_no_fault_with_the_configuration(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+@pytest.mark.prometheus
 @pytest.mark.parametrize("alert", ["PoolshiftJudgeRollback", "PoolshiftRampPaused"])
 def test_the_alerts_reach_slacks_address(tmp_path: Path, alert: str) -> None:
     """A real Alertmanager with the page's configuration posts to a stand-in for Slack; other alerts go nowhere."""

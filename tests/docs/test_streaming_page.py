@@ -45,6 +45,7 @@ def run(service: Service, commands: list[str], folder: Path) -> list[str]:
     return ran.stdout.split(f"{RULER}\n")
 
 
+@pytest.mark.curl
 def test_every_command_prints_what_the_page_shows(service: Service, tmp_path: Path) -> None:
     """From top to bottom, on a fresh service."""
     steps = [(command.text, shown) for command, shown in itertools.pairwise(BLOCKS) if command.info == "sh"]
@@ -54,6 +55,7 @@ def test_every_command_prints_what_the_page_shows(service: Service, tmp_path: Pa
         assert re.fullmatch(pattern(shown.text), unspaced(said), re.DOTALL), said
 
 
+@pytest.mark.curl
 def test_the_webhook_is_taken_if_its_host_is_allowed(service: Service, tmp_path: Path) -> None:
     """The page's job starts."""
     (command,) = [block.text for block in BLOCKS if block.info == "sh webhook"]

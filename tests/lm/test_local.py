@@ -16,6 +16,8 @@ from tests.support.pages import blocks, section
 from tests.support.service import ROOT, Service, is_alive
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.local_model
+
 TICKET = [field("text", description="A message from a customer")]
 SORTED = [
     field("summary", description="What it is about, in a few words"),
@@ -72,6 +74,7 @@ def unfolded(text: str) -> list[str]:
     return text.replace("\\\n", "").splitlines()
 
 
+@pytest.mark.curl
 @pytest.mark.parametrize(
     ("path", "heading"),
     [

@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.lm.conftest import SMALL
 from tests.support.service import ROOT, running_service
 from tests.support.waiting import wait_until
 
 
+@pytest.mark.local_model
 def test_the_example_is_scored_on_both_versions(tmp_path: Path) -> None:
     settings = {"LM_MODEL": "local", "SHADOW_PERCENT": 100, "SHADOW_MAX_CPU_PERCENT": 100, "QUALITY_TIMEOUT_S": 60}
     with running_service(tmp_path, **SMALL, **settings, EXECUTION_TIMEOUT_S=120, SHADOW_TIMEOUT_S=120) as service:

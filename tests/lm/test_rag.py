@@ -94,6 +94,7 @@ def test_an_optimised_rag_module_answers_as_in_a_notebook(
     assert texts(events) == {"answer": outputs["answer"]}
 
 
+@pytest.mark.curl
 def test_the_page_shows_it(local_service: Service) -> None:
     """The commands of the page, word for word; the signature is taken from the module."""
     created, answered = run_as_written(local_service, section((ROOT / "docs/lm.md").read_text(), "## DSPy modules"))

@@ -39,6 +39,7 @@ def traced(collector: Collector, **settings: Any) -> dict[str, Any]:
 
 
 def log_lines(service: Service, **fields: Any) -> list[dict[str, Any]]:
-    """The lines of a JSON log that have these fields."""
-    lines = [json.loads(line) for line in service.log().splitlines()]
+    """The lines of a JSON log that have these fields, without one that is still being written."""
+    written, _, _ = service.log().rpartition("\n")
+    lines = [json.loads(line) for line in written.splitlines()]
     return [line for line in lines if fields.items() <= line.items()]

@@ -10,7 +10,7 @@ import pytest
 
 from config.api_keys import KeyFile, Scope, StoredKey, hash_key, new_key
 from tests.conftest import StartService
-from tests.support.service import POOLSHIFT, Service
+from tests.support.service import POOLSHIFT, SEES_OPEN_FILES, Service
 from tests.support.waiting import wait_until
 
 HEAD = "POST {} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{}content-length: {}\r\n\r\n"
@@ -57,6 +57,7 @@ def test_a_byte_behind_a_call_does_not_keep_its_worker_busy(start_service: Start
         wait_until(lambda: service.pool("v2")["busy"] == 0, "its worker is free")
 
 
+@SEES_OPEN_FILES
 def test_answers_that_nobody_reads_are_dropped(start_service: StartService) -> None:
     """The memory that they take is given back, and the service goes on."""
     service = start_service(POOL_VERSION="v2", ANSWER_TIMEOUT_S=1, MAX_UNREAD_BYTES=1024 * 1024)

@@ -11,7 +11,7 @@ from typing import Any
 from tests.conftest import StartService
 from tests.service.test_errors import problem
 from tests.service.test_faults import ECHO, busy, whole
-from tests.support.service import Service, is_alive
+from tests.support.service import SEES_OPEN_FILES, Service, is_alive
 from tests.support.waiting import wait_until
 
 STEADY_LOOKS = 20
@@ -50,6 +50,7 @@ def steady_fds(service: Service) -> int:
     return looks[-1]
 
 
+@SEES_OPEN_FILES
 def test_pools_come_back_when_there_are_descriptors_again(start_service: StartService) -> None:
     """Workers and zygote die while so many descriptors are left, none or a few: then it starts all, and leaks none."""
     service = start_service()

@@ -13,6 +13,7 @@ import pytest
 from config.api_keys import KeyFile, Scope, StoredKey, hash_key, new_key
 from tests.conftest import StartService
 from tests.support.service import POOLSHIFT, Service
+from tests.support.tools import tool
 from tests.support.user_code import UserCode
 from tests.support.waiting import wait_until
 
@@ -291,3 +292,24 @@ def test_only_operators_reload(start_service: StartService, code: UserCode, tmp_
     assert status("v2", Scope.EXECUTE) == 403
     assert status("v2", Scope.OPERATE) == 200
     assert status("v1", Scope.OPERATE) == 404
+
+
+@pytest.mark.git
+def test_a_pool_tells_the_git_commit_of_its_code(start_service: StartService, code: UserCode) -> None:
+    """The commit of what its workers have, whatever is committed or changed since; without a repository none."""
+
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=A", "-c", "user.email=a@example.com")
+        command = [tool("git"), "-C", str(code.folder), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    service = start_service(**code.settings)
+    assert [service.pool(version)["programs_commit"] for version in POOLS] == [None, None]
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "one")
+    first = git("rev-parse", "HEAD")
+    assert service.client.post("/pools/v1/reload").status_code == 200
+    code.write(NEW)
+    assert service.client.post("/pools/v2/reload").status_code == 200
+    assert [service.pool(version)["programs_commit"] for version in POOLS] == [first, f"{first}-dirty"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import preloaded
@@ -37,6 +38,11 @@ PROGRAM_MODULES = "examples,tests.support.programs,poolshift.validation"
 
 FRONTS = {"WEB_CONCURRENCY": os.environ["WEB_CONCURRENCY"]} if "WEB_CONCURRENCY" in os.environ else {}
 """Has every service speak HTTP by so many processes (`make test-fronts`)."""
+
+SEES_OPEN_FILES = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root sees the open files of a service, which hides them from its own user"
+)
+"""For a test that counts them."""
 
 
 def free_port() -> int:

@@ -1,5 +1,8 @@
 """The reader of `/metrics`, and the counts behind a verified rollback."""
 
+import pytest
+
+from analysis.guardrails import GUARDRAIL_OF
 from cli.rollout.rollback_check import Seen, counted
 from cli.scrape import Scrape
 
@@ -33,5 +36,27 @@ def test_a_scrape_tells_series_versions_and_sums() -> None:
 
 def test_a_rollback_compares_each_replica_with_itself() -> None:
     """A balancer leads to replicas with counts of their own: their difference is no call of anybody."""
-    seen = counted([scrape(1.0, 900, 100, 0), scrape(2.0, 5, 10, 1), scrape(1.0, 900, 103, 0), scrape(2.0, 6, 12, 2)])
-    assert seen == Seen(dispatched=1, answered=6, faults=1, replicas=2)
+    scrapes = [scrape(1.0, 900, 100, 0), scrape(2.0, 5, 10, 1), scrape(1.0, 900, 103, 0), scrape(2.0, 6, 12, 2)]
+    assert counted(scrapes, "v1") == Seen(dispatched=1, answered=6, faults={"worker_crashed": 1}, replicas=2)
+    assert counted(scrapes, "v2") == Seen(dispatched=1, answered=0, replicas=2)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "count", "is_healthy"),
+    [
+        ("invalid_inputs", 1000, True),
+        ("program_error", 10, True),
+        ("program_error", 11, False),
+        ("worker_crashed", 1, False),
+        *((code, 500, False) for code in sorted({*GUARDRAIL_OF, "code_outdated", "lm_not_configured"})),
+    ],
+)
+def test_what_callers_get_decides(outcome: str, count: int, is_healthy: bool) -> None:
+    """A fault of the engine is one too many; others may be one answer in a hundred. Clients' errors are no faults."""
+    text = """# TYPE poolshift_requests_total counter
+poolshift_requests_total{{pool_version="v1",operation="execute",outcome="ok"}} {good}
+poolshift_requests_total{{pool_version="v1",operation="shadow",outcome="worker_crashed"}} {failed}
+poolshift_requests_total{{pool_version="v1",operation="batch",outcome="{outcome}"}} {failed}
+"""
+    first, last = (Scrape(text.format(good=good, failed=n, outcome=outcome)) for good, n in ((0, 0), (990, count)))
+    assert counted([first, last], "v1").is_healthy is is_healthy

@@ -130,6 +130,7 @@ def test_a_wrong_file_of_the_webhooks_secret_ends_the_start(
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user of a process")
 def test_nothing_is_preloaded_for_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules that are imported ahead of the workers would run with the rights of the service."""
     monkeypatch.setenv("WORKER_USER", "nobody")

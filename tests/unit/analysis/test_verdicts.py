@@ -7,8 +7,10 @@ import pytest
 
 from analysis.guardrails import Action, Config, InvalidConfig
 from analysis.judge import Judge
-from analysis.planning.power import Stage, power
+from analysis.planning.power import power
+from analysis.planning.promotion import promotion_time
 from analysis.planning.replay import Replay
+from analysis.planning.stages import Stage
 from analysis.verdict import Detectable, Evidence, Row, Say, Tally
 from tests.unit.analysis.calls import Told, random_calls, tell, told_all
 
@@ -183,6 +185,23 @@ def test_power_has_a_fixed_seed() -> None:
         power(50, 0.01, 2, ramp, "latency")
     with pytest.raises(ValueError, match="rising"):
         power(50, 0.01, 2, (Stage(0.5, 10), Stage(0.1, 10)), "engine")
+
+
+def test_the_time_to_promotion_has_a_fixed_seed() -> None:
+    """The real judge promotes a V2 that is as good as V1: sooner at 50 % than at 5 %, sooner without faults."""
+    ramp = (Stage(0.1, 2000), Stage(0.5, 10_000))
+    one = promotion_time(50, 0.005, ramp, "engine")
+    assert one == promotion_time(50, 0.005, ramp, "engine")
+    assert one.promoted == one.ramps
+    assert one.last_step_calls is not None
+    assert one.calls == 2000 + one.last_step_calls
+    without_faults = promotion_time(50, 0, ramp, "engine").last_step_calls
+    at_a_twentieth = promotion_time(50, 0.005, (Stage(0.05, 100),), "engine").last_step_calls
+    assert without_faults is not None
+    assert at_a_twentieth is not None
+    assert without_faults < one.last_step_calls < at_a_twentieth
+    with pytest.raises(ValueError, match="does not judge faults"):
+        promotion_time(50, 0.01, ramp, "latency")
 
 
 def test_cold_calls_of_v2_do_not_look_like_slowness() -> None:
