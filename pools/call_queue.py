@@ -115,7 +115,7 @@ class CallQueue:
                 return queued_call
             program = self._program_of(queued_call)
             program.in_queue -= 1
-            if not queued_call.answer.done():
+            if not queued_call.is_over:
                 return queued_call
             self._advance(program)
         return None

@@ -90,6 +90,8 @@ class Call:
         self.carried = carried
         self.trace = trace
         self.lm = lm
+        self.entry: object | None = None
+        """The entry of the pool that has the call, for the pool alone. The pool sets it."""
         self.choose: Callable[[Call, str], None] | None = None
         """Gives a call the program and the LM of a version. Set only if the versions differ in one of them."""
         self.events: EventSink | None = None
@@ -136,6 +138,10 @@ class Result:
         self.outputs = outputs
         self.run_s = run_s
         self.usage = usage
+
+
+OnOutcome = Callable[[Result | Exception], None]
+"""Takes the outcome of a call: its result, or one of `pools.errors`."""
 
 
 def average_with(average_s: float, newest_s: float) -> float:

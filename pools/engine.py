@@ -1,7 +1,7 @@
 """The common part of both engines: admission, the queue and its deadlines, drain.
 
-An engine decides when a call may go to a slot. A call costs one wake-up. When its reply arrives, the worker is given
-the next call of the queue at once, and the caller is woken afterwards.
+An engine decides when a call may go to a slot. A call has no task of its own. When its reply arrives, the worker is
+given the next call of the queue at once, and the caller is told afterwards, in the same turn of the event loop.
 
 One call, from the top:
 
@@ -24,11 +24,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+import structlog
+
 from common.background import Background
 from common.timers import DeadlineTimer
 from pools.backpressure import HOLD_LIMIT_S, Backpressure
 from pools.call_queue import CallQueue
-from pools.calls import Call, Program, Result, average_with
+from pools.calls import Call, OnOutcome, Program, Result, average_with
 from pools.errors import (
     CheckoutTimeout,
     ExecutionError,
@@ -51,6 +53,8 @@ from pools.quarantine import Quarantine
 from pools.state import PoolState, WorkerSlot, WorkerState
 from pools.supervisor import RecycleLimits, Supervisor
 from pools.warming import Warming, WarmOptions
+
+_log = structlog.stdlib.get_logger("poolshift.pools")
 
 COLD_EXECUTIONS: Final = 20
 """A worker's first executions are slower whatever its version is."""
@@ -168,7 +172,7 @@ class Engine(abc.ABC):
     def _end_held(self, queued_call: QueuedCall) -> None:
         detail = f"its client read nothing for {HOLD_LIMIT_S:g} s or more, and other calls waited for its worker"
         self._resolve(queued_call, ExecutionTimeout(detail))
-        self._abandon(queued_call)
+        self._drop(queued_call)
 
     # --- the protocol
 
@@ -177,34 +181,34 @@ class Engine(abc.ABC):
         if self._options.warm.timeout_s:
             self._keeper = self._background.run(f"warming_{self.version}", self._warming.keep)
 
-    async def execute(self, call: Call) -> Result:
+    def begin(self, call: Call, on_outcome: OnOutcome) -> None:
         if self._refuses:
             self._let_in(call)
-        key = call.program.quarantine_key
         if not call.is_retry:
-            self._quarantine.admit(key, call.execution_id)
-        waited_before_s = call.backpressure_s
-        queued_call = QueuedCall(call, self._loop.create_future())
+            self._quarantine.admit(call.program.quarantine_key, call.execution_id)
+        queued_call = call.entry = QueuedCall(call, on_outcome)
         self._calls += 1
         try:
             self._admit(queued_call)
-            result = await queued_call.answer
         except ExecutionError as error:
+            queued_call.is_over, queued_call.on_outcome, call.entry = True, None, None
+            self._count_end()
             self.failed(call, error)
             raise
         except BaseException:
-            self._abandon(queued_call)
-            self._quarantine.undecided(key, call.execution_id)
+            self.abandon(call)
             raise
-        finally:
-            self._calls -= 1
-            if self._refuses and not self._calls:
-                self._drained.set()
-        self._quarantine.survived(key)
-        if not call.is_background:
-            waited_s = call.backpressure_s - waited_before_s
-            self._learn(time.perf_counter() - call.dispatched_at - waited_s)
-        return result
+
+    def abandon(self, call: Call) -> None:
+        queued_call, call.entry = call.entry, None
+        if not isinstance(queued_call, QueuedCall) or queued_call.on_outcome is None:
+            return
+        queued_call.on_outcome = None
+        if not queued_call.is_over:
+            queued_call.is_over = True
+            self._drop(queued_call)
+        self._quarantine.undecided(call.program.quarantine_key, call.execution_id)
+        self._count_end()
 
     def begin_idle(self, call: Call, avoid_pid: int | None = None) -> asyncio.Future[Result] | None:
         if self._refuses:
@@ -422,14 +426,42 @@ class Engine(abc.ABC):
             self._resolve(queued_call, outcome)
 
     def _resolve(self, queued_call: QueuedCall, outcome: Result | Exception) -> None:
-        if queued_call.answer.done():
+        """Ends a call. Its caller is told of an error in a turn of its own, since that may begin the call elsewhere."""
+        if queued_call.is_over:
             return  # nobody waits for it any more
+        queued_call.is_over = True
         if isinstance(outcome, Result):
-            queued_call.answer.set_result(outcome)
+            self._tell(queued_call, outcome)
         else:
-            queued_call.answer.set_exception(outcome)
+            self._loop.call_soon(self._tell, queued_call, outcome)
 
-    def _abandon(self, queued_call: QueuedCall) -> None:
+    def _tell(self, queued_call: QueuedCall, outcome: Result | Exception) -> None:
+        """Draws the conclusions from a call's outcome, and tells its caller."""
+        call, on_outcome, queued_call.on_outcome = queued_call.call, queued_call.on_outcome, None
+        if on_outcome is None:
+            return
+        call.entry = None
+        self._count_end()
+        if isinstance(outcome, Result):
+            self._quarantine.survived(call.program.quarantine_key)
+            if not call.is_background:
+                waited_s = call.backpressure_s - queued_call.backpressure_before_s
+                self._learn(time.perf_counter() - call.dispatched_at - waited_s)
+        elif isinstance(outcome, ExecutionError):
+            self.failed(call, outcome)
+        else:
+            self._quarantine.undecided(call.program.quarantine_key, call.execution_id)
+        try:
+            on_outcome(outcome)
+        except Exception:  # a fault of the caller's must not end what the worker's reply came through
+            _log.exception("the outcome of a call could not be told", **call.log_ids())
+
+    def _count_end(self) -> None:
+        self._calls -= 1
+        if self._refuses and not self._calls:
+            self._drained.set()
+
+    def _drop(self, queued_call: QueuedCall) -> None:
         """Drops a call that nobody waits for any more."""
         if queued_call.slot is not None:
             self._supervisor.kill(queued_call.slot, ExitCause.CANCELLED)
@@ -525,7 +557,7 @@ class Engine(abc.ABC):
         queued_call = self._queue.pop()
         if queued_call is None:
             return False
-        if not queued_call.answer.done():
+        if not queued_call.is_over:
             call = queued_call.call
             call.queued_s += time.perf_counter() - queued_call.since
             self._begin(queued_call, self._state.take(call.session_id, call.program.definition))

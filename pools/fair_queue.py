@@ -1,19 +1,23 @@
 """A queue of calls that wait for a worker: bounded, and fair between sessions."""
 
-import asyncio
 import math
 from collections import OrderedDict
 
-from pools.calls import Call, Result
+from pools.calls import Call, OnOutcome
 from pools.state import WorkerSlot
 
 
 class QueuedCall:
-    """A call on its way to a worker and back; `answer` is resolved by the engine, one way or the other."""
+    """A call on its way to a worker and back, which the engine ends, one way or the other."""
 
-    def __init__(self, call: Call, answer: asyncio.Future[Result]) -> None:
+    def __init__(self, call: Call, on_outcome: OnOutcome) -> None:
+        """Calls `on_outcome` once, with the result or an error, unless the call is left before."""
         self.call = call
-        self.answer = answer
+        self.is_over = False
+        """Set once the call has its outcome, or nobody waits for one any more."""
+        self.on_outcome: OnOutcome | None = on_outcome
+        """None once nobody waits for the outcome."""
+        self.backpressure_before_s = call.backpressure_s
         self.since = 0.0
         """Time at which the wait in the queue began, by `time.perf_counter`."""
         self.give_up_at = 0.0

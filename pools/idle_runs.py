@@ -16,6 +16,14 @@ from pools.state import PoolState, WorkerSlot
 from pools.supervisor import Supervisor
 
 
+class _IdleRun(QueuedCall):
+    """A call on an idle worker, with the answer that somebody may wait for."""
+
+    def __init__(self, call: Call, answer: asyncio.Future[Result]) -> None:
+        super().__init__(call, partial(_resolve, answer))
+        self.answer = answer
+
+
 class IdleRuns:
     """The calls of one pool that run on idle workers: on half of the workers at most."""
 
@@ -26,7 +34,7 @@ class IdleRuns:
         self._supervisor = supervisor
         self._queue = queue
         self._serve_queue = serve_queue
-        self._running: dict[WorkerSlot, QueuedCall] = {}
+        self._running: dict[WorkerSlot, _IdleRun] = {}
 
     @property
     def count(self) -> int:
@@ -38,7 +46,8 @@ class IdleRuns:
 
         `needed` is the number of real calls that may begin at any moment: as many workers stay idle, one at most.
         """
-        queued_call = QueuedCall(call, asyncio.get_running_loop().create_future())
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        queued_call = _IdleRun(call, answer)
         spare = len(self._state.idle) - (min(1, needed) if self._state.size > 1 else 0)
         if spare < 1 or len(self._running) >= max(1, self._state.size // 2) or not self._queue.can_pass(queued_call):
             return None
@@ -58,7 +67,7 @@ class IdleRuns:
                 self._supervisor.kill(slot, ExitCause.CANCELLED)
         else:
             self._supervisor.dispatched -= 1
-        return queued_call.answer
+        return answer
 
     def make_room(self, real: QueuedCall, *, is_short: bool) -> None:
         """Ends a run that holds up `real`, which waits: for others of its program, or, if `is_short`, for a worker."""
@@ -94,7 +103,7 @@ class IdleRuns:
         if queued_call is not None:
             _resolve(queued_call.answer, outcome)
 
-    def _forget(self, slot: WorkerSlot) -> QueuedCall | None:
+    def _forget(self, slot: WorkerSlot) -> _IdleRun | None:
         queued_call = self._running.pop(slot, None)
         if queued_call is not None and queued_call.max_concurrency:
             self._queue.ended(queued_call)

@@ -127,7 +127,7 @@ class Loads:
         """Takes the next call of a room that somebody still waits for."""
         while (queued_call := self._queue.aside.pop(definition)) is not None:
             self.end_wait(queued_call)
-            if not queued_call.answer.done():
+            if not queued_call.is_over:
                 return queued_call
             if queued_call.max_concurrency:
                 self._queue.ended(queued_call)

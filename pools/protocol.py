@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pools.calls import Call, Result
+from pools.calls import Call, OnOutcome, Result
 from pools.errors import ExecutionError
 from pools.process.exits import ExitCause
 from pools.process.interface import TryOut
@@ -103,14 +103,18 @@ class Pool(Protocol):
     async def start(self) -> None:
         """Starts the workers; returns when the first of them is ready or could not be started."""
 
-    async def execute(self, call: Call) -> Result:
-        """Runs `call`. A cancelled call frees its place in the queue, or has its worker killed.
+    def begin(self, call: Call, on_outcome: OnOutcome) -> None:
+        """Takes `call`, and calls `on_outcome` once: with its result, one of `poolshift.worker.errors`, or Withdrawn.
+
+        A call that was withdrawn may be given to another pool. The result comes within the turn of the event loop in
+        which the worker's reply arrives, anything else in a turn of its own.
 
         Raises:
-            ExecutionError: one of `poolshift.worker.errors`.
-            Withdrawn: it was taken back; it may be given to another pool.
+            ExecutionError: the pool does not take the call; `on_outcome` is not called.
         """
-        ...
+
+    def abandon(self, call: Call) -> None:
+        """Ends a call that nobody waits for: it leaves the queue, or its worker is killed; nobody is told any more."""
 
     def failed(self, call: Call, error: ExecutionError) -> None:
         """Draws the conclusions for the program of a call that has failed on one of the pool's workers elsewhere."""

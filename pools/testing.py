@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from pools.calls import Call, Program, Result
+from pools.calls import Call, OnOutcome, Program, Result
 from pools.errors import (
     ExecutionError,
     LoadTimeout,
@@ -74,7 +74,7 @@ class FakePool:
         self.idle_answer: Callable[[Call], Answer | Preempted | None] | None = None
         """The end of calls of `begin_idle`; an answer of None lets the call run until `end_idle`."""
         self.idle_calls: list[tuple[Call, int | None]] = []
-        self._outcomes: dict[Call, asyncio.Future[Result]] = {}
+        self._outcomes: dict[Call, OnOutcome] = {}
         self._drained = asyncio.Event()
         self._drained.set()
         self._on_down: Callable[[], None] | None = None
@@ -92,13 +92,11 @@ class FakePool:
         call.dispatched_at = time.perf_counter()
 
     def finish(self, call: Call, outcome: Answer | Withdrawn) -> None:
-        """Ends a queued or running call."""
-        answer = self._outcomes[call]
-        if not answer.done():
-            if isinstance(outcome, Result):
-                answer.set_result(outcome)
-            else:
-                answer.set_exception(outcome)
+        """Ends a queued or running call; nothing happens if it has ended or was abandoned. Errors are told later."""
+        if isinstance(outcome, Result):
+            self._tell(call, outcome)
+        else:
+            asyncio.get_running_loop().call_soon(self._tell, call, outcome)
 
     def go_down(self) -> None:
         """Loses all workers, and cannot start one."""
@@ -125,20 +123,20 @@ class FakePool:
     async def start(self) -> None:
         """Does nothing: there are no workers."""
 
-    async def execute(self, call: Call) -> Result:
+    def begin(self, call: Call, on_outcome: OnOutcome) -> None:
         if self.is_closed or (self.is_refusing and not call.is_accepted):
             raise PoolClosed
         call.is_accepted = True
         self.accepted.append(call)
         self.queued.append(call)
-        self._outcomes[call] = asyncio.get_running_loop().create_future()
+        self._outcomes[call] = on_outcome
         self._drained.clear()
-        try:
-            if self.answer is not None:
-                self.dispatch(call)
-                self.finish(call, self.answer(call))
-            return await self._outcomes[call]
-        finally:
+        if self.answer is not None:
+            self.dispatch(call)
+            self.finish(call, self.answer(call))
+
+    def abandon(self, call: Call) -> None:
+        if call in self._outcomes:
             self._forget(call)
 
     def failed(self, call: Call, error: ExecutionError) -> None:
@@ -216,6 +214,12 @@ class FakePool:
         for call in withdrawn:
             self.finish(call, Withdrawn())
         return len(withdrawn)
+
+    def _tell(self, call: Call, outcome: Answer | Withdrawn) -> None:
+        on_outcome = self._outcomes.get(call)
+        if on_outcome is not None:
+            self._forget(call)
+            on_outcome(outcome)
 
     def _forget(self, call: Call) -> None:
         for calls in (self.queued, self.running):

@@ -4,11 +4,12 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import structlog
 
-from pools.calls import Call, Result
+from pools.calls import Call, OnOutcome, Result
 from pools.errors import ExecutionError, Withdrawn, WorkerCrashed
 from pools.protocol import Pool
 from poolshift.worker.lm import LMSettings, LMUsage
@@ -47,6 +48,20 @@ class Route:
     def trace_id(self) -> str | None:
         """The trace's id if the call is sampled."""
         return None if self.trace is None else self.trace.trace_id
+
+
+class Run:
+    """A call on its way through the router."""
+
+    def __init__(self, route: Route, call: Call, operation: str, began: float, on_end: OnOutcome) -> None:
+        """`began` is by `time.perf_counter`."""
+        self.route = route
+        self.call = call
+        self.operation = operation
+        self.began = began
+        self.on_end = on_end
+        self.is_over = False
+        """Set once the call has ended, or nobody waits for it any more."""
 
 
 class Begun:
@@ -140,15 +155,27 @@ class Router:
         return self._flag.threshold >= BUCKETS
 
     async def execute(self, route: Route, call: Call, operation: str = "execute", begun: Begun | None = None) -> Result:
-        """Runs `call` on the version of `route`, or on the version that the rollout requires while the call waits.
-
-        A repeatable call whose worker dies is run once more, on the version that the rollout requires by then. A call
-        that has `begun` elsewhere goes on as if it had run here.
+        """Runs `call` as `begin` does, and waits for its end.
 
         Raises:
             ExecutionError: one of `poolshift.worker.errors` and `pools.errors`.
         """
-        began = time.perf_counter() if begun is None else begun.began
+        end: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        run = self.begin(route, call, operation, partial(_settle, end), begun)
+        try:
+            return await end
+        except asyncio.CancelledError:
+            self.cancel(run)
+            raise
+
+    def begin(self, route: Route, call: Call, operation: str, on_end: OnOutcome, begun: Begun | None = None) -> "Run":
+        """Runs `call` on the version of `route`, or on the version that the rollout requires while the call waits.
+
+        A repeatable call whose worker dies is run once more, on the version that the rollout requires by then. A call
+        that has `begun` elsewhere goes on as if it had run here. Calls `on_end` once, with the result or the error,
+        which may be before this returns.
+        """
+        run = Run(route, call, operation, time.perf_counter() if begun is None else begun.began, on_end)
         self._routes[call] = route
         try:
             if begun is not None:
@@ -157,26 +184,58 @@ class Router:
                 self._route_again(route, call)  # a rollback came between the decision and this moment
             if route.evidence is not None:
                 self._judge.began(route.evidence, call)
-            result = None
-            while result is None:
-                if route.trace is not None:
-                    route.trace.queue_begins()
-                try:
-                    result = await self._pools[route.decision.version].execute(call)
-                except (Withdrawn, WorkerCrashed) as error:
-                    self._send_elsewhere(route, call, error)
-        except ExecutionError as error:
-            self._failed(route, call, operation, began, error)
-            raise
-        except asyncio.CancelledError:
-            self._cancelled(route)
-            raise
+            self._start(run)
+        except Exception as error:
+            self._end(run, error)
+        return run
+
+    def cancel(self, run: "Run") -> None:
+        """Ends a run that nobody waits for any more; nothing happens if it has ended."""
+        if run.is_over:
+            return
+        run.is_over = True
+        self._pools[run.route.decision.version].abandon(run.call)
+        self._forget(run)
+        if run.route.trace is not None:
+            run.route.trace.failed(CANCELLED)
+        if run.route.evidence is not None:
+            self._judge.left(run.route.evidence)
+
+    def _start(self, run: "Run") -> None:
+        """Gives the call to the pool of its route. Raises ExecutionError if that does not take it."""
+        route = run.route
+        if route.trace is not None:
+            route.trace.queue_begins()
+        self._pools[route.decision.version].begin(run.call, partial(self._ran, run))
+
+    def _ran(self, run: "Run", outcome: Result | Exception) -> None:
+        """Ends a call with what has come of its run, or starts it again elsewhere."""
+        if run.is_over:
+            return
+        if not isinstance(outcome, (Withdrawn, WorkerCrashed)):
+            self._end(run, outcome)
+            return
+        try:
+            self._send_elsewhere(run.route, run.call, outcome)
+            self._start(run)
+        except Exception as error:
+            self._end(run, error)
+
+    def _end(self, run: "Run", outcome: Result | Exception) -> None:
+        run.is_over = True
+        self._forget(run)
+        try:
+            if isinstance(outcome, Result):
+                self._succeeded(run.route, run.call, run.operation, run.began, outcome)
+            elif isinstance(outcome, ExecutionError):
+                self._failed(run.route, run.call, run.operation, run.began, outcome)
         finally:
-            del self._routes[call]
-            if route.decision is _CANARY:
-                self._last_canary_dispatch = max(self._last_canary_dispatch, call.dispatched_at)
-        self._succeeded(route, call, operation, began, result)
-        return result
+            run.on_end(outcome)
+
+    def _forget(self, run: "Run") -> None:
+        del self._routes[run.call]
+        if run.route.decision is _CANARY:
+            self._last_canary_dispatch = max(self._last_canary_dispatch, run.call.dispatched_at)
 
     def _succeeded(self, route: Route, call: Call, operation: str, began: float, result: Result) -> None:
         seconds = time.perf_counter() - began
@@ -200,12 +259,6 @@ class Router:
             self.tap.call_ended(route.decision, call, call.session_id, route.evidence, None, error.code, route.trace)
         if route.trace is not None:
             route.trace.failed(error.code)
-
-    def _cancelled(self, route: Route) -> None:
-        if route.trace is not None:
-            route.trace.failed(CANCELLED)
-        if route.evidence is not None:
-            self._judge.left(route.evidence)
 
     def record_failure(
         self, route: Route, code: str, category: str, operation: str, began: float, queued_s: float = 0.0
@@ -340,3 +393,12 @@ class Router:
     def _must_requeue(self, call: Call, version: Version) -> bool:
         route = self._routes.get(call)
         return route is not None and self._decide(route.bucket, route.forced).version is not version
+
+
+def _settle(end: "asyncio.Future[Result]", outcome: Result | Exception) -> None:
+    if end.done():
+        return
+    if isinstance(outcome, Result):
+        end.set_result(outcome)
+    else:
+        end.set_exception(outcome)

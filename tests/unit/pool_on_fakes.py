@@ -15,6 +15,7 @@ from pools.session_pool_v2 import SessionPoolV2
 from pools.supervisor import RecycleLimits
 from pools.testing import FakeObserver, FakeProcess, FakeSpawner, echo_program
 from pools.warming import WarmOptions
+from tests.support.pools import executed
 from tests.support.waiting import wait_until_async
 
 ENGINES: tuple[type[Engine], ...] = (SessionPool, SessionPoolV2)
@@ -47,7 +48,7 @@ class Bench:
 
     async def begin(self, call: Call) -> "asyncio.Task[Result]":
         """Starts the call, which is with a worker, in the queue, or ended afterwards."""
-        task = asyncio.ensure_future(self.engine.execute(call))
+        task = asyncio.ensure_future(executed(self.engine, call))
         await turns()
         return task
 

@@ -8,7 +8,6 @@ from pools.call_queue import CallQueue
 from pools.calls import Call, Program
 from pools.fair_queue import QueuedCall
 from poolshift.worker.definitions import Definition, Limits, Signature
-from tests.unit.test_fair_queue import LOOP
 
 QUEUE_LIMIT = 8
 
@@ -22,7 +21,7 @@ FREE, ONE, TWO = program("free", None), program("one", 1), program("two", 2)
 
 
 def queued_call(of: Program = FREE, session_id: str | None = None) -> QueuedCall:
-    return QueuedCall(Call("e", of, b"{}", 0.0, session_id), LOOP.create_future())
+    return QueuedCall(Call("e", of, b"{}", 0.0, session_id), lambda _: None)
 
 
 def begin(queue: CallQueue) -> QueuedCall | None:
@@ -101,7 +100,7 @@ def test_the_next_follows_a_call_that_leaves(way: str) -> None:
         assert queue.remove(first)
         assert not queue.remove(first)
     else:
-        first.answer.cancel()
+        first.is_over = True
     assert begin(queue) is second
     assert queue.waiting == 0
 

@@ -33,6 +33,7 @@ from routing.rollout.model import Rollout, Source
 from routing.router import Router
 from routing.telemetry.recorder import Recorder
 from routing.versions import Version
+from tests.support.pools import executed
 from tests.support.rollout import MemoryLog
 from tests.unit.pool_on_fakes import ENGINES, Bench, bench, error_of, turns, until
 
@@ -206,7 +207,7 @@ async def test_a_call_that_was_accepted_before_is_never_shed(engine: type[Engine
             call.is_accepted = True
             tasks.append(await pool.begin(call))
         with pytest.raises(PoolOverloaded):
-            await pool.engine.execute(pool.call(seconds=1e6, session_id="another"))
+            await executed(pool.engine, pool.call(seconds=1e6, session_id="another"))
         assert (await pool.engine.snapshot()).queue_depth == len(moved)
         for call in (running, *moved):
             pool.worker_of(call).answer(result())
@@ -290,7 +291,7 @@ async def test_a_program_that_keeps_killing_workers_is_stopped(pool: Bench) -> N
     for _ in range(DEATHS_IN_A_ROW):
         await kill_worker_of(pool, "bad")
     with pytest.raises(ProgramQuarantined):
-        await pool.engine.execute(pool.call(echo_program("bad")))
+        await executed(pool.engine, pool.call(echo_program("bad")))
     good = pool.call()
     task = await pool.begin(good)
     pool.worker_of(good).answer(result())
@@ -356,7 +357,7 @@ async def test_a_drain_finishes_what_was_accepted(engine: type[Engine]) -> None:
         tasks = [await pool.begin(call) for call in calls]
         pool.engine.refuse()
         with pytest.raises(PoolClosed):
-            await pool.engine.execute(pool.call())
+            await executed(pool.engine, pool.call())
         moved = pool.call()
         moved.is_accepted = True
         tasks.append(await pool.begin(moved))

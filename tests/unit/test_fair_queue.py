@@ -1,7 +1,5 @@
 """The queue: bounded, fair between sessions, exact about who waits."""
 
-import asyncio
-
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
@@ -11,11 +9,10 @@ from pools.fair_queue import FairQueue, QueuedCall
 from poolshift.worker.definitions import Definition, Signature
 
 PROGRAM = Program("1", "p", Definition("python", Signature((), ())))
-LOOP = asyncio.new_event_loop()
 
 
 def queued_call(lane: str | None) -> QueuedCall:
-    return QueuedCall(Call("e", PROGRAM, b"{}", 0.0, lane), LOOP.create_future())
+    return QueuedCall(Call("e", PROGRAM, b"{}", 0.0, lane), lambda _: None)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5, 6])

@@ -9,6 +9,7 @@ from pools.calls import Call, Result
 from pools.errors import PoolClosed, ProgramError, Withdrawn
 from pools.protocol import Pool
 from pools.testing import FakePool, echo_program, result
+from tests.support.pools import executed
 
 pytestmark = pytest.mark.anyio
 
@@ -18,7 +19,7 @@ def call(execution_id: str = "e-1") -> Call:
 
 
 async def started(pool: Pool, one: Call) -> asyncio.Task[Result]:
-    task = asyncio.ensure_future(pool.execute(one))
+    task = asyncio.ensure_future(executed(pool, one))
     await asyncio.sleep(0)
     return task
 
@@ -61,17 +62,17 @@ async def test_a_pool_that_refuses_takes_accepted_calls_alone() -> None:
     moved.is_accepted = True
     pool.refuse()
     with pytest.raises(PoolClosed):
-        await pool.execute(call("new"))
+        await executed(pool, call("new"))
     task = await started(pool, moved)
     await pool.aclose()
     with pytest.raises(PoolClosed):
         await task
     with pytest.raises(PoolClosed):
-        await pool.execute(moved)
+        await executed(pool, moved)
 
 
 async def test_a_pool_answers_by_itself() -> None:
     """As the test's function says, call by call."""
     pool = FakePool("v1", answer=lambda one: result(one.execution_id))
-    assert bytes((await pool.execute(call("e-7"))).outputs) == b'{"text":"e-7"}'
+    assert bytes((await executed(pool, call("e-7"))).outputs) == b'{"text":"e-7"}'
     assert (pool.dispatched, pool.is_drained) == (1, True)

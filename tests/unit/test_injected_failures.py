@@ -25,6 +25,7 @@ from pools.process.spawner import Spawner
 from pools.session_pool_v2 import SessionPoolV2
 from pools.testing import FakeObserver
 from poolshift.worker.definitions import Definition, Field, Signature
+from tests.support.pools import executed
 from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.thorough
@@ -114,7 +115,7 @@ async def ends(pool: Engine, function: str, seconds: float = 20.0) -> BaseExcept
     deadline = asyncio.get_running_loop().time() + seconds
     made = program(function)
     made.key = f"{function} {next(_numbers)}"  # another each time, so that none is quarantined
-    task = asyncio.ensure_future(pool.execute(Call("e-1", made, b"{}", deadline)))
+    task = asyncio.ensure_future(executed(pool, Call("e-1", made, b"{}", deadline)))
     done, _ = await asyncio.wait([task], timeout=30)
     assert done, f"{function} never ends"
     return task.exception()

@@ -18,6 +18,7 @@ from pools.session_pool_v2 import SessionPoolV2
 from poolshift.worker.definitions import Definition, Field, FieldType, Signature
 from poolshift.worker.leftovers import ALWAYS_CHECKED
 from tests.support.leftovers import _HARMLESS, _PUT_BACK, _RECYCLED
+from tests.support.pools import executed
 from tests.support.service import ROOT
 from tests.support.waiting import wait_until_async
 
@@ -55,7 +56,7 @@ async def run(
     definition = Definition("python", Signature(fields, (Field("result", result),)), f"tests.support.{function}")
     deadline = asyncio.get_running_loop().time() + 30
     program = _programs.setdefault((function, *given), Program(function, function, definition))
-    answer = await pool.execute(Call(execution_id, program, msgspec.json.encode(given), deadline))
+    answer = await executed(pool, Call(execution_id, program, msgspec.json.encode(given), deadline))
     return msgspec.json.decode(answer.outputs)["result"]
 
 
