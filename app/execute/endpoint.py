@@ -1,5 +1,8 @@
 """`POST /programs/{id}/execute`, the hot lane: one call from its request to its answer, top to bottom.
 
+A plain call, which asks for one answer and waits for nothing but its pool, has no task: `begin` gives it to the router,
+and `_ended` answers it when the worker's reply has arrived. All others are served by a task, in `serve`.
+
 The lane runs ahead of FastAPI's routing, validation and middleware, and needs none of them. It reads the envelope, and
 passes the inputs unparsed to the worker, which checks them. Auth, errors and metrics are those of every other endpoint.
 The lane checks the key before it reads the body.
@@ -22,7 +25,7 @@ from app.access.hosts import HostGuard
 from app.api.executions import job_view
 from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope, misfit_of
-from app.execute.exchange import FORCED_VERSION, AsgiExchange, BegunCall, ClientGone, Exchange
+from app.execute.exchange import FORCED_VERSION, AsgiExchange, BegunCall, ClientGone, ConnectionExchange, Exchange
 from app.execute.execution_ids import ExecutionIds
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once, kept
 from app.execute.large_body import envelope_of
@@ -44,7 +47,7 @@ from poolshift.worker.framing import MALFORMED
 from routing.catalog.idempotency import KeyedCall, Outcome
 from routing.catalog.jobs import Job
 from routing.catalog.programs import CataloguedProgram
-from routing.router import Route
+from routing.router import Route, Run
 from routing.versions import Version
 
 TRACEPARENT: Final = b"traceparent"
@@ -106,9 +109,86 @@ class ExecuteLane:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.serve(AsgiExchange(scope, receive, send, self._services.tasks))
 
+    def begin(self, exchange: ConnectionExchange) -> bool:
+        """Begins a plain call. Returns False for one that is to be served: nobody has heard of it then."""
+        if exchange.operation != "execute" or exchange.begun is not None or IDEMPOTENCY_KEY in exchange.headers:
+            return False
+        token = current_call.set(exchange)
+        try:
+            return self._begin_plain(exchange)
+        except Exception as error:
+            self._finish(exchange, self._refuse(exchange, error))
+            return True
+        finally:
+            current_call.reset(token)
+
+    def _begin_plain(self, exchange: ConnectionExchange) -> bool:
+        self._begin(exchange)
+        if exchange.principal is None:
+            self.authorise(exchange)
+        body = exchange.whole_body(self._max_body_bytes)
+        principal = self.authorise_again(exchange)
+        envelope = exchange.envelope = _read(body, worker_may_check=True)
+        session_id = envelope.session_id
+        if session_id is not None and not self._sessions.admits(session_id, principal.caller):
+            return False  # the store has to be asked
+        program = self._programs.resolve(exchange.path[_PROGRAM_ID], session_id)
+        if program is None:
+            return False
+        self._route(exchange, principal, session_id)
+        if envelope.webhook is not None:
+            self._check_webhook(envelope.webhook, "execute")
+        call = self._make_call(exchange, program, envelope)
+        assert exchange.route is not None
+        exchange.is_counted = True
+        operation = "synthetic" if exchange.is_synthetic else "execute"
+        run = self._router.begin(exchange.route, call, operation, partial(self._ended, exchange, call))
+        if not run.is_over:
+            exchange.when_gone = partial(self._left, exchange, run)
+        return True
+
+    def _left(self, exchange: Exchange, run: Run) -> None:
+        """Ends a call whose client has gone."""
+        self._router.cancel(run)
+        self._note_session(exchange, run.call)
+        _end_trace(exchange, None)
+
+    def _ended(self, exchange: ConnectionExchange, call: Call, outcome: Result | Exception) -> None:
+        """Answers a plain call."""
+        try:
+            self._note_session(exchange, call)
+            if not isinstance(outcome, Result):
+                self._finish(exchange, self._refused(exchange, outcome))
+            elif len(outcome.outputs) > MAX_SCANNED_BYTES:
+                self._finish(exchange, *self._in_parts(exchange, call, outcome))
+            else:
+                self._finish(exchange, self._answer(exchange, call, outcome))
+        except Exception:
+            _log.exception("unforeseen error", execution_id=exchange.execution_id)
+            exchange.end()
+
+    def _refused(self, exchange: Exchange, error: Exception) -> Response:
+        token = current_call.set(exchange)
+        try:
+            return self._refuse(exchange, error)
+        finally:
+            current_call.reset(token)
+
+    def _note_session(self, exchange: Exchange, call: Call) -> None:
+        if call.session_id is not None and exchange.route is not None:
+            self._sessions.seen(call.session_id, exchange.route.decision.version, exchange.owner)
+
+    def _finish(self, exchange: ConnectionExchange, response: Response, rest: Rest = ()) -> None:
+        """Writes an answer. The call is counted before: a client that has the answer finds it in the metrics."""
+        size = len(response[2]) + sum([len(part) for part in rest]) if rest else len(response[2])
+        self.metrics.answered(response[0], time.perf_counter() - exchange.began, exchange.received, size)
+        _end_trace(exchange, response[0])
+        exchange.write(response, rest)
+
     async def serve(self, exchange: Exchange) -> None:
         """Answers a call, whether it succeeds or fails."""
-        self._begin(exchange)
+        if not exchange.execution_id:
+            self._begin(exchange)
         current_call.set(exchange)
         response: Response | None
         try:
@@ -158,9 +238,11 @@ class ExecuteLane:
             self.authorise(exchange)
         if exchange.keyed is None and IDEMPOTENCY_KEY in exchange.headers:
             return await self._execute_once(exchange)
-        body, operation = await exchange.body(self._max_body_bytes), exchange.operation
+        operation, envelope = exchange.operation, exchange.envelope
+        body = await exchange.body(self._max_body_bytes)
         principal = self.authorise_again(exchange)
-        envelope = _read(body, worker_may_check=operation != "async")
+        if envelope is None:
+            envelope = _read(body, worker_may_check=operation != "async")
         session_id = envelope.session_id
         if session_id is not None and not self._sessions.admits(session_id, principal.caller):
             await self._sessions.admit(session_id, principal.caller)

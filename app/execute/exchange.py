@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.access.auth import Principal
 from app.execute.call_head import CallHead
+from app.execute.envelopes import Envelope
 from app.execute.response import CLOSE, Response, Rest, headers_in, lines_of, problem_lines
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState, default_headers
 from app.problems import Problem, internal_error
@@ -35,7 +36,6 @@ Address = tuple[str, int | None]
 FORCED_VERSION: Final = b"x-pool-version"
 _MAX_CANARY_KEY_LENGTH: Final = 256
 _TASK_NAME: Final = "execute"
-_HAS_EAGER_TASKS: Final = hasattr(asyncio, "eager_task_factory")
 _FAILURE: Final = internal_error().body()
 _NO_ANSWER: Final[Response] = (
     500,
@@ -163,8 +163,10 @@ class Exchange:
         """The code of the answer, if it is an error."""
         self.begun: BegunCall | None = None
         """Set if a front has begun the call."""
+        self.envelope: Envelope | None = None
+        """The body, once it has been read."""
         self.task: asyncio.Task[Any] | None = None
-        """Runs the endpoint."""
+        """Runs the endpoint, unless the call is plain."""
         self._is_client_gone = False
         self._is_cancellable = False
 
@@ -249,6 +251,10 @@ class Endpoint(Protocol):
         """Answers a call, whatever becomes of it."""
         ...
 
+    def begin(self, exchange: "ConnectionExchange") -> bool:
+        """Begins a call that waits for nothing but its pool, and answers it by itself. Returns False for any other."""
+        ...
+
     def admits(self, exchange: Exchange) -> bool:
         """Tells if the sender of a call may run programs, before its body is here."""
         ...
@@ -269,29 +275,35 @@ class ConnectionExchange(Exchange):
         super().__init__(head, address, "http")
         self.keep_alive = True
         """Set if the connection stays open for other requests."""
+        self.when_gone: Callable[[], None] | None = None
+        """Ends a call that has begun without a task, once its client has gone."""
         self._body = b""
         self._server = server
         self._tasks = tasks
         self._on_answer: Callable[[bytes, Rest], None] | None = on_answer
 
     def begin(self, body: bytes, endpoint: Endpoint, loop: asyncio.AbstractEventLoop, *, at_once: bool) -> None:
-        """Has the endpoint answer, in a task that the server waits for. The upload is no part of the call's time.
+        """Has the endpoint answer. The upload is no part of the call's time.
 
-        With `at_once`, on a Python that can (3.12 and newer), the call goes to its worker before this returns, without
-        another turn of the event loop. It may even be answered, so no other request may lie behind this one.
+        With `at_once` a plain call goes to its worker before this returns, without another turn of the event loop. It
+        may even be answered, so no other request may lie behind this one.
         """
         self._body = body
         self.began = time.perf_counter() if self.begun is None else self.begun.began
+        if at_once:
+            self._begin(endpoint, loop)
+        else:
+            loop.call_soon(self._begin, endpoint, loop)
+
+    def _begin(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
+        """Begins a plain call, or serves another in a task that the server waits for."""
+        if self._is_client_gone or endpoint.begin(self):
+            return
         # Not by `loop.create_task`, which would print a name of its own for each.
         # In a context of its own, or else a pipelined request would inherit that of the call before it.
         context = contextvars.Context()
-        if at_once and _HAS_EAGER_TASKS:
-            task = asyncio.Task(self._run(endpoint), loop=loop, name=_TASK_NAME, context=context, eager_start=True)  # type: ignore[call-arg]
-        else:
-            task = asyncio.Task(self._run(endpoint), loop=loop, name=_TASK_NAME, context=context)
-        if not task.done():
-            self.task = task
-            self._tasks.add(task)
+        task = self.task = asyncio.Task(self._run(endpoint), loop=loop, name=_TASK_NAME, context=context)
+        self._tasks.add(task)
 
     async def _run(self, endpoint: Endpoint) -> None:
         try:
@@ -302,24 +314,38 @@ class ConnectionExchange(Exchange):
             if self.task is not None:
                 self._tasks.discard(self.task)
                 self.task = None  # they would hold each other
-            if self._on_answer is not None:
-                self._write(_NO_ANSWER)  # wrong or cancelled, it leaves no client waiting
+            self.end()
 
-    async def body(self, max_bytes: int) -> bytes:
+    def whole_body(self, max_bytes: int) -> bytes:
+        """The body, which is here. Raises Problem, `payload_too_large`."""
         body = self._body
         self.received = len(body)
         if len(body) > max_bytes:
             raise too_large(max_bytes)
         return body
 
+    async def body(self, max_bytes: int) -> bytes:
+        return self.whole_body(max_bytes)
+
     async def answer(self, response: Response, rest: Rest = ()) -> None:
-        self._write(response, rest)
+        self.write(response, rest)
 
     def client_gone(self) -> None:
         self._on_answer = None
-        super().client_gone()
+        when_gone, self.when_gone = self.when_gone, None
+        if when_gone is None:
+            super().client_gone()
+        else:
+            when_gone()
 
-    def _write(self, response: Response, rest: Rest = ()) -> None:
+    def end(self) -> None:
+        """Answers with an internal error if there is no answer yet, so that no client is left waiting."""
+        if self._on_answer is not None:
+            self.write(_NO_ANSWER)
+
+    def write(self, response: Response, rest: Rest = ()) -> None:
+        """Answers, with `rest` behind the response's body; does nothing if nobody is there any more."""
+        self.when_gone = None
         on_answer, self._on_answer = self._on_answer, None
         if on_answer is None:
             return

@@ -83,6 +83,10 @@ class AsksService:
         """Never called: a `RemoteExchange` goes to the service."""
         raise NotImplementedError
 
+    def begin(self, exchange: Exchange) -> bool:
+        """Never called: a `RemoteExchange` goes to the service."""
+        raise NotImplementedError
+
     def admits(self, exchange: Exchange) -> bool:
         assert isinstance(exchange, RemoteExchange)
         exchange._connection.send_call(OPENING, 0, b"")

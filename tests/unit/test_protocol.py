@@ -37,6 +37,10 @@ class Lane:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
+    def begin(self, exchange: Exchange) -> bool:
+        """Leaves each call to `serve`."""
+        return False
+
     def admits(self, exchange: Exchange) -> bool:
         return exchange.headers.get(b"x-api-key") != b"wrong"
 
