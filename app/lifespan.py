@@ -18,7 +18,7 @@ from app.opening.comparison import exchange_evidence, open_migration, open_shado
 from app.opening.environment import open_environment
 from app.opening.opening import Opening
 from app.opening.pools import open_local_lm, open_pools, open_reloader, start_pools
-from app.opening.rollout import follow_sources, open_ramp, open_rollout, open_rotation, open_webhooks
+from app.opening.rollout import follow_sources, open_ramp, open_rollout, open_rotation
 from app.opening.storage import follow_replicas, open_store
 from app.opening.telemetry import open_recorder, open_tracing, watch_rollout
 from app.positions.factory import PoolFactory
@@ -70,7 +70,6 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools.engines) < len(Version))
         router = Router(pools.engines, flag, recorder, judge=judge, pin=pin, salt=settings.canary_salt)
         ramp = await open_ramp(opening, database, flag, judge, pools, catalog)
-        open_webhooks(opening, database)
         watch_rollout(recorder, follower, router, flag)
         app.state.services = services = Services(
             programs=catalog.programs,

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Row, Select, String, Table, delete, func, insert, select, true
@@ -108,14 +109,14 @@ class SqlSessionStore:
         async with self._database.transaction() as connection:
             old = ended_sessions.c.ended_at < clock.moment(connection, -REMEMBERED.total_seconds())
             await connection.execute(delete(ended_sessions).where(old))
-            rows = (await connection.execute(newest)).all()
-        return [EndedSession(row.id, row.ended_at, row.owner, had_own=True) for row in reversed(rows)]
+            rows, now = (await connection.execute(newest)).all(), await clock.now(connection)
+        return [_ended(row, now) for row in reversed(rows)]
 
     async def find_ended(self, session_id: str) -> EndedSession | None:
         query = select(ended_sessions).where(ended_sessions.c.id == session_id)
         async with self._database.transaction() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        return None if row is None else EndedSession(row.id, row.ended_at, row.owner, had_own=True)
+            row, now = (await connection.execute(query)).one_or_none(), await clock.now(connection)
+        return None if row is None else _ended(row, now)
 
     async def begin_again(self, session_id: str) -> None:
         async with self._database.transaction() as connection:
@@ -135,6 +136,11 @@ class SqlSessionStore:
             await connection.execute(delete(ended_sessions).where(known))
             await connection.execute(insert(ended_sessions), remembered)
         return ended
+
+
+def _ended(row: Row[Any], now: datetime) -> EndedSession:
+    ended_s = (now - row.ended_at).total_seconds()
+    return EndedSession(row.id, row.ended_at, row.owner, had_own=True, ended_s=ended_s)
 
 
 async def _forget_what_it_holds(connection: AsyncConnection, session_id: str) -> bool:

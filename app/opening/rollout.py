@@ -14,6 +14,7 @@ from app.positions.factory import PoolFactory, PoolSet
 from app.positions.identity import ramp_identity, v2_identity
 from app.positions.rotation import Rotation
 from config.file_watch import contents
+from pools.protocol import Pool
 from routing.rollout.controller import PoolFacts, RampController
 from routing.rollout.file import RolloutFile
 from routing.rollout.flag import RolloutFlag, open_flag
@@ -69,12 +70,13 @@ async def open_rollout(opening: Opening, database: Database, log: SqlRolloutLog)
 async def open_ramp(
     opening: Opening, database: Database, flag: RolloutFlag, judge: LiveJudge, pools: PoolSet, catalog: Catalog
 ) -> RampController:
-    """Loads the plan and its evidence, as the last run or the other replicas left them, and carries the plan out."""
+    """Loads the plan and its evidence, as the last run or the other replicas left them, and carries it out."""
     engines, pin = pools.engines, opening.settings.pool_version
 
     def serves(version: Version) -> bool:
         return version in engines and engines[version].is_ready
 
+    v2 = engines[Version.V2]
     ramp = RampController(
         flag,
         judge,
@@ -83,6 +85,8 @@ async def open_ramp(
             v1_serves=functools.partial(serves, Version.V1),
             v2_serves=functools.partial(serves, Version.V2),
             identity=lambda: ramp_identity(pools, catalog.lms),
+            is_warm_for=v2.is_warm_for,
+            warmed=functools.partial(_warmed, v2),
             pin=pin,
         ),
         Catalogue(catalog.programs.count, lambda: catalog.lms.is_on_trial),
@@ -91,7 +95,14 @@ async def open_ramp(
     await ramp.open()
     opening.at_end(ramp.aclose)
     opening.run("ramp", ramp.run, is_vital=True)
+    _open_webhooks(opening, database)
     return ramp
+
+
+async def _warmed(pool: Pool, share: float) -> None:
+    """Waits until a pool is warm for a share, and says so if it does not get warm in time."""
+    if not await pool.warmed(share):
+        _log.warning("V2 gets calls although it has too few warm workers", share=share, warm_workers=pool.warm_workers)
 
 
 def open_rotation(
@@ -140,7 +151,7 @@ async def follow_sources(
         background.run("ROLLOUT_PLAN_FILE", lambda: plan_file.follow(contents(plan)))
 
 
-def open_webhooks(opening: Opening, database: Database) -> None:
+def _open_webhooks(opening: Opening, database: Database) -> None:
     """Delivers what the ramp and the jobs tell, if the settings name receivers."""
     settings = opening.settings
     if settings.rollout_webhook_url is None and not settings.webhook_allow_list.hosts:

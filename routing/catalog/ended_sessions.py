@@ -3,8 +3,9 @@
 Without them a call of such a session would silently get the global program's answer, by everyone's LM and its key.
 """
 
+import time
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from routing.catalog.owners import Caller
@@ -23,6 +24,8 @@ class EndedSession(NamedTuple):
     owner: str | None
     had_own: bool
     """True if the session held programs or an LM of its own: then it is remembered."""
+    ended_s: float = 0.0
+    """Seconds since its end, when it was read."""
 
 
 class EndedSessions:
@@ -31,6 +34,8 @@ class EndedSessions:
     def __init__(self) -> None:
         self._known: dict[str, EndedSession] = {}
         """In the order of their ends."""
+        self._ends: dict[str, float] = {}
+        """The time of each end, by the monotonic clock."""
 
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._known
@@ -38,6 +43,7 @@ class EndedSessions:
     def load(self, ended: Iterable[EndedSession]) -> None:
         """Takes the place of what is known by what the store has, in the order of their ends."""
         self._known.clear()
+        self._ends.clear()
         for one in ended:
             self.remember(one)
 
@@ -47,18 +53,20 @@ class EndedSessions:
             return
         self._known.pop(ended.id, None)
         self._known[ended.id] = ended
+        self._ends[ended.id] = time.monotonic() - ended.ended_s
         if len(self._known) > MAX_REMEMBERED:
-            del self._known[next(iter(self._known))]
+            self.forget(next(iter(self._known)))
 
     def forget(self, session_id: str) -> None:
         """Forgets a session that has begun again."""
         self._known.pop(session_id, None)
+        self._ends.pop(session_id, None)
 
     def sweep(self) -> None:
         """Forgets the sessions that ended too long ago."""
-        oldest = datetime.now(UTC) - REMEMBERED
-        while self._known and (first := next(iter(self._known.values()))).ended_at < oldest:
-            del self._known[first.id]
+        oldest = time.monotonic() - REMEMBERED.total_seconds()
+        while self._known and self._ends[first := next(iter(self._known))] < oldest:
+            self.forget(first)
 
     def has(self, session_id: str, caller: Caller) -> bool:
         """Tells if `caller` had the session that is remembered: to others its id is a new one."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
@@ -94,7 +94,7 @@ class CataloguedProgram(Program):
     """A program in memory, with its use for `routing.catalog.write_behind`."""
 
     def __init__(self, stored: StoredProgram, definition: Definition, size: int) -> None:
-        program, last = stored.program, stored.last_executed_at
+        program = stored.program
         super().__init__(program.key, program.id, definition, program.revision)
         self.changed_at = time.monotonic()
         """The time at which this process got its definitions, by the monotonic clock; minus infinity is its start."""
@@ -107,8 +107,7 @@ class CataloguedProgram(Program):
         self.v2_size = 0
         self.is_dirty = False
         self._count = 0
-        idle_s = math.inf if last is None else (datetime.now(UTC) - last).total_seconds()
-        self._last_executed_at = time.monotonic() - idle_s
+        self._last_executed_at = -math.inf
 
     @property
     def execution_count(self) -> int:
@@ -124,6 +123,10 @@ class CataloguedProgram(Program):
     def size(self) -> int:
         """The size of all definitions, in bytes of JSON."""
         return self.own_size + self.v2_size
+
+    def used_before(self, seconds: float) -> None:
+        """Notes that the last execution was so many seconds ago."""
+        self._last_executed_at = time.monotonic() - seconds
 
     def used(self, now: float) -> None:
         """Counts an execution at `now`, by the monotonic clock."""
@@ -241,8 +244,13 @@ class Programs:
         self._usage = ProgramUsage(self._quotas)
         all_stored = await self._store.load()
         self._metrics.retain([stored.program.key for stored in all_stored])
+        newest = max((one.last_executed_at for one in all_stored if one.last_executed_at is not None), default=None)
         for stored in all_stored:
-            self._remember(stored).changed_at = -math.inf
+            program = self._remember(stored)
+            program.changed_at = -math.inf
+            if newest is not None and stored.last_executed_at is not None:
+                # Before the last use of all, since the machine's clock may differ from the store's.
+                program.used_before((newest - stored.last_executed_at).total_seconds())
 
     def resolve(self, program_id: str, session_id: str | None) -> CataloguedProgram | None:
         """Finds a call's program in memory: the session's own first, then the global one."""

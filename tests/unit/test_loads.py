@@ -196,6 +196,7 @@ async def test_a_limited_program_keeps_its_limit_over_a_load() -> None:
         await turns()
         assert len(pool.busy()) == 1
         tasks[1].cancel()
+        await turns()
         await ends(pool, tasks[0], tasks[2])
         assert "limited=0" in repr(pool.engine._queue)
 
