@@ -9,7 +9,6 @@ import typer
 from cli.output import AsJson, print_fields, print_json, print_rows, when
 from cli.rollout import ramp
 from cli.rollout.ramp import Reason
-from cli.rollout.rollback_check import verified
 from cli.service import Service, on_service
 from poolshift.client import rollout
 
@@ -68,6 +67,8 @@ def roll_back(
     if not verify:
         _show(flag, as_json=as_json)
         return
+    from cli.rollout.rollback_check import verified  # noqa: PLC0415 - it knows the service's errors: slow to import
+
     findings = verified(service, began)
     if as_json:
         print_json([asdict(finding) for finding in findings])

@@ -117,7 +117,7 @@ class ZygoteStarter:
 
     def _limit_of_start(self, recent: Sequence[str], *, is_first: bool) -> float:
         """The longest time that a zygote's start takes. Modules that nobody asked for hold the first one less long."""
-        if is_first and recent and not self._code.preload:
+        if is_first and recent and self._seeds_limit_s and not self._code.preload:
             return self._seeds_limit_s
         return START_TIMEOUT_S + self._code.load_timeout_s
 

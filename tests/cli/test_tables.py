@@ -65,7 +65,7 @@ NOT_HERE = {"serve", "init", "keys", "judge", "bench", "db", "migrate", "migrati
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A fresh service, so that lists have what the snapshot's commands made."""
     directory = tmp_path_factory.mktemp("service-tables")
-    with running_service(directory, V1_POOL_SIZE=1, V2_POOL_SIZE=1) as service:
+    with running_service(directory, V1_POOL_SIZE=1, V2_POOL_SIZE=1, WARM_TIMEOUT_S=0) as service:
         yield service
 
 

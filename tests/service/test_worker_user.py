@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,8 @@ def command() -> Iterator[list[str]]:
     found = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/local/bin:/usr/bin")
     if found is None or not os.access(ROOT / "cli", os.R_OK):
         pytest.skip("this machine has no such Python for everyone")
+    if not all(folder.stat().st_mode & stat.S_IXOTH for folder in (ROOT, *ROOT.parents)):
+        pytest.skip("other users cannot enter the folder of the checkout")
     place = Path(tempfile.mkdtemp(dir="/var/tmp"))
     place.chmod(0o755)
     subprocess.run([found, "-m", "venv", "--without-pip", str(place)], check=True)

@@ -15,7 +15,7 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 TABLE: Final = ROOT / "make/tools.txt"
 
-EVERYWHERE: Final = frozenset("bash cp echo env make prlimit setpriv sh sleep true uname unshare".split())
+EVERYWHERE: Final = frozenset("bash cp echo env make prlimit setpriv sh sleep true uname unshare useradd".split())
 """Programs of a bare Debian with make."""
 
 BRING_THEIR_OWN: Final = frozenset({"ship", "clients"})

@@ -42,6 +42,7 @@ async def test_what_was_used_lately_comes_first_after_a_restart(
 ) -> None:
     """The most used first; nothing of a session, nothing that was used a day ago, nothing that nobody has used."""
     monkeypatch.setattr(warm_list, "FRESH_S", 0.0)
+    monkeypatch.setattr(warm_list, "FRESH_SHARE", 0.0)
     now = time.monotonic()
     programs = await catalogue(database)
     for name in ("rare", "often", "old", "unused"):
@@ -62,6 +63,7 @@ async def test_what_was_used_lately_comes_first_after_a_restart(
 async def test_what_changes_is_for_its_version(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """V2's own definition for V2 alone; a new program behind those that were used."""
     monkeypatch.setattr(warm_list, "FRESH_S", 0.0)
+    monkeypatch.setattr(warm_list, "FRESH_SHARE", 0.0)
     programs = await catalogue(database)
     warm = WarmList(programs)
     await programs.add(NewProgram("used", None, definition("text")))
