@@ -264,7 +264,10 @@ class Rotation:
         """Starts a pool for V1 beside the one that serves. Raises Problem if its workers do not get ready."""
         try:
             await pool.engine.start()
-            await pool.engine.warmed(1.0)
+            if not await pool.engine.warmed(1.0):
+                _log.warning(
+                    "V1 is rotated although it has too few warm workers", warm_workers=pool.engine.warm_workers
+                )
         except BaseException:
             await asyncio.shield(self._discard(pool))
             raise

@@ -133,6 +133,7 @@ def test_every_act_says_what_it_needs_and_how_it_is_undone() -> None:
 
 def test_the_commands_in_the_undos_are_there() -> None:
     """An undo that is no command would help nobody."""
-    named = {code for row in ROWS for code in codes(row["undo"]) if code.startswith("poolshift ")}
+    undos = [code for row in ROWS for code in codes(row["undo"]) if code.startswith("poolshift ")]
+    named = {" ".join(word for word in undo.split() if not word.startswith("--")) for undo in undos}
     assert named
     assert named <= commands()

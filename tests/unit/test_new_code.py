@@ -22,11 +22,14 @@ def definition(entrypoint: str) -> Definition:
 
 
 def program(name: str, called_at: float = 0.0, shared: Definition | None = None) -> CataloguedProgram:
-    """A program that was called last at `called_at`."""
+    """A program that was called last at `called_at`, by the monotonic clock."""
     loaded = shared or definition(f"shop:{name}")
-    last = datetime.fromtimestamp(called_at, UTC) if called_at else None
-    kept = StoredProgram(Program(f"key of {name}", name, loaded), None, datetime.now(UTC), last_executed_at=last)
-    return CataloguedProgram(kept, loaded, 100)
+    catalogued = CataloguedProgram(
+        StoredProgram(Program(f"key of {name}", name, loaded), None, datetime.now(UTC)), loaded, 100
+    )
+    if called_at:
+        catalogued.used(called_at)
+    return catalogued
 
 
 class Code:
