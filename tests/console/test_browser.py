@@ -195,7 +195,7 @@ def test_set_and_roll_back_by_keyboard_alone(browser: Browser, service: Service,
         page.keyboard.type("by keyboard")
         page.keyboard.press("Enter")
         percent_is(page, "5")
-        expect(page.get_by_text("by keyboard")).to_be_visible()
+        expect(page.get_by_text("by keyboard", exact=True)).to_be_visible()
         tab_to(page, "Roll back")
         page.keyboard.press("Enter")
         expect(page.locator("input[name=reason]")).to_be_focused()
