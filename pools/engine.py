@@ -265,7 +265,7 @@ class Engine(abc.ABC):
             idle=counts[WorkerState.IDLE],
             starting=counts[WorkerState.STARTING],
             stopping=counts[WorkerState.STOPPING],
-            queue_depth=self._queue.waiting,
+            queue_depth=self._queue.waiting - self._loads.served,
             utilization=counts[WorkerState.BUSY] / max(1, self._state.size),
             dispatched_total=self._supervisor.dispatched,
             worker_starts_total=self._supervisor.starts,
@@ -343,7 +343,8 @@ class Engine(abc.ABC):
         if self._queue.can_pass(queued_call) and self._can_begin():
             slot = self._state.take(call.session_id, call.program.definition)
             if slot is None and not queued_call.was_accepted and not self._loads.may_load:
-                self._shed(queued_call, self._queue.make_room(queued_call, self._options.queue_limit))
+                limit = self._options.queue_limit + self._loads.served
+                self._shed(queued_call, self._queue.make_room(queued_call, limit))
             call.is_accepted = True
             self._begin(queued_call, slot)
             return
@@ -372,7 +373,7 @@ class Engine(abc.ABC):
                     queued_call, f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows"
                 )
         coming = 0 if self.lender is None else self.lender.idle
-        limit = max(0, self._options.queue_limit - elsewhere + coming)
+        limit = max(0, self._options.queue_limit - elsewhere + coming) + self._loads.served
         self._shed(queued_call, self._queue.push(queued_call, limit))
 
     def _shed(self, queued_call: QueuedCall, shed: QueuedCall | None) -> None:

@@ -67,6 +67,11 @@ class Loads:
         return len(self._loading)
 
     @property
+    def served(self) -> int:
+        """The calls aside that have a worker already: the one that loads their program."""
+        return min(len(self._loading), self._queue.aside.length)
+
+    @property
     def wanting(self) -> int:
         """The calls aside that wait for an idle worker alone: some worker may load."""
         aside = self._queue.aside

@@ -335,9 +335,11 @@ class ExecuteLane:
 
         The first call with an idempotency key has been let in already, and its outcome is kept.
         """
-        principal = exchange.principal
-        if principal is None or (exchange.keys_revision != self._authenticator.revision and exchange.keyed is None):
-            principal = self.authorise(exchange)
+        principal, revision = exchange.principal, exchange.keys_revision
+        if principal is None:
+            return self.authorise(exchange)
+        if revision is not None and revision != self._authenticator.revision and exchange.keyed is None:
+            return self.authorise(exchange)
         return principal
 
     def forced_version(self, exchange: Exchange, principal: Principal) -> Version | None:

@@ -133,8 +133,8 @@ class Exchange:
         self.scheme = scheme
         self.principal: Principal | None = None
         """The sender, once its key has been looked at."""
-        self.keys_revision = 0
-        """The revision of the keys by which `principal` was found."""
+        self.keys_revision: int | None = None
+        """The revision of the keys by which the headers told `principal`; None if something else has told it."""
         self.began = 0.0
         """The time of `time.perf_counter` at which it began: the event loop's clock counts whole milliseconds."""
         self.execution_id = ""

@@ -132,7 +132,7 @@ def resources(target: Target) -> None:
     listed = target.client.get("/programs", params={"session_id": session}).json()["items"]
     expect(program in [one["id"] for one in listed], "a session's program is not listed")
     expect(target.client.delete(f"/sessions/{session}").status_code == 204, "a session does not end")
-    expect_code(target.execute(program, session_id=session, inputs={"nonce": "gone"}), 404, "program_not_found")
+    expect_code(target.execute(program, session_id=session, inputs={"nonce": "gone"}), 410, "session_ended")
 
 
 def failures(target: Target) -> None:

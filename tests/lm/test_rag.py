@@ -100,7 +100,7 @@ def test_the_page_shows_it(local_service: Service) -> None:
     created, answered = run_as_written(local_service, section((ROOT / "docs/lm.md").read_text(), "## DSPy modules"))
     signature = json.loads(created)["signature"]
     assert [one["name"] for one in signature["inputs"]] == ["question"]
-    assert json.loads(answered)["outputs"].keys() == {"answer"}
+    assert json.loads(answered)["outputs"].keys() == {"context", "answer"}
 
 
 def test_a_state_of_another_module_is_refused(

@@ -88,7 +88,7 @@ def test_programs_and_sessions_are_everywhere(replicas: list[Service]) -> None:
     assert one.client.delete("/sessions/mine").status_code == 204
     wait_until(
         lambda: all(
-            replica.execute(own, inputs={"nonce": "a"}, session_id="mine").status_code == 404 for replica in replicas
+            replica.execute(own, inputs={"nonce": "a"}, session_id="mine").status_code == 410 for replica in replicas
         ),
         "the session's program is gone everywhere",
     )

@@ -297,11 +297,11 @@ def test_a_session_ends_and_frees_what_it_holds(start_service: StartService, ver
     assert (session["program_count"], session["execution_count"], session["pool_version"]) == (1, 1, version)
     assert [item["id"] for item in service.client.get("/sessions").json()["items"]] == ["mine"]
     assert service.client.delete("/sessions/mine").status_code == 204
-    problem(service.execute(program, inputs={"nonce": "a"}, session_id="mine"), 404, "program_not_found")
+    problem(service.execute(program, inputs={"nonce": "a"}, session_id="mine"), 410, "session_ended")
 
     program = service.create("echo", ECHO, session_id="short")
     wait_until(lambda: service.client.get("/sessions/short").status_code == 404, "the session has expired")
-    problem(service.execute(program, inputs={"nonce": "a"}, session_id="short"), 404, "program_not_found")
+    problem(service.execute(program, inputs={"nonce": "a"}, session_id="short"), 410, "session_ended")
 
 
 def test_a_session_prefers_the_worker_that_served_it(start_service: StartService, version: str) -> None:
@@ -404,7 +404,8 @@ def test_a_rollback_amid_a_drain_loses_nothing(start_service: StartService, tmp_
     with concurrent.futures.ThreadPoolExecutor(16) as callers:
         inputs = {"directory": str(tmp_path), "name": "a"}
         calls = [callers.submit(service.execute, hold, inputs=inputs) for _ in range(4)]
-        wait_until(lambda: service.pool("v2")["queue_depth"] == 3, "one call runs and three wait")
+        wait_until(lambda: busy(service, "v2") == 1, "one call runs")
+        wait_until(lambda: service.pool("v2")["queue_depth"] == 3, "three wait")
         assert service.process is not None
         service.process.send_signal(signal.SIGTERM)
         wait_until(lambda: service.client.get("/readyz").status_code == 503, "it is unready")

@@ -1,7 +1,6 @@
 """The judge on real workers: an equal V2 goes all the way, a worse one is rolled back, and no call is lost."""
 
 import os
-import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -190,8 +189,7 @@ def test_another_canary_begins_with_no_evidence(start_pair: Callable[..., Servic
     if change == "lm":
         assert service.client.put("/lm", json={"model": "none"}).status_code == 200
     else:
-        assert service.process is not None
-        service.process.send_signal(signal.SIGHUP)
+        assert service.client.post("/pools/v2/reload").status_code == 200
     wait_until(lambda: judged(service) == 0, "the evidence starts again")
     assert status(service)["state"] == "ramping"
     assert "evidence starts again" in status(service)["reason"]

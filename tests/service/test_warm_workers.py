@@ -43,12 +43,15 @@ def code(tmp_path: Path) -> UserCode:
 
 
 @pytest.fixture
-def service(start_service: StartService, code: UserCode) -> Service:
-    """A service on which a call that waits for a second load fails."""
+def service(start_service: StartService, code: UserCode, tmp_path: Path) -> Service:
+    """A service on which a call that waits for a second load fails; V2 has a variable of its own."""
+    variables = tmp_path / "v2.env"
+    variables.write_text("NOVELTY=1\n")
     return start_service(
         ENGINE="session_pool_v2",
         V1_POOL_SIZE=SIZE,
         V2_POOL_SIZE=SIZE,
+        V2_WORKER_ENV_FILE=variables,
         CHECKOUT_TIMEOUT_S=1,
         **code.settings,
     )
@@ -156,7 +159,7 @@ def test_a_rotation(service: Service) -> None:
         traffic.wait_for(10, "v2")
         if any(code for _, code in traffic.answers):  # it is about what follows
             traffic.answers.clear()
-        answer = service.client.post("/rollout/rotate")
+        answer = service.client.post("/rollout/rotate", json={"unproven": True, "reason": "a test"})
         assert answer.status_code == 200, answer.text
         traffic.wait_for(100, "v1")
     assert not traffic.failures()

@@ -79,6 +79,8 @@ BODIES: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("post", "/programs/{program_id}/restore"): [{"revision": 1, "reason": "r"}],
     ("post", "/programs/{program_id}/execute"): [{"inputs": {"text": "a"}, "session_id": "hostile"}],
     ("post", "/programs/{program_id}/batch"): [{"inputs": [{"text": "a"}], "session_id": "hostile"}],
+    ("post", "/pools/reload"): [{"reason": "r"}],
+    ("post", "/pools/{version}/reload"): [{"reason": "r"}],
     ("put", "/lm"): [LM],
     ("put", "/sessions/{session_id}/lm"): [LM],
     ("patch", "/rollout"): [{"canary_percent": 0, "reason": "r"}],

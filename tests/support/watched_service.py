@@ -7,8 +7,13 @@ time of the clock, that is the same on a busy machine.
 import asyncio
 import os
 import socket
+import sys
 import time
 from pathlib import Path
+
+import _poolshift_service
+
+sys.path.insert(0, str(_poolshift_service.root()))  # the packages below lie in a folder of the wheel
 
 import app.server
 from cli.main import main

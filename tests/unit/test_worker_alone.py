@@ -155,7 +155,7 @@ async def test_programs_run_with_msgspec_alone(worker: WorkerProcess) -> None:
 async def test_a_schema_says_what_to_install(worker: WorkerProcess) -> None:
     """jsonschema-rs is not there; annotations need nothing but msgspec."""
     listed = Field("quantity", "array", schema={"items": {"type": "integer"}})
-    with pytest.raises(EntrypointError, match=r"quantity.*pip install 'poolshift\[schema\]'") as refused:
+    with pytest.raises(EntrypointError, match=r"quantity.*pip install 'jsonschema-rs>=") as refused:
         await worker.check(Definition("python", Signature((listed,), (Field("result", "integer"),)), "shop:price"))
     assert refused.value.at == "signature"
 

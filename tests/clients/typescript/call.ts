@@ -16,6 +16,7 @@ const created = await client.POST("/programs", {
     tools: [],
     metrics: false,
     shadow: false,
+    shared: false,
   },
 });
 if (created.error !== undefined) throw new Error(created.error.detail);
