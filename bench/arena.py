@@ -17,6 +17,7 @@ from bench.servers import Server, free_port
 from bench.workloads import Workload
 
 V1, V2, UNOBSERVED = "Poolshift V1", "Poolshift V2", "Poolshift V2, unobserved"
+RAMP = "Poolshift amid a ramp"
 FRONTS, UNOBSERVED_FRONTS = "Poolshift with fronts", "Poolshift with fronts, unobserved"
 _MOST_FRONTS = 64
 """The most that the service takes."""
@@ -35,6 +36,8 @@ class Arena:
     """Tells of progress."""
     missing: set[str] = field(default_factory=set)
     """Contenders that did not take part, each with the reason."""
+    on: dict[str, str] = field(default_factory=dict)
+    """By contender of the scenario, the features that were on."""
     _last_port: int = 0
 
     def v1(self, **settings: str) -> Poolshift:
@@ -44,6 +47,11 @@ class Arena:
     def v2(self, **settings: str) -> Poolshift:
         """The service with all traffic on V2."""
         return Poolshift(V2, v1_share=0, settings=settings, collector_url=self.collector_url)
+
+    def ramp(self) -> Poolshift:
+        """The service with half of the traffic on each version, and shadow calls however busy the processors are."""
+        settings = {"SHADOW_PERCENT": "1", "SHADOW_MAX_CPU_PERCENT": "100"}
+        return Poolshift(RAMP, v1_share=0.5, settings=settings, collector_url=self.collector_url)
 
     def unobserved(self) -> Poolshift:
         """V2 without metrics and traces."""
@@ -82,6 +90,7 @@ class Arena:
         with contextlib.ExitStack() as stack:
             for one in contenders:  # all start at once
                 directory = Path(tempfile.mkdtemp(dir=self.directory))
+                self.on[one.name] = one.on
                 server = one.server(workload, workers, directory, self._free_port())
                 servers[one.name] = stack.enter_context(server)
             for one in contenders:
@@ -132,6 +141,12 @@ class Arena:
     def _free_port(self) -> int:
         self._last_port = free_port(max(self.plan.first_port, self._last_port + 1))
         return self._last_port
+
+
+def on_by_title(on: Mapping[str, str], loads: Loads) -> dict[str, str]:
+    """Finds the features of each entry of `loads`, whose name may be a contender's with a condition after a comma."""
+    names = {title: title if title in on else title.rpartition(", ")[0] for title in loads}
+    return {title: on[name] for title, name in names.items() if name in on}
 
 
 def settings_of(loads: Loads) -> dict[str, str]:

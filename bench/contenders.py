@@ -4,7 +4,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +13,10 @@ from bench.servers import ContenderFailed, Server
 from bench.workloads import Workload
 from common import own_process
 from config.settings import Settings
+
+_ALL = 100
+_TRACED = 0.01
+"""The share of calls that Poolshift traces."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class Contender(ABC):
     def is_installed(self) -> bool:
         """Tells if the contender is installed here."""
         return True
+
+    @property
+    @abstractmethod
+    def on(self) -> str:
+        """Lists the features that are on while the contender is measured."""
 
     @abstractmethod
     def server(self, workload: Workload, workers: int, directory: Path, port: int) -> Server:
@@ -46,6 +55,23 @@ class Poolshift(Contender):
     collector_url: str | None = None
     """The collector of the traces; without it there are none."""
 
+    @property
+    def on(self) -> str:
+        percent = float(self.settings.get("CANARY_PERCENT", self._canary_percent))
+        judge = "judge" if 0 < percent < _ALL else "no judge"
+        shadow = f"{float(self.settings.get('SHADOW_PERCENT', 0)):g} % shadow"
+        traces = f"{_ALL * _TRACED:g} % traces" if self._is_traced else "no traces"
+        metrics = "metrics" if self.is_observed else "no metrics"
+        return f"{percent:g} % on V2, {judge}, {shadow}, {traces}, {metrics}"
+
+    @property
+    def _canary_percent(self) -> str:
+        return f"{_ALL * (1 - self.v1_share):g}"
+
+    @property
+    def _is_traced(self) -> bool:
+        return self.is_observed and self.collector_url is not None
+
     def server(self, workload: Workload, workers: int, directory: Path, port: int) -> Server:
         v1_workers = max(1, round(workers * self.v1_share))
         v2_workers = max(1, workers - round(workers * self.v1_share))
@@ -57,7 +83,7 @@ class Poolshift(Contender):
             "DATABASE_URL": f"sqlite+aiosqlite:///{directory / 'bench.db'}",
             "LOG_FORMAT": "json",
             "LM_MODEL": "none",
-            "CANARY_PERCENT": f"{100 * (1 - self.v1_share):g}",
+            "CANARY_PERCENT": self._canary_percent,
             "V1_POOL_SIZE": str(v1_workers),
             "V2_POOL_SIZE": str(v2_workers),
             "WEB_CONCURRENCY": "1",
@@ -77,7 +103,7 @@ class Poolshift(Contender):
         super().prepare(server, workload)
 
     def _tracing(self) -> dict[str, str]:
-        if not self.is_observed or self.collector_url is None:
+        if not self._is_traced or self.collector_url is None:
             return {"OTEL_SDK_DISABLED": "true"}
         return {
             "OTEL_TRACES_EXPORTER": "otlp",
@@ -86,7 +112,7 @@ class Poolshift(Contender):
             "OTEL_METRICS_EXPORTER": "none",
             "OTEL_LOGS_EXPORTER": "none",
             "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-            "OTEL_TRACES_SAMPLER_ARG": "0.01",
+            "OTEL_TRACES_SAMPLER_ARG": str(_TRACED),
         }
 
 
@@ -99,6 +125,12 @@ class Peer(Contender):
     package: str
     flags: tuple[str, ...] = ()
     """`{port}` stands for the port."""
+    features: str = "program in worker processes"
+    """The features that are on. No peer has versions, a judge or shadow calls, and none traces."""
+
+    @property
+    def on(self) -> str:
+        return self.features
 
     @property
     def is_installed(self) -> bool:
@@ -122,10 +154,21 @@ MOSEC = Peer(
     path="/inference",
     package="mosec",
     flags=("--address", "127.0.0.1", "--port", "{port}", "--log-level", "error"),
+    features="program in worker processes, metrics",
 )
+MOSEC_MSGSPEC = replace(MOSEC, name="mosec with msgspec", module="mosec_msgspec_server")
+MOSECS = (MOSEC, MOSEC_MSGSPEC)
+"""A goal against mosec is one against the better of them in the same run."""
 LITSERVE = Peer(name="LitServe", module="litserve_server", path="/predict", package="litserve")
 EXECUTOR = Peer(name="FastAPI + ProcessPoolExecutor", module="executor_server", path="/execute", package="fastapi")
-PEERS = (MOSEC, LITSERVE, EXECUTOR)
+IN_PROCESS = Peer(
+    name="FastAPI, program in the process",
+    module="in_process_server",
+    path="/execute",
+    package="fastapi",
+    features="nothing, and no isolation: as many uvicorn workers as a pool has",
+)
+PEERS = (*MOSECS, LITSERVE, EXECUTOR, IN_PROCESS)
 
 
 def _environment() -> dict[str, str]:

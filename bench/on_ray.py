@@ -6,6 +6,7 @@ Ray listens on every interface, so the target runs it in a network of its own. I
 packages of the developers and of `ray[serve]`.
 """
 
+import math
 import os
 import statistics
 import tempfile
@@ -26,7 +27,10 @@ from bench.workloads import BLOCKING, TRIVIAL, Workload
 
 NODES, SLOTS = 3, 8
 WORKERS: Final = NODES * SLOTS
-CONNECTIONS, SERVE_REPLICAS = 4, 4
+CONNECTIONS: Final = 4
+REPLICAS: Final = 4
+"""The workers of Poolshift, and the replicas of Ray Serve, where they are compared."""
+MANY_WORKERS: Final = 64
 SECONDS: Final = 5.0
 LOOKS: Final = 20
 LEAST_TIMES: Final = 10
@@ -109,21 +113,32 @@ def measure_blocking(address: str) -> None:
         tell("20 ms program with half of the workers busy", half)
 
 
-def measure_trivial(address: str) -> None:
-    """The trivial program, against Ray Serve; and the views of a pool of 64 workers."""
-    serve = Peer(name="Ray Serve", module="ray_serve_server", path="/execute", package="ray.serve")
-    with running(poolshift(address, 64 // 2), TRIVIAL, 64) as (server, body):
-        until_whole(server, 64)
-        load.peak(server, body, connections=CONNECTIONS, seconds=2)
-        ours = load.peak(server, body, connections=CONNECTIONS, seconds=SECONDS)
-        tell("trivial program, 64 workers", ours)
+def measure_views(address: str) -> None:
+    """The views of a pool of many workers."""
+    with running(poolshift(address, MANY_WORKERS // 2), TRIVIAL, MANY_WORKERS) as (server, body):
+        until_whole(server, MANY_WORKERS)
+        tell(f"trivial program, {MANY_WORKERS} workers", measure_peak(server, body))
         for path in ("/pools", "/metrics"):
             print(looks(server, path), flush=True)
-    with running(serve, TRIVIAL, SERVE_REPLICAS) as (server, body):
-        load.peak(server, body, connections=CONNECTIONS, seconds=2)
-        theirs = load.peak(server, body, connections=CONNECTIONS, seconds=SECONDS)
-        tell(f"trivial program, Ray Serve, {SERVE_REPLICAS} replicas", theirs)
+
+
+def measure_trivial(address: str) -> None:
+    """The trivial program, against Ray Serve with as many replicas as Poolshift has workers."""
+    serve = Peer(name="Ray Serve", module="ray_serve_server", path="/execute", package="ray.serve")
+    with running(poolshift(address, math.ceil(REPLICAS / NODES)), TRIVIAL, REPLICAS) as (server, body):
+        until_whole(server, REPLICAS)
+        ours = measure_peak(server, body)
+        tell(f"trivial program, {REPLICAS} workers", ours)
+    with running(serve, TRIVIAL, REPLICAS) as (server, body):
+        theirs = measure_peak(server, body)
+        tell(f"trivial program, Ray Serve, {REPLICAS} replicas", theirs)
     tell_goals(ours, theirs)
+
+
+def measure_peak(server: Server, body: Path) -> Load:
+    """The peak of a server that has been loaded for a while."""
+    load.peak(server, body, connections=CONNECTIONS, seconds=2)
+    return load.peak(server, body, connections=CONNECTIONS, seconds=SECONDS)
 
 
 def tell_goals(ours: Load, theirs: Load) -> None:
@@ -144,6 +159,7 @@ def main() -> None:
     with cluster() as address:
         os.environ[ADDRESS] = address
         measure_blocking(address)
+        measure_views(address)
         measure_trivial(address)
 
 

@@ -1,7 +1,7 @@
 """A scenario's findings: loads by contender and round, single figures, goals and notes."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.load import Load
@@ -58,6 +58,9 @@ class Outcome:
     settings: Mapping[str, str] = field(default_factory=dict)
     """By contender, the setting that its name does not tell."""
 
+    on: Mapping[str, str] = field(default_factory=dict)
+    """By contender, the features that were on."""
+
     def title(self, contender: str) -> str:
         """The name of a contender, with its setting."""
         setting = self.settings.get(contender)
@@ -96,3 +99,18 @@ def ratio(loads: Loads, of: str, to: str, figure: Callable[[Load], float] = thro
         return None
     pairs = [(figure(one), figure(other)) for one, other in zip(loads[of], loads[to], strict=True)]
     return statistics.median(one / other for one, other in pairs) if all(other for _, other in pairs) else None
+
+
+def least_ratio(loads: Loads, of: str, to: Iterable[str], figure: Callable[[Load], float] = throughput) -> float | None:
+    """The ratio to the one of `to` that looks best by a figure of which more is better; None if none took part."""
+    return min(_ratios(loads, of, to, figure), default=None)
+
+
+def greatest_ratio(loads: Loads, of: str, to: Iterable[str], figure: Callable[[Load], float]) -> float | None:
+    """The ratio to the one of `to` that looks best by a figure of which less is better; None if none took part."""
+    return max(_ratios(loads, of, to, figure), default=None)
+
+
+def _ratios(loads: Loads, of: str, to: Iterable[str], figure: Callable[[Load], float]) -> list[float]:
+    found = [ratio(loads, of, name, figure) for name in to]
+    return [one for one in found if one is not None]

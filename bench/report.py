@@ -147,8 +147,8 @@ def _scenario(outcome: Outcome) -> Iterator[str]:
 
 def _table(outcome: Outcome) -> Iterator[str]:
     loads, reference = outcome.loads, outcome.reference
-    yield f"| | per second | spread | p50 ms | p99 ms | processor µs | against {reference} | failed |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
+    yield f"| | per second | spread | p50 ms | p99 ms | processor µs | against {reference} | failed | on |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---|"
     for name, rounds in loads.items():
         against = ratio(loads, name, reference) if reference is not None else None
         cells = (
@@ -160,6 +160,7 @@ def _table(outcome: Outcome) -> Iterator[str]:
             f"{median(rounds, server_cpu):,.0f}",
             "–" if against is None else f"{against:.2f}",
             str(sum(load.failed for load in rounds)),
+            outcome.on.get(name, "–"),
         )
         yield f"| {' | '.join(cells)} |"
     yield ""

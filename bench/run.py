@@ -3,10 +3,11 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.arena import Arena
+from bench.arena import Arena, on_by_title
 from bench.collector import Collector
 from bench.load import require_tools
 from bench.machine import this_machine
@@ -49,7 +50,9 @@ def run(plan: Plan, scenarios: Sequence[str], output: Path, say: Callable[[str],
                 arena.missing.add(f"the scenario {name}, since the time was up (--budget)")
                 continue
             say(f"{name} ({elapsed_s:.0f} s so far)")
-            outcomes.append(scenario(name)(arena))
+            arena.on.clear()
+            outcome = scenario(name)(arena)
+            outcomes.append(replace(outcome, on=on_by_title(arena.on, outcome.loads)))
     outcomes.append(_traces(collector))
     missing = sorted(arena.missing)
     (output / "results.json").write_text(as_json(machine, plan, outcomes))

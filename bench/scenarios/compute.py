@@ -3,6 +3,7 @@
 import os
 
 from bench.arena import V2, Arena, settings_of
+from bench.contenders import EXECUTOR, IN_PROCESS, LITSERVE, MOSEC
 from bench.outcome import Outcome
 from bench.plan import FEW_ROUNDS
 from bench.programs import COMPUTE_S
@@ -10,9 +11,10 @@ from bench.workloads import COMPUTING
 
 
 def run(arena: Arena) -> Outcome:
-    """V2 without and with fronts, and every peer."""
+    """V2 without and with fronts, and every peer; mosec once, since JSON is next to nothing of these calls."""
     plan = arena.plan
-    loads = arena.compare([arena.v2(), arena.fronts(), *arena.peers()], COMPUTING, rounds=plan.few_rounds)
+    peers = arena.peers(MOSEC, LITSERVE, EXECUTOR, IN_PROCESS)
+    loads = arena.compare([arena.v2(), arena.fronts(), *peers], COMPUTING, rounds=plan.few_rounds)
     cores = len(os.sched_getaffinity(0))
     return Outcome(
         scenario="compute",

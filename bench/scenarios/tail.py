@@ -5,18 +5,18 @@ from dataclasses import replace
 
 from bench import load
 from bench.arena import V2, Arena, settings_of
-from bench.contenders import MOSEC, Contender
+from bench.contenders import MOSECS, Contender
 from bench.load import Load
-from bench.outcome import Figure, Loads, Outcome, at_most, median, p99, ratio
+from bench.outcome import Figure, Loads, Outcome, at_most, greatest_ratio, median, p99
 from bench.servers import Server
 from bench.workloads import TRIVIAL
 
 
 def run(arena: Arena) -> Outcome:
-    """V2 without and with fronts, and mosec, at half of the peak of V2 without."""
-    outcome = at_half_of_the_peak(arena, "tail", [arena.v2(), arena.fronts(), *arena.peers(MOSEC)], of=V2)
+    """V2 without and with fronts, and mosec in two ways, at half of the peak of V2 without."""
+    outcome = at_half_of_the_peak(arena, "tail", [arena.v2(), arena.fronts(), *arena.peers(*MOSECS)], of=V2)
     text = "p99 at half of the peak load, against mosec at the same rate"
-    return replace(outcome, goals=[at_most(text, 1, against_mosec(outcome.loads, V2), contender=V2)])
+    return replace(outcome, goals=[at_most(text, 0.8, against_mosec(outcome.loads, V2), contender=V2)])
 
 
 def at_half_of_the_peak(arena: Arena, scenario: str, contenders: Sequence[Contender], *, of: str) -> Outcome:
@@ -49,8 +49,12 @@ def at_half_of_the_peak(arena: Arena, scenario: str, contenders: Sequence[Conten
 
 
 def against_mosec(loads: Loads, ours: str) -> float | None:
-    """The worse of the rounds' ratios' median and the medians' ratio: of so few percentiles, one alone may flatter."""
-    by_round = ratio(loads, ours, MOSEC.name, p99)
+    """The worse of the rounds' ratios' median and the medians' ratio: of so few percentiles, one alone may flatter.
+
+    Of mosec's two ways the better one counts.
+    """
+    mosecs = [one.name for one in MOSECS if one.name in loads]
+    by_round = greatest_ratio(loads, ours, mosecs, p99)
     if by_round is None:
         return None
-    return max(by_round, median(loads[ours], p99) / median(loads[MOSEC.name], p99))
+    return max(by_round, *(median(loads[ours], p99) / median(loads[name], p99) for name in mosecs))

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from bench import load
 from bench.load import Load
-from bench.outcome import at_least, at_most, ratio
+from bench.outcome import at_least, at_most, greatest_ratio, least_ratio, ratio, server_cpu
 from cli.main import app
 from tests.support.service import is_alive
 from tests.support.waiting import wait_until
@@ -35,7 +36,10 @@ def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
     for name in ("overhead", "fronts", "scale", "tail"):
         for rounds in outcomes[name]["loads"].values():
             assert all(one["requests"] > 0 and one["failed"] == 0 for one in rounds)
-    assert len(outcomes["overhead"]["loads"]) >= 6  # Poolshift in five ways, and what is installed beside it
+    assert (
+        len(outcomes["overhead"]["loads"]) >= 8
+    )  # Poolshift in six ways, two of FastAPI, and what is installed beside it
+    assert outcomes["overhead"]["on"].keys() == outcomes["overhead"]["loads"].keys()
     (without,), (with_fronts,) = outcomes["fronts"]["loads"].values()
     assert without["fronts_cpu_us"] == 0 < without["own_cpu_us"]
     assert with_fronts["fronts_cpu_us"] > 0
@@ -126,6 +130,14 @@ def test_a_ratio_is_taken_round_by_round() -> None:
     """A slow round slows both sides of its ratio down."""
     loads = {"ours": [_load(400), _load(40), _load(200)], "theirs": [_load(200), _load(20), _load(100)]}
     assert ratio(loads, "ours", "theirs") == 2
+
+
+def test_the_better_of_a_peer_s_ways_counts() -> None:
+    """The faster one for a throughput, the thriftier one for a processor time, even if it is the other one."""
+    loads = {"ours": [_load(400)], "fast": [replace(_load(300), server_cpu_us=400)], "thrifty": [_load(100)]}
+    assert least_ratio(loads, "ours", ["fast", "thrifty", "absent"]) == 400 / 300
+    assert greatest_ratio(loads, "ours", ["fast", "thrifty", "absent"], server_cpu) == 1
+    assert least_ratio(loads, "ours", ["absent"]) is None
 
 
 def test_a_goal_without_its_peer_is_neither_met_nor_missed() -> None:

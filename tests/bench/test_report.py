@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.again import read, write
-from bench.arena import FRONTS, V2, settings_of
-from bench.contenders import MOSEC
+from bench.arena import FRONTS, V1, V2, on_by_title, settings_of
+from bench.contenders import MOSEC, Poolshift
 from bench.load import Load
 from bench.outcome import Outcome, at_least, at_most
 from bench.report import as_json
@@ -67,6 +67,25 @@ def test_a_peer_is_compared_with_each_of_our_contenders(tmp_path: Path) -> None:
     better_than_fronts = report([outcome({V2: 200, FRONTS: 100, MOSEC.name: 200})], tmp_path)
     assert "against Poolshift V2: mosec" not in better_than_fronts
     assert f"against {FRONTS} ({setting}): mosec has 2.00 × the throughput" in better_than_fronts
+
+
+def test_a_row_tells_what_was_on(tmp_path: Path) -> None:
+    """The percentage, the judge, shadow calls, traces and metrics; a released run from before has a dash."""
+    settings = {"SHADOW_PERCENT": "1"}
+    ramp = Poolshift("ramp", v1_share=0.5, settings=settings, collector_url="http://127.0.0.1:1")
+    assert ramp.on == "50 % on V2, judge, 1 % shadow, 1 % traces, metrics"
+    silent = Poolshift("silent", v1_share=0, is_observed=False)
+    assert silent.on == "100 % on V2, no judge, 0 % shadow, no traces, no metrics"
+    told = report([replace(outcome({V2: 100, V1: 50}), on={V2: silent.on})], tmp_path)
+    rows = {row[0]: row[-1] for row in (line.strip("| ").split(" | ") for line in told.splitlines()) if len(row) > 7}
+    assert (rows[V2], rows[V1]) == (silent.on, "–")
+
+
+def test_a_condition_in_a_name_leaves_its_contender_known() -> None:
+    """A name in a table may be a contender's, a comma, and a condition."""
+    loads: Mapping[str, Sequence[Load]] = {V2: [], f"{V2}, unobserved": [], f"{V2}, 4 workers": [], "unknown": []}
+    on = {V2: "all", f"{V2}, unobserved": "little"}
+    assert on_by_title(on, loads) == {V2: "all", f"{V2}, unobserved": "little", f"{V2}, 4 workers": "all"}
 
 
 def test_the_parts_of_a_call_add_up() -> None:
