@@ -42,7 +42,6 @@ from app.assets import Assets
 from app.console import headers, rendering, routes
 from app.execute.batch import BatchEndpoint
 from app.execute.endpoint import ExecuteLane, is_execute
-from app.fronts.fronts import Fronts
 from app.http_metrics import HttpMetrics
 from app.lifespan import lifespan
 from app.openapi import document as openapi
@@ -101,9 +100,6 @@ _ROUTERS = (
 _ASSET_FOLDERS = (assets.VENDORED, Path(__file__).with_name("static"), rendering.STATIC)
 """The files that pages load, of others and of our own."""
 
-_PROBES = frozenset({"/healthz", "/readyz"})
-"""Requests that need no figures."""
-
 _OPERATORS_ERRORS = (InvalidSettings, StoreUnavailable, InvalidProvider, InvalidProgramModules, SpawnFailed)
 
 
@@ -113,8 +109,6 @@ class Application(FastAPI):
     lane: ExecuteLane
     batches: BatchEndpoint
     """Both are set by the lifespan before the first request."""
-    fronts: Fronts | None = None
-    """The front processes, if there are any."""
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Returns the coroutine of the part that serves the request, so that none of its own is added."""
@@ -129,16 +123,9 @@ class Application(FastAPI):
             # A form of the console has no key to be known by: the console asks for a session before it reads the form.
             strangers = None if headers.is_console(scope) else state.authenticator
             receive = guard_body(scope, receive, strangers, state.settings.max_body_bytes)
-            if self.fronts is not None and scope["path"] not in _PROBES:
-                return self._after_fronts(self.fronts, scope, receive, send)
         elif scope["type"] == "lifespan":
             send = _in_one_line(send)
         return super().__call__(scope, receive, send)
-
-    async def _after_fronts(self, fronts: Fronts, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves a request with all the figures that there are: a client that has an answer finds it counted."""
-        await fronts.tell()
-        await super().__call__(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
         """The answer to a request that another site sends through a browser."""

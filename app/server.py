@@ -6,9 +6,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import structlog
 import uvicorn
@@ -18,22 +17,12 @@ from app import listening
 from app.application import Application, create_app
 from app.execute.connections import Connections, Limits
 from app.execute.protocol import LaneProtocol
-from app.fronts.connections import HomeConnection
-from app.fronts.figures import FrontFigures
-from app.fronts.fronts import Fronts
-from app.fronts.gate import Gate
-from app.fronts.grants import Grants
-from app.fronts.loans import Loans
 from app.positions.factory import PoolSet
 from app.positions.reload import ON_SIGNAL
 from app.protection import protect
 from app.services import Services
 from config.settings import Settings
 from poolshift.worker.linux import KEPT_BYTES, keep_freed_memory, open_many_files
-from routing.versions import Version
-
-FRONTS_TIMEOUT_S: Final = 10.0
-"""The longest wait of a start for its fronts; without them the service speaks HTTP itself."""
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -64,7 +53,7 @@ class Server(uvicorn.Server):
                 proxy_headers=False,  # nothing here goes by the client's address
                 server_header=False,
                 backlog=listening.BACKLOG,
-                workers=1,  # or else it reads WEB_CONCURRENCY by itself, which is the number of fronts here
+                workers=1,  # or else it reads WEB_CONCURRENCY by itself, which is ours
                 reset_contextvars=True,  # a request that came early is begun by the one before it
                 timeout_graceful_shutdown=5,
             )
@@ -72,17 +61,12 @@ class Server(uvicorn.Server):
         self._app = app
         self._settings = settings
         self._connections: Connections | None = None
-        self._fronts: Fronts | None = None
         self._drain: asyncio.Task[None] | None = None
         self._skips_drain = asyncio.Event()
 
     def _connect(self, **handed: Any) -> LaneProtocol:
         """The service's end of a new connection, from what uvicorn hands to every protocol."""
         return LaneProtocol(self._all_connections(), **handed)
-
-    def _connect_beside_fronts(self, read: bytes, leave: Callable[[HomeConnection], None]) -> HomeConnection:
-        """The service's end of a connection that a front has handed over, or that there is no front for."""
-        return HomeConnection(self._all_connections(), self.config, self.server_state, self.lifespan.state, read, leave)
 
     def _all_connections(self) -> Connections:
         if self._connections is None:
@@ -99,52 +83,9 @@ class Server(uvicorn.Server):
         super().run(sockets or listening.listen(self._settings.host, self._settings.port))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, which does not say where it listens on sockets that are handed to it, and starts the fronts."""
-        has_fronts = self._settings.web_concurrency > 1
-        await super().startup([] if has_fronts else sockets)
-        if has_fronts:
-            await self._open_fronts(sockets or [])
+        """As uvicorn's, which does not say where it listens on sockets that are handed to it."""
+        await super().startup(sockets)
         _log.info("listening", urls=[listening.url(sock) for sock in sockets or ()])
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, which knows nothing of fronts."""
-        if self._fronts is not None:
-            self._fronts.refuse()
-        await super().shutdown(sockets)
-
-    async def _open_fronts(self, listeners: list[socket.socket]) -> None:
-        settings = self._settings
-        services: Services = self._app.state.services
-        self._fronts = Fronts(
-            settings.web_concurrency,
-            _limits(settings),
-            (settings.log_format, settings.log_level),
-            endpoint=self._app.lane,
-            server=self.server_state,
-            connect=self._connect_beside_fronts,
-            background=services.background,
-            queue=(settings.queue_limit, settings.checkout_timeout_s),
-            registry=services.registry,
-            open_desk=partial(self._open_desk, services),
-        )
-        self._app.fronts = self._fronts
-        await self._fronts.wait_for_all(FRONTS_TIMEOUT_S)
-        self._fronts.accept(listeners)
-
-    def _open_desk(self, services: Services, gate: Gate, figures: FrontFigures) -> tuple[Loans, Grants]:
-        settings = self._settings
-        loans = Loans(services.pool_set.engines[Version.V2], gate)
-        grants = Grants(
-            services,
-            loans,
-            gate,
-            self._app.lane.metrics,
-            self._app.state.authenticator,
-            timeout_s=services.deadlines.call_s,
-            max_body_bytes=settings.max_body_bytes,
-            figures=figures,
-        )
-        return loans, grants
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -174,8 +115,6 @@ class Server(uvicorn.Server):
         self._app.state.is_draining = True
         if self._connections is not None:
             self._connections.is_draining = True
-        if self._fronts is not None:
-            self._fronts.begin_drain()
         # In this turn of the loop: each answer closes its connection from now on, and has to say that no call is taken.
         services: Services = self._app.state.services
         services.jobs.refuse()
@@ -204,7 +143,7 @@ class Server(uvicorn.Server):
 
     async def _wait_for_drain(self, pools: PoolSet) -> None:
         """Waits until all pools are drained, `DRAIN_TIMEOUT_S` are over, or a second signal comes."""
-        drained = asyncio.ensure_future(_all_drained(pools, self._fronts))
+        drained = asyncio.ensure_future(pools.drain())
         skipped = asyncio.ensure_future(self._skips_drain.wait())
         waits = (drained, skipped)
         done, _ = await asyncio.wait(waits, timeout=self._settings.drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -229,20 +168,13 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def _all_drained(pools: PoolSet, fronts: Fronts | None) -> None:
-    if fronts is not None:
-        await fronts.drain()
-    await pools.drain()
-
-
 def _limits(settings: Settings) -> Limits:
-    """The limits of one process that speaks HTTP; each has an equal share of the memory for answers."""
-    processes = settings.web_concurrency + 1 if settings.web_concurrency > 1 else 1
+    """The limits of one replica's connections; each replica has an equal share of the memory for answers."""
     return Limits(
         head_s=settings.head_timeout_s,
         body_s=settings.body_timeout_s,
         answer_s=settings.answer_timeout_s,
-        unread_bytes=settings.max_unread_bytes // processes,
+        unread_bytes=settings.max_unread_bytes // settings.web_concurrency,
     )
 
 

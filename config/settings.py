@@ -181,7 +181,7 @@ class Settings(PoolSettings):
     """`anyway` starts without V1 although V2 has less than all of the traffic."""
 
     web_concurrency: Annotated[int, Field(ge=1, le=64)] = 1
-    """The processes that speak HTTP. With 1 the service does it itself; with more, so many fronts do."""
+    """The replicas of the service on this machine, each with its part of the workers."""
     queue_limit: int = Field(1000, ge=0)
     checkout_timeout_s: Seconds = 5.0
     execution_timeout_s: Seconds = 30.0

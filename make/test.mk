@@ -1,6 +1,6 @@
 # The tests: all, the fast ones, the compiled wheel's, those of each other Python, and how much of the code they run.
 
-.PHONY: test test-fast test-pythons test-compiled test-fronts test-ray test-service-on-ray chaos coverage nightly
+.PHONY: test test-fast test-pythons test-compiled test-replicas test-ray test-service-on-ray chaos coverage nightly
 
 # Runs a command for each other Python that is installed, with its pytest as $$pytest.
 each_python = for version in $$(sh make/pythons.sh $(PYTHON)); do \
@@ -9,7 +9,7 @@ each_python = for version in $$(sh make/pythons.sh $(PYTHON)); do \
 	done
 
 # Folders of tests that start services; elsewhere the marker `service` says which do.
-SERVICE_FOLDERS := auth chaos cli console fronts lm make observability replicas service
+SERVICE_FOLDERS := auth chaos cli console lm make observability replicas service
 FAST = -n $$(($$(nproc) * 2)) --dist loadscope -q -p no:schemathesis --hypothesis-profile=fast $(SERVICE_FOLDERS:%=--ignore=tests/%) \
 	-m "not service and not generators and not thorough and not timing and not ship and not judge"
 
@@ -29,10 +29,10 @@ test-pythons: $(INSTALLED) ## Runs test-fast on each other Python from 3.11 to 3
 
 test-compiled: $(COMPILED)/.installed ## Runs the tests of what is compiled on the compiled wheel (needs a C compiler)
 	@mkdir -p $(COMPILED)/tree && rm -rf $(COMPILED)/tree/* && cp -a tests tools make pyproject.toml $(COMPILED)/tree
-	@cd $(COMPILED)/tree && sh $(CURDIR)/make/tests.sh ../venv/bin/pytest -o testpaths="tests/unit tests/service tests/fronts tests/chaos" \
+	@cd $(COMPILED)/tree && sh $(CURDIR)/make/tests.sh ../venv/bin/pytest -o testpaths="tests/unit tests/service tests/chaos" \
 		-o pythonpath="$$(../venv/bin/python -P -c 'import _poolshift_service; print(_poolshift_service.root())')" $(ARGS)
 
-test-fronts: $(INSTALLED) ## Runs the tests of the service, its replicas and the chaos with two front processes
+test-replicas: $(INSTALLED) ## Runs the tests of the service and the chaos with two replicas on SQLite, and those of replicas with 2 x 2
 	@WEB_CONCURRENCY=2 sh make/tests.sh $(BIN)/pytest tests/service tests/replicas tests/auth tests/observability tests/chaos $(ARGS)
 
 chaos: $(INSTALLED) ## Kills workers under load for CHAOS_SECONDS (120), by CHAOS_SEED, and overloads the service
@@ -53,7 +53,7 @@ nightly: $(INSTALLED) ## Runs everything on every Python, with soaks (over an ho
 	$(MAKE) test test-compiled test-judge ARGS="$(RANDOM_EXAMPLES)"
 	@$(call each_python,sh make/tests.sh $$pytest $(RANDOM_EXAMPLES))
 	CHAOS_SECONDS=600 $(MAKE) chaos
-	$(MAKE) test-fronts test-ray test-service-on-ray test-story
+	$(MAKE) test-replicas test-ray test-service-on-ray test-story
 	CONSOLE_SECONDS=600 $(BIN)/pytest tests/console/test_load.py
 
 # A virtual environment of another Python, with the same packages.

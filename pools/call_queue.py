@@ -54,10 +54,6 @@ class CallQueue:
         """The number of calls that wait for a worker alone."""
         return self._queue.length
 
-    def oldest_since(self) -> float:
-        """As `FairQueue.oldest_since`, of the calls that wait for a worker alone."""
-        return self._queue.oldest_since()
-
     def can_pass(self, queued_call: QueuedCall) -> bool:
         """Tells if a new call may have an idle worker: nobody waits for one, and its program may run one more."""
         if self._queue.length:

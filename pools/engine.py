@@ -19,7 +19,7 @@ import abc
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -30,7 +30,7 @@ from common.background import Background
 from common.timers import DeadlineTimer
 from pools.backpressure import HOLD_LIMIT_S, Backpressure
 from pools.call_queue import CallQueue
-from pools.calls import Call, OnOutcome, Program, Result, average_with
+from pools.calls import Call, OnOutcome, Result, average_with
 from pools.errors import (
     CheckoutTimeout,
     ExecutionError,
@@ -44,7 +44,6 @@ from pools.errors import (
 from pools.events import EventSink
 from pools.fair_queue import QueuedCall
 from pools.idle_runs import IdleRuns
-from pools.lending import Lender
 from pools.loads import Loads
 from pools.process.exits import ExitCause
 from pools.process.interface import TryOut, WorkerSpawner
@@ -123,8 +122,6 @@ class Engine(abc.ABC):
         self._on_down: Callable[[], None] | None = None
         self._background = background
         self._keeper: asyncio.Task[None] | None = None
-        self.lender: Lender | None = None
-        """Lends workers to other processes of the service, if there are any."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._state!r} waiting={self._queue.waiting} calls={self._calls}>"
@@ -193,7 +190,7 @@ class Engine(abc.ABC):
         except ExecutionError as error:
             queued_call.is_over, queued_call.on_outcome, call.entry = True, None, None
             self._count_end()
-            self.failed(call, error)
+            self._failed(call, error)
             raise
         except BaseException:
             self.abandon(call)
@@ -225,8 +222,6 @@ class Engine(abc.ABC):
         return len(withdrawn)
 
     def withdraw_running(self, which: Callable[[Call], bool]) -> int:
-        if self.lender is not None:
-            self.lender.withdraw_running()
         return self._supervisor.withdraw(which)
 
     @property
@@ -257,7 +252,7 @@ class Engine(abc.ABC):
     async def snapshot(self) -> PoolSnapshot:
         slots, cpu_s = await self._supervisor.snapshots()
         counts = self._state.counts()
-        snapshot = PoolSnapshot(
+        return PoolSnapshot(
             version=self.version,
             size=self._state.size,
             wished_size=self._options.size,
@@ -279,7 +274,6 @@ class Engine(abc.ABC):
             fault=self._supervisor.fault,
             warm=self._warming.warm_workers,
         )
-        return snapshot if self.lender is None else self.lender.completed(snapshot)
 
     async def reload(self, try_out: TryOut | None = None, *, is_forced: bool = False) -> None:
         await self._supervisor.reload(try_out, is_forced=is_forced)
@@ -316,7 +310,7 @@ class Engine(abc.ABC):
 
     # --- one call
 
-    def failed(self, call: Call, error: ExecutionError) -> None:
+    def _failed(self, call: Call, error: ExecutionError) -> None:
         """Draws the conclusions for the program of a call that has failed."""
         key = call.program.quarantine_key
         if isinstance(error, WorkerCrashed):
@@ -325,8 +319,6 @@ class Engine(abc.ABC):
             elif not error.is_ours and not error.is_counted:
                 self._quarantine.killed(key)
             self._quarantine.undecided(key, call.execution_id)
-            if self.lender is not None:
-                self.lender.is_suspect()
         elif error.started and not isinstance(error, (ExecutionTimeout, PoolClosed)):
             self._quarantine.survived(key)
         else:
@@ -359,21 +351,17 @@ class Engine(abc.ABC):
             self._idle_runs.make_room(
                 queued_call, is_short=self._real_calls < self._concurrency and self._is_short_of_workers()
             )
-        if self.lender is not None:
-            self.lender.is_short()
 
     def _push_new(self, queued_call: QueuedCall, now: float) -> None:
         """Lets a new call wait if the queue has room and the wait is short enough. Raises PoolOverloaded."""
-        call, elsewhere = queued_call.call, 0 if self.lender is None else self.lender.waiting
-        waiting = self._queue.waiting + elsewhere
-        if now + waiting * self._service_time_s > call.deadline:  # too long for one worker: for all of them?
-            ahead_s = self._wait_s(queued_call, self._queue.ahead_of(queued_call) + elsewhere)
+        call = queued_call.call
+        if now + self._queue.waiting * self._service_time_s > call.deadline:  # too long for one worker: for all?
+            ahead_s = self._wait_s(queued_call, self._queue.ahead_of(queued_call))
             if now + ahead_s > call.deadline:
                 raise self._overloaded(
                     queued_call, f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows"
                 )
-        coming = 0 if self.lender is None else self.lender.idle
-        limit = max(0, self._options.queue_limit - elsewhere + coming) + self._loads.served
+        limit = self._options.queue_limit + self._loads.served
         self._shed(queued_call, self._queue.push(queued_call, limit))
 
     def _shed(self, queued_call: QueuedCall, shed: QueuedCall | None) -> None:
@@ -449,7 +437,7 @@ class Engine(abc.ABC):
                 waited_s = call.backpressure_s - queued_call.backpressure_before_s
                 self._learn(time.perf_counter() - call.dispatched_at - waited_s)
         elif isinstance(outcome, ExecutionError):
-            self.failed(call, outcome)
+            self._failed(call, outcome)
         else:
             self._quarantine.undecided(call.program.quarantine_key, call.execution_id)
         try:
@@ -477,72 +465,10 @@ class Engine(abc.ABC):
         if self._on_down is not None and self.is_down and self._queue.waiting:
             self._on_down()
 
-    # --- workers on loan
-
-    def lend(self) -> WorkerSlot | None:
-        """Takes an idle worker out of the pool's own service; None if there is none that can be lent."""
-        return None if self._refuses else self._state.lend()
-
-    @property
-    def outstanding(self) -> int:
-        """The calls that run or wait for workers alone; a worker on loan counts as one."""
-        return self.waiting + self._state.busy
-
-    @property
-    def waiting(self) -> int:
-        """The calls that wait for workers alone."""
-        return self._queue.waiting_for_workers + self._loads.wanting
-
-    @property
-    def oldest_since(self) -> float:
-        """The time, by `time.perf_counter`, at which the oldest call began to wait for a worker; else infinite."""
-        return self._queue.oldest_since()
-
-    @property
-    def idle(self) -> int:
-        """The idle workers."""
-        return len(self._state.idle)
-
-    @property
-    def live(self) -> int:
-        """The workers that can serve or are serving."""
-        return self._state.live
-
-    def is_suspect(self, program: Program) -> bool:
-        """Tells if a program has killed a worker since it last ended well."""
-        return self._quarantine.suspects(program.quarantine_key)
-
-    def give_up_lending(self, slot: WorkerSlot) -> None:
-        """Puts a worker that could not be lent back."""
-        self._supervisor.give_back(slot)
-
-    def take_back(self, slot: WorkerSlot) -> None:
-        """Puts a worker that was on loan, and lives, back into the pool's own service."""
-        self._supervisor.give_back(slot)
-        # Served before anybody else gets the worker: perhaps it has come for the call that waits here.
-        if self._can_begin():
-            self._serve_next()
-        self._serve_queue()
-
-    def kill_lent(self, slot: WorkerSlot, cause: ExitCause, reason: str | None = None) -> None:
-        """Kills a worker on loan."""
-        self._supervisor.kill(slot, cause, reason)
-
-    def ran_elsewhere(self, slot: WorkerSlot | None, count: int, seconds: Sequence[float]) -> None:
-        """Counts calls that a worker on loan, or None that was one, has run; `seconds` are the times of good ones."""
-        self._supervisor.dispatched += count
-        if slot is not None:
-            slot.executions += count
-            self._supervisor.mark_if_worn(slot)
-        for one in seconds:
-            self._learn(one)
-
     # --- the queue
 
     def _serve_queue(self) -> None:
         """Begins every queued call that can be served now."""
-        if self.lender is not None and self._state.idle:
-            self.lender.has_idle()
         while self._can_begin() and self._serve_next():
             pass
 

@@ -1,6 +1,5 @@
 """A queue of calls that wait for a worker: bounded, and fair between sessions."""
 
-import math
 from collections import OrderedDict
 
 from pools.calls import Call, OnOutcome
@@ -113,10 +112,6 @@ class FairQueue:
     def queued_calls(self) -> list[QueuedCall]:
         """Everyone who waits, lane by lane."""
         return [queued_call for queued_calls in self._lanes.values() for queued_call in queued_calls.values()]
-
-    def oldest_since(self) -> float:
-        """The time, by `time.perf_counter`, at which the wait of the oldest call began; infinite if none waits."""
-        return min([next(iter(lane.values())).since for lane in self._lanes.values()], default=math.inf)
 
     def lane_length(self, lane: str | None) -> int:
         """The number of calls in a lane."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pools.calls import Call, OnOutcome, Result
-from pools.errors import ExecutionError
 from pools.process.exits import ExitCause
 from pools.process.interface import TryOut
 
@@ -115,9 +114,6 @@ class Pool(Protocol):
 
     def abandon(self, call: Call) -> None:
         """Ends a call that nobody waits for: it leaves the queue, or its worker is killed; nobody is told any more."""
-
-    def failed(self, call: Call, error: ExecutionError) -> None:
-        """Draws the conclusions for the program of a call that has failed on one of the pool's workers elsewhere."""
 
     def begin_idle(self, call: Call, avoid_pid: int | None = None) -> asyncio.Future[Result] | None:
         """Begins `call` on a worker that no real call needs, on another than `avoid_pid` if there is one.

@@ -57,10 +57,6 @@ class Quarantine:
             )
         suspect.trial = execution_id
 
-    def suspects(self, key: str) -> bool:
-        """Tells if a program has killed a worker since it last ended well."""
-        return key in self._suspects
-
     def quarantined(self) -> tuple[Quarantined, ...]:
         """The programs whose breaker is open or half-open."""
         now = self._clock()

@@ -37,7 +37,6 @@ class WorkerSlot:
     executions: int = 0
     is_due: bool = False
     """To be recycled: it serves on until its replacement is ready."""
-    was_lent: bool = False
     """Set if another process has had the worker: its executions may be counted after its death."""
     was_loading: bool = False
     """Set once the worker was asked to load a program: its death may be the program's."""
@@ -157,18 +156,6 @@ class PoolState:
             del self.idle[slot]
             slot.state = WorkerState.BUSY
             self.busy += 1
-        return slot
-
-    def lend(self) -> WorkerSlot | None:
-        """Takes the idle worker that was used last for another process, if it may stay there."""
-        able = (one for one in reversed(self.idle) if not one.is_due and one.process and one.process.can_be_lent)
-        slot = next(able, None)
-        if slot is None:
-            return None
-        del self.idle[slot]
-        slot.state = WorkerState.BUSY
-        slot.was_lent = True
-        self.busy += 1
         return slot
 
     def give_back(self, slot: WorkerSlot) -> WorkerSlot | None:

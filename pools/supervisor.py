@@ -364,7 +364,7 @@ class Supervisor:
 
     def _gone(self, slot: WorkerSlot, end: Exit) -> None:
         assert slot.process is not None
-        is_unused = slot.executions == 0 and not slot.was_lent and not slot.was_loading
+        is_unused = slot.executions == 0 and not slot.was_loading
         is_short_lived = is_unused and time.time() - slot.process.started_at < SHORT_LIFE_S
         was_warming = slot.state is WorkerState.STARTING and slot.process.loading is not None
         self._leave(slot)
@@ -376,7 +376,7 @@ class Supervisor:
             self._failures = 0
         self._reconcile()
         self._observer.worker_exited(self.version, end.cause)
-        if end.cause.is_failure and not slot.process.is_lent and not was_warming:
+        if end.cause.is_failure and not was_warming:
             log_death(self.version, slot.process.pid, end, slot.process.log_ids())
         self._on_change()
 

@@ -368,10 +368,6 @@ class FakeProcess:
             self._load_due = self._loop.time() + order.limit_s
 
     @property
-    def can_be_lent(self) -> bool:
-        return False
-
-    @property
     def due(self) -> float:
         if self._load_due is not None:
             return self._load_due
@@ -409,10 +405,6 @@ class FakeProcess:
 
     def log_ids(self) -> dict[str, str | None]:
         return self.call.log_ids() if self.call is not None else {"execution_id": None}
-
-    @property
-    def is_lent(self) -> bool:
-        return False
 
     def _end_for(self, cause: ExitCause) -> None:
         self.ended_for = cause

@@ -255,7 +255,7 @@ class Warming:
 
     def _is_warm(self, slot: WorkerSlot, lately: Sequence[Program]) -> bool:
         """Tells if a worker has the programs that became wanted lately; it has had the time for the others."""
-        return (slot.process is not None and slot.process.is_lent) or not self._missing(slot, lately)
+        return not self._missing(slot, lately)
 
     def is_warm_for(self, share: float) -> bool:
         """Tells if as many workers are warm as a share of the traffic, 0 to 1, needs."""

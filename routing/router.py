@@ -17,7 +17,7 @@ from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import MOVED, End, Evidence, LiveJudge
 from routing.rollout.model import Rollout
 from routing.shadow.tap import ShadowTap
-from routing.split import BUCKETS, bucket
+from routing.split import bucket
 from routing.telemetry.call_trace import CANCELLED, CallTrace
 from routing.telemetry.recorder import NOT_ORGANIC, OK, Recorder
 from routing.versions import Decision, Reason, Version
@@ -62,14 +62,6 @@ class Run:
         self.on_end = on_end
         self.is_over = False
         """Set once the call has ended, or nobody waits for it any more."""
-
-
-class Begun:
-    """The end of a call's first run, in another process of the service; `began` is by `time.perf_counter`."""
-
-    def __init__(self, error: Exception, began: float) -> None:
-        self.error = error
-        self.began = began
 
 
 class Router:
@@ -133,54 +125,30 @@ class Router:
             trace.routed(route.decision, self._flag.current.revision, time.time_ns())
         return route
 
-    def begun(self, version: Version, trace: CallTrace | None) -> Route:
-        """Returns the route of a call that another process has run on `version`, which was the only choice."""
-        decision = self.only_decision(version)
-        self._recorder.decided(decision)
-        return Route(random.getrandbits(32), None, decision, trace)
-
-    def only_decision(self, version: Version) -> Decision:
-        """Returns the decision for a call that has no choice but `version`."""
-        if self._pin is None and self._only is None and version is Version.V2:
-            return _CANARY
-        return _PINNED[version]
-
-    @property
-    def may_grant(self) -> bool:
-        """True if fronts may run calls: all that no admin forces elsewhere go to V2, and nobody hears of their ends."""
-        if self.tap is not None or self._judge.w > 0.0 or self._pools[Version.V2].is_down:
-            return False
-        if self._pin is not None or self._only is not None:
-            return (self._pin or self._only) is Version.V2
-        return self._flag.threshold >= BUCKETS
-
-    async def execute(self, route: Route, call: Call, operation: str = "execute", begun: Begun | None = None) -> Result:
+    async def execute(self, route: Route, call: Call, operation: str = "execute") -> Result:
         """Runs `call` as `begin` does, and waits for its end.
 
         Raises:
             ExecutionError: one of `poolshift.worker.errors` and `pools.errors`.
         """
         end: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        run = self.begin(route, call, operation, partial(_settle, end), begun)
+        run = self.begin(route, call, operation, partial(_settle, end))
         try:
             return await end
         except asyncio.CancelledError:
             self.cancel(run)
             raise
 
-    def begin(self, route: Route, call: Call, operation: str, on_end: OnOutcome, begun: Begun | None = None) -> "Run":
+    def begin(self, route: Route, call: Call, operation: str, on_end: OnOutcome) -> "Run":
         """Runs `call` on the version of `route`, or on the version that the rollout requires while the call waits.
 
-        A repeatable call whose worker dies is run once more, on the version that the rollout requires by then. A call
-        that has `begun` elsewhere goes on as if it had run here. Calls `on_end` once, with the result or the error,
-        which may be before this returns.
+        A repeatable call whose worker dies is run once more, on the version that the rollout requires by then. Calls
+        `on_end` once, with the result or the error, which may be before this returns.
         """
-        run = Run(route, call, operation, time.perf_counter() if begun is None else begun.began, on_end)
+        run = Run(route, call, operation, time.perf_counter(), on_end)
         self._routes[call] = route
         try:
-            if begun is not None:
-                self._go_on(route, call, begun.error)
-            elif route.decision is _CANARY and route.bucket >= self._flag.threshold:
+            if route.decision is _CANARY and route.bucket >= self._flag.threshold:
                 self._route_again(route, call)  # a rollback came between the decision and this moment
             if route.evidence is not None:
                 self._judge.began(route.evidence, call)
@@ -289,14 +257,6 @@ class Router:
     def _record_tokens(self, route: Route, lm: LMSettings, usage: LMUsage | None) -> float:
         """Counts the tokens of a call to `lm`, and returns their cost."""
         return 0.0 if usage is None else self._recorder.lm_used(route.decision.version, lm.model, usage)
-
-    def _go_on(self, route: Route, call: Call, error: Exception) -> None:
-        """Goes on after the first run of a call, which was in another process and has ended with `error`."""
-        if isinstance(error, ExecutionError):
-            self._pools[route.decision.version].failed(call, error)
-        if not isinstance(error, (Withdrawn, WorkerCrashed)):
-            raise error
-        self._send_elsewhere(route, call, error)
 
     def _send_elsewhere(self, route: Route, call: Call, error: Withdrawn | WorkerCrashed) -> None:
         """Routes a call again that a pool gave back or whose worker died; raises `error` if the call may not run again.

@@ -12,7 +12,7 @@ from tests.support.tools import GROUP_OF, is_there, running, watch_spawns
 
 SERVICE_FIXTURES = frozenset(
     """
-    collector endpoint fronted local_service poolshift postgres service shared_service start_service watched worker
+    collector endpoint local_service poolshift postgres service shared_service start_service watched worker
     """.split()
 )
 """Fixtures that start processes: a test that uses any of them is not in `make test-fast`."""

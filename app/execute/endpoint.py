@@ -25,7 +25,7 @@ from app.access.hosts import HostGuard
 from app.api.executions import job_view
 from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope, misfit_of
-from app.execute.exchange import FORCED_VERSION, AsgiExchange, BegunCall, ClientGone, ConnectionExchange, Exchange
+from app.execute.exchange import FORCED_VERSION, AsgiExchange, ClientGone, ConnectionExchange, Exchange
 from app.execute.execution_ids import ExecutionIds
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once, kept
 from app.execute.large_body import envelope_of
@@ -111,7 +111,7 @@ class ExecuteLane:
 
     def begin(self, exchange: ConnectionExchange) -> bool:
         """Begins a plain call. Returns False for one that is to be served: nobody has heard of it then."""
-        if exchange.operation != "execute" or exchange.begun is not None or IDEMPOTENCY_KEY in exchange.headers:
+        if exchange.operation != "execute" or IDEMPOTENCY_KEY in exchange.headers:
             return False
         token = current_call.set(exchange)
         try:
@@ -192,10 +192,7 @@ class ExecuteLane:
         current_call.set(exchange)
         response: Response | None
         try:
-            if exchange.begun is not None and exchange.begun.has_ended:
-                response = await self._end_begun(exchange, exchange.begun)
-            else:
-                response = await self._execute(exchange)
+            response = await self._execute(exchange)
         except ClientGone:
             _end_trace(exchange, None)
             return
@@ -219,18 +216,8 @@ class ExecuteLane:
         return True
 
     def _begin(self, exchange: Exchange) -> None:
-        if exchange.begun is not None:
-            self._begin_again(exchange, exchange.begun)
-            return
         exchange.execution_id = self._ids.next()
         exchange.trace, exchange.traceparent, exchange.carried = self._tracing.begin(exchange.headers)
-
-    def _begin_again(self, exchange: Exchange, begun: BegunCall) -> None:
-        exchange.execution_id, exchange.trace = begun.execution_id, begun.trace
-        if begun.trace is not None:
-            exchange.carried = self._tracing.carried(exchange.headers)
-        elif TRACEPARENT in exchange.headers:  # it was not sampled, and is not now
-            _, exchange.traceparent, exchange.carried = self._tracing.begin(exchange.headers)
 
     async def _execute(self, exchange: Exchange) -> Response | None:
         """Runs a call and returns its answer; None if the answer has been sent already, by parts."""
@@ -265,18 +252,6 @@ class ExecuteLane:
             await self._answer_in_parts(exchange, call, result)
             return None
         return self._answer(exchange, call, result)
-
-    async def _end_begun(self, exchange: Exchange, begun: BegunCall) -> Response:
-        """Ends a plain call that a front has run: whatever has changed since, it was let in, and ran as it was then."""
-        envelope = _read(await exchange.body(self._max_body_bytes))
-        exchange.route = self._router.begun(Version.V2, begun.trace)
-        program_id = exchange.path[_PROGRAM_ID]
-        program = begun.program or self._programs.resolve(program_id, None)
-        if program is None:
-            program = await self._programs.seek(program_id, None)
-        call = self._make_call(exchange, program, envelope)
-        with exchange:
-            return self._answer(exchange, call, await self._run(exchange, call, "execute"))
 
     def _route(self, exchange: Exchange, principal: Principal, session_id: str | None) -> None:
         """Decides the version of a call, and notes if it is a test's."""
@@ -393,8 +368,6 @@ class ExecuteLane:
             self._lms.of_call(session_id, version) if chosen.definition.program_type != "python" else None,
         )
         call.is_background = is_job
-        if exchange.begun is not None:
-            exchange.begun.note_in(call)
         if own is not None or self._lms.differ:
             call.choose = partial(self._choose, program, own, began)
         if not exchange.is_synthetic:
@@ -432,7 +405,7 @@ class ExecuteLane:
         exchange.is_counted = True
         if exchange.is_synthetic:
             operation = "synthetic"
-        run = self._router.execute(exchange.route, call, operation, exchange.begun)
+        run = self._router.execute(exchange.route, call, operation)
         return run if call.session_id is None else self._run_in_session(exchange, exchange.route, call.session_id, run)
 
     async def _run_in_session(

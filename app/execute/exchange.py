@@ -22,11 +22,9 @@ from app.execute.uvicorn_adapter import STATUS_LINE, ServerState, default_header
 from app.problems import Problem, internal_error
 from common.tasks import TaskOwner
 from pools.calls import Call, Program
-from pools.errors import ExecutionError
 from poolshift.worker.tracing.traceparent import Carried, trace_id_of
 from routing.catalog.idempotency import KeyedCall
-from routing.catalog.programs import CataloguedProgram
-from routing.router import Begun, Route
+from routing.router import Route
 from routing.telemetry.call_trace import CallTrace
 from routing.versions import Version
 
@@ -66,56 +64,6 @@ _server_lines: Final = _ServerLines()
 
 class ClientGone(Exception):
     """Nobody waits for the answer any more."""
-
-
-class BegunCall(Begun):
-    """A call that another process has begun, and that goes on here: it failed there, or was taken back."""
-
-    def __init__(
-        self,
-        error: Exception,
-        execution_id: str,
-        *,
-        began: float,
-        deadline: float,
-        queued_s: float,
-        load_s: float,
-        dispatched_at: float,
-        worker_pid: int,
-        is_cold: bool,
-        program: CataloguedProgram | None,
-        trace: CallTrace | None,
-    ) -> None:
-        """Takes the error with which its run ended, `Withdrawn` if it is to run here; and what a `Call` notes.
-
-        `began` and `dispatched_at` are by `time.perf_counter`, `deadline` by the event loop's clock.
-        """
-        super().__init__(error, began)
-        self.execution_id = execution_id
-        self._deadline = deadline
-        self._queued_s = queued_s
-        self._load_s = load_s
-        self._dispatched_at = dispatched_at
-        self._worker_pid = worker_pid
-        self._is_cold = is_cold
-        self.program = program
-        """The program that has run; None if it is not known any more."""
-        self.trace = trace
-
-    @property
-    def has_ended(self) -> bool:
-        """Tells if it has run, or has waited too long."""
-        return isinstance(self.error, ExecutionError)
-
-    def note_in(self, call: Call) -> None:
-        """Notes in the call what has become of it."""
-        call.deadline = self._deadline
-        call.queued_s = self._queued_s
-        call.load_s = self._load_s
-        call.dispatched_at = self._dispatched_at
-        call.worker_pid = self._worker_pid
-        call.is_cold = self._is_cold
-        call.is_accepted = True
 
 
 class Exchange:
@@ -161,8 +109,6 @@ class Exchange:
         """Set if the answer is a problem after which the same call may be sent again."""
         self.error: str | None = None
         """The code of the answer, if it is an error."""
-        self.begun: BegunCall | None = None
-        """Set if a front has begun the call."""
         self.envelope: Envelope | None = None
         """The body, once it has been read."""
         self.task: asyncio.Task[Any] | None = None
@@ -289,7 +235,7 @@ class ConnectionExchange(Exchange):
         may even be answered, so no other request may lie behind this one.
         """
         self._body = body
-        self.began = time.perf_counter() if self.begun is None else self.begun.began
+        self.began = time.perf_counter()
         if at_once:
             self._begin(endpoint, loop)
         else:

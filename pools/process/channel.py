@@ -93,13 +93,6 @@ class Channel:
             except OSError as error:
                 self._end(f"cannot be read from: {error}")
 
-    def detach(self) -> bool:
-        """Leaves the descriptors to another process; False while a part of a frame is on its way, or after the end."""
-        if not self._open or self._unsent or self._decoder.is_amid_frame:
-            return False
-        self.pause_reading()
-        return True
-
     def drain(self) -> None:
         """Takes what a worker that is dead had still sent."""
         while self._open and self._readable():

@@ -98,11 +98,6 @@ class Worker(Protocol):
         """Lets an idle worker exit, and kills it if it does not. Never raises."""
 
     @property
-    def can_be_lent(self) -> bool:
-        """Tells if another process of the service may take over the worker's pipes for a while."""
-        ...
-
-    @property
     def due(self) -> float:
         """The time of the loop by which its call must end or a program must have loaded; infinite if it is idle."""
         ...
@@ -125,11 +120,6 @@ class Worker(Protocol):
 
     def log_ids(self) -> dict[str, str | None]:
         """The ids of the running call, if any, for a log line."""
-        ...
-
-    @property
-    def is_lent(self) -> bool:
-        """Tells if another process of the service has the worker's pipes, knows its call, and logs its death."""
         ...
 
 

@@ -36,8 +36,6 @@ class OutputReader:
         self._pending = b""
         self._budget = LineBudget(lines=MAX_LINES_PER_S, size=MAX_BYTES_PER_S, tell=left_out)
         self._pause: asyncio.TimerHandle | None = None
-        self._is_detached = False
-        """Set while another process reads the pipe."""
         self._loop = asyncio.get_running_loop()
         try:
             os.set_blocking(fd, False)
@@ -46,33 +44,10 @@ class OutputReader:
             os.close(fd)
             raise
 
-    def detach(self) -> int:
-        """Leaves the pipe to another process. Returns it, or -1 after its end; a line begun is taken as one."""
-        if self._fd >= 0:
-            self._readable()
-        if self._pending and self._budget.admits(len(self._pending)):
-            self._take(_parse(self._pending))
-        self._pending = b""
-        if self._fd >= 0 and self._pause is None:
-            self._loop.remove_reader(self._fd)
-        self._is_detached = True
-        return self._fd
-
-    @property
-    def is_open(self) -> bool:
-        """Tells if somebody can still write to the pipe, as far as is known."""
-        return self._fd >= 0
-
-    def attach(self) -> None:
-        """Reads the pipe again."""
-        self._is_detached = False
-        if self._fd >= 0 and self._pause is None:
-            self._resume()
-
     def close(self) -> None:
         """Reads what is still there and lets go of the pipe."""
         try:
-            if self._fd >= 0 and not self._is_detached:
+            if self._fd >= 0:
                 self._readable()
         finally:
             if self._fd >= 0:
@@ -106,8 +81,6 @@ class OutputReader:
 
     def _resume(self) -> None:
         self._pause = None
-        if self._is_detached:
-            return
         try:
             self._loop.add_reader(self._fd, self._readable)
         except OSError:

@@ -5,7 +5,6 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -70,28 +69,6 @@ _encoder: Final = msgspec.json.Encoder()
 _log = structlog.stdlib.get_logger("poolshift.worker")
 
 
-class Handed:
-    """All that the process which has a worker knows of it, and the next one must."""
-
-    def __init__(
-        self,
-        revision: str,
-        definitions: Sequence[tuple[Definition, bool]],
-        definitions_size: int,
-        ended_id: str,
-        ended_program: Program | None,
-        left_by: Program | None,
-    ) -> None:
-        self.revision = revision
-        self.definitions = definitions
-        """By their numbers, each with whether the worker has loaded it."""
-        self.definitions_size = definitions_size
-        self.ended_id = ended_id
-        """The execution that the worker ended last."""
-        self.ended_program = ended_program
-        self.left_by = left_by
-
-
 class WorkerProcess:
     """One worker. `ready` is done when it can run a call, `exited` when it is dead."""
 
@@ -148,9 +125,7 @@ class WorkerProcess:
         self._open_ends = 2
         """The number of the worker's streams, replies and output, that have not ended."""
         self._when_silent: Callable[[], None] | None = None
-        self._is_lent = False
         """Set while another process talks with the worker."""
-        self._ends = ends
         self._open(ends)
 
     def _open(self, ends: WorkerEnds) -> None:
@@ -275,78 +250,6 @@ class WorkerProcess:
         """Ends its call with Withdrawn, and drops every later reply to it. The caller must kill the worker then."""
         self._end_run(Withdrawn(), ())
 
-    # --- another process of the service that has it for a while
-
-    @property
-    def can_be_lent(self) -> bool:
-        """Tells if another process of the service may take over the worker's pipes for a while."""
-        return (
-            not self._is_lent
-            and self.ended_for is None
-            and self.call is None
-            and self._check is None
-            and self._load is None
-            and self.left_by is None
-            and self.is_forked
-            and self.node is None
-            and self._output.is_open
-        )
-
-    @property
-    def is_lent(self) -> bool:
-        """Tells if another process of the service has the worker's pipes, knows its call, and logs its death."""
-        return self._is_lent
-
-    @property
-    def load_timeout_s(self) -> float:
-        """The time that a program has to load, in seconds."""
-        return self._load_timeout_s
-
-    def hand_over(self) -> tuple[WorkerEnds, Handed] | None:
-        """Stops talking with the idle worker. Returns its pipes, which stay open here, and what is known of it.
-
-        None if something is on its way between the two just now.
-        """
-        if not self._channel.detach():
-            return None
-        self._is_lent = True
-        definitions = self._definitions
-        known = Handed(
-            self.revision,
-            definitions.entries(),
-            definitions.size,
-            self._ended_id,
-            self._ended_program,
-            self.left_by,
-        )
-        return replace(self._ends, output=self._output.detach()), known
-
-    def come_back(self, handed: Handed) -> None:
-        """Talks with the worker again."""
-        self._is_lent = False
-        self._know(handed)
-        self._output.attach()
-        self._channel.resume_reading()
-
-    def adopt(self, pid: int, handle: ProcessHandle, handed: Handed) -> None:
-        """Takes over a worker that another process has started, which tells of its death by `ended`."""
-        self.pid, self._handle = pid, handle
-        self.is_forked = self._is_up = True
-        self._know(handed)
-        self._become_ready()
-
-    def let_go(self) -> None:
-        """Closes what this process has of a worker that it has handed over."""
-        self._attempt(self._channel.close)
-        self._attempt(self._output.close)
-        self._attempt(self._forget_process)
-
-    def _know(self, handed: Handed) -> None:
-        self.revision = handed.revision
-        self._definitions.replace(handed.definitions, handed.definitions_size)
-        self._ended_id, self._ended_program = handed.ended_id, handed.ended_program
-        self.left_by = handed.left_by
-
     # --- its end
 
     def kill(self, cause: ExitCause, reason: str | None = None) -> None:
@@ -436,7 +339,7 @@ class WorkerProcess:
         """Notes that the process is dead, and ends everything that waits for it."""
         if self.exited.done():
             return
-        if self.ended_for is None and not self._is_lent:
+        if self.ended_for is None:
             self._attempt(self._channel.drain)
         self._attempt(self._channel.close)
         self._attempt(self._output.close)

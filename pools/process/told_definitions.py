@@ -1,6 +1,5 @@
 """The definitions that a worker has been told, by the numbers that its calls name."""
 
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -34,22 +33,6 @@ class ToldDefinitions:
 
     def __len__(self) -> int:
         return len(self._told)
-
-    def entries(self) -> list[tuple[Definition, bool]]:
-        """Returns the definitions by their numbers, each with whether the worker has loaded it."""
-        return [(definition, told.is_loaded) for definition, told in self._told.items()]
-
-    @property
-    def size(self) -> int:
-        """The size of all of them, in bytes of JSON."""
-        return self._bytes
-
-    def replace(self, entries: Sequence[tuple[Definition, bool]], size: int) -> None:
-        """Takes over what another process has told the worker."""
-        self._told = {
-            definition: Told(number, 0, is_loaded=is_loaded) for number, (definition, is_loaded) in enumerate(entries)
-        }
-        self._bytes = size
 
     def find(self, definition: Definition) -> Told | None:
         """Finds a definition that the worker knows."""

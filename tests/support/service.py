@@ -36,8 +36,8 @@ ON_RAY = {
 
 PROGRAM_MODULES = "examples,tests.support.programs,poolshift.validation"
 
-FRONTS = {"WEB_CONCURRENCY": os.environ["WEB_CONCURRENCY"]} if "WEB_CONCURRENCY" in os.environ else {}
-"""Has every service speak HTTP by so many processes (`make test-fronts`)."""
+REPLICAS = {"WEB_CONCURRENCY": os.environ["WEB_CONCURRENCY"]} if "WEB_CONCURRENCY" in os.environ else {}
+"""Has every service run so many replicas (`make test-replicas`)."""
 
 SEES_OPEN_FILES = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root sees the open files of a service, which hides them from its own user"
@@ -87,7 +87,7 @@ class Service:
             "V2_POOL_SIZE": "2",
             "CHECKOUT_TIMEOUT_S": "60",  # on a busy machine calls wait long; a test of that wait has its own
             **(ON_RAY if ON_RAY["RAY_ADDRESS"] else {}),
-            **FRONTS,
+            **REPLICAS,
             **self._settings,
             **COVERAGE,
         }

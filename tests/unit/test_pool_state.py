@@ -27,7 +27,8 @@ def a_process() -> WorkerProcess:
         for end in (request_end, reply_end, output_end):
             os.close(end)
         process = WorkerProcess(0, WorkerEnds(requests, replies, output), 60.0, lambda _: None)
-        process._definitions.replace([(ECHO, True)], 0)
+        process._definitions.add(ECHO, process._definitions.new(ECHO))
+        process._definitions.loaded(ECHO)
         return process
 
     return asyncio.run(made())

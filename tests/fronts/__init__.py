@@ -1,1 +1,0 @@
-"""The service with front processes, real ones, over HTTP."""
