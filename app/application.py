@@ -47,6 +47,7 @@ from app.lifespan import lifespan
 from app.openapi import document as openapi
 from app.openapi import routes as documentation
 from app.problems import Problem
+from app.replicas.replica import Replica
 from app.version import VERSION
 from config.api_keys import read_key_file
 from config.secret_key import read_secret_keys
@@ -123,9 +124,16 @@ class Application(FastAPI):
             # A form of the console has no key to be known by: the console asks for a session before it reads the form.
             strangers = None if headers.is_console(scope) else state.authenticator
             receive = guard_body(scope, receive, strangers, state.settings.max_body_bytes)
+            if self.state.replica is not None and self.state.replica.is_behind:
+                return self._after_others(self.state.replica, scope, receive, send)
         elif scope["type"] == "lifespan":
             send = _in_one_line(send)
         return super().__call__(scope, receive, send)
+
+    async def _after_others(self, replica: Replica, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves a request with all that other replicas had changed before it came."""
+        await replica.catch_up()
+        await super().__call__(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
         """The answer to a request that another site sends through a browser."""
@@ -188,6 +196,7 @@ def create_app(settings: Settings) -> Application:
     app.state.host_guard = HostGuard.of(settings)
     app.state.assets = Assets(_ASSET_FOLDERS)
     app.state.is_draining = False
+    app.state.replica = None
     problems.install(app)
     _install_metrics(app)
     for router in _ROUTERS:

@@ -19,7 +19,7 @@ from app.opening.environment import open_environment
 from app.opening.opening import Opening
 from app.opening.pools import open_local_lm, open_pools, open_reloader, start_pools
 from app.opening.rollout import follow_sources, open_ramp, open_rollout, open_rotation
-from app.opening.storage import follow_replicas, open_store
+from app.opening.storage import follow_machine, follow_replicas, followed_keys, open_store
 from app.opening.telemetry import open_recorder, open_tracing, watch_rollout
 from app.positions.factory import PoolFactory
 from app.positions.identity import log_difference
@@ -55,7 +55,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
     environment = open_environment(settings)
     async with AsyncExitStack() as stack:
         recorder = open_recorder(app.state.registry, settings)
-        opening = Opening.begin(settings, recorder, stack)
+        opening = Opening.begin(settings, app.state.replica, recorder, stack)
         database, follower = await open_store(opening)
         local_lm = open_local_lm(opening, environment)
         catalog = await open_catalog(opening, database, local_lm, app.state.secret_keys)
@@ -63,12 +63,14 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         flag = await open_rollout(opening, database, log)
         bookkeeping = catalog.bookkeeping(opening, flag)
         tracing = open_tracing(opening)
-        factory = PoolFactory(settings, environment, recorder, opening.background, WarmList(catalog.programs))
+        warm_list, replica = WarmList(catalog.programs), opening.replica
+        factory = PoolFactory(settings, environment, recorder, opening.background, warm_list, replica)
         pools = await open_pools(opening, factory, log, catalog.lms)
         pin = Version(settings.pool_version) if settings.pool_version else None
         await start_pools(pools, factory, pin, local_lm)
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools.engines) < len(Version))
         router = Router(pools.engines, flag, recorder, judge=judge, pin=pin, salt=settings.canary_salt)
+        router.hear = None if replica is None else replica.hear
         ramp = await open_ramp(opening, database, flag, judge, pools, catalog)
         watch_rollout(recorder, follower, router, flag)
         app.state.services = services = Services(
@@ -103,7 +105,9 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         bookkeeping.start()
         exchange_evidence(opening, services, database)
         follow_replicas(opening, follower, catalog, flag, log)
-        await follow_sources(opening, flag, ramp, log, app.state.authenticator)
+        keys = followed_keys(opening, app.state.authenticator)
+        await follow_sources(opening, flag, ramp, log, keys)
+        follow_machine(opening, follower, flag, keys)
         await _open_console(app, opening, database, follower)
         _started(settings, services)
         yield
@@ -115,7 +119,7 @@ def _open_lane(app: "Application", services: Services) -> None:
     settings: Settings = app.state.settings
     http_metrics: HttpMetrics = app.state.http_metrics
     handler_metrics = http_metrics.of("POST", "/programs/{program_id}/execute")
-    app.lane = ExecuteLane(services, app.state.authenticator, settings, handler_metrics)
+    app.lane = ExecuteLane(services, app.state.authenticator, settings, handler_metrics, app.state.replica)
     app.batches = BatchEndpoint(services, app.lane, settings.max_body_bytes)
 
 

@@ -20,6 +20,10 @@ from app.execute.protocol import LaneProtocol
 from app.positions.factory import PoolSet
 from app.positions.reload import ON_SIGNAL
 from app.protection import protect
+from app.replicas.accepting import Acceptor
+from app.replicas.page import State
+from app.replicas.replica import Machine, Replica, part_of
+from app.replicas.supervisor import Supervisor
 from app.services import Services
 from config.settings import Settings
 from poolshift.worker.linux import KEPT_BYTES, keep_freed_memory, open_many_files
@@ -39,7 +43,8 @@ class Server(uvicorn.Server):
     SIGTERM.
     """
 
-    def __init__(self, app: Application, settings: Settings) -> None:
+    def __init__(self, app: Application, settings: Settings, replica: Replica | None = None) -> None:
+        """Takes the `replica` that this process is, if there are several."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -60,6 +65,8 @@ class Server(uvicorn.Server):
         )
         self._app = app
         self._settings = settings
+        self._replica = replica
+        self._acceptor: Acceptor | None = None
         self._connections: Connections | None = None
         self._drain: asyncio.Task[None] | None = None
         self._skips_drain = asyncio.Event()
@@ -70,7 +77,7 @@ class Server(uvicorn.Server):
 
     def _all_connections(self) -> Connections:
         if self._connections is None:
-            self._connections = Connections(self._app.lane, _limits(self._settings))
+            self._connections = Connections(self._app.lane, _limits(self._settings, part_of(self._replica)))
             self._connections.is_draining = self._drain is not None
         return self._connections
 
@@ -84,8 +91,29 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, which does not say where it listens on sockets that are handed to it."""
-        await super().startup(sockets)
-        _log.info("listening", urls=[listening.url(sock) for sock in sockets or ()])
+        if self._replica is None:
+            await super().startup(sockets)
+            _log.info("listening", urls=[listening.url(sock) for sock in sockets or ()])
+            return
+        replica = self._replica
+        await super().startup([])
+        peers = replica.machine.peers[replica.index]
+        self.servers.append(await asyncio.get_running_loop().create_unix_server(self._accepted, sock=peers))
+        self._acceptor = Acceptor(sockets or (), replica.machine.page, replica.index, self._accepted)
+        self._all_connections().on_count = self._acceptor.counted
+        replica.is_now(State.SERVING)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which knows of no other way to accept connections than its own."""
+        if self._acceptor is not None:
+            await self._acceptor.aclose()
+        await super().shutdown(sockets)
+
+    def _accepted(self) -> asyncio.Protocol:
+        """The service's end of a connection that it has accepted itself."""
+        return LaneProtocol(  # type: ignore[return-value]  # it has the methods of one
+            self._all_connections(), self.config, self.server_state, self.lifespan.state
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -113,6 +141,8 @@ class Server(uvicorn.Server):
             return
         _log.info("draining", signal=number.name, timeout_s=self._settings.drain_timeout_s)
         self._app.state.is_draining = True
+        if self._replica is not None:
+            self._replica.is_now(State.STOPPING)
         if self._connections is not None:
             self._connections.is_draining = True
         # In this turn of the loop: each answer closes its connection from now on, and has to say that no call is taken.
@@ -168,13 +198,13 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _limits(settings: Settings) -> Limits:
+def _limits(settings: Settings, part: Callable[[int], int]) -> Limits:
     """The limits of one replica's connections; each replica has an equal share of the memory for answers."""
     return Limits(
         head_s=settings.head_timeout_s,
         body_s=settings.body_timeout_s,
         answer_s=settings.answer_timeout_s,
-        unread_bytes=settings.max_unread_bytes // settings.web_concurrency,
+        unread_bytes=part(settings.max_unread_bytes),
     )
 
 
@@ -190,12 +220,40 @@ def serve(settings: Settings) -> bool:
     Raises:
         InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.
         CannotListen: see `Server.run`.
+        StoreUnavailable: the database is no file that several replicas can share, or another service has it.
     """
     open_many_files()
     # A body and its copies on the way: the kernel takes 2 ms to clear the pages of each new megabyte.
     keep_freed_memory(max(KEPT_BYTES, 8 * settings.max_body_bytes))
     protect(settings)
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nothing here looks at
-    server = Server(create_app(settings), settings)
+    app = create_app(settings)
+    count = replicas_of(settings)
+    if count > 1:
+        return _serve_replicas(app, settings, count)
+    server = Server(app, settings)
     server.run()
     return server.started
+
+
+def _serve_replicas(app: Application, settings: Settings, count: int) -> bool:
+    listeners = listening.listen(settings.host, settings.port)
+
+    def run(machine: Machine, index: int) -> bool:
+        app.state.replica = replica = Replica(machine, index)
+        server = Server(app, settings, replica)
+        server.run(listeners)
+        return server.started
+
+    return Supervisor(count, listeners, run).run()
+
+
+def replicas_of(settings: Settings) -> int:
+    """The replicas that the settings ask for, and no more than each can have a worker of each pool."""
+    wished = settings.web_concurrency
+    most = min(settings.pool(version).pool_size for version in settings.pool_versions)
+    if wished > most:
+        _log.warning(
+            "fewer replicas than asked for: each needs a worker of each pool", WEB_CONCURRENCY=wished, replicas=most
+        )
+    return min(wished, most)

@@ -122,6 +122,8 @@ class Engine(abc.ABC):
         self._on_down: Callable[[], None] | None = None
         self._background = background
         self._keeper: asyncio.Task[None] | None = None
+        self.hear: Callable[[], None] | None = None
+        """Brings into force what other replicas of the machine have changed, if there are any."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._state!r} waiting={self._queue.waiting} calls={self._calls}>"
@@ -481,6 +483,8 @@ class Engine(abc.ABC):
                 return True
             if not self._state.idle:
                 return False
+        if self.hear is not None:
+            self.hear()  # a call that has waited may belong to another pool by now
         queued_call = self._queue.pop()
         if queued_call is None:
             return False

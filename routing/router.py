@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -91,6 +91,8 @@ class Router:
         self._is_diverting = False
         self.tap: ShadowTap | None = None
         """The listener to the ends of calls, while there is any."""
+        self.hear: Callable[[], None] | None = None
+        """Brings into force what other replicas of the machine have changed, if there are any."""
         flag.listen(self._requeue)
         if self._only is None:
             pools[Version.V2].when_down(self._requeue_diverted)
@@ -148,6 +150,8 @@ class Router:
         run = Run(route, call, operation, time.perf_counter(), on_end)
         self._routes[call] = route
         try:
+            if self.hear is not None:
+                self.hear()
             if route.decision is _CANARY and route.bucket >= self._flag.threshold:
                 self._route_again(route, call)  # a rollback came between the decision and this moment
             if route.evidence is not None:

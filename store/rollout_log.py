@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.errors import StaleRevision
-from routing.rollout.model import RAMPS, Change, Rollout, Source, next_shadow, voids_earlier_changes
+from routing.rollout.model import RAMPS, Change, Rollout, next_shadow, source_of, voids_earlier_changes
 from store import clock
 from store.database import Database
 from store.tables import rollout_revisions, rollout_sources
@@ -123,13 +123,5 @@ def _columns(rollout: Rollout) -> dict[str, Any]:
 def _rollout(row: Row[Any]) -> Rollout:
     # An older replica writes no shadow. Then there is none: it may have meant a rollback.
     return Rollout(
-        **{**row._mapping, "source": _source(row.source), "shadow_basis_points": row.shadow_basis_points or 0}
+        **{**row._mapping, "source": source_of(row.source), "shadow_basis_points": row.shadow_basis_points or 0}
     )
-
-
-def _source(stored: str) -> Source | str:
-    """The source by name, or the name itself if a newer replica has a source that this one does not know."""
-    try:
-        return Source(stored)
-    except ValueError:
-        return stored

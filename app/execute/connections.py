@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import sys
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -93,6 +94,8 @@ class Connections:
         self.limits = limits
         self.is_draining = False
         """Set once the service is about to end: each answer to a call closes its connection, which is then idle."""
+        self.on_count: Callable[[int], None] | None = None
+        """Called with the number of open connections when it has changed."""
         self._loop = asyncio.get_running_loop()
         self._open: dict[Connection, None] = {}
         """In the order in which they came: many come in the same millisecond, the most that the loop's clock tells."""
@@ -117,6 +120,8 @@ class Connections:
         The kernel gives the lowest descriptor that is free, so `descriptor` tells how many are not.
         """
         self._open[connection] = None
+        if self.on_count is not None:
+            self.on_count(len(self._open))
         if descriptor >= self._scarce_from:
             self._limit_open(descriptor + 1)
         if len(self._open) > self._most_open:
@@ -130,6 +135,8 @@ class Connections:
         self._closing.discard(connection)
         self._unfinished.pop(connection, None)
         self._unread.pop(connection, None)
+        if self.on_count is not None:
+            self.on_count(len(self._open))
 
     def is_unfinished(self, connection: Connection, limit_s: float) -> None:
         """Times a request out unless it has arrived within `limit_s`; a second call takes the place of the first."""

@@ -34,6 +34,7 @@ from app.execute.streaming import EventBuffer, EventStream
 from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.problems import Problem, problem_of
+from app.replicas.replica import Replica
 from app.services import Services
 from app.sunset import version_lines
 from app.text import check_text
@@ -84,9 +85,16 @@ class ExecuteLane:
     """The endpoint: `serve` for connections, and an ASGI application for what uvicorn has parsed."""
 
     def __init__(
-        self, services: Services, authenticator: Authenticator, settings: Settings, metrics: HandlerMetrics
+        self,
+        services: Services,
+        authenticator: Authenticator,
+        settings: Settings,
+        metrics: HandlerMetrics,
+        replica: Replica | None = None,
     ) -> None:
+        """Takes the `replica` that this process is, if there are several on this machine."""
         self._services = services
+        self._replica = replica
         self._router = services.router
         self._tracing = services.tracing
         self._sessions = services.sessions
@@ -112,6 +120,8 @@ class ExecuteLane:
     def begin(self, exchange: ConnectionExchange) -> bool:
         """Begins a plain call. Returns False for one that is to be served: nobody has heard of it then."""
         if exchange.operation != "execute" or IDEMPOTENCY_KEY in exchange.headers:
+            return False
+        if self._replica is not None and self._replica.is_behind:
             return False
         token = current_call.set(exchange)
         try:
@@ -221,6 +231,7 @@ class ExecuteLane:
 
     async def _execute(self, exchange: Exchange) -> Response | None:
         """Runs a call and returns its answer; None if the answer has been sent already, by parts."""
+        await self._catch_up()
         if exchange.principal is None:
             self.authorise(exchange)
         if exchange.keyed is None and IDEMPOTENCY_KEY in exchange.headers:
@@ -231,6 +242,7 @@ class ExecuteLane:
         if envelope is None:
             envelope = _read(body, worker_may_check=operation != "async")
         session_id = envelope.session_id
+        await self._catch_up()
         if session_id is not None and not self._sessions.admits(session_id, principal.caller):
             await self._sessions.admit(session_id, principal.caller)
         self._route(exchange, principal, session_id)
@@ -252,6 +264,11 @@ class ExecuteLane:
             await self._answer_in_parts(exchange, call, result)
             return None
         return self._answer(exchange, call, result)
+
+    async def _catch_up(self) -> None:
+        """Waits until this replica has followed what the others of its machine had changed before."""
+        if self._replica is not None and self._replica.is_behind:
+            await self._replica.catch_up()
 
     def _route(self, exchange: Exchange, principal: Principal, session_id: str | None) -> None:
         """Decides the version of a call, and notes if it is a test's."""

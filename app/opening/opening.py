@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from app.replicas.replica import Replica
 from common.background import Background
 from common.tasks import TaskOwner
 from config.settings import Settings
@@ -15,6 +16,8 @@ class Opening:
     """The settings, the recorder, the owners of tasks, and the order in which all that was opened is closed."""
 
     settings: Settings
+    replica: Replica | None
+    """The replica that this process is, if there are several on this machine."""
     recorder: Recorder
     background: Background
     tasks: TaskOwner
@@ -22,10 +25,11 @@ class Opening:
     stack: AsyncExitStack
 
     @classmethod
-    def begin(cls, settings: Settings, recorder: Recorder, stack: AsyncExitStack) -> "Opening":
+    def begin(cls, settings: Settings, replica: Replica | None, recorder: Recorder, stack: AsyncExitStack) -> "Opening":
         """Opens the two owners of tasks, which are closed last."""
         opening = cls(
             settings=settings,
+            replica=replica,
             recorder=recorder,
             background=Background(recorder.background_restarted),
             tasks=TaskOwner("http"),

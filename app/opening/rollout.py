@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import structlog
 
-from app.access.auth import Authenticator
-from app.access.key_file import follow_key_file
+from app.access.key_file import FollowedKeyFile
 from app.opening.catalog import Catalog
 from app.opening.opening import Opening
 from app.opening.retirement import check_retirement
@@ -133,9 +132,9 @@ def open_rotation(
 
 
 async def follow_sources(
-    opening: Opening, flag: RolloutFlag, ramp: RampController, log: SqlRolloutLog, authenticator: Authenticator
+    opening: Opening, flag: RolloutFlag, ramp: RampController, log: SqlRolloutLog, keys: FollowedKeyFile | None
 ) -> None:
-    """Applies, from now on, the rollout, the plan and the keys that files, providers and other replicas set."""
+    """Applies, from now on, the rollout, the plan and the keys that files and providers set."""
     settings, background = opening.settings, opening.background
     if (path := settings.rollout_file) is not None:
         file = RolloutFile(flag, path.name)
@@ -144,8 +143,8 @@ async def follow_sources(
     if settings.rollout_flag is not None:
         provider = RolloutProvider(flag, settings.rollout_flag, settings.rollout_flag_provider)
         background.run("ROLLOUT_FLAG", provider.follow)
-    if (keys := settings.api_keys_file) is not None:
-        background.run("API_KEYS_FILE", lambda: follow_key_file(keys, contents(keys), authenticator))
+    if keys is not None:
+        background.run("API_KEYS_FILE", keys.follow)
     if (plan := settings.rollout_plan_file) is not None:
         plan_file = PlanFile(ramp, log, plan.name)
         background.run("ROLLOUT_PLAN_FILE", lambda: plan_file.follow(contents(plan)))

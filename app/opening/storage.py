@@ -2,8 +2,11 @@
 
 import json
 
+from app.access.auth import Authenticator
+from app.access.key_file import FollowedKeyFile
 from app.opening.catalog import Catalog
 from app.opening.opening import Opening
+from app.replicas.replica import Parts
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.staleness import limit_staleness
 from store.database import Database
@@ -40,6 +43,26 @@ def follow_replicas(
     if max_s is not None and opening.settings.has_v1:
         name = "ROLLOUT_MAX_STALENESS_S"
         opening.background.run(name, lambda: limit_staleness(flag, lambda: follower.staleness_s, max_s))
+
+
+def followed_keys(opening: Opening, authenticator: Authenticator) -> FollowedKeyFile | None:
+    """Makes what follows the file of API keys, if the settings name one, and tells the other replicas of changes."""
+    path, replica = opening.settings.api_keys_file, opening.replica
+    if path is None:
+        return None
+    return FollowedKeyFile(path, authenticator, replica.has_read_keys if replica is not None else lambda: None)
+
+
+def follow_machine(
+    opening: Opening, follower: Follower | None, flag: RolloutFlag, keys: FollowedKeyFile | None
+) -> None:
+    """Follows the other replicas of this machine, from now on, if there are any."""
+    replica = opening.replica
+    if replica is None:
+        return
+    assert follower is not None  # replicas share their database
+    replica.begin(Parts(flag, follower.catch_up, None if keys is None else keys.read))
+    opening.run("replica", replica.run, is_vital=True)
 
 
 def _handlers(catalog: Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:

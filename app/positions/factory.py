@@ -4,7 +4,7 @@ import asyncio
 import math
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 import poolshift
+from app.replicas.replica import Replica, part_of
 from common import own_process
 from common.background import Background
 from common.tasks import TaskOwner
@@ -83,8 +84,14 @@ class PoolFactory:
         observer: PoolObserver,
         background: Background,
         warm_list: WarmList,
+        replica: Replica | None = None,
     ) -> None:
-        """Takes as `environment` what the workers of all pools see of the service's environment."""
+        """Takes as `environment` what the workers of all pools see of the service's environment.
+
+        With a `replica` each pool has this replica's part of the size that the specification asks for.
+        """
+        self._part = part_of(replica)
+        self._hear = None if replica is None else replica.hear
         self._settings = settings
         self._warm_list = warm_list
         self._environment = environment
@@ -105,7 +112,7 @@ class PoolFactory:
             # Imported here, since a service whose workers are all on its machine does without.
             from pools.ray.spawner import RaySpawner  # noqa: PLC0415
 
-            plan = _ray_plan(self._settings, version, spec)
+            plan = _ray_plan(self._settings, version, self._part(spec.pool_size))
             spawner = RaySpawner(
                 code,
                 environment,
@@ -130,8 +137,10 @@ class PoolFactory:
         return RunningPool(kept.spec, kept.variables, kept.spawner, self._engine(version, kept.spec, kept.spawner))
 
     def _engine(self, version: Version, spec: PoolSpec, spawner: WorkerSpawner) -> Engine:
-        options = _options(self._settings, spec, self._warm_options(version, spec))
-        return _ENGINES[spec.engine](version, options, spawner, self._observer, self._background)
+        options = _options(self._settings, spec, self._warm_options(version, spec), self._part)
+        engine = _ENGINES[spec.engine](version, options, spawner, self._observer, self._background)
+        engine.hear = self._hear
+        return engine
 
     async def check_modules(self, spec: PoolSpec) -> None:
         """Imports the modules of the programs as a worker of such a pool would, if that is on this machine.
@@ -298,25 +307,25 @@ def _variables_of(spec: PoolSpec) -> dict[str, str]:
     return {} if spec.worker_env_file is None else variables_of(Path(spec.worker_env_file))
 
 
-def _ray_plan(settings: Settings, version: Version, spec: PoolSpec) -> Plan:
+def _ray_plan(settings: Settings, version: Version, size: int) -> Plan:
     """Divides the pool's size among agents, under a name that no other service on the cluster has."""
     per_node = settings.ray_workers_per_node
-    agents = math.ceil(spec.pool_size / per_node)
+    agents = math.ceil(size / per_node)
     return Plan(
         address=settings.ray_address,
         namespace=f"poolshift-{uuid.uuid4().hex[:12]}-{version}",
-        slots=[min(per_node, spec.pool_size - number * per_node) for number in range(agents)],
+        slots=[min(per_node, size - number * per_node) for number in range(agents)],
         cpus_per_worker=settings.ray_cpus_per_worker,
         code=str(Path(poolshift.__file__).parent),
         requirements=list(listed(settings.ray_requirements)),
     )
 
 
-def _options(settings: Settings, spec: PoolSpec, warm: WarmOptions) -> PoolOptions:
+def _options(settings: Settings, spec: PoolSpec, warm: WarmOptions, part: Callable[[int], int]) -> PoolOptions:
     rss_mb = spec.worker_max_rss_mb
     return PoolOptions(
-        size=spec.pool_size,
-        queue_limit=settings.queue_limit,
+        size=part(spec.pool_size),
+        queue_limit=part(settings.queue_limit),
         checkout_timeout_s=settings.checkout_timeout_s,
         recycle=RecycleLimits(
             executions=spec.worker_max_executions,

@@ -17,6 +17,7 @@ import structlog
 from routing.errors import ChangeVoided, RollbackUnwritten, StaleRevision
 from routing.rollout.log import Append, RolloutLog
 from routing.rollout.model import Change, Rollout, Source, storable
+from routing.rollout.news import News
 
 _log = structlog.stdlib.get_logger("poolshift.rollout")
 
@@ -37,11 +38,14 @@ class RolloutFlag:
         """The newest rotation that this replica's pools have followed. A newer one waits for them (`rotated`)."""
         self._log = log
         self._newest = current  # of the log
-        self._dirty: Change | None = None  # a rollback, in force here alone
+        self._dirty: Change | None = None  # a rollback, in force on this machine alone
+        self._heard_after: int | None = None  # of a rollback that another replica writes: the newest one before it
         self._stated: dict[str, tuple[str, int]] = {}
         self._writing = asyncio.Lock()
         self._listeners: list[Callable[[Rollout], None]] = []
         self._rotation_listeners: list[Callable[[], None]] = []
+        self.tell: Callable[[News], None] = lambda _: None
+        """Tells the other replicas of this machine what they must act on at once."""
 
     @property
     def is_written(self) -> bool:
@@ -87,6 +91,7 @@ class RolloutFlag:
         async with self._writing:
             rollout = await self._append(change, expected, epoch, append or self._log.append)
             self.follow(rollout)
+            self.tell(News(rollout))
             return rollout
 
     async def rollback(self, by: str, reason: str | None, source: Source = Source.ROLLBACK) -> Rollout:
@@ -96,20 +101,10 @@ class RolloutFlag:
             RollbackUnwritten: it is in force here, but not written yet, and so nowhere else; `flush` tries again.
         """
         by, reason = _storable(by), None if reason is None else _storable(reason)
-        self.epoch += 1
-        self._dirty = Change(0, source, by, reason)
-        self._come_into_force(
-            replace(
-                self.current,
-                canary_basis_points=0,
-                previous_basis_points=self.current.canary_basis_points,
-                shadow_basis_points=0,
-                source=source,
-                updated_by=by,
-                reason=reason,
-                updated_at=datetime.now(UTC),
-            )
-        )
+        change = Change(0, source, by, reason)
+        self.tell(News(change, self._newest.rollback_revision))
+        self._roll_back(change)
+        self._heard_after = None
         try:
             return await self.flush() or self.current
         except Exception as error:  # whatever the store raises, the caller must know that the rollback is in force
@@ -183,11 +178,40 @@ class RolloutFlag:
             if self._dirty is change:  # and not another rollback, which was asked for meanwhile
                 self._dirty = None
             self._follow(rollout, is_own_rollback=True)
+            self.tell(News(rollout))
             return rollout
 
     def follow(self, rollout: Rollout) -> None:
         """Brings the log's newest revision into force, unless a rollback is still to be written: that will be newer."""
         self._follow(rollout, is_own_rollback=False)
+
+    def hear(self, news: News) -> None:
+        """Acts on what another replica of this machine has told.
+
+        A rollback is in force here before that replica has written it. It is to be written by this one, too, unless a
+        newer rollback than those which that replica knew appears in the log first.
+        """
+        if isinstance(news.what, Rollout):
+            self.follow(news.what)
+        elif self._newest.rollback_revision <= news.after:
+            self._roll_back(news.what)
+            self._heard_after = news.after
+
+    def _roll_back(self, change: Change) -> None:
+        self.epoch += 1
+        self._dirty = change
+        self._come_into_force(
+            replace(
+                self.current,
+                canary_basis_points=0,
+                previous_basis_points=self.current.canary_basis_points,
+                shadow_basis_points=0,
+                source=change.source,
+                updated_by=change.by,
+                reason=change.reason,
+                updated_at=datetime.now(UTC),
+            )
+        )
 
     def cut_off(self, staleness_s: float) -> None:
         """Sends everything to V1 from now on: this replica may have missed a rollback."""
@@ -232,6 +256,8 @@ class RolloutFlag:
             if rollout.rollback_revision > self._newest.rollback_revision and not is_own_rollback:
                 self.epoch += 1
             self._newest = rollout
+            if self._heard_after is not None and rollout.rollback_revision > self._heard_after:
+                self._dirty = self._heard_after = None  # the other replica has written it
         newest = self._newest
         if newest.rotation_revision > max(self.rotated_to, newest.rollback_revision):
             for listener in self._rotation_listeners:

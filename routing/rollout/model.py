@@ -24,6 +24,14 @@ class Source(StrEnum):
     ROTATION = "rotation"
 
 
+def source_of(name: str) -> Source | str:
+    """The source by name, or the name itself if a newer replica has a source that this one does not know."""
+    try:
+        return Source(name)
+    except ValueError:
+        return name
+
+
 RAMPS = frozenset(Source) - {Source.ROLLBACK, Source.PLAN, Source.JUDGE}
 """Sources that set a percentage, be it 0 %, and void nothing."""
 
