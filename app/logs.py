@@ -31,6 +31,9 @@ current_call: ContextVar[CallInLog] = ContextVar("current_call")
 """Set at the head of each call: cheaper than binding its ids, which most calls would never log."""
 
 
+_replica: int | None = None
+"""The number of this process among the replicas of its machine, if there are several."""
+
 _WITH_LINES = frozenset({"exception", "stack"})
 """Fields that the console shows below their line, and over several lines."""
 _INDENT = "    "
@@ -41,6 +44,7 @@ def configure_logs(log_format: LogFormat, level: LogLevel = "info") -> None:
     """Sends all logging to standard error in `log_format`. For a program's start; a library never calls it."""
     shared: list[Processor] = [
         _add_call,
+        _add_replica,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -100,6 +104,18 @@ def _add_call(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         event["execution_id"] = call.execution_id
         if call.trace_id is not None:
             event["trace_id"] = call.trace_id
+    return event
+
+
+def name_replica(index: int) -> None:
+    """Has each line of this process tell which replica of the machine it is."""
+    global _replica  # noqa: PLW0603  # as much a process's own as its standard error
+    _replica = index
+
+
+def _add_replica(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    if _replica is not None and "replica" not in event:
+        event["replica"] = _replica
     return event
 
 

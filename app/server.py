@@ -17,6 +17,7 @@ from app import listening
 from app.application import Application, create_app
 from app.execute.connections import Connections, Limits
 from app.execute.protocol import LaneProtocol
+from app.logs import name_replica
 from app.positions.factory import PoolSet
 from app.positions.reload import ON_SIGNAL
 from app.protection import protect
@@ -240,6 +241,7 @@ def _serve_replicas(app: Application, settings: Settings, count: int) -> bool:
     listeners = listening.listen(settings.host, settings.port)
 
     def run(machine: Machine, index: int) -> bool:
+        name_replica(index)
         app.state.replica = replica = Replica(machine, index)
         server = Server(app, settings, replica)
         server.run(listeners)

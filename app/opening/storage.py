@@ -6,6 +6,7 @@ from app.access.auth import Authenticator
 from app.access.key_file import FollowedKeyFile
 from app.opening.catalog import Catalog
 from app.opening.opening import Opening
+from app.replicas.page import State
 from app.replicas.replica import Parts
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.staleness import limit_staleness
@@ -20,6 +21,8 @@ async def open_store(opening: Opening) -> tuple[Database, Follower | None]:
     database = Database(opening.settings.database_url.get_secret_value())
     opening.at_end(database.aclose)
     await database.migrate()
+    if opening.replica is not None:
+        opening.replica.is_now(State.OPEN)
     if not database.is_shared:
         opening.background.run("database_guard", database.guard)
         return database, None

@@ -27,8 +27,6 @@ SILENT_AFTER_S: Final = 0.8
 """A replica that has given no sign of life for so long, in seconds, is called silent."""
 CATCH_UP_S: Final = 1.0
 """The longest time that a call waits for the database to tell what others have changed, in seconds."""
-UNWRITTEN_S: Final = 1.0
-"""Time that a replica has for writing its rollback, in seconds, before the others write it too."""
 
 _log = structlog.stdlib.get_logger("poolshift.replicas")
 
@@ -195,12 +193,10 @@ class Replica:
         waker = self.machine.wakers[self.index]
         loop.add_reader(waker, self._has_been_woken, waker)
         self._beat()
-        unwritten_since: float | None = None
         try:
             while True:
                 if self.is_behind:
                     await self.catch_up()
-                unwritten_since = await self._write_rollback(unwritten_since)
                 self._woken.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(BEAT_S):
@@ -212,17 +208,6 @@ class Replica:
         """Gives signs of life by a timer of its own, so that no wait for the database looks like silence."""
         self._page.beat(self.index)
         asyncio.get_running_loop().call_later(BEAT_S, self._beat)
-
-    async def _write_rollback(self, since: float | None) -> float | None:
-        """Writes a rollback that its replica has not written in time. Returns since when one is unwritten."""
-        parts, now = self._parts, asyncio.get_running_loop().time()
-        if parts is None or parts.flag.is_written:
-            return None
-        if since is None or now - since < UNWRITTEN_S:
-            return now if since is None else since
-        with suppress(StoreUnavailable):
-            await parts.flag.flush()
-        return now
 
     def _has_been_woken(self, waker: int) -> None:
         with suppress(BlockingIOError):

@@ -66,13 +66,13 @@ class Bookkeeping:
         """Flushes a last time."""
         if self._task is not None:
             await self._background.stop(self._task)
-        await self._do(rollback=self._flag.flush, programs=self._programs.flush, sessions=self._sessions.flush)
+        await self._do(rollback=self._flag.flush_late, programs=self._programs.flush, sessions=self._sessions.flush)
 
     async def _run(self) -> None:
         interval_s = min(FLUSH_INTERVAL_S, self._sweep_interval_s)
         while True:
             await asyncio.sleep(interval_s)
-            await self._do(rollback=self._flag.flush, jobs=self._jobs.keep, keys=self._keys.keep)
+            await self._do(rollback=self._flag.flush_late, jobs=self._jobs.keep, keys=self._keys.keep)
             if time.monotonic() >= self._rests_until:
                 await self._flush_counts()
             if time.monotonic() + interval_s > self._next_sweep:  # else the next round would be late

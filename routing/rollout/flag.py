@@ -8,9 +8,11 @@ having learned of all rollbacks in the log.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Final
 
 import structlog
 
@@ -18,6 +20,9 @@ from routing.errors import ChangeVoided, RollbackUnwritten, StaleRevision
 from routing.rollout.log import Append, RolloutLog
 from routing.rollout.model import Change, Rollout, Source, storable
 from routing.rollout.news import News
+
+HEARD_S: Final = 1.0
+"""Time that another replica of the machine has for writing its rollback, in seconds, before this one writes it too."""
 
 _log = structlog.stdlib.get_logger("poolshift.rollout")
 
@@ -40,6 +45,7 @@ class RolloutFlag:
         self._newest = current  # of the log
         self._dirty: Change | None = None  # a rollback, in force on this machine alone
         self._heard_after: int | None = None  # of a rollback that another replica writes: the newest one before it
+        self._heard_at = 0.0
         self._stated: dict[str, tuple[str, int]] = {}
         self._writing = asyncio.Lock()
         self._listeners: list[Callable[[Rollout], None]] = []
@@ -181,6 +187,11 @@ class RolloutFlag:
             self.tell(News(rollout))
             return rollout
 
+    async def flush_late(self) -> None:
+        """Writes a rollback that is still not written, as `flush`. Another replica's own has time until `HEARD_S`."""
+        if self._heard_after is None or time.monotonic() - self._heard_at >= HEARD_S:
+            await self.flush()
+
     def follow(self, rollout: Rollout) -> None:
         """Brings the log's newest revision into force, unless a rollback is still to be written: that will be newer."""
         self._follow(rollout, is_own_rollback=False)
@@ -195,7 +206,7 @@ class RolloutFlag:
             self.follow(news.what)
         elif self._newest.rollback_revision <= news.after:
             self._roll_back(news.what)
-            self._heard_after = news.after
+            self._heard_after, self._heard_at = news.after, time.monotonic()
 
     def _roll_back(self, change: Change) -> None:
         self.epoch += 1
