@@ -9,9 +9,10 @@ import pytest
 import structlog
 from sqlalchemy import update
 
-from routing.errors import RollbackUnwritten, StaleRevision, StoreUnavailable
+from routing.errors import ChangeVoided, RollbackUnwritten, StaleRevision, StoreUnavailable
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.model import Change, Rollout, Source
+from routing.rollout.news import News, decode_news, encode_news
 from store.database import Database
 from store.rollout_log import SqlRolloutLog
 from store.tables import rollout_revisions
@@ -207,3 +208,80 @@ async def test_a_revision_of_an_older_replica_has_no_shadow(flag: RolloutFlag, l
     newest = await log.latest()
     assert newest is not None
     assert newest.shadow_basis_points == 0
+
+
+# --- what the other replicas of the machine tell
+
+
+class Neighbours:
+    """Two flags of one machine on one log. Each tells the other through the bytes of its news."""
+
+    def __init__(self, log: SqlRolloutLog, ours: RolloutFlag, theirs: RolloutFlag) -> None:
+        self.log = log
+        self.ours = ours
+        self.theirs = theirs
+        ours.tell = lambda news: theirs.hear(decode_news(encode_news(news)))
+        theirs.tell = lambda news: ours.hear(decode_news(encode_news(news)))
+
+
+@pytest.fixture
+async def neighbours(log: SqlRolloutLog, flag: RolloutFlag) -> Neighbours:
+    """Both at 50 %, revision 2."""
+    return Neighbours(log, flag, await open_flag(log, None))
+
+
+async def test_a_neighbours_change_is_in_force_here(neighbours: Neighbours) -> None:
+    """With all that the log says of it."""
+    changed = await neighbours.theirs.change(FULL)
+    assert neighbours.ours.current == changed
+    assert neighbours.ours.current.rollback_revision == changed.rollback_revision
+    assert neighbours.ours.is_written
+
+
+async def test_a_neighbours_rollback_is_in_force_before_it_is_written(neighbours: Neighbours, disk: Disk) -> None:
+    """Without a question to the database. Once that is back, one of both writes it, and the other finds it there."""
+    disk.take_away()
+    with pytest.raises(RollbackUnwritten):
+        await neighbours.theirs.rollback("alice", "enough")
+    assert (neighbours.ours.threshold, neighbours.ours.is_written) == (0, False)
+    disk.put_back()
+    await neighbours.theirs.flush()
+    assert neighbours.ours.is_written
+    assert neighbours.ours.current == neighbours.theirs.current
+    assert await written(neighbours.log) == [*FIRST, (3, "rollback", 0)]
+
+
+async def test_a_rollback_whose_replica_dies_is_written_by_another(
+    neighbours: Neighbours, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for a while, since the other one has most likely written it by then."""
+    disk.take_away()
+    with pytest.raises(RollbackUnwritten):
+        await neighbours.theirs.rollback("alice", "enough")
+    disk.put_back()
+    await neighbours.ours.flush_late()
+    assert await written(neighbours.log) == FIRST
+    monkeypatch.setattr("routing.rollout.flag.HEARD_S", 0.0)
+    await neighbours.ours.flush_late()
+    assert await written(neighbours.log) == [*FIRST, (3, "rollback", 0)]
+
+
+async def test_a_rollback_that_is_heard_late_is_no_second_one(neighbours: Neighbours) -> None:
+    """Its revision came first, by the database, and a change after it stays in force."""
+    late: list[News] = []
+    neighbours.theirs.tell = late.append
+    rollback = await neighbours.theirs.rollback("alice", "enough")
+    neighbours.ours.follow(rollback)
+    half = await neighbours.ours.change(HALF)
+    for news in late:
+        neighbours.ours.hear(news)
+    assert neighbours.ours.current == half
+    assert neighbours.ours.is_written
+
+
+async def test_a_change_that_was_asked_for_before_a_neighbours_rollback_is_void(neighbours: Neighbours) -> None:
+    """As it would be on one replica."""
+    asked_in = neighbours.ours.epoch
+    await neighbours.theirs.rollback("alice", "enough")
+    with pytest.raises(ChangeVoided):
+        await neighbours.ours.change(FULL, asked_in=asked_in)
