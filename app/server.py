@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import time
@@ -239,6 +240,7 @@ def serve(settings: Settings) -> bool:
 
 def _serve_replicas(app: Application, settings: Settings, count: int) -> bool:
     listeners = listening.listen(settings.host, settings.port)
+    gc.freeze()  # a collection in a fork would copy every page
 
     def run(machine: Machine, index: int) -> bool:
         name_replica(index)
