@@ -10,15 +10,20 @@ from store.database import Database
 from store.follower import Follower, Handlers
 from store.lm_store import lm_holder
 from store.rollout_log import SqlRolloutLog
+from store.sqlite.share import SqliteShare
 
 
-async def open_store(opening: Opening) -> tuple[Database, Follower | None]:
-    """Opens and migrates the database; with a follower of its changes if other replicas share it."""
-    database = Database(opening.settings.database_url.get_secret_value())
+async def open_store(opening: Opening, share: SqliteShare | None = None) -> tuple[Database, Follower | None]:
+    """Opens and migrates the database; with a follower of its changes if other replicas share it.
+
+    `share` is this replica's of a SQLite file that several of one machine use.
+    """
+    database = Database(opening.settings.database_url.get_secret_value(), share=share)
     opening.at_end(database.aclose)
     await database.migrate()
-    if not database.is_shared:
+    if not database.is_postgresql:
         opening.background.run("database_guard", database.guard)
+    if not database.is_shared:
         return database, None
     follower = Follower(database, opening.background)
     await follower.mark()
