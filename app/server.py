@@ -5,10 +5,11 @@ import contextlib
 import gc
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import uvicorn
@@ -29,6 +30,11 @@ from app.replicas.supervisor import Supervisor
 from app.services import Services
 from config.settings import Settings
 from poolshift.worker.linux import KEPT_BYTES, keep_freed_memory, open_many_files
+from routing.errors import StoreUnavailable
+from store.database import claim_for_replicas
+
+STARTUP_FAILURE: Final = 3
+"""The exit code of a service that could not start, which is uvicorn's."""
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -222,7 +228,6 @@ def serve(settings: Settings) -> bool:
     Raises:
         InvalidKeyFile: `API_KEYS_FILE` is missing or makes no sense.
         CannotListen: see `Server.run`.
-        StoreUnavailable: the database is no file that several replicas can share, or another service has it.
     """
     open_many_files()
     # A body and its copies on the way: the kernel takes 2 ms to clear the pages of each new megabyte.
@@ -240,6 +245,11 @@ def serve(settings: Settings) -> bool:
 
 def _serve_replicas(app: Application, settings: Settings, count: int) -> bool:
     listeners = listening.listen(settings.host, settings.port)
+    try:
+        share = claim_for_replicas(settings.database_url.get_secret_value())
+    except StoreUnavailable as error:
+        _log.error(str(error))
+        sys.exit(STARTUP_FAILURE)
     gc.freeze()  # a collection in a fork would copy every page
 
     def run(machine: Machine, index: int) -> bool:
@@ -249,7 +259,7 @@ def _serve_replicas(app: Application, settings: Settings, count: int) -> bool:
         server.run(listeners)
         return server.started
 
-    return Supervisor(count, listeners, run).run()
+    return Supervisor(count, listeners, share, run).run()
 
 
 def replicas_of(settings: Settings) -> int:

@@ -45,7 +45,7 @@ class SqlDeletedProgramStore:
 
     async def find(self, program_id: str, session_id: str | None, within_s: float) -> Deletion | None:
         of_id = (deleted_programs.c.id == program_id) & (deleted_programs.c.session_id == (session_id or GLOBAL))
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             is_kept = deleted_programs.c.deleted_at >= clock.moment(connection, -within_s)
             newest = select(deleted_programs).where(of_id, is_kept)
             newest = newest.order_by(deleted_programs.c.deleted_at.desc(), deleted_programs.c.key.desc()).limit(1)
@@ -53,7 +53,7 @@ class SqlDeletedProgramStore:
         return None if row is None else Deletion(program_of(row), row.deleted_at, row.deleted_by)
 
     async def definition(self, key: str, revision: int) -> Definition | None:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             found = await revision_rows.definition_at(connection, int(key), revision)
         return None if found is None else decode_definition(found)
 

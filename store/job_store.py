@@ -63,7 +63,7 @@ class SqlJobStore:
         return row is not None
 
     async def find(self, execution_id: str) -> Job | None:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(select(executions).where(executions.c.id == execution_id))).one_or_none()
         return _execution(row) if row is not None else None
 
@@ -72,7 +72,7 @@ class SqlJobStore:
         query = select(*_WITHOUT_BODY).where(of_session, seen_by(caller, executions.c.owner))
         if before is not None:
             query = query.where(executions.c.key < before)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             rows = await connection.execute(query.order_by(executions.c.key.desc()).limit(limit))
             return [_execution(row) for row in rows]
 

@@ -19,9 +19,9 @@ _PARAMETER = "rows"
 
 def json_rows(database: Database, **columns: TypeEngine[Any]) -> Subquery:
     """Makes the table for a statement that `parameter` fills. A `UtcDateTime` is given in seconds since the epoch."""
-    column = _of_postgresql if database.is_shared else _of_sqlite
+    column = _of_postgresql if database.is_postgresql else _of_sqlite
     rows = bindparam(_PARAMETER, type_=Text())
-    elements = func.json_array_elements(cast(rows, JSON)) if database.is_shared else func.json_each(rows)
+    elements = func.json_array_elements(cast(rows, JSON)) if database.is_postgresql else func.json_each(rows)
     row = elements.table_valued("value").c.value
     values = [column(row, index, kind).label(name) for index, (name, kind) in enumerate(columns.items())]
     return select(*values).subquery("rows")

@@ -23,7 +23,7 @@ class SqlKeyStore:
         self._database = database
 
     async def find(self, call: KeyedCall, ttl_s: float) -> KeyedCall | None:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             is_alive = (keys.c.alive_until > moment(connection)).label("is_alive")
             is_young = keys.c.created_at >= moment(connection, -ttl_s)
             query = select(keys, is_alive).where(_has_key_of(call), is_young)
@@ -73,7 +73,7 @@ class SqlKeyStore:
 
     async def usage(self) -> Mapping[str, tuple[int, int]]:
         query = select(keys.c.owner, func.count(), func.sum(keys.c.size)).group_by(keys.c.owner)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return {owner: (count, int(size)) for owner, count, size in await connection.execute(query)}
 
 

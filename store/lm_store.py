@@ -36,7 +36,7 @@ class SqlLMStore:
         self._box = box
 
     async def load(self) -> Sequence[StoredLM]:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             rows = (await connection.execute(select(lms).where(lms.c.session_id != _FORMER))).all()
         try:
             return [self._stored(row, self._api_key(row)) for row in rows]
@@ -70,7 +70,7 @@ class SqlLMStore:
 
     async def lost(self) -> Sequence[Holder]:
         """The holders of LMs whose keys cannot be decrypted."""
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return [lm_holder(row.session_id) for row in await self._rows(connection) if self._is_lost(row)]
 
     async def forget_lost(self) -> Sequence[Holder]:
@@ -89,7 +89,7 @@ class SqlLMStore:
 
     async def find(self, holder: Holder) -> StoredLM | None:
         query = select(lms).where(lms.c.session_id == lm_reference(holder))
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else self._readable(row)
 

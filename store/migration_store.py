@@ -42,7 +42,7 @@ class SqlMigrationStore:
         return Validation(inserted.inserted_primary_key[0], values["at"], values["by"], pools, items, report)
 
     async def ticks(self) -> Mapping[str, Tick]:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             rows = await connection.execute(select(migration_ticks))
             return {row.item: Tick(row.item, row.by, row.at, row.note) for row in rows}
 
@@ -58,7 +58,7 @@ class SqlMigrationStore:
 
     async def _newest(self, where: ColumnElement[bool]) -> Validation | None:
         query = select(validations).where(where).order_by(validations.c.key.desc()).limit(1)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else _validation(row)
 
@@ -78,7 +78,7 @@ class SqlUsageStore:
 
     async def since(self, day: str) -> Sequence[DayOfUse]:
         query = select(usage_days).where(usage_days.c.day >= day).order_by(usage_days.c.day)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
         return [
             DayOfUse(row.day, Version(row.version), Reason(row.reason), row.calls, row.peak_per_minute) for row in rows
@@ -86,7 +86,7 @@ class SqlUsageStore:
 
     async def times_since(self, day: str) -> Sequence[DayOfTimes]:
         query = select(usage_times).where(usage_times.c.day >= day).order_by(usage_times.c.day)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
         return [
             DayOfTimes(row.day, Version(row.version), tuple(_decode(row.counts)), row.seconds, row.waited_s)
@@ -96,7 +96,7 @@ class SqlUsageStore:
     async def _add_times(self, connection: AsyncConnection, new: DayOfTimes) -> None:
         """Adds to the day's row, which is locked meanwhile: another replica may add to it, too."""
         key = {"day": new.day, "version": new.version}
-        dialect = postgresql if self._database.is_shared else sqlite
+        dialect = postgresql if self._database.is_postgresql else sqlite
         nothing = {"counts": "[]", "seconds": 0.0, "waited_s": 0.0}
         await connection.execute(dialect.insert(usage_times).values({**key, **nothing}).on_conflict_do_nothing())
         mine = (usage_times.c.day == new.day) & (usage_times.c.version == new.version)
@@ -119,9 +119,9 @@ class SqlUsageStore:
             "calls": row.calls,
             "peak_per_minute": row.peak_per_minute,
         }
-        dialect = postgresql if self._database.is_shared else sqlite
+        dialect = postgresql if self._database.is_postgresql else sqlite
         new = dialect.insert(usage_days).values(values)
-        greatest = func.greatest if self._database.is_shared else func.max
+        greatest = func.greatest if self._database.is_postgresql else func.max
         grown = {
             "calls": usage_days.c.calls + new.excluded.calls,
             "peak_per_minute": greatest(usage_days.c.peak_per_minute, new.excluded.peak_per_minute),

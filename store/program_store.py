@@ -107,7 +107,7 @@ class SqlProgramStore:
         return [made[at] for at in range(len(changes))]
 
     async def find(self, program_id: str, session_id: str | None) -> StoredProgram | None:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(select(programs).where(_is(program_id, session_id)))).one_or_none()
         return next(iter(_known([] if row is None else [row])), None)
 
@@ -115,7 +115,7 @@ class SqlProgramStore:
         of_them = (programs.c.session_id == (session_id or GLOBAL)) & (programs.c.key > after)
         size = func.length(programs.c.definition) + func.coalesce(func.length(programs.c.v2_definition), 0)
         sizes = select(programs.c.key, size).where(of_them).order_by(programs.c.key)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             found = [(key, size) for key, size in await connection.execute(sizes.limit(limit + 1))]
             count = fitting([size for _, size in found[:limit]], max_bytes)
             if not count:
@@ -196,7 +196,7 @@ class SqlProgramStore:
     async def revisions(
         self, key: str, *, limit: int, max_bytes: int, before: int | None, of_v2: bool = False
     ) -> RevisionPage:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return await revision_rows.page(
                 connection, int(key), limit=limit, max_bytes=max_bytes, before=before, of_v2=of_v2
             )

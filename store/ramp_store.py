@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, delete, func, insert, select, text, update
+from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -36,11 +37,11 @@ class SqlRampStore:
         self._notifies = notifies
 
     async def latest(self) -> StoredRamp | None:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return await _latest(connection)
 
     async def idle_s(self) -> float:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             now = await clock.now(connection)
             columns = (ramps.c.at, judge_evidence.c.at, replicas.c.seen_at)
             signs = [await connection.scalar(select(func.max(column))) for column in columns]
@@ -80,7 +81,7 @@ class SqlRampStore:
         query = select(rollout_decisions).order_by(rollout_decisions.c.key.desc()).limit(limit)
         if before is not None:
             query = query.where(rollout_decisions.c.key < before)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return [_decision(row) for row in await connection.execute(query)]
 
     async def put_evidence(self, generation: str, replica: str, snapshot: Snapshot) -> None:
@@ -88,7 +89,7 @@ class SqlRampStore:
             await _put_evidence(connection, generation, replica, snapshot)
 
     async def evidence(self, generation: str) -> Mapping[str, Snapshot]:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return await _evidence(connection, generation)
 
     async def exchange(self, report: ReplicaReport, generation: str, snapshot: Snapshot | None) -> Exchange:
@@ -123,14 +124,13 @@ async def _evidence(connection: AsyncConnection, generation: str) -> Mapping[str
 
 
 async def _lead(connection: AsyncConnection, replica: str) -> bool:
-    """Takes or renews the lease, by the database's clock, since the replicas' own may differ (PostgreSQL alone)."""
-    until = f"clock_timestamp() + interval '{LEASE_S} seconds'"
-    taken = text(
-        f"INSERT INTO {leases.name} (name, holder, expires_at) VALUES (:name, :holder, {until})"  # noqa: S608
-        f" ON CONFLICT (name) DO UPDATE SET holder = :holder, expires_at = {until}"
-        f" WHERE {leases.name}.holder = :holder OR {leases.name}.expires_at < clock_timestamp()"
-    )
-    return bool((await connection.execute(taken, {"name": LEADER, "holder": replica})).rowcount)
+    """Takes or renews the lease, by the database's clock, since the replicas' own may differ."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    mine = {"holder": replica, "expires_at": clock.current_moment(connection, LEASE_S)}
+    is_free = (leases.c.holder == replica) | (leases.c.expires_at < clock.current_moment(connection))
+    take = insert(leases).values(name=LEADER, **mine)
+    taken = take.on_conflict_do_update(index_elements=[leases.c.name], set_=mine, where=is_free)
+    return bool((await connection.execute(taken)).rowcount)
 
 
 async def _report(connection: AsyncConnection, report: ReplicaReport) -> None:

@@ -30,7 +30,7 @@ class SqlRolloutLog:
         self._database = database
 
     async def latest(self) -> Rollout | None:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return await _latest(connection)
 
     async def append(self, change: Change, *, after: int) -> Rollout:
@@ -52,18 +52,18 @@ class SqlRolloutLog:
         query = select(rollout_revisions).order_by(rollout_revisions.c.revision.desc()).limit(limit)
         if before is not None:
             query = query.where(rollout_revisions.c.revision < before)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return [_rollout(row) for row in await connection.execute(query)]
 
     async def rotation(self) -> Rollout | None:
         query = select(rollout_revisions).where(_IS_ROTATION).order_by(rollout_revisions.c.revision.desc()).limit(1)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else _rollout(row)
 
     async def last_seen(self, source: str) -> str | None:
         query = select(rollout_sources.c.last_seen).where(rollout_sources.c.source == source)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return (await connection.execute(query)).scalar_one_or_none()
 
     async def saw(self, source: str, value: str) -> None:

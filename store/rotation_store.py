@@ -50,7 +50,7 @@ class SqlRotationStore:
         rollout = await self._log.rotation()
         if rollout is None:
             return None
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             kept = await _kept(connection, rollout.revision)
         if kept is None:
             return LastRotation(rollout, None)

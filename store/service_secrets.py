@@ -15,7 +15,7 @@ async def shared_secret(database: Database, name: str) -> bytes:
     """Reads a secret by its name; makes it if there is none yet. Raises StoreUnavailable."""
     query = select(service_secrets.c.value).where(service_secrets.c.name == name)
     while True:
-        async with database.transaction() as connection:
+        async with database.reading() as connection:
             found: bytes | None = (await connection.execute(query)).scalar_one_or_none()
         if found is not None:
             return found

@@ -48,7 +48,7 @@ class SqlSessionStore:
         )
         used = select(rows).where(true())  # SQLite takes ON CONFLICT for a join's without a WHERE before it
         # Both dialects have the same upsert, each under a name of its own.
-        self._insert = postgresql.insert if database.is_shared else sqlite.insert
+        self._insert = postgresql.insert if database.is_postgresql else sqlite.insert
         insert = self._insert(sessions).from_select(rows.c.keys(), used)
         new = insert.excluded  # the owner of a session that is there stays
         self._add_uses = insert.on_conflict_do_update(
@@ -71,7 +71,7 @@ class SqlSessionStore:
             await connection.execute(self._add_uses, parameter(rows))
 
     async def owners(self) -> Mapping[str, str | None]:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             rows = await connection.execute(select(sessions.c.id, sessions.c.owner))
             return {row.id: row.owner for row in rows}
 
@@ -85,14 +85,14 @@ class SqlSessionStore:
             return found.scalar_one_or_none()
 
     async def find(self, session_id: str) -> StoredSession | None:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(_with_program_count().where(sessions.c.id == session_id))).one_or_none()
         return _stored(row) if row is not None else None
 
     async def page(self, caller: Caller, *, limit: int, after: str) -> Sequence[StoredSession]:
         query = _with_program_count().where(sessions.c.id > after, seen_by(caller, sessions.c.owner))
         query = query.order_by(sessions.c.id).limit(limit)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return [_stored(row) for row in await connection.execute(query)]
 
     async def end(self, session_id: str) -> EndedSession | None:
@@ -114,7 +114,7 @@ class SqlSessionStore:
 
     async def find_ended(self, session_id: str) -> EndedSession | None:
         query = select(ended_sessions).where(ended_sessions.c.id == session_id)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row, now = (await connection.execute(query)).one_or_none(), await clock.now(connection)
         return None if row is None else _ended(row, now)
 

@@ -39,5 +39,5 @@ class SqlEvidenceStore:
 
     async def all(self, generation: str) -> Mapping[str, Snapshot]:
         query = select(shadow_evidence).where(shadow_evidence.c.generation == generation)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return {row.replica: _decode(row.data) for row in await connection.execute(query)}

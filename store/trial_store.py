@@ -21,7 +21,7 @@ class SqlTrialStore:
         self._database = database
 
     async def find(self, identity: str) -> TrialRecord | None:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(select(trials).where(trials.c.identity == identity))).one_or_none()
         return None if row is None else TrialRecord(row.served, row.faults, _end(row))
 

@@ -18,13 +18,17 @@ from store.rollout_log import SqlRolloutLog
 
 async def open_store(opening: Opening) -> tuple[Database, Follower | None]:
     """Opens and migrates the database; with a follower of its changes if other replicas share it."""
-    database = Database(opening.settings.database_url.get_secret_value())
+    replica = opening.replica
+    share = None if replica is None else replica.machine.share
+    database = Database(opening.settings.database_url.get_secret_value(), share=share)
     opening.at_end(database.aclose)
     await database.migrate()
-    if opening.replica is not None:
-        opening.replica.is_now(State.OPEN)
-    if not database.is_shared:
+    if replica is not None:
+        database.on_announced = replica.has_announced
+        replica.is_now(State.OPEN)
+    if not database.is_postgresql:
         opening.background.run("database_guard", database.guard)
+    if not database.is_shared:
         return database, None
     follower = Follower(database, opening.background)
     await follower.mark()

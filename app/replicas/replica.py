@@ -20,6 +20,7 @@ from common.shared_run import SharedRun
 from routing.errors import StoreUnavailable
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.news import News, decode_news, encode_news
+from store.sqlite.share import SqliteShare
 
 BEAT_S: Final = 0.2
 """Time between two signs of life, in seconds."""
@@ -42,6 +43,8 @@ class Machine:
     """A listening socket of each replica, for the others' questions."""
     token: str
     """What a question among replicas proves its origin by."""
+    share: SqliteShare | None
+    """The claim on the SQLite file that all replicas use."""
     listeners: Sequence[socket]
     """The service's address, which all replicas accept from."""
 

@@ -22,6 +22,7 @@ from app.replicas.page import Page, Row, State
 from app.replicas.replica import Machine
 from common.backoff import backoff_s
 from poolshift.worker.linux import signal_at_parents_death
+from store.sqlite.share import SqliteShare
 
 LOOK_EVERY_S: Final = 0.1
 SILENCE_S: Final = 30.0
@@ -51,7 +52,13 @@ class _Child:
 class Supervisor:
     """Keeps `count` replicas until it is told to stop."""
 
-    def __init__(self, count: int, listeners: Sequence[socket.socket], run: Callable[[Machine, int], bool]) -> None:
+    def __init__(
+        self,
+        count: int,
+        listeners: Sequence[socket.socket],
+        share: SqliteShare | None,
+        run: Callable[[Machine, int], bool],
+    ) -> None:
         """Takes `run`, which is the replica of a number until it is told to stop; it returns if that had started."""
         name = secrets.token_hex(8)
         self._machine = Machine(
@@ -59,6 +66,7 @@ class Supervisor:
             wakers=[os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count)],
             peers=[_listen_for_peers(name, index) for index in range(count)],
             token=secrets.token_hex(16),
+            share=share,
             listeners=listeners,
         )
         self._page = self._machine.page

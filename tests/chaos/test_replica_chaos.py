@@ -105,9 +105,9 @@ async def test_whatever_dies_no_call_is_doubled_or_foreign(start_service: StartS
     program = service.create("write_down", {"path": "string", "line": "string"}, "integer")
     ledger, stop = Ledger(path), asyncio.Event()
     asyncio.get_running_loop().call_later(SECONDS, stop.set)
-    kills, *_ = await asyncio.gather(
-        kill_at_random(service, stop), *(call_steadily(service, program, path, ledger, stop) for _ in range(CALLERS))
-    )
+    calls = asyncio.gather(*(call_steadily(service, program, path, ledger, stop) for _ in range(CALLERS)))
+    kills = await kill_at_random(service, stop)
+    await calls
     print(f"{len(ledger.sent)} calls, {dict(ledger.answers)}, kills: {dict(kills)}")
     assert ledger.foreign == []
     assert set(ledger.answers) <= {

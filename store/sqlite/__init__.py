@@ -1,0 +1,1 @@
+"""One SQLite file: its claim, its log, and the processes that share it."""
