@@ -17,7 +17,6 @@ from store.follower import Follower
 from tests.replicas import file_work
 from tests.replicas.test_one_file import ensure_stored
 from tests.support.database import copy_migrated
-from tests.support.service import is_alive
 from tests.support.sharers import Sharers, sharing
 from tests.support.waiting import wait_until
 
@@ -86,10 +85,6 @@ def test_a_late_process_makes_no_second_log(path: Path, suffix: str, *, is_repla
         assert sharers.next()["opened"]
 
 
-def has_ended(pid: int) -> bool:
-    return not is_alive(pid)
-
-
 @pytest.mark.parametrize("is_replaced", [False, True])
 def test_a_late_process_opens_no_other_database(path: Path, *, is_replaced: bool) -> None:
     """If the file is gone, a replica that starts makes no empty one beside those that have the old one."""
@@ -128,9 +123,20 @@ async def test_the_claim_ends_with_the_last_process(path: Path) -> None:
             with pytest.raises(StoreUnavailable, match="another process serves"):
                 claim_for_replicas(url)
             os.kill(pid, signal.SIGKILL)
-            wait_until(partial(has_ended, pid), "it has ended")
+        wait_until(partial(is_free, url), "both have ended")
         await database.migrate()
         await database.aclose()
+
+
+def is_free(url: str) -> bool:
+    """Tells if nobody has the file: a process that is about to end may have it for a moment."""
+    try:
+        share = claim_for_replicas(url)
+    except StoreUnavailable:
+        return False
+    assert share is not None
+    share.close()
+    return True
 
 
 @pytest.mark.parametrize(
