@@ -40,15 +40,12 @@ def test_a_deleted_log_loses_nothing(path: Path, suffixes: list[str], *, is_repl
     """Two processes write on while their log is deleted: the database file has all that they acknowledge."""
     flag = path.with_name("enough")
     with sharing(path, file_work.write_until, 2, flag) as sharers:
-        for _ in range(20):
-            sharers.next()
+        write_on(sharers, 5)
         for suffix in suffixes:
             beside(path, suffix).unlink()
             if is_replaced:
                 beside(path, suffix).touch()
-        for index in (0, 1):
-            for _ in range(15):
-                sharers.next_of(index)
+        write_on(sharers, 15)
         flag.touch()
         for _ in range(2):
             sharers.next(lambda line: "rests" in line)
@@ -57,6 +54,13 @@ def test_a_deleted_log_loses_nothing(path: Path, suffixes: list[str], *, is_repl
         said = [(line["index"], line["acknowledged"]) for line in sharers.lines if "acknowledged" in line]
         ensure_stored(copy, said)
     ensure_stored(path, said)
+
+
+def write_on(sharers: Sharers, times: int) -> None:
+    """Waits until both have written so often."""
+    for index in (0, 1):
+        for _ in range(times):
+            sharers.next_of(index)
 
 
 def late_one(sharers: Sharers, flag: Path) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,8 +68,10 @@ class Sharers:
         self._unread.put(None)
 
     def next(self, matches: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
-        """Waits for the next line that matches."""
+        """Waits for the next line that matches; fails if the work of any process has."""
+        end = time.monotonic() + DEADLINE_S
         while True:
+            assert time.monotonic() < end, f"nothing that matches among {self.lines[-3:]}"
             try:
                 line = self._unread.get(timeout=DEADLINE_S)
             except Empty:
@@ -75,6 +79,7 @@ class Sharers:
             if line is None:
                 raise AssertionError(f"all processes have ended; the last lines are {self.lines[-3:]}")
             self.lines.append(line)
+            assert "failed" not in line, line["failed"]
             if matches(line):
                 return line
 
@@ -86,6 +91,7 @@ class Sharers:
         """Waits until all have ended by themselves and in order; returns all lines."""
         while (line := self._unread.get(timeout=DEADLINE_S)) is not None:
             self.lines.append(line)
+            assert "failed" not in line, line["failed"]
         assert self.process.wait(DEADLINE_S) == 0, "one of them has failed"
         return self.lines
 
@@ -127,7 +133,12 @@ def main(url: str, count: str, work: str, *arguments: str) -> int:
     for index in range(int(count)):
         pid = os.fork()
         if not pid:
-            asyncio.run(run(Sharer(index, int(count), url, share, output), *arguments))
+            sharer = Sharer(index, int(count), url, share, output)
+            try:
+                asyncio.run(run(sharer, *arguments))
+            except Exception:
+                sharer.say(failed=traceback.format_exc())
+                return 1
             return 0
         pids.append(pid)
     ends = [os.waitpid(pid, 0)[1] for pid in pids]
