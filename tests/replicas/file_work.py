@@ -1,6 +1,7 @@
 """The work of processes that share one SQLite file (`tests/support/sharers.py`)."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -152,7 +153,7 @@ async def _fail() -> None:
 
 
 async def claim_keys(sharer: Sharer, keys: str) -> None:
-    """Claims the same keys as all others, ten at a time, and takes over those whose call is lost."""
+    """Claims the same keys as all others, ten at a time in an order of its own; takes over those whose call is lost."""
     async with opened(sharer) as database:
         store = SqlKeyStore(database)
         await until_all_are_here(sharer, database)
@@ -166,7 +167,7 @@ async def claim_keys(sharer: Sharer, keys: str) -> None:
             if first is not None and not first.is_alive and await store.take_over(first, call):
                 sharer.say(taken_over=number)
 
-        numbers = iter(range(int(keys)))
+        numbers = iter(random.Random(sharer.index).sample(range(int(keys)), int(keys)))
 
         async def work() -> None:
             for number in numbers:

@@ -109,7 +109,6 @@ def test_each_key_has_one_call(path: Path) -> None:
     with sharing(path, file_work.claim_keys, REPLICAS, keys) as sharers:
         lines = sharers.end()
     assert sorted(acknowledged(lines, "claimed")) == list(range(keys))
-    assert len({line["index"] for line in lines}) > 1
 
 
 def test_a_lost_call_is_taken_over_once(path: Path) -> None:
@@ -141,7 +140,6 @@ async def test_each_notification_is_delivered_once(database: Database, path: Pat
     assert sorted(acknowledged(lines, "delivered")) == list(range(1, 101))
     await database.migrate()
     assert await SqlOutbox(database).claim(for_s=1) is None
-    assert {line["index"] for line in lines} == set(range(REPLICAS))
 
 
 def test_each_change_is_followed_once_and_in_order(path: Path) -> None:
