@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.routing import Match
 
-from app.pages import NAME, html_page, root_path_of, wants_html
+from app.api.html_page import NAME, html_page, wants_html
+from app.assets import root_path_of
 from app.version import VERSION
 from config.settings import Settings
 

@@ -14,6 +14,7 @@ from app.api.migration import migration_view
 from app.api.pools import difference_view
 from app.api.rollout import require_v1, revision_view
 from app.api.shadow import show_shadow
+from app.assets import root_path_of
 from app.console.access import Viewing, Visitor, check_origin, is_secure, with_scope
 from app.console.forms import read_form
 from app.console.headers import PREFIX
@@ -22,7 +23,6 @@ from app.console.login import COOKIE, LIFETIME_S
 from app.console.rendering import LIVE_PAGES, audience_of, context_of
 from app.console.route import console_of, new_router, visitor_or_none
 from app.console.validation import report_of
-from app.pages import root_path_of
 from app.positions.identity import pools_difference
 from app.problems import Problem
 from app.services import Running, Services

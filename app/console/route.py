@@ -9,10 +9,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
+from app.assets import root_path_of
 from app.console.access import LoginNeeded, Visitor
 from app.console.headers import PREFIX
 from app.console.state import Console
-from app.pages import root_path_of
 from app.problems import Problem, problem_of
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]

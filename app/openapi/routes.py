@@ -6,8 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from app.access.auth import Reader
-from app.assets import Assets
-from app.pages import root_path_of
+from app.assets import Assets, root_path_of
 
 OPENAPI_PATH = "/openapi.json"
 _CONTENT_SECURITY_POLICY = "; ".join(
