@@ -31,7 +31,6 @@ from app.execute.idempotency import IDEMPOTENCY_KEY, Once, kept
 from app.execute.large_body import envelope_of
 from app.execute.response import Response, Rest, answer_lines, json_lines, problem_lines, result_lines
 from app.execute.streaming import EventBuffer, EventStream
-from app.http_metrics import HandlerMetrics
 from app.logs import current_call
 from app.problems import Problem, problem_of
 from app.replicas.replica import Replica
@@ -49,6 +48,7 @@ from routing.catalog.idempotency import KeyedCall, Outcome
 from routing.catalog.jobs import Job
 from routing.catalog.programs import CataloguedProgram
 from routing.router import Route, Run
+from routing.telemetry.http_metrics import HandlerMetrics
 from routing.versions import Version
 
 TRACEPARENT: Final = b"traceparent"
