@@ -1,5 +1,7 @@
 """`/lm` and `/sessions/{id}/lm`: the LM that DSPy programs run on, also of one version. A key is never shown again."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -105,9 +107,8 @@ async def set_lm(
 @router.delete("/lm", status_code=204, openapi_extra=raises("store_unavailable"))
 async def remove_lm(services: Running, admin: Admin, pool_version: VersionQuery = None) -> None:
     """Gives everyone the LM of the service's environment again, or a version the LM that it has without its own."""
-    before = services.lms.shown(None, pool_version)
-    await services.lms.remove(Holder(version=pool_version), admin.name)
-    await _restart_evidence(before, pool_version, services, f"{admin.name} took back")
+    async with _new_evidence(pool_version, services, f"{admin.name} took back {_whose(pool_version)}"):
+        await services.lms.remove(Holder(version=pool_version), admin.name)
 
 
 @router.post("/lm/restore", openapi_extra=raises("not_found", "store_unavailable"))
@@ -116,16 +117,19 @@ async def restore_lm(services: Running, admin: Admin, pool_version: VersionQuery
 
     The present one is kept in its place, so that a second restore puts that back.
     """
-    before = services.lms.shown(None, pool_version)
-    await services.lms.restore(Holder(version=pool_version), admin.name)
-    await _restart_evidence(before, pool_version, services, f"{admin.name} restored")
+    async with _new_evidence(pool_version, services, f"{admin.name} restored {_whose(pool_version)}"):
+        await services.lms.restore(Holder(version=pool_version), admin.name)
     return lm_view(services.lms.shown(None, pool_version))
 
 
-async def _restart_evidence(before: LMInForce, version: Version | None, services: Services, did: str) -> None:
-    """Begins the evidence of a ramp again if a change has given calls another LM."""
-    if services.lms.shown(None, version).settings != before.settings:
-        await services.ramp.restart_evidence(f"{did} {_whose(version)}")
+@asynccontextmanager
+async def _new_evidence(version: Version | None, services: Services, told: str) -> AsyncIterator[None]:
+    """Begins the evidence of a ramp again if a change gives calls another LM, which may be another key alone."""
+    before = services.lms.shown(None, version).settings
+    async with services.ramp.changing(lambda: told) as cause:
+        yield
+        if services.lms.shown(None, version).settings == before:
+            cause.withdraw()
 
 
 def _whose(version: Version | None) -> str:
@@ -167,7 +171,9 @@ async def _set(holder: Holder, body: LMBody, services: Services, by: str, *, is_
     if is_tried and body.model != NONE:
         version = holder.version or services.serving_version
         await try_lm(services.router, services.lms.endpoint_of(settings), version, services.deadlines.call_s)
-    await services.lms.put(holder, settings, by)
-    if holder.session_id is None:
-        await services.ramp.restart_evidence(f"{by} set {_whose(holder.version)} to {body.model}")
+    if holder.session_id is not None:
+        await services.lms.put(holder, settings, by)
+    else:
+        async with services.ramp.changing(lambda: f"{by} set {_whose(holder.version)} to {body.model}"):
+            await services.lms.put(holder, settings, by)
     return lm_view(services.lms.shown(*holder))

@@ -240,8 +240,8 @@ async def delete_program(
         await services.deleted_programs.delete(found, executor.editor)
         _log.info("program deleted", program_id=program_id, session_id=session_id, by=executor.name)
         return
-    await services.programs.take_back_v2(found)
-    await services.ramp.restart_evidence(f"{executor.name} took back V2's own definition of {program_id}")
+    async with services.ramp.changing(lambda: f"{executor.name} took back V2's own definition of {program_id}"):
+        await services.programs.take_back_v2(found)
 
 
 def _page(page: ProgramPage) -> Response:
