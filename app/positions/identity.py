@@ -57,7 +57,8 @@ async def identity_of_pools(services: Services) -> str:
 async def evidence_generation(services: Services) -> str | None:
     """Returns a digest of what both pools are, with their LMs' settings and V2's own definitions.
 
-    Evidence of another generation is about another V2. Waits for the interpreters, for as long as they take; returns None if one cannot run workers.
+    Evidence of another generation is about another V2. Waits for the interpreters, for as long as they take; returns
+    None if one cannot run workers.
     """
     try:
         described = await asyncio.gather(*(services.spawners[version].describe() for version in services.pools))

@@ -83,11 +83,19 @@ class Pools:
         return self.identity
 
 
-async def opened(flag: RolloutFlag, judge: LiveJudge, store: MemoryStore, pools: Pools | None = None) -> RampController:
-    """The controller of a service that shares its store with no other, and whose pools both serve."""
+async def opened(
+    flag: RolloutFlag,
+    judge: LiveJudge,
+    store: MemoryStore,
+    pools: Pools | None = None,
+    *,
+    pin: str | None = None,
+    is_shared: bool = False,
+) -> RampController:
+    """The controller of a service whose pools both serve, and that has its store alone unless `is_shared`."""
     tell = (pools or Pools(code="1")).tell
-    facts = PoolFacts(v1_serves=lambda: True, v2_serves=lambda: True, identity=tell)
-    ramp = RampController(flag, judge, store, facts, Catalogue(lambda: 1), is_shared=False)
+    facts = PoolFacts(v1_serves=lambda: True, v2_serves=lambda: True, identity=tell, pin=pin)
+    ramp = RampController(flag, judge, store, facts, Catalogue(lambda: 1), is_shared=is_shared)
     await ramp.open()
     return ramp
 
@@ -195,7 +203,8 @@ async def test_a_restart_moves_nothing(capsys: pytest.CaptureFixture[str]) -> No
     said = capsys.readouterr().out
     assert "ramp found" in said
     assert "ramp moved" not in said
-    assert (ramp.ramp.state, ramp.since) == (RampState.RAMPING, store.ramps[-1].at)
+    assert store.ramps[-1].times is not None
+    assert (ramp.ramp.state, ramp.since) == (RampState.RAMPING, store.ramps[-1].times.since)
 
 
 async def test_a_plan_is_resumed_while_its_pause_is_written() -> None:
@@ -311,7 +320,12 @@ async def test_a_ramp_that_nobody_carried_out_for_long_is_found_paused() -> None
         ramp = await opened(flag, LiveJudge(Config()), store)
         await ramp.tick()
         assert (ramp.ramp.state, store.ramps[-1].ramp.state) == (state, state)
-        assert state is RampState.RAMPING or "6 min in which no service carried it out" in (ramp.ramp.reason or "")
+        told = flag.current.reason or ""
+        if state is RampState.PAUSED:
+            assert "6 min in which no service carried it out" in (ramp.ramp.reason or "")
+            assert told == f"paused: {ramp.ramp.reason}"
+        else:
+            assert "paused" not in told
         await ramp.aclose()
 
 
