@@ -263,7 +263,8 @@ async def test_a_ramps_last_sign_of_life(database: Database) -> None:
     assert (found.stored.ramp, found.stored.times) == (written.ramp, times)
     assert found.ran_s == 0
     assert 3600 <= found.idle_s < 3660
-    for snapshot in (None, {}):
+    snapshots: tuple[dict[str, int] | None, ...] = (None, {})
+    for snapshot in snapshots:
         await store.keep(ReplicaReport("a replica", datetime.now(UTC), 1, (0, 0)), "a generation", snapshot)
         found = await store.find()
         assert found is not None

@@ -64,14 +64,17 @@ async def make_changes(checked: Sequence[Checked], services: Services, principal
         SessionNotFound, StaleProgram, NotTheOwner, IncompatibleDefinition, QuotaExceeded, StoreUnavailable.
     """
     needed = [one for one in checked if one.is_needed]
-    sessions = {one.change.new.session_id for one in needed if not one.change.of_v2} - {None}
+    sessions: dict[str, list[str]] = {}
+    for new in [one.change.new for one in needed if not one.change.of_v2]:
+        if new.session_id is not None:
+            sessions.setdefault(new.session_id, []).append(new.id)
     for session_id in sessions:
-        await services.sessions.admit(str(session_id), principal.caller, may_begin_again=True)
+        await services.sessions.admit(session_id, principal.caller, may_begin_again=True)
     async with _new_evidence(needed, services, principal.name):
         made = iter(await services.programs.put_all([one.change for one in needed]) if needed else ())
     results = [next(made) if one.is_needed else PutResult(one.after, is_new=False) for one in checked]
-    for session_id in sessions:
-        await services.sessions.keep(str(session_id), principal.caller.owner)
+    for session_id, programs in sessions.items():
+        await services.sessions.keep(session_id, principal.caller, programs=programs)
     return results
 
 

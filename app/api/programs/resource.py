@@ -186,7 +186,7 @@ async def create_program(body: ProgramBody, services: Running, executor: Executo
     definition = await try_definition(body.definition(), services)
     stored = await services.programs.add(NewProgram(program_id, body.session_id, definition, executor.editor))
     if body.session_id is not None:
-        await services.sessions.keep(body.session_id, executor.caller.owner)
+        await services.sessions.keep(body.session_id, executor.caller, programs=[program_id])
     return program_answer(stored, is_new=True)
 
 
