@@ -1,4 +1,4 @@
-"""What ended sessions had of their own, and those of them that have begun again without all of it."""
+"""Keeps what ended sessions had of their own, and which have begun again without all of it."""
 
 import sqlalchemy as sa
 from alembic import op
