@@ -13,8 +13,7 @@ from config.settings import Settings
 router = APIRouter(include_in_schema=False)
 
 _LINKS = {
-    "docs": ("/docs", "The API, to try"),
-    "redoc": ("/redoc", "The API, to read"),
+    "docs": ("/docs", "The API, to read and to try"),
     "openapi": ("/openapi.json", "The OpenAPI document, for tools"),
     "problems": ("/problems", "Every error: its meaning, and the remedy"),
     "console": ("/console", "The console, for operators"),
