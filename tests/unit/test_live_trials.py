@@ -179,7 +179,7 @@ async def test_a_person_who_is_called_judge_proves_nothing(replica: Replica) -> 
 
 
 async def test_a_restart_neither_ends_a_ramp_again_nor_forgets_its_end(replica: Replica, database: Database) -> None:
-    """What V2 has served since an abort counts over restarts, and a rollback by hand after that is another end."""
+    """Calls that V2 has served since an abort count over restarts, and a rollback by hand after that is another end."""
     await aborted(replica)
     await replica.flag.change(EVERYTHING)
     await replica.serves(MIN_CALLS)
