@@ -53,7 +53,7 @@ class Replica(NamedTuple):
     trials: LiveTrials
 
     async def told(self) -> str:
-        """What speaks against V2; nothing if it is proven."""
+        """Tells what speaks against V2; nothing if it is proven."""
         trial = await self.trials.of_v2()
         return "" if trial.is_proven else trial.told
 
