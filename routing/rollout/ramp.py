@@ -402,8 +402,7 @@ def abort(ramp: Ramp, by: str, reason: str | None) -> Move:
 
 def percent_changed(ramp: Ramp, rollout: Rollout) -> Move | None:
     """Takes note of a new percentage that is not the ramp's own: a rollback ends the ramp, other changes pause it."""
-    is_judges_pause = rollout.source is Source.PAUSE
-    if is_judges_pause or (rollout.source in (Source.PLAN, Source.JUDGE) and rollout.canary_basis_points > 0):
+    if _is_ramps_own(rollout):
         return None
     if voids_earlier_changes(rollout.canary_basis_points, rollout.source):
         if ramp.state.is_under_way or ramp.state is RampState.PROMOTED:
@@ -411,14 +410,23 @@ def percent_changed(ramp: Ramp, rollout: Rollout) -> Move | None:
         return None
     if ramp.state is RampState.PROMOTED and rollout.canary_basis_points == BASIS_POINTS:
         return None  # a person's promotion, or another word for what is in force
-    changed = f"{rollout.updated_by} changed the percentage to {rollout.canary_percent:g} ({rollout.source})"
-    if rollout.reason:
-        changed = f"{changed}: {rollout.reason}"
     if ramp.state.is_active:
-        return Move(_to(ramp, RampState.PAUSED, rollout.updated_by, changed))
+        return Move(_to(ramp, RampState.PAUSED, rollout.updated_by, _told_change(rollout)))
     if ramp.state is RampState.PROMOTED:
-        return Move(_to(ramp, RampState.IDLE, rollout.updated_by, changed))
+        return Move(_to(ramp, RampState.IDLE, rollout.updated_by, _told_change(rollout)))
     return Move(replace(ramp, paused_at=None)) if ramp.paused_at is not None else None
+
+
+def _is_ramps_own(rollout: Rollout) -> bool:
+    """Tells if a plan, or the judge, has set a percentage that is no rollback."""
+    if rollout.source is Source.PAUSE:
+        return True
+    return rollout.source in (Source.PLAN, Source.JUDGE) and rollout.canary_basis_points > 0
+
+
+def _told_change(rollout: Rollout) -> str:
+    changed = f"{rollout.updated_by} changed the percentage to {rollout.canary_percent:g} ({rollout.source})"
+    return f"{changed}: {rollout.reason}" if rollout.reason else changed
 
 
 def evidence_restarted(ramp: Ramp, why: str | None, identity: Identity | None = None) -> Move:
