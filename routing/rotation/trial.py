@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 from analysis.verdict import Say, Verdict
+from common.names import first_of
 
 MAX_FAULT_SHARE: Final = 0.01
 """The largest share of V2's calls that may have ended with a fault of its own, if no plan has proved it."""
@@ -153,7 +154,8 @@ def trial_of(record: TrialRecord | None, verdict: Verdict | None, min_calls: int
     if verdict is not None and verdict.action in (Say.ROLLBACK, Say.PAUSE):
         return Trial(is_proven=False, told=f"the judge says {verdict.action} of this V2, by {verdict.guardrail}")
     if untried:
-        return Trial(is_proven=False, told=f"no call has tried V2's own definition of {_named(untried)}")
+        named = first_of(untried, MAX_NAMED, "more")
+        return Trial(is_proven=False, told=f"no call has tried V2's own definition of {named}")
     if record.end is not None and record.end.outcome is Outcome.PROVEN:
         return Trial(is_proven=True, told=f"its plan ended promoted by evidence {record.end}")
     return by_calls
@@ -174,8 +176,3 @@ def _by_calls(record: TrialRecord, min_calls: int) -> Trial:
     if faults > MAX_FAULT_SHARE * (served + faults):
         return Trial(is_proven=False, told=f"{told}, more than {100 * MAX_FAULT_SHARE:g} %")
     return Trial(is_proven=True, told=told)
-
-
-def _named(programs: Sequence[str]) -> str:
-    more = len(programs) - MAX_NAMED
-    return ", ".join(programs[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from app.access.auth import Principal
 from app.api.programs.check import try_definition
 from app.services import Services
+from common.names import first_of
 from pools.calls import Program
 from routing.catalog.compatibility import ensure_compatible
 from routing.catalog.definitions import encode_definition
@@ -148,5 +149,4 @@ def _new_evidence(needed: Sequence[Checked], services: Services, by: str) -> Abs
     ]
     if not told:
         return nullcontext()
-    others = f" and {len(told) - 1} others" if len(told) > 1 else ""
-    return services.ramp.changing(lambda: f"{by} {told[0]}{others}")
+    return services.ramp.changing(lambda: f"{by} {first_of(told, 1, 'others')}")
