@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy import event, insert, text
+from sqlalchemy import Dialect, event, insert, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
@@ -66,6 +66,11 @@ class Database:
     def is_shared(self) -> bool:
         """True if other replicas may write to the database too."""
         return self.url.get_backend_name() == "postgresql"
+
+    @property
+    def dialect(self) -> Dialect:
+        """SQLAlchemy's dialect, for a statement that is made before there is a connection."""
+        return self._engine.dialect
 
     @property
     def dsn(self) -> str:

@@ -5,15 +5,24 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Row, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.rotation.trial import AGAINST, Calls, End, Outcome, TrialRecord
 from store import clock
 from store.database import Database
 from store.tables import trials
+from store.upsert import insert_into
 
 _MAX_BY_LENGTH = 256
+_OF_AGAINST = {
+    "outcome": "against",
+    "by": "against_by",
+    "reason": "against_reason",
+    "at": "against_at",
+    "run": "against_run",
+}
+"""By the column of a trial's last end: the same of the last end against its V2."""
+_NOTHING_AGAINST: dict[str, Any] = dict.fromkeys(_OF_AGAINST.values())
 _ends = func.coalesce(trials.c.ends, 0)
 _is_against = func.coalesce(trials.c.outcome, "").in_([str(outcome) for outcome in AGAINST])
 
@@ -78,9 +87,8 @@ async def end_trial(connection: AsyncConnection, identity: str, end: End) -> Non
 
 async def _ensure(connection: AsyncConnection, identity: str) -> None:
     """Makes a row if there is none yet. Another replica may make it at the same moment."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     values = {"identity": identity, "served": 0, "faults": 0, "seen_at": await clock.now(connection)}
-    await connection.execute(dialect.insert(trials).values(values).on_conflict_do_nothing())
+    await connection.execute(insert_into(trials, connection.dialect).values(values).on_conflict_do_nothing())
 
 
 def _columns(end: End) -> dict[str, Any]:
@@ -94,23 +102,12 @@ def _columns(end: End) -> dict[str, Any]:
 
 
 def _against(end: End) -> dict[str, Any]:
-    return {
-        "against": str(end.outcome),
-        "against_by": end.by[:_MAX_BY_LENGTH],
-        "against_reason": end.reason,
-        "against_at": end.at,
-        "against_run": end.run,
-    }
+    return {_OF_AGAINST[name]: value for name, value in _columns(end).items()}
 
 
 def _afresh() -> dict[str, Any]:
     """The counts at their beginning."""
     return {"served": 0, "faults": 0, "tried": None, "ends": _ends + 1}
-
-
-_NOTHING_AGAINST: dict[str, Any] = dict.fromkeys(
-    ("against", "against_by", "against_reason", "against_at", "against_run")
-)
 
 
 def _record(row: Row[Any]) -> TrialRecord:
