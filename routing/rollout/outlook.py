@@ -6,13 +6,10 @@ _END_PERCENT = {RampState.PROMOTED: 100.0, RampState.ROLLED_BACK: 0.0, RampState
 """V2's share at the end of a plan, by the way in which it ended."""
 
 
-def outlook(ramp: Ramp, facts: Facts, percent: float, pin: str | None = None) -> str:
-    """One sentence for people: the next step and what it waits for.
-
-    `percent` is V2's share in force, `pin` the version that `POOL_VERSION` gives all calls.
-    """
-    if pin is not None:
-        return _pinned(ramp, pin)
+def outlook(ramp: Ramp, facts: Facts, percent: float) -> str:
+    """One sentence for people: the next step and what it waits for. `percent` is V2's share in force."""
+    if facts.pin is not None:
+        return _pinned(ramp, facts.pin)
     if ramp.state is RampState.IDLE:
         return "nothing: no plan is under way" if ramp.plan is None else "nothing: the plan waits for its start"
     if ramp.state is RampState.PAUSED:

@@ -229,8 +229,8 @@ def test_a_pin_holds_a_ramp() -> None:
         move = ramps.advance(ramp, facts(pin="v1", verdict=verdict(Say.ROLLBACK, "engine")))
         assert move is not None
         assert move.ramp.state is RampState.ROLLED_BACK
-    assert outlook(started(), facts(pin="v1"), 1.0, "v1").startswith("nothing: POOL_VERSION=v1 pins all calls, so that")
-    assert "held where it is" in outlook(started(), facts(pin="v1"), 1.0, "v1")
+    assert outlook(started(), facts(pin="v1"), 1.0).startswith("nothing: POOL_VERSION=v1 pins all calls, so that")
+    assert "held where it is" in outlook(started(), facts(pin="v1"), 1.0)
 
 
 def test_a_forgotten_plan_leaves_the_judges_rollback_to_be_seen() -> None:
