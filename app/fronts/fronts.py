@@ -246,9 +246,7 @@ class Fronts:
             await self._follow(number, process, stream, handover)
         finally:
             handover.close()
-            with suppress(ProcessLookupError):
-                process.kill()
-            await asyncio.shield(process.wait())
+            await own_process.end(process)
 
     async def _start(self, number: int, stream: socket.socket, handed: socket.socket) -> Process:
         limit, timeout_s = self._queue
