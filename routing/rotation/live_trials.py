@@ -82,6 +82,7 @@ class LiveTrials:
         self._log_once = LogOnce("the trial of V2 cannot be written")
         if _outcome(ramp.ramp) is not None:  # the service may have died before this was written
             self._runs.append((ramp.ramp, ramp.since))
+        ramp.when_changed = self._pools_changed
         ramp.listen(self._ramp_changed)
         flag.listen(self._flag_changed)
 
@@ -134,6 +135,11 @@ class LiveTrials:
 
     # --- what happens
 
+    async def _pools_changed(self) -> None:
+        """Counts the calls of the new V2 from its first one on."""
+        with suppress(StoreUnavailable):
+            await self.flush()
+
     def _ramp_changed(self, before: Ramp, ramp: Ramp) -> None:
         has_ended = _outcome(ramp) is not None and ramp.state is not before.state
         if ramp.state.is_under_way or has_ended:
@@ -174,9 +180,8 @@ class LiveTrials:
 
     async def _add(self, identity: str) -> None:
         calls, tried = self._calls(), {one for one in self._own() if not one.is_untried} - self._told
-        served = max(
-            0, calls.served - self._counted.served
-        )  # a forced call counts when it begins, the others at the end
+        # A forced call counts when it begins, the others at the end.
+        served = max(0, calls.served - self._counted.served)
         more = Calls(served, calls.faults - self._counted.faults)
         if more == NO_CALLS and not tried:
             return

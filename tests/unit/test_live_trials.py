@@ -36,12 +36,13 @@ class V2:
     def __init__(self) -> None:
         self.calls = Calls()
         self.own: list[Program] = []
+        self.what = "a"
 
     def serves(self, calls: int, faults: int = 0) -> None:
         self.calls = Calls(self.calls.served + calls, self.calls.faults + faults)
 
     async def identity(self) -> str:
-        return "a"
+        return self.what
 
 
 class Replica(NamedTuple):
@@ -227,3 +228,13 @@ async def test_each_own_definition_is_to_be_tried_by_a_call(replica: Replica, da
     await aborted(replica)
     await replica.serves(MIN_CALLS)
     assert await replica.told() == "no call has tried V2's own definition of p1, p2"
+
+
+async def test_a_changed_v2_is_counted_from_its_first_call_on(replica: Replica) -> None:
+    """Whoever is told that the change is made may send calls at once."""
+    await replica.serves(MIN_CALLS)
+    assert await replica.told() == ""
+    async with replica.ramp.changing(lambda: "ops set the model"):
+        replica.v2.what = "b"
+    replica.v2.serves(MIN_CALLS)
+    assert await replica.told() == ""
