@@ -6,10 +6,10 @@ import re
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds the service's packages."""
@@ -61,11 +61,38 @@ async def start(
         try:
             await _hand_over(ours, environment(variables))
         except BaseException:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await asyncio.shield(process.wait())
+            await end(process)
             raise
     return process
+
+
+async def end(process: Process, within_s: float = 0.0) -> None:
+    """Waits for the end of a process, and kills it if it has not ended by itself in time, or if this is cancelled.
+
+    A cancellation is honoured once the process has ended: nobody would ever wait for it otherwise.
+    """
+    try:
+        async with asyncio.timeout(within_s):
+            await process.wait()
+    except TimeoutError:
+        pass
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await _whatever_happens(process.wait())
+
+
+async def _whatever_happens(work: Coroutine[Any, Any, object]) -> None:
+    """Waits until `work` is done; a cancellation meanwhile is honoured afterwards."""
+    waiting = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not waiting.done():
+        try:
+            await asyncio.shield(waiting)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def _hand_over(link: socket.socket, variables: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from typing import cast
 
-from sqlalchemy import insert, text
+from sqlalchemy import Dialect, insert, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -81,6 +81,11 @@ class Database:
         else:
             engine = own_engine(self.url, self._check_log)
         return engine, engine
+
+    @property
+    def dialect(self) -> Dialect:
+        """SQLAlchemy's dialect, for a statement that is made before there is a connection."""
+        return self._engine.dialect
 
     @property
     def dsn(self) -> str:

@@ -5,13 +5,13 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import ColumnElement, Row, delete, func, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.catalog.idempotency import ALIVE_S, KeptAnswer, KeyedCall
 from store.clock import moment
 from store.database import Database
 from store.tables import idempotency_keys as keys
+from store.upsert import insert_into
 
 _HAS_NO_ANSWER = keys.c.status.is_(None)
 
@@ -90,8 +90,11 @@ async def claim_key(connection: AsyncConnection, call: KeyedCall, ttl_s: float) 
         "size": 0,
         **({} if call.answer is None else _values(call.answer)),
     }
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    claim = insert(keys).values(values).on_conflict_do_nothing(index_elements=[keys.c.owner, keys.c.key])
+    claim = (
+        insert_into(keys, connection.dialect)
+        .values(values)
+        .on_conflict_do_nothing(index_elements=[keys.c.owner, keys.c.key])
+    )
     return bool((await connection.execute(claim)).rowcount)
 
 

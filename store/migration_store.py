@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.migration.checklist import Item, ItemState, Tick, Validation
@@ -14,6 +13,7 @@ from routing.versions import Reason, Version
 from store import clock
 from store.database import Database
 from store.tables import migration_ticks, usage_days, usage_times, validations
+from store.upsert import insert_into
 
 _MAX_BY_LENGTH = 256
 _encode = msgspec.json.encode
@@ -96,9 +96,9 @@ class SqlUsageStore:
     async def _add_times(self, connection: AsyncConnection, new: DayOfTimes) -> None:
         """Adds to the day's row, which is locked meanwhile: another replica may add to it, too."""
         key = {"day": new.day, "version": new.version}
-        dialect = postgresql if self._database.is_postgresql else sqlite
         nothing = {"counts": "[]", "seconds": 0.0, "waited_s": 0.0}
-        await connection.execute(dialect.insert(usage_times).values({**key, **nothing}).on_conflict_do_nothing())
+        new_row = insert_into(usage_times, connection.dialect).values({**key, **nothing})
+        await connection.execute(new_row.on_conflict_do_nothing())
         mine = (usage_times.c.day == new.day) & (usage_times.c.version == new.version)
         row = (await connection.execute(select(usage_times).where(mine).with_for_update())).one()
         counts, seconds, waited_s = _decode(row.counts), row.seconds, row.waited_s
@@ -119,8 +119,7 @@ class SqlUsageStore:
             "calls": row.calls,
             "peak_per_minute": row.peak_per_minute,
         }
-        dialect = postgresql if self._database.is_postgresql else sqlite
-        new = dialect.insert(usage_days).values(values)
+        new = insert_into(usage_days, connection.dialect).values(values)
         greatest = func.greatest if self._database.is_postgresql else func.max
         grown = {
             "calls": usage_days.c.calls + new.excluded.calls,

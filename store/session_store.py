@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import BigInteger, ColumnElement, Row, Select, String, delete, func, insert, select, true, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.catalog.ended_sessions import MAX_REMEMBERED, REMEMBERED, EndedSession
@@ -30,6 +29,7 @@ from store.tables import (
     programs,
     sessions,
 )
+from store.upsert import insert_into
 
 
 class SqlSessionStore:
@@ -47,9 +47,7 @@ class SqlSessionStore:
             owner=String(),
         )
         used = select(rows).where(true())  # SQLite takes ON CONFLICT for a join's without a WHERE before it
-        # Both dialects have the same upsert, each under a name of its own.
-        self._insert = postgresql.insert if database.is_postgresql else sqlite.insert
-        insert = self._insert(sessions).from_select(rows.c.keys(), used)
+        insert = insert_into(sessions, database.dialect).from_select(rows.c.keys(), used)
         new = insert.excluded  # the owner of a session that is there stays
         self._add_uses = insert.on_conflict_do_update(
             index_elements=[sessions.c.id],
@@ -79,7 +77,11 @@ class SqlSessionStore:
         async with self._database.transaction() as connection:
             now = clock.moment(connection)
             values = {"id": session_id, "created_at": now, "last_seen_at": now, "execution_count": 0, "owner": owner}
-            claim = self._insert(sessions).values(values).on_conflict_do_nothing(index_elements=[sessions.c.id])
+            claim = (
+                insert_into(sessions, connection.dialect)
+                .values(values)
+                .on_conflict_do_nothing(index_elements=[sessions.c.id])
+            )
             await connection.execute(claim)
             found = await connection.execute(select(sessions.c.owner).where(sessions.c.id == session_id))
             return found.scalar_one_or_none()

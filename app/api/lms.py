@@ -161,7 +161,7 @@ async def set_session_lm(
     # The session first: nothing would ever delete an LM whose session was never stored.
     await services.sessions.keep(session_id, executor.caller)
     await services.lms.put(holder, body.settings(), executor.name)
-    await services.sessions.keep(session_id, executor.caller, has_lm=True)
+    await services.sessions.begin_again(session_id, executor.caller, has_lm=True)
     return lm_view(services.lms.shown(*holder))
 
 

@@ -207,7 +207,7 @@ def status_view(services: Services) -> StatusView:
         steps=0 if ramp.plan is None else len(ramp.plan.steps),
         canary_percent=percent,
         shadow_percent=shadow_percent_of(current, services),
-        next=outlook(ramp, facts, percent, services.pin),
+        next=outlook(ramp, facts, percent),
         verdict=verdict.action,
         guardrail=verdict.guardrail,
         since=controller.since,

@@ -72,9 +72,7 @@ class LocalLMServer:
         finally:
             was_up, self._endpoint = self._endpoint is not None, None
             self._settled.set()
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            await own_process.end(process)
         return was_up
 
     async def _follow(self, process: Process, key: str) -> None:

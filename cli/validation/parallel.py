@@ -79,7 +79,7 @@ def _session(target: Target, session: str) -> None:
         expect(seen == model, f"session {session} has the model {seen}")
     expect(client.delete(f"/sessions/{session}").status_code == 204, f"session {session} does not end")
     gone = target.execute("shared", session_id=session, inputs={"nonce": "a"})
-    expect(gone.status_code == 404, f"session {session} has ended and still answers {gone.status_code}")
+    expect(gone.status_code == 410, f"session {session} has ended, and a call in it gets {gone.status_code}, not 410")
 
 
 def _definition(secret: str) -> dict[str, Any]:

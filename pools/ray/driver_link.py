@@ -4,7 +4,6 @@ import asyncio
 import socket
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -16,6 +15,7 @@ from poolshift.worker.framing import MALFORMED
 CONNECT_TIMEOUT_S: Final = 30.0
 """The longest time that the driver may take to join the cluster."""
 END_TIMEOUT_S: Final = 3.0
+"""The longest time that the driver may take to leave the cluster; it is killed then."""
 MAX_LINE_BYTES: Final = 64 * 1024
 
 _event_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
@@ -37,7 +37,7 @@ async def events_of_driver(plan: Plan, inherited: dict[str, str]) -> AsyncGenera
             writer.close()
     finally:
         ours.close()
-        await asyncio.shield(_end(process))
+        await own_process.end(process, END_TIMEOUT_S)
 
 
 async def _start(plan: Plan, inherited: dict[str, str]) -> tuple[socket.socket, Process]:
@@ -79,14 +79,3 @@ async def _events(reader: asyncio.StreamReader, address: str) -> AsyncGenerator[
         if isinstance(event, Connected):
             limit = None
         yield event
-
-
-async def _end(process: Process) -> None:
-    """Lets the driver leave the cluster, and kills it if it does not."""
-    try:
-        async with asyncio.timeout(END_TIMEOUT_S):
-            await process.wait()
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()

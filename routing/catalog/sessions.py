@@ -172,17 +172,19 @@ class Sessions:
     def admits(self, session_id: str, caller: Caller) -> bool:
         """Tells, by memory alone, if `caller` may use a session with all that it had.
 
-        If memory does not know it, or the session has begun again, `admit` and `refuse_lost` decide.
+        If memory does not know it, or the session has begun again, `admit_call` decides.
         """
         session = self._sessions.get(session_id)
         return session is not None and caller.may_see(session.owner) and not self._ended.is_known(session_id)
 
-    def refuse_lost(self, session_id: str, caller: Caller, program_id: str) -> None:
-        """Refuses a call that means something which a session had before it ended, and has not again.
+    async def admit_call(self, session_id: str, caller: Caller, program_id: str) -> None:
+        """Lets `caller` run a program in a session.
 
         Raises:
-            SessionEnded: the program, or the LM that it would run on.
+            SessionEnded: as `admit`, or the session has begun again without the program, or the LM that it runs on.
+            SessionNotFound, QuotaExceeded, StoreUnavailable: as `admit`.
         """
+        await self.admit(session_id, caller)
         if not self._ended.is_known(session_id):
             return
         program = self._programs.resolve(program_id, session_id)
@@ -239,26 +241,34 @@ class Sessions:
             session.is_dirty = True
             self._dirty.append(session)
 
-    async def keep(
-        self, session_id: str, caller: Caller, *, programs: Collection[str] = (), has_lm: bool = False
-    ) -> None:
-        """Stores a session that has something of its own now, for all replicas.
+    async def keep(self, session_id: str, caller: Caller, *, programs: Collection[str] = ()) -> None:
+        """Stores a session that has these `programs`, or something else, of its own now, for all replicas.
 
-        One that has ended begins again. It still lacks what it had beside these `programs`, or beside the LM.
+        One that has ended begins again.
 
         Raises:
             StoreUnavailable: the database does not answer.
         """
-        owner = caller.owner
-        if self._ended.is_known(session_id):
-            lacking = None
-            if self._ended.is_of(session_id, caller):
-                lacking = await self._store.begin_again(session_id, programs, has_lm=has_lm)
-            else:
-                await self._store.forget_ended(session_id)
-            self._ended.begun_again(lacking, session_id)
-        self.seen(session_id, owner=owner)
+        await self.begin_again(session_id, caller, programs=programs)
+        self.seen(session_id, owner=caller.owner)
         await self.flush()
+
+    async def begin_again(
+        self, session_id: str, caller: Caller, *, programs: Collection[str] = (), has_lm: bool = False
+    ) -> None:
+        """Begins a session again that has ended. It still lacks what it had beside these `programs`, or beside the LM.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        if not self._ended.is_known(session_id):
+            return
+        lacking = None
+        if self._ended.is_of(session_id, caller):
+            lacking = await self._store.begin_again(session_id, programs, has_lm=has_lm)
+        else:
+            await self._store.forget_ended(session_id)
+        self._ended.begun_again(lacking, session_id)
 
     def active(self) -> Mapping[Version, int]:
         """Counts the sessions within their time to live, on this replica, by the version that served them last."""

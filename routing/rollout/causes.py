@@ -41,8 +41,7 @@ class Causes:
 
     def drop(self, cause: Cause) -> None:
         """Forgets a change that has come to nothing."""
-        if cause in self._all:
-            self._all.remove(cause)
+        self._all.remove(cause)
 
     def words(self) -> str | None:
         """Says what the history does not have yet, as said from now on; None if it has everything."""

@@ -80,6 +80,8 @@ class RampController:
         """The verdict of the last look, with the run that it is about."""
         self.when_restarted: Callable[[], None] = lambda: None
         """Called when evidence of any kind is void."""
+        self.when_changed: Callable[[], Awaitable[None]] | None = None
+        """Awaited after a change of the pools, before anybody is told that it is made."""
         self._causes = Causes()
         self._identity: Identity | None = None
         """The pools as they were at the last look at which they were known."""
@@ -277,6 +279,8 @@ class RampController:
         cause.is_made = True
         self.when_restarted()
         await self._restart_evidence()
+        if self.when_changed is not None:
+            await self.when_changed()
 
     async def _restart_evidence(self) -> None:
         async with self._moving:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
+from common.names import first_of
+
 MAX_NAMED: Final = 5
 """Parts that are named, of those that differ."""
 
@@ -27,9 +29,7 @@ class Identity:
         """Names the parts that differ, in words."""
         mine, theirs = dict(self.parts), dict(other.parts)
         changed = sorted(word for word in {*mine, *theirs} if mine.get(word) != theirs.get(word))
-        others = len(changed) - MAX_NAMED
-        named = ", ".join(changed[:MAX_NAMED]) or "nothing"
-        return f"{named} and {others} others" if others > 0 else named
+        return first_of(changed, MAX_NAMED, "others") or "nothing"
 
 
 UNKNOWN: Final = Identity()

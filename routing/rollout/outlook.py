@@ -6,14 +6,10 @@ _END_PERCENT = {RampState.PROMOTED: 100.0, RampState.ROLLED_BACK: 0.0, RampState
 """V2's share at the end of a plan, by the way in which it ended."""
 
 
-def outlook(ramp: Ramp, facts: Facts, percent: float, pin: str | None = None) -> str:
-    """One sentence for people: the next step and what it waits for.
-
-    `percent` is V2's share in force, `pin` the version that `POOL_VERSION` gives all calls.
-    """
-    if pin is not None:
-        held = "the plan is held where it is, until a start without it" if ramp.state.is_under_way else "no ramp moves"
-        return f"nothing: POOL_VERSION={pin} pins all calls, so that {held}"
+def outlook(ramp: Ramp, facts: Facts, percent: float) -> str:
+    """One sentence for people: the next step and what it waits for. `percent` is V2's share in force."""
+    if facts.pin is not None:
+        return _pinned(ramp, facts.pin)
     if ramp.state is RampState.IDLE:
         return "nothing: no plan is under way" if ramp.plan is None else "nothing: the plan waits for its start"
     if ramp.state is RampState.PAUSED:
@@ -29,6 +25,11 @@ def outlook(ramp: Ramp, facts: Facts, percent: float, pin: str | None = None) ->
         return f"{_next_share(ramp)} in {left_s:.0f} s at the earliest"
     missing = missing_for_next(ramp, step, facts)
     return _next_share(ramp) if missing is None else f"{_next_share(ramp)}, but {missing}"
+
+
+def _pinned(ramp: Ramp, pin: str) -> str:
+    held = "the plan is held where it is, until a start without it" if ramp.state.is_under_way else "no ramp moves"
+    return f"nothing: POOL_VERSION={pin} pins all calls, so that {held}"
 
 
 def _next_share(ramp: Ramp) -> str:

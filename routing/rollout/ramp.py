@@ -71,6 +71,8 @@ class Ramp:
     """V2's share while a guardrail's pause keeps it below the step's, in hundredths of a percent."""
     pinned: str | None = None
     """The version that `POOL_VERSION` gives all calls: the ramp is held where it is, and its clocks stand still."""
+    lacks_evidence: bool = False
+    """A step since the start was left without evidence: by `on_inconclusive: advance`, or by a person."""
 
     def __repr__(self) -> str:
         at = f" step {self.step + 1} of {len(self.plan.steps)}" if self.plan and self.step >= 0 else ""
@@ -292,7 +294,7 @@ def _next(ramp: Ramp, has_evidence: bool) -> Move:  # noqa: FBT001 - the word th
 def _inconclusive(ramp: Ramp, missing: str) -> Move:
     assert ramp.plan is not None
     if ramp.plan.on_inconclusive == "advance":
-        return _next(ramp, has_evidence=False)
+        return _next(replace(ramp, lacks_evidence=True), has_evidence=False)
     reason = f"inconclusive after {ramp.plan.max_wait_s:g} s: {missing}"
     return Move(_to(ramp, RampState.ROLLED_BACK, PLAN, reason), RollBack(Source.PLAN, reason))
 
@@ -340,9 +342,10 @@ def start(
             f"V2 gets {share / 100:g} %, and the plan begins at {first.percent:g} %: "
             "start it with `lower` (--lower) to take the difference from V2"
         )
-    return _at_step(
-        replace(ramp, run=ramp.run + 1, acknowledged=(), identity=identity or UNKNOWN, pinned=None), 0, by, reason
+    fresh = replace(
+        ramp, run=ramp.run + 1, acknowledged=(), identity=identity or UNKNOWN, pinned=None, lacks_evidence=False
     )
+    return _at_step(fresh, 0, by, reason)
 
 
 def pause(ramp: Ramp, by: str, reason: str | None) -> Move:
@@ -384,7 +387,8 @@ def promote(ramp: Ramp, by: str, reason: str | None) -> Move:
     """Gives V2 everything without waiting for evidence. Raises PlanConflict."""
     _require(ramp, ramp.state.is_under_way, "promote")
     told = f"promoted without waiting for evidence: {reason or 'no reason given'}"
-    return Move(_to(ramp, RampState.PROMOTED, by, told), SetPercent(BASIS_POINTS, Source.API, told))
+    promoted = replace(_to(ramp, RampState.PROMOTED, by, told), lacks_evidence=True)
+    return Move(promoted, SetPercent(BASIS_POINTS, Source.API, told))
 
 
 def abort(ramp: Ramp, by: str, reason: str | None) -> Move:
@@ -398,8 +402,7 @@ def abort(ramp: Ramp, by: str, reason: str | None) -> Move:
 
 def percent_changed(ramp: Ramp, rollout: Rollout) -> Move | None:
     """Takes note of a new percentage that is not the ramp's own: a rollback ends the ramp, other changes pause it."""
-    is_judges_pause = rollout.source is Source.PAUSE
-    if is_judges_pause or (rollout.source in (Source.PLAN, Source.JUDGE) and rollout.canary_basis_points > 0):
+    if _is_ramps_own(rollout):
         return None
     if voids_earlier_changes(rollout.canary_basis_points, rollout.source):
         if ramp.state.is_under_way or ramp.state is RampState.PROMOTED:
@@ -407,14 +410,23 @@ def percent_changed(ramp: Ramp, rollout: Rollout) -> Move | None:
         return None
     if ramp.state is RampState.PROMOTED and rollout.canary_basis_points == BASIS_POINTS:
         return None  # a person's promotion, or another word for what is in force
-    changed = f"{rollout.updated_by} changed the percentage to {rollout.canary_percent:g} ({rollout.source})"
-    if rollout.reason:
-        changed = f"{changed}: {rollout.reason}"
     if ramp.state.is_active:
-        return Move(_to(ramp, RampState.PAUSED, rollout.updated_by, changed))
+        return Move(_to(ramp, RampState.PAUSED, rollout.updated_by, _told_change(rollout)))
     if ramp.state is RampState.PROMOTED:
-        return Move(_to(ramp, RampState.IDLE, rollout.updated_by, changed))
+        return Move(_to(ramp, RampState.IDLE, rollout.updated_by, _told_change(rollout)))
     return Move(replace(ramp, paused_at=None)) if ramp.paused_at is not None else None
+
+
+def _is_ramps_own(rollout: Rollout) -> bool:
+    """Tells if a plan, or the judge, has set a percentage that is no rollback."""
+    if rollout.source is Source.PAUSE:
+        return True
+    return rollout.source in (Source.PLAN, Source.JUDGE) and rollout.canary_basis_points > 0
+
+
+def _told_change(rollout: Rollout) -> str:
+    changed = f"{rollout.updated_by} changed the percentage to {rollout.canary_percent:g} ({rollout.source})"
+    return f"{changed}: {rollout.reason}" if rollout.reason else changed
 
 
 def evidence_restarted(ramp: Ramp, why: str | None, identity: Identity | None = None) -> Move:

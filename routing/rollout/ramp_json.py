@@ -27,6 +27,7 @@ def to_json(ramp: Ramp) -> dict[str, Any]:
         "identity": ramp.identity.as_json(),
         "paused_at": ramp.paused_at,
         "pinned": ramp.pinned,
+        "lacks_evidence": ramp.lacks_evidence,
     }
 
 
@@ -61,6 +62,7 @@ def from_json(data: Mapping[str, Any]) -> Ramp:
         identity=Identity.of(data.get("identity", {})),
         paused_at=data.get("paused_at"),
         pinned=data.get("pinned"),
+        lacks_evidence=data.get("lacks_evidence", True),  # an older replica does not tell
     )
 
 

@@ -150,8 +150,7 @@ class SpanExport:
                 channel.drain()
                 channel.close()
                 self._channel = None
-                _kill(exporter)
-                await exporter.wait()
+                await own_process.end(exporter)
 
     def _take(self, payload: bytes | memoryview) -> None:
         message = _decoder.decode(payload)

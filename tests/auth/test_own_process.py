@@ -1,8 +1,10 @@
 """Processes of the service's own: closed to others of their user before they hold a secret."""
 
+import asyncio
 import json
 import os
 import re
+import signal
 from asyncio.subprocess import PIPE
 from typing import Any
 
@@ -58,6 +60,18 @@ async def test_a_module_that_is_not_there() -> None:
     _, faults = await process.communicate()
     assert process.returncode == 1
     assert b"No module named tests.support.no_such_module" in faults
+
+
+async def test_who_ends_a_process_may_be_cancelled() -> None:
+    """Once while the process ends by itself, and again while it is killed: it has ended before anybody goes on."""
+    process = await asyncio.create_subprocess_exec("sleep", "600")
+    ending = asyncio.create_task(own_process.end(process, within_s=60))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_every_process_of_the_service_starts_closed() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from cli.validation.live import check_documentation, check_error_rate, check_metrics, scrape
 from cli.validation.measure import Inputs, check_load
-from cli.validation.parallel import check_concurrency
+from cli.validation.parallel import check_concurrency, check_sessions
 from tests.conftest import StartService
 from tests.service.test_validate_own_programs import start_with_notes
 from tests.support.ramps import FAULTS_ALONE, Traffic, begin, status
@@ -56,6 +56,12 @@ def test_a_serial_v2_is_seen(start_service: StartService) -> None:
     service = start_service(V2_ENGINE="session_pool")
     found = check_concurrency(service.client, {"v1": 2, "v2": 2})
     assert (found.state, "V2 runs 1 calls at once with 2 workers" in found.evidence) == ("not_met", True), found
+
+
+def test_sessions_that_are_apart_are_met(start_service: StartService) -> None:
+    """Their calls see their own programs and models, and the end of a session."""
+    found = check_sessions(start_service().client, ["v1", "v2"])
+    assert found.state == "met", found
 
 
 @NOT_PINNED

@@ -14,6 +14,7 @@ from routing.rollout.model import Rollout, Source
 from routing.rollout.outlook import outlook
 from routing.rollout.plan import Plan
 from routing.rollout.ramp import Facts, Move, Ramp, RampState, RollBack, SetPercent
+from routing.rollout.ramp_json import from_json, to_json
 
 STEPS = [{"percent": 1, "hold_s": 60, "min_calls": 100}, {"percent": 50, "hold_s": 60, "min_calls": 100}]
 
@@ -228,12 +229,12 @@ def test_a_pin_holds_a_ramp() -> None:
         move = ramps.advance(ramp, facts(pin="v1", verdict=verdict(Say.ROLLBACK, "engine")))
         assert move is not None
         assert move.ramp.state is RampState.ROLLED_BACK
-    assert outlook(started(), facts(pin="v1"), 1.0, "v1").startswith("nothing: POOL_VERSION=v1 pins all calls, so that")
-    assert "held where it is" in outlook(started(), facts(pin="v1"), 1.0, "v1")
+    assert outlook(started(), facts(pin="v1"), 1.0).startswith("nothing: POOL_VERSION=v1 pins all calls, so that")
+    assert "held where it is" in outlook(started(), facts(pin="v1"), 1.0)
 
 
 def test_a_forgotten_plan_leaves_the_judges_rollback_to_be_seen() -> None:
-    """Its alert is there until somebody starts again; without a ramp there is nothing to see."""
+    """The alert stays until somebody starts again; without a ramp there is nothing to see."""
     move = ramps.advance(started(), facts(verdict=verdict(Say.ROLLBACK, "engine")))
     assert move is not None
     after = ramps.set_plan(move.ramp, None, "ops").ramp
@@ -336,3 +337,17 @@ def _apply(ramp: Ramp, kind: str, arguments: list[Any]) -> Move | None:
         return ramps.resume(ramp, "ops", None, None)
     move: Move = getattr(ramps, kind)(ramp, "ops", None)
     return move
+
+
+def test_a_ramp_remembers_that_it_went_on_without_evidence() -> None:
+    """Also in the store; one that an older replica has written does not tell, and counts as one without."""
+    begun = started()
+    assert not begun.lacks_evidence
+    promoted = ramps.promote(begun, "ops", None).ramp
+    assert promoted.lacks_evidence
+    for ramp in (begun, promoted):
+        data = to_json(ramp)
+        assert from_json(data) == ramp
+        del data["lacks_evidence"]
+        assert from_json(data).lacks_evidence
+    assert not ramps.start(replace(promoted, state=RampState.IDLE), "ops", None).ramp.lacks_evidence

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from app.access.auth import Principal
 from app.api.programs.check import try_definition
 from app.services import Services
+from common.names import first_of
 from pools.calls import Program
 from routing.catalog.compatibility import ensure_compatible
 from routing.catalog.definitions import encode_definition
@@ -64,10 +65,7 @@ async def make_changes(checked: Sequence[Checked], services: Services, principal
         SessionNotFound, StaleProgram, NotTheOwner, IncompatibleDefinition, QuotaExceeded, StoreUnavailable.
     """
     needed = [one for one in checked if one.is_needed]
-    sessions: dict[str, list[str]] = {}
-    for new in [one.change.new for one in needed if not one.change.of_v2]:
-        if new.session_id is not None:
-            sessions.setdefault(new.session_id, []).append(new.id)
+    sessions = _own_programs([one.change.new for one in needed if not one.change.of_v2])
     for session_id in sessions:
         await services.sessions.admit(session_id, principal.caller, may_begin_again=True)
     async with _new_evidence(needed, services, principal.name):
@@ -76,6 +74,15 @@ async def make_changes(checked: Sequence[Checked], services: Services, principal
     for session_id, programs in sessions.items():
         await services.sessions.keep(session_id, principal.caller, programs=programs)
     return results
+
+
+def _own_programs(new: Sequence[NewProgram]) -> dict[str, list[str]]:
+    """The ids of the programs that sessions have of their own, by session."""
+    sessions: dict[str, list[str]] = {}
+    for one in new:
+        if one.session_id is not None:
+            sessions.setdefault(one.session_id, []).append(one.id)
+    return sessions
 
 
 def is_same(before: Program, new: NewProgram) -> bool:
@@ -142,5 +149,4 @@ def _new_evidence(needed: Sequence[Checked], services: Services, by: str) -> Abs
     ]
     if not told:
         return nullcontext()
-    others = f" and {len(told) - 1} others" if len(told) > 1 else ""
-    return services.ramp.changing(lambda: f"{by} {told[0]}{others}")
+    return services.ramp.changing(lambda: f"{by} {first_of(told, 1, 'others')}")

@@ -1,10 +1,10 @@
-"""What ended sessions had of their own, and those of them that have begun again without all of it."""
+"""Keeps what ended sessions had of their own, and which have begun again without all of it."""
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0023"
-down_revision = "0021"
+down_revision = "0022"
 branch_labels = None
 depends_on = None
 
