@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cli.errors import CommandFailed, Refused
 from cli.output import AsJson, print_fields, print_json, when
 from cli.service import Service, key_of_file, on_service
 from poolshift.client import sessions
@@ -61,7 +62,19 @@ def set_lm(
         max_tokens=max_tokens,
         check=check,
     )
-    _show(service.ask(call), as_json=as_json)
+    try:
+        _show(service.ask(call), as_json=as_json)
+    except Refused as refusal:
+        if refusal.code != "lm_error" or not check:
+            raise
+        raise CommandFailed(refusal.exit_code, _refused(refusal, lm_key_file)) from None
+
+
+def _refused(refusal: Refused, lm_key_file: Path | None) -> str:
+    """Tells why a trial failed, and the options that may mend it, instead of the advice of a library behind it."""
+    said = str(refusal).partition("\n")[0].rstrip()
+    key = "--lm-key-file FILE gives its key" if lm_key_file is None else f"the key is that of {lm_key_file}"
+    return f"{said} (nothing is changed; {key}, --api-base URL its address, and --no-check sets it untried)"
 
 
 @app.command("unset")

@@ -140,6 +140,10 @@ def test_the_command_tries_it_unless_told_otherwise(
     refused = set_to("refuses")
     assert refused.returncode != 0
     assert "lm_error" in refused.stderr
+    assert "\\n" not in refused.stderr, "a line of its own words"
+    assert f"the key is that of {key}, --api-base URL its address" in refused.stderr
+    keyless = run("set", "openai/test", "--api-base", endpoint.base("refuses", "by-command"))
+    assert "--lm-key-file FILE gives its key" in keyless.stderr
     assert answer(service, topic) == EVERYONES
     assert set_to("answers").returncode == 0
     assert answer(service, topic) == "by-command sk-of-the-file"
