@@ -22,6 +22,7 @@ from routing.rollout.plan import MAX_STEPS, Plan, parse_plan
 from routing.rollout.ramp import NEEDS_EVIDENCE, Facts, Ramp, RampState, missing_for_next
 from routing.rollout.ramp_store import ReplicaReport
 from routing.versions import Version
+from store.health import StoreFailure
 
 router = Router(prefix="/rollout", tags=["rollout"])
 
@@ -96,6 +97,9 @@ class StatusView(Out):
     silent: list[str] = Field(description="Replicas that have said nothing for some seconds")
     split: SplitView
     replicas: list[ReplicaView]
+    database: str | None = Field(
+        description="The failure of this replica's last write to the database, and since when; null while it can write"
+    )
 
 
 @router.get("/plan", openapi_extra=raises("not_found"))
@@ -218,7 +222,12 @@ def status_view(services: Services) -> StatusView:
         silent=[row.id for row in rows if row.is_silent],
         split=_split(percent, _sum([row.split for row in rows])),
         replicas=rows,
+        database=_database_text(services.store_health.failure),
     )
+
+
+def _database_text(failure: StoreFailure | None) -> str | None:
+    return None if failure is None else f"{failure.reason}, since {failure.since:%Y-%m-%d %H:%M:%S}Z"
 
 
 def _reason(services: Services, facts: Facts) -> str | None:

@@ -185,6 +185,8 @@ def test_a_step_that_fails_keeps_no_other_from_running(faults: dict[str, Excepti
     unexpected = {step for step, error in faults.items() if not isinstance(error, StoreUnavailable)}
     assert len(failures) == len(unexpected)
     assert set(failures.values()) <= {1}  # a step that keeps failing is logged once
+    kept = [line["event"] for line in logged].count("what is to be written is kept in memory")
+    assert kept == (any(isinstance(error, StoreUnavailable) for error in faults.values()))
 
 
 @pytest.mark.parametrize("ttl_s", [1e-9, 3600.0, 1e11, 1e300])

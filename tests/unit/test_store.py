@@ -11,7 +11,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from cryptography.fernet import Fernet
-from sqlalchemy import Connection, text, update
+from sqlalchemy import Connection, select, text, update
 
 import store.database
 from pools.testing import echo_program
@@ -215,8 +215,22 @@ async def test_a_full_disk_is_told_in_words(database: Database) -> None:
             await connection.execute(text("PRAGMA max_page_count = 1"))
             await connection.execute(text("CREATE TABLE large AS SELECT zeroblob(1000000)"))
 
-    with pytest.raises(StoreUnavailable, match=r"^the database cannot be used: database or disk is full$"):
-        await fill()
+    async def read() -> None:
+        async with database.reading() as connection:
+            await connection.execute(select(ramps))
+
+    assert database.health.failure is None
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match=r"^the database cannot be used: database or disk is full$"):
+            await fill()
+        await read()  # a full disk lets everybody read
+        assert database.health.failure is not None
+        since = database.health.failure.since
+    assert database.health.failure.reason == "the database cannot be used: database or disk is full"
+    assert database.health.failure.since == since
+    async with database.transaction() as connection:
+        await connection.execute(text("PRAGMA max_page_count = 1000000"))
+    assert database.health.failure is None
 
 
 async def test_of_two_writers_one_wins_and_the_other_is_told(database: Database) -> None:
