@@ -214,7 +214,7 @@ def asked(poolshift: Poolshift, path: Path, name: str, typed: bytes, *more: str)
     ours, theirs = pty.openpty()
     try:
         os.write(ours, typed)
-        command = [SCRIPT, "keys", "revoke", name, "--file", str(path), *more]
+        command = [str(SCRIPT), "keys", "revoke", name, "--file", str(path), *more]
         environment = {**poolshift.environment, "TERM": "dumb"}
         ended = subprocess.run(
             command, env=environment, stdin=theirs, capture_output=True, text=True, timeout=60, check=False
