@@ -1,19 +1,20 @@
 """The state of the database, as this process last found it."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from routing.errors import StoreUnavailable
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFailure:
-    """A failure that no later success has ended: its words, and the time of the first one."""
+    """A failure that no later success has ended, in the words of the last one."""
 
     reason: str
-    since: datetime
+    since: float
+    """The time of the first one, by `time.monotonic`: a database that fails cannot be asked for the time."""
     is_of_writing: bool
 
 
@@ -36,7 +37,7 @@ class StoreHealth:
             yield
         except StoreUnavailable as error:
             before = self.failure
-            since = datetime.now(UTC) if before is None else before.since
+            since = time.monotonic() if before is None else before.since
             of_writing = is_writing or (before is not None and before.is_of_writing)
             self.failure = StoreFailure(str(error), since, of_writing)
             raise

@@ -1,7 +1,8 @@
 """`/rollout/plan`, `/rollout/start` and the like, `/rollout/status`: a ramp that goes on by itself."""
 
+import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi import Request
@@ -227,7 +228,10 @@ def status_view(services: Services) -> StatusView:
 
 
 def _database_text(failure: StoreFailure | None) -> str | None:
-    return None if failure is None else f"{failure.reason}, since {failure.since:%Y-%m-%d %H:%M:%S}Z"
+    if failure is None:
+        return None
+    since = datetime.now(UTC) - timedelta(seconds=time.monotonic() - failure.since)
+    return f"{failure.reason}, since {since:%Y-%m-%d %H:%M:%S}Z"
 
 
 def _reason(services: Services, facts: Facts) -> str | None:

@@ -175,7 +175,7 @@ def test_a_database_that_cannot_be_written(poolshift: Poolshift, start_service: 
         wait_until(lambda: service.log().count("is kept in memory") > 0, "the background cannot write either")
     wait_until(lambda: operator.json("rollout", "status")["database"] is None, "it is written")
     assert service.log().count("what is to be written is kept in memory") == 1
-    assert "etag" in service.client.get("/rollout").headers
+    wait_until(lambda: "etag" in service.client.get("/rollout").headers, "the rollback is written")
 
 
 @contextmanager

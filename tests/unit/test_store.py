@@ -28,6 +28,7 @@ from routing.rollout.ramp_clock import StepTimes
 from routing.rollout.ramp_store import ReplicaReport
 from store.clock import moment
 from store.database import Database
+from store.health import StoreFailure
 from store.job_store import SqlJobStore
 from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
@@ -220,7 +221,7 @@ async def test_a_full_disk_is_told_in_words(database: Database) -> None:
             await connection.execute(select(ramps))
 
     assert database.health.failure is None
-    found = []
+    found: list[StoreFailure | None] = []
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match=r"^the database cannot be used: database or disk is full$"):
             await fill()
