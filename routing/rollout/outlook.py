@@ -12,8 +12,7 @@ def outlook(ramp: Ramp, facts: Facts, percent: float, pin: str | None = None) ->
     `percent` is V2's share in force, `pin` the version that `POOL_VERSION` gives all calls.
     """
     if pin is not None:
-        held = "the plan is held where it is, until a start without it" if ramp.state.is_under_way else "no ramp moves"
-        return f"nothing: POOL_VERSION={pin} pins all calls, so that {held}"
+        return _pinned(ramp, pin)
     if ramp.state is RampState.IDLE:
         return "nothing: no plan is under way" if ramp.plan is None else "nothing: the plan waits for its start"
     if ramp.state is RampState.PAUSED:
@@ -29,6 +28,11 @@ def outlook(ramp: Ramp, facts: Facts, percent: float, pin: str | None = None) ->
         return f"{_next_share(ramp)} in {left_s:.0f} s at the earliest"
     missing = missing_for_next(ramp, step, facts)
     return _next_share(ramp) if missing is None else f"{_next_share(ramp)}, but {missing}"
+
+
+def _pinned(ramp: Ramp, pin: str) -> str:
+    held = "the plan is held where it is, until a start without it" if ramp.state.is_under_way else "no ramp moves"
+    return f"nothing: POOL_VERSION={pin} pins all calls, so that {held}"
 
 
 def _next_share(ramp: Ramp) -> str:

@@ -398,15 +398,12 @@ def abort(ramp: Ramp, by: str, reason: str | None) -> Move:
 
 def percent_changed(ramp: Ramp, rollout: Rollout) -> Move | None:
     """Takes note of a new percentage that is not the ramp's own: a rollback ends the ramp, other changes pause it."""
-    is_judges_pause = rollout.source is Source.PAUSE
-    if is_judges_pause or (rollout.source in (Source.PLAN, Source.JUDGE) and rollout.canary_basis_points > 0):
+    if _is_ramps_own(ramp, rollout):
         return None
     if voids_earlier_changes(rollout.canary_basis_points, rollout.source):
         if ramp.state.is_under_way or ramp.state is RampState.PROMOTED:
             return Move(_to(ramp, RampState.ROLLED_BACK, rollout.updated_by, rollout.reason))
         return None
-    if ramp.state is RampState.PROMOTED and rollout.canary_basis_points == BASIS_POINTS:
-        return None  # a person's promotion, or another word for what is in force
     changed = f"{rollout.updated_by} changed the percentage to {rollout.canary_percent:g} ({rollout.source})"
     if rollout.reason:
         changed = f"{changed}: {rollout.reason}"
@@ -415,6 +412,14 @@ def percent_changed(ramp: Ramp, rollout: Rollout) -> Move | None:
     if ramp.state is RampState.PROMOTED:
         return Move(_to(ramp, RampState.IDLE, rollout.updated_by, changed))
     return Move(replace(ramp, paused_at=None)) if ramp.paused_at is not None else None
+
+
+def _is_ramps_own(ramp: Ramp, rollout: Rollout) -> bool:
+    """Tells if a percentage is what the ramp, the judge, or a person's promotion has set."""
+    if ramp.state is RampState.PROMOTED and rollout.canary_basis_points == BASIS_POINTS:
+        return True
+    is_of_plan = rollout.source in (Source.PLAN, Source.JUDGE) and rollout.canary_basis_points > 0
+    return is_of_plan or rollout.source is Source.PAUSE
 
 
 def evidence_restarted(ramp: Ramp, why: str | None, identity: Identity | None = None) -> Move:

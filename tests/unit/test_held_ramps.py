@@ -117,7 +117,7 @@ async def test_another_leader_goes_on_with_the_hold() -> None:
 
 @pytest.mark.parametrize("is_found_amid", [False, True])
 async def test_a_change_of_the_pools_is_one_line_of_the_history(*, is_found_amid: bool) -> None:
-    """It names who did what, whether a look finds the other pools before the change is over or not."""
+    """The line names who did what, whether a look finds the other pools before the change is over or not."""
     flag, store, pools = await open_flag(MemoryLog(), None), MemoryStore(), Pools(code="1")
     judge = LiveJudge(Config())
     ramp = await opened(flag, judge, store, pools)

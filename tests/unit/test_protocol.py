@@ -715,7 +715,7 @@ def test_a_server_that_ends_answers_what_has_arrived_unread() -> None:
 
 
 def test_each_answer_amid_a_drain_says_that_the_connection_closes() -> None:
-    """Those that were due when it began, and later ones; a connection that is idle is left alone."""
+    """Answers that were due when it began, and later ones; a connection that is idle is left alone."""
 
     async def run(request: bytes, *, is_before: bool) -> None:
         connections = Connections(Lane(tells), LIMITS)

@@ -233,7 +233,7 @@ def test_a_pin_holds_a_ramp() -> None:
 
 
 def test_a_forgotten_plan_leaves_the_judges_rollback_to_be_seen() -> None:
-    """Its alert is there until somebody starts again; without a ramp there is nothing to see."""
+    """The alert is there until somebody starts again; without a ramp there is nothing to see."""
     move = ramps.advance(started(), facts(verdict=verdict(Say.ROLLBACK, "engine")))
     assert move is not None
     after = ramps.set_plan(move.ramp, None, "ops").ramp

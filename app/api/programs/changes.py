@@ -64,10 +64,7 @@ async def make_changes(checked: Sequence[Checked], services: Services, principal
         SessionNotFound, StaleProgram, NotTheOwner, IncompatibleDefinition, QuotaExceeded, StoreUnavailable.
     """
     needed = [one for one in checked if one.is_needed]
-    sessions: dict[str, list[str]] = {}
-    for new in [one.change.new for one in needed if not one.change.of_v2]:
-        if new.session_id is not None:
-            sessions.setdefault(new.session_id, []).append(new.id)
+    sessions = _by_session(needed)
     for session_id in sessions:
         await services.sessions.admit(session_id, principal.caller, may_begin_again=True)
     async with _new_evidence(needed, services, principal.name):
@@ -76,6 +73,15 @@ async def make_changes(checked: Sequence[Checked], services: Services, principal
     for session_id, programs in sessions.items():
         await services.sessions.keep(session_id, principal.caller, programs=programs)
     return results
+
+
+def _by_session(needed: Sequence[Checked]) -> dict[str, list[str]]:
+    """The ids of the programs that sessions get, or get another definition of, by session."""
+    sessions: dict[str, list[str]] = {}
+    for new in [one.change.new for one in needed if not one.change.of_v2]:
+        if new.session_id is not None:
+            sessions.setdefault(new.session_id, []).append(new.id)
+    return sessions
 
 
 def is_same(before: Program, new: NewProgram) -> bool:

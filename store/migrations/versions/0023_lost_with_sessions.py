@@ -1,4 +1,4 @@
-"""What ended sessions had of their own, and those of them that have begun again without all of it."""
+"""The programs and LMs of ended sessions, and which of those sessions have begun again."""
 
 import sqlalchemy as sa
 from alembic import op
