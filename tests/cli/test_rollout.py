@@ -9,7 +9,7 @@ from threading import Event
 from tests.cli.conftest import Poolshift, lines
 from tests.conftest import StartService
 from tests.support.database import write_locked
-from tests.support.service import Service
+from tests.support.service import Service, running_service
 from tests.support.waiting import wait_until
 
 
@@ -147,15 +147,12 @@ def test_what_decides_in_the_place_of_the_flag(poolshift: Poolshift, start_servi
     assert operator.json("rollout", "set", 1)["note"] == note
     assert note in operator.succeeds("rollout", "get")
     service.stop()
-    alone = Service(service.directory, POOLS="v2", RETIRE_V1="anyway", PORT=service.port)
-    alone.start()
-    try:
+    with running_service(service.directory, POOLS="v2", RETIRE_V1="anyway") as alone:
+        operator = poolshift.at(alone.url)
         shown = operator.json("rollout", "get")
         note = "POOLS=v2: without V1 all calls are V2's, although the flag has 1 %"
         assert (shown["canary_percent"], shown["note"]) == (100, note)
         assert note in operator.succeeds("rollout", "get")
-    finally:
-        alone.stop()
 
 
 def test_a_database_that_cannot_be_written(poolshift: Poolshift, start_service: StartService) -> None:
