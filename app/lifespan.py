@@ -95,6 +95,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             warm_start=WarmStart(pools.engines, flag, pin, settings.warm_timeout_s),
             deadlines=Deadlines.of(settings),
             migration=await open_migration(opening, database, log),
+            store_health=database.health,
             registry=app.state.registry,
             figures=PoolFigures(app.state.registry),
             ramp_figures=RampFigures(app.state.registry),

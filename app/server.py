@@ -152,7 +152,7 @@ class Server(uvicorn.Server):
         if self._replica is not None:
             self._replica.is_now(State.STOPPING)
         if self._connections is not None:
-            self._connections.is_draining = True
+            self._connections.drain()
         # In this turn of the loop: each answer closes its connection from now on, and has to say that no call is taken.
         services: Services = self._app.state.services
         services.jobs.refuse()

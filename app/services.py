@@ -35,6 +35,7 @@ from routing.telemetry.ramp_figures import RampFigures
 from routing.telemetry.recorder import Recorder
 from routing.telemetry.tracing import Tracing
 from routing.versions import Version
+from store.health import StoreHealth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,7 @@ class Services:
     reloader: CodeReloader
     deadlines: Deadlines
     migration: MigrationRecords
+    store_health: StoreHealth
     registry: CollectorRegistry
     figures: PoolFigures
     ramp_figures: RampFigures

@@ -69,12 +69,18 @@ def revoke_key(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the key.")],
     *,
     file: File,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
     last_admin: Annotated[
         bool, typer.Option("--last-admin", help="Revokes it even if no key with the scope admin is left.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Removes a key from the file (exit code 1 if no key has that name, or if it is the last admin's)."""
+    """Removes a key from the file (exit code 1 if no key has that name, or if it is the last admin's).
+
+    A terminal is asked before the file has no key at all.
+    """
+    if not yes and sys.stdin.isatty() and [key.name for key in keys_in(file)] == [name]:
+        typer.confirm(f"{file} has no other key, and nobody could do anything: revoke {name}?", abort=True, err=True)
     if not remove_key(file, name, may_be_last=last_admin):
         raise CommandFailed(ExitCode.REFUSED, f"{file}: no key is named {name!r}")
     if as_json:

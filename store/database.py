@@ -16,6 +16,7 @@ from sqlalchemy.pool import QueuePool
 from common.threads import in_thread
 from routing.errors import StoreUnavailable
 from store.clock import moment
+from store.health import StoreHealth
 from store.schema import NewerSchema, upgrade
 from store.sqlite.engines import own_engine, shared_engines
 from store.sqlite.file import SqliteFile
@@ -50,6 +51,7 @@ class Database:
         """True if other replicas may write to the database too."""
         self.on_announced: Callable[[], None] | None = None
         """Called as soon as a change has been announced and committed, before the caller of `transaction` goes on."""
+        self.health = StoreHealth()
         self._share = share
         self._claim: SqliteLock | None = None
         """The claim on a SQLite file that no other process shares."""
@@ -100,7 +102,7 @@ class Database:
             IntegrityError: what was written contradicts what is there.
             StoreUnavailable: the database does not answer in time, or SQLite's file is gone.
         """
-        async with self._bounded(timeout_s):
+        async with self._bounded(timeout_s, is_writing=True):
             connection = None
             try:
                 async with self._turn(), AsyncExitStack() as stack:
@@ -116,27 +118,28 @@ class Database:
         Raises:
             StoreUnavailable: as `transaction`.
         """
-        async with self._bounded(TRANSACTION_TIMEOUT_S), AsyncExitStack() as stack:
+        async with self._bounded(TRANSACTION_TIMEOUT_S, is_writing=False), AsyncExitStack() as stack:
             yield await _begin(stack, self._reading_engine)
 
     @asynccontextmanager
-    async def _bounded(self, timeout_s: float) -> AsyncIterator[None]:
+    async def _bounded(self, timeout_s: float, *, is_writing: bool) -> AsyncIterator[None]:
         """Bounds the time of a transaction, counts it, and raises its failures as StoreUnavailable."""
         self._under_way += 1
         self._is_idle.clear()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._see_to_file()
-                yield
-                await self._see_to_file()  # what is acknowledged is in the database, or in a log that is there
-        except IntegrityError:
-            raise
-        except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(self._told(error)) from error
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._is_idle.set()
+        with self.health.noting(is_writing=is_writing):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._see_to_file()
+                    yield
+                    await self._see_to_file()  # what is acknowledged is in the database, or in a log that is there
+            except IntegrityError:
+                raise
+            except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
+                raise StoreUnavailable(self._told(error)) from error
+            finally:
+                self._under_way -= 1
+                if not self._under_way:
+                    self._is_idle.set()
 
     def _turn(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._turns is None else self._turns.turn()

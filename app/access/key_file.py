@@ -8,7 +8,7 @@ import structlog
 
 from app.access.auth import Authenticator
 from config import mounted_file
-from config.api_keys import InvalidKeyFile, parse_key_file
+from config.api_keys import InvalidKeyFile, KeyFile, parse_key_file
 from config.file_watch import contents
 
 _log = structlog.stdlib.get_logger("poolshift.http")
@@ -46,4 +46,15 @@ class FollowedKeyFile:
             return False
         self._authenticator.replace(keys)
         _log.info("API keys read", names=[key.name for key in keys.keys])
+        warn_if_empty(keys, self._path)
         return True
+
+
+def warn_if_empty(keys: KeyFile, path: Path) -> None:
+    """Warns of a file without a key, which lets nobody in."""
+    if not keys.keys:
+        _log.warning(
+            "API_KEYS_FILE has no key: every call that needs one is refused",
+            file=str(path),
+            way_out=f"poolshift keys create --name NAME --scope admin --file {path}",
+        )

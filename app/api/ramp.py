@@ -1,7 +1,8 @@
 """`/rollout/plan`, `/rollout/start` and the like, `/rollout/status`: a ramp that goes on by itself."""
 
+import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi import Request
@@ -22,6 +23,7 @@ from routing.rollout.plan import MAX_STEPS, Plan, parse_plan
 from routing.rollout.ramp import NEEDS_EVIDENCE, Facts, Ramp, RampState, missing_for_next
 from routing.rollout.ramp_store import ReplicaReport
 from routing.versions import Version
+from store.health import StoreFailure
 
 router = Router(prefix="/rollout", tags=["rollout"])
 
@@ -96,6 +98,9 @@ class StatusView(Out):
     silent: list[str] = Field(description="Replicas that have said nothing for some seconds")
     split: SplitView
     replicas: list[ReplicaView]
+    database: str | None = Field(
+        description="The failure of this replica's last write to the database, and since when; null while it can write"
+    )
 
 
 @router.get("/plan", openapi_extra=raises("not_found"))
@@ -218,7 +223,15 @@ def status_view(services: Services) -> StatusView:
         silent=[row.id for row in rows if row.is_silent],
         split=_split(percent, _sum([row.split for row in rows])),
         replicas=rows,
+        database=_database_text(services.store_health.failure),
     )
+
+
+def _database_text(failure: StoreFailure | None) -> str | None:
+    if failure is None:
+        return None
+    since = datetime.now(UTC) - timedelta(seconds=time.monotonic() - failure.since)
+    return f"{failure.reason}, since {since:%Y-%m-%d %H:%M:%S}Z"
 
 
 def _reason(services: Services, facts: Facts) -> str | None:

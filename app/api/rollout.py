@@ -36,6 +36,7 @@ class RolloutView(Out):
         description="Everything goes to V1, since this replica has not reached the database for longer than "
         "ROLLOUT_MAX_STALENESS_S; revision and source are the last ones that it knows"
     )
+    note: str | None = Field(description="Why the flag's percentage is not what the calls get, and when it counts")
 
 
 class RevisionView(Out):
@@ -93,7 +94,19 @@ def rollout_view(rollout: Rollout, services: Services) -> RolloutView:
         updated_at=rollout.updated_at,
         updated_by=rollout.updated_by,
         reason=rollout.reason,
+        note=_note(rollout, services),
     )
+
+
+def _note(rollout: Rollout, services: Services) -> str | None:
+    """Says what decides in the place of the flag, if something does."""
+    percent = f"{rollout.canary_percent:g} %"
+    if Version.V1 not in services.pools:
+        is_all = rollout.canary_percent == 100
+        return None if is_all else f"POOLS=v2: without V1 all calls are V2's, although the flag has {percent}"
+    if services.pin is not None:
+        return f"POOL_VERSION={services.pin} pins all calls; V2 gets {percent} from a start without it on"
+    return None
 
 
 def percent_of(rollout: Rollout, services: Services) -> float:

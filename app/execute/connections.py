@@ -51,6 +51,10 @@ class Connection:
         """Tells if nothing is due from the service: it is idle, or its request is unfinished."""
         raise NotImplementedError
 
+    def drain(self) -> None:
+        """Has its next answer close it, since the service is about to end."""
+        raise NotImplementedError
+
     def has_arrivals(self) -> bool:
         """Tells if its client has sent something that is not read yet."""
         raise NotImplementedError
@@ -93,7 +97,7 @@ class Connections:
         self.endpoint = endpoint
         self.limits = limits
         self.is_draining = False
-        """Set once the service is about to end: each answer to a call closes its connection, which is then idle."""
+        """Set once the service is about to end: each answer closes its connection from then on."""
         self.on_count: Callable[[int], None] | None = None
         """Called with the number of open connections when it has changed."""
         self._loop = asyncio.get_running_loop()
@@ -111,6 +115,12 @@ class Connections:
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._scarce_from = self._descriptors - min(self._descriptors // 8, _MAX_RESERVE)
         self._room_check: asyncio.TimerHandle | None = None
+
+    def drain(self) -> None:
+        """Has each answer close its connection from now on, those that are due already included."""
+        self.is_draining = True
+        for connection in list(self._open):
+            connection.drain()
 
     # --- what a connection tells
 

@@ -159,8 +159,18 @@ class LaneProtocol(Connection):
         elif self._is_uvicorns:
             assert self._uvicorn is not None
             self._uvicorn.shutdown()
-        else:
+        elif not self.has_arrivals():  # a client that has sent its next request would see a reset
             self.close()
+
+    def drain(self) -> None:
+        """Has the answer that is due say that the connection closes, unless another request has come already."""
+        if self._early or self._is_lingering:
+            return
+        if self._exchange is not None:
+            self._exchange.keep_alive = False
+        elif self._is_uvicorns and not self._is_answered():
+            assert self._uvicorn is not None
+            self._uvicorn.shutdown()
 
     # --- what the limits ask and tell
 
@@ -352,6 +362,8 @@ class LaneProtocol(Connection):
         self._feed(self._reader.rest)
         if self._is_ending:
             self.shutdown()
+        elif self._connections.is_draining:
+            self.drain()
 
     def _feed(self, data: bytes) -> None:
         """Gives uvicorn what belongs to its request; what lies behind that waits."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cli.errors import Refused
 from cli.output import AsJson, print_fields, print_json, print_rows, when
 from cli.rollout import ramp
 from cli.rollout.ramp import Reason
@@ -63,13 +64,19 @@ def roll_back(
 ) -> None:
     """Sends all traffic to V1, from the next call on."""
     began = time.monotonic()
-    flag = service.ask(rollout.roll_back(reason=reason, in_flight=in_flight))
+    unwritten = None
+    try:
+        flag = service.ask(rollout.roll_back(reason=reason, in_flight=in_flight))
+    except Refused as refusal:  # the rollback is in force where it was asked for
+        if not verify or refusal.code != "store_unavailable":
+            raise
+        unwritten = str(refusal)
     if not verify:
         _show(flag, as_json=as_json)
         return
     from cli.rollout.rollback_check import verified  # noqa: PLC0415 - it knows the service's errors: slow to import
 
-    findings = verified(service, began)
+    findings = verified(service, began, unwritten)
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -155,5 +162,6 @@ def _show(flag: dict[str, Any], *, as_json: bool) -> None:
             "source": flag["source"],
             "updated": f"{when(flag['updated_at'])} by {flag['updated_by']}",
             "reason": flag["reason"],
+            **({"note": flag["note"]} if flag.get("note") else {}),
         }
     )

@@ -223,6 +223,7 @@ def _show_status(status: dict[str, Any], *, as_json: bool) -> None:
             ),
             "in force": "on every replica" if status["in_force"] else "not on every replica",
             **({"silent": ", ".join(status["silent"])} if status["silent"] else {}),
+            **({"database": status["database"]} if status.get("database") else {}),
         }
     )
     rows = [

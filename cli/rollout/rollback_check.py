@@ -54,9 +54,20 @@ class Seen:
         return _ENGINE_FAULTS.isdisjoint(self.faults) and sum(self.faults.values()) <= MAX_FAULTS * self.answered
 
 
-def verified(service: Service, began: float) -> list[Finding]:
-    """Verifies a rollback that was asked for at `began`, by `time.monotonic`; takes some seconds."""
-    return list(_findings(service, began))
+def verified(service: Service, began: float, unwritten: str | None = None) -> list[Finding]:
+    """Verifies a rollback that was asked for at `began`, by `time.monotonic`; takes some seconds.
+
+    `unwritten` is what the service has said if it could not write the rollback then.
+    """
+    findings = list(_findings(service, began))
+    return findings if unwritten is None else [*findings, _written(service, unwritten)]
+
+
+def _written(service: Service, unwritten: str) -> Finding:
+    """Tells if the service has written the rollback since: without that, a restart would forget it."""
+    if "etag" in service.answer(rollout.show()).raw.headers:
+        return Finding(holds=True, told="written to the database, at a later attempt")
+    return Finding(holds=False, told=f"not written to the database yet, so that a restart would forget it: {unwritten}")
 
 
 def _findings(service: Service, began: float) -> Iterator[Finding]:

@@ -90,6 +90,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     pin: str | None = None
     """The version that all calls are pinned to, so that no ramp moves anything."""
     shadow_percent: float = 0.0
+    database: str | None = None
+    """The failure of the replica's last write to the database, and since when; None while it can write."""
 
 
 class Tally(msgspec.Struct, frozen=True):

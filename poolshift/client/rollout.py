@@ -21,6 +21,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     stale: bool = False
     """True if everything goes to V1, since the replica has not reached the database for too long."""
+    note: str | None = None
+    """Why the flag's percentage is not what the calls get, and when it counts."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

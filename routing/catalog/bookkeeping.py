@@ -57,6 +57,8 @@ class Bookkeeping:
         self._next_sweep = 0.0
         self._failures: dict[str, str] = {}
         """The unexpected error of each step that failed the last time."""
+        self._unwritten: set[str] = set()
+        """The steps that the store has refused, until each of them succeeds."""
 
     def start(self) -> None:
         """Begins; `aclose` ends it."""
@@ -95,19 +97,27 @@ class Bookkeeping:
 
     async def _do(self, **steps: Callable[[], Awaitable[object]]) -> bool:
         """Runs all steps, whatever they raise; returns whether all went well. A step that failed is tried again."""
-        unwritten = ""
         for name, step in steps.items():
             try:
                 await step()
             except StoreUnavailable as error:
-                unwritten = str(error)
+                if not self._unwritten:
+                    _log.warning("what is to be written is kept in memory", reason=str(error))
+                self._unwritten.add(name)
             except Exception as error:
                 self._failed(name, error)
                 continue
+            else:
+                self._written(name)
             self._failures.pop(name, None)
-        if unwritten:
-            _log.warning("what is to be written is kept in memory", reason=unwritten)
-        return not unwritten and not self._failures.keys() & steps.keys()
+        return not (self._unwritten | self._failures.keys()) & steps.keys()
+
+    def _written(self, name: str) -> None:
+        """Logs that the store takes everything again, once the last step that it had refused succeeds."""
+        if name in self._unwritten:
+            self._unwritten.discard(name)
+            if not self._unwritten:
+                _log.info("what was kept in memory is written")
 
     def _failed(self, name: str, error: Exception) -> None:
         """Logs an unexpected error, unless the step failed with the same error the last time."""

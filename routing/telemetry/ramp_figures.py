@@ -55,7 +55,7 @@ class RampFigures(Collector):
         )
         yield self._by_guardrail(
             "judge_rolled_back",
-            "1 for the guardrail on whose evidence the ramp is rolled back, until the next plan or start.",
+            "1 for the guardrail on whose evidence the ramp is rolled back, until the next start of a plan.",
             {row.name: float(row.name == self._decided_by()) for row in self._rows},
         )
         states = GaugeMetricFamily("poolshift_rollout_state", "State of the ramp: 1 for the current.", labels=["state"])

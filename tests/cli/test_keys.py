@@ -3,14 +3,17 @@
 import concurrent.futures
 import json
 import os
+import pty
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from config.api_keys import Scope, hash_key, read_key_file
-from tests.cli.conftest import Poolshift, lines
+from tests.cli.conftest import SCRIPT, Poolshift, lines
 from tests.conftest import StartService
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -191,3 +194,41 @@ def test_the_last_admin_is_not_revoked_by_mistake(poolshift: Poolshift, path: Pa
     assert poolshift.json("keys", "revoke", "root", "--last-admin", "--file", path) == {"revoked": "root"}
     assert [key.name for key in read_key_file(path).keys] == ["app"]
     poolshift.succeeds("keys", "revoke", "app", "--file", path)
+
+
+def test_a_terminal_is_asked_before_no_key_is_left(poolshift: Poolshift, path: Path) -> None:
+    """Nobody could do anything then; `--yes` asks nothing, and neither does one of several keys."""
+    for name in ("one", "other"):
+        poolshift.succeeds("keys", "create", "--name", name, "--scope", "execute", "--file", path)
+    assert asked(poolshift, path, "other", b"") == (0, "")
+    exit_code, said = asked(poolshift, path, "one", b"n\n")
+    assert exit_code != 0
+    assert f"{path} has no other key, and nobody could do anything: revoke one?" in said
+    assert [key.name for key in read_key_file(path).keys] == ["one"]
+    assert asked(poolshift, path, "one", b"", "--yes") == (0, "")
+    assert read_key_file(path).keys == ()
+
+
+def asked(poolshift: Poolshift, path: Path, name: str, typed: bytes, *more: str) -> tuple[int, str]:
+    """Revokes a key at a terminal; returns the exit code, and what is said beside the answer."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, typed)
+        command = [str(SCRIPT), "keys", "revoke", name, "--file", str(path), *more]
+        environment = {**poolshift.environment, "TERM": "dumb"}
+        ended = subprocess.run(
+            command, env=environment, stdin=theirs, capture_output=True, text=True, timeout=60, check=False
+        )
+        return ended.returncode, ended.stderr
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_file_without_a_key_is_warned_of(start_service: StartService, tmp_path: Path) -> None:
+    """The service starts, since keys may come, and says that it lets nobody in; again if the last one goes."""
+    path = tmp_path / "keys.yaml"
+    path.write_text("keys: []\n")
+    service = start_service(API_KEYS_FILE=path)
+    wait_until(lambda: "API_KEYS_FILE has no key" in service.log(), "the log warns")
+    assert service.client.get("/rollout").status_code == 401

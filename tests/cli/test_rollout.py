@@ -8,7 +8,9 @@ from threading import Event
 
 from tests.cli.conftest import Poolshift, lines
 from tests.conftest import StartService
-from tests.support.service import Service
+from tests.support.database import write_locked
+from tests.support.service import Service, running_service
+from tests.support.waiting import wait_until
 
 
 def test_set_get_rollback_history(operator: Poolshift, service: Service) -> None:
@@ -135,6 +137,42 @@ def test_a_rollback_under_a_pin_to_v2_is_not_verified(poolshift: Poolshift, star
     assert pin == "NO   POOL_VERSION=v2 sends all calls to V2 whatever the rollout says: start the service without it"
     assert re.fullmatch(r"NO   V2 got [1-9]\d* calls in 5 s", dispatched), dispatched
     assert re.fullmatch(r"yes  V2 answered [1-9]\d* calls in 5 s, faults: none", answers), answers
+
+
+def test_what_decides_in_the_place_of_the_flag(poolshift: Poolshift, start_service: StartService) -> None:
+    """A percentage that was set before, or is set meanwhile, is shown with what becomes of it."""
+    service = start_service(POOL_VERSION="v1")
+    operator = poolshift.at(service.url)
+    note = "POOL_VERSION=v1 pins all calls; V2 gets 1 % from a start without it on"
+    assert operator.json("rollout", "set", 1)["note"] == note
+    assert note in operator.succeeds("rollout", "get")
+    service.stop()
+    with running_service(service.directory, POOLS="v2", RETIRE_V1="anyway") as alone:
+        operator = poolshift.at(alone.url)
+        shown = operator.json("rollout", "get")
+        note = "POOLS=v2: without V1 all calls are V2's, although the flag has 1 %"
+        assert (shown["canary_percent"], shown["note"]) == (100, note)
+        assert note in operator.succeeds("rollout", "get")
+
+
+def test_a_database_that_cannot_be_written(poolshift: Poolshift, start_service: StartService) -> None:
+    """`status` says so, with the time; a rollback is verified all the same, and told as not written."""
+    service = start_service()
+    operator = poolshift.at(service.url)
+    operator.succeeds("rollout", "set", 50)
+    assert operator.json("rollout", "status")["database"] is None
+    with write_locked(service.directory / "poolshift.db"):
+        ended = operator("rollout", "rollback", "--verify")
+        assert ended.returncode == 1
+        *found, written = ended.stdout.splitlines()
+        assert [line[:3] for line in found] == ["yes"] * 3
+        assert written.startswith("NO   not written to the database yet, so that a restart would forget it: store_")
+        database = next(line for line in lines(operator.succeeds("rollout", "status")) if line[0] == "database")
+        assert "since" in database
+        wait_until(lambda: service.log().count("is kept in memory") > 0, "the background cannot write either")
+    wait_until(lambda: operator.json("rollout", "status")["database"] is None, "it is written")
+    assert service.log().count("what is to be written is kept in memory") == 1
+    wait_until(lambda: "etag" in service.client.get("/rollout").headers, "the rollback is written")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from routing.errors import StaleProgram, StaleRevision, StoreUnavailable
 from routing.migration.usage import DayOfTimes
 from routing.rollout.model import Change, Source
 from routing.rollout.ramp import Ramp
+from routing.rollout.ramp_clock import StepTimes
 from routing.rollout.ramp_store import ReplicaReport, StaleRamp
 from routing.versions import Version
 from store.database import Database
@@ -82,7 +83,7 @@ async def append_revisions(sharer: Sharer, rounds: str) -> None:
             except StaleRevision as error:
                 rollout = error.current.revision
             try:
-                ramp = (await ramps.append(Ramp(step=number % 2), after=ramp)).revision
+                ramp = (await ramps.append(Ramp(step=number % 2), StepTimes(), after=ramp)).revision
                 sharer.say(ramp=ramp)
             except StaleRamp as error:
                 ramp = error.current.revision
@@ -129,7 +130,7 @@ async def follow(sharer: Sharer, rounds: str) -> None:
         database.on_announced = follower.wake
         sessions = SqlSessionStore(database)
         for number in range(int(rounds)):
-            await sessions.begin_again(f"{sharer.index}.{number}")
+            await sessions.forget_ended(f"{sharer.index}.{number}")
         while len(followed) < int(rounds) * sharer.count:
             await follower.catch_up()
         sharer.say(followed=followed)

@@ -64,7 +64,7 @@ class Store:
 class Flag:
     """A rollout with nothing to write."""
 
-    async def flush(self) -> None:
+    async def flush_late(self) -> None:
         pass
 
 
@@ -113,7 +113,7 @@ def test_what_lives_for_a_short_time_is_looked_for_in_every_round(monkeypatch: p
 
 
 STEPS = (
-    "flag.flush",
+    "flag.flush_late",
     "jobs.keep",
     "keys.keep",
     "keys.sweep",
@@ -177,7 +177,7 @@ def test_a_step_that_fails_keeps_no_other_from_running(faults: dict[str, Excepti
         before = Counter(done)
         await work.aclose()
         await background.aclose()
-        assert all(done[step] > before[step] for step in STEPS if step.endswith(".flush"))
+        assert all(done[step] > before[step] for step in STEPS if step.endswith((".flush", ".flush_late")))
 
     with structlog.testing.capture_logs() as logged:
         asyncio.run(run())
@@ -185,6 +185,8 @@ def test_a_step_that_fails_keeps_no_other_from_running(faults: dict[str, Excepti
     unexpected = {step for step, error in faults.items() if not isinstance(error, StoreUnavailable)}
     assert len(failures) == len(unexpected)
     assert set(failures.values()) <= {1}  # a step that keeps failing is logged once
+    kept = [line["event"] for line in logged].count("what is to be written is kept in memory")
+    assert kept == (any(isinstance(error, StoreUnavailable) for error in faults.values()))
 
 
 @pytest.mark.parametrize("ttl_s", [1e-9, 3600.0, 1e11, 1e300])

@@ -690,3 +690,46 @@ def test_what_a_refused_client_still_sends_is_dropped(path: bytes, end: str) -> 
         assert connection.wire.written.count(b"HTTP/1.1 ") == 1
 
     asyncio.run(run())
+
+
+def test_a_server_that_ends_answers_what_has_arrived_unread() -> None:
+    """A request that lies in the socket is read and answered; a close before that would reset the client."""
+
+    async def run(request: bytes) -> None:
+        connection = Connection(LaneProtocol, tells)
+        connection.receive(call(b"1"))
+        await connection.flush()
+        ours, client = socket.socketpair()
+        with ours, client:
+            connection.wire.socket = ours
+            client.sendall(request)
+            connection.protocol.shutdown()
+            assert not connection.wire.is_closed
+            connection.receive(ours.recv(65536))
+        assert (await connection.flush()).count(b"200 OK") == 2
+        assert connection.wire.written.count(b"connection: close") == 1
+        assert connection.wire.is_closed
+
+    for request in (call(b"2"), GET):
+        asyncio.run(run(request))
+
+
+def test_each_answer_amid_a_drain_says_that_the_connection_closes() -> None:
+    """Answers that were due when it began, and later ones; a connection that is idle is left alone."""
+
+    async def run(request: bytes, *, is_before: bool) -> None:
+        connections = Connections(Lane(tells), LIMITS)
+        connection = Connection(LaneProtocol, tells, connections=connections)
+        if is_before:
+            connection.receive(request)
+        connections.drain()
+        assert not connection.wire.is_closed
+        if not is_before:
+            connection.receive(request)
+        written = await connection.flush()
+        assert (written.count(b"200 OK"), written.count(b"connection: close")) == (1, 1)
+        assert connection.wire.is_closed
+
+    for request in (call(b"1"), GET):
+        for is_before in (True, False):
+            asyncio.run(run(request, is_before=is_before))

@@ -11,7 +11,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from cryptography.fernet import Fernet
-from sqlalchemy import Connection, text, update
+from sqlalchemy import Connection, select, text, update
 
 import store.database
 from pools.testing import echo_program
@@ -28,6 +28,7 @@ from routing.rollout.ramp_clock import StepTimes
 from routing.rollout.ramp_store import ReplicaReport
 from store.clock import moment
 from store.database import Database
+from store.health import StoreFailure
 from store.job_store import SqlJobStore
 from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
@@ -215,8 +216,23 @@ async def test_a_full_disk_is_told_in_words(database: Database) -> None:
             await connection.execute(text("PRAGMA max_page_count = 1"))
             await connection.execute(text("CREATE TABLE large AS SELECT zeroblob(1000000)"))
 
-    with pytest.raises(StoreUnavailable, match=r"^the database cannot be used: database or disk is full$"):
-        await fill()
+    async def read() -> None:
+        async with database.reading() as connection:
+            await connection.execute(select(ramps))
+
+    assert database.health.failure is None
+    found: list[StoreFailure | None] = []
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match=r"^the database cannot be used: database or disk is full$"):
+            await fill()
+        await read()  # a full disk lets everybody read
+        found.append(database.health.failure)
+    assert found[0] is not None
+    assert found[0] == found[1], "since the first failure"
+    assert found[0].reason == "the database cannot be used: database or disk is full"
+    async with database.transaction() as connection:
+        await connection.execute(text("PRAGMA max_page_count = 1000000"))
+    assert database.health.failure is None
 
 
 async def test_of_two_writers_one_wins_and_the_other_is_told(database: Database) -> None:
