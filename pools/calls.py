@@ -34,6 +34,8 @@ class Program:
         limits = definition.limits
         self.max_concurrency = 0 if limits is None or limits.max_concurrency is None else limits.max_concurrency
         """The number of calls that run at once; 0 is no limit."""
+        self.is_untried = version is not None
+        """True for a version's own definition until a client's call has run it well. The router clears it."""
 
     def __repr__(self) -> str:
         return f"<Program {self.quarantine_key} {self.id!r}>"

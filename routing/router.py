@@ -212,6 +212,8 @@ class Router:
     def _succeeded(self, route: Route, call: Call, operation: str, began: float, result: Result) -> None:
         seconds = time.perf_counter() - began
         self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, route.trace_id)
+        if call.program.is_untried and operation not in NOT_ORGANIC and route.decision.reason is not Reason.FORCED:
+            call.program.is_untried = False
         if call.program.definition.limits is not None and operation not in NOT_ORGANIC:
             self._record_program(route, call, OK, seconds)
         cost = 0.0 if call.lm is None else self._record_tokens(route, call.lm, result.usage)

@@ -187,7 +187,8 @@ rotated_programs = Table(
     Column("definition", Text, nullable=False),
 )
 
-# By the identity of a V2: its calls and faults, and how its last ramp ended.
+# By the identity of a V2: its calls and faults since the last end against it, that end (`against`), the number of such
+# ends, the programs whose own definition has served a call since then (keys, as a JSON list), and its last ramp's end.
 trials = Table(
     "trials",
     metadata,
@@ -200,6 +201,13 @@ trials = Table(
     Column("reason", Text),
     Column("at", UtcDateTime),
     Column("seen_at", UtcDateTime, nullable=False),
+    Column("ends", Integer),
+    Column("tried", Text),
+    Column("against", String(16)),
+    Column("against_by", String(256)),
+    Column("against_reason", Text),
+    Column("against_at", UtcDateTime),
+    Column("against_run", Integer),
 )
 
 # One row for each session that has an LM of its own, one for everyone's, one for each version's, and V1's former one.

@@ -207,8 +207,9 @@ async def rotate_pools(services: Running, operator: Operator, body: RotationBody
     """Makes V2's specification V1's, and sets 0 %: the next migration can begin. Answers when V1's new workers serve.
 
     No call is lost, and sessions stay. The percentage must be 0 or 100, and no plan may be under way. V2 must have been
-    tried: its plan ended promoted by evidence, or it has served ROTATE_MIN_CALLS with at most 1 % of faults. Otherwise,
-    and if it was rolled back, aborted or unrotated, an admin may say `unproven`, with a reason.
+    tried: a plan has promoted it by evidence, or it has served ROTATE_MIN_CALLS with at most 1 % of faults since it was
+    rolled back, aborted or unrotated; and calls have tried each of its own definitions. Otherwise an admin may say
+    `unproven`, with a reason.
     """
     body = body or RotationBody()
     require_v1(services)

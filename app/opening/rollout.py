@@ -118,6 +118,7 @@ def open_rotation(
     trials = LiveTrials(
         v2_identity(pools, catalog.lms, catalog.programs),
         lambda: calls_of_v2(opening.recorder, is_lm_on_trial=catalog.lms.is_on_trial),
+        catalog.programs.own_definitions,
         SqlTrialStore(database),
         ramp,
         flag,

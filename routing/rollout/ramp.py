@@ -66,6 +66,8 @@ class Ramp:
     """The pools that the evidence, the hold and the approval are about; without parts if they are not known."""
     paused_at: int | None = None
     """V2's share while a guardrail's pause keeps it below the step's, in hundredths of a percent."""
+    lacks_evidence: bool = False
+    """A step since the start was left without evidence: by `on_inconclusive: advance`, or by a person."""
 
     def __repr__(self) -> str:
         at = f" step {self.step + 1} of {len(self.plan.steps)}" if self.plan and self.step >= 0 else ""
@@ -268,7 +270,7 @@ def _next(ramp: Ramp, has_evidence: bool) -> Move:  # noqa: FBT001 - the word th
 def _inconclusive(ramp: Ramp, missing: str) -> Move:
     assert ramp.plan is not None
     if ramp.plan.on_inconclusive == "advance":
-        return _next(ramp, has_evidence=False)
+        return _next(replace(ramp, lacks_evidence=True), has_evidence=False)
     reason = f"inconclusive after {ramp.plan.max_wait_s:g} s: {missing}"
     return Move(_to(ramp, RampState.ROLLED_BACK, PLAN, reason), RollBack(Source.PLAN, reason))
 
@@ -319,7 +321,8 @@ def start(
             f"V2 gets {share / 100:g} %, and the plan begins at {first.percent:g} %: "
             "start it with `lower` (--lower) to take the difference from V2"
         )
-    return _at_step(replace(ramp, run=ramp.run + 1, acknowledged=(), identity=identity or UNKNOWN), 0, by, reason)
+    fresh = replace(ramp, run=ramp.run + 1, acknowledged=(), identity=identity or UNKNOWN, lacks_evidence=False)
+    return _at_step(fresh, 0, by, reason)
 
 
 def pause(ramp: Ramp, by: str, reason: str | None) -> Move:
@@ -359,7 +362,8 @@ def promote(ramp: Ramp, by: str, reason: str | None) -> Move:
     """Gives V2 everything without waiting for evidence. Raises PlanConflict."""
     _require(ramp, ramp.state.is_under_way, "promote")
     told = f"promoted without waiting for evidence: {reason or 'no reason given'}"
-    return Move(_to(ramp, RampState.PROMOTED, by, told), SetPercent(BASIS_POINTS, Source.PLAN, told))
+    promoted = replace(_to(ramp, RampState.PROMOTED, by, told), lacks_evidence=True)
+    return Move(promoted, SetPercent(BASIS_POINTS, Source.PLAN, told))
 
 
 def abort(ramp: Ramp, by: str, reason: str | None) -> Move:

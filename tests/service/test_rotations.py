@@ -187,19 +187,25 @@ def test_faults_and_rollbacks_speak_against_v2(start_service: StartService, shop
     assert ": it fails" in refused(rotate(service))
 
 
-def test_a_promotion_is_evidence_and_a_persons_is_none(start_service: StartService, shop: Shop) -> None:
-    """A plan that promotes V2 by itself is enough. One that a person ended needs calls, after a restart too."""
-    service = start_service(**shop.settings())
+def test_no_plan_takes_an_abort_back(start_service: StartService, shop: Shop) -> None:
+    """Neither its start, nor a person's promotion, nor a plan that promotes without evidence; calls since then do."""
+    service = start_service(**shop.settings(ROTATE_MIN_CALLS=20))
     program = create(service)
     wait_until(lambda: service.pool("v2")["ready"], "V2 is ready")
-    plan = {"steps": [{"percent": 50, "hold_s": 0.1, "min_calls": 1}], "on_inconclusive": "advance", "max_wait_s": 0.1}
+    set_percent(service, 100)
+    for _ in range(20):
+        served(service, program)
+    set_percent(service, 0)
+    plan = {"steps": [{"percent": 50, "hold_s": 0, "min_calls": 1}], "on_inconclusive": "advance", "max_wait_s": 0.1}
     assert service.client.put("/rollout/plan", json=plan).is_success
-    assert service.client.post("/rollout/start").is_success
-    assert service.client.post("/rollout/promote", json={"reason": "seen enough"}).is_success
+    for path in ("start", "abort", "start", "promote"):
+        assert service.client.post(f"/rollout/{path}", json={"reason": f"for the {path}"}).is_success
+    told = "this V2 was aborted by anonymous at "
+    assert told in refused(rotate(service))
     service.stop(signal.SIGKILL)
     service.start()
     wait_until(lambda: service.pool("v2")["ready"], "V2 is ready")
-    assert "no plan of this V2 ended promoted by evidence" in refused(rotate(service))
+    assert told in refused(rotate(service))
     set_percent(service, 0)
     assert service.client.post("/rollout/start").is_success
 
@@ -208,9 +214,29 @@ def test_a_promotion_is_evidence_and_a_persons_is_none(start_service: StartServi
         return bool(service.client.get("/rollout/status").json()["state"] == "promoted")
 
     wait_until(is_promoted, "the plan promotes V2")
-    service.stop(signal.SIGKILL)
-    service.start()
+    refusal = refused(rotate(service))
+    assert told in refusal
+    assert ": for the abort; since then it has served " in refusal
+    for _ in range(20):
+        served(service, program)
+    answer = rotate(service)
+    assert answer.status_code == 200, answer.text
+
+
+def test_each_definition_of_v2s_own_is_to_be_tried(start_service: StartService, shop: Shop) -> None:
+    """The refusal names those that no call has tried, whatever the calls of the others; forced calls try nothing."""
+    service = start_service(**shop.settings(ROTATE_MIN_CALLS=5))
+    programs = [create(service, "price"), create(service, "offer")]
+    for program in programs:
+        body = {"program_type": "python", "entrypoint": f"shop:{program}", "instructions": "V2's"}
+        assert service.client.put(f"/programs/{program}{V2}", json=body).status_code == 201
     wait_until(lambda: service.pool("v2")["ready"], "V2 is ready")
+    set_percent(service, 100)
+    served(service, "offer", version="v2")
+    for _ in range(10):
+        served(service, "price")
+    assert "no call has tried V2's own definition of offer." in refused(rotate(service))
+    served(service, "offer")
     answer = rotate(service)
     assert answer.status_code == 200, answer.text
 

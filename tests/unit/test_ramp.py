@@ -14,6 +14,7 @@ from routing.rollout.model import Rollout, Source
 from routing.rollout.outlook import outlook
 from routing.rollout.plan import Plan
 from routing.rollout.ramp import Facts, Move, Ramp, RampState, RollBack, SetPercent
+from routing.rollout.ramp_json import from_json, to_json
 
 STEPS = [{"percent": 1, "hold_s": 60, "min_calls": 100}, {"percent": 50, "hold_s": 60, "min_calls": 100}]
 
@@ -289,3 +290,17 @@ def _apply(ramp: Ramp, kind: str, arguments: list[Any]) -> Move | None:
         return ramps.resume(ramp, "ops", None, None)
     move: Move = getattr(ramps, kind)(ramp, "ops", None)
     return move
+
+
+def test_a_ramp_remembers_that_it_went_on_without_evidence() -> None:
+    """Also in the store; one that an older replica has written does not tell, and counts as one without."""
+    begun = started()
+    assert not begun.lacks_evidence
+    promoted = ramps.promote(begun, "ops", None).ramp
+    assert promoted.lacks_evidence
+    for ramp in (begun, promoted):
+        data = to_json(ramp)
+        assert from_json(data) == ramp
+        del data["lacks_evidence"]
+        assert from_json(data).lacks_evidence
+    assert not ramps.start(replace(promoted, state=RampState.IDLE), "ops", None).ramp.lacks_evidence
