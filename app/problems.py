@@ -116,6 +116,16 @@ def problem_of(error: Exception) -> Problem:
     return internal_error()
 
 
+def needs_reason(word: str) -> Problem:
+    """Makes the problem of a request that says `word` and not why."""
+    message = f"`{word}` needs a reason"
+    return Problem(
+        "invalid_request",
+        f"body.reason: {message}",
+        extensions={"errors": [{"at": "body.reason", "message": message}]},
+    )
+
+
 def internal_error() -> Problem:
     """Makes the problem for an unforeseen failure; the log has its cause."""
     return Problem("internal_error", "the service failed; its log says how", retry_safe=False)
@@ -226,9 +236,13 @@ def _(error: InvalidPlan) -> Problem:
 
 @problem_of.register(PlanConflict)
 @problem_of.register(NoPlan)
-@problem_of.register(NothingToDemote)
-def _(error: PlanConflict | NoPlan | NothingToDemote) -> Problem:
+def _(error: PlanConflict | NoPlan) -> Problem:
     return Problem("plan_conflict", str(error))
+
+
+@problem_of.register
+def _(error: NothingToDemote) -> Problem:
+    return Problem("rollback_impossible", str(error))
 
 
 @problem_of.register

@@ -228,7 +228,7 @@ def demote(program_id: str, *, session_id: str | None = None, reason: str | None
     """Undoes the last promotion: V1 has its former definition again, and V2 alone the promoted one.
 
     Raises:
-        PlanConflict: the program has changed since, or was not promoted.
+        RollbackImpossible: the program has changed since, or was not promoted.
     """
     call = post(f"/programs/{segment(program_id)}/demote", Program, members(reason=reason))
     return replace(call, params=given({"session_id": session_id}))

@@ -157,20 +157,20 @@ def test_a_promotion_is_undone(service: Service, program: str) -> None:
     changed(service, program, definition(instructions="V1's"))
     changed(service, program, definition("shout"), V2)
     demote = f"/programs/{program}/demote"
-    problem(service.client.post(demote), 409, "plan_conflict")
+    problem(service.client.post(demote), 409, "rollback_impossible")
     assert service.client.post(f"/programs/{program}/promote", json=FORCED).is_success
     assert answers(service, program) == ["A", "A"]
     back = service.client.post(demote, json={"reason": "it shouts"})
     assert (back.status_code, back.json()["revision"], back.json()["instructions"]) == (200, 3, "V1's")
     assert back.json()["v2"]["entrypoint"] == "tests.support.programs:shout"
     assert answers(service, program) == ["a", "A"]
-    problem(service.client.post(demote), 409, "plan_conflict")
+    problem(service.client.post(demote), 409, "rollback_impossible")
     assert service.client.post(f"/programs/{program}/promote", json=FORCED).is_success
     changed(service, program, definition("async_echo"), V2)
-    assert "take that back" in problem(service.client.post(demote), 409, "plan_conflict")["detail"]
+    assert "take that back" in problem(service.client.post(demote), 409, "rollback_impossible")["detail"]
     service.client.delete(f"/programs/{program}{V2}")
     changed(service, program, definition("async_echo"))
-    problem(service.client.post(demote), 409, "plan_conflict")
+    problem(service.client.post(demote), 409, "rollback_impossible")
 
 
 def test_promoting_what_v2_has_not_run_for_all_takes_force(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Replica(NamedTuple):
     trials: LiveTrials
 
     async def told(self) -> str:
-        """What speaks against V2; nothing if it is proven."""
+        """Tells why V2 is not proven; nothing if it is."""
         trial = await self.trials.of_v2()
         return "" if trial.is_proven else trial.told
 
@@ -179,7 +179,7 @@ async def test_a_person_who_is_called_judge_proves_nothing(replica: Replica) -> 
 
 
 async def test_a_restart_neither_ends_a_ramp_again_nor_forgets_its_end(replica: Replica, database: Database) -> None:
-    """What V2 has served since an abort counts over restarts, and a rollback by hand after that is another end."""
+    """Calls since an abort count over restarts, and a rollback by hand after that is another end."""
     await aborted(replica)
     await replica.flag.change(EVERYTHING)
     await replica.serves(MIN_CALLS)

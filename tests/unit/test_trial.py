@@ -62,7 +62,7 @@ def test_what_is_evidence(record: TrialRecord | None, verdict: Verdict | None, i
 
 @pytest.mark.parametrize("record", [trial(1000), trial(0, 0, Outcome.PROVEN)])
 def test_a_definition_that_no_call_has_tried(record: TrialRecord) -> None:
-    """It is not proven by the calls of others; a few are named, and the rest counted."""
+    """Calls of others prove nothing of a definition; a few are named, and the rest counted."""
     found = trial_of(record, WELL, MIN_CALLS, [f"p{number}" for number in range(7)])
     assert not found.is_proven
     assert found.told == "no call has tried V2's own definition of p0, p1, p2, p3, p4 and 2 more"
