@@ -19,10 +19,10 @@ from app.execute.envelopes import MAX_ITEMS, BatchEnvelope, Envelope, misfit_of
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once, kept
 from app.execute.response import Response, json_lines, problem_lines
+from app.execute.text_check import check_text
+from app.execute.version_headers import sunset_lines
 from app.problems import Problem, problem_of
 from app.services import Services
-from app.sunset import sunset_lines
-from app.text import check_text
 from pools.protocol import Pool
 from poolshift.worker.framing import MALFORMED
 from routing.catalog.idempotency import Outcome
@@ -89,6 +89,7 @@ class BatchEndpoint:
         forced = self._lane.forced_version(exchange, principal)
         if envelope.session_id is not None:
             await self._services.sessions.admit(envelope.session_id, principal.caller)
+            self._services.sessions.refuse_lost(envelope.session_id, principal.caller, program_id)
         programs = self._services.programs
         session_id = envelope.session_id
         program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
