@@ -166,7 +166,8 @@ KINDS: Mapping[str, Kind] = {
         status=409,
         category="session",
         title="The program's id is taken",
-        when="the id is taken in this session, or among the global ones",
+        when="the id is taken in this session, or among the global ones; or it is kept for the owner of a deleted"
+        " program, which can still be restored",
         remedy="use the one that is there, or another id",
     ),
     "incompatible_definition": Kind(

@@ -29,6 +29,7 @@ from routing.errors import (
     IncompatibleDefinition,
     InvalidPlan,
     JobNotFound,
+    NoDeletion,
     NoOwnDefinition,
     NoPlan,
     NoProgramOfSession,
@@ -169,7 +170,8 @@ def _(error: ProgramNotFound) -> Problem:
 @problem_of.register(NoOwnDefinition)
 @problem_of.register(NoProgramOfSession)
 @problem_of.register(NoRevision)
-def _(error: NoOwnDefinition | NoProgramOfSession | NoRevision) -> Problem:
+@problem_of.register(NoDeletion)
+def _(error: NoOwnDefinition | NoProgramOfSession | NoRevision | NoDeletion) -> Problem:
     return Problem("program_not_found", error.reason)
 
 
