@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 from prometheus_fastapi_instrumentator.metrics import Info
+from starlette.datastructures import State
 from starlette.types import Message, Receive, Scope, Send
 
 from app import assets, problems
@@ -129,7 +130,7 @@ class Application(FastAPI):
             if self.state.replica is not None and self.state.replica.is_behind:
                 return self._after_others(self.state.replica, scope, receive, send)
         elif scope["type"] == "lifespan":
-            send = _in_one_line(send)
+            send = _in_one_line(send, self.state)
         return super().__call__(scope, receive, send)
 
     async def _after_others(self, replica: Replica, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,13 +165,18 @@ class Application(FastAPI):
         return self.openapi_schema
 
 
-def _in_one_line(send: Send) -> Send:
-    """Tells a failed start in one line, without a traceback, if the operator can mend its cause."""
+def _in_one_line(send: Send, state: State) -> Send:
+    """Tells a failed start in one line, without a traceback, if the operator can mend its cause.
+
+    The `state` of the application gets the error.
+    """
 
     async def tell(message: Message) -> None:
         error = sys.exception()
-        if message["type"] == "lifespan.startup.failed" and isinstance(error, _OPERATORS_ERRORS):
-            message = {**message, "message": str(error)}
+        if message["type"] == "lifespan.startup.failed":
+            state.start_error = error
+            if isinstance(error, _OPERATORS_ERRORS):
+                message = {**message, "message": str(error)}
         await send(message)
 
     return tell
@@ -199,6 +205,7 @@ def create_app(settings: Settings) -> Application:
     app.state.assets = Assets(_ASSET_FOLDERS)
     app.state.is_draining = False
     app.state.replica = None
+    app.state.start_error = None
     problems.install(app)
     _install_metrics(app)
     for router in _ROUTERS:

@@ -65,7 +65,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         tracing = open_tracing(opening)
         warm_list, replica = WarmList(catalog.programs), opening.replica
         factory = PoolFactory(settings, environment, recorder, opening.background, warm_list, replica)
-        pools = await open_pools(opening, factory, log, catalog.lms)
+        pools = await open_pools(opening, factory, log, catalog.lms, flag)
         pin = Version(settings.pool_version) if settings.pool_version else None
         await start_pools(pools, factory, pin, local_lm)
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools.engines) < len(Version))

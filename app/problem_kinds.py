@@ -125,9 +125,11 @@ KINDS: Mapping[str, Kind] = {
         status=409,
         category="request",
         title="There is nothing to roll back to",
-        when="a rollback, a percentage or a plan's start, and the service runs without V1 (`POOLS=v2`); or a reload"
-        " with `previous`, and the pool keeps no code from before a reload, since none has brought other code yet",
-        remedy="nothing: V1 has been taken out of service on purpose; put the code on disk back, and reload",
+        when="a rollback, a percentage or a plan's start, and the service runs without V1 (`POOLS=v2`); a reload"
+        " with `previous`, and the pool keeps no code from before a reload, since none has brought other code yet; or a"
+        " demotion, and the definition in force is not a promoted one, or V2 has another of its own",
+        remedy="nothing: V1 has been taken out of service on purpose; put the code on disk back, and reload; restore a"
+        " revision of the program",
     ),
     "program_not_found": Kind(
         status=404,
@@ -164,7 +166,8 @@ KINDS: Mapping[str, Kind] = {
         status=409,
         category="session",
         title="The program's id is taken",
-        when="the id is taken in this session, or among the global ones",
+        when="the id is taken in this session, or among the global ones; or it is kept for the owner of a deleted"
+        " program, which can still be restored",
         remedy="use the one that is there, or another id",
     ),
     "incompatible_definition": Kind(

@@ -29,6 +29,7 @@ from routing.errors import (
     IncompatibleDefinition,
     InvalidPlan,
     JobNotFound,
+    NoDeletion,
     NoOwnDefinition,
     NoPlan,
     NoProgramOfSession,
@@ -116,6 +117,16 @@ def problem_of(error: Exception) -> Problem:
     return internal_error()
 
 
+def needs_reason(word: str) -> Problem:
+    """Makes the problem of a request that says `word` and not why."""
+    message = f"`{word}` needs a reason"
+    return Problem(
+        "invalid_request",
+        f"body.reason: {message}",
+        extensions={"errors": [{"at": "body.reason", "message": message}]},
+    )
+
+
 def internal_error() -> Problem:
     """Makes the problem for an unforeseen failure; the log has its cause."""
     return Problem("internal_error", "the service failed; its log says how", retry_safe=False)
@@ -159,7 +170,8 @@ def _(error: ProgramNotFound) -> Problem:
 @problem_of.register(NoOwnDefinition)
 @problem_of.register(NoProgramOfSession)
 @problem_of.register(NoRevision)
-def _(error: NoOwnDefinition | NoProgramOfSession | NoRevision) -> Problem:
+@problem_of.register(NoDeletion)
+def _(error: NoOwnDefinition | NoProgramOfSession | NoRevision | NoDeletion) -> Problem:
     return Problem("program_not_found", error.reason)
 
 
@@ -226,9 +238,13 @@ def _(error: InvalidPlan) -> Problem:
 
 @problem_of.register(PlanConflict)
 @problem_of.register(NoPlan)
-@problem_of.register(NothingToDemote)
-def _(error: PlanConflict | NoPlan | NothingToDemote) -> Problem:
+def _(error: PlanConflict | NoPlan) -> Problem:
     return Problem("plan_conflict", str(error))
+
+
+@problem_of.register
+def _(error: NothingToDemote) -> Problem:
+    return Problem("rollback_impossible", str(error))
 
 
 @problem_of.register

@@ -28,13 +28,15 @@ from app.replicas.page import State
 from app.replicas.replica import Machine, Replica, part_of
 from app.replicas.supervisor import Supervisor
 from app.services import Services
-from config.settings import Settings
+from config.settings import InvalidSettings, Settings
 from poolshift.worker.linux import KEPT_BYTES, keep_freed_memory, open_many_files
 from routing.errors import StoreUnavailable
 from store.database import claim_for_replicas
 
 STARTUP_FAILURE: Final = 3
 """The exit code of a service that could not start, which is uvicorn's."""
+INVALID_SETTINGS: Final = 2
+"""The exit code of a service whose settings do not go with what the database or a file has."""
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -98,6 +100,15 @@ class Server(uvicorn.Server):
         super().run(sockets or listening.listen(self._settings.host, self._settings.port))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which does not know settings that make no sense."""
+        try:
+            await self._start(sockets)
+        except SystemExit:
+            if isinstance(self._app.state.start_error, InvalidSettings):
+                sys.exit(INVALID_SETTINGS)
+            raise
+
+    async def _start(self, sockets: list[socket.socket] | None) -> None:
         """As uvicorn's, which does not say where it listens on sockets that are handed to it."""
         if self._replica is None:
             await super().startup(sockets)

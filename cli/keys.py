@@ -26,7 +26,9 @@ def create_key(
     ],
     owner: Annotated[
         str | None,
-        typer.Option(help="Owner of the sessions and jobs that the key makes and sees; by default the key's name."),
+        typer.Option(
+            help="Owner of what the key makes; by default, sessions and jobs are the key's, and programs everyone's."
+        ),
     ] = None,
     file: Annotated[
         Path | None,

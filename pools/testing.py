@@ -485,6 +485,9 @@ class FakeSpawner:
         """Finds nothing wrong, and derives nothing."""
         return None
 
+    async def load(self, definition: Definition) -> None:
+        """Loads everything."""
+
     @property
     def commit(self) -> None:
         """No code is of no commit."""

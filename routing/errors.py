@@ -127,6 +127,14 @@ class NoRevision(ProgramNotFound):
         self.reason = f"the program {program_id!r} has no revision {revision} that is kept"
 
 
+class NoDeletion(ProgramNotFound):
+    """A program has no deletion of this number that can be restored."""
+
+    def __init__(self, program_id: str, number: int) -> None:
+        super().__init__(program_id)
+        self.reason = f"the program {program_id!r} has no deletion {number} that can be restored"
+
+
 class NothingToDemote(Exception):
     """The definition of a program that is in force does not come from a promotion, or V2 has another one on trial."""
 

@@ -15,9 +15,10 @@ from routing.catalog.owners import Editor
 from routing.catalog.programs import NewProgram, StoredProgram
 from store import clock, revision_rows
 from store.database import Database
+from store.deletions import deletions
 from store.paging import fitting
 from store.program_store import program_of, reference
-from store.tables import GLOBAL, deleted_programs, program_revisions, program_v2_revisions, programs
+from store.tables import deleted_programs, program_revisions, program_v2_revisions, programs
 
 _COLUMNS = tuple(programs.c.keys())
 """The columns that both tables have: all of a program's."""
@@ -43,14 +44,15 @@ class SqlDeletedProgramStore:
             await self._database.announce(connection, "program", reference(found.id, found.session_id))
         return True
 
-    async def find(self, program_id: str, session_id: str | None, within_s: float) -> Deletion | None:
-        of_id = (deleted_programs.c.id == program_id) & (deleted_programs.c.session_id == (session_id or GLOBAL))
+    async def deletions(self, program_id: str, session_id: str | None, within_s: float) -> Sequence[Deletion]:
         async with self._database.reading() as connection:
-            is_kept = deleted_programs.c.deleted_at >= clock.moment(connection, -within_s)
-            newest = select(deleted_programs).where(of_id, is_kept)
-            newest = newest.order_by(deleted_programs.c.deleted_at.desc(), deleted_programs.c.key.desc()).limit(1)
-            row = (await connection.execute(newest)).one_or_none()
-        return None if row is None else Deletion(program_of(row), row.deleted_at, row.deleted_by)
+            return await deletions(connection, program_id, session_id, within_s)
+
+    async def find(self, number: int) -> StoredProgram | None:
+        async with self._database.reading() as connection:
+            of_number = deleted_programs.c.key == number
+            row = (await connection.execute(select(deleted_programs).where(of_number))).one_or_none()
+        return None if row is None else program_of(row)
 
     async def definition(self, key: str, revision: int) -> Definition | None:
         async with self._database.reading() as connection:
@@ -71,7 +73,7 @@ class SqlDeletedProgramStore:
                     row = await _revised(connection, row, new)
                 await self._database.announce(connection, "program", reference(row.id, row.session_id))
         except IntegrityError:
-            raise taken(deleted.program.id) from None
+            raise taken(deleted.program.id, int(deleted.program.key)) from None
         return program_of(row)
 
     async def forget(self, after_s: float) -> None:

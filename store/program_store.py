@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 import structlog
-from sqlalchemy import BigInteger, ColumnElement, Row, delete, func, insert, select, tuple_, union_all, update
+from sqlalchemy import BigInteger, ColumnElement, Row, Table, delete, func, insert, select, tuple_, union_all, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -28,6 +29,7 @@ from routing.errors import NothingToDemote, ProgramExists, StoreUnavailable
 from routing.versions import Version
 from store import clock, revision_rows
 from store.database import TRANSACTION_TIMEOUT_S, Database
+from store.deletions import deletions
 from store.json_rows import json_rows, parameter
 from store.paging import fitting
 from store.tables import (
@@ -50,8 +52,10 @@ _log = structlog.stdlib.get_logger("poolshift.store")
 class SqlProgramStore:
     """Implements `routing.catalog.programs.ProgramStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, grace_s: float = 0.0) -> None:
+        """For `grace_s` seconds after its deletion a global program keeps its id for its owner."""
         self._database = database
+        self._grace_s = grace_s
         rows = json_rows(database, key=BigInteger(), more=BigInteger(), at=UtcDateTime())
         self._add_uses = (
             update(programs)
@@ -177,21 +181,12 @@ class SqlProgramStore:
     ) -> tuple[list[StoredProgram], list[str]]:
         """Makes the definitions that a rotation made everyone's V2's own again, in a transaction as `promote_all_v2`.
 
-        Returns these programs, and the ids of those that were changed since: they keep what they have.
+        Those of deleted programs as well, which may be restored. Returns the programs that are there, and the ids of
+        all that were changed since: they keep what they have.
         """
-        of_it = rotated_programs.c.rotation == rotation
-        joined = programs.join(rotated_programs, programs.c.key == rotated_programs.c.program_key)
-        former = (rotated_programs.c.definition.label("former"), rotated_programs.c.revision.label("rotated"))
-        query = select(programs, *former).select_from(joined).where(of_it).order_by(programs.c.key)
-        rows, kept = [], []
-        for found in (await connection.execute(query.with_for_update(of=programs))).all():
-            is_as_rotated = revision_rows.revision_of(found) == found.rotated
-            row = await revision_rows.put_back(connection, found, found.former, by) if is_as_rotated else None
-            if row is None or found.v2_definition is not None:
-                kept.append(found.id)
-            if row is not None:
-                rows.append(row)
-        return _known(rows), kept
+        changed, kept = await _take_back_rotated(connection, programs, rotation, by)
+        _, kept_of_deleted = await _take_back_rotated(connection, deleted_programs, rotation, by)
+        return _known(changed), list(dict.fromkeys([*kept, *kept_of_deleted]))
 
     async def revisions(
         self, key: str, *, limit: int, max_bytes: int, before: int | None, of_v2: bool = False
@@ -270,8 +265,29 @@ class SqlProgramStore:
             "revised_by": new.editor.name,
             "owner": new.editor.owner if new.session_id is None else None,
         }
+        if new.session_id is None and self._grace_s:
+            for deletion in await deletions(connection, new.id, None, self._grace_s):
+                deletion.check_reuse(new.editor, deletion.deleted_at + timedelta(seconds=self._grace_s))
         row: Row[Any] = (await connection.execute(insert(programs).values(values).returning(programs))).one()
         return row
+
+
+async def _take_back_rotated(
+    connection: AsyncConnection, table: Table, rotation: int, by: str | None
+) -> tuple[list[Row[Any]], list[str]]:
+    """Does for the programs of one table what `SqlProgramStore.take_back_rotated` does."""
+    joined = table.join(rotated_programs, table.c.key == rotated_programs.c.program_key)
+    former = (rotated_programs.c.definition.label("former"), rotated_programs.c.revision.label("rotated"))
+    query = select(table, *former).select_from(joined).where(rotated_programs.c.rotation == rotation)
+    rows, kept = [], []
+    for found in (await connection.execute(query.order_by(table.c.key).with_for_update(of=table))).all():
+        is_as_rotated = revision_rows.revision_of(found) == found.rotated
+        row = await revision_rows.put_back(connection, found, found.former, by, table) if is_as_rotated else None
+        if row is None or found.v2_definition is not None:
+            kept.append(found.id)
+        if row is not None:
+            rows.append(row)
+    return rows, kept
 
 
 class _Overtaken(Exception):

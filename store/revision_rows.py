@@ -18,7 +18,7 @@ from routing.catalog.revisions import (
 from routing.errors import NothingToDemote
 from store import clock
 from store.paging import fitting
-from store.tables import program_revisions, program_v2_revisions, programs
+from store.tables import deleted_programs, program_revisions, program_v2_revisions, programs
 
 _FIRST = 1
 _revision = func.coalesce(programs.c.revision, _FIRST)
@@ -64,13 +64,20 @@ async def promote_v2(connection: AsyncConnection, found: Row[Any], by: str | Non
     return row
 
 
-async def put_back(connection: AsyncConnection, found: Row[Any], definition: str, by: str | None) -> Row[Any] | None:
-    """Gives V1 `definition` again, and V2 the one in force as its own, unless it has one. None as for `promote_v2`."""
+async def put_back(
+    connection: AsyncConnection, found: Row[Any], definition: str, by: str | None, table: Table = programs
+) -> Row[Any] | None:
+    """Gives V1 `definition` again, and V2 the one in force as its own, unless it has one. None as for `promote_v2`.
+
+    The program is in `table`: it may have been deleted.
+    """
     now = clock.moment(connection)
     new = _new_revision(found, definition, by, now)
     if found.v2_definition is None:
         new |= _new_v2_revision(found, found.definition, by, now)
-    row = await _change(connection, found, new)
+    if table is deleted_programs:
+        new["size"] = found.size + len(definition)
+    row = await _change(connection, found, new, table)
     if row is not None:
         await _keep_former(connection, found)
     return row
@@ -116,14 +123,16 @@ def _new_v2_revision(
     return {"v2_definition": definition, "v2_revision": revision, "v2_revised_at": now, "v2_revised_by": by}
 
 
-async def _change(connection: AsyncConnection, found: Row[Any], new: dict[str, Any]) -> Row[Any] | None:
+async def _change(
+    connection: AsyncConnection, found: Row[Any], new: dict[str, Any], table: Table = programs
+) -> Row[Any] | None:
     """Changes a program whose definitions, V2's too, are as they were found; None if they are not."""
     is_as_found = (
-        (programs.c.key == found.key)
-        & (_revision == revision_of(found))
-        & (func.coalesce(programs.c.v2_revision, 0) == v2_revision_of(found))
+        (table.c.key == found.key)
+        & (func.coalesce(table.c.revision, _FIRST) == revision_of(found))
+        & (func.coalesce(table.c.v2_revision, 0) == v2_revision_of(found))
     )
-    change = update(programs).where(is_as_found).values(new).returning(programs)
+    change = update(table).where(is_as_found).values(new).returning(table)
     row: Row[Any] | None = (await connection.execute(change)).one_or_none()
     return row
 

@@ -1,5 +1,6 @@
 """A rotation in the database: one transaction for all that V1 gets from V2, and one for the way back."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -8,9 +9,11 @@ from sqlalchemy import delete, func, insert, literal, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from poolshift.worker.definitions import Definition
+from routing.catalog.definitions import decode_definition
 from routing.catalog.lms import Holder, NewLM
 from routing.rollout.model import Change, Rollout
-from routing.rotation.store import Former, LastRotation, Rotated, TakenBack
+from routing.rotation.store import FORGOTTEN, Former, LastRotation, Rotated, TakenBack
 from routing.rotation.trial import End
 from routing.versions import Version
 from store.database import Database
@@ -52,9 +55,17 @@ class SqlRotationStore:
             return None
         async with self._database.reading() as connection:
             kept = await _kept(connection, rollout.revision)
-        if kept is None:
-            return LastRotation(rollout, None)
-        return LastRotation(rollout, Former(kept.spec, kept.code, kept.tried))
+        former = None if kept is None else Former(kept.spec, kept.code, kept.tried)
+        is_forgotten = await self._log.last_seen(FORGOTTEN) == str(rollout.revision)
+        return LastRotation(rollout, former, is_forgotten)
+
+    async def former_definitions(self, rotation: int) -> Mapping[str, Definition]:
+        is_as_rotated = func.coalesce(programs.c.revision, 1) == rotated_programs.c.revision
+        joined = programs.join(rotated_programs, programs.c.key == rotated_programs.c.program_key)
+        query = select(rotated_programs.c.program_key, rotated_programs.c.definition).select_from(joined)
+        async with self._database.reading() as connection:
+            rows = await connection.execute(query.where(rotated_programs.c.rotation == rotation, is_as_rotated))
+            return {str(row.program_key): decode_definition(row.definition) for row in rows}
 
     async def rotate(self, change: Change, *, after: int, lm: NewLM | None, former: Former) -> Rotated:
         try:

@@ -6,13 +6,12 @@ from typing import Annotated, Literal
 from fastapi import Query, Response
 from pydantic import AfterValidator, Field
 
-from app.access.auth import Operator, Reader
+from app.access.auth import Operator, Principal, Reader
 from app.api.base import MAX_REVISION, In, Out, Page, Router, page_of
 from app.api.preconditions import IfMatch, etag, expected_revision
 from app.openapi.document import header, raises
-from app.positions.identity import pools_difference
 from app.positions.warmth import wait_until_warm
-from app.problems import Problem
+from app.problems import Problem, needs_reason
 from app.services import Running, Services
 from config.api_keys import Scope
 from routing.rollout.model import Change, Rollout, Source, to_basis_points
@@ -200,9 +199,14 @@ class RotationBody(In):
 
 
 class UnrotationBody(In):
-    """The reason for which a rotation is taken back."""
+    """The reason for which a rotation is taken back, and if code that breaks programs may come with that."""
 
     reason: str | None = Field(None, max_length=1024)
+    force: bool = Field(
+        default=False,
+        description="After a restart of the service: takes V1's code from disk although that breaks programs. It takes "
+        "the scope admin and a reason",
+    )
 
 
 class UnrotationView(RolloutView):
@@ -226,15 +230,10 @@ async def rotate_pools(services: Running, operator: Operator, body: RotationBody
     """
     body = body or RotationBody()
     require_v1(services)
-    if body.unproven and not operator.may(Scope.ADMIN):
-        raise Problem("forbidden", f"to rotate without evidence needs the scope {Scope.ADMIN}")
-    word = (body.reason or "").strip() if body.unproven else ""
-    if body.unproven and not word:
-        raise Problem("plan_conflict", "to rotate without evidence needs a reason")
-    changes = (await pools_difference(services)).summary
-    reason = f"{body.reason} ({changes})" if body.reason else changes
-    told = f"unproven: {reason}" if word else reason
-    return rollout_view(await services.rotation.rotate(operator.name, told, unproven=word or None), services)
+    if body.unproven:
+        _check_word("unproven", "to rotate without evidence", operator, body.reason)
+    rollout = await services.rotation.rotate(operator.name, body.reason, is_unproven=body.unproven)
+    return rollout_view(rollout, services)
 
 
 @router.post("/unrotate", openapi_extra=raises(*_ROTATION_PROBLEMS))
@@ -242,10 +241,14 @@ async def unrotate_pools(services: Running, operator: Operator, body: Unrotation
     """Takes the newest rotation back: V1 is what it was before, at 0 %. Answers when V1's workers serve.
 
     V1 has its former specification, language model and definitions again. The definitions that the rotation made
-    everyone's are V2's own again. No plan may be under way.
+    everyone's are V2's own again. No plan may be under way. V1's workers have the code of then; after a restart of the
+    service they have that on disk, which must load the programs, unless an admin says `force`, with a reason.
     """
+    body = body or UnrotationBody()
     require_v1(services)
-    taken = await services.rotation.unrotate(operator.name, None if body is None else body.reason)
+    if body.force:
+        _check_word("force", "to take back a rotation by force", operator, body.reason)
+    taken = await services.rotation.unrotate(operator.name, body.reason, is_forced=body.force)
     view = rollout_view(taken.rollout, services)
     return UnrotationView(**view.model_dump(), kept_programs=list(taken.kept), kept_lm=taken.keeps_lm)
 
@@ -260,6 +263,14 @@ async def show_history(
     """Lists the changes, the newest first."""
     found = await services.flag.history(limit=limit + 1, before=cursor)
     return page_of(found, limit, view=revision_view, cursor=lambda rollout: rollout.revision)
+
+
+def _check_word(word: str, deed: str, operator: Principal, reason: str | None) -> None:
+    """Lets an admin alone say `word`, and with a reason. Raises Problem."""
+    if not operator.may(Scope.ADMIN):
+        raise Problem("forbidden", f"{deed} needs the scope {Scope.ADMIN}")
+    if not (reason or "").strip():
+        raise needs_reason(word)
 
 
 def require_v1(services: Services) -> None:

@@ -64,7 +64,10 @@ async def open_catalog(
     at_once = settings.queue_limit + settings.pool("v1").pool_size + settings.pool("v2").pool_size
     quotas = _quotas(settings, at_once)
     programs = Programs(
-        SqlProgramStore(database), is_shared=is_shared, quotas=quotas, metrics=opening.recorder.programs
+        SqlProgramStore(database, grace_s=settings.program_grace_s),
+        is_shared=is_shared,
+        quotas=quotas,
+        metrics=opening.recorder.programs,
     )
     await programs.load()
     sessions = Sessions(

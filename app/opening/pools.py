@@ -27,7 +27,9 @@ def open_local_lm(opening: Opening, environment: Mapping[str, str]) -> LocalLMSe
     return local_lm
 
 
-async def open_pools(opening: Opening, factory: PoolFactory, log: SqlRolloutLog, lms: LMs) -> PoolSet:
+async def open_pools(
+    opening: Opening, factory: PoolFactory, log: SqlRolloutLog, lms: LMs, flag: RolloutFlag
+) -> PoolSet:
     """Makes the pools, as the environment or the last rotation has them, without starting them.
 
     Raises:
@@ -35,7 +37,7 @@ async def open_pools(opening: Opening, factory: PoolFactory, log: SqlRolloutLog,
     """
     pools = PoolSet(opening.settings.drain_timeout_s)
     opening.at_end(pools.aclose)
-    for version, spec in (await starting_specs(opening.settings, log, lms)).items():
+    for version, spec in (await starting_specs(opening.settings, log, lms, flag)).items():
         pools.put(version, factory.make(version, spec))
     return pools
 

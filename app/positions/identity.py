@@ -3,14 +3,14 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 import msgspec
 import structlog
 
 from app.positions.difference import PoolDifference, PoolIdentity, difference
 from app.positions.factory import PoolSet
-from app.services import Services
 from config.pools import PoolSpec
 from pools.errors import SpawnFailed
 from poolshift.worker.describe import Description
@@ -33,41 +33,73 @@ _SIZES: Final = ("pool_size", "worker_max_executions", "worker_max_rss_mb", "wor
 _log = structlog.stdlib.get_logger("poolshift")
 
 
-async def identity_of(version: Version, services: Services) -> PoolIdentity:
+class Parts(Protocol):
+    """The parts of the service that tell what its pools are."""
+
+    @property
+    def pool_set(self) -> PoolSet:
+        """The pools that run."""
+        ...
+
+    @property
+    def lms(self) -> LMs:
+        """The language models."""
+        ...
+
+    @property
+    def programs(self) -> Programs:
+        """The programs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PoolParts:
+    """Implements `Parts`."""
+
+    pool_set: PoolSet
+    lms: LMs
+    programs: Programs
+
+
+async def identity_of(version: Version, parts: Parts) -> PoolIdentity:
     """Identifies a pool. An interpreter that cannot run workers, or hangs, has no version and no packages."""
     try:
         async with asyncio.timeout(DESCRIBE_WAIT_S):
-            return _identity(version, services, await services.spawners[version].describe())
+            return _identity(version, parts, await parts.pool_set.spawners[version].describe())
     except (SpawnFailed, TimeoutError):
-        return _identity(version, services, None)
+        return _identity(version, parts, None)
 
 
-async def pools_difference(services: Services) -> PoolDifference:
+async def pools_difference(parts: Parts) -> PoolDifference:
     """Compares the two pools as they run."""
-    v1, v2 = await asyncio.gather(identity_of(Version.V1, services), identity_of(Version.V2, services))
+    v1, v2 = await asyncio.gather(identity_of(Version.V1, parts), identity_of(Version.V2, parts))
     return difference(v1, v2)
 
 
-async def identity_of_pools(services: Services) -> str:
+async def identity_of_pools(parts: Parts) -> str:
     """Returns a digest of what both pools are: a validation of other pools proves nothing for these."""
-    identities = await asyncio.gather(*(identity_of(version, services) for version in services.pools))
+    identities = await asyncio.gather(*(identity_of(version, parts) for version in parts.pool_set.engines))
     return _digest([_told(one) for one in identities])
 
 
-async def evidence_generation(services: Services) -> str | None:
+async def evidence_generation(parts: Parts) -> str | None:
     """Returns a digest of what both pools are, with their LMs' settings and V2's own definitions.
 
     Evidence of another generation is about another V2. Waits for the interpreters, for as long as they take; returns
     None if one cannot run workers.
     """
     try:
-        described = await asyncio.gather(*(services.spawners[version].describe() for version in services.pools))
+        described = await asyncio.gather(
+            *(parts.pool_set.spawners[version].describe() for version in parts.pool_set.engines)
+        )
     except SpawnFailed:
         return None
-    identities = [_identity(version, services, one) for version, one in zip(services.pools, described, strict=True)]
-    settings = [services.lms.shown(None, version).settings for version in services.pools]
+    identities = [
+        _identity(version, parts, one) for version, one in zip(parts.pool_set.engines, described, strict=True)
+    ]
+    settings = [parts.lms.shown(None, version).settings for version in parts.pool_set.engines]
     lms = [(one.model, one.api_base, one.temperature, one.max_tokens) for one in settings]
-    own = sorted(services.programs.on_trial.items())
+    own = sorted(parts.programs.on_trial.items())
     return _digest([[_told(one) for one in identities], lms, *([own] if own else [])])
 
 
@@ -147,30 +179,30 @@ def _digest(told: object) -> str:
     return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
 
 
-async def log_difference(services: Services) -> None:
+async def log_difference(parts: Parts) -> None:
     """Logs what V2 changes, if anything does; pools with one interpreter and path are not asked."""
-    specs = services.pool_set.specs
+    specs = parts.pool_set.specs
     v1, v2 = specs[Version.V1], specs[Version.V2]
-    if v1 == v2 and not services.lms.is_on_trial and not services.programs.count_own():
+    if v1 == v2 and not parts.lms.is_on_trial and not parts.programs.count_own():
         return
     if (v1.python, v1.programs_dir, v1.worker_env_file) == (v2.python, v2.programs_dir, v2.worker_env_file):
-        found = difference(_identity(Version.V1, services, None), _identity(Version.V2, services, None))
+        found = difference(_identity(Version.V1, parts, None), _identity(Version.V2, parts, None))
     else:
-        found = await pools_difference(services)
+        found = await pools_difference(parts)
     _log.info("V2 against V1", changes=found.summary)
 
 
-def _identity(version: Version, services: Services, description: Description | None) -> PoolIdentity:
-    lm = services.lms.shown(None, version).settings
+def _identity(version: Version, parts: Parts, description: Description | None) -> PoolIdentity:
+    lm = parts.lms.shown(None, version).settings
     settings = {"api_base": lm.api_base, "temperature": lm.temperature, "max_tokens": lm.max_tokens}
     return PoolIdentity(
-        spec=services.pool_set.specs[version],
+        spec=parts.pool_set.specs[version],
         python=None if description is None else description.python,
         packages={} if description is None else description.packages,
-        programs_revision=services.spawners[version].revision,
-        programs_commit=services.spawners[version].commit,
+        programs_revision=parts.pool_set.spawners[version].revision,
+        programs_commit=parts.pool_set.spawners[version].commit,
         lm=None if lm.model == NONE else lm.model,
         lm_settings={name: f"{value}" for name, value in settings.items() if value is not None and lm.model != NONE},
-        variables=services.pool_set.variables[version],
-        own_definitions=services.programs.own_ids() if version is Version.V2 else (),
+        variables=parts.pool_set.variables[version],
+        own_definitions=parts.programs.own_ids() if version is Version.V2 else (),
     )

@@ -3,8 +3,9 @@
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from pools.errors import SpawnFailed
@@ -20,6 +21,7 @@ AT_ONCE: Final = 2
 """Definitions that are tried at once, each in a process of its own."""
 MAX_NAMED: Final = 100
 """Programs that a refusal names."""
+NOTHING: Final[Mapping[str, Definition]] = MappingProxyType({})
 _NAMED_IN_DETAIL: Final = 5
 
 
@@ -44,32 +46,48 @@ class ProgramsWouldBreak(SpawnFailed):
     """The new code does not load programs that the present code loads."""
 
     def __init__(self, broken: Sequence[Broken]) -> None:
-        shown = "; ".join(f"{one.program_id}: {one.reason}" for one in broken[:_NAMED_IN_DETAIL])
-        more = f"; and {len(broken) - _NAMED_IN_DETAIL} more" if len(broken) > _NAMED_IN_DETAIL else ""
-        programs = "a program does" if len(broken) == 1 else f"{len(broken)} programs do"
-        super().__init__(f"{programs} not load with the new code ({shown}{more})")
+        super().__init__(told_broken(broken, "the new code"))
         self.broken = tuple(broken[:MAX_NAMED])
+
+
+def told_broken(broken: Sequence[Broken], code: str) -> str:
+    """Says that programs do not load with some code, and names a few."""
+    shown = "; ".join(f"{one.program_id}: {one.reason}" for one in broken[:_NAMED_IN_DETAIL])
+    more = f"; and {len(broken) - _NAMED_IN_DETAIL} more" if len(broken) > _NAMED_IN_DETAIL else ""
+    programs = "a program does" if len(broken) == 1 else f"{len(broken)} programs do"
+    return f"{programs} not load with {code} ({shown}{more})"
 
 
 @dataclass(slots=True)
 class _Tried:
-    """A definition, and the programs that have it."""
+    """A definition, the one that is in force in its place, and the programs that have both."""
 
     definition: Definition
+    present: Definition
     program_ids: list[str] = field(default_factory=list)
 
 
 class CodeTrial:
     """Loads the programs' definitions of one version, a few at once, until they are all tried or the time is up."""
 
-    def __init__(self, programs: Iterable[CataloguedProgram], version: Version, limit_s: float) -> None:
-        """Takes the programs that were called last first; begins no definition after `limit_s` seconds."""
+    def __init__(
+        self,
+        programs: Iterable[CataloguedProgram],
+        version: Version,
+        limit_s: float,
+        instead: Mapping[str, Definition] = NOTHING,
+    ) -> None:
+        """Takes the programs that were called last first; begins no definition after `limit_s` seconds.
+
+        `instead` has, by the key of a program, the definition that the new code is to load in place of the present one.
+        """
         by_use = sorted(programs, key=lambda program: program.last_executed_at, reverse=True)
         definitions: dict[int, _Tried] = {}  # programs that differ by name alone share a definition
         for program in by_use:
             own = program.v2 if version is Version.V2 else None
-            definition = (own or program).definition
-            definitions.setdefault(id(definition), _Tried(definition)).program_ids.append(program.id)
+            present = (own or program).definition
+            definition = instead.get(program.key, present)
+            definitions.setdefault(id(definition), _Tried(definition, present)).program_ids.append(program.id)
         self._all = list(definitions.values())
         self._limit_s = limit_s
         self._until = math.inf
@@ -103,7 +121,7 @@ class CodeTrial:
         try:
             await new(one.definition)
         except EntrypointError as error:
-            if await _has_loaded(present, one.definition):
+            if await _has_loaded(present, one.present):
                 self._broken += [Broken(program_id, str(error)) for program_id in one.program_ids]
         self._tried += 1
 

@@ -15,7 +15,9 @@ import structlog
 
 from app.positions.difference import PoolIdentity, difference
 from app.positions.factory import PoolFactory, PoolSet, RunningPool
+from app.positions.identity import PoolParts, pools_difference
 from app.positions.starting import RotatedV1
+from app.positions.way_back import refuse_broken, told_back, undoable
 from app.problems import Problem
 from config.pools import PoolSpec
 from config.settings import InvalidSettings, Settings
@@ -24,11 +26,12 @@ from pools.errors import SpawnFailed
 from pools.process.interface import WorkerSpawner
 from routing.catalog.lms import Holder, LMs
 from routing.catalog.programs import Programs
-from routing.errors import PlanConflict
+from routing.errors import PlanConflict, StaleRevision
 from routing.rollout.controller import RampController
 from routing.rollout.flag import RolloutFlag
+from routing.rollout.log import Append
 from routing.rollout.model import Change, Rollout, Source
-from routing.rotation.store import Former, LastRotation, RotationStore, TakenBack
+from routing.rotation.store import Former, RotationStore, TakenBack
 from routing.rotation.trial import End, Outcome, Trials
 from routing.split import BASIS_POINTS
 from routing.versions import Version
@@ -64,10 +67,10 @@ class Rotation:
         self._wake = asyncio.Event()
         flag.listen_to_rotations(self._wake.set)
 
-    async def rotate(self, by: str, reason: str, *, unproven: str | None = None) -> Rollout:
+    async def rotate(self, by: str, reason: str | None, *, is_unproven: bool = False) -> Rollout:
         """Gives V1 the specification of V2; returns when V1's new workers serve and the split is at 0 %.
 
-        `unproven` is the reason for which an admin does so without evidence that V2 has been tried.
+        `is_unproven` is the word of an admin, who has a reason, to do so without evidence that V2 has been tried.
 
         Raises:
             PlanConflict: the percentage is neither 0 nor 100, a plan is under way, V2 has at 0 % what V1 has not, or
@@ -82,7 +85,8 @@ class Rotation:
             expected = self._flag.current.revision
             await self._refuse_same()
             tried = await self._trials.identity()
-            await self._refuse_unproven(unproven)
+            if not is_unproven:
+                await self._refuse_unproven()
             spec = self._pools.specs[Version.V2]
             pool = await self._started(self._made(spec))
             try:
@@ -95,7 +99,8 @@ class Rotation:
                 former = Former(
                     self._pools.specs[Version.V1].as_json(), self._pools.spawners[Version.V1].revision, tried
                 )
-                change = Change(0, Source.ROTATION, by, reason, v1_pool=told.as_json())
+                why = await self._told(reason, is_unproven=is_unproven)
+                change = Change(0, Source.ROTATION, by, why, v1_pool=told.as_json())
                 rollout = await self._flag.change(change, expected=expected, append=partial(self._append, former))
             except BaseException:
                 await asyncio.shield(self._discard(pool))
@@ -103,36 +108,56 @@ class Rotation:
             self._put(pool, rollout)
             return rollout
 
-    async def unrotate(self, by: str, reason: str | None) -> TakenBack:
+    async def unrotate(self, by: str, reason: str | None, *, is_forced: bool = False) -> TakenBack:
         """Takes the newest rotation back: V1 is what it was before, and V2 has its own definitions again, at 0 %.
 
-        Returns when V1's workers serve. They run the code that V1 had loaded before the rotation; after a restart of
-        the service, the code that is on disk.
+        Returns when V1's workers serve. They run the code that V1 had loaded before the rotation. After a restart of
+        the service they run the code that is on disk, if that loads the programs, or if `is_forced`.
 
         Raises:
             PlanConflict: there is nothing to take back, or a plan is under way.
-            Problem: `load_failed` if no worker of the former specification can be started. Everything is as it was.
-            StaleRevision: somebody has changed the rollout meanwhile.
+            Problem: `load_failed` if no worker of the former specification can be started, or the code on disk does not
+                load the programs; `stale_revision` if V2 has got a share meanwhile. Everything is as it was.
             StoreUnavailable: it could not be written, and has not taken place.
         """
         async with self._rotating:
-            if self._ramp.ramp.state.is_under_way:
-                raise PlanConflict(f"a plan is under way ({self._ramp.ramp.state}): abort it first")
-            expected = self._flag.current.revision
-            rotation, former = _undoable(await self._store.last())
+            self._refuse_under_way()
+            rotation, former = undoable(await self._store.last())
             spec = PoolSpec.from_json(dict(former.spec))
+            expected = self._flag.current.revision
             pool = await self._started(self._former(rotation.revision, spec))
             try:
-                change = Change(0, Source.ROTATION, by, self._told(rotation, former, pool, reason))
-                back: list[TakenBack] = []
+                if not is_forced and not self._is_kept(pool):
+                    await self._refuse_broken(pool, rotation.revision)
+                why = told_back(rotation, former, pool.spawner.revision, reason, is_forced=is_forced)
                 end = End(Outcome.UNROTATED, by, reason, datetime.now(UTC))
+                back: list[TakenBack] = []
                 append = partial(self._append_back, spec, rotation.revision, end, back)
-                rollout = await self._flag.change(change, expected=expected, append=append)
+                change = Change(0, Source.ROTATION, by, why)
+                rollout = await self._change_back(change, append, expected)
             except BaseException:
                 await asyncio.shield(self._discard(pool))
                 raise
             self._put(pool, rollout)
             return back[0]
+
+    async def _change_back(self, change: Change, append: Append, expected: int) -> Rollout:
+        """Writes that a rotation is taken back, after whatever else has sent all calls to V1 since `expected`."""
+        while True:
+            self._refuse_under_way()
+            try:
+                return await self._flag.change(change, expected=expected, append=append)
+            except StaleRevision:
+                await self._flag.flush()
+                newer = self._flag.current
+                if newer.canary_basis_points or newer.revision == expected:
+                    told = f"V2 has got {newer.canary_percent:g} % meanwhile (revision {newer.revision})"
+                    raise Problem(
+                        "stale_revision",
+                        f"{told}: V1 is unchanged; decide again, and repeat",
+                        extensions={"revision": newer.revision},
+                    ) from None
+                expected = newer.revision
 
     async def follow(self) -> None:
         """Follows the rotations of other replicas until it is cancelled."""
@@ -196,6 +221,15 @@ class Rotation:
         if self._ramp.ramp.state.is_under_way:
             raise PlanConflict(f"a plan is under way ({self._ramp.ramp.state}): abort it, or promote V2")
 
+    def _refuse_under_way(self) -> None:
+        if self._ramp.ramp.state.is_under_way:
+            raise PlanConflict(f"a plan is under way ({self._ramp.ramp.state}): abort it first")
+
+    async def _refuse_broken(self, pool: RunningPool, rotation: int) -> None:
+        former = await self._store.former_definitions(rotation)
+        present, limit_s = self._pools.spawners[Version.V1], self._settings.reload_check_timeout_s
+        await refuse_broken(pool, present, self._programs.of_everyone(), former, limit_s)
+
     async def _refuse_untried(self, pool: RunningPool) -> None:
         """Refuses a pool for V1 that is not what V2 is: its interpreter, folder or file has changed since V2 started.
 
@@ -227,14 +261,18 @@ class Rotation:
         if not changed.changes and not changed.packages:
             raise PlanConflict("V1 is what V2 is already, and a rotation changes nothing")
 
-    async def _refuse_unproven(self, unproven: str | None) -> None:
-        """Refuses a rotation to a V2 that has not been tried, unless an admin has said why. Raises PlanConflict."""
-        if unproven:
-            return
+    async def _refuse_unproven(self) -> None:
+        """Refuses a rotation to a V2 that has not been tried. Raises PlanConflict."""
         trial = await self._trials.of_v2()
         if not trial.is_proven:
             word = "an admin may rotate all the same, with `unproven` and a reason"
             raise PlanConflict(f"{trial.told}. Try it by a plan first; {word}")
+
+    async def _told(self, reason: str | None, *, is_unproven: bool) -> str:
+        """Says what a rotation changes, for the history."""
+        changes = (await pools_difference(PoolParts(self._pools, self._lms, self._programs))).summary
+        told = f"{reason} ({changes})" if reason else changes
+        return f"unproven: {told}" if is_unproven else told
 
     def _made(self, spec: PoolSpec) -> RunningPool:
         """Makes a pool for V1. Raises Problem if the file with its variables cannot be read."""
@@ -250,15 +288,9 @@ class Rotation:
             return self._made(spec)
         return self._factory.revive(Version.V1, kept)
 
-    def _told(self, rotation: Rollout, former: Former, pool: RunningPool, reason: str | None) -> str:
-        """Says what is put back, for the history."""
-        told = f"unrotated: V1 is what it was before revision {rotation.revision}"
-        if reason:
-            told = f"{told}: {reason}"
-        code = pool.spawner.revision
-        if former.code is not None and code != former.code:
-            told = f"{told} (but with programs at {code}, which are on disk now, instead of {former.code})"
-        return told
+    def _is_kept(self, pool: RunningPool) -> bool:
+        kept = self._pools.kept
+        return kept is not None and kept.spawner is pool.spawner
 
     async def _started(self, pool: RunningPool) -> RunningPool:
         """Starts a pool for V1 beside the one that serves. Raises Problem if its workers do not get ready."""
@@ -279,8 +311,7 @@ class Rotation:
 
     async def _discard(self, pool: RunningPool) -> None:
         """Ends a pool that does not get V1's place. A spawner that is kept stays kept."""
-        kept = self._pools.kept
-        if kept is not None and kept.spawner is pool.spawner:
+        if self._is_kept(pool):
             await pool.engine.aclose()
         else:
             await pool.aclose()
@@ -303,22 +334,6 @@ class Rotation:
     def _runs_as_is(self, call: Call) -> bool:
         now = self._programs.resolve(call.program.id, call.session_id)
         return now is not None and (now.key, now.revision) == (call.program.key, call.program.revision)
-
-
-def _undoable(last: LastRotation | None) -> tuple[Rollout, Former]:
-    """Returns the newest rotation with what it replaced. Raises PlanConflict if there is nothing to take back."""
-    if last is None:
-        raise PlanConflict("there was no rotation: nothing is to be taken back")
-    rotation, former = last
-    taken = RotatedV1.of(rotation)
-    when = f"by {rotation.updated_by} at {rotation.updated_at.isoformat(timespec='seconds')}"
-    if taken.takes_back is not None:
-        raise PlanConflict(
-            f"the rotation of revision {taken.takes_back} was taken back already, {when} (revision {rotation.revision})"
-        )
-    if former is None:
-        raise PlanConflict(f"the rotation of revision {rotation.revision}, {when}, has kept nothing to go back to")
-    return rotation, former
 
 
 async def _runs(spec: PoolSpec, spawner: WorkerSpawner) -> PoolIdentity:

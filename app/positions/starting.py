@@ -13,9 +13,12 @@ import structlog
 
 from config.pools import OF_CODE, PoolSpec
 from config.settings import InvalidSettings, Settings
+from poolshift.worker.lm import NONE
 from routing.catalog.lms import Holder, LMs, StoredLM
+from routing.rollout.flag import RolloutFlag
 from routing.rollout.log import RolloutLog
-from routing.rollout.model import Rollout, Source
+from routing.rollout.model import Change, Rollout, Source
+from routing.rotation.store import FORGOTTEN
 from routing.versions import Version
 
 _BASE = "rotation_environment"
@@ -62,11 +65,14 @@ class _Conflict(NamedTuple):
     def __str__(self) -> str:
         if self.rotated == self.asked:
             return f"{self.variable} has another value than the LM that it gave V1"
-        return f"{self.variable} asks for {self.asked or 'none'}, and it gave V1 {self.rotated or 'none'}"
+        now = f"{self.variable} is unset now" if self.asked is None else f"{self.variable} asks for {self.asked}"
+        return f"{now}, and it gave V1 {self.rotated or 'none'}"
 
 
-async def starting_specs(settings: Settings, log: RolloutLog, lms: LMs) -> dict[Version, PoolSpec]:
+async def starting_specs(settings: Settings, log: RolloutLog, lms: LMs, flag: RolloutFlag) -> dict[Version, PoolSpec]:
     """Reads the specifications of the pools that run: those of the environment, unless a rotation says otherwise.
+
+    The flag gets a revision if `ROTATION=forget` ends a rotation.
 
     Raises:
         InvalidSettings: a variable asks for another V1 than the rotation has made, and no `ROTATION` says which counts.
@@ -79,13 +85,15 @@ async def starting_specs(settings: Settings, log: RolloutLog, lms: LMs) -> dict[
     if await log.last_seen(Source.ROTATION) == str(rotation.revision):
         return specs
     asked = specs[Version.V1]
-    specs[Version.V1] = await _v1_after(rotation, asked, settings, log, lms)
+    specs[Version.V1] = await _v1_after(rotation, asked, settings, log, lms, flag)
     if specs[Version.V1] != asked:
         _tell(rotation, specs[Version.V1])
     return specs
 
 
-async def _v1_after(rotation: Rollout, asked: PoolSpec, settings: Settings, log: RolloutLog, lms: LMs) -> PoolSpec:
+async def _v1_after(
+    rotation: Rollout, asked: PoolSpec, settings: Settings, log: RolloutLog, lms: LMs, flag: RolloutFlag
+) -> PoolSpec:
     """Finds V1's specification after a rotation; `asked` is the environment's."""
     told = RotatedV1.of(rotation)
     rotated, base = PoolSpec.from_json(told.spec), await _base(log, rotation.revision, told)
@@ -94,7 +102,7 @@ async def _v1_after(rotation: Rollout, asked: PoolSpec, settings: Settings, log:
     if conflicts and settings.rotation is None:
         raise InvalidSettings(_question(rotation, conflicts))
     if conflicts and settings.rotation == "forget":
-        await _forget(log, lms, rotation, gave_lm=told.gave_lm)
+        await _forget(log, lms, flag, rotation, conflicts, gave_lm=told.gave_lm)
         return asked
     if lm is not None:
         await lms.keep(lm)
@@ -126,7 +134,8 @@ def _lm_conflicts(settings: Settings, lm: StoredLM | None) -> Iterator[_Conflict
     if lm is None:
         return
     rotated, asked = lm.settings.model, settings.lm_of("v1").model
-    yield _Conflict("V1_LM_MODEL" if rotated != asked else "V1_LM_API_BASE or V1_LM_API_KEY", rotated, asked)
+    name = "V1_LM_MODEL" if rotated != asked else "V1_LM_API_BASE or V1_LM_API_KEY"
+    yield _Conflict(name, rotated, None if asked == NONE else asked)
 
 
 def _question(rotation: Rollout, conflicts: Sequence[_Conflict]) -> str:
@@ -139,9 +148,22 @@ def _question(rotation: Rollout, conflicts: Sequence[_Conflict]) -> str:
     )
 
 
-async def _forget(log: RolloutLog, lms: LMs, rotation: Rollout, *, gave_lm: bool) -> None:
+async def _forget(
+    log: RolloutLog,
+    lms: LMs,
+    flag: RolloutFlag,
+    rotation: Rollout,
+    conflicts: Sequence[_Conflict],
+    *,
+    gave_lm: bool,
+) -> None:
+    """Ends a rotation, and says so in the history. There is no way back from it any more."""
     if gave_lm:
         await lms.remove(_V1, "start")
+    await log.saw(FORGOTTEN, str(rotation.revision))
+    changes = "; ".join(map(str, conflicts))
+    told = f"ROTATION=forget: V1 is what the environment says, and not what revision {rotation.revision} made it"
+    await flag.change(Change(flag.current.canary_basis_points, Source.ROTATION, "start", f"{told} ({changes})"))
     await log.saw(Source.ROTATION, str(rotation.revision))
     _log.warning("V1 has the environment's specification again: ROTATION=forget", revision=rotation.revision)
 

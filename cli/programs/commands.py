@@ -11,7 +11,13 @@ import yaml
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_json, print_rows, when
 from cli.programs.apply import apply_programs
-from cli.programs.changes import delete_program, demote_program, promote_program, restore_program
+from cli.programs.changes import (
+    delete_program,
+    demote_program,
+    list_deletions,
+    promote_program,
+    restore_program,
+)
 from cli.programs.run import OwnDefinition, ProgramId, Session, run_batch, run_program
 from cli.programs.view import show
 from cli.service import Service, on_service
@@ -87,6 +93,7 @@ app.command("apply")(apply_programs)
 
 
 app.command("delete")(delete_program)
+app.command("deletions")(list_deletions)
 app.command("restore")(restore_program)
 app.command("run")(run_program)
 app.command("batch")(run_batch)

@@ -104,9 +104,17 @@ def rotate(
 
 @app.command("unrotate")
 @on_service
-def unrotate(service: Service, *, reason: Reason = None, as_json: AsJson = False) -> None:
+def unrotate(
+    service: Service,
+    *,
+    reason: Reason = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Although the code on disk breaks programs: takes an admin and a reason.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Takes the last rotation back: V1 is what it was before, at 0 %; returns when V1's workers serve."""
-    flag = service.ask(rollout.unrotate(reason=reason))
+    flag = service.ask(rollout.unrotate(reason=reason, force=force or None))
     _show(flag, as_json=as_json)
     if as_json:
         return

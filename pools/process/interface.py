@@ -163,6 +163,9 @@ class WorkerSpawner(Protocol):
             SpawnFailed: no worker could be started for it.
         """
 
+    async def load(self, definition: Definition) -> None:
+        """Loads `definition` as its first call would, with the code of the pool's workers (see `Loads`)."""
+
     async def describe(self) -> Description:
         """Tells the Python of the workers and the packages that they find.
 

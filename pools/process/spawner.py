@@ -148,6 +148,10 @@ class Spawner:
         """
         return await self._checks.check(definition)
 
+    async def load(self, definition: Definition) -> None:
+        """Loads `definition` as its first call would (see `pools.process.interface.WorkerSpawner.load`)."""
+        await self._checks.load(definition)
+
     async def describe(self) -> Description:
         """Tells the Python of the workers and the packages that they find.
 

@@ -168,6 +168,10 @@ class RaySpawner:
             raise CodeOutdated(on_disk="changed", of_workers=self.revision or "")
         return await self._checks.check(definition)
 
+    async def load(self, definition: Definition) -> None:
+        """Loads `definition` as its first call would (see `pools.process.interface.WorkerSpawner.load`)."""
+        await self._checks.load(definition)
+
     async def describe(self) -> Description:
         """Tells the Python of the workers, as the first node has it.
 

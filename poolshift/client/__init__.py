@@ -82,6 +82,7 @@ from poolshift.client.programs import (
     Field,
     OwnDefinition,
     Program,
+    ProgramDeletion,
     ProgramRevision,
     Signature,
 )
@@ -193,6 +194,7 @@ __all__ = [
     "PoolOverloaded",
     "PoolshiftError",
     "Program",
+    "ProgramDeletion",
     "ProgramError",
     "ProgramExists",
     "ProgramNotFound",

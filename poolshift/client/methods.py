@@ -16,6 +16,7 @@ class ProgramMethods:
     promote = Sends(programs.promote)
     demote = Sends(programs.demote)
     restore = Sends(programs.restore)
+    deletions = Lists(programs.deletions)
     get = Sends(programs.show)
     list = Lists(programs.listed)
     delete = Sends(programs.delete)

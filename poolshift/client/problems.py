@@ -91,7 +91,7 @@ class PlanConflict(PoolshiftError):
 
 
 class RollbackImpossible(PoolshiftError):
-    """The service runs without V1."""
+    """There is nothing to go back to: no V1, no code from before a reload, or no promotion of a definition."""
 
     code = "rollback_impossible"
     status = 409

@@ -135,6 +135,21 @@ class ProgramRevision(msgspec.Struct, frozen=True, kw_only=True):
     created_by: str | None = None
 
 
+class ProgramDeletion(msgspec.Struct, frozen=True, kw_only=True):
+    """The deletion of a program, which can be restored until it is final."""
+
+    deletion: int
+    """The number by which `restore` names it."""
+    revision: int
+    """The revision that was in force."""
+    deleted_at: datetime
+    until: datetime
+    session_id: str | None = None
+    owner: str | None = None
+    shared: bool = False
+    deleted_by: str | None = None
+
+
 def create(definition: Definition | Mapping[str, Any]) -> Call[Program]:
     """Creates a program.
 
@@ -161,6 +176,7 @@ def put(
 
     Raises:
         IncompatibleDefinition: V2's own definition does not take V1's calls.
+        ProgramExists: the id is kept for the owner of a deleted program.
         StaleRevision: the program has another revision than the expected one, or there is one already.
     """
     content, headers = encoded(_body(definition))
@@ -228,23 +244,38 @@ def demote(program_id: str, *, session_id: str | None = None, reason: str | None
     """Undoes the last promotion: V1 has its former definition again, and V2 alone the promoted one.
 
     Raises:
-        PlanConflict: the program has changed since, or was not promoted.
+        RollbackImpossible: the program has changed since, or was not promoted.
     """
     call = post(f"/programs/{segment(program_id)}/demote", Program, members(reason=reason))
     return replace(call, params=given({"session_id": session_id}))
 
 
 def restore(
-    program_id: str, *, revision: int | None = None, session_id: str | None = None, reason: str | None = None
+    program_id: str,
+    *,
+    revision: int | None = None,
+    deletion: int | None = None,
+    session_id: str | None = None,
+    reason: str | None = None,
 ) -> Call[Program]:
     """Brings a deleted program back, or gives a program the definition of a former revision.
 
+    It is the program of the newest deletion that the key may restore, or of the `deletion` that is named.
+
     Raises:
-        ProgramNotFound: no such program, or no such revision, is kept.
+        ProgramNotFound: no such program, deletion or revision is kept.
         ProgramExists: the program is there, and no revision is named.
+        Forbidden: the program belongs to another owner.
     """
-    call = post(f"/programs/{segment(program_id)}/restore", Program, members(revision=revision, reason=reason))
+    body = members(revision=revision, deletion=deletion, reason=reason)
+    call = post(f"/programs/{segment(program_id)}/restore", Program, body)
     return replace(call, params=given({"session_id": session_id}))
+
+
+def deletions(program_id: str, *, session_id: str | None = None, limit: int | None = None) -> Listing[ProgramDeletion]:
+    """Lists the deletions of programs of this id that the key may restore, the newest first."""
+    path = f"/programs/{segment(program_id)}/deletions"
+    return Listing(path, Page[ProgramDeletion], limit, {"session_id": session_id})
 
 
 def show(program_id: str, *, session_id: str | None = None, pool_version: str | None = None) -> Call[Program]:

@@ -89,13 +89,16 @@ def rotate(*, reason: str | None = None, unproven: bool | None = None) -> Call[R
     return post("/rollout/rotate", Rollout, members(reason=reason, unproven=unproven))
 
 
-def unrotate(*, reason: str | None = None) -> Call[Unrotation]:
+def unrotate(*, reason: str | None = None, force: bool | None = None) -> Call[Unrotation]:
     """Takes the newest rotation back, and waits until V1's workers serve: V1 is what it was before, at 0 %.
+
+    After a restart of the service an admin takes code that breaks programs with `force=True`, and a reason.
 
     Raises:
         PlanConflict: there is nothing to take back, or a plan is under way.
+        LoadFailed: V1's code on disk does not load the programs.
     """
-    return post("/rollout/unrotate", Unrotation, members(reason=reason))
+    return post("/rollout/unrotate", Unrotation, members(reason=reason, force=force))
 
 
 def history(*, limit: int | None = None) -> Listing[Change]:

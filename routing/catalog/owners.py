@@ -32,13 +32,17 @@ class Editor:
         """The name under which deleted programs are counted."""
         return self.owner or self.name or ""
 
+    def may_edit(self, owner: str | None, *, is_shared: bool) -> bool:
+        """Tells if it may change or delete a global program of `owner`."""
+        return self.changes_all or owner is None or owner == self.owner or is_shared
+
     def check(self, program_id: str, owner: str | None, *, is_shared: bool, stays_shared: bool = True) -> None:
         """Tells if it may change or delete a global program of `owner`.
 
         Raises:
             NotTheOwner: it may not, or it may, but not end that the program is shared.
         """
-        if self.changes_all or owner is None or owner == self.owner:
+        if owner is None or self.may_edit(owner, is_shared=False):
             return
         if not is_shared:
             raise NotTheOwner(program_id, owner)

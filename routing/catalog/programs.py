@@ -152,14 +152,14 @@ class ProgramStore(Protocol):
         ...
 
     async def add(self, new: NewProgram) -> StoredProgram:
-        """Keeps `new`. Raises ProgramExists."""
+        """Keeps `new`. Raises ProgramExists, also while the id is kept for the owner of a deleted program."""
         ...
 
     async def put(self, new: NewProgram, condition: Precondition) -> PutResult:
         """Creates a program, or replaces its definition by the one of the next revision.
 
         The definition that is in force already stays, with its revision. Raises StaleProgram, IncompatibleDefinition,
-        NotTheOwner.
+        NotTheOwner, and ProgramExists while the id is kept for the owner of a deleted program.
         """
         ...
 

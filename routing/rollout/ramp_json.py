@@ -26,6 +26,7 @@ def to_json(ramp: Ramp) -> dict[str, Any]:
         "reason": ramp.reason,
         "identity": ramp.identity.as_json(),
         "paused_at": ramp.paused_at,
+        "lacks_evidence": ramp.lacks_evidence,
         "pinned": ramp.pinned,
         "lacks_evidence": ramp.lacks_evidence,
     }
@@ -61,6 +62,7 @@ def from_json(data: Mapping[str, Any]) -> Ramp:
         reason=reason,
         identity=Identity.of(data.get("identity", {})),
         paused_at=data.get("paused_at"),
+        lacks_evidence=data.get("lacks_evidence", True),  # an older replica does not tell
         pinned=data.get("pinned"),
         lacks_evidence=data.get("lacks_evidence", True),  # an older replica does not tell
     )

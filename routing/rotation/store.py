@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
+from poolshift.worker.definitions import Definition
 from routing.catalog.lms import NewLM, StoredLM
 from routing.catalog.programs import StoredProgram
 from routing.rollout.model import Change, Rollout
@@ -22,11 +23,17 @@ class Former:
     """The identity of the V2 whose specification V1 got (`routing.rotation.trial`); None if it is not known."""
 
 
+FORGOTTEN: Final = "rotation_forgotten"
+"""The source under which the rollout's log has the rotation that `ROTATION=forget` has ended."""
+
+
 class LastRotation(NamedTuple):
     """The newest rotation; `former` is None if nothing is kept to go back to."""
 
     rollout: Rollout
     former: Former | None
+    is_forgotten: bool = False
+    """Tells if `ROTATION=forget` has ended it: V1 is what the environment says."""
 
 
 class Rotated(NamedTuple):
@@ -63,6 +70,10 @@ class RotationStore(Protocol):
 
     async def last(self) -> LastRotation | None:
         """Reads the newest rotation with the V1 that it replaced; None if there is none. Raises StoreUnavailable."""
+        ...
+
+    async def former_definitions(self, rotation: int) -> Mapping[str, Definition]:
+        """Reads, by key, the definitions that V1 gets back if `rotation` is taken back. Raises StoreUnavailable."""
         ...
 
     async def rotate(self, change: Change, *, after: int, lm: NewLM | None, former: Former) -> Rotated:

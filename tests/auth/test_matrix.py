@@ -64,6 +64,7 @@ ROWS = [
     Row("POST", "/programs/{program_id}/promote", EXECUTE, 404),
     Row("POST", "/programs/{program_id}/demote", EXECUTE, 409),
     Row("POST", "/programs/{program_id}/restore", EXECUTE, 409),
+    Row("GET", "/programs/{program_id}/deletions", EXECUTE),
     Row("DELETE", "/programs/{program_id}", EXECUTE, 204),
     Row("POST", "/programs/{program_id}/execute", EXECUTE, 200, INPUTS),
     Row("POST", "/programs/{program_id}/batch", EXECUTE, 200, BATCH),

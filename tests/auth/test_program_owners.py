@@ -13,8 +13,8 @@ from tests.service.test_errors import problem
 from tests.support.service import Service, running_service
 
 SCOPES = {"a": Scope.EXECUTE, "a's other": Scope.EXECUTE, "b": Scope.EXECUTE, "nobody's": Scope.EXECUTE}
-OWNERS = {"a": "team-a", "a's other": "team-a", "b": "team-b"}
-KEYS = {name: new_key() for name in (*SCOPES, "root")}
+OWNERS = {"a": "team-a", "a's other": "team-a", "b": "team-b", "b's admin": "team-b"}
+KEYS = {name: new_key() for name in (*SCOPES, "root", "b's admin")}
 REASON = {"force": True, "reason": "sure"}
 
 
@@ -109,6 +109,50 @@ def test_a_shared_program_is_everyones_but_for_its_sharing(service: Service) -> 
     assert ask(service, "b", "POST", f"{path}/restore").json()["owner"] == "team-a"
     assert ask(service, "a", "PUT", path, PROGRAM).json()["shared"] is False
     problem(ask(service, "b", "DELETE", path), 403, "forbidden")
+
+
+def test_a_shared_program_is_not_taken_over(service: Service) -> None:
+    """Whoever may delete it may not make another one of its id: that is kept for its owner, and comes back."""
+    program = new_program(service, shared=True)
+    path = f"/programs/{program}"
+    assert ask(service, "b", "DELETE", path).status_code == 204
+    new = {**PROGRAM, "instructions": "of another team"}
+    ways = [
+        ("POST", "/programs", {**new, "id": program}),
+        ("PUT", path, new),
+        ("PUT", f"{path}?dry_run=true", new),
+        ("PATCH", "/programs", {"programs": [{**new, "id": program}]}),
+        ("PATCH", "/programs?dry_run=true", {"programs": [{**new, "id": program}]}),
+    ]
+    for key in ("b", "nobody's"):
+        for method, way, body in ways:
+            detail = problem(ask(service, key, method, way, body), 409, "program_exists")["detail"]
+            assert "for 'team-a'" in detail, (key, method, way)
+            assert "scope admin" in detail
+    assert ask(service, "a's other", "POST", f"{path}/restore").json()["owner"] == "team-a"
+    assert ask(service, "a", "DELETE", path).status_code == 204
+    assert ask(service, "root", "PUT", path, new).status_code == 201
+
+
+def test_another_owners_deletion_is_in_nobodys_way(service: Service) -> None:
+    """Each owner lists and restores its own; an admin may name any of them."""
+    program = new_program(service)
+    path = f"/programs/{program}"
+    assert ask(service, "a", "DELETE", path).status_code == 204
+    assert ask(service, "b's admin", "PUT", path, PROGRAM).json()["owner"] == "team-b"
+    assert ask(service, "b", "DELETE", path).status_code == 204
+
+    def numbers(key: str) -> list[int]:
+        return [one["deletion"] for one in ask(service, key, "GET", f"{path}/deletions").json()["items"]]
+
+    of_b, of_a = numbers("root")
+    assert [numbers(key) for key in ("a", "a's other", "b", "nobody's")] == [[of_a], [of_a], [of_b], []]
+    refused = problem(ask(service, "b", "POST", f"{path}/restore", {"deletion": of_a}), 403, "forbidden")
+    assert "'team-a'" in refused["detail"]
+    assert "may restore it" in refused["detail"]
+    assert ask(service, "a", "POST", f"{path}/restore").json()["owner"] == "team-a"
+    assert ask(service, "a", "DELETE", path).status_code == 204
+    assert ask(service, "root", "POST", f"{path}/restore", {"deletion": of_b}).json()["owner"] == "team-b"
 
 
 def test_a_program_without_an_owner_is_everyones(service: Service) -> None:

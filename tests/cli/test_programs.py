@@ -1,9 +1,13 @@
 """`poolshift programs`."""
 
+import fcntl
 import json
 import os
 import pty
+import shlex
+import signal
 import subprocess
+import termios
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ import pytest
 import yaml
 
 from tests.cli.conftest import SCRIPT, Poolshift, lines
-from tests.support.service import Service
+from tests.support.service import Service, running_service
 
 
 def definition(**more: Any) -> dict[str, Any]:
@@ -160,8 +164,13 @@ def test_back_again(operator: Poolshift, service: Service, tmp_path: Path) -> No
     wanted = definition()
     program = operator.json("programs", "create", write(tmp_path, wanted))["id"]
     deleted = operator.succeeds("programs", "delete", program)
-    assert f"poolshift programs restore {program}" in deleted
-    assert operator.json("programs", "restore", program)["revision"] == 1
+    (deletion,) = operator.json("programs", "deletions", program)
+    restore = f"poolshift programs restore {program} --deletion {deletion['deletion']}"
+    assert restore in deleted
+    assert [str(deletion["deletion"]), "1", "-"] in [
+        line[:3] for line in lines(operator.succeeds("programs", "deletions", program))
+    ]
+    assert operator.json(*shlex.split(restore)[1:])["revision"] == 1
     assert operator.fails(4, "programs", "restore", program).startswith("program_exists: ")
     service.client.put(f"/programs/{program}", json={**wanted, "instructions": "worse"})
     back = operator.json("programs", "restore", program, "--revision", 1, "--reason", "worse")
@@ -190,14 +199,46 @@ def test_v2s_own_definition_is_shown_promoted_and_demoted(
     assert (promoted["instructions"], promoted["v2"]) == ("Of V2.", None)
     demoted = operator.json("programs", "demote", program, "--reason", "worse")
     assert (demoted["instructions"], demoted["v2"]["instructions"]) == ("Of everyone.", "Of V2.")
-    assert operator.fails(4, "programs", "demote", program).startswith("plan_conflict: ")
+    assert operator.fails(1, "programs", "demote", program).startswith("rollback_impossible: ")
+    told = operator.succeeds("programs", "promote", program, "--force", "--reason", "sure")
+    assert told.splitlines()[-1].split(maxsplit=1) == ["undo", f"poolshift programs demote {program}"]
 
 
-@pytest.mark.parametrize(("answer", "is_there"), [("n", True), ("", True), ("y", False)])
+def test_v2s_own_definition_that_was_deleted_comes_back(operator: Poolshift, service: Service, tmp_path: Path) -> None:
+    """By the commands that its deletion tells; jq(1) stands between them."""
+    wanted = definition()
+    program = operator.json("programs", "create", write(tmp_path, wanted))["id"]
+    assert service.client.put(
+        f"/programs/{program}?pool_version=v2", json={**wanted, "instructions": "Of V2."}
+    ).is_success
+    told = operator.succeeds("programs", "delete", program, "--pool-version", "v2", "--yes")
+    _, _, undo = told.partition("undo")
+    read, pick, write_back = (shlex.split(command) for command in undo.strip().split(" | "))
+    assert pick == ["jq", f'.[0].definition + {{"id": "{program}"}}']
+    (newest,) = operator.json(*read[1:-1])
+    operator.succeeds(*write_back[1:], stdin=json.dumps(newest["definition"] | {"id": program}))
+    assert service.client.get(f"/programs/{program}").json()["v2"]["instructions"] == "Of V2."
+
+
+def test_a_deletion_without_a_grace_period_has_no_undo(poolshift: Poolshift, tmp_path: Path) -> None:
+    """So the command promises none."""
+    (tmp_path / "final").mkdir()
+    with running_service(tmp_path / "final", PROGRAM_GRACE_S=0) as service:
+        operator = poolshift.at(service.url)
+        program = operator.json("programs", "create", write(tmp_path, definition()))["id"]
+        told = operator.succeeds("programs", "delete", program)
+        assert "none: PROGRAM_GRACE_S=0 makes each deletion final" in told
+
+
+@pytest.mark.parametrize(
+    ("answer", "exit_code"),
+    [("n\n", 1), ("\n", 1), ("maybe\n", 1), ("\x04", 1), ("\x03", 130), ("y\n", 0), ("YES\n", 0)],
+    ids=["n", "Enter", "another word", "Ctrl-D", "Ctrl-C", "y", "yes"],
+)
 def test_a_terminal_is_asked_before_a_deletion(
-    operator: Poolshift, service: Service, program: str, answer: str, *, is_there: bool
+    operator: Poolshift, service: Service, program: str, answer: str, exit_code: int
 ) -> None:
-    """Nothing is deleted but after a yes; --yes and a pipe are asked nothing."""
+    """Nothing is deleted but after a yes, and that is said without a traceback; a pipe is asked nothing."""
     own, terminal = pty.openpty()
     try:
         process = subprocess.Popen(
@@ -208,12 +249,25 @@ def test_a_terminal_is_asked_before_a_deletion(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_has_terminal,  # noqa: PLW1509 - no lock is taken there
         )
-        os.write(own, f"{answer}\n".encode())
-        output, question = process.communicate(timeout=60)
+        assert process.stderr is not None
+        question = f"Delete the program {program}? [y/N]: "
+        assert process.stderr.read(len(question)) == question
+        os.write(own, answer.encode())
+        output, told = process.communicate(timeout=60)
     finally:
         os.close(own)
         os.close(terminal)
-    assert f"Delete the program {program}?" in question
-    assert (process.returncode == 0, "deleted" in output) == (not is_there, not is_there)
-    assert (service.client.get(f"/programs/{program}").status_code == 200) is is_there
+    assert process.returncode == exit_code
+    assert ("deleted" in output) is (exit_code == 0)
+    assert told.endswith("poolshift: nothing was deleted\n") is (exit_code != 0)
+    assert "Traceback" not in told
+    assert (service.client.get(f"/programs/{program}").status_code == 200) is (exit_code != 0)
+
+
+def _has_terminal() -> None:
+    """Makes standard input the terminal that Ctrl-C comes from."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -51,6 +51,7 @@ NORMAL = [
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "<time>"),
     (r"\b\d+(\.\d+)? ms\b", "<n> ms"),
     (r"(v\d +)\d+(\.\d+)?( +\{)", r"\1<n>\3"),
+    (r"--deletion \d+", "--deletion <n>"),
     (r"is (queued|running) after", "is <status> after"),
     (r"(?m)^ *\d+ +- +idle .*$", "<worker>"),
     (r"http://127\.0\.0\.1:\d+", "<url>"),

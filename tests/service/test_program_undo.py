@@ -4,6 +4,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +69,54 @@ def test_a_deleted_program_comes_back(service: Service, program: str, session: s
     assert answers(service, program, **body) == ["a", "A"]
 
 
+def deletions(service: Service, program: str, query: str = "") -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = service.client.get(f"/programs/{program}/deletions{query}").json()["items"]
+    return items
+
+
 def test_one_of_its_id_is_in_the_way(service: Service, program: str) -> None:
-    """Nothing of the new program is lost, and the deleted one comes back once that is deleted as well."""
+    """The answer names the number by which the old one comes back once the new one is deleted; nothing is lost."""
+    assert deletions(service, program) == []
     changed(service, program, definition(instructions="old"))
+    nothing = problem(service.client.post(f"/programs/{program}/restore"), 409, "program_exists")
+    assert "nothing of this id to restore" in nothing["detail"]
     service.client.delete(f"/programs/{program}")
     changed(service, program, definition(instructions="new"))
-    taken = problem(service.client.post(f"/programs/{program}/restore"), 409, "program_exists")
-    assert "name a revision" in taken["detail"]
-    assert service.client.get(f"/programs/{program}").json()["instructions"] == "new"
+    changed(service, program, definition(instructions="newer"))
+    (old,) = deletions(service, program)
+    number = old["deletion"]
+    for body in ({}, {"deletion": number}, {"deletion": number, "revision": 1}):
+        taken = problem(service.client.post(f"/programs/{program}/restore", json=body), 409, "program_exists")
+        assert f"(`--deletion {number}`)" in taken["detail"]
+    assert service.client.get(f"/programs/{program}").json()["instructions"] == "newer"
     service.client.delete(f"/programs/{program}")
-    assert restore(service, program)["instructions"] == "new"  # the one that was deleted last
+    assert [one["revision"] for one in deletions(service, program)] == [2, 1]
+    assert restore(service, program, deletion=number)["instructions"] == "old"
+    (newer,) = deletions(service, program)
+    problem(service.client.post(f"/programs/{program}/restore", json={"deletion": number}), 409, "program_exists")
+    service.client.delete(f"/programs/{program}")
+    assert restore(service, program, deletion=newer["deletion"], revision=1)["instructions"] == "new"
+
+
+def test_deletions_are_listed(service: Service, program: str) -> None:
+    """The newest first and page by page, with the time until which each can be restored; a session's are its own."""
+    query = f"?session_id=s-{program}"
+    for _ in range(3):
+        changed(service, program, definition())
+        changed(service, program, definition(), query)
+        for where in ("", query):
+            assert service.client.delete(f"/programs/{program}{where}").status_code == 204
+    for where, session in (("", None), (query, f"s-{program}")):
+        listed = deletions(service, program, where)
+        assert [one["session_id"] for one in listed] == [session] * 3
+        page = f"/programs/{program}/deletions{where or '?'}&limit=2"
+        first = service.client.get(page).json()
+        rest = service.client.get(f"{page}&cursor={first['next_cursor']}").json()
+        assert (first["items"] + rest["items"], rest["next_cursor"]) == (listed, None)
+        at, until = (datetime.fromisoformat(listed[0][name]) for name in ("deleted_at", "until"))
+        assert until - at == timedelta(days=7)
+    refused = service.client.post(f"/programs/{program}/restore", json={"deletion": listed[0]["deletion"]})
+    assert "no deletion" in problem(refused, 404, "program_not_found")["detail"]
 
 
 def test_a_program_goes_back_to_a_revision(service: Service, program: str) -> None:
@@ -157,20 +196,20 @@ def test_a_promotion_is_undone(service: Service, program: str) -> None:
     changed(service, program, definition(instructions="V1's"))
     changed(service, program, definition("shout"), V2)
     demote = f"/programs/{program}/demote"
-    problem(service.client.post(demote), 409, "plan_conflict")
+    problem(service.client.post(demote), 409, "rollback_impossible")
     assert service.client.post(f"/programs/{program}/promote", json=FORCED).is_success
     assert answers(service, program) == ["A", "A"]
     back = service.client.post(demote, json={"reason": "it shouts"})
     assert (back.status_code, back.json()["revision"], back.json()["instructions"]) == (200, 3, "V1's")
     assert back.json()["v2"]["entrypoint"] == "tests.support.programs:shout"
     assert answers(service, program) == ["a", "A"]
-    problem(service.client.post(demote), 409, "plan_conflict")
+    problem(service.client.post(demote), 409, "rollback_impossible")
     assert service.client.post(f"/programs/{program}/promote", json=FORCED).is_success
     changed(service, program, definition("async_echo"), V2)
-    assert "take that back" in problem(service.client.post(demote), 409, "plan_conflict")["detail"]
+    assert "take that back" in problem(service.client.post(demote), 409, "rollback_impossible")["detail"]
     service.client.delete(f"/programs/{program}{V2}")
     changed(service, program, definition("async_echo"))
-    problem(service.client.post(demote), 409, "plan_conflict")
+    problem(service.client.post(demote), 409, "rollback_impossible")
 
 
 def test_promoting_what_v2_has_not_run_for_all_takes_force(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def _nothing(_: Path) -> None:
         (_no_database, {}, 3, "cannot open the database: file is not a database (DATABASE_URL=sqlite+aiosqlite:///"),
         (_nothing, {"DATABASE_URL": "sqlite+aiosqlite:////proc/nothing/x.db"}, 3, "(DATABASE_URL=sqlite+aiosqlite:"),
         (_nothing, {"DATABASE_URL": "postgresql+asyncpg://u:secret@127.0.0.1:1/x"}, 3, "u:***@127.0.0.1:1/x)"),
-        (_nothing, {"V1_WORKER_ENV_FILE": "/nowhere"}, 3, "WORKER_ENV_FILE=/nowhere: No such file or directory"),
+        (_nothing, {"V1_WORKER_ENV_FILE": "/nowhere"}, 2, "WORKER_ENV_FILE=/nowhere: No such file or directory"),
         (_no_text, {}, 2, ".env: this file is not UTF-8 text"),
     ],
 )

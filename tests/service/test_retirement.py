@@ -31,7 +31,7 @@ def test_v1_is_not_ended_silently(start_service: StartService, percent: float) -
         try:
             service.start(wait=starts)
             if not starts:
-                assert service.wait_for_end() == 3
+                assert service.wait_for_end() == 2
                 (line,) = [one for one in service.log()[length:].splitlines() if "POOLS" in one]
                 assert f"{100 - percent:g} % of the traffic" in line
                 assert "RETIRE_V1=anyway" in line

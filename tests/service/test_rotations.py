@@ -136,7 +136,10 @@ def test_an_aborted_v2_needs_an_admins_word(start_service: StartService, shop: S
     assert told in detail
     assert ": it is wrong" in detail
     assert "admin" in refused(ask(Scope.OPERATE, "rotate", unproven=True, reason="all the same"), 403, "forbidden")
-    assert "needs a reason" in refused(ask(Scope.ADMIN, "rotate", unproven=True, reason=" "))
+    for reason in (None, " "):
+        without = ask(Scope.ADMIN, "rotate", unproven=True, reason=reason)
+        assert "`unproven` needs a reason" in refused(without, 422, "invalid_request")
+        assert [one["at"] for one in without.json()["errors"]] == ["body.reason"]
     answer = ask(Scope.ADMIN, "rotate", unproven=True, reason="all the same")
     assert answer.status_code == 200, answer.text
     assert answer.json()["reason"].startswith("unproven: all the same (")
@@ -351,6 +354,133 @@ def test_a_rotation_is_taken_back_after_a_restart(
     assert service.pool("v1")["programs_dir"] == str(shop.folder / "old")
 
 
+def test_broken_code_on_disk_is_not_put_back(start_service: StartService, shop: Shop) -> None:
+    """After a restart the former code is read from disk: what it does not load is named, and takes an admin's word.
+
+    A definition that V1 gets back is tried, and not the one that the rotation gave it. The former code as it was is
+    taken at once; after that the refusal of a second undo names the ways out of a V1 that fails.
+    """
+    service = start_service(**shop.settings())
+    body = {"program_type": "python", "entrypoint": "shop:price"}
+    for name in ("price", "own"):
+        assert service.client.put(f"/programs/{name}", json=body).status_code == 201
+    assert service.client.put(f"/programs/own{V2}", json=body | {"entrypoint": "shop:offer"}).status_code == 201
+    rotated(service)
+    service.stop()
+    old = shop.folder / "old" / "shop.py"
+    code = old.read_text()
+    old.write_text("this is no Python\n")
+    service.start()
+    answer = service.client.post("/rollout/unrotate", json={"reason": "it fails"})
+    detail = refused(answer, 500, "load_failed")
+    assert f"2 programs do not load with the code that is in {shop.folder / 'old'} now (" in detail
+    assert "`force`" in detail
+    assert {one["program_id"] for one in answer.json()["programs"]} == {"own", "price"}
+    assert "`force` needs a reason" in refused(
+        service.client.post("/rollout/unrotate", json={"force": True}), 422, "invalid_request"
+    )
+    assert served(service, "price") == ("v1", "new")
+    old.write_text(code.replace("def offer", "def no_offer"))  # as before, but for what V2's own definition names
+    forced = service.client.post("/rollout/unrotate", json={"force": True, "reason": "V2 is worse"})
+    assert forced.status_code == 200, forced.text
+    assert forced.json()["reason"].startswith("forced, unrotated: V1 is what it was before revision ")
+    assert served(service, "own") == ("v1", "old")
+    told = refused(service.client.post("/rollout/unrotate"))
+    assert "was taken back already" in told
+    assert "`poolshift rollout set 100`" in told
+    assert "`poolshift rollout rotate --unproven`" in told
+
+
+def test_the_former_definition_is_tried_on_the_former_code(start_service: StartService, shop: Shop) -> None:
+    """The code that V1 gets back need not know what only V2's own definition names."""
+    service = start_service(**shop.settings())
+    old, body = shop.folder / "old" / "shop.py", {"program_type": "python", "entrypoint": "shop:price"}
+    old.write_text(old.read_text().replace("def offer", "def no_offer"))
+    assert service.client.post("/pools/v1/reload").is_success
+    wait_until(lambda: service.pool("v2")["ready"], "V2 is ready")
+    assert service.client.put("/programs/own", json=body).status_code == 201
+    own = service.client.put(f"/programs/own{V2}", json=body | {"entrypoint": "shop:offer"})
+    assert own.status_code == 201, own.text
+    rotated(service)
+    service.stop()
+    service.start()
+    unrotated(service)
+    assert served(service, "own") == ("v1", "old")
+
+
+SLOW_START = """
+import time
+import pathlib
+pathlib.Path({folder!r}, "starting").touch()
+while not pathlib.Path({folder!r}, "go").exists():
+    time.sleep(0.01)
+"""
+
+
+def starts_slowly(service: Service, shop: Shop, folder: Path) -> None:
+    """Has the former V1 of a rotation wait at its start for the file `go` in `folder`; the service starts again."""
+    service.stop()
+    old = shop.folder / "old" / "shop.py"
+    old.write_text(SLOW_START.format(folder=str(folder)) + old.read_text())
+    service.start()
+
+
+def test_the_history_tells_what_a_rotation_has_changed(start_service: StartService, shop: Shop, tmp_path: Path) -> None:
+    """Also of one that has waited for an undo: when it was asked for, V1 was what V2 is."""
+    service = start_service(**shop.settings(V1_PRELOAD="shop"))
+    create(service)
+    rotated(service)
+    starts_slowly(service, shop, tmp_path)
+    wait_until(lambda: service.pool("v2")["ready"], "V2 is ready")
+    with ThreadPoolExecutor(2) as operators:
+        undo = operators.submit(unrotated, service)
+        wait_until((tmp_path / "starting").exists, "V1's zygote starts")
+        with httpx.Client(base_url=service.url, timeout=60) as other:
+            body = {"unproven": True, "reason": "both"}
+            again = operators.submit(other.post, "/rollout/rotate", json=body)
+            wait_until(lambda: service.client.get("/rollout").is_success, "the service has answered something else")
+            (tmp_path / "go").touch()
+            undo.result()
+            answer = again.result()
+    assert answer.status_code == 200, answer.text
+    assert f"programs_dir {shop.folder / 'old'} → {shop.folder / 'new'}" in answer.json()["reason"]
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "body", "taken"),
+    [
+        ("rollback", {"reason": "at once"}, True),
+        ("set", {"canary_percent": 0}, True),
+        ("set", {"canary_percent": 5}, False),
+    ],
+)
+def test_an_undo_goes_on_from_a_rollback(
+    start_service: StartService, shop: Shop, tmp_path: Path, *, meanwhile: str, body: dict[str, Any], taken: bool
+) -> None:
+    """One that comes while V1's workers start. A share that V2 has got meanwhile is told, and V1 stays as it is."""
+    service = start_service(**shop.settings(V1_PRELOAD="shop"))
+    program = create(service)
+    rotated(service)
+    set_percent(service, 50)
+    starts_slowly(service, shop, tmp_path)
+    with ThreadPoolExecutor(1) as operator:
+        undo = operator.submit(service.client.post, "/rollout/unrotate", json={"reason": "it fails"})
+        wait_until((tmp_path / "starting").exists, "V1's zygote starts")
+        with httpx.Client(base_url=service.url, timeout=30) as other:
+            path = "/rollout/rollback" if meanwhile == "rollback" else "/rollout"
+            assert other.request("POST" if meanwhile == "rollback" else "PATCH", path, json=body).is_success
+        (tmp_path / "go").touch()
+        answer = undo.result()
+    if taken:
+        assert answer.status_code == 200, answer.text
+        assert served(service, program) == ("v1", "old")
+    else:
+        told = refused(answer, 412, "stale_revision")
+        assert "V2 has got 5 % meanwhile" in told
+        assert "V1 is unchanged" in told
+        assert service.pool("v1")["programs_dir"] == str(shop.folder / "new")
+
+
 def test_definitions_are_v2s_own_again(start_service: StartService, shop: Shop) -> None:
     """All but that of a program that was changed since: it keeps what it has, and the answer names it."""
     service = start_service(**shop.settings())
@@ -417,7 +547,7 @@ def question(service: Service) -> str:
     """The one line that a start ends with."""
     before = len(service.log())
     service.start(wait=False)
-    assert service.wait_for_end() != 0
+    assert service.wait_for_end() == 2
     lines = [line for line in service.log()[before:].splitlines() if "rotation" in line]
     assert len(lines) == 1, lines
     return lines[0]
@@ -457,6 +587,40 @@ def test_another_v1_is_a_question(start_service: StartService, shop: Shop, tmp_p
     service.start()
     assert served(service, program) == ("v1", "other")
     assert "V1 has the environment's specification again: ROTATION=forget" in service.log()
+
+
+def test_a_forgotten_rotation_is_over(start_service: StartService, shop: Shop) -> None:
+    """The history says who has forgotten it and why, there is no way back, and no later start asks for a word."""
+    other = shop.folder / "other"
+    other.mkdir()
+    (other / "shop.py").write_text(SHOP.format(name="other", broken="/nowhere"))
+    service = start_service(**shop.settings())
+    program = create(service)
+    rotated(service)
+    service.stop()
+    service._settings |= {"PROGRAMS_DIR": str(other), "ROTATION": "forget"}
+    service.start()
+    (newest, *_) = service.client.get("/rollout/history").json()["items"]
+    assert (newest["source"], newest["updated_by"], newest["to_percent"]) == ("rotation", "start", 0)
+    told = "ROTATION=forget: V1 is what the environment says, and not what revision 3 made it (PROGRAMS_DIR asks for "
+    assert newest["reason"].startswith(told)
+    assert "was forgotten by a start with ROTATION=forget" in refused(service.client.post("/rollout/unrotate"))
+    service.stop()
+    del service._settings["ROTATION"]
+    service.start()
+    assert served(service, program) == ("v1", "other")
+    assert service.client.get("/rollout/history").json()["items"][0] == newest
+
+
+def test_a_setting_that_is_gone_is_told_so(start_service: StartService, shop: Shop, tmp_path: Path) -> None:
+    """The question at the start does not call an interpreter "none"."""
+    python = str(virtual_environment(tmp_path / "python", "python3", "msgspec>=0.22"))
+    service = start_service(**shop.settings(V2_PYTHON=python, V1_PYTHON=python))
+    create(service)
+    rotated(service)
+    service.stop()
+    del service._settings["V1_PYTHON"]
+    assert f"V1_PYTHON is unset now, and it gave V1 {python}" in question(service)
 
 
 def test_an_environment_that_agrees_asks_nothing(start_service: StartService, shop: Shop) -> None:

@@ -76,7 +76,7 @@ BODIES: dict[tuple[str, str], list[dict[str, Any]]] = {
     ],
     ("post", "/programs/{program_id}/promote"): [{"force": True, "reason": "r"}],
     ("post", "/programs/{program_id}/demote"): [{"reason": "r"}],
-    ("post", "/programs/{program_id}/restore"): [{"revision": 1, "reason": "r"}],
+    ("post", "/programs/{program_id}/restore"): [{"revision": 1, "deletion": 1, "reason": "r"}],
     ("post", "/programs/{program_id}/execute"): [{"inputs": {"text": "a"}, "session_id": "hostile"}],
     ("post", "/programs/{program_id}/batch"): [{"inputs": [{"text": "a"}], "session_id": "hostile"}],
     ("post", "/pools/reload"): [{"reason": "r"}],

@@ -7,11 +7,12 @@ from sqlalchemy import func, select
 
 import store.deleted_program_store
 from poolshift.worker.definitions import Definition, Field, Signature
+from routing.catalog.definitions import decode_definition, encode_definition
 from routing.catalog.deleted_programs import DeletedPrograms
 from routing.catalog.owners import Editor
-from routing.catalog.programs import NewProgram, Programs
+from routing.catalog.programs import NewProgram, ProgramChange, Programs
 from routing.catalog.quotas import Quotas
-from routing.errors import ProgramExists, ProgramNotFound, QuotaExceeded
+from routing.errors import NoDeletion, NotTheOwner, ProgramExists, ProgramNotFound, QuotaExceeded
 from store.database import Database
 from store.deleted_program_store import SqlDeletedProgramStore
 from store.program_store import SqlProgramStore
@@ -20,16 +21,20 @@ from store.tables import deleted_programs, program_revisions
 
 pytestmark = pytest.mark.anyio
 ALICE, BOB = Editor("alice's key", "alice"), Editor("bob's key", "bob")
+NOBODYS, ADMIN = Editor("nobody's key"), Editor("the admin's key", changes_all=True)
 
 
-def new(program_id: str, text: str = "", session: str | None = None) -> NewProgram:
+def new(
+    program_id: str, text: str = "", session: str | None = None, by: Editor = ALICE, *, shared: bool = False
+) -> NewProgram:
     signature = Signature((Field("text", "string"),), (Field("result", "string"),))
-    return NewProgram(program_id, session, Definition("python", signature, "examples.text:keywords", text), ALICE)
+    definition = Definition("python", signature, "examples.text:keywords", text, shared=shared)
+    return NewProgram(program_id, session, definition, by)
 
 
 @pytest.fixture
 async def programs(database: Database) -> Programs:
-    return Programs(SqlProgramStore(database), quotas=Quotas(programs=3))
+    return Programs(SqlProgramStore(database, grace_s=3600), quotas=Quotas(programs=3))
 
 
 @pytest.fixture
@@ -60,9 +65,9 @@ async def test_an_owners_deletions_have_a_bounded_room(
     assert await rows(database, deleted_programs) == 4
     assert await rows(database, program_revisions) == 3
     with pytest.raises(ProgramNotFound):
-        await deleted.find("p1", None)
+        await deleted.find("p1", None, ALICE)
     for kept in ("bobs", "p2", "p4"):
-        assert (await deleted.find(kept, None)).program.program.id == kept
+        assert (await deleted.find(kept, None, ALICE)).program.id == kept
 
 
 async def test_the_room_is_one_of_bytes_too(
@@ -75,7 +80,7 @@ async def test_the_room_is_one_of_bytes_too(
         await programs.put(new(name, "last"))
         await delete(deleted, name)
     assert await rows(database, deleted_programs) == 1
-    assert (await deleted.find("large", None)).deleted_by == "alice's key"
+    assert [one.deleted_by for one in await deleted.listed("large", None, ALICE)] == ["alice's key"]
 
 
 async def test_a_deleted_program_counts_for_no_quota_until_it_is_back(
@@ -86,7 +91,7 @@ async def test_a_deleted_program_counts_for_no_quota_until_it_is_back(
         await programs.put(new(name))
     await delete(deleted, "a")
     await programs.put(new("d"))
-    gone = (await deleted.find("a", None)).program
+    gone = await deleted.find("a", None, ALICE)
     with pytest.raises(QuotaExceeded):
         await deleted.restore(gone, None)
     await delete(deleted, "d")
@@ -101,11 +106,11 @@ async def test_one_that_is_taken_meanwhile(programs: Programs, deleted: DeletedP
     """The store decides, whatever was looked at before."""
     await programs.put(new("a", "old"))
     await delete(deleted, "a")
-    gone = (await deleted.find("a", None)).program
+    gone = await deleted.find("a", None, ALICE)
     await programs.put(new("a", "new"))
     with pytest.raises(ProgramExists):
         await deleted.restore(gone, None)
-    assert (await deleted.find("a", None)).program.program.definition.instructions == "old"
+    assert (await deleted.find("a", None, ALICE)).program.definition.instructions == "old"
 
 
 async def test_those_of_a_session_end_with_it(programs: Programs, deleted: DeletedPrograms, database: Database) -> None:
@@ -128,7 +133,95 @@ async def test_a_start_keeps_the_revisions_of_deleted_programs(
         await programs.put_v2(new("p", text))
     await delete(deleted, "p")
     await programs.load()
-    restored = await deleted.restore((await deleted.find("p", None)).program, None)
+    restored = await deleted.restore(await deleted.find("p", None, ALICE), None)
     page = await programs.revisions("p", None, limit=10, max_bytes=10**6, before=None, of_v2=True)
     assert [one.revision for one in page.revisions] == [2, 1]
     assert restored.v2 is not None
+
+
+async def test_each_deletion_of_an_id_can_be_restored(programs: Programs, deleted: DeletedPrograms) -> None:
+    """The newest one, or the one that is named; another program's number, or one that is restored, is none of it."""
+    for text in ("first", "second", "third"):
+        await programs.put(new("p", text))
+        await delete(deleted, "p")
+    await programs.put(new("other"))
+    await delete(deleted, "other")
+    listed = await deleted.listed("p", None, ALICE)
+    assert [(one.revision, one.owner, one.deleted_by) for one in listed] == [(1, "alice", "alice's key")] * 3
+    assert listed == sorted(listed, key=lambda one: one.deleted_at, reverse=True)
+    texts = [(await deleted.find("p", None, ALICE, one.number)).program.definition.instructions for one in listed]
+    assert texts == ["third", "second", "first"]
+    first = listed[-1].number
+    assert (await deleted.restore(await deleted.find("p", None, ALICE, first), None)).program.key == str(first)
+    (other,) = await deleted.listed("other", None, ALICE)
+    for number in (first, other.number, 9**9):
+        with pytest.raises(NoDeletion):
+            await deleted.find("p", None, ALICE, number)
+
+
+async def test_another_owners_deletion_is_in_nobodys_way(programs: Programs, deleted: DeletedPrograms) -> None:
+    """A restore takes the newest deletion that the key may restore; those of others are neither listed nor taken."""
+    await programs.put(new("p", "alice's"))
+    await delete(deleted, "p")
+    await programs.put(new("p", "bob's", by=Editor("the admin's key", "bob", changes_all=True)))
+    await delete(deleted, "p", BOB)
+    (of_bob, of_alice) = await deleted.listed("p", None, ADMIN)
+    assert (of_bob.owner, of_alice.owner) == ("bob", "alice")
+    assert await deleted.listed("p", None, ALICE) == [of_alice]
+    assert await deleted.listed("p", None, NOBODYS) == []
+    for editor, number in ((ALICE, of_bob.number), (NOBODYS, None)):
+        with pytest.raises(NotTheOwner, match="'bob'"):
+            await deleted.find("p", None, editor, number)
+    assert (await deleted.find("p", None, ALICE)).program.definition.instructions == "alice's"
+
+
+@pytest.mark.parametrize("editor", [BOB, NOBODYS])
+async def test_an_id_is_kept_for_the_owner_of_a_deleted_program(
+    programs: Programs, deleted: DeletedPrograms, editor: Editor
+) -> None:
+    """Others create nothing under it, in whichever way, also after they have deleted the program as a shared one."""
+    await programs.put(new("p", shared=True))
+    await delete(deleted, "p", editor)
+    creations = [
+        programs.add(new("p", by=editor)),
+        programs.put(new("p", by=editor)),
+        programs.put_all([ProgramChange(new("other", by=editor)), ProgramChange(new("p", by=editor))]),
+        deleted.check_new(new("p", by=editor)),
+    ]
+    for creation in creations:
+        with pytest.raises(ProgramExists) as refused:
+            await creation
+        assert "for 'alice'" in str(refused.value.reason)
+        assert "scope admin" in str(refused.value.reason)
+    assert programs.resolve("other", None) is None
+    await programs.add(new("p", session="a-session", by=editor))
+    assert (await deleted.restore(await deleted.find("p", None, editor), None)).owner == "alice"
+
+
+@pytest.mark.parametrize("editor", [ALICE, ADMIN])
+async def test_its_owner_and_admins_may_use_the_id(
+    programs: Programs, deleted: DeletedPrograms, editor: Editor
+) -> None:
+    await programs.put(new("p"))
+    await delete(deleted, "p")
+    await programs.put(new("p", "again", by=editor))
+
+
+async def test_the_id_is_free_after_the_grace_period(programs: Programs, database: Database) -> None:
+    """Also if no sweep has come since."""
+    brief = DeletedPrograms(programs, SqlDeletedProgramStore(database), grace_s=1e-6)
+    await programs.put(new("p"))
+    await delete(brief, "p")
+    await brief.check_new(new("p", by=BOB))
+    await Programs(SqlProgramStore(database, grace_s=1e-6)).put(new("p", by=BOB))
+
+
+async def test_a_shared_member_of_a_schema_shares_nothing(programs: Programs, deleted: DeletedPrograms) -> None:
+    """The store looks for shared programs by their text."""
+    plain = encode_definition(new("p").definition)
+    definition = decode_definition(plain.replace(b'"type":"string"', b'"type":"any","schema":{"shared":true}', 1))
+    assert b'"shared":true' in encode_definition(definition)
+    await programs.put(NewProgram("p", None, definition, ALICE))
+    await delete(deleted, "p")
+    assert await deleted.listed("p", None, BOB) == []
+    assert len(await deleted.listed("p", None, ALICE)) == 1

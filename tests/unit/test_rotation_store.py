@@ -14,6 +14,7 @@ from sqlalchemy import event
 from pools.calls import Program
 from poolshift.worker.definitions import Definition, Field, Signature
 from poolshift.worker.lm import LMSettings
+from routing.catalog.deleted_programs import DeletedPrograms
 from routing.catalog.lms import Holder, LMs, NewLM
 from routing.catalog.owners import Editor
 from routing.catalog.programs import NewProgram, Programs
@@ -23,6 +24,7 @@ from routing.rotation.store import Former
 from routing.rotation.trial import End, Outcome
 from routing.versions import Version
 from store.database import Database
+from store.deleted_program_store import SqlDeletedProgramStore
 from store.lm_store import SqlLMStore
 from store.program_store import SqlProgramStore
 from store.rollout_log import SqlRolloutLog
@@ -202,3 +204,29 @@ def test_a_rotation_that_is_overtaken_changes_nothing(tmp_path: Path) -> None:
     in_service(path, overtake)
     programs, model, revision = in_service(path, found)
     assert (programs, model, revision) == (*BEFORE[:2], 2)
+
+
+def test_a_deleted_program_gets_its_former_definition_back(tmp_path: Path) -> None:
+    """A restore after the undo brings V1's back, with V2's own; one that was changed after the rotation is named."""
+    path = tmp_path / "poolshift.db"
+    in_service(path, prepare)
+
+    async def work(database: Database) -> None:
+        await rotate(database)
+        programs = Programs(SqlProgramStore(database))
+        await programs.load()
+        await programs.put(new("two", "newer"))
+        deleted = DeletedPrograms(programs, SqlDeletedProgramStore(database), grace_s=3600)
+        for program_id in ("one", "two"):
+            await deleted.delete(await programs.show_own(program_id, None), Editor("ops"))
+        taken = await SqlRotationStore(database, SqlLMStore(database)).take_back(BACK, after=2, rotation=2, end=END)
+        assert [one.program.id for one in taken.programs] == ["three"]
+        assert taken.kept == ["two"]
+        for program_id in ("one", "two"):
+            await deleted.restore(await deleted.find(program_id, None, Editor("ops")), None)
+        page = await programs.revisions("one", None, limit=9, max_bytes=9**9, before=None)
+        assert [one.revision for one in page.revisions] == [3, 2, 1]
+
+    in_service(path, work)
+    told, _, _ = in_service(path, found)
+    assert told == (("old", "new"), ("newer", None), ("old", "new"))

@@ -63,7 +63,7 @@ class ApplyView(Out):
 @router.patch(
     "",
     response_model=ApplyView,
-    openapi_extra=raises("program_not_found", "stale_revision", *DEFINITION_PROBLEMS),
+    openapi_extra=raises("program_not_found", "program_exists", "stale_revision", *DEFINITION_PROBLEMS),
 )
 async def apply_programs(
     body: ApplyBody,

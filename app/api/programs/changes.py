@@ -102,6 +102,8 @@ async def _before(change: ProgramChange, services: Services, principal: Principa
     change.condition.check(new.id, _revision(change, before))
     if before is not None:
         before.check_editor(new.editor, new.definition)
+    else:
+        await services.deleted_programs.check_new(new)
     return before
 
 

@@ -183,8 +183,10 @@ async def create_program(body: ProgramBody, services: Running, executor: Executo
     program_id = body.id or f"prog-{secrets.token_hex(8)}"
     if body.session_id is not None:
         await services.sessions.admit(body.session_id, executor.caller, may_begin_again=True)
-    definition = await try_definition(body.definition(), services)
-    stored = await services.programs.add(NewProgram(program_id, body.session_id, definition, executor.editor))
+    new = NewProgram(program_id, body.session_id, body.definition(), executor.editor)
+    await services.deleted_programs.check_new(new)
+    tried = await try_definition(new.definition, services)
+    stored = await services.programs.add(dataclasses.replace(new, definition=tried))
     if body.session_id is not None:
         await services.sessions.keep(body.session_id, executor.caller, programs=[program_id])
     return program_answer(stored, is_new=True)

@@ -49,7 +49,7 @@ class ProgramRevisionView(Out):
         200: {"headers": {"ETag": header("ETag")}},
         201: {"model": ProgramView, "headers": PROGRAM_HEADERS, "description": "The program is new"},
     },
-    openapi_extra=raises("program_not_found", "stale_revision", *DEFINITION_PROBLEMS),
+    openapi_extra=raises("program_not_found", "program_exists", "stale_revision", *DEFINITION_PROBLEMS),
 )
 async def put_program(
     program_id: Annotated[Identifier, Path()],

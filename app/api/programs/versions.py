@@ -18,7 +18,7 @@ from app.api.programs.resource import (
 )
 from app.api.ramp import ReasonBody
 from app.openapi.document import header, raises
-from app.problems import Problem
+from app.problems import Problem, needs_reason
 from app.services import Running, Services
 from routing.catalog.definitions import encode_definition
 from routing.catalog.own_definitions import nothing_of_its_own
@@ -79,7 +79,7 @@ async def promote_program(
     "/{program_id}/demote",
     response_model=ProgramView,
     responses={200: {"headers": {"ETag": header("ETag")}}},
-    openapi_extra=raises("program_not_found", "plan_conflict", "store_unavailable"),
+    openapi_extra=raises("program_not_found", "rollback_impossible", "store_unavailable"),
 )
 async def demote_program(
     program_id: ProgramId,
@@ -105,9 +105,7 @@ def _refuse_untried(body: PromoteBody, services: Services) -> None:
     """Refuses a definition for everyone that V2 has not run for everyone, unless that is meant and has a reason."""
     if body.force:
         if not (body.reason or "").strip():
-            message = "`force` needs a reason"
-            errors = [{"at": "body.reason", "message": message}]
-            raise Problem("invalid_request", f"body.reason: {message}", extensions={"errors": errors})
+            raise needs_reason("force")
         return
     state, percent = services.ramp.ramp.state, _percent_of_v2(services)
     way_out = "or send `force: true` with a reason (`--force --reason`)"
