@@ -168,7 +168,7 @@ class Server:
 
     def _read(self, children: Sequence[psutil.Process]) -> ProcessorTime:
         started = self.process
-        command = started.cmdline()
+        command = _command(started)
         own_s, others_s = _cpu_s(started)
         replicas_s: dict[int, float] = {}
         for child in children:
@@ -197,10 +197,16 @@ def _cpu_s(process: psutil.Process) -> tuple[float, float]:
 
 def _is_fork(process: psutil.Process, *, of: int, command: Sequence[str]) -> bool:
     """Tells if a process is a fork of `of`, which runs `command`: all else that a service starts runs another one."""
+    return process.ppid() == of and _command(process) == command != []
+
+
+def _command(process: psutil.Process) -> Sequence[str]:
+    """Returns the command line of a process; one that has ended has none."""
     try:
-        return process.ppid() == of and process.cmdline() == command
+        found: list[str] = process.cmdline()
     except psutil.ZombieProcess:
-        return False
+        return []
+    return found
 
 
 def free_port(first: int) -> int:

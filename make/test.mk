@@ -53,7 +53,8 @@ nightly: $(INSTALLED) ## Runs everything on every Python, with soaks (over an ho
 	$(MAKE) test test-compiled test-judge ARGS="$(RANDOM_EXAMPLES)"
 	@$(call each_python,sh make/tests.sh $$pytest $(RANDOM_EXAMPLES))
 	CHAOS_SECONDS=600 $(MAKE) chaos
-	$(MAKE) test-replicas test-ray test-service-on-ray test-story
+	MACHINE_CHANGES=1000 $(MAKE) test-replicas
+	$(MAKE) test-ray test-service-on-ray test-story
 	CONSOLE_SECONDS=600 $(BIN)/pytest tests/console/test_load.py
 
 # A virtual environment of another Python, with the same packages.

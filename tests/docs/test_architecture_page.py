@@ -143,7 +143,7 @@ def test_a_header_is_named_in_its_files() -> None:
 
 
 def test_every_header_of_our_own_has_its_row() -> None:
-    """What begins with `X-`, and what FastAPI reads for an endpoint."""
+    """All that begin with `X-`, and those that FastAPI reads for an endpoint."""
     listed = {header.lower() for headers, _ in header_rows() for header in headers}
     found = set()
     for path in (ROOT / "app").rglob("*.py"):

@@ -53,7 +53,7 @@ def looks_at_everyone() -> dict[str, list[str]]:
     A process that ends meanwhile is left out.
     """
     found = {}
-    for pid in _descendants(service()):
+    for pid in _descendants(_first_of(service())):
         attempts = {
             "environ": lambda pid=pid: Path(f"/proc/{pid}/environ").read_bytes()[:1],
             "memory": lambda pid=pid: Path(f"/proc/{pid}/mem").open("rb").close(),
@@ -68,6 +68,13 @@ def looks_at_everyone() -> dict[str, list[str]]:
             continue
         found[f"{command}{pid}"] = outcomes
     return found
+
+
+def _first_of(service: int) -> int:
+    """The supervisor, if the service is one of several replicas: they are its forks. Otherwise the service."""
+    parent = int(Path(f"/proc/{service}/stat").read_text().rpartition(")")[2].split()[1])
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (service, parent)]
+    return parent if commands[0] == commands[1] else service
 
 
 def _descendants(first: int) -> list[int]:
