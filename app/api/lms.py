@@ -164,6 +164,8 @@ async def _set(holder: Holder, body: LMBody, services: Services, by: str, *, is_
     if body.model == LOCAL and not services.lms.has_local:
         raise Problem("invalid_request", "body.model: this service runs no model itself (LM_MODEL=local does)")
     settings = body.settings()
+    if body.model not in (NONE, LOCAL):
+        await services.lms.load_prices()
     if is_tried and body.model != NONE:
         version = holder.version or services.serving_version
         await try_lm(services.router, services.lms.endpoint_of(settings), version, services.deadlines.call_s)

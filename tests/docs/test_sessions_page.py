@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.api.base import ID_PATTERN, MAX_ID_LENGTH
 from pools.state import REMEMBERED_SESSIONS
+from routing.catalog.texts import ID_PATTERN, MAX_ID_LENGTH
 from tests.conftest import StartService
 from tests.service.test_errors import problem
 from tests.support.pages import codes, links, page, table
