@@ -83,7 +83,7 @@ async def open_ramp(
         PoolFacts(
             v1_serves=functools.partial(serves, Version.V1),
             v2_serves=functools.partial(serves, Version.V2),
-            identity=lambda: ramp_identity(pools, catalog.lms),
+            identity=lambda: ramp_identity(pools, catalog.lms, catalog.programs),
             is_warm_for=v2.is_warm_for,
             warmed=functools.partial(_warmed, v2),
             pin=pin,
