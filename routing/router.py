@@ -73,11 +73,11 @@ class Router:
         pools: Mapping[Version, Pool],
         flag: RolloutFlag,
         recorder: Recorder,
+        costs: LMCosts | None = None,
         *,
         judge: LiveJudge,
         pin: Version | None,
         salt: str,
-        costs: LMCosts | None = None,
     ) -> None:
         """Without `costs`, no LM has a price."""
         self._pools = pools

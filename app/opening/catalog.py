@@ -40,7 +40,7 @@ class Catalog:
     jobs: Jobs
     keys: IdempotencyKeys
     lms: LMs
-    lm_costs: LMCosts
+    costs: LMCosts
     rotations: SqlRotationStore
 
     def bookkeeping(self, opening: Opening, flag: RolloutFlag) -> Bookkeeping:
@@ -81,13 +81,13 @@ async def open_catalog(
     await keys.open(is_shared=is_shared)
     opening.at_end(keys.aclose)
     lm_store = SqlLMStore(database, SecretBox(secret_keys) if secret_keys is not None else None)
-    lm_costs = LMCosts(settings.prices)
+    costs = LMCosts(settings.prices)
     lms = LMs(
         lm_store,
         _configured_lm(settings, None),
         local_lm.endpoint if local_lm else None,
         {version: _configured_lm(settings, version) for version in Version if settings.has_lm_of(version.value)},
-        lm_costs.load,
+        costs.load,
     )
     await lms.load()
     await lm_store.seal()
@@ -102,7 +102,7 @@ async def open_catalog(
         jobs=jobs,
         keys=keys,
         lms=lms,
-        lm_costs=lm_costs,
+        costs=costs,
         rotations=rotations,
     )
 

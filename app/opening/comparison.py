@@ -48,7 +48,7 @@ def open_shadow(
     scoring = Version.V1 if Version.V1 in engines else Version.V2
 
     def count_tokens(version: Version, lm: LMSettings, usage: LMUsage) -> None:
-        opening.recorder.shadow_lm_used(version, lm.model, usage, catalog.lm_costs.of(lm, usage))
+        opening.recorder.shadow_lm_used(version, lm.model, usage, catalog.costs.of(lm, usage))
 
     scorer = Scorer(
         engines[scoring],

@@ -19,7 +19,7 @@ from tests.support.waiting import wait_until
 
 RULES = ROOT / "dashboards" / "rules"
 DASHBOARDS: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in generate().items()}
-"""What Grafana loads, by name."""
+"""The dashboards by name, as Grafana loads them."""
 
 WHILE_DRAINING = "poolshift_drain_seconds_left"
 """Has a value only then: `test_drain.py` looks at what shows it."""

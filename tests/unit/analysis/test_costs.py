@@ -154,7 +154,7 @@ def test_costs_add_up_and_survive_json(seeds: list[int]) -> None:
 
 @pytest.mark.parametrize("unknown", ["v1", "v2"])
 def test_a_version_whose_cost_is_unknown_is_not_the_cheaper_one(unknown: str) -> None:
-    """Its programs count on neither version, so that nothing is told of them; other programs count on."""
+    """Programs with such a call count on neither version, so that nothing is told of them; other programs count on."""
     judge = Judge(Config())
     for number in range(2_000):
         arm = ("v1", "v2")[number % 2]
