@@ -10,7 +10,8 @@ mean minus r times V1's, however both drift (Horvitz & Thompson, JASA 1952). So 
 the factor 1 + λ·gain has a mean of at most 1, for each λ at which it is never negative: the product is an e-process.
 
 Only programs that have had a cost before count, with every call, also one that costs nothing: to leave out such calls
-would leave out V2's more often than V1's if V2 fails ahead of its model. A key counts once, at its first such call.
+would leave out V2's more often than V1's if V2 fails ahead of its model. A key counts once, at its first such call. A
+program counts no more once a call's cost is unknown, since its model has no price.
 
 Sources: Waudby-Smith & Ramdas, JRSS B 86(1), 2024 (see `analysis.formulas.bets`); Waudby-Smith et al., "Anytime-valid
 off-policy inference for contextual bandits", ACM/IMS Journal of Data Science 2024 (weighting by the probability of

@@ -46,6 +46,8 @@ class Intake:
         self._successes = KeyMarks(floor, config.shard, config.shards)
         self._costs = KeyMarks(floor, config.shard, config.shards)
         self._costly: set[str] = set()
+        self._unpriced: set[str] = set()
+        """Programs that have had a call of unknown cost."""
         self._costs_seen = sum(sum(map(sum, one.values())) for one in counters.costs.values())
         self._faults = {name: KeyMarks(floor) for name in self.bench.faults}
         self._faults["tail"] = KeyMarks(floor, config.shard, config.shards)
@@ -81,7 +83,7 @@ class Intake:
         ms: float,
         *,
         is_cold: bool,
-        cost: float = 0.0,
+        cost: float | None = 0.0,
     ) -> str | None:
         """Counts the end of a call; returns the guardrail that has a new event of V2's."""
         step = self._index.get(w, -1)
@@ -89,7 +91,7 @@ class Intake:
             return None
         version = 1 if arm == "v2" else 0
         add_one(self.counters.calls, step, version)
-        if self._costly or cost > 0.0:
+        if cost is None or self._costly or cost > 0.0:
             self._spent(step, version, key_hash, program, cost)
         if outcome == "ok" and not is_cold and 0.0 <= ms < 1e12:
             return self._succeeded(t, step, version, key_hash, program, ms)
@@ -135,9 +137,17 @@ class Intake:
         code = OVER_3_P99 if fine >= self._p99_of_3 else OVER_P99
         return self.fault("tail", t, step, version, key_hash, code, program)
 
-    def _spent(self, step: int, version: int, key_hash: int | None, program: str, cost: float) -> None:
-        """Counts the cost of a call if its program has had one before, whatever the version was."""
-        if not 0.0 <= cost < 1e12:
+    def _spent(self, step: int, version: int, key_hash: int | None, program: str, cost: float | None) -> None:
+        """Counts the cost of a call if its program has had one before, whatever the version was.
+
+        A program with a call of unknown cost counts no more, on either version: to leave out the calls of one version
+        alone would make it the cheaper one.
+        """
+        if cost is None:
+            if len(self._unpriced) < MAX_PROGRAMS:
+                self._unpriced.add(program)
+            return
+        if program in self._unpriced or not 0.0 <= cost < 1e12:
             return
         if program not in self._costly:
             if cost > 0.0 and len(self._costly) < MAX_PROGRAMS:

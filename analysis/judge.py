@@ -83,7 +83,7 @@ class Judge:
         ms: float,
         *,
         is_cold: bool = False,
-        cost: float = 0.0,
+        cost: float | None = 0.0,
     ) -> str | None:
         """Counts the end of a call; `w` is from its assignment, `cost` what its tokens cost in any unit.
 

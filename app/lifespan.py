@@ -69,7 +69,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         pin = Version(settings.pool_version) if settings.pool_version else None
         await start_pools(pools, factory, pin, local_lm)
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools.engines) < len(Version))
-        router = Router(pools.engines, flag, recorder, judge=judge, pin=pin, salt=settings.canary_salt)
+        router = Router(pools.engines, flag, recorder, catalog.costs, judge=judge, pin=pin, salt=settings.canary_salt)
         router.hear = None if replica is None else replica.hear
         ramp = await open_ramp(opening, database, flag, judge, pools, catalog)
         watch_rollout(recorder, follower, router, flag)

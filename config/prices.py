@@ -1,4 +1,4 @@
-"""Prices of language models: what a million tokens cost, in whatever unit of money the operator counts."""
+"""Prices of language models (`LM_PRICES`): what a million tokens cost, in the operator's unit of money."""
 
 import json
 from types import MappingProxyType
@@ -31,17 +31,16 @@ class _Given(BaseModel):
 _models = TypeAdapter(dict[Annotated[str, Field(min_length=1, max_length=256)], _Given])
 
 LMPrices = MappingProxyType[str, ModelPrice]
-NO_PRICES: Final[LMPrices] = MappingProxyType({})
 
 
-def parse_prices(text: str) -> LMPrices:
-    """Reads `{"openai/gpt-5-mini": {"input": 0.25, "output": 2}}`.
+def parse_prices(text: str) -> LMPrices | None:
+    """Reads `{"openai/gpt-5-mini": {"input": 0.25, "output": 2}}`; None if there is no text.
 
     Raises:
         ValueError: says what is wrong with it, and where.
     """
     if not text.strip():
-        return NO_PRICES
+        return None
     try:
         given = _models.validate_python(json.loads(text))
     except ValidationError as error:

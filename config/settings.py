@@ -248,7 +248,7 @@ class Settings(PoolSettings):
     lm_api_base: ApiBase | None = None
     lm_api_key: ApiKey | None = None
     lm_prices: Annotated[str, AfterValidator(_known_prices)] = ""
-    """JSON: the prices of a million tokens, by model."""
+    """JSON: the prices of a million tokens, by model. Without it, those of genai-prices count."""
     v1_lm_model: ModelName | None = None
     v1_lm_api_base: ApiBase | None = None
     v1_lm_api_key: ApiKey | None = None
@@ -397,8 +397,8 @@ class Settings(PoolSettings):
         )
 
     @property
-    def prices(self) -> LMPrices:
-        """The prices of `LM_PRICES`."""
+    def prices(self) -> LMPrices | None:
+        """The prices of `LM_PRICES`; None if it is not set."""
         return parse_prices(self.lm_prices)
 
     @property

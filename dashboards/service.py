@@ -150,12 +150,12 @@ def _beside(built: dashboard.Dashboard) -> None:
     ).with_panel(
         lines(
             "Cost of 1,000 calls",
-            "What the tokens of calls cost by LM_PRICES, in its unit of money; models without a price cost nothing.",
+            "Cost of tokens in US dollars, or in the unit of LM_PRICES; a model without a price has no line.",
             [
                 (
-                    f"1000 * {rate('poolshift_lm_cost_total', by='pool_version')} / "
-                    f"clamp_min({rate('poolshift_lm_executions_total', by='pool_version')}, 1e-9)",
-                    "{{pool_version}}",
+                    f"1000 * {rate('poolshift_lm_cost_total', by='pool_version, model')} / "
+                    f"clamp_min({rate('poolshift_lm_executions_total', by='pool_version, model')}, 1e-9)",
+                    "{{pool_version}} {{model}}",
                 )
             ],
             unit="none",

@@ -13,6 +13,7 @@ from pools.calls import Call, OnOutcome, Result
 from pools.errors import ExecutionError, Withdrawn, WorkerCrashed
 from pools.protocol import Pool
 from poolshift.worker.lm import LMSettings, LMUsage
+from routing.catalog.lm_costs import LMCosts
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import MOVED, End, Evidence, LiveJudge
 from routing.rollout.model import Rollout
@@ -72,17 +73,20 @@ class Router:
         pools: Mapping[Version, Pool],
         flag: RolloutFlag,
         recorder: Recorder,
+        costs: LMCosts | None = None,
         *,
         judge: LiveJudge,
         pin: Version | None,
         salt: str,
     ) -> None:
+        """Without `costs`, no LM has a price."""
         self._pools = pools
         self._flag = flag
         self._recorder = recorder
         self._judge = judge
         self._pin = pin
         self._salt = salt
+        self._costs = LMCosts(None) if costs is None else costs
         self._only = next(iter(pools)) if len(pools) == 1 else None
         self._routes: dict[Call, Route] = {}
         self._has_canary = flag.threshold > 0
@@ -216,7 +220,7 @@ class Router:
             call.program.is_untried = False
         if call.program.definition.limits is not None and operation not in NOT_ORGANIC:
             self._record_program(route, call, OK, seconds)
-        cost = 0.0 if call.lm is None else self._record_tokens(route, call.lm, result.usage)
+        cost = 0.0 if call.lm is None else self._cost_of(route, call.lm, result.usage)
         if route.evidence is not None:
             self._judge_end(route, call, OK, seconds, "", cost)
         if self.tap is not None:
@@ -226,7 +230,7 @@ class Router:
         self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
         if call.program.definition.limits is not None and operation not in NOT_ORGANIC:
             self._record_program(route, call, error.code, time.perf_counter() - began)
-        cost = 0.0 if call.lm is None else self._record_tokens(route, call.lm, error.usage)
+        cost = 0.0 if call.lm is None else self._cost_of(route, call.lm, error.usage)
         if route.evidence is not None:
             self._judge_end(route, call, error.code, time.perf_counter() - began, error.detail, cost)
         if self.tap is not None:
@@ -244,7 +248,9 @@ class Router:
         if operation not in NOT_ORGANIC:
             self._recorder.failed(version, code, category)
 
-    def _judge_end(self, route: Route, call: Call, outcome: str, seconds: float, detail: str, cost: float) -> None:
+    def _judge_end(
+        self, route: Route, call: Call, outcome: str, seconds: float, detail: str, cost: float | None
+    ) -> None:
         """Tells the judge how an organic call ended.
 
         The wait for a worker is left out of its time: that measures the pool's size, not the version. So is the time in
@@ -260,9 +266,13 @@ class Router:
         """Counts a call for its program, if that has metrics of its own."""
         self._recorder.programs.answered(call.program, route.decision.version, outcome, seconds, route.trace_id)
 
-    def _record_tokens(self, route: Route, lm: LMSettings, usage: LMUsage | None) -> float:
-        """Counts the tokens of a call to `lm`, and returns their cost."""
-        return 0.0 if usage is None else self._recorder.lm_used(route.decision.version, lm.model, usage)
+    def _cost_of(self, route: Route, lm: LMSettings, usage: LMUsage | None) -> float | None:
+        """Returns the cost of a call's tokens for the judge, and counts it; None if the model has no price."""
+        if usage is None:
+            return 0.0
+        cost = self._costs.of(lm, usage)
+        self._recorder.lm_used(route.decision.version, lm.model, usage, cost)
+        return cost
 
     def _send_elsewhere(self, route: Route, call: Call, error: Withdrawn | WorkerCrashed) -> None:
         """Routes a call again that a pool gave back or whose worker died; raises `error` if the call may not run again.

@@ -176,6 +176,8 @@ async def _check(holder: Holder, body: LMBody, services: Services, *, is_tried: 
     """Checks an LM before it is set; `is_tried` asks for a completion. Raises Problem, and what a trial raises."""
     if body.model == LOCAL and not services.lms.has_local:
         raise Problem("invalid_request", "body.model: this service runs no model itself (LM_MODEL=local does)")
+    if body.model not in (NONE, LOCAL):
+        await services.lms.load_prices()
     if is_tried and body.model != NONE:
         version = holder.version or services.serving_version
         endpoint = services.lms.endpoint_of(body.settings())

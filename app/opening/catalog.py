@@ -12,6 +12,7 @@ from routing.catalog.bookkeeping import Bookkeeping
 from routing.catalog.deleted_programs import DeletedPrograms
 from routing.catalog.idempotency import IdempotencyKeys
 from routing.catalog.jobs import Jobs
+from routing.catalog.lm_costs import LMCosts
 from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
 from routing.catalog.quotas import Quotas
@@ -39,6 +40,7 @@ class Catalog:
     jobs: Jobs
     keys: IdempotencyKeys
     lms: LMs
+    costs: LMCosts
     rotations: SqlRotationStore
 
     def bookkeeping(self, opening: Opening, flag: RolloutFlag) -> Bookkeeping:
@@ -82,11 +84,13 @@ async def open_catalog(
     await keys.open(is_shared=is_shared)
     opening.at_end(keys.aclose)
     lm_store = SqlLMStore(database, SecretBox(secret_keys) if secret_keys is not None else None)
+    costs = LMCosts(settings.prices)
     lms = LMs(
         lm_store,
         _configured_lm(settings, None),
         local_lm.endpoint if local_lm else None,
         {version: _configured_lm(settings, version) for version in Version if settings.has_lm_of(version.value)},
+        costs.load,
     )
     await lms.load()
     await lm_store.seal()
@@ -101,6 +105,7 @@ async def open_catalog(
         jobs=jobs,
         keys=keys,
         lms=lms,
+        costs=costs,
         rotations=rotations,
     )
 

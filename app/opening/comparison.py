@@ -9,6 +9,7 @@ from app.opening.opening import Opening
 from app.positions.factory import PoolSet
 from app.positions.identity import evidence_generation
 from app.services import Services
+from poolshift.worker.lm import LMSettings, LMUsage
 from routing.migration.records import MigrationRecords
 from routing.migration.sunset import announced_sunset
 from routing.migration.usage import Usage
@@ -45,6 +46,10 @@ def open_shadow(
     evidence = ShadowEvidence(ramp.judge, lambda program_id: catalog.programs.resolve(program_id, None))
     gate = LoadGate(settings.shadow_max_cpu_percent)
     scoring = Version.V1 if Version.V1 in engines else Version.V2
+
+    def count_tokens(version: Version, lm: LMSettings, usage: LMUsage) -> None:
+        opening.recorder.shadow_lm_used(version, lm.model, usage, catalog.costs.of(lm, usage))
+
     scorer = Scorer(
         engines[scoring],
         evidence,
@@ -53,7 +58,7 @@ def open_shadow(
         sample_percent=settings.quality_sample_percent,
         timeout_s=settings.quality_timeout_s,
         lm_of=lambda session_id: catalog.lms.of_call(session_id, Version.V1),
-        count_tokens=functools.partial(opening.recorder.shadow_lm_used, scoring),
+        count_tokens=functools.partial(count_tokens, scoring),
     )
 
     def watch(tap: ShadowTap | None) -> None:
@@ -69,6 +74,7 @@ def open_shadow(
         OnDemand(router, catalog.lms, keeps_examples=settings.shadow_examples == "on"),
         timeout_s=settings.shadow_timeout_s,
         keeps_examples=settings.shadow_examples == "on",
+        count_tokens=count_tokens,
         watch=watch,
     )
     opening.at_end(shadow.aclose)

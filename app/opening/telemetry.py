@@ -25,7 +25,7 @@ def open_recorder(registry: CollectorRegistry, settings: Settings) -> Recorder:
     """Makes the recorder on the application's registry."""
     categories = {code: kind.category for code, kind in KINDS.items()}
     versions = tuple(Version) if settings.has_v1 else (Version.V2,)
-    return Recorder(registry, categories, settings.program_metrics_limit, settings.prices, versions)
+    return Recorder(registry, categories, settings.program_metrics_limit, versions)
 
 
 def open_tracing(opening: Opening) -> Tracing:

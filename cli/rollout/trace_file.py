@@ -31,7 +31,7 @@ class RecordedCall(msgspec.Struct, frozen=True):
     program: str = ""
     cold: bool = False
     attempts: tuple[str, ...] = ()
-    cost: float = 0.0
+    cost: float | None = 0.0
 
 
 class _NotWorse(msgspec.Struct, frozen=True):

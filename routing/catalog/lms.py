@@ -1,7 +1,7 @@
 """The LM settings of sessions, of versions and of everyone, in memory; the store keeps those that the API has set."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
@@ -100,15 +100,17 @@ class LMs:
         configured: LMSettings,
         local: LocalLM | None,
         of_versions: Mapping[Version, LMSettings] | None = None,
+        load_prices: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Takes the environment's LM as `configured`, and those that it has for one version alone.
 
-        `local` is None if the service runs no model itself.
+        `local` is None if the service runs no model itself. `load_prices` is awaited before a model is in force.
         """
         self._store = store
         self._configured = configured
         self._configured_of = dict(of_versions or {})
         self._local = local
+        self._load_prices = load_prices
         self._everyones: StoredLM | None = None
         self._of_versions: dict[Version, StoredLM] = {}
         self._of_sessions: dict[str, StoredLM] = {}
@@ -168,9 +170,18 @@ class LMs:
         settings, stored, _ = self.shown(None, version)
         return not self.is_on_trial or stored is not None or settings.api_key is None
 
+    async def load_prices(self) -> None:
+        """Loads the prices of models, if they are not there yet: before a model is in force, or tried."""
+        if self._load_prices is not None:
+            await self._load_prices()
+
     async def load(self) -> None:
         """Loads all stored settings into memory."""
         stored = await self._store.load()
+        every = [self._configured, *self._configured_of.values(), *(one.settings for one in stored)]
+        if any(one.model not in (NONE, LOCAL) for one in every):
+            await self.load_prices()
+            stored = await self._store.load()  # it may have changed meanwhile
         self._everyones = None
         self._of_versions.clear()
         self._of_sessions.clear()
@@ -179,6 +190,7 @@ class LMs:
 
     async def refresh(self, holder: Holder) -> None:
         """Reads the settings of one holder again: another replica has changed them."""
+        await self.load_prices()
         stored = await self._store.find(holder)
         if stored is not None:
             self._remember(stored)
@@ -224,6 +236,7 @@ class LMs:
 
         Raises FormerLMMissing, StoreUnavailable.
         """
+        await self.load_prices()
         stored = await self._store.restore(holder, self._overridden_by(holder), by)
         if stored is None:
             self._forget(holder)

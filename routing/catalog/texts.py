@@ -1,4 +1,4 @@
-"""What clients' texts may be: the rule of ids, and what the store can hold."""
+"""Rules for the texts of clients: of ids, and of all that the store keeps."""
 
 from typing import Any
 

@@ -58,7 +58,8 @@ class End(NamedTuple):
     outcome: str
     ms: float
     is_cold: bool
-    cost: float
+    cost: float | None
+    """The cost of its tokens; None if their model has no price."""
     detail: str
     t: float
     """The time of the end, by `time.monotonic`."""

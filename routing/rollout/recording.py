@@ -1,6 +1,7 @@
 """Keeps what the judge saw, for an export that `poolshift judge replay` takes."""
 
 import heapq
+import math
 from array import array
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ MAX_FED: Final = 4_096
 _IS_V2: Final = 1
 _IS_COLD: Final = 2
 _HAS_KEY: Final = 4
+_UNKNOWN: Final = math.nan
+"""The cost of tokens whose model has no price."""
 
 
 class FedChange(NamedTuple):
@@ -69,7 +72,7 @@ class Recording:
         program: str,
         outcome: str,
         ms: float,
-        cost: float,
+        cost: float | None,
         attempts: list[str],
         *,
         is_cold: bool,
@@ -80,7 +83,7 @@ class Recording:
             self.dropped += 1
             self._attempts.pop(place, None)
         self._times[place], self._assigned[place], self._shares[place] = t, assigned, w
-        self._ms[place], self._costs[place] = ms, cost
+        self._ms[place], self._costs[place] = ms, _UNKNOWN if cost is None else cost
         self._programs[place], self._outcomes[place] = program, outcome
         flags = _IS_V2 if version == "v2" else 0
         if is_cold:
@@ -152,7 +155,7 @@ class Recording:
         if flags & _IS_COLD:
             line["cold"] = True
         if cost := self._costs[place]:
-            line["cost"] = cost
+            line["cost"] = None if math.isnan(cost) else cost
         if attempts := self._attempts.get(place):
             line["attempts"] = attempts
         return line

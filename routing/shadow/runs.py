@@ -21,7 +21,7 @@ from common.threads import in_thread
 from pools.calls import Call, Program, Result
 from pools.errors import ExecutionError, Preempted, ProgramQuarantined
 from pools.protocol import Pool
-from poolshift.worker.lm import LMSettings
+from poolshift.worker.lm import LMSettings, LMUsage
 from routing.rollout.model import Rollout
 from routing.shadow.comparison import MAX_OUTPUT_BYTES, TOO_LARGE, Comparison, Outcome, Same, differing
 from routing.shadow.evidence import ProgramEvidence, ShadowEvidence
@@ -98,6 +98,7 @@ class ShadowRuns:
         *,
         timeout_s: float,
         keeps_examples: bool,
+        count_tokens: Callable[[Version, LMSettings, LMUsage], None],
         watch: Callable[[ShadowTap | None], None],
     ) -> None:
         """Calls `watch` with a listener while there are calls to capture, and with None while there are none."""
@@ -111,6 +112,7 @@ class ShadowRuns:
         self._metrics = metrics
         self._timeout_s = timeout_s
         self._keeps_examples = keeps_examples
+        self._count_tokens = count_tokens
         self._watch = watch
         self._is_comparing = False
         """True while both versions get organic calls, which are scored."""
@@ -349,7 +351,7 @@ class ShadowRuns:
         code = ended.outcome.code if ended.error is not None else OK
         self._recorder.shadowed(version, code or OK, time.perf_counter() - began)
         if call.lm is not None and (usage := ended.usage) is not None:
-            self._recorder.shadow_lm_used(version, call.lm.model, usage)
+            self._count_tokens(version, call.lm, usage)
         if isinstance(call.trace, CallTrace):
             call.trace.shadow_ended(None if ended.error is None else ended.error.code, call.program.id)
         return ended

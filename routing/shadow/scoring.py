@@ -83,9 +83,9 @@ class Scorer:
         sample_percent: float,
         timeout_s: float,
         lm_of: Callable[[str | None], LMSettings],
-        count_tokens: Callable[[str, LMUsage], None],
+        count_tokens: Callable[[LMSettings, LMUsage], None],
     ) -> None:
-        """Takes from `lm_of` the LM of a metric whose program has none; `count_tokens` takes a model and its use."""
+        """Takes from `lm_of` the LM of a metric whose program has none; `count_tokens` takes an LM and its use."""
         self._pool = pool
         self._evidence = evidence
         self._gate = gate
@@ -197,7 +197,7 @@ class Scorer:
         except Preempted:
             return None
         if call.lm is not None and (usage := ended.usage) is not None:
-            self._count_tokens(call.lm.model, usage)
+            self._count_tokens(call.lm, usage)
         if ended.result is None:
             self._failed(program, _reason(ended.error))
             return None

@@ -8,12 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final, get_args
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from config.prices import LMPrices
 from pools.process.exits import ExitCause
-from poolshift.worker.lm import LOCAL, LOCAL_MODEL_NAME, LMUsage
+from poolshift.worker.lm import LMUsage
 from routing.telemetry.spans import SpanOutcome
 from routing.versions import Version
 
@@ -21,7 +19,6 @@ _START_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 MAX_LM_MODELS = 20
 """Limit of models with their own label: sessions choose the names."""
 OTHER_MODELS = "other"
-_log = structlog.stdlib.get_logger("poolshift.lm")
 
 
 def error_counter(registry: CollectorRegistry, errors: Mapping[str, str], versions: Sequence[Version]) -> Counter:
@@ -148,9 +145,9 @@ class WorkerMetrics:
 
 
 class LMMetrics:
-    """The tokens that DSPy programs used, and their cost. The first `MAX_LM_MODELS` models have their own label."""
+    """The tokens that DSPy programs used, and what they cost. The first `MAX_LM_MODELS` models have their own label."""
 
-    def __init__(self, registry: CollectorRegistry, prices: LMPrices, versions: Sequence[Version]) -> None:
+    def __init__(self, registry: CollectorRegistry, versions: Sequence[Version]) -> None:
         self._tokens = Counter(
             "poolshift_lm_tokens_total",
             "Tokens that DSPy programs used, by version, model and kind (prompt or completion).",
@@ -165,7 +162,7 @@ class LMMetrics:
         )
         self._cost = Counter(
             "poolshift_lm_cost_total",
-            "Cost of the tokens by LM_PRICES, in its unit of money, by version and model.",
+            "Cost of the tokens by version and model, if the model has a price.",
             ["pool_version", "model"],
             registry=registry,
         )
@@ -177,13 +174,10 @@ class LMMetrics:
         )
         self._shadow_cost = Counter(
             "poolshift_shadow_lm_cost_total",
-            "Cost of the tokens of shadow calls and metrics by LM_PRICES, in its unit of money.",
+            "Cost of the tokens of shadow calls and metrics, if the model has a price.",
             ["pool_version", "model"],
             registry=registry,
         )
-        self._prices = dict(prices)
-        if LOCAL in prices:
-            self._prices[f"openai/{LOCAL_MODEL_NAME}"] = prices[LOCAL]
         self._models: set[str] = set()
         for version in versions:
             self._executions.labels(version, OTHER_MODELS)
@@ -192,29 +186,25 @@ class LMMetrics:
             for tokens, kind in itertools.product((self._tokens, self._shadow_tokens), ("prompt", "completion")):
                 tokens.labels(version, OTHER_MODELS, kind)
 
-    def used(self, version: Version, model: str, usage: LMUsage) -> float:
-        """Counts the tokens of an execution, and returns their cost; a model without a price costs nothing."""
-        label, cost = self._priced(model, usage)
+    def used(self, version: Version, model: str, usage: LMUsage, cost: float | None) -> None:
+        """Counts the tokens of an execution, and their cost if it is known."""
+        label = self._label(model)
         _count_tokens(self._tokens, version, label, usage)
         self._executions.labels(version, label).inc()
-        self._cost.labels(version, label).inc(cost)
-        return cost
+        if cost is not None:
+            self._cost.labels(version, label).inc(cost)
 
-    def used_in_shadow(self, version: Version, model: str, usage: LMUsage) -> None:
-        """Counts the tokens of a shadow call or of a metric's run."""
-        label, cost = self._priced(model, usage)
+    def used_in_shadow(self, version: Version, model: str, usage: LMUsage, cost: float | None) -> None:
+        """Counts the tokens of a shadow call or of a metric's run, and their cost if it is known."""
+        label = self._label(model)
         _count_tokens(self._shadow_tokens, version, label, usage)
-        self._shadow_cost.labels(version, label).inc(cost)
+        if cost is not None:
+            self._shadow_cost.labels(version, label).inc(cost)
 
-    def _priced(self, model: str, usage: LMUsage) -> tuple[str, float]:
-        """Returns a model's label, and the cost of tokens."""
-        price = self._prices.get(model)
-        cost = 0.0 if price is None else price.cost(usage.prompt_tokens, usage.completion_tokens)
-        if model not in self._models and len(self._models) < MAX_LM_MODELS:
+    def _label(self, model: str) -> str:
+        if len(self._models) < MAX_LM_MODELS:
             self._models.add(model)
-            if price is None and self._prices:  # a slip in the name would make the dearest model the cheapest
-                _log.warning("LM_PRICES has no price for a model: its calls count as free", model=model)
-        return model if model in self._models else OTHER_MODELS, cost
+        return model if model in self._models else OTHER_MODELS
 
 
 def _count_tokens(tokens: Counter, version: Version, label: str, usage: LMUsage) -> None:

@@ -9,7 +9,6 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 from prometheus_client import CollectorRegistry
 
-from config.prices import NO_PRICES, LMPrices
 from pools.process.exits import ExitCause
 from poolshift.worker.lm import LMUsage
 from routing.rollout.model import Rollout
@@ -68,10 +67,9 @@ class Recorder:
         registry: CollectorRegistry,
         errors: Mapping[str, str],
         program_limit: int = DEFAULT_LIMIT,
-        prices: LMPrices = NO_PRICES,
         versions: Sequence[Version] = tuple(Version),
     ) -> None:
-        """Takes the category of each error code as `errors`, the LMs' `prices`, and the `versions` that run.
+        """Takes the category of each error code as `errors`, and the `versions` that run.
 
         At most `program_limit` programs have their own metrics. The series of each code begins at 0, so a rate sees
         the first error. A version that does not run has no series.
@@ -110,7 +108,7 @@ class Recorder:
         self._rollout = RolloutMetrics(registry)
         self._service = ServiceMetrics(registry)
         self._workers = WorkerMetrics(registry, versions)
-        self._lms = LMMetrics(registry, prices, versions)
+        self._lms = LMMetrics(registry, versions)
         # The constructor looks up the series that every call counts in, so that no call has to.
         self._calls: dict[tuple[str, str], _Calls] = {}
         self._waits = {version: self._queue_wait.of(version) for version in versions}
@@ -217,13 +215,13 @@ class Recorder:
         """Counts an attempt to tell of a job's end, or a notification that is given up."""
         self._service.job_deliveries.labels(outcome).inc()
 
-    def lm_used(self, version: Version, model: str, usage: LMUsage) -> float:
-        """Counts the tokens of an execution, successful or failed, and returns their cost."""
-        return self._lms.used(version, model, usage)
+    def lm_used(self, version: Version, model: str, usage: LMUsage, cost: float | None) -> None:
+        """Counts the tokens of an execution, successful or failed, and their cost if it is known."""
+        self._lms.used(version, model, usage, cost)
 
-    def shadow_lm_used(self, version: Version, model: str, usage: LMUsage) -> None:
+    def shadow_lm_used(self, version: Version, model: str, usage: LMUsage, cost: float | None) -> None:
         """Counts the tokens of a shadow call or of a metric's run, apart from those of callers."""
-        self._lms.used_in_shadow(version, model, usage)
+        self._lms.used_in_shadow(version, model, usage, cost)
 
     def background_restarted(self, task: str, count: int) -> None:
         """Counts `count` restarts of a background task; 0 makes its series exist."""

@@ -41,4 +41,7 @@ def test_only_the_lm_is_called(start_service: StartService, endpoint: Endpoint, 
             assert answer.status_code == 200, answer.text
             assert '"topic":"one k"' in answer.text
     assert "LiteLLM" not in service.log()  # nor is the log filled at each call
+    assert service.metric("poolshift_lm_executions_total", pool_version="v2", model="openai/test") == 2
+    assert 'poolshift_lm_cost_total{model="openai/test"' not in service.client.get("/metrics").text
+    assert "the cost of its calls is unknown" in service.log()  # so the list of prices is there
     assert set(notes.read_text().split()) == {"127.0.0.1"}

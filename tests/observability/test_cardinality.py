@@ -67,7 +67,7 @@ def test_models_beyond_the_first_share_a_label() -> None:
     registry = CollectorRegistry()
     recorder = Recorder(registry, {})
     for number in range(3 * MAX_LM_MODELS):
-        recorder.lm_used(Version.V1, f"model-{number}", LMUsage(1, 1))
+        recorder.lm_used(Version.V1, f"model-{number}", LMUsage(1, 1), 1.0)
     labels = {
         sample.labels["model"]
         for family in registry.collect()

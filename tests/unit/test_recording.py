@@ -20,7 +20,7 @@ _CALLS: st.SearchStrategy[dict[str, Any]] = st.builds(
     program=st.sampled_from(["p", "q"]),
     outcome=st.sampled_from(["ok", "program_error"]),
     ms=st.floats(5, 1000),
-    cost=st.sampled_from([0.0, 0.25]),
+    cost=st.sampled_from([0.0, 0.25, None]),
     attempts=st.sampled_from([[], ["worker_crashed"]]),
     is_cold=st.booleans(),
 )

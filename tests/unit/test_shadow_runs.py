@@ -68,6 +68,7 @@ class Shadowing:
             None,  # type: ignore[arg-type]
             timeout_s=1,
             keeps_examples=True,
+            count_tokens=lambda *_: None,
             watch=self._watch,
         )
 

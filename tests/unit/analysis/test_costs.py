@@ -150,3 +150,20 @@ def test_costs_add_up_and_survive_json(seeds: list[int]) -> None:
     old = a.to_data()
     del old["costs"]
     assert Counters.from_data(old).costs == {}
+
+
+@pytest.mark.parametrize("unknown", ["v1", "v2"])
+def test_a_version_whose_cost_is_unknown_is_not_the_cheaper_one(unknown: str) -> None:
+    """Programs with such a call count on neither version, so that nothing is told of them; other programs count on."""
+    judge = Judge(Config())
+    for number in range(2_000):
+        arm = ("v1", "v2")[number % 2]
+        for program, cost in (("priced", 1e-4), ("unpriced", None if arm == unknown else 1e-4)):
+            judge.assigned(number, 0.5, arm, None)
+            judge.ended(number, 0.5, arm, None, program, "ok", 10.0, cost=cost)
+    counted = sum(sum(pair) for one in judge.counters.costs.values() for pair in one.values())
+    assert counted == 1_999  # the first one only tells that the program has a cost
+    low, high = cost_interval(Bench(Config(), judge.counters).costs, 0.05)
+    assert low is not None
+    assert high is not None
+    assert low < 1 < high
