@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from prometheus_client import CollectorRegistry
 
@@ -12,7 +13,7 @@ from analysis.guardrails import Config
 from bench.arena import Arena
 from bench.outcome import Figure, Outcome, at_most
 from bench.unobserved import SilentRecorder
-from pools.testing import FakePool
+from pools.protocol import Pool
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.live_judge import LiveJudge
 from routing.router import Router
@@ -26,13 +27,22 @@ _BATCHES_PER_ROUND = 5
 _HALF = 5_000
 
 
+class _PoolThatIsUp:
+    """The part of a pool that a decision asks for."""
+
+    is_down = False
+
+    def when_down(self, listener: Callable[[], None]) -> None:
+        pass
+
+
 def run(arena: Arena) -> Outcome:
     """With a session's id for a key and by chance; with the counting and without."""
     flag = asyncio.run(_flag(arena.directory / "routing.db"))
     off = LiveJudge(Config(), is_off=True)
     judge = LiveJudge(Config())
     judge.percent_changed(_HALF)
-    pools = {version: FakePool(version) for version in Version}
+    pools = dict.fromkeys(Version, cast("Pool", _PoolThatIsUp()))
     counting = Router(pools, flag, Recorder(CollectorRegistry(), {}), judge=off, pin=None, salt="bench")
     silent = Router(pools, flag, SilentRecorder(CollectorRegistry(), {}), judge=off, pin=None, salt="bench")
     judged = Router(pools, flag, Recorder(CollectorRegistry(), {}), judge=judge, pin=None, salt="bench")

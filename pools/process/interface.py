@@ -1,7 +1,6 @@
 """The interface of a worker and of a spawner: what engines and supervisors need, whatever runs the programs.
 
-`pools.process` implements it with processes of this machine, `pools.ray` with processes of the nodes of a cluster, and
-`pools.testing` with objects that a test commands.
+`pools.process` implements it with processes of this machine, `pools.ray` with processes of the nodes of a cluster.
 """
 
 import asyncio

@@ -1,7 +1,14 @@
 """A typed client of Poolshift's HTTP API: `Client` for threads, `AsyncClient` for asyncio. Needs httpx and msgspec."""
 
-from poolshift.client.async_client import AsyncClient
-from poolshift.client.async_transport import AsyncItems, AsyncStream
+from poolshift.client._async.client import AsyncClient
+from poolshift.client._async.transport import AsyncItems, AsyncStream
+from poolshift.client._sync.client import (
+    Client,
+)
+from poolshift.client._sync.transport import (
+    Items,
+    Stream,
+)
 from poolshift.client.calls import Answer, Call, Listing, Page
 from poolshift.client.errors import (
     AnswerLost,
@@ -114,13 +121,6 @@ from poolshift.client.sessions import (
     Session,
 )
 from poolshift.client.shadow import Compared, ProgramShadow, Quality, Shadow, ShadowExample, ShadowField
-from poolshift.client.sync_client import (
-    Client,
-)
-from poolshift.client.sync_transport import (
-    Items,
-    Stream,
-)
 
 __all__ = [
     "LM",

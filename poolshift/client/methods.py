@@ -1,114 +1,34 @@
-"""The methods of both clients, by group: each is named and described here, once.
+"""Names, docstrings and signatures for the methods that both clients make from descriptions of calls."""
 
-A group of `Client` answers a described call at once, a group of `AsyncClient` with a coroutine.
-"""
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, get_args
 
-from poolshift.client import executions, failures, migration, pools, programs, ramp, rollout, sessions, shadow
-from poolshift.client.binding import Lists, Sends, Streams
-
-
-class ProgramMethods:
-    """Programs and their definitions."""
-
-    create = Sends(programs.create)
-    put = Sends(programs.put)
-    apply = Sends(programs.apply)
-    promote = Sends(programs.promote)
-    demote = Sends(programs.demote)
-    restore = Sends(programs.restore)
-    deletions = Lists(programs.deletions)
-    get = Sends(programs.show)
-    list = Lists(programs.listed)
-    delete = Sends(programs.delete)
-    revisions = Lists(programs.revisions)
+P = ParamSpec("P")
+T = TypeVar("T")
+_SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
 
 
-class JobMethods:
-    """Runs in the background."""
-
-    submit = Sends(executions.submit)
-    get = Sends(executions.show)
-    list = Lists(executions.listed)
-    cancel = Sends(executions.cancel)
-    events = Streams(executions.events)
-
-
-class SessionMethods:
-    """Sessions and what they hold."""
-
-    get = Sends(sessions.show)
-    list = Lists(sessions.listed)
-    end = Sends(sessions.end)
+def documented(method: Callable[P, T], describe: Callable[..., Any]) -> Callable[P, T]:
+    """Gives a method the docstring and the parameters of a description, for editors and `help`."""
+    described = inspect.signature(describe)
+    (answer,) = get_args(described.return_annotation)  # `T` of `Call[T]` or `Listing[T]`
+    returns = _filled(inspect.signature(method).return_annotation, answer)
+    parameters = [_SELF, *described.parameters.values()]
+    vars(method)["__signature__"] = inspect.Signature(parameters, return_annotation=returns)
+    method.__doc__ = describe.__doc__
+    return method
 
 
-class LMMethods:
-    """The language model of a session, or everyone's."""
-
-    get = Sends(sessions.show_lm)
-    set = Sends(sessions.set_lm)
-    remove = Sends(sessions.remove_lm)
-    restore = Sends(sessions.restore_lm)
+def name_methods(group: type) -> None:
+    """Gives the methods that `documented` returned the names that they have in their class."""
+    for name, method in vars(group).items():
+        if hasattr(method, "__signature__"):
+            method.__name__, method.__qualname__ = name, f"{group.__qualname__}.{name}"
 
 
-class RolloutMethods:
-    """The flag, and the ramp that moves it."""
-
-    get = Sends(rollout.show)
-    change = Sends(rollout.change)
-    roll_back = Sends(rollout.roll_back)
-    rotate = Sends(rollout.rotate)
-    unrotate = Sends(rollout.unrotate)
-    history = Lists(rollout.history)
-    plan = Sends(ramp.show_plan)
-    set_plan = Sends(ramp.set_plan)
-    clear_plan = Sends(ramp.clear_plan)
-    start = Sends(ramp.start)
-    pause = Sends(ramp.pause)
-    resume = Sends(ramp.resume)
-    approve = Sends(ramp.approve)
-    promote = Sends(ramp.promote)
-    abort = Sends(ramp.abort)
-    status = Sends(ramp.status)
-    analysis = Sends(ramp.analysis)
-    decisions = Lists(ramp.decisions)
-    trace = Sends(ramp.trace)
-
-
-class PoolMethods:
-    """The pools and their workers."""
-
-    get = Sends(pools.show)
-    list = Sends(pools.listed)
-    reload = Sends(pools.reload)
-    reload_all = Sends(pools.reload_all)
-    diff = Sends(pools.diff)
-
-
-class MigrationMethods:
-    """The migration from V1 to V2."""
-
-    get = Sends(migration.show)
-    report = Sends(migration.report)
-    add_validation = Sends(migration.add_validation)
-    tick = Sends(migration.tick)
-    untick = Sends(migration.untick)
-
-
-class ShadowMethods:
-    """Shadow calls, and what differs in them."""
-
-    get = Sends(shadow.show)
-    get_program = Sends(shadow.show_program)
-    compare = Sends(shadow.compare)
-
-
-class ClientMethods:
-    """Calls, and the health of the service."""
-
-    execute = Sends(executions.execute)
-    stream = Streams(executions.stream)
-    batch = Sends(executions.batch)
-    failures = Sends(failures.newest)
-    health = Sends(pools.health)
-    readiness = Sends(pools.readiness)
-    metrics = Sends(pools.metrics)
+def _filled(returned: Any, answer: Any) -> Any:
+    """Puts the type of an answer in the place of the type variable: of `T`, or of that in `Items[T]`."""
+    if isinstance(returned, TypeVar):
+        return answer
+    return returned[answer] if getattr(returned, "__parameters__", ()) else returned

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from poolshift.client import AsyncClient, AsyncItems, AsyncStream, Client
+from poolshift.client._async.groups import AsyncGroup
 
 KINDS = ("threads", "asyncio")
 
@@ -27,7 +28,7 @@ class _Loop:
             return _ItemsFace(self, value)
         if callable(value):
             return functools.wraps(value)(lambda *args, **kwargs: self.plain(value(*args, **kwargs)))
-        if type(value).__module__ == AsyncClient.__module__:
+        if isinstance(value, AsyncGroup):
             return _Face(self, value)
         return value
 

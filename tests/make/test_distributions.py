@@ -54,4 +54,4 @@ def test_what_a_message_installs_is_what_the_extra_brings() -> None:
     extras = EXTRAS["./packaging/poolshift"]
     assert extras["lm"] == [DSPY_REQUIREMENT]
     assert f"python -m pip install '{extras['schema'][0]}'" == schemas.INSTALL
-    assert f"pip install '{extras['client'][0]}'" in (ROOT / "poolshift" / "client" / "transport.py").read_text()
+    assert f"pip install '{extras['client'][0]}'" in (ROOT / "poolshift" / "client" / "wire.py").read_text()

@@ -13,8 +13,8 @@ from pools.events import EventSink
 from pools.session_pool import SessionPool
 from pools.session_pool_v2 import SessionPoolV2
 from pools.supervisor import RecycleLimits
-from pools.testing import FakeObserver, FakeProcess, FakeSpawner, echo_program
 from pools.warming import WarmOptions
+from tests.support.fake_pools import FakeObserver, FakeProcess, FakeSpawner, echo_program
 from tests.support.pools import executed
 from tests.support.waiting import wait_until_async
 

@@ -26,13 +26,13 @@ from pools.quarantine import DEATHS_IN_A_ROW
 from pools.session_pool import SessionPool
 from pools.session_pool_v2 import SessionPoolV2
 from pools.supervisor import RecycleLimits
-from pools.testing import FakeSink, echo_program, result
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import Rollout, Source
 from routing.router import Router
 from routing.telemetry.recorder import Recorder
 from routing.versions import Version
+from tests.support.fake_pools import FakeSink, echo_program, result
 from tests.support.pools import executed
 from tests.support.rollout import MemoryLog
 from tests.unit.pool_on_fakes import ENGINES, Bench, bench, error_of, turns, until

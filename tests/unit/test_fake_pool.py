@@ -8,7 +8,7 @@ import pytest
 from pools.calls import Call, Result
 from pools.errors import PoolClosed, ProgramError, Withdrawn
 from pools.protocol import Pool
-from pools.testing import FakePool, echo_program, result
+from tests.support.fake_pools import FakePool, echo_program, result
 from tests.support.pools import executed
 
 pytestmark = pytest.mark.anyio

@@ -11,8 +11,8 @@ from app.api import health
 from app.positions.warmth import WarmStart
 from app.services import Services
 from common.background import Background
-from pools.testing import FakePool
 from routing.versions import Version
+from tests.support.fake_pools import FakePool
 
 pytestmark = pytest.mark.anyio
 

@@ -11,12 +11,12 @@ from prometheus_client import CollectorRegistry
 from analysis.guardrails import Config
 from analysis.verdict import Say
 from pools.calls import Call
-from pools.testing import FakePool, echo_program, result
 from routing.rollout.flag import open_flag
 from routing.rollout.live_judge import LiveJudge
 from routing.router import Router
 from routing.telemetry.recorder import Recorder
 from routing.versions import Version
+from tests.support.fake_pools import FakePool, echo_program, result
 from tests.support.rollout import MemoryLog
 
 pytestmark = pytest.mark.anyio

@@ -10,8 +10,8 @@ from pools.errors import Preempted, ProgramError, WorkerCrashed
 from pools.process.exits import ExitCause
 from pools.session_pool import SessionPool
 from pools.session_pool_v2 import SessionPoolV2
-from pools.testing import echo_program, result
 from poolshift.worker.definitions import Limits
+from tests.support.fake_pools import echo_program, result
 from tests.unit.pool_on_fakes import ENGINES, Bench, bench, turns, until
 
 pytestmark = pytest.mark.anyio

@@ -23,8 +23,8 @@ from pools.process import ends as worker_ends
 from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from pools.session_pool_v2 import SessionPoolV2
-from pools.testing import FakeObserver
 from poolshift.worker.definitions import Definition, Field, Signature
+from tests.support.fake_pools import FakeObserver
 from tests.support.pools import executed
 from tests.support.waiting import wait_until_async
 

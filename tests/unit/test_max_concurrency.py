@@ -5,8 +5,8 @@ import pytest
 from pools.engine import Engine
 from pools.errors import CheckoutTimeout, PoolClosed, PoolOverloaded, Withdrawn, WorkerCrashed
 from pools.session_pool_v2 import SessionPoolV2
-from pools.testing import echo_program, result
 from poolshift.worker.definitions import Limits
+from tests.support.fake_pools import echo_program, result
 from tests.unit.pool_on_fakes import ECHO, ENGINES, Bench, bench, error_of, until
 
 pytestmark = pytest.mark.anyio

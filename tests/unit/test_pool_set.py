@@ -10,8 +10,8 @@ from app.positions.factory import PoolSet, RunningPool
 from config.pools import PoolSpec
 from pools.errors import PoolClosed
 from pools.session_pool import SessionPool
-from pools.testing import result
 from routing.versions import Version
+from tests.support.fake_pools import result
 from tests.unit.pool_on_fakes import Bench, bench, error_of, turns
 
 pytestmark = pytest.mark.anyio

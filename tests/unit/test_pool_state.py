@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pools.process.ends import WorkerEnds
 from pools.process.process import WorkerProcess
 from pools.state import REMEMBERED_SESSIONS, PoolState, WorkerSlot, WorkerState
-from pools.testing import echo_program
+from tests.support.fake_pools import echo_program
 
 ECHO = echo_program().definition
 

@@ -4,11 +4,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from pools.calls import Program
-from pools.testing import echo_program
 from poolshift.worker.definitions import Limits
 from routing.errors import QuotaExceeded
 from routing.telemetry.program_metrics import ProgramMetrics
 from routing.versions import Version
+from tests.support.fake_pools import echo_program
 
 MEASURED = Limits(metrics=True)
 

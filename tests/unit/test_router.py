@@ -12,13 +12,13 @@ from prometheus_client import CollectorRegistry
 from analysis.guardrails import Config
 from pools.calls import Call, Result
 from pools.errors import PoolClosed, ProgramError, Withdrawn, WorkerCrashed
-from pools.testing import FakePool, echo_program, result
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import Change, Source
 from routing.router import Route, Router
 from routing.telemetry.recorder import Recorder
 from routing.versions import Reason, Version
+from tests.support.fake_pools import FakePool, echo_program, result
 from tests.support.rollout import MemoryLog
 
 pytestmark = pytest.mark.anyio

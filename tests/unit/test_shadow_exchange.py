@@ -9,13 +9,13 @@ from msgspec.structs import replace
 
 from analysis.guardrails import Config
 from pools.calls import Program
-from pools.testing import echo_program
 from routing.catalog.programs import CataloguedProgram, StoredProgram
 from routing.rollout.live_judge import LiveJudge
 from routing.shadow.evidence import ShadowEvidence
 from routing.shadow.exchange import EvidenceExchange
 from store.database import Database
 from store.shadow_store import SqlEvidenceStore
+from tests.support.fake_pools import echo_program
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 from analysis.guardrails import Config
 from pools.calls import Call, Program, Result
 from pools.errors import ExecutionError, ExecutionTimeout, LoadTimeout, Preempted, ProgramError, WorkerCrashed
-from pools.testing import FakePool, echo_program, result
 from poolshift.worker.lm import LMSettings
 from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import Rollout, Source
@@ -26,6 +25,7 @@ from routing.shadow.tap import COMPARED_ERRORS, MAX_WAITING, ShadowTap
 from routing.telemetry.recorder import Recorder
 from routing.telemetry.shadow_metrics import ShadowMetrics
 from routing.versions import Decision, Reason, Version
+from tests.support.fake_pools import FakePool, echo_program, result
 from tests.unit.pool_on_fakes import until
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,6 @@ from cryptography.fernet import Fernet
 from sqlalchemy import Connection, select, text, update
 
 import store.database
-from pools.testing import echo_program
 from routing import catalog
 from routing.catalog.jobs import Jobs
 from routing.catalog.owners import Caller
@@ -37,6 +36,7 @@ from store.rollout_log import SqlRolloutLog
 from store.secret_box import SecretBox
 from store.session_store import SqlSessionStore
 from store.tables import metadata, ramps
+from tests.support.fake_pools import echo_program
 
 pytestmark = pytest.mark.anyio
 

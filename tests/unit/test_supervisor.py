@@ -20,8 +20,8 @@ from pools.process.exits import ExitCause
 from pools.process.stats import ProcessStats, process_stats
 from pools.session_pool_v2 import SessionPoolV2
 from pools.supervisor import RecycleLimits
-from pools.testing import FakeProcess, echo_program, result
 from poolshift.worker.definitions import Limits
+from tests.support.fake_pools import FakeProcess, echo_program, result
 from tests.unit.pool_on_fakes import ECHO, Bench, bench, error_of, turns, until
 
 pytestmark = pytest.mark.anyio

@@ -11,8 +11,8 @@ from pools.errors import LoadFailed, WorkerCrashed
 from pools.process.exits import ExitCause
 from pools.process.stats import ProcessStats
 from pools.session_pool_v2 import SessionPoolV2
-from pools.testing import FakeProcess, echo_program, result
 from pools.warming import WarmOptions
+from tests.support.fake_pools import FakeProcess, echo_program, result
 from tests.unit.pool_on_fakes import ECHO, Bench, bench, error_of, turns, until
 
 pytestmark = pytest.mark.anyio

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from app.positions.warmth import WarmStart, wait_until_warm
-from pools.testing import FakePool
 from routing.versions import Version
+from tests.support.fake_pools import FakePool
 
 pytestmark = pytest.mark.anyio
 

@@ -3,20 +3,20 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from poolshift.client import transport
-from poolshift.client.calls import Answer, Call, Listing, Page, Pager, RawAnswer
+from poolshift.client import wire
+from poolshift.client.calls import Answer, Call, Listing, Page, Pager
+from poolshift.client.deadlines import async_exchange, async_read
 from poolshift.client.errors import AnswerLost, PoolshiftError
 from poolshift.client.events import Event, EventReader
 from poolshift.client.executions import Execution
 from poolshift.client.options import Options
 from poolshift.client.resumption import Resumption
 from poolshift.client.retries import Attempts
-from poolshift.client.transport import httpx
+from poolshift.client.wire import httpx, translated
 
 T = TypeVar("T")
 _Outcome = TypeVar("_Outcome")
@@ -32,9 +32,8 @@ class AsyncTransport:
     @classmethod
     def open(cls, options: Options, *, verify: ssl.SSLContext | bool, max_connections: int) -> "AsyncTransport":
         """Makes a transport with connections of its own."""
-        return cls(
-            options, httpx.AsyncClient(**transport.settings(options, verify=verify, max_connections=max_connections))
-        )
+        settings = wire.settings(options, verify=verify, max_connections=max_connections)
+        return cls(options, httpx.AsyncClient(**settings))
 
     def but(self, options: Options) -> "AsyncTransport":
         """A transport with other options on the same connections."""
@@ -52,8 +51,9 @@ class AsyncTransport:
         """
 
         async def attempt(attempts: Attempts) -> Answer[T]:
-            with _translated(attempts):
-                raw = await asyncio.wait_for(self._exchange(call, attempts), attempts.left_s())
+            request = wire.request(self._http, call, wire.timeout(self.options, attempts))
+            with translated(attempts):
+                raw = await async_exchange(self._http, request, attempts)
             return call.answer(attempts.settled(raw))
 
         return await self._repeat(call, attempt)
@@ -75,22 +75,16 @@ class AsyncTransport:
                 pause_s = attempts.pause_s(error)
             await asyncio.sleep(pause_s)
 
-    async def _exchange(self, call: Call[Any], attempts: Attempts) -> RawAnswer:
-        request = transport.request(self._http, call, transport.timeout(self.options, attempts))
-        response = await self._http.send(request)
-        return RawAnswer(response.status_code, response.headers, response.content)
-
     async def _begin(self, call: Call[Execution], attempts: Attempts) -> httpx.Response:
-        request = transport.request(self._http, call, transport.stream_timeout(self.options, attempts))
-        with _translated(attempts):
+        request = wire.request(self._http, call, wire.stream_timeout(self.options, attempts))
+        with translated(attempts):
             response = await self._http.send(request, stream=True)
-            if transport.is_stream(response):
+            if wire.is_stream(response):
                 return response
             try:
-                content = await asyncio.wait_for(response.aread(), attempts.left_s())
+                raise call.refusal(await async_read(response, attempts))
             finally:
                 await response.aclose()
-            raise call.refusal(RawAnswer(response.status_code, response.headers, content))
 
 
 class AsyncItems(Generic[T]):
@@ -166,20 +160,10 @@ class AsyncStream:
         attempts = self._transport.options.attempts(call)
         response = await self._transport.stream(call)
         try:
-            with _translated(attempts):
+            with translated(attempts):
                 async for piece in response.aiter_bytes():
                     for event in self._reader.feed(piece):
                         yield event
         finally:
             await response.aclose()
         self._reader.result()
-
-
-@contextmanager
-def _translated(attempts: Attempts) -> Iterator[None]:
-    try:
-        yield
-    except httpx.RequestError as error:
-        raise transport.no_answer(error, attempts) from error
-    except asyncio.TimeoutError:
-        raise attempts.timed_out() from None

@@ -1,27 +1,30 @@
-"""Calls over httpx, for threads."""
+# Generated from poolshift/client/_async/transport.py by `make client`: change that file, not this one.
 
+"""Calls over httpx, for any number of threads."""
+
+import contextlib
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from poolshift.client import transport
-from poolshift.client.calls import Answer, Call, Listing, Page, Pager, RawAnswer
+from poolshift.client import wire
+from poolshift.client.calls import Answer, Call, Listing, Page, Pager
+from poolshift.client.deadlines import exchange, read
 from poolshift.client.errors import AnswerLost, PoolshiftError
 from poolshift.client.events import Event, EventReader
 from poolshift.client.executions import Execution
 from poolshift.client.options import Options
 from poolshift.client.resumption import Resumption
 from poolshift.client.retries import Attempts
-from poolshift.client.transport import httpx
+from poolshift.client.wire import httpx, translated
 
 T = TypeVar("T")
 _Outcome = TypeVar("_Outcome")
 
 
-class SyncTransport:
+class Transport:
     """Sends calls and waits for their answers."""
 
     def __init__(self, options: Options, http: httpx.Client) -> None:
@@ -29,13 +32,14 @@ class SyncTransport:
         self._http = http
 
     @classmethod
-    def open(cls, options: Options, *, verify: ssl.SSLContext | bool, max_connections: int) -> "SyncTransport":
+    def open(cls, options: Options, *, verify: ssl.SSLContext | bool, max_connections: int) -> "Transport":
         """Makes a transport with connections of its own."""
-        return cls(options, httpx.Client(**transport.settings(options, verify=verify, max_connections=max_connections)))
+        settings = wire.settings(options, verify=verify, max_connections=max_connections)
+        return cls(options, httpx.Client(**settings))
 
-    def but(self, options: Options) -> "SyncTransport":
+    def but(self, options: Options) -> "Transport":
         """A transport with other options on the same connections."""
-        return SyncTransport(options, self._http)
+        return Transport(options, self._http)
 
     def close(self) -> None:
         """Closes all connections."""
@@ -47,7 +51,14 @@ class SyncTransport:
         Raises:
             PoolshiftError: the service refuses the call, or does not answer.
         """
-        return self._repeat(call, lambda attempts: call.answer(attempts.settled(self._exchange(call, attempts))))
+
+        def attempt(attempts: Attempts) -> Answer[T]:
+            request = wire.request(self._http, call, wire.timeout(self.options, attempts))
+            with translated(attempts):
+                raw = exchange(self._http, request, attempts)
+            return call.answer(attempts.settled(raw))
+
+        return self._repeat(call, attempt)
 
     def stream(self, call: Call[Execution]) -> httpx.Response:
         """Begins a stream, again if it may be repeated.
@@ -66,23 +77,14 @@ class SyncTransport:
                 pause_s = attempts.pause_s(error)
             time.sleep(pause_s)
 
-    def _exchange(self, call: Call[Any], attempts: Attempts) -> RawAnswer:
-        request = transport.request(self._http, call, transport.timeout(self.options, attempts))
-        with _translated(attempts):
-            response = self._http.send(request, stream=True)
-            try:
-                return _read(response, attempts)
-            finally:
-                response.close()
-
     def _begin(self, call: Call[Execution], attempts: Attempts) -> httpx.Response:
-        request = transport.request(self._http, call, transport.stream_timeout(self.options, attempts))
-        with _translated(attempts):
+        request = wire.request(self._http, call, wire.stream_timeout(self.options, attempts))
+        with translated(attempts):
             response = self._http.send(request, stream=True)
-            if transport.is_stream(response):
+            if wire.is_stream(response):
                 return response
             try:
-                raise call.refusal(_read(response, attempts))
+                raise call.refusal(read(response, attempts))
             finally:
                 response.close()
 
@@ -90,13 +92,14 @@ class SyncTransport:
 class Items(Generic[T]):
     """The items of a list. Each loop over them gets them again, page by page."""
 
-    def __init__(self, via: SyncTransport, listing: Listing[T]) -> None:
+    def __init__(self, via: Transport, listing: Listing[T]) -> None:
         self._transport = via
         self._listing = listing
 
     def __iter__(self) -> Iterator[T]:
         for page in self.pages():
-            yield from page.value.items
+            for item in page.value.items:
+                yield item
 
     def pages(self) -> Iterator[Answer[Page[T]]]:
         """Gets the pages, one after the other."""
@@ -110,7 +113,7 @@ class Items(Generic[T]):
 class Stream:
     """The events of one execution. To close the stream early cancels the execution."""
 
-    def __init__(self, via: SyncTransport, call: Call[Execution]) -> None:
+    def __init__(self, via: Transport, call: Call[Execution]) -> None:
         self._transport = via
         self._call = call
         self._reader = EventReader()
@@ -145,7 +148,9 @@ class Stream:
         resumption = Resumption(self._transport.options, self._call)
         while True:
             try:
-                yield from self._read(resumption.call)
+                with contextlib.closing(self._read(resumption.call)) as events:
+                    for event in events:
+                        yield event
             except AnswerLost as error:
                 pause_s = resumption.pause_s(error, self._reader)
             else:
@@ -157,27 +162,10 @@ class Stream:
         attempts = self._transport.options.attempts(call)
         response = self._transport.stream(call)
         try:
-            with _translated(attempts):
+            with translated(attempts):
                 for piece in response.iter_bytes():
-                    yield from self._reader.feed(piece)
+                    for event in self._reader.feed(piece):
+                        yield event
         finally:
             response.close()
         self._reader.result()
-
-
-def _read(response: httpx.Response, attempts: Attempts) -> RawAnswer:
-    """Reads an answer to its end, within the time that is left."""
-    pieces = []
-    for piece in response.iter_bytes():
-        pieces.append(piece)
-        if not attempts.left_s():
-            raise attempts.timed_out()
-    return RawAnswer(response.status_code, response.headers, b"".join(pieces))
-
-
-@contextmanager
-def _translated(attempts: Attempts) -> Iterator[None]:
-    try:
-        yield
-    except httpx.RequestError as error:
-        raise transport.no_answer(error, attempts) from error

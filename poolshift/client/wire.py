@@ -1,6 +1,8 @@
 """The part of HTTP that both transports share: requests, timeouts, and httpx's errors as those of the client."""
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypedDict
 
 from poolshift.client.calls import Call
@@ -15,7 +17,7 @@ except ModuleNotFoundError as missing:
         "poolshift.client needs httpx: python -m pip install 'httpx>=0.28'", name=missing.name
     ) from missing
 
-__all__ = ["httpx", "is_stream", "no_answer", "request", "settings", "stream_timeout", "timeout"]
+__all__ = ["httpx", "is_stream", "request", "settings", "stream_timeout", "timeout", "translated"]
 _EVENTS = "text/event-stream"
 
 
@@ -60,7 +62,16 @@ def is_stream(response: httpx.Response) -> bool:
     return response.status_code == 200 and response.headers.get("content-type", "").startswith(_EVENTS)
 
 
-def no_answer(error: httpx.RequestError, attempts: Attempts) -> PoolshiftError:
+@contextmanager
+def translated(attempts: Attempts) -> Iterator[None]:
+    """Raises the errors of httpx as those of the client."""
+    try:
+        yield
+    except httpx.RequestError as error:
+        raise _no_answer(error, attempts) from error
+
+
+def _no_answer(error: httpx.RequestError, attempts: Attempts) -> PoolshiftError:
     """Turns an error of httpx into the client's: if the request surely did not arrive, it says so.
 
     Raises:

@@ -1,0 +1,1 @@
+"""The half of the client that does I/O, for asyncio."""
