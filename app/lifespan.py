@@ -16,6 +16,7 @@ from app.http_metrics import HttpMetrics
 from app.opening.catalog import open_catalog
 from app.opening.comparison import exchange_evidence, open_migration, open_shadow
 from app.opening.environment import open_environment
+from app.opening.machine import answer_others, open_machine
 from app.opening.opening import Opening
 from app.opening.pools import open_local_lm, open_pools, open_reloader, start_pools
 from app.opening.rollout import follow_sources, open_ramp, open_rollout, open_rotation
@@ -56,6 +57,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         recorder = open_recorder(app.state.registry, settings)
         opening = Opening.begin(settings, app.state.replica, recorder, stack)
+        machine = open_machine(opening)
         database, follower = await open_store(opening)
         local_lm = open_local_lm(opening, environment)
         catalog = await open_catalog(opening, database, local_lm, app.state.secret_keys)
@@ -71,7 +73,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         judge = LiveJudge(Config(), is_off=pin is not None or len(pools.engines) < len(Version))
         router = Router(pools.engines, flag, recorder, judge=judge, pin=pin, salt=settings.canary_salt)
         router.hear = None if replica is None else replica.hear
-        ramp = await open_ramp(opening, database, flag, judge, pools, catalog)
+        ramp = await open_ramp(opening, database, flag, judge, pools, catalog, machine)
         watch_rollout(recorder, follower, router, flag)
         app.state.services = services = Services(
             programs=catalog.programs,
@@ -94,6 +96,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             reloader=open_reloader(opening, pools, flag, ramp, catalog.programs),
             warm_start=WarmStart(pools.engines, flag, pin, settings.warm_timeout_s),
             deadlines=Deadlines.of(settings),
+            machine=machine,
             migration=await open_migration(opening, database, log),
             registry=app.state.registry,
             figures=PoolFigures(app.state.registry),
@@ -101,10 +104,11 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             tasks=opening.tasks,
             background=opening.background,
         )
+        answer_others(app, machine, services)
         _open_lane(app, services)
         bookkeeping.start()
         exchange_evidence(opening, services, database)
-        follow_replicas(opening, follower, catalog, flag, log)
+        follow_replicas(opening, follower, catalog, flag, log, ramp)
         keys = followed_keys(opening, app.state.authenticator)
         await follow_sources(opening, flag, ramp, log, keys)
         follow_machine(opening, follower, flag, keys)

@@ -1,7 +1,7 @@
 """Waits for warm workers before traffic goes to them: at the start of the service, and before V2's share rises."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -50,16 +50,24 @@ class WarmStart:
         return v2 if version is Version.V2 else 1.0 - v2
 
 
-async def wait_until_warm(pool: Pool, flag: RolloutFlag, basis_points: int, expected: int | None) -> int | None:
+async def wait_until_warm(
+    pool: Pool,
+    flag: RolloutFlag,
+    basis_points: int,
+    expected: int | None,
+    everywhere: Callable[[float], Awaitable[bool]] | None = None,
+) -> int | None:
     """Waits until V2 is warm for a share that is about to rise, `WARM_TIMEOUT_S` at most.
+
+    `pool` is the V2 of this replica; `everywhere` waits for that of all replicas of the machine, if there are several.
 
     Returns the revision that the change is meant for: `expected`, or after a wait the one from before it, so that the
     change does not undo what somebody else has decided meanwhile.
     """
     current, share = flag.current, basis_points / BASIS_POINTS
-    if basis_points <= current.canary_basis_points or pool.is_warm_for(share):
+    if basis_points <= current.canary_basis_points or (everywhere is None and pool.is_warm_for(share)):
         return expected
-    if not await pool.warmed(share):
+    if not await (everywhere or pool.warmed)(share):
         _log.warning(
             "V2's share rises although V2 has too few warm workers",
             canary_percent=basis_points / 100,
