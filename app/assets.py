@@ -93,6 +93,12 @@ class Assets:
         return found
 
 
+def root_path_of(request: Request) -> str:
+    """Returns the path under which a proxy serves the application."""
+    root_path: str = request.scope.get("root_path", "")
+    return root_path.rstrip("/")
+
+
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.suffix in _MEDIA_TYPES and path.is_file())
 

@@ -128,7 +128,7 @@ def _open_lane(app: "Application", services: Services) -> None:
 
 
 async def _open_console(app: "Application", opening: Opening, database: Database, follower: Follower | None) -> None:
-    """Opens the console. A secret of all replicas signs its cookies: a key of the file, else the store's."""
+    """Opens the console. A secret of all replicas encrypts its cookies: a key of the file, else the store's."""
     secrets = app.state.secret_keys or (await shared_secret(database, "console"),)
 
     def staleness_s() -> float:

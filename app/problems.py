@@ -180,7 +180,7 @@ def _(error: SessionNotFound) -> Problem:
 
 @problem_of.register
 def _(error: SessionEnded) -> Problem:
-    detail = f"{error}: create them again in it, or take another session, else global programs would answer"
+    detail = f"{error}: create it again in the session, or take another one, else what is everyone's would answer"
     return Problem("session_ended", detail, extensions={"ended_at": error.ended_at})
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +15,11 @@ from bench.plan import Plan
 from bench.servers import Server, free_port
 from bench.workloads import Workload
 
-V1, V2, UNOBSERVED = "Poolshift V1", "Poolshift V2", "Poolshift V2, unobserved"
+V1, V2 = "Poolshift V1", "Poolshift V2"
+UNOBSERVED, UNCOMPILED = "Poolshift V2, unobserved", "Poolshift V2, uncompiled"
 RAMP = "Poolshift amid a ramp"
-FRONTS, UNOBSERVED_FRONTS = "Poolshift with fronts", "Poolshift with fronts, unobserved"
-_MOST_FRONTS = 64
-"""The most that the service takes."""
-FRONT_COUNT = min(max(2, len(os.sched_getaffinity(0))), _MOST_FRONTS)
-"""The front processes of a contender that has some: one for each core, and no less than two."""
+REPLICAS = "Poolshift with 2 replicas"
+REPLICAS_IN_RAMP = "Poolshift with 2 replicas amid a ramp"
 
 
 @dataclass
@@ -48,22 +45,22 @@ class Arena:
         """The service with all traffic on V2."""
         return Poolshift(V2, v1_share=0, settings=settings, collector_url=self.collector_url)
 
-    def ramp(self) -> Poolshift:
+    def ramp(self, name: str = RAMP, *, replicas: int = 1) -> Poolshift:
         """The service with half of the traffic on each version, and shadow calls however busy the processors are."""
         settings = {"SHADOW_PERCENT": "1", "SHADOW_MAX_CPU_PERCENT": "100"}
-        return Poolshift(RAMP, v1_share=0.5, settings=settings, collector_url=self.collector_url)
+        return Poolshift(name, v1_share=0.5, settings=settings, replicas=replicas, collector_url=self.collector_url)
 
     def unobserved(self) -> Poolshift:
         """V2 without metrics and traces."""
         return Poolshift(UNOBSERVED, v1_share=0, is_observed=False)
 
-    def fronts(self, count: int = FRONT_COUNT) -> Poolshift:
-        """V2 with front processes."""
-        return Poolshift(FRONTS, v1_share=0, settings=_concurrency(count), collector_url=self.collector_url)
+    def uncompiled(self) -> Poolshift:
+        """V2 as `make run` starts it."""
+        return Poolshift(UNCOMPILED, v1_share=0, is_compiled=False, collector_url=self.collector_url)
 
-    def unobserved_fronts(self) -> Poolshift:
-        """V2 with front processes, without metrics and traces."""
-        return Poolshift(UNOBSERVED_FRONTS, v1_share=0, settings=_concurrency(FRONT_COUNT), is_observed=False)
+    def replicas(self, name: str = REPLICAS, *, count: int = 2) -> Poolshift:
+        """V2 with so many replicas."""
+        return Poolshift(name, v1_share=0, replicas=count, collector_url=self.collector_url)
 
     def peers(self, *which: Peer) -> list[Peer]:
         """Lists the installed contenders, of `which` or of all."""
@@ -147,12 +144,3 @@ def on_by_title(on: Mapping[str, str], loads: Loads) -> dict[str, str]:
     """Finds the features of each entry of `loads`, whose name may be a contender's with a condition after a comma."""
     names = {title: title if title in on else title.rpartition(", ")[0] for title in loads}
     return {title: on[name] for title, name in names.items() if name in on}
-
-
-def settings_of(loads: Loads) -> dict[str, str]:
-    """The setting of each contender with fronts, by its name in `loads`."""
-    return {name: f"WEB_CONCURRENCY={FRONT_COUNT}" for name in loads if name.startswith(FRONTS)}
-
-
-def _concurrency(count: int) -> dict[str, str]:
-    return {"WEB_CONCURRENCY": str(count)}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench.peers import environment as peer
 from bench.servers import ContenderFailed, Server
+from bench.source import command, folder_of_sources
 from bench.workloads import Workload
 from common import own_process
 from config.settings import Settings
@@ -49,9 +50,12 @@ class Poolshift(Contender):
     """The service itself, with everything on unless `settings` say otherwise."""
 
     v1_share: float
-    """The share of the workers: 1 or 0 leave one worker to the version that is not asked."""
+    """The share of the workers: 1 or 0 leave one worker for each replica to the version that is not asked."""
     settings: Mapping[str, str] = field(default_factory=dict)
+    replicas: int = 1
     is_observed: bool = True
+    is_compiled: bool = True
+    """False for the sources; if nothing is compiled here, that is no difference."""
     collector_url: str | None = None
     """The collector of the traces; without it there are none."""
 
@@ -73,8 +77,8 @@ class Poolshift(Contender):
         return self.is_observed and self.collector_url is not None
 
     def server(self, workload: Workload, workers: int, directory: Path, port: int) -> Server:
-        v1_workers = max(1, round(workers * self.v1_share))
-        v2_workers = max(1, workers - round(workers * self.v1_share))
+        v1_workers = round(workers * self.v1_share)
+        v2_workers = workers - v1_workers
         variables = {
             **_environment(),
             "HOST": "127.0.0.1",
@@ -84,16 +88,16 @@ class Poolshift(Contender):
             "LOG_FORMAT": "json",
             "LM_MODEL": "none",
             "CANARY_PERCENT": self._canary_percent,
-            "V1_POOL_SIZE": str(v1_workers),
-            "V2_POOL_SIZE": str(v2_workers),
-            "WEB_CONCURRENCY": "1",
+            "V1_POOL_SIZE": str(max(self.replicas, v1_workers)),
+            "V2_POOL_SIZE": str(max(self.replicas, v2_workers)),
+            "WEB_CONCURRENCY": str(self.replicas),
             **self._tracing(),
             **self.settings,
         }
-        poolshift = str(Path(sys.executable).with_name("poolshift"))
-        command = [poolshift, "serve"] if self.is_observed else own_process.command("bench.unobserved")
+        if not self.is_compiled:
+            variables["PYTHONPATH"] = str(folder_of_sources(directory))
         path = f"/programs/{workload.definition['id']}/execute"
-        return Server(self.name, command, variables, directory, port, path)
+        return Server(self.name, self._command(), variables, directory, port, path)
 
     def prepare(self, server: Server, workload: Workload) -> None:
         server.wait_until_ready("/readyz")
@@ -101,6 +105,13 @@ class Poolshift(Contender):
         if created.status_code not in (201, 409):
             raise ContenderFailed(f"{self.name} does not take the program: {created.text[:500]}")
         super().prepare(server, workload)
+
+    def _command(self) -> list[str]:
+        if not self.is_compiled:
+            return command("serve")
+        if not self.is_observed:
+            return own_process.command("bench.unobserved")
+        return [str(Path(sys.executable).with_name("poolshift")), "serve"]
 
     def _tracing(self) -> dict[str, str]:
         if not self._is_traced or self.collector_url is None:
@@ -144,8 +155,8 @@ class Peer(Contender):
             peer.PORT: str(port),
         }
         flags = [flag.format(port=port) for flag in self.flags]
-        command = own_process.command(f"bench.peers.{self.module}", *flags)
-        return Server(self.name, command, variables, directory, port, self.path)
+        started = own_process.command(f"bench.peers.{self.module}", *flags)
+        return Server(self.name, started, variables, directory, port, self.path)
 
 
 MOSEC = Peer(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from bench.servers import ProcessorTime, Server
 
@@ -43,10 +44,10 @@ class Load:
     """The processor time of all the server's processes, per request."""
     generator_cpu: float
     """The share of a core that the generator used: near 1 it was the bottleneck."""
-    own_cpu_us: float = 0.0
-    """The part of `server_cpu_us` that the server's own process took."""
-    fronts_cpu_us: float = 0.0
-    """The part of its fronts, all together. The rest is the workers'."""
+    supervisor_cpu_us: float = 0.0
+    """The part of `server_cpu_us` that the process took which only watches replicas."""
+    replicas_cpu_us: tuple[float, ...] = ()
+    """The part of each replica, or of the server's own process if it is the only one. The rest is the workers'."""
 
     @property
     def rps(self) -> float:
@@ -170,6 +171,15 @@ def _run(server: Server, command: Sequence[str], seconds: float) -> str:
     return done.stdout
 
 
+class _CostsOfOne(TypedDict):
+    """The processor time that a measurement took, for one request."""
+
+    server_cpu_us: float
+    supervisor_cpu_us: float
+    replicas_cpu_us: tuple[float, ...]
+    generator_cpu: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Costs:
     """The processor time that a measurement took."""
@@ -177,13 +187,13 @@ class _Costs:
     server: ProcessorTime
     generator_cpu: float
 
-    def per_request(self, requests: int) -> dict[str, float]:
+    def per_request(self, requests: int) -> _CostsOfOne:
         """The figures of a `Load`."""
         us = 1e6 / max(1, requests)
         return {
             "server_cpu_us": self.server.total_s * us,
-            "own_cpu_us": self.server.own_s * us,
-            "fronts_cpu_us": self.server.fronts_s * us,
+            "supervisor_cpu_us": self.server.supervisor_s * us,
+            "replicas_cpu_us": tuple(taken_s * us for taken_s in self.server.replicas_s.values()),
             "generator_cpu": self.generator_cpu,
         }
 

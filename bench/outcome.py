@@ -55,16 +55,8 @@ class Outcome:
     notes: Sequence[str] = ()
     is_at_a_rate: bool = False
     """All have had as many requests as each other: what tells them apart is how long an answer took."""
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """By contender, the setting that its name does not tell."""
-
     on: Mapping[str, str] = field(default_factory=dict)
     """By contender, the features that were on."""
-
-    def title(self, contender: str) -> str:
-        """The name of a contender, with its setting."""
-        setting = self.settings.get(contender)
-        return contender if setting is None else f"{contender} ({setting})"
 
 
 def throughput(load: Load) -> float:

@@ -33,8 +33,7 @@ def plot(machine: Machine, outcomes: Sequence[Outcome], path: Path) -> None:
         low = [value - min(one) for one, value in zip(rounds, values, strict=True)]
         high = [max(one) - value for one, value in zip(rounds, values, strict=True)]
         colours = [_PEER if name in peers else _OURS for name in names]
-        titles = [outcome.title(name) for name in names]
-        bars = axis.barh(titles, values, color=colours, xerr=[low, high], ecolor="#444444", capsize=2)
+        bars = axis.barh(names, values, color=colours, xerr=[low, high], ecolor="#444444", capsize=2)
         axis.bar_label(bars, fmt="{:,.2f}" if outcome.is_at_a_rate else "{:,.0f}", padding=6, fontsize=8)
         axis.invert_yaxis()
         axis.margins(x=0.12)

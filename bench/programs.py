@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 BLOCK_S = 0.02
+PAUSE_S = 0.05
 COMPUTE_S = 0.005
 
 
@@ -15,6 +16,12 @@ def increment(number: int) -> dict[str, Any]:
 def block(number: int) -> dict[str, Any]:
     """Waits 20 ms, as for a model's endpoint."""
     time.sleep(BLOCK_S)
+    return {"number": number + 1}
+
+
+def pause(number: int) -> dict[str, Any]:
+    """Waits 50 ms."""
+    time.sleep(PAUSE_S)
     return {"number": number + 1}
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from bench.arena import FRONTS
+from bench.arena import RAMP, REPLICAS
 from bench.contenders import PEERS
 from bench.load import Load
 from bench.machine import Machine
@@ -39,8 +39,7 @@ def _lines(machine: Machine, plan: Plan, outcomes: Sequence[Outcome], missing: S
     yield "# Bench"
     yield ""
     yield from _about(machine, plan, missing)
-    if any(outcome.settings for outcome in outcomes):
-        yield "Poolshift is one process and its workers (WEB_CONCURRENCY=1), unless its name tells of fronts."
+    yield "Poolshift is one process and its workers (WEB_CONCURRENCY=1), unless its name tells of replicas."
     yield ""
     yield from _goals(outcomes)
     yield from _where_peers_are_better(outcomes)
@@ -72,17 +71,16 @@ def _caveats(machine: Machine, missing: Sequence[str]) -> Iterator[str]:
 
 def _goals(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """One table."""
-    goals = [(outcome, goal) for outcome in outcomes for goal in outcome.goals]
+    goals = [goal for outcome in outcomes for goal in outcome.goals]
     if not goals:
         return
     yield "## Goals"
     yield ""
     yield "| goal | contender | bound | measured | |"
     yield "|---|---|---:|---:|---|"
-    for outcome, goal in goals:
+    for goal in goals:
         measured = "–" if goal.measured is None else f"{goal.measured:.3g}"
-        contender = "–" if goal.contender is None else outcome.title(goal.contender)
-        yield f"| {goal.text} | {contender} | {goal.bound} | {measured} | {_MARKS[goal.is_met]} |"
+        yield f"| {goal.text} | {goal.contender or '–'} | {goal.bound} | {measured} | {_MARKS[goal.is_met]} |"
     yield ""
 
 
@@ -97,12 +95,12 @@ def _where_peers_are_better(outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 
 def _better_peers(outcome: Outcome) -> Iterator[str]:
-    """Each figure in which a peer beats Poolshift V2, and each in which one beats it with fronts."""
+    """Each figure in which a peer beats Poolshift V2, and each in which one beats it amid a ramp or with replicas."""
     if outcome.reference is None:
         return
-    has_fronts = FRONTS in outcome.loads
-    for ours in dict.fromkeys((outcome.reference, FRONTS) if has_fronts else (outcome.reference,)):
-        scenario = f"{outcome.scenario}, against {outcome.title(ours)}" if has_fronts else outcome.scenario
+    others = [name for name in (RAMP, REPLICAS) if name in outcome.loads]
+    for ours in dict.fromkeys((outcome.reference, *others)):
+        scenario = f"{outcome.scenario}, against {ours}" if others else outcome.scenario
         for peer in (one.name for one in PEERS if one.name in outcome.loads):
             if said := list(_better_figures(outcome.loads, peer, ours)):
                 yield f"- {scenario}: {peer} has {', '.join(said)}"
@@ -152,7 +150,7 @@ def _table(outcome: Outcome) -> Iterator[str]:
     for name, rounds in loads.items():
         against = ratio(loads, name, reference) if reference is not None else None
         cells = (
-            outcome.title(name),
+            name,
             f"{median(rounds, throughput):,.0f}",
             f"{spread(rounds, throughput):.0%}",
             f"{median(rounds, _p50):.2f}",

@@ -19,10 +19,6 @@ from bench.workloads import Workload
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
-
-
-_FRONT = "app.fronts.front"
-"""The module that a front process runs, which its command line names."""
 _MOST_READS = 10
 
 
@@ -34,20 +30,23 @@ class ContenderFailed(Exception):
 class ProcessorTime:
     """The processor time of a server's processes, in seconds."""
 
-    own_s: float
-    """The process that was started: Poolshift's own process, which cannot be multiplied."""
-    fronts_s: float
+    supervisor_s: float
+    """The process that was started, if it only watches replicas."""
+    replicas_s: Mapping[int, float]
+    """By process: the replicas, or the process that was started if it is the only one."""
     others_s: float
     """The workers, and what serves them: the preloaded process and the exporter of spans, for example."""
 
     @property
     def total_s(self) -> float:
         """The sum over all processes."""
-        return self.own_s + self.fronts_s + self.others_s
+        return self.supervisor_s + sum(self.replicas_s.values()) + self.others_s
 
     def __sub__(self, before: "ProcessorTime") -> "ProcessorTime":
         return ProcessorTime(
-            self.own_s - before.own_s, self.fronts_s - before.fronts_s, self.others_s - before.others_s
+            self.supervisor_s - before.supervisor_s,
+            {pid: taken_s - before.replicas_s.get(pid, 0.0) for pid, taken_s in self.replicas_s.items()},
+            self.others_s - before.others_s,
         )
 
 
@@ -168,17 +167,21 @@ class Server:
         return time_so_far
 
     def _read(self, children: Sequence[psutil.Process]) -> ProcessorTime:
-        own_s, others_s = _cpu_s(self.process)
-        fronts_s = 0.0
+        started = self.process
+        command = started.cmdline()
+        own_s, others_s = _cpu_s(started)
+        replicas_s: dict[int, float] = {}
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child_s, reaped_s = _cpu_s(child)
-                if _is_front(child):
-                    fronts_s += child_s
+                if _is_fork(child, of=started.pid, command=command):
+                    replicas_s[child.pid] = child_s
                 else:
                     others_s += child_s
                 others_s += reaped_s
-        return ProcessorTime(own_s, fronts_s, others_s)
+        if replicas_s:
+            return ProcessorTime(own_s, replicas_s, others_s)
+        return ProcessorTime(0.0, {started.pid: own_s}, others_s)
 
     def rss_bytes(self) -> int:
         """Resident memory of the server process itself, without its workers."""
@@ -192,9 +195,10 @@ def _cpu_s(process: psutil.Process) -> tuple[float, float]:
     return float(times.user + times.system), float(times.children_user + times.children_system)
 
 
-def _is_front(process: psutil.Process) -> bool:
+def _is_fork(process: psutil.Process, *, of: int, command: Sequence[str]) -> bool:
+    """Tells if a process is a fork of `of`, which runs `command`: all else that a service starts runs another one."""
     try:
-        return _FRONT in process.cmdline()
+        return process.ppid() == of and process.cmdline() == command
     except psutil.ZombieProcess:
         return False
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 _TYPE_NAMES = {int: "integer", str: "string"}
@@ -44,6 +44,9 @@ class Workload:
 
 
 TRIVIAL = Workload("increment", {"number": 41}, {"number": 42})
+IDEMPOTENT = replace(TRIVIAL, is_idempotent=True)
+"""As shadow calls need it."""
 BLOCKING = Workload("block", {"number": 41}, {"number": 42})
+PAUSING = Workload("pause", {"number": 41}, {"number": 42})
 COMPUTING = Workload("compute", {"number": 41}, {"number": 42})
 PAYLOAD = Workload("echo", {"text": "x" * 100_000}, {"text": "x" * 100_000})

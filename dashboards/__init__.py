@@ -1,1 +1,1 @@
-"""Grafana dashboards as code, their JSON beside it, and Prometheus rules (`make dashboards` writes the JSON)."""
+"""Grafana dashboards as code, of which `make dashboards` makes the JSON, and Prometheus rules."""

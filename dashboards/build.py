@@ -1,4 +1,4 @@
-"""`python -m dashboards.build` writes each dashboard's JSON beside its code."""
+"""`python -m dashboards.build` writes each dashboard's JSON beside its code, for Grafana and the chart."""
 
 from pathlib import Path
 
@@ -8,13 +8,11 @@ from dashboards.frame import to_json
 HERE = Path(__file__).parent
 
 
-def generate() -> dict[Path, str]:
-    """Returns the content of each file."""
-    return {
-        HERE / f"{part.__name__.rpartition('.')[2]}.json": to_json(part.build()) for part in (canary, pools, service)
-    }
+def generate() -> dict[str, str]:
+    """Returns the JSON of each dashboard by its name."""
+    return {part.__name__.rpartition(".")[2]: to_json(part.build()) for part in (canary, pools, service)}
 
 
 if __name__ == "__main__":
-    for path, text in generate().items():
-        path.write_text(text)
+    for name, text in generate().items():
+        (HERE / f"{name}.json").write_text(text)

@@ -5,7 +5,7 @@ HELM ?= $(firstword $(call first,helm) $(SHIP)/bin/helm4)
 .PHONY: chart chart-files
 
 # A chart cannot read files outside its folder: dashboards and rules are copied in, and git ignores the copies.
-chart-files:
+chart-files: dashboards
 	rm -rf helm/files
 	mkdir -p helm/files/dashboards helm/files/rules
 	cp dashboards/*.json helm/files/dashboards/

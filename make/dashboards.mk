@@ -4,7 +4,7 @@
 
 ##@ Watch
 
-dashboards: $(INSTALLED) ## Writes the dashboards' JSON
+dashboards: $(INSTALLED) ## Makes the dashboards' JSON, for Grafana and the chart
 	$(BIN)/python -W ignore -m dashboards.build
 
 prometheus: ## Installs Prometheus and Alertmanager from Debian if they are missing (as root)

@@ -24,8 +24,11 @@ class SessionNotFound(Exception):
 class SessionEnded(Exception):
     """A session that held programs or an LM of its own has ended, and a call means what is gone."""
 
-    def __init__(self, session_id: str, ended_at: datetime) -> None:
-        super().__init__(f"the session {session_id!r} has ended, with the programs or the language model that it had")
+    def __init__(self, session_id: str, ended_at: datetime, lost: str | None = None) -> None:
+        """`lost` names what the call means, if the session has begun again without that."""
+        what = f"{lost} that it had" if lost else "the programs or the language model that it had"
+        again = ", and has begun again without that" if lost else ""
+        super().__init__(f"the session {session_id!r} has ended, with {what}{again}")
         self.ended_at = ended_at
 
 

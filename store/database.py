@@ -105,13 +105,13 @@ class Database:
                 self._tell_announced(connection)
 
     @asynccontextmanager
-    async def reading(self, timeout_s: float = TRANSACTION_TIMEOUT_S) -> AsyncIterator[AsyncConnection]:
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Opens a transaction that only reads. With SQLite it waits for no writer.
 
         Raises:
             StoreUnavailable: as `transaction`.
         """
-        async with self._bounded(timeout_s), AsyncExitStack() as stack:
+        async with self._bounded(TRANSACTION_TIMEOUT_S), AsyncExitStack() as stack:
             yield await _begin(stack, self._reading_engine)
 
     @asynccontextmanager

@@ -142,11 +142,11 @@ class Follower:
     async def _read_and_handle(self) -> None:
         read_at = time.monotonic()
         async with self._database.reading() as connection:
-            oldest = (await connection.execute(select(func.min(changes.c.seq)))).scalar()
-            query = select(changes).where(changes.c.seq > self._position).order_by(changes.c.seq)
+            oldest = select(func.min(changes.c.seq)).scalar_subquery().label("oldest")
+            query = select(changes, oldest).where(changes.c.seq > self._position).order_by(changes.c.seq)
             news = (await connection.execute(query)).all()
         if news:
-            await self._handle_all(news, has_missed=oldest > self._position + 1 > 1)
+            await self._handle_all(news, has_missed=news[0].oldest > self._position + 1 > 1)
         self._synced_at = read_at
 
     async def _handle_all(self, news: Sequence[Row[Any]], *, has_missed: bool) -> None:

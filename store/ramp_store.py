@@ -13,7 +13,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from routing.rollout import ramp_json
 from routing.rollout.ramp import Ramp
-from routing.rollout.ramp_store import Decision, Exchange, ReplicaReport, Snapshot, StaleRamp, StoredRamp
+from routing.rollout.ramp_clock import StepTimes
+from routing.rollout.ramp_store import (
+    Decision,
+    Exchange,
+    FoundRamp,
+    ReplicaReport,
+    Snapshot,
+    StaleRamp,
+    StoredRamp,
+)
 from store import clock
 from store.database import Database
 from store.outbox import RAMP
@@ -36,33 +45,35 @@ class SqlRampStore:
         self._database = database
         self._notifies = notifies
 
-    async def latest(self) -> StoredRamp | None:
+    async def find(self) -> FoundRamp | None:
         async with self._database.reading() as connection:
-            return await _latest(connection)
-
-    async def idle_s(self) -> float:
-        async with self._database.reading() as connection:
-            now = await clock.now(connection)
-            columns = (ramps.c.at, judge_evidence.c.at, replicas.c.seen_at)
+            stored, now = await _latest(connection), await clock.now(connection)
+            if stored is None:
+                return None
+            columns = (judge_evidence.c.at, replicas.c.seen_at)
             signs = [await connection.scalar(select(func.max(column))) for column in columns]
-        return min(((now - at).total_seconds() for at in signs if at is not None), default=0.0)
+        lived_until = max(at for at in (stored.at, *signs) if at is not None)
+        idle_s = max(0.0, (now - lived_until).total_seconds())
+        return FoundRamp(stored, (lived_until - stored.at).total_seconds(), idle_s)
 
-    async def append(self, ramp: Ramp, *, after: int) -> StoredRamp:
+    async def append(self, ramp: Ramp, times: StepTimes, *, after: int) -> StoredRamp:
         try:
             async with self._database.transaction() as connection:
-                stored = StoredRamp(after + 1, ramp, await clock.now(connection))
+                stored = StoredRamp(after + 1, ramp, await clock.now(connection), times)
                 latest = await _latest(connection)
                 if latest is not None and latest.revision != after:
                     raise StaleRamp(latest)
                 data = ramp_json.to_json(ramp)
-                values = {"revision": stored.revision, "at": stored.at, "data": _encode(data).decode()}
+                kept = {**data, "times": ramp_json.times_to_json(times)}
+                values = {"revision": stored.revision, "at": stored.at, "data": _encode(kept).decode()}
                 await connection.execute(insert(ramps).values(values))
                 if self._notifies and (latest is None or _is_news(latest.ramp, ramp)):
                     event = {"revision": stored.revision, "at": stored.at.isoformat(), **data}
                     await connection.execute(insert(outbox).values(_new_event(event, stored.at)))
                 await self._database.announce(connection, "ramp", str(stored.revision))
         except IntegrityError:  # another replica was faster
-            current = await self.latest()
+            async with self._database.reading() as connection:
+                current = await _latest(connection)
             assert current is not None
             raise StaleRamp(current) from None
         return stored
@@ -84,9 +95,11 @@ class SqlRampStore:
         async with self._database.reading() as connection:
             return [_decision(row) for row in await connection.execute(query)]
 
-    async def put_evidence(self, generation: str, replica: str, snapshot: Snapshot) -> None:
+    async def keep(self, report: ReplicaReport, generation: str, snapshot: Snapshot | None) -> None:
         async with self._database.transaction() as connection:
-            await _put_evidence(connection, generation, replica, snapshot)
+            await _report(connection, report)
+            if snapshot is not None:
+                await _put_evidence(connection, generation, report.id, snapshot)
 
     async def evidence(self, generation: str) -> Mapping[str, Snapshot]:
         async with self._database.reading() as connection:
@@ -165,7 +178,10 @@ async def _reports(connection: AsyncConnection) -> Sequence[ReplicaReport]:
 
 async def _latest(connection: AsyncConnection) -> StoredRamp | None:
     row = (await connection.execute(select(ramps).order_by(ramps.c.revision.desc()).limit(1))).one_or_none()
-    return None if row is None else StoredRamp(row.revision, ramp_json.from_json(_decode(row.data)), row.at)
+    if row is None:
+        return None
+    data = _decode(row.data)
+    return StoredRamp(row.revision, ramp_json.from_json(data), row.at, ramp_json.times_from_json(data))
 
 
 def _is_news(before: Ramp, after: Ramp) -> bool:

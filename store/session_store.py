@@ -1,11 +1,11 @@
 """Sessions in the database."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Row, Select, String, Table, delete, func, insert, select, true
+import msgspec
+from sqlalchemy import BigInteger, ColumnElement, Row, Select, String, delete, func, insert, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -118,7 +118,21 @@ class SqlSessionStore:
             row, now = (await connection.execute(query)).one_or_none(), await clock.now(connection)
         return None if row is None else _ended(row, now)
 
-    async def begin_again(self, session_id: str) -> None:
+    async def begin_again(self, session_id: str, programs: Collection[str], *, has_lm: bool) -> EndedSession | None:
+        is_it = ended_sessions.c.id == session_id
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(select(ended_sessions).where(is_it).with_for_update())).one_or_none()
+            if row is None:
+                return None
+            ended = _ended(row, await clock.now(connection)).with_again(programs, has_lm=has_lm)
+            if ended.has_everything:
+                await connection.execute(delete(ended_sessions).where(is_it))
+            else:
+                await connection.execute(update(ended_sessions).where(is_it).values(_lost(ended)))
+            await self._database.announce(connection, "session_begun", session_id)
+        return None if ended.has_everything else ended
+
+    async def forget_ended(self, session_id: str) -> None:
         async with self._database.transaction() as connection:
             await connection.execute(delete(ended_sessions).where(ended_sessions.c.id == session_id))
             await self._database.announce(connection, "session_begun", session_id)
@@ -128,32 +142,45 @@ class SqlSessionStore:
         removal = delete(sessions).where(which).returning(sessions.c.id, sessions.c.owner)
         now, ended = await clock.now(connection), []
         for row in (await connection.execute(removal)).all():
-            had_own = await _forget_what_it_holds(connection, row.id)
-            ended.append(EndedSession(row.id, now, row.owner, had_own=had_own))
+            programs, had_lm = await _forget_what_it_holds(connection, row.id)
+            before = ended_sessions.c.id == row.id
+            lacked = (await connection.execute(delete(ended_sessions).where(before).returning(ended_sessions))).first()
+            if lacked is not None and lacked.owner == row.owner:  # what it lost before, and never had again
+                earlier = _ended(lacked, now)
+                programs, had_lm = programs | earlier.programs, had_lm or earlier.had_lm
+            had_own = bool(programs) or had_lm
+            ended.append(EndedSession(row.id, now, row.owner, had_own, programs=programs, had_lm=had_lm))
             await self._database.announce(connection, "session_ended", row.id)
-        if remembered := [{"id": one.id, "ended_at": now, "owner": one.owner} for one in ended if one.had_own]:
-            known = ended_sessions.c.id.in_([one["id"] for one in remembered])
-            await connection.execute(delete(ended_sessions).where(known))
+        remembered = [{"id": one.id, "ended_at": now, "owner": one.owner, **_lost(one)} for one in ended if one.had_own]
+        if remembered:
             await connection.execute(insert(ended_sessions), remembered)
         return ended
 
 
 def _ended(row: Row[Any], now: datetime) -> EndedSession:
     ended_s = (now - row.ended_at).total_seconds()
-    return EndedSession(row.id, row.ended_at, row.owner, had_own=True, ended_s=ended_s)
+    lost = frozenset(msgspec.json.decode(row.programs, type=list[str]) if row.programs is not None else ())
+    had_lm, has_begun = bool(row.had_lm), bool(row.has_begun_again)
+    return EndedSession(row.id, row.ended_at, row.owner, True, ended_s, lost, had_lm, has_begun)
 
 
-async def _forget_what_it_holds(connection: AsyncConnection, session_id: str) -> bool:
-    """Forgets what a session holds; tells if there were programs or an LM among it."""
+def _lost(ended: EndedSession) -> dict[str, Any]:
+    programs = msgspec.json.encode(sorted(ended.programs)).decode()
+    return {"programs": programs, "had_lm": ended.had_lm, "has_begun_again": ended.has_begun_again}
+
+
+async def _forget_what_it_holds(connection: AsyncConnection, session_id: str) -> tuple[frozenset[str], bool]:
+    """Forgets what a session holds; returns the ids of its programs, and whether it had an LM."""
     running = select(executions).where(executions.c.session_id == session_id, executions.c.ended_at.is_(None))
     for row in (await connection.execute(running.where(executions.c.webhook.is_not(None)))).all():
         await tell_job_end(connection, row, JobStatus.CANCELLED, await clock.now(connection))
-    forgotten = Counter[Table]()
+    own = delete(programs).where(programs.c.session_id == session_id).returning(programs.c.id)
+    ids = frozenset((await connection.execute(own)).scalars())
     # Revisions come after programs: a change of a program adds one.
-    for table in (programs, deleted_programs, program_revisions, program_v2_revisions, executions, lms):
-        removed = await connection.execute(delete(table).where(table.c.session_id == session_id))
-        forgotten[table] = removed.rowcount
-    return forgotten[programs] + forgotten[lms] > 0
+    for table in (deleted_programs, program_revisions, program_v2_revisions, executions):
+        await connection.execute(delete(table).where(table.c.session_id == session_id))
+    removed = await connection.execute(delete(lms).where(lms.c.session_id == session_id))
+    return ids, removed.rowcount > 0
 
 
 def _with_program_count() -> Select[Any]:

@@ -122,13 +122,17 @@ sessions = Table(
     Index(None, "last_seen_at"),
 )
 
-# The sessions that ended lately and held programs or an LM of their own.
+# The sessions that ended lately and held programs or an LM of their own. `programs` are the ids that are not there
+# again, as a JSON array.
 ended_sessions = Table(
     "ended_sessions",
     metadata,
     Column("id", String(128), primary_key=True),
     Column("ended_at", UtcDateTime, nullable=False),
     Column("owner", String(128)),
+    Column("programs", Text),
+    Column("had_lm", Boolean),
+    Column("has_begun_again", Boolean),
     Index(None, "ended_at"),
 )
 

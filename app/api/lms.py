@@ -1,5 +1,7 @@
 """`/lm` and `/sessions/{id}/lm`: the LM that DSPy programs run on, also of one version. A key is never shown again."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -99,15 +101,18 @@ async def set_lm(
     body: LMBody, services: Running, admin: Admin, *, pool_version: VersionQuery = None, check: CheckQuery = False
 ) -> LMView:
     """Sets everyone's LM, or the one of a version alone, from the next call on. `POST /lm/restore` takes it back."""
-    return await _set(Holder(version=pool_version), body, services, admin.name, is_tried=check)
+    holder = Holder(version=pool_version)
+    await _check(holder, body, services, is_tried=check)
+    async with services.ramp.changing(lambda: f"{admin.name} set {_whose(pool_version)} to {body.model}"):
+        await services.lms.put(holder, body.settings(), admin.name)
+    return lm_view(services.lms.shown(*holder))
 
 
 @router.delete("/lm", status_code=204, openapi_extra=raises("store_unavailable"))
 async def remove_lm(services: Running, admin: Admin, pool_version: VersionQuery = None) -> None:
     """Gives everyone the LM of the service's environment again, or a version the LM that it has without its own."""
-    before = services.lms.shown(None, pool_version)
-    await services.lms.remove(Holder(version=pool_version), admin.name)
-    await _restart_evidence(before, pool_version, services, f"{admin.name} took back")
+    async with _new_evidence(pool_version, services, f"{admin.name} took back {_whose(pool_version)}"):
+        await services.lms.remove(Holder(version=pool_version), admin.name)
 
 
 @router.post("/lm/restore", openapi_extra=raises("not_found", "store_unavailable"))
@@ -116,16 +121,19 @@ async def restore_lm(services: Running, admin: Admin, pool_version: VersionQuery
 
     The present one is kept in its place, so that a second restore puts that back.
     """
-    before = services.lms.shown(None, pool_version)
-    await services.lms.restore(Holder(version=pool_version), admin.name)
-    await _restart_evidence(before, pool_version, services, f"{admin.name} restored")
+    async with _new_evidence(pool_version, services, f"{admin.name} restored {_whose(pool_version)}"):
+        await services.lms.restore(Holder(version=pool_version), admin.name)
     return lm_view(services.lms.shown(None, pool_version))
 
 
-async def _restart_evidence(before: LMInForce, version: Version | None, services: Services, did: str) -> None:
-    """Begins the evidence of a ramp again if a change has given calls another LM."""
-    if services.lms.shown(None, version).settings != before.settings:
-        await services.ramp.restart_evidence(f"{did} {_whose(version)}")
+@asynccontextmanager
+async def _new_evidence(version: Version | None, services: Services, told: str) -> AsyncIterator[None]:
+    """Begins the evidence of a ramp again if a change gives calls another LM, which may be another key alone."""
+    before = services.lms.shown(None, version).settings
+    async with services.ramp.changing(lambda: told) as cause:
+        yield
+        if services.lms.shown(None, version).settings == before:
+            cause.withdraw()
 
 
 def _whose(version: Version | None) -> str:
@@ -148,9 +156,13 @@ async def set_session_lm(
 ) -> LMView:
     """Sets a session's LM, from its next call on; it is forgotten when the session ends."""
     await services.sessions.admit(session_id, executor.caller, may_begin_again=True)
+    holder = Holder(session_id)
+    await _check(holder, body, services, is_tried=check)
     # The session first: nothing would ever delete an LM whose session was never stored.
-    await services.sessions.keep(session_id, executor.caller.owner)
-    return await _set(Holder(session_id), body, services, executor.name, is_tried=check)
+    await services.sessions.keep(session_id, executor.caller)
+    await services.lms.put(holder, body.settings(), executor.name)
+    await services.sessions.keep(session_id, executor.caller, has_lm=True)
+    return lm_view(services.lms.shown(*holder))
 
 
 @router.delete("/sessions/{session_id}/lm", status_code=204, openapi_extra=raises("store_unavailable"))
@@ -160,14 +172,11 @@ async def remove_session_lm(session_id: SessionId, services: Running, executor: 
         await services.lms.remove(Holder(session_id), executor.name)
 
 
-async def _set(holder: Holder, body: LMBody, services: Services, by: str, *, is_tried: bool) -> LMView:
+async def _check(holder: Holder, body: LMBody, services: Services, *, is_tried: bool) -> None:
+    """Checks an LM before it is set; `is_tried` asks for a completion. Raises Problem, and what a trial raises."""
     if body.model == LOCAL and not services.lms.has_local:
         raise Problem("invalid_request", "body.model: this service runs no model itself (LM_MODEL=local does)")
-    settings = body.settings()
     if is_tried and body.model != NONE:
         version = holder.version or services.serving_version
-        await try_lm(services.router, services.lms.endpoint_of(settings), version, services.deadlines.call_s)
-    await services.lms.put(holder, settings, by)
-    if holder.session_id is None:
-        await services.ramp.restart_evidence(f"{by} set {_whose(holder.version)} to {body.model}")
-    return lm_view(services.lms.shown(*holder))
+        endpoint = services.lms.endpoint_of(body.settings())
+        await try_lm(services.router, endpoint, version, services.deadlines.call_s)

@@ -6,7 +6,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from app.pages import html_of, html_page, plain, root_path_of, wants_html
+from app.api.html_page import html_of, html_page, plain, wants_html
+from app.assets import root_path_of
 from app.problem_kinds import KINDS, Kind
 from app.problems import TYPE_PREFIX, Problem
 

@@ -6,15 +6,15 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.routing import Match
 
-from app.pages import NAME, html_page, root_path_of, wants_html
+from app.api.html_page import NAME, html_page, wants_html
+from app.assets import root_path_of
 from app.version import VERSION
 from config.settings import Settings
 
 router = APIRouter(include_in_schema=False)
 
 _LINKS = {
-    "docs": ("/docs", "The API, to try"),
-    "redoc": ("/redoc", "The API, to read"),
+    "docs": ("/docs", "The API, to read and to try"),
     "openapi": ("/openapi.json", "The OpenAPI document, for tools"),
     "problems": ("/problems", "Every error: its meaning, and the remedy"),
     "console": ("/console", "The console, for operators"),

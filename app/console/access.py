@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request
 
 from app.access.auth import ANONYMOUS, Authenticator, Principal, principal_of
-from app.console.sessions import COOKIE, CookieSigner, LoginLimit
+from app.console.login import COOKIE, LoginCookies, LoginLimit
 from app.problems import Problem
 from config.api_keys import Scope
 from config.settings import Settings
@@ -27,7 +27,7 @@ class Visitor:
 
     principal: Principal
     by: Literal["open", "key", "proxy"]
-    """The way in which the visitor is known: an open service, a key's session, or a proxy's header."""
+    """The way in which the visitor is known: an open service, a login with a key, or a proxy's header."""
 
     def may(self, scope: str) -> bool:
         """Tells if this visitor has the scope; templates ask by its name."""
@@ -35,10 +35,10 @@ class Visitor:
 
 
 class Access:
-    """Finds the visitor of a request: by the proxy that the settings trust, else by the session's cookie."""
+    """Finds the visitor of a request: by the proxy that the settings trust, else by the login's cookie."""
 
     def __init__(self, settings: Settings, authenticator: Authenticator, secrets: Sequence[bytes]) -> None:
-        self.cookies = CookieSigner(secrets)
+        self.cookies = LoginCookies(secrets)
         self.limit = LoginLimit()
         self._authenticator = authenticator
         self._header = settings.console_user_header
@@ -52,7 +52,7 @@ class Access:
         return self._by_proxy(request) or self._by_cookie(request)
 
     def log_in(self, request: Request, key: str) -> str | None:
-        """Checks a key; returns the cookie of its session, or None if the key is unknown or may see no page.
+        """Checks a key; returns the cookie of the login, or None if the key is unknown or may see no page.
 
         Raises:
             Problem: `quota_exceeded`, after too many failed attempts from the same address.

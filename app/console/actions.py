@@ -10,13 +10,13 @@ from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
 from app.api.rollout import require_v1
+from app.assets import root_path_of
 from app.console.access import Operating, Visitor
 from app.console.forms import InvalidForm, points_of, read_form, reason_of, revision_of
 from app.console.headers import PREFIX
 from app.console.pages import live_page, pools_page
 from app.console.route import new_router
 from app.console.words import ago, percent
-from app.pages import root_path_of
 from app.positions.reload import Asked
 from app.problems import Problem
 from app.replicas.acts import NotEverywhere, reload_everywhere, wait_until_warm_everywhere

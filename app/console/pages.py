@@ -13,15 +13,15 @@ from app.api.migration import migration_view
 from app.api.pools import difference_view
 from app.api.rollout import require_v1, revision_view
 from app.api.shadow import show_shadow
+from app.assets import root_path_of
 from app.console.access import Viewing, Visitor, check_origin, is_secure, with_scope
 from app.console.forms import read_form
 from app.console.headers import PREFIX
 from app.console.live import TooManyViewers
+from app.console.login import COOKIE, LIFETIME_S
 from app.console.rendering import LIVE_PAGES, audience_of, context_of
 from app.console.route import console_of, new_router, visitor_or_none
-from app.console.sessions import COOKIE, LIFETIME_S
 from app.console.validation import report_of
-from app.pages import root_path_of
 from app.positions.identity import pools_difference
 from app.problems import Problem
 from app.replicas.told import FAILURES, FailuresAsked
@@ -223,7 +223,7 @@ async def live(request: Request, visitor: Viewing, services: Running, page: str)
     access, audience = console_of(request).access, audience_of(request, visitor, page)
 
     def is_in() -> bool:
-        """Looks at the session again: it may be over, its key revoked, or its rights may be others."""
+        """Looks at the login again: it may be over, its key revoked, or its rights may be others."""
         found = access.find(request)
         return found is not None and audience_of(request, found, page) == audience
 
@@ -241,7 +241,7 @@ async def _all(first: bytes, frames: AsyncIterator[bytes]) -> AsyncIterator[byte
         yield frame
 
 
-# --- sessions
+# --- login
 
 
 @router.get("/login")
@@ -254,7 +254,7 @@ async def login_form(request: Request, next: Annotated[str, Query(max_length=512
 
 @router.post("/login")
 async def log_in(request: Request) -> Response:
-    """Takes a key and gives a session."""
+    """Takes a key and gives a cookie."""
     check_origin(request.headers)
     form = await read_form(request)
     target = _own_path(request, form.get("next", ""))
@@ -279,7 +279,7 @@ async def log_in(request: Request) -> Response:
 
 @router.post("/logout")
 async def log_out(request: Request) -> Response:
-    """Ends the session in this browser."""
+    """Ends the login in this browser."""
     check_origin(request.headers)
     answer = RedirectResponse(f"{root_path_of(request)}{PREFIX}/login", 303)
     answer.delete_cookie(COOKIE, path=root_path_of(request) + PREFIX, httponly=True, samesite="strict")

@@ -10,12 +10,11 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from app.assets import Assets
+from app.assets import Assets, root_path_of
 from app.console import words
 from app.console.access import Visitor
 from app.console.headers import PREFIX
 from app.console.live import Audience, Sample
-from app.pages import root_path_of
 from app.services import Services
 from config.api_keys import Scope
 from routing.versions import Version

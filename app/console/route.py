@@ -9,10 +9,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
+from app.assets import root_path_of
 from app.console.access import LoginNeeded, Visitor
 from app.console.headers import PREFIX
 from app.console.state import Console
-from app.pages import root_path_of
 from app.problems import Problem, problem_of
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -50,7 +50,7 @@ def console_of(request: Request) -> Console:
 def login_answer(request: Request) -> Response:
     """Sends a reader to the login; anything that a script asks for is refused."""
     if request.method != "GET" or "text/event-stream" in request.headers.get("accept", ""):
-        return problem_page(request, Problem("unauthorized", "Your session is over. Sign in again."))
+        return problem_page(request, Problem("unauthorized", "Your login is over. Sign in again."))
     path = request.url.path
     target = f"?next={quote(path)}" if path.startswith(f"{root_path_of(request)}{PREFIX}/") else ""
     return RedirectResponse(f"{root_path_of(request)}{PREFIX}/login{target}", 303)

@@ -31,6 +31,6 @@ class Console:
         staleness: Callable[[], float],
         background: Background,
     ) -> Self:
-        """Builds the console. `secrets` are shared by all replicas and sign the cookies."""
+        """Builds the console. `secrets` are shared by all replicas and encrypt the cookies."""
         renderer = Renderer(assets)
         return cls(Access(settings, authenticator, secrets), LiveHub(background, staleness, renderer.region), renderer)

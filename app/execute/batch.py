@@ -89,6 +89,7 @@ class BatchEndpoint:
         forced = self._lane.forced_version(exchange, principal)
         if envelope.session_id is not None:
             await self._services.sessions.admit(envelope.session_id, principal.caller)
+            self._services.sessions.refuse_lost(envelope.session_id, principal.caller, program_id)
         programs = self._services.programs
         session_id = envelope.session_id
         program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)

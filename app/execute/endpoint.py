@@ -243,10 +243,11 @@ class ExecuteLane:
             envelope = _read(body, worker_may_check=operation != "async")
         session_id = envelope.session_id
         await self._catch_up()
-        if session_id is not None and not self._sessions.admits(session_id, principal.caller):
-            await self._sessions.admit(session_id, principal.caller)
         self._route(exchange, principal, session_id)
         program_id = exchange.path[_PROGRAM_ID]
+        if session_id is not None and not self._sessions.admits(session_id, principal.caller):
+            await self._sessions.admit(session_id, principal.caller)
+            self._sessions.refuse_lost(session_id, principal.caller, program_id)
         program = self._programs.resolve(program_id, session_id) or await self._programs.seek(
             check_text("path.program_id", program_id), session_id
         )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.local_lm import LocalLMServer
+from app.local_lm.process import LocalLMServer
 from app.opening.opening import Opening
 from config.settings import Settings
 from poolshift.worker.lm import LMSettings

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from functools import partial
 
-from app.local_lm import LocalLMServer
+from app.local_lm.process import LocalLMServer
 from app.opening.opening import Opening
 from app.positions.factory import PoolFactory, PoolSet
 from app.positions.reload import OF_ITSELF, CodeReloader

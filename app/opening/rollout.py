@@ -91,7 +91,7 @@ async def open_ramp(
         PoolFacts(
             v1_serves=functools.partial(serves, Version.V1),
             v2_serves=functools.partial(serves, Version.V2),
-            identity=lambda: ramp_identity(pools, catalog.lms),
+            identity=lambda: ramp_identity(pools, catalog.lms, catalog.programs),
             is_warm_for=v2.is_warm_for,
             warmed=functools.partial(_warmed, v2, machine),
             pin=pin,
@@ -165,7 +165,7 @@ def _open_webhooks(opening: Opening, database: Database) -> None:
     if settings.rollout_webhook_url is None and not settings.webhook_allow_list.hosts:
         return
     # Imported here, since a service that notifies nobody does without the HTTP client and is quicker for it.
-    from app.webhooks import job_notifier, ramp_notifier  # noqa: PLC0415
+    from app.opening.webhooks import job_notifier, ramp_notifier  # noqa: PLC0415
 
     if settings.rollout_webhook_url is not None:
         notifier = ramp_notifier(settings, settings.rollout_webhook_url, SqlOutbox(database), opening.recorder)

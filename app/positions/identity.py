@@ -25,6 +25,8 @@ DESCRIBE_WAIT_S: Final = 5.0
 """The longest time that a view of a pool waits for its interpreter, in seconds."""
 RAMP_WAIT_S: Final = 1.0
 """The longest time that the ramp's controller waits for the interpreters, in seconds."""
+MAX_NAMED_PROGRAMS: Final = 20
+"""Programs with a definition of V2's own that an identity names."""
 _SIZES: Final = ("pool_size", "worker_max_executions", "worker_max_rss_mb", "worker_max_age_s")
 """Members of a specification that do not change what a program does."""
 
@@ -53,9 +55,10 @@ async def identity_of_pools(services: Services) -> str:
 
 
 async def evidence_generation(services: Services) -> str | None:
-    """Returns a digest of what both pools are and of their LMs' settings: other evidence is about another V2.
+    """Returns a digest of what both pools are, with their LMs' settings and V2's own definitions.
 
-    Waits for the interpreters, for as long as they take; returns None if one cannot run workers.
+    Evidence of another generation is about another V2. Waits for the interpreters, for as long as they take; returns
+    None if one cannot run workers.
     """
     try:
         described = await asyncio.gather(*(services.spawners[version].describe() for version in services.pools))
@@ -64,13 +67,15 @@ async def evidence_generation(services: Services) -> str | None:
     identities = [_identity(version, services, one) for version, one in zip(services.pools, described, strict=True)]
     settings = [services.lms.shown(None, version).settings for version in services.pools]
     lms = [(one.model, one.api_base, one.temperature, one.max_tokens) for one in settings]
-    return _digest([[_told(one) for one in identities], lms])
+    own = sorted(services.programs.on_trial.items())
+    return _digest([[_told(one) for one in identities], lms, *([own] if own else [])])
 
 
-async def ramp_identity(pools: PoolSet, lms: LMs) -> Identity | None:
+async def ramp_identity(pools: PoolSet, lms: LMs, programs: Programs) -> Identity | None:
     """Tells what both pools are, for the evidence of a ramp; None if one of them cannot tell within `RAMP_WAIT_S`.
 
-    Definitions are left out: they change by the API alone, which has the evidence begin again each time.
+    Definitions on trial, V2's own ones with those of V1 beside them, are part of what the pools are. Definitions that
+    both versions run are not, nor are those of sessions, which end with them.
     """
     if any(spawner.revision is None for spawner in pools.spawners.values()):
         return None
@@ -91,7 +96,15 @@ async def ramp_identity(pools: PoolSet, lms: LMs) -> Identity | None:
             "language model": _digest([lm.model, lm.api_base, lm.temperature, lm.max_tokens]),
         }
         parts |= {f"{version.upper()}'s {word}": digest for word, digest in found.items()}
-    return Identity.of(parts)
+    return Identity.of(parts | _on_trial(programs))
+
+
+def _on_trial(programs: Programs) -> dict[str, str]:
+    """Digests of the definitions on trial, each in its name; of many of them, one."""
+    digests = programs.on_trial
+    if len(digests) > MAX_NAMED_PROGRAMS:
+        return {"V2's own definitions": _digest(sorted(digests.items()))}
+    return {f"V2's own definition of {program_id}": digest for program_id, digest in digests.items()}
 
 
 def _kind(spec: PoolSpec) -> dict[str, object]:

@@ -167,18 +167,31 @@ class CodeReloader:
     async def _reload(self, versions: tuple[Version, ...], asked: Asked) -> None:
         self._refuse(versions, asked)
         _log.info("reloading", pools=[str(version) for version in versions], **_who_and_why(asked))
-        outcomes = await asyncio.gather(
-            *(self._reload_one(version, asked, is_alone=len(versions) == 1) for version in versions),
-            return_exceptions=True,
-        )
-        failures = {str(version): one for version, one in zip(versions, outcomes, strict=True) if one is not None}
-        reloaded = [version for version in versions if str(version) not in failures]
-        for version in reloaded:
-            self._tell(version)
-        if reloaded:
-            await self._ramp.restart_evidence("the code was reloaded")
+        reloaded = list(versions)
+        before = {version: self._pools.spawners[version].revision for version in versions}
+        async with self._ramp.changing(lambda: self._told(reloaded, before, asked)) as cause:
+            outcomes = await asyncio.gather(
+                *(self._reload_one(version, asked, is_alone=len(versions) == 1) for version in versions),
+                return_exceptions=True,
+            )
+            failures = {str(version): one for version, one in zip(versions, outcomes, strict=True) if one is not None}
+            reloaded[:] = [version for version in versions if str(version) not in failures]
+            for version in reloaded:
+                self._tell(version)
+            if not reloaded:
+                cause.withdraw()
         if failures:
             raise _failure_of(failures, reloaded)
+
+    def _told(self, versions: Sequence[Version], before: Mapping[Version, str | None], asked: Asked) -> str:
+        """Says for the history who reloads which pools, from which code to which, and why."""
+        pools = " and ".join(self._told_of(version, before[version]) for version in versions)
+        did = "brought back the previous code of" if asked.is_previous else "reloaded"
+        return f"{asked.by} {did} {pools}" + (f": {asked.reason}" if asked.reason else "")
+
+    def _told_of(self, version: Version, before: str | None) -> str:
+        after = self._pools.spawners[version].revision
+        return f"{version} (the same code, {after})" if after == before else f"{version} (code {before} to {after})"
 
     async def _reload_one(self, version: Version, asked: Asked, *, is_alone: bool) -> None:
         pool, spawner = self._pools.engines[version], self._pools.spawners[version]

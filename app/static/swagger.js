@@ -5,6 +5,8 @@ SwaggerUIBundle({
   url: target.dataset.openapi,
   domNode: target,
   presets: [SwaggerUIBundle.presets.apis],
+  // A link inside of the button that opens a call would be out of reach for a keyboard: the button sets the address.
+  plugins: [() => ({ components: { DeepLink: ({ text }) => text } })],
   layout: "BaseLayout",
   deepLinking: true,
   displayRequestDuration: true,

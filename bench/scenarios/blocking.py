@@ -1,6 +1,6 @@
 """A program that waits 20 ms: what N workers are worth on each version, against the ideal of N / 20 ms."""
 
-from bench.arena import V1, V2, Arena, settings_of
+from bench.arena import V1, V2, Arena
 from bench.load import Load
 from bench.outcome import Goal, Loads, Outcome, at_least, median, ratio
 from bench.plan import FEW_ROUNDS
@@ -13,7 +13,7 @@ _FULL_SHARE_OF = 16
 
 
 def run(arena: Arena) -> Outcome:
-    """V1 and V2, which also runs with fronts, at each size."""
+    """V1 and V2 at each size."""
     loads: dict[str, list[Load]] = {}
     goals: list[Goal] = []
     for workers in arena.plan.pool_sizes:
@@ -30,7 +30,6 @@ def run(arena: Arena) -> Outcome:
         conditions=f"a program that sleeps 20 ms, {CONNECTIONS_PER_WORKER} connections for each worker",
         loads=loads,
         reference=f"{V2}, {arena.plan.pool_sizes[0]} workers",
-        settings=settings_of(loads),
         goals=goals,
         notes=[
             f"At most {FEW_ROUNDS} rounds. The ideal is 50/s for each worker: {', '.join(_ideals(arena))}.",
@@ -42,7 +41,7 @@ def run(arena: Arena) -> Outcome:
 def _compare(arena: Arena, workers: int) -> Loads:
     arena.say(f"  {workers} workers")
     connections = CONNECTIONS_PER_WORKER * workers
-    with arena.running([arena.v1(), arena.v2(), arena.fronts()], BLOCKING, workers) as servers:
+    with arena.running([arena.v1(), arena.v2()], BLOCKING, workers) as servers:
         return arena.compare_running(servers, BLOCKING, connections, rounds=arena.plan.few_rounds)
 
 

@@ -7,6 +7,6 @@ from bench.scenarios.tail import at_half_of_the_peak
 
 
 def run(arena: Arena) -> Outcome:
-    """V2 without and with fronts, and mosec, at half of mosec's peak."""
-    contenders = [arena.v2(), arena.fronts(), *arena.peers(MOSEC)]
+    """V2 and mosec, at half of mosec's peak."""
+    contenders = [arena.v2(), *arena.peers(MOSEC)]
     return at_half_of_the_peak(arena, "light", contenders, of=MOSEC.name)

@@ -1,9 +1,8 @@
 """Measures the overhead of a contender: a program that does next to nothing, as many calls as possible."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from bench.arena import FRONTS, RAMP, UNOBSERVED, UNOBSERVED_FRONTS, V2, Arena, settings_of
+from bench.arena import RAMP, UNCOMPILED, UNOBSERVED, V2, Arena
 from bench.contenders import EXECUTOR, IN_PROCESS, LITSERVE, MOSECS
 from bench.outcome import (
     Figure,
@@ -19,34 +18,30 @@ from bench.outcome import (
     server_cpu,
 )
 from bench.servers import Server
-from bench.workloads import TRIVIAL
+from bench.workloads import IDEMPOTENT
 
 _MOSECS = [one.name for one in MOSECS]
 _CPU = "processor time of all processes per call, trivial program, against mosec"
-_IDEMPOTENT = replace(TRIVIAL, is_idempotent=True)
-"""As shadow calls need it."""
 
 
 def run(arena: Arena) -> Outcome:
     """Poolshift in six ways, and every peer."""
-    ours = [arena.v2(), arena.ramp(), arena.fronts(), arena.v1(), arena.unobserved(), arena.unobserved_fronts()]
+    ours = [arena.v2(), arena.ramp(), arena.replicas(), arena.v1(), arena.unobserved(), arena.uncompiled()]
     plan = arena.plan
-    with arena.running([*ours, *arena.peers()], _IDEMPOTENT, plan.workers) as servers:
-        loads = arena.compare_running(servers, _IDEMPOTENT, plan.connections)
+    with arena.running([*ours, *arena.peers()], IDEMPOTENT, plan.workers) as servers:
+        loads = arena.compare_running(servers, IDEMPOTENT, plan.connections)
         shadows = _shadow_calls(servers)
     return Outcome(
         scenario="overhead",
         conditions=f"trivial program, {plan.workers} workers, {plan.connections} connections",
         loads=loads,
         reference=V2,
-        settings=settings_of(loads),
         figures=[
             Figure("shadow calls that ran amid the ramp", shadows, ""),
             Figure(f"processor time of a call in V2 less that in {IN_PROCESS.name}", _isolation(loads), "µs"),
         ],
-        goals=[*_goals_of_one_process(loads), *_goals_with_fronts(loads)],
+        goals=_goals(loads),
         notes=[
-            "Unobserved fronts report their calls, too, since the loans of workers depend on it: nothing counts them.",
             "The better of mosec's rows counts for a goal. By default mosec writes indented JSON with Python's json.",
             f"{IN_PROCESS.name}: nothing isolates it. A program that crashes, hangs or leaks takes the server along.",
             "The difference between V2 and it is the cost of isolation, less what FastAPI costs beyond our endpoint.",
@@ -62,7 +57,7 @@ def _isolation(loads: Loads) -> float:
     return median(loads[V2], server_cpu) - median(loads[IN_PROCESS.name], server_cpu)
 
 
-def _goals_of_one_process(loads: Loads) -> list[Goal]:
+def _goals(loads: Loads) -> list[Goal]:
     text = "throughput, everything on, against mosec"
     return [
         at_least(text, 1.4, least_ratio(loads, V2, _MOSECS), contender=V2),
@@ -71,14 +66,5 @@ def _goals_of_one_process(loads: Loads) -> list[Goal]:
         at_least(f"against {EXECUTOR.name}", 4, ratio(loads, V2, EXECUTOR.name), contender=V2),
         at_least("against LitServe", 10, ratio(loads, V2, LITSERVE.name), contender=V2),
         at_least("observability on against off", 0.9, ratio(loads, V2, UNOBSERVED), contender=V2),
-    ]
-
-
-def _goals_with_fronts(loads: Loads) -> list[Goal]:
-    text = "trivial program, everything on, against mosec"
-    observed = ratio(loads, FRONTS, UNOBSERVED_FRONTS)
-    return [
-        at_least(text, 1.4, least_ratio(loads, FRONTS, _MOSECS), contender=FRONTS),
-        at_most(_CPU, 0.65, greatest_ratio(loads, FRONTS, _MOSECS, server_cpu), contender=FRONTS),
-        at_least("observability on against off", 0.9, observed, contender=FRONTS),
+        at_least(text, 1, least_ratio(loads, UNCOMPILED, _MOSECS), contender=UNCOMPILED),
     ]

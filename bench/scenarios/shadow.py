@@ -6,14 +6,14 @@ from bench.arena import V1, Arena
 from bench.contenders import Poolshift
 from bench.outcome import Figure, Goal, Loads, Outcome, at_least, at_most, p99, ratio
 from bench.servers import Server
-from bench.workloads import BLOCKING, TRIVIAL, Workload
+from bench.workloads import BLOCKING, IDEMPOTENT, Workload
 
 WITHOUT, WITH = "no shadow calls", "100 % shadow calls"
 
 
 def run(arena: Arena) -> Outcome:
     """A program that computes, so that the processors are full, and one that waits, so that they are idle."""
-    computing, _ = _measure(arena, replace(TRIVIAL, is_idempotent=True))
+    computing, _ = _measure(arena, IDEMPOTENT)
     waiting, shadows = _measure(arena, replace(BLOCKING, is_idempotent=True))
     plan = arena.plan
     loads = {f"{name}, computing": rounds for name, rounds in computing.items()}

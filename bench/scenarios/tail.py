@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench import load
-from bench.arena import V2, Arena, settings_of
+from bench.arena import V2, Arena
 from bench.contenders import MOSECS, Contender
 from bench.load import Load
 from bench.outcome import Figure, Loads, Outcome, at_most, greatest_ratio, median, p99
@@ -13,8 +13,8 @@ from bench.workloads import TRIVIAL
 
 
 def run(arena: Arena) -> Outcome:
-    """V2 without and with fronts, and mosec in two ways, at half of the peak of V2 without."""
-    outcome = at_half_of_the_peak(arena, "tail", [arena.v2(), arena.fronts(), *arena.peers(*MOSECS)], of=V2)
+    """V2 as one process and with replicas, and mosec in two ways, at half of the peak of one process."""
+    outcome = at_half_of_the_peak(arena, "tail", [arena.v2(), arena.replicas(), *arena.peers(*MOSECS)], of=V2)
     text = "p99 at half of the peak load, against mosec at the same rate"
     return replace(outcome, goals=[at_most(text, 0.8, against_mosec(outcome.loads, V2), contender=V2)])
 
@@ -42,7 +42,6 @@ def at_half_of_the_peak(arena: Arena, scenario: str, contenders: Sequence[Conten
         conditions=f"trivial program, {plan.workers} workers, {rate:,} requests per second, half of the peak of {of}",
         loads=loads,
         reference=first,
-        settings=settings_of(loads),
         figures=[Figure(f"peak of {name} just before", peak, "/s") for name, peak in peaks.items()],
         is_at_a_rate=True,
     )

@@ -75,25 +75,17 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if regexMatch "^[0-9]+m$" $cpu -}}{{ div $number 1000 }}{{- else if regexMatch "^[0-9]+([.][0-9]*)?$" $cpu -}}{{ $number }}{{- else -}}0{{- end -}}
 {{- end -}}
 
-{{/* Says if these values send every call to local workers of V2, which are all that fronts are of use to. The rollout
-     file is not looked at: its changes start no new pods. */}}
-{{- define "poolshift.hasV2Alone" -}}
-{{- $config := .Values.config -}}
-{{- $isChosen := has "v2" (list $config.POOLS $config.POOL_VERSION) -}}
-{{- $isSplit := and (eq (float64 .Values.canary.percent) 100.0) (not $config.POOL_VERSION) -}}
-{{- $isLocal := eq (coalesce $config.V2_WORKERS $config.WORKERS "local") "local" -}}
-{{- if and (or $isChosen $isSplit) $isLocal }}true{{ end -}}
-{{- end -}}
-
-{{/* WEB_CONCURRENCY: one for each two cores, since a trivial call takes a front and a worker about as long. Fronts that
-     are more than V2's workers would only pass calls on. */}}
+{{/* WEB_CONCURRENCY: one replica for each two cores, since a trivial call takes the service and a worker about as long,
+     and no more than workers of either pool: each replica needs one. */}}
 {{- define "poolshift.webConcurrency" -}}
 {{- if .Values.config.WEB_CONCURRENCY -}}
 {{- .Values.config.WEB_CONCURRENCY -}}
-{{- else if include "poolshift.hasV2Alone" . -}}
-{{- min (div (include "poolshift.cores" .) 2) .Values.pools.v2.size 64 | max 1 -}}
 {{- else -}}
-1
+{{- $smaller := .Values.pools.v2.size -}}
+{{- if ne (.Values.config.POOLS | default "v1,v2") "v2" -}}
+{{- $smaller = min $smaller .Values.pools.v1.size -}}
+{{- end -}}
+{{- min (div (include "poolshift.cores" .) 2) $smaller 64 | max 1 -}}
 {{- end -}}
 {{- end -}}
 

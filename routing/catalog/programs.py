@@ -16,7 +16,7 @@ from common.shared_run import SharedRun
 from pools.calls import Program
 from poolshift.worker.definitions import Definition
 from routing.catalog.definitions import encode_definition
-from routing.catalog.own_definitions import OwnDefinition, nothing_of_its_own
+from routing.catalog.own_definitions import OnTrial, OwnDefinition, nothing_of_its_own
 from routing.catalog.owners import NOBODY, Editor
 from routing.catalog.quotas import DEFAULT_QUOTAS, ProgramUsage, Quotas
 from routing.catalog.revisions import ANY_STATE, Precondition, RevisionPage
@@ -230,6 +230,7 @@ class Programs:
         self._is_shared = is_shared
         self._global: dict[str, CataloguedProgram] = {}
         self._of_sessions: dict[str, dict[str, CataloguedProgram]] = {}
+        self._on_trial = OnTrial()
         self._definitions: WeakValueDictionary[bytes, Definition] = WeakValueDictionary()
         """By the hash of their JSON: programs that differ by name alone share one, which workers load once."""
         self.when_changed: Callable[[], None] = lambda: None
@@ -241,6 +242,7 @@ class Programs:
         """Loads every program into memory."""
         self._global.clear()
         self._of_sessions.clear()
+        self._on_trial.clear()
         self._usage = ProgramUsage(self._quotas)
         all_stored = await self._store.load()
         self._metrics.retain([stored.program.key for stored in all_stored])
@@ -490,6 +492,11 @@ class Programs:
         """Returns the programs of which V2 has a definition of its own, with that definition."""
         return [program.v2 for program in self._all() if program.v2 is not None]
 
+    @property
+    def on_trial(self) -> Mapping[str, str]:
+        """Digests of the definitions of the global programs of which V2 has its own, by id."""
+        return self._on_trial.digests
+
     def own_ids(self) -> list[str]:
         """Names the programs of which V2 has a definition of its own."""
         return sorted(program.id for program in self._all() if program.v2 is not None)
@@ -521,6 +528,8 @@ class Programs:
             self._metrics.note(known)
         if known.revision == program.revision and known.v2_revision < stored.v2_revision:
             self._remember_v2(known, stored)
+        if stored.session_id is None:
+            self._on_trial.note(known, known.v2)
         return known
 
     def _remember_v2(self, known: CataloguedProgram, stored: StoredProgram) -> None:
@@ -550,6 +559,8 @@ class Programs:
             self._usage.remove(session_id, program.size)
             self._metrics.end(program.key)
             self._tell_change(session_id)
+        if session_id is None:
+            self._on_trial.forget(program_id)
         if session_id is not None and not own:
             self._of_sessions.pop(session_id, None)
 

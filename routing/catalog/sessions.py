@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -111,8 +111,15 @@ class SessionStore(Protocol):
         """Reads an ended session; None if it is not remembered."""
         ...
 
-    async def begin_again(self, session_id: str) -> None:
-        """Forgets that a session has ended."""
+    async def begin_again(self, session_id: str, programs: Collection[str], *, has_lm: bool) -> EndedSession | None:
+        """Notes that an ended session has these programs, or an LM, again.
+
+        Returns it with what it still lacks; None if that is nothing, and then forgets that it has ended.
+        """
+        ...
+
+    async def forget_ended(self, session_id: str) -> None:
+        """Forgets that a session has ended, whatever it lacks."""
         ...
 
 
@@ -163,9 +170,27 @@ class Sessions:
             self._add(session or _Session(session_id, now, owner))
 
     def admits(self, session_id: str, caller: Caller) -> bool:
-        """Tells, by memory alone, if `caller` may use a session. If memory does not know it, `admit` decides."""
+        """Tells, by memory alone, if `caller` may use a session with all that it had.
+
+        If memory does not know it, or the session has begun again, `admit` and `refuse_lost` decide.
+        """
         session = self._sessions.get(session_id)
-        return session is not None and caller.may_see(session.owner)
+        return session is not None and caller.may_see(session.owner) and not self._ended.is_known(session_id)
+
+    def refuse_lost(self, session_id: str, caller: Caller, program_id: str) -> None:
+        """Refuses a call that means something which a session had before it ended, and has not again.
+
+        Raises:
+            SessionEnded: the program, or the LM that it would run on.
+        """
+        if not self._ended.is_known(session_id):
+            return
+        program = self._programs.resolve(program_id, session_id)
+        definitions = [one.definition for one in (program, program and program.v2) if one is not None]
+        needs_lm = any(one.program_type != "python" for one in definitions)
+        error = self._ended.loss(session_id, caller, program_id, needs_lm=needs_lm)
+        if error is not None:
+            raise error
 
     async def admit(self, session_id: str, caller: Caller, *, may_begin_again: bool = False) -> None:
         """Lets `caller` use a session, which is the caller's own if it is new.
@@ -214,15 +239,24 @@ class Sessions:
             session.is_dirty = True
             self._dirty.append(session)
 
-    async def keep(self, session_id: str, owner: str | None) -> None:
-        """Stores a session that has something of its own now, for all replicas; one that has ended begins again.
+    async def keep(
+        self, session_id: str, caller: Caller, *, programs: Collection[str] = (), has_lm: bool = False
+    ) -> None:
+        """Stores a session that has something of its own now, for all replicas.
+
+        One that has ended begins again. It still lacks what it had beside these `programs`, or beside the LM.
 
         Raises:
             StoreUnavailable: the database does not answer.
         """
-        if session_id in self._ended:
-            await self._store.begin_again(session_id)
-            self._ended.forget(session_id)
+        owner = caller.owner
+        if self._ended.is_known(session_id):
+            lacking = None
+            if self._ended.is_of(session_id, caller):
+                lacking = await self._store.begin_again(session_id, programs, has_lm=has_lm)
+            else:
+                await self._store.forget_ended(session_id)
+            self._ended.begun_again(lacking, session_id)
         self.seen(session_id, owner=owner)
         await self.flush()
 
@@ -280,8 +314,9 @@ class Sessions:
         Raises:
             StoreUnavailable: the database does not answer.
         """
-        if await self._store.find_ended(session_id) is None:
-            self._ended.forget(session_id)
+        ended = await self._store.find_ended(session_id)
+        if ended is None or ended.has_begun_again:
+            self._ended.begun_again(ended, session_id)
 
     def _forget(self, session_id: str, ended: EndedSession | None) -> None:
         if ended is not None:

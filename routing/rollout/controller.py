@@ -1,8 +1,8 @@
 """Carries a plan out: asks the ramp whether it moves, moves the flag, and remembers every step and verdict."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -14,6 +14,7 @@ from common.log_once import LogOnce
 from common.tasks import TaskOwner
 from routing.errors import PlanConflict, RollbackUnwritten, StoreUnavailable
 from routing.rollout import ramp as ramps
+from routing.rollout.causes import Cause, Causes
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.identity import Identity
 from routing.rollout.live_judge import LiveJudge
@@ -80,6 +81,9 @@ class RampController:
         """The verdict of the last look, with the run that it is about."""
         self.when_restarted: Callable[[], None] = lambda: None
         """Called when evidence of any kind is void."""
+        self._causes = Causes()
+        self._identity: Identity | None = None
+        """The pools as they were at the last look at which they were known."""
         self._flag = flag
         self._judge = judge
         self._store = store
@@ -116,10 +120,11 @@ class RampController:
 
     async def open(self) -> None:
         """Takes up the ramp where the last run left it, evidence included. Raises StoreUnavailable."""
-        stored = await self._store.latest()
-        if stored is not None:
-            self._record.take_up(stored)
-            self._pause_if_forgotten(await self._store.idle_s())
+        found = await self._store.find()
+        if found is not None:
+            self._record.take_up(found)
+            await self._pause_if_forgotten(found.idle_s)
+            await self._record.flush()
         self._judge.percent_changed(self._flag.current.canary_basis_points)
         await self._follow_identity()
         await self.evidence.open(self.ramp)
@@ -173,6 +178,7 @@ class RampController:
         verdict = await self._judge.look_together() if self.evidence.is_leader else self._judge.look()
         self._seen = run, verdict
         if self.evidence.is_leader:
+            await self._follow_pin()
             await self._decide(verdict)
             await self._advance(verdict, run)
 
@@ -182,7 +188,7 @@ class RampController:
         await self._tasks.aclose()
         with suppress(StoreUnavailable):
             await self._record.flush()
-            await self.evidence.keep()
+            await self.evidence.keep(self.ramp)
 
     # --- what people ask for
 
@@ -224,11 +230,13 @@ class RampController:
 
     async def approve(self, by: str, reason: str | None, step: int | None = None) -> Ramp:
         """Lets the ramp leave its step, which is `step` if that is given. Raises PlanConflict, StoreUnavailable."""
+        self._refuse_pinned()
         async with self._moving:
             return await self._apply(ramps.approve(self.ramp, by, reason, step))
 
     async def promote(self, by: str, reason: str | None) -> Ramp:
         """Gives V2 everything without waiting for evidence. Raises PlanConflict, StoreUnavailable."""
+        self._refuse_pinned()
         if self.ramp.state.is_under_way:
             await self._warmed(BASIS_POINTS)
         async with self._moving:
@@ -246,23 +254,46 @@ class RampController:
     def _refuse_pinned(self) -> None:
         if self._pools.pin is not None:
             raise PlanConflict(
-                f"POOL_VERSION={self._pools.pin} pins all calls, so that no version can be compared: start without it"
+                f"POOL_VERSION={self._pools.pin} pins all calls, so that no version can be compared: "
+                "start the service without it"
             )
 
-    async def restart_evidence(self, why: str) -> None:
-        """Begins the step again with no evidence: other code, another definition or another LM is another canary."""
+    @asynccontextmanager
+    async def changing(self, tell: Callable[[], str]) -> AsyncIterator[Cause]:
+        """Begins the step again, with no evidence, after a change of the pools: they are another canary.
+
+        If the change shows before its end, the step begins again at once, and at the end once more. The history gets
+        one line, with the words of `tell`. A change that raises, or is withdrawn, tells nothing.
+        """
+        cause = Cause(tell)
+        self._causes.add(cause)
+        try:
+            yield cause
+        except BaseException:
+            self._causes.drop(cause)
+            raise
+        if cause.is_withdrawn:
+            self._causes.drop(cause)
+            return
+        cause.is_made = True
         self.when_restarted()
-        identity = await self._pools.identity()
+        await self._restart_evidence()
+
+    async def _restart_evidence(self) -> None:
         async with self._moving:
+            identity, why = await self._pools.identity(), self._causes.words()
             if self._judge.w > 0 or self.ramp.state.is_under_way:
                 with suppress(StoreUnavailable):
                     await self._begin_again(ramps.evidence_restarted(self.ramp, why, identity))
+            if identity is not None:
+                self._is_identified, self._identity, self.evidence.is_foreign = True, identity, False
+                self._causes.settle()
 
     async def _begin_again(self, move: Move) -> None:
         """Brings a move about that voids evidence: in memory at once, since what was evidence is none any more."""
         self._record.take(move.ramp)
         await self._record.flush()
-        if isinstance(move.effect, Note):
+        if isinstance(move.effect, Note) and self.ramp == move.ramp:
             await self._share.write_now(move.effect, move.ramp.by)
 
     async def _follow_identity(self) -> None:
@@ -271,28 +302,55 @@ class RampController:
         self._is_identified = identity is not None
         if identity is None:
             return
-        move = ramps.pools_found(self.ramp, identity, has_evidence=self._judge.w > 0)
-        self.evidence.is_foreign = move is not None and bool(self.ramp.identity.parts)
-        if move is None or not self._decides_on_identity():
-            return
+        if self._identity not in (None, identity):
+            self.when_restarted()
+        self._identity = identity
+        was_foreign = self.evidence.is_foreign
+        is_other = self._is_other(identity)
+        self.evidence.is_foreign = is_other and bool(self.ramp.identity.parts)
+        if is_other and self._decides_on_identity(is_sure=was_foreign or not self.evidence.is_foreign):
+            await self._begin_with_other_pools()
+        self._causes.settle()
+
+    async def _begin_with_other_pools(self) -> None:
         async with self._moving:
-            move = ramps.pools_found(self.ramp, identity, has_evidence=self._judge.w > 0)
-            if move is None:
+            identity = await self._pools.identity()  # again: a change may have told of itself meanwhile
+            if identity is None or not self._is_other(identity):
                 return
-            if move.ramp.run != self.ramp.run:
-                self.when_restarted()
-                _log.warning("other pools than the evidence is about", changed=self.ramp.identity.difference(identity))
+            before = self.ramp
+            changed = before.identity.difference(identity)
+            move = ramps.pools_found(
+                before, identity, lambda: self._causes.words() if self._causes else f"{changed} changed"
+            )
             await self._begin_again(move)
-        self.evidence.is_foreign = False
+            if move.ramp.run != before.run:
+                _log.warning("other pools than the evidence is about", changed=changed)
+            self.evidence.is_foreign = False
 
-    def _decides_on_identity(self) -> bool:
-        """Tells if this replica says what the evidence is about. Alone it does so before its first look, too."""
-        return self.evidence.is_leader or not self._is_shared
+    def _is_other(self, identity: Identity) -> bool:
+        return ramps.is_foreign(self.ramp, identity, has_evidence=self._judge.w > 0)
 
-    def _pause_if_forgotten(self, idle_s: float) -> None:
+    def _decides_on_identity(self, *, is_sure: bool) -> bool:
+        """Tells if this replica says what the evidence is about. Alone it does so before its first look, too.
+
+        The leader of several looks twice: a replica that makes a change says so itself, with its words, and the
+        leader may learn of the change first, or of the ramp's new identity. No evidence counts between the two looks.
+        """
+        return bool(self._causes) or not self._is_shared or (self.evidence.is_leader and is_sure)
+
+    async def _pause_if_forgotten(self, idle_s: float) -> None:
         move = ramps.found_after(self.ramp, idle_s) if idle_s > FOUND_AFTER_S else None
         if move is not None:
-            self._record.take(move.ramp)
+            with suppress(PlanConflict):  # another replica was faster
+                await self._apply(move)
+
+    async def _follow_pin(self) -> None:
+        """Holds a ramp while a pin decides all calls, and says so; lets it go afterwards."""
+        move = ramps.pin_found(self.ramp, self._pools.pin)
+        if move is not None:
+            async with self._moving:
+                with suppress(PlanConflict):
+                    await self._apply(move)
 
     # --- what is shown
 
@@ -327,6 +385,8 @@ class RampController:
             v2_serves=self._v2.is_up(),
             is_identified=self._is_identified,
             is_warm=self._pools.is_warm_for(ramps.next_share(self.ramp) / BASIS_POINTS),
+            is_current=not self.evidence.is_foreign,
+            pin=self._pools.pin,
         )
 
     @property
@@ -438,7 +498,8 @@ class RampController:
     async def _reconcile(self) -> None:
         """Moves the flag to the ramp's share, if the service or the database failed between the two writes."""
         effect = ramps.own_share(self.ramp)
-        if effect is not None:
+        rises = effect is not None and effect.basis_points > self._flag.current.canary_basis_points
+        if effect is not None and not (rises and self._pools.pin is not None):
             await self._share.write_now(effect, ramps.PLAN)
 
     def follow(self, stored: StoredRamp) -> None:

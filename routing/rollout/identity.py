@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
+MAX_NAMED: Final = 5
+"""Parts that are named, of those that differ."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -24,7 +27,9 @@ class Identity:
         """Names the parts that differ, in words."""
         mine, theirs = dict(self.parts), dict(other.parts)
         changed = sorted(word for word in {*mine, *theirs} if mine.get(word) != theirs.get(word))
-        return ", ".join(changed) or "nothing"
+        others = len(changed) - MAX_NAMED
+        named = ", ".join(changed[:MAX_NAMED]) or "nothing"
+        return f"{named} and {others} others" if others > 0 else named
 
 
 UNKNOWN: Final = Identity()

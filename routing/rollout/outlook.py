@@ -12,7 +12,8 @@ def outlook(ramp: Ramp, facts: Facts, percent: float, pin: str | None = None) ->
     `percent` is V2's share in force, `pin` the version that `POOL_VERSION` gives all calls.
     """
     if pin is not None:
-        return f"nothing: POOL_VERSION={pin} pins all calls, so that no ramp moves anything"
+        held = "the plan is held where it is, until a start without it" if ramp.state.is_under_way else "no ramp moves"
+        return f"nothing: POOL_VERSION={pin} pins all calls, so that {held}"
     if ramp.state is RampState.IDLE:
         return "nothing: no plan is under way" if ramp.plan is None else "nothing: the plan waits for its start"
     if ramp.state is RampState.PAUSED:

@@ -14,6 +14,7 @@ controller has to bring about. Nothing here does I/O or looks at a clock.
 A pause stops moves upwards. Evidence against V2 rolls back in every state from ramping to paused.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -56,6 +57,8 @@ class Ramp:
     plan: Plan | None = None
     step: int = -1
     is_approved: bool = False
+    approved_by: str | None = None
+    """The one who has approved the step; None if nobody has, or if an older release has written it."""
     acknowledged: tuple[str, ...] = ()
     """Guardrails that paused the ramp, and that a person has overruled."""
     run: int = 0
@@ -66,6 +69,8 @@ class Ramp:
     """The pools that the evidence, the hold and the approval are about; without parts if they are not known."""
     paused_at: int | None = None
     """V2's share while a guardrail's pause keeps it below the step's, in hundredths of a percent."""
+    pinned: str | None = None
+    """The version that `POOL_VERSION` gives all calls: the ramp is held where it is, and its clocks stand still."""
 
     def __repr__(self) -> str:
         at = f" step {self.step + 1} of {len(self.plan.steps)}" if self.plan and self.step >= 0 else ""
@@ -136,10 +141,15 @@ class Facts:
     """Tells if it is known what both pools are, so that evidence can be about them."""
     is_warm: bool = True
     """Tells if V2 has as many warm workers as its next share needs."""
+    is_current: bool = True
+    """Tells if the evidence is about the pools as they are."""
+    pin: str | None = None
+    """The version that `POOL_VERSION` gives all calls."""
 
 
 NEEDS_EVIDENCE = "the last step waits for evidence that V2 is no worse"
 NEEDS_IDENTITY = "a pool does not tell what it is, so that no evidence can be about it"
+NEEDS_SAME_POOLS = "the pools are others than those that the evidence is about, so that the step begins again"
 NEEDS_WARM_WORKERS = "V2 warms its workers for the next share"
 JUDGE = "judge"
 PLAN = "plan"
@@ -151,14 +161,14 @@ PLAN = "plan"
 def advance(ramp: Ramp, facts: Facts) -> Move | None:
     """Moves a ramp on the facts: back or to a stop on evidence, else on to the next step if it is time.
 
-    A paused ramp moves back alone.
+    A paused ramp moves back alone, and so does one that a pin holds.
     """
     step = ramp.current
     if step is None:
         return None
     if ramp.is_guarded and facts.verdict.action is Say.ROLLBACK:
         return _judged_back(ramp, facts)
-    if not ramp.state.is_active:
+    if not ramp.state.is_active or facts.pin is not None:
         return None
     if facts.verdict.action is Say.PAUSE and facts.verdict.guardrail not in ramp.acknowledged:
         return _judged_pause(ramp, step, facts)
@@ -189,8 +199,8 @@ def _down(facts: Facts) -> str | None:
 def missing_for_next(ramp: Ramp, step: PlanStep, facts: Facts) -> str | None:
     """The condition that still keeps the ramp at its step, None if it may go on."""
     assert ramp.plan is not None
-    if not facts.is_identified:
-        return NEEDS_IDENTITY
+    if (unready := _unready(facts)) is not None:
+        return unready
     if facts.calls < step.min_calls:
         return f"not enough calls: {facts.calls:,} of {step.min_calls:,}"
     if step.approval and not ramp.is_approved:
@@ -200,13 +210,27 @@ def missing_for_next(ramp: Ramp, step: PlanStep, facts: Facts) -> str | None:
     return None if facts.is_warm else NEEDS_WARM_WORKERS
 
 
+def _unready(facts: Facts) -> str | None:
+    """Tells why the evidence cannot be about the pools, if that is so."""
+    if facts.pin is not None:
+        return held_text(facts.pin)
+    if not facts.is_identified:
+        return NEEDS_IDENTITY
+    return None if facts.is_current else NEEDS_SAME_POOLS
+
+
+def held_text(pin: str) -> str:
+    """Says that a pin holds a ramp."""
+    return f"held: POOL_VERSION={pin} pins all calls"
+
+
 def is_inconclusive(ramp: Ramp, step: PlanStep, facts: Facts) -> bool:
     """Tells if evidence has been waited for as long as the plan allows.
 
     An approval, and pools that are not ready to be compared, are waited for without a limit.
     """
     assert ramp.plan is not None
-    if not facts.is_identified or not facts.is_warm:
+    if _unready(facts) is not None or not facts.is_warm:
         return False
     waits_for_person = facts.calls >= step.min_calls and step.approval and not ramp.is_approved
     limit = ramp.plan.max_wait_s
@@ -277,16 +301,13 @@ def _inconclusive(ramp: Ramp, missing: str) -> Move:
 
 
 def set_plan(ramp: Ramp, plan: Plan | None, by: str) -> Move:
-    """Keeps `plan` for the next start; None forgets the plan and the end of the last ramp.
-
-    With another plan that end stays to be seen until the start.
+    """Keeps `plan` for the next start; None forgets the plan. The end of the last ramp stays to be seen until then.
 
     Raises PlanConflict if a plan is under way.
     """
     if ramp.state.is_under_way:
         raise PlanConflict(f"a plan is under way ({ramp.state}): abort it first")
-    if plan is None or ramp.state is RampState.IDLE:
-        ramp = replace(ramp, state=RampState.IDLE)
+    if ramp.state is RampState.IDLE:
         return Move(replace(ramp, plan=plan, step=-1, by=by, reason=None))
     return Move(replace(ramp, plan=plan, step=-1))
 
@@ -319,7 +340,9 @@ def start(
             f"V2 gets {share / 100:g} %, and the plan begins at {first.percent:g} %: "
             "start it with `lower` (--lower) to take the difference from V2"
         )
-    return _at_step(replace(ramp, run=ramp.run + 1, acknowledged=(), identity=identity or UNKNOWN), 0, by, reason)
+    return _at_step(
+        replace(ramp, run=ramp.run + 1, acknowledged=(), identity=identity or UNKNOWN, pinned=None), 0, by, reason
+    )
 
 
 def pause(ramp: Ramp, by: str, reason: str | None) -> Move:
@@ -345,21 +368,23 @@ def approve(ramp: Ramp, by: str, reason: str | None, step: int | None = None) ->
     step do not move the ramp by two.
 
     Raises:
-        PlanConflict: no plan is under way, or it is at another step than `step`.
+        PlanConflict: no plan is under way, it is at another step than `step`, or the step is approved already.
     """
     _require(ramp, ramp.state.is_under_way, "approve")
     if step is not None and step != ramp.step + 1:
         raise PlanConflict(f"cannot approve step {step}: the plan is at step {ramp.step + 1}")
+    if ramp.is_approved:
+        raise PlanConflict(f"step {ramp.step + 1} is approved already, by {ramp.approved_by or 'somebody'}")
     told = f"step {ramp.step + 1} approved: {reason or 'no reason given'}"
     kept = ramp if ramp.state is RampState.PAUSED else replace(ramp, by=by, reason=reason)
-    return Move(replace(kept, is_approved=True), Note(Source.PLAN, told))
+    return Move(replace(kept, is_approved=True, approved_by=by), Note(Source.PLAN, told))
 
 
 def promote(ramp: Ramp, by: str, reason: str | None) -> Move:
     """Gives V2 everything without waiting for evidence. Raises PlanConflict."""
     _require(ramp, ramp.state.is_under_way, "promote")
     told = f"promoted without waiting for evidence: {reason or 'no reason given'}"
-    return Move(_to(ramp, RampState.PROMOTED, by, told), SetPercent(BASIS_POINTS, Source.PLAN, told))
+    return Move(_to(ramp, RampState.PROMOTED, by, told), SetPercent(BASIS_POINTS, Source.API, told))
 
 
 def abort(ramp: Ramp, by: str, reason: str | None) -> Move:
@@ -380,6 +405,8 @@ def percent_changed(ramp: Ramp, rollout: Rollout) -> Move | None:
         if ramp.state.is_under_way or ramp.state is RampState.PROMOTED:
             return Move(_to(ramp, RampState.ROLLED_BACK, rollout.updated_by, rollout.reason))
         return None
+    if ramp.state is RampState.PROMOTED and rollout.canary_basis_points == BASIS_POINTS:
+        return None  # a person's promotion, or another word for what is in force
     changed = f"{rollout.updated_by} changed the percentage to {rollout.canary_percent:g} ({rollout.source})"
     if rollout.reason:
         changed = f"{changed}: {rollout.reason}"
@@ -390,14 +417,17 @@ def percent_changed(ramp: Ramp, rollout: Rollout) -> Move | None:
     return Move(replace(ramp, paused_at=None)) if ramp.paused_at is not None else None
 
 
-def evidence_restarted(ramp: Ramp, why: str, identity: Identity | None = None) -> Move:
+def evidence_restarted(ramp: Ramp, why: str | None, identity: Identity | None = None) -> Move:
     """Begins the ramp's step again, without evidence and without its approval: V2, or V1, is another one.
 
-    `identity` is what the pools are from now on; None leaves that to be found. A paused ramp stays paused, and a ramp
-    that has ended keeps its end.
+    `why` None says that the history has the reason already. `identity` is what the pools are from now on; None leaves
+    that to be found. A paused ramp stays paused, and a ramp that has ended keeps its end.
     """
+    fresh = replace(ramp, run=ramp.run + 1, acknowledged=(), identity=identity or ramp.identity)
+    fresh = replace(fresh, is_approved=False, approved_by=None)
+    if why is None:
+        return Move(replace(fresh, state=RampState.RAMPING) if ramp.state.is_active else fresh)
     again = f"evidence starts again: {why}"
-    fresh = replace(ramp, run=ramp.run + 1, acknowledged=(), is_approved=False, identity=identity or ramp.identity)
     if ramp.state.is_active:
         return Move(replace(fresh, state=RampState.RAMPING, by=PLAN, reason=again), Note(Source.PLAN, again))
     if ramp.state is RampState.PAUSED:
@@ -405,16 +435,27 @@ def evidence_restarted(ramp: Ramp, why: str, identity: Identity | None = None) -
     return Move(fresh)
 
 
-def pools_found(ramp: Ramp, identity: Identity, *, has_evidence: bool) -> Move | None:
-    """Compares what the pools are with what the ramp's evidence is about; another identity voids the evidence.
+def is_foreign(ramp: Ramp, identity: Identity, *, has_evidence: bool) -> bool:
+    """Tells if the ramp's evidence is about other pools than those of `identity`.
 
     `has_evidence` tells if calls are compared although no plan is under way.
     """
-    if identity == ramp.identity or not (ramp.state.is_under_way or has_evidence):
-        return None
+    return identity != ramp.identity and (ramp.state.is_under_way or has_evidence)
+
+
+def pools_found(ramp: Ramp, identity: Identity, why: Callable[[], str | None]) -> Move:
+    """Takes note of other pools than the evidence is about; that voids the evidence. `why` says what has changed."""
     if not ramp.identity.parts:  # of a ramp that has just begun, or that an older release has written
         return Move(replace(ramp, identity=identity))
-    return evidence_restarted(ramp, f"{ramp.identity.difference(identity)} changed", identity)
+    return evidence_restarted(ramp, why(), identity)
+
+
+def pin_found(ramp: Ramp, pin: str | None) -> Move | None:
+    """Takes note that `POOL_VERSION` holds a ramp that is under way, or holds it no longer."""
+    if pin == ramp.pinned or not ramp.state.is_under_way:
+        return None
+    told = "held no longer: POOL_VERSION pins no calls" if pin is None else held_text(pin)
+    return Move(replace(ramp, pinned=pin), Note(Source.PLAN, told))
 
 
 def found_after(ramp: Ramp, seconds: float) -> Move | None:
@@ -474,5 +515,5 @@ def _at_step(ramp: Ramp, index: int, by: str, reason: str | None) -> Move:
     assert ramp.plan is not None
     step = ramp.plan.steps[index]
     told = f"{ramp.plan.name}: step {index + 1} of {len(ramp.plan.steps)}" + (f", {reason}" if reason else "")
-    at = replace(_to(ramp, RampState.RAMPING, by, reason), step=index, is_approved=False)
+    at = replace(_to(ramp, RampState.RAMPING, by, reason), step=index, is_approved=False, approved_by=None)
     return Move(at, SetPercent(step.basis_points, Source.PLAN, told))

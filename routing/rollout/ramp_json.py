@@ -1,6 +1,7 @@
 """A ramp as JSON, for the store. Unknown members are ignored, so that an older replica reads what a newer one wrote."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from routing.rollout.identity import Identity
 from routing.rollout.plan import Plan
 from routing.rollout.ramp import Ramp, RampState
+from routing.rollout.ramp_clock import StepTimes
 
 
 def to_json(ramp: Ramp) -> dict[str, Any]:
@@ -17,12 +19,14 @@ def to_json(ramp: Ramp) -> dict[str, Any]:
         "plan": None if ramp.plan is None else _plan_json(ramp.plan),
         "step": ramp.step,
         "is_approved": ramp.is_approved,
+        "approved_by": ramp.approved_by,
         "acknowledged": list(ramp.acknowledged),
         "run": ramp.run,
         "by": ramp.by,
         "reason": ramp.reason,
         "identity": ramp.identity.as_json(),
         "paused_at": ramp.paused_at,
+        "pinned": ramp.pinned,
     }
 
 
@@ -49,10 +53,27 @@ def from_json(data: Mapping[str, Any]) -> Ramp:
         plan=plan,
         step=data["step"] if plan is not None else -1,
         is_approved=data["is_approved"],
+        approved_by=data.get("approved_by"),
         acknowledged=tuple(data["acknowledged"]),
         run=data["run"],
         by=data["by"],
         reason=reason,
         identity=Identity.of(data.get("identity", {})),
         paused_at=data.get("paused_at"),
+        pinned=data.get("pinned"),
     )
+
+
+def times_to_json(times: StepTimes) -> dict[str, Any]:
+    """The times of a step as plain data, which the store keeps beside the ramp."""
+    since = None if times.since is None else times.since.isoformat()
+    return {"held_s": round(times.held_s, 3), "waited_s": round(times.waited_s, 3), "since": since}
+
+
+def times_from_json(data: Mapping[str, Any]) -> StepTimes | None:
+    """The times beside the ramp in `data`; None if an older release has written it."""
+    times = data.get("times")
+    if times is None:
+        return None
+    since = None if times["since"] is None else datetime.fromisoformat(times["since"])
+    return StepTimes(times["held_s"], times["waited_s"], since)

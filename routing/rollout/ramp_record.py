@@ -9,9 +9,12 @@ import structlog
 
 from routing.rollout import ramp as ramps
 from routing.rollout.ramp import Ramp, RampState
-from routing.rollout.ramp_clock import RampClock
-from routing.rollout.ramp_store import RampStore, StaleRamp, StoredRamp
+from routing.rollout.ramp_clock import RampClock, StepTimes
+from routing.rollout.ramp_store import FoundRamp, RampStore, StaleRamp, StoredRamp
 from routing.rollout.run_evidence import RunEvidence
+
+NO_GAP_S: Final = 1.0
+"""A start within so many seconds after the last sign of life of a service leaves the times of the step as they are."""
 
 _log = structlog.stdlib.get_logger("poolshift.ramp")
 
@@ -38,11 +41,25 @@ class RampRecord:
 
     # --- in memory
 
-    def take_up(self, stored: StoredRamp) -> None:
-        """Goes on with the ramp that the store has: nothing has moved since."""
+    def take_up(self, found: FoundRamp) -> None:
+        """Goes on with the ramp that the store has: nothing has moved since.
+
+        The step's hold counts the time in which a service ran. The wait counts the other time too if its end is a
+        rollback: so no ramp moves upwards because nothing happened. What counted is to be written, so that the time
+        in which no service ran is left out by the next start, too.
+        """
+        stored = found.stored
         self._revision = stored.revision
         self._put(stored.ramp)
-        self.since = stored.at
+        times, ramp = stored.times, stored.ramp
+        self.since = stored.at if times is None or times.since is None else times.since
+        if times is not None and ramp.state.is_active and ramp.pinned is None:
+            ends_in_rollback = ramp.plan is not None and ramp.plan.on_inconclusive == "rollback"
+            waited_s = found.ran_s + (found.idle_s if ends_in_rollback else 0.0)
+            self.clock.set(ramp, times.held_s + found.ran_s, times.waited_s + waited_s)
+            self._dirty = found.idle_s > NO_GAP_S
+        elif times is not None:
+            self.clock.set(ramp, times.held_s, times.waited_s)
         if stored.ramp.state is not RampState.IDLE:
             _log.info("ramp found", state=stored.ramp.state, step=stored.ramp.step + 1, by=stored.ramp.by)
 
@@ -56,6 +73,9 @@ class RampRecord:
         self._revision = stored.revision
         self._dirty = False
         self._move(stored.ramp)
+        if (times := stored.times) is not None:
+            self.clock.set(stored.ramp, times.held_s, times.waited_s)
+            self.since = times.since or self.since
 
     def follow(self, stored: StoredRamp) -> None:
         """Moves on to a revision that another replica has written, if it is newer."""
@@ -92,10 +112,15 @@ class RampRecord:
             StoreUnavailable: the store does not answer.
         """
         try:
-            return await self._store.append(ramp, after=self._revision)
+            return await self._store.append(ramp, self._times_of(ramp), after=self._revision)
         except StaleRamp as stale:
             self.adopt(stale.current)
             raise ramps.moved_elsewhere(stale.current.ramp) from None
+
+    def _times_of(self, ramp: Ramp) -> StepTimes:
+        """The times of the step once the ramp is `ramp`, which it may be already."""
+        is_same = (ramp.state, ramp.step) == (self.ramp.state, self.ramp.step)
+        return StepTimes(*self.clock.after(self.ramp, ramp), self.since if is_same else datetime.now(UTC))
 
     async def flush(self) -> None:
         """Writes a ramp that is in force here and not in the store yet. Raises StoreUnavailable."""
@@ -103,7 +128,7 @@ class RampRecord:
             while self._dirty:
                 ramp = self.ramp
                 try:
-                    stored = await self._store.append(ramp, after=self._revision)
+                    stored = await self._store.append(ramp, self._times_of(ramp), after=self._revision)
                 except StaleRamp as stale:
                     stored = stale.current
                 else:

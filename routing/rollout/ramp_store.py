@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from routing.rollout.ramp import Ramp
+from routing.rollout.ramp_clock import StepTimes
 
 SILENT_AFTER_S: Final = 5.0
 """A replica that has said nothing for so long, in seconds, has died or is cut off."""
@@ -19,6 +20,19 @@ class StoredRamp:
     revision: int
     ramp: Ramp
     at: datetime
+    times: StepTimes | None = None
+    """The times of the step at this revision; None if an older release has written it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRamp:
+    """The newest revision as a service finds it at its start. All times are by the store's clock."""
+
+    stored: StoredRamp
+    ran_s: float
+    """Seconds from that revision to the last sign of life of a service."""
+    idle_s: float
+    """Seconds since that sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +94,12 @@ class StaleRamp(Exception):
 class RampStore(Protocol):
     """Keeps ramps. Every method raises StoreUnavailable if the store does not answer."""
 
-    async def latest(self) -> StoredRamp | None:
+    async def find(self) -> FoundRamp | None:
         """The newest revision, None if there is none yet."""
         ...
 
-    async def idle_s(self) -> float:
-        """Seconds since a service last wrote what it does for a ramp, by the store's clock; 0 if none ever has."""
-        ...
-
-    async def append(self, ramp: Ramp, *, after: int) -> StoredRamp:
-        """Makes `ramp` the revision after `after`, and queues its notification.
+    async def append(self, ramp: Ramp, times: StepTimes, *, after: int) -> StoredRamp:
+        """Makes `ramp` the revision after `after`, with the times of its step, and queues its notification.
 
         Raises:
             StaleRamp: `after` is not the newest.
@@ -104,8 +114,8 @@ class RampStore(Protocol):
         """Verdicts, the newest first, with keys under `before`."""
         ...
 
-    async def put_evidence(self, generation: str, replica: str, snapshot: Snapshot) -> None:
-        """Keeps one replica's evidence in place of what it said before."""
+    async def keep(self, report: ReplicaReport, generation: str, snapshot: Snapshot | None) -> None:
+        """Keeps a sign of life of one replica, and its evidence, if it has any, in place of what it said before."""
         ...
 
     async def evidence(self, generation: str) -> Mapping[str, Snapshot]:

@@ -143,8 +143,8 @@ class RunEvidence:
         """
         if not self._is_shared:
             self.is_leader = True
-            if self.judge.w > 0 and self._loop.time() - self._kept_at >= KEEP_EVERY_S:
-                await self.keep()
+            if self._loop.time() - self._kept_at >= KEEP_EVERY_S:
+                await self.keep(ramp)
             return None
         exchange = await self._store.exchange(self.report(), self.generation, self._snapshot())
         self.is_leader, self.replicas = exchange.is_leader, exchange.replicas
@@ -152,12 +152,12 @@ class RunEvidence:
         self._hear_others(exchange.evidence)
         return exchange.ramp
 
-    async def keep(self) -> None:
-        """Writes this replica's evidence, if there is any. Raises StoreUnavailable."""
+    async def keep(self, ramp: Ramp) -> None:
+        """Writes this replica's evidence, and while a plan is under way that it lives. Raises StoreUnavailable."""
         self._kept_at = self._loop.time()
         snapshot = self._snapshot()
-        if snapshot is not None:
-            await self._store.put_evidence(self.generation, self.replica, snapshot)
+        if snapshot is not None or ramp.state.is_under_way:
+            await self._store.keep(self.report(), self.generation, snapshot)
 
     def report(self) -> ReplicaReport:
         """The report of this replica."""

@@ -1,7 +1,9 @@
 """Engines of a SQLite database, and the form of their transactions."""
 
+import sqlite3
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+from weakref import WeakSet
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
@@ -20,7 +22,7 @@ _BUSY_TIMEOUT_MS: Final = 4_500
 def own_engine(url: URL, check: Callable[[], None]) -> AsyncEngine:
     """Makes the engine of a database that this process alone uses. `check` may refuse a new connection."""
     bound = {"pool_size": CONNECTIONS, "max_overflow": 0} if _is_file(url) else {}
-    engine = create_async_engine(url, hide_parameters=True, **bound)
+    engine = _engine(url, **bound)
     _prepare(engine, check)
     return engine
 
@@ -31,14 +33,41 @@ def shared_engines(url: URL, check: Callable[[], None]) -> tuple[AsyncEngine, As
     A transaction that writes locks out all other writers at its beginning, so nothing that it reads is outdated when it
     writes. One that only reads sees one state of the database, and neither waits for a writer nor holds one up.
     """
-    writing = create_async_engine(url, hide_parameters=True, pool_size=_WRITERS, max_overflow=0)
-    readers = CONNECTIONS - _WRITERS
-    reading = create_async_engine(url, hide_parameters=True, pool_size=readers, max_overflow=0)
+    writing = _engine(url, pool_size=_WRITERS, max_overflow=0)
+    reading = _engine(url, pool_size=CONNECTIONS - _WRITERS, max_overflow=0)
     for engine, begin, *pragmas in ((writing, "BEGIN IMMEDIATE"), (reading, "BEGIN", "PRAGMA query_only=ON")):
         _prepare(engine, check, *pragmas)
         event.listen(engine.sync_engine, "connect", _leave_transactions_to_us)
         event.listen(engine.sync_engine, "begin", _beginning(begin))
     return writing, reading
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that lets go of its locks when it is closed.
+
+    A call that is cancelled amid a statement leaves the statement's cursor open. SQLite ends the transaction of a
+    closed connection only when the last cursor is garbage, and nobody else can write until then.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._cursors = WeakSet[sqlite3.Cursor]()
+
+    def cursor(self, *args: Any, **options: Any) -> Any:
+        """Makes a cursor, and remembers it as long as anybody has it."""
+        cursor = super().cursor(*args, **options)
+        self._cursors.add(cursor)
+        return cursor
+
+    def close(self) -> None:
+        """Closes what is open of all cursors first."""
+        for cursor in list(self._cursors):
+            cursor.close()
+        super().close()
+
+
+def _engine(url: URL, **bound: int) -> AsyncEngine:
+    return create_async_engine(url, hide_parameters=True, connect_args={"factory": _Connection}, **bound)
 
 
 def _prepare(engine: AsyncEngine, check: Callable[[], None], *pragmas: str) -> None:

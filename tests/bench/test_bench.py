@@ -27,28 +27,33 @@ def _load(requests: int, failed: int = 0) -> Load:
 @pytest.mark.generators
 @pytest.mark.git
 def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
-    """A peak, requests that differ, a constant rate, a count of requests and the micro-benchmark, all in one run."""
-    scenarios = ("overhead", "fronts", "scale", "tail", "memory", "routing", "console")
+    """Peaks, differing requests, a constant rate, random moments, a count of requests and the micro-benchmark."""
+    scenarios = ("overhead", "replicas", "scale", "tail", "waiting", "memory", "routing", "console")
     arguments = [part for name in scenarios for part in ("--scenario", name)]
     result = CliRunner().invoke(app, ["bench", "--quick", *arguments, "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
     outcomes = {one["scenario"]: one for one in json.loads((tmp_path / "results.json").read_text())["outcomes"]}
-    for name in ("overhead", "fronts", "scale", "tail"):
+    for name in ("overhead", "replicas", "scale", "tail"):
         for rounds in outcomes[name]["loads"].values():
             assert all(one["requests"] > 0 and one["failed"] == 0 for one in rounds)
     assert (
         len(outcomes["overhead"]["loads"]) >= 8
     )  # Poolshift in six ways, two of FastAPI, and what is installed beside it
     assert outcomes["overhead"]["on"].keys() == outcomes["overhead"]["loads"].keys()
-    (without,), (with_fronts,) = outcomes["fronts"]["loads"].values()
-    assert without["fronts_cpu_us"] == 0 < without["own_cpu_us"]
-    assert with_fronts["fronts_cpu_us"] > 0
-    for name in ("memory", "routing", "console"):
+    for rounds, count in zip(outcomes["replicas"]["loads"].values(), (1, 2, 3, 1, 2), strict=True):
+        (one,) = rounds
+        assert len(one["replicas_cpu_us"]) == count
+        assert all(taken > 0 for taken in one["replicas_cpu_us"])
+        assert one["supervisor_cpu_us"] < min(one["replicas_cpu_us"])
+        assert one["supervisor_cpu_us"] + sum(one["replicas_cpu_us"]) < one["server_cpu_us"]
+    for name in ("waiting", "memory", "routing", "console"):
         assert all(figure["value"] > 0 for figure in outcomes[name]["figures"])
     report = (tmp_path / "results.md").read_text()
     assert "Where a peer is better" in report
     assert "throughput, everything on, against mosec | Poolshift V2 |" in report
-    assert "trivial program, everything on, against mosec | Poolshift with fronts (WEB_CONCURRENCY=" in report
+    for contender in ("Poolshift amid a ramp", "Poolshift V2, uncompiled"):
+        assert f"throughput, everything on, against mosec | {contender} |" in report
+    assert "throughput of two replicas against one process | Poolshift with 2 replicas |" in report
     assert "Left out" in report
     assert "Left out" in result.output
 
@@ -56,7 +61,7 @@ def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
 def start_bench(output: Path) -> subprocess.Popen[str]:
     """The command as a process of its own, once it measures."""
     poolshift = str(Path(sys.executable).with_name("poolshift"))
-    command = [poolshift, "bench", "--scenario", "fronts", "--quick", "--rounds", "9", "--output", str(output)]
+    command = [poolshift, "bench", "--scenario", "replicas", "--quick", "--rounds", "9", "--output", str(output)]
     bench = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert bench.stderr is not None
     while "round 1" not in (line := bench.stderr.readline()):

@@ -1,4 +1,4 @@
-"""The report: its lines about contenders with fronts, and about peers."""
+"""The report: its lines about contenders with replicas, and about peers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from bench.again import read, write
-from bench.arena import FRONTS, V1, V2, on_by_title, settings_of
+from bench.arena import RAMP, REPLICAS, V1, V2, on_by_title
 from bench.contenders import MOSEC, Poolshift
 from bench.load import Load
 from bench.outcome import Outcome, at_least, at_most
 from bench.report import as_json
-from bench.scenarios.fronts import at_cores, fronts_cpu, own_cpu, workers_cpu
+from bench.scenarios.replicas import busiest_cpu, replica_cpu, supervisor_cpu, workers_cpu
 from tests.support.pages import section, table
 from tests.support.service import ROOT
 
@@ -20,7 +20,17 @@ RELEASED = read(ROOT / "bench/results/2026-11-28.json")
 
 
 def load(requests: int) -> Load:
-    return Load(requests, 1.0, 0, p50_ms=1.0, p99_ms=2.0, server_cpu_us=100.0, generator_cpu=0.5, own_cpu_us=20.0)
+    return Load(
+        requests,
+        1.0,
+        0,
+        p50_ms=1.0,
+        p99_ms=2.0,
+        server_cpu_us=100.0,
+        generator_cpu=0.5,
+        supervisor_cpu_us=1.0,
+        replicas_cpu_us=(20.0, 30.0),
+    )
 
 
 def outcome(requests: Mapping[str, int]) -> Outcome:
@@ -28,10 +38,10 @@ def outcome(requests: Mapping[str, int]) -> Outcome:
     loads = {name: [load(number)] for name, number in requests.items()}
     goals = [
         at_least("throughput", 1.1, 1.0, contender=V2),
-        at_least("throughput", 1.4, 1.5, contender=FRONTS),
+        at_least("throughput", 1.4, 1.5, contender=REPLICAS),
         at_most("decision", 1, 0.5, " µs"),
     ]
-    return Outcome("overhead", "a program", loads, reference=V2, goals=goals, settings=settings_of(loads))
+    return Outcome("overhead", "a program", loads, reference=V2, goals=goals)
 
 
 def report(outcomes: Sequence[Outcome], folder: Path) -> str:
@@ -45,28 +55,26 @@ def report(outcomes: Sequence[Outcome], folder: Path) -> str:
 
 
 def test_each_goal_names_its_contender(tmp_path: Path) -> None:
-    """The same goal of two contenders has two bounds: each row tells whose it is, with the setting."""
-    text = report([outcome({V2: 100, FRONTS: 150, MOSEC.name: 100})], tmp_path)
-    (setting,) = settings_of({FRONTS: []}).values()
-    assert setting.startswith("WEB_CONCURRENCY=")
+    """The same goal of two contenders has two bounds: each row tells whose it is."""
+    text = report([outcome({V2: 100, REPLICAS: 150, MOSEC.name: 100})], tmp_path)
     rows = [(row["goal"], row["contender"], row["bound"], row[""]) for row in table(section(text, "## Goals"), "goal")]
     assert rows == [
         ("throughput", V2, "≥ 1.1", "**not met**"),
-        ("throughput", f"{FRONTS} ({setting})", "≥ 1.4", "met"),
+        ("throughput", REPLICAS, "≥ 1.4", "met"),
         ("decision", "–", "≤ 1 µs", "met"),
     ]
-    assert f"| {FRONTS} ({setting}) | 150 |" in section(text, "## overhead")
+    assert f"| {REPLICAS} | 150 |" in section(text, "## overhead")
 
 
-def test_a_peer_is_compared_with_each_of_our_contenders(tmp_path: Path) -> None:
-    """A peer that V2 loses to is not hidden by fronts, and one that only fronts lose to is told as well."""
-    (setting,) = settings_of({FRONTS: []}).values()
-    better_than_one = report([outcome({V2: 100, FRONTS: 300, MOSEC.name: 200})], tmp_path)
-    assert "against Poolshift V2: mosec has 2.00 × the throughput" in better_than_one
-    assert f"against {FRONTS}" not in better_than_one
-    better_than_fronts = report([outcome({V2: 200, FRONTS: 100, MOSEC.name: 200})], tmp_path)
-    assert "against Poolshift V2: mosec" not in better_than_fronts
-    assert f"against {FRONTS} ({setting}): mosec has 2.00 × the throughput" in better_than_fronts
+@pytest.mark.parametrize("other", [REPLICAS, RAMP])
+def test_a_peer_is_compared_with_each_of_our_contenders(tmp_path: Path, other: str) -> None:
+    """A peer that V2 loses to is not hidden by another of ours, and one that only the other loses to is told, too."""
+    better_than_v2 = report([outcome({V2: 100, other: 300, MOSEC.name: 200})], tmp_path)
+    assert "against Poolshift V2: mosec has 2.00 × the throughput" in better_than_v2
+    assert f"against {other}" not in better_than_v2
+    better_than_other = report([outcome({V2: 200, other: 100, MOSEC.name: 200})], tmp_path)
+    assert "against Poolshift V2: mosec" not in better_than_other
+    assert f"against {other}: mosec has 2.00 × the throughput" in better_than_other
 
 
 def test_a_row_tells_what_was_on(tmp_path: Path) -> None:
@@ -89,16 +97,7 @@ def test_a_condition_in_a_name_leaves_its_contender_known() -> None:
 
 
 def test_the_parts_of_a_call_add_up() -> None:
-    """The workers' part is what the service's own process and its fronts leave."""
-    one = replace(load(100), fronts_cpu_us=50.0)
-    assert own_cpu(one) + fronts_cpu(one) + workers_cpu(one) == one.server_cpu_us == 100
-    assert (own_cpu(one), fronts_cpu(one), workers_cpu(one)) == (20, 50, 30)
-
-
-@pytest.mark.parametrize(
-    ("cores", "own_us", "total_us", "calls"),
-    [(4, 10, 80, 50_000), (16, 10, 80, 100_000), (64, 10, 80, 100_000), (4, 50, 80, 20_000), (4, 0, 80, 50_000)],
-)
-def test_cores_help_until_the_one_process_is_busy(cores: int, own_us: float, total_us: float, calls: float) -> None:
-    """Computed from the cost of a call: all cores are used, unless the service's own process needs more than one."""
-    assert at_cores(cores, own_us, total_us) == calls
+    """The workers' part is what the supervisor and its replicas leave."""
+    one = load(100)
+    assert (supervisor_cpu(one), replica_cpu(0, one), replica_cpu(1, one), workers_cpu(one)) == (1, 20, 30, 49)
+    assert busiest_cpu(one) == 30

@@ -101,7 +101,7 @@ def test_a_stranger_sees_the_login_alone(service: Service, keys: Keys) -> None:
     assert len(re.findall(r'<input[^>]*type="password"', page)) == 1
 
 
-def test_the_session_is_a_strict_cookie_of_the_console(service: Service, keys: Keys) -> None:
+def test_the_login_is_a_strict_cookie_of_the_console(service: Service, keys: Keys) -> None:
     """The cookie is the console's alone, 8 hours long, and secure on TLS; the API takes no cookie."""
     for headers, is_secure in ((OWN, False), ({**OWN, "x-forwarded-proto": "https"}, True)):
         answer = service.client.post("/console/login", data={"key": keys.of["admin"]}, headers=headers)
@@ -114,7 +114,7 @@ def test_the_session_is_a_strict_cookie_of_the_console(service: Service, keys: K
         sent = {"cookie": f"poolshift_console={value}"}
         assert service.client.get("/console", headers=sent).status_code == 200
         assert service.client.get("/rollout", headers=sent).status_code == 401
-        for forged in (value[:-1], value.replace(".", ".9", 1), "a.b.c", "", value.upper()):
+        for forged in (value[:-1], value[:40] + value[39] + value[41:], "a.b.c", "", value.upper()):
             assert service.client.get("/console", headers={"cookie": f"poolshift_console={forged}"}).status_code == 303
 
 
@@ -259,7 +259,7 @@ def test_a_revoked_key_is_out_at_once(service: Service, keys: Keys) -> None:
             events = stream.iter_lines()
             assert next(events) == "event: points"
             keys.write("execute", "operate", "admin")
-            wait_until(lambda: client.get("/console").status_code == 303, "the session is over")
+            wait_until(lambda: client.get("/console").status_code == 303, "the login is over")
             for _ in events:
                 pass  # the stream ends
         assert client.post("/console/rollback", data={}).status_code == 401

@@ -154,6 +154,23 @@ def test_pages_load_nothing_foreign_and_are_accessible(
         assert watched.faults == []
 
 
+def test_the_api_can_be_read_and_tried(browser: Browser, service: Service, keys: Keys) -> None:
+    """`/docs` under a policy as strict as the console's: nothing foreign, nothing serious of axe's, and a call."""
+    with tab(browser, service, None, extra_http_headers=keys.bearer()) as watched:
+        page = watched.page
+        page.goto(f"{service.url}/docs")
+        listing = page.locator("#operations-programs-list_programs")
+        expect(listing).to_be_visible(timeout=30_000)
+        found = Axe().run(page).response["violations"]
+        assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+        listing.locator(".opblock-summary-control").click()
+        listing.get_by_role("button", name="Try it out").click()
+        listing.get_by_role("button", name="Execute").click()
+        expect(listing.locator(".live-responses-table td.response-col_status").last).to_have_text("200", timeout=30_000)
+        assert page.url == f"{service.url}/docs#/programs/list_programs"
+        assert watched.faults == []
+
+
 def test_hostile_text_is_text(browser: Browser, service: Service, keys: Keys) -> None:
     """Reasons, details, instructions and outputs are shown as they are, and make no element."""
     with tab(browser, service, keys.of["admin"]) as watched:

@@ -52,8 +52,8 @@ def test_a_panel_of_programs_says_that_there_are_none(watched: Watched, expressi
 def test_the_choices_of_variables_are_there(watched: Watched) -> None:
     """Each variable that asks Prometheus for its values gets some."""
     asked = 0
-    for path in DASHBOARDS.values():
-        for variable in load(path)["templating"]["list"]:
+    for dashboard in DASHBOARDS.values():
+        for variable in dashboard["templating"]["list"]:
             if variable["type"] != "query":
                 continue
             asked += 1
@@ -67,8 +67,8 @@ def test_every_rollout_change_is_marked_once(watched: Watched) -> None:
     history = watched.service.client.get("/rollout/history").json()["items"]
     wanted = {(str(change["revision"]), float(change["to_percent"])) for change in history}
     assert len(wanted) > len(PERCENTAGES)
-    for path in DASHBOARDS.values():
-        (annotation,) = load(path)["annotations"]["list"]
+    for dashboard in DASHBOARDS.values():
+        (annotation,) = dashboard["annotations"]["list"]
         marks = watched.prometheus.since_start(filled_in(annotation["target"]["expr"]))
         found = [(mark["metric"]["revision"], float(mark["metric"]["percent"])) for mark in marks]
         assert sorted(found) == sorted(wanted)

@@ -12,12 +12,14 @@ from typing import Any
 import httpx
 import yaml
 
+from dashboards.build import generate
 from tests.support.service import ROOT, free_port
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 RULES = ROOT / "dashboards" / "rules"
-DASHBOARDS = {path.stem: path for path in sorted((ROOT / "dashboards").glob("*.json"))}
+DASHBOARDS: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in generate().items()}
+"""What Grafana loads, by name."""
 
 WHILE_DRAINING = "poolshift_drain_seconds_left"
 """Has a value only then: `test_drain.py` looks at what shows it."""
@@ -43,7 +45,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def panels(name: str) -> list[dict[str, Any]]:
     """A dashboard's panels without the rows."""
-    return [panel for panel in load(DASHBOARDS[name])["panels"] if panel["type"] != "row"]
+    return [panel for panel in DASHBOARDS[name]["panels"] if panel["type"] != "row"]
 
 
 def metrics_in(expression: str) -> set[str]:

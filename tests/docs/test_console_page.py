@@ -2,8 +2,8 @@
 
 import re
 
+from app.console.login import LIFETIME_S, MAX_FAILURES
 from app.console.rendering import PAGES
-from app.console.sessions import LIFETIME_S, MAX_FAILURES
 from config.api_keys import Scope
 from config.settings import Settings
 from tests.console.screenshots import PAGES as PAGES_TAKEN

@@ -29,7 +29,7 @@ SORTED = [
 def _model_pids(service: Service) -> list[int]:
     assert service.process is not None
     children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if "local_lm_server" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return [int(pid) for pid in children if "local_lm.server" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def test_a_predict_answers_with_the_types_asked_for(local_service: Service, version: str) -> None:

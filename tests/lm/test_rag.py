@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.local_lm import MAX_TOKENS
+from app.local_lm.process import MAX_TOKENS
 from poolshift.worker.lm import LOCAL_MODEL_NAME, LMSettings
 from tests.lm.conftest import field, on
 from tests.lm.lazily import Lazily, dspy, needs_dspy
@@ -38,7 +38,7 @@ SIGNATURE = {"inputs": [field("question")], "outputs": [field("context", "array"
 def small_model() -> Iterator[LMSettings]:
     """The small model in a process of its own, for what a notebook does."""
     environment = {**os.environ, "LOCAL_LM_API_KEY": "notebook", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-P", "-m", "app.local_lm_server"]
+    command = [sys.executable, "-P", "-m", "app.local_lm.server"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -14,6 +14,12 @@ from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 LM = {"model": "none"}
+NONCE = {"nonce": "a"}
+_QUESTION = {"name": "question", "type": "string"}
+PREDICT = {
+    "program_type": "predict",
+    "signature": {"inputs": [_QUESTION], "outputs": [{"name": "result", "type": "string"}]},
+}
 
 
 def with_own(service: Service, session: str) -> None:
@@ -73,6 +79,61 @@ def test_a_session_that_expired(start_service: StartService) -> None:
     assert service.client.put("/sessions/with-an-lm/lm", json=LM).status_code == 200
     assert result(service, "with-an-lm") == "a"
     with_own(service, "with-a-program")
+
+
+def test_a_session_that_has_one_of_its_things_again(start_service: StartService) -> None:
+    """Calls of what it lost beside that are refused until it has that again; also after a restart and a second end.
+
+    Of the LM these are the calls that would run on everyone's. What it never had is everyone's as before.
+    """
+    service = start_service()
+    for program in ("p", "q", "everyones"):
+        assert put(service, program, definition()).status_code == 201
+    assert put(service, "asks", PREDICT).status_code == 201
+    for program in ("p", "q"):
+        assert put(service, program, definition("shout"), "?session_id=s").status_code == 201
+    assert service.client.put("/sessions/s/lm", json=LM).status_code == 200
+
+    def codes() -> dict[str, str]:
+        found = {}
+        for program, inputs in {"p": NONCE, "q": NONCE, "everyones": NONCE, "asks": {"question": "why"}}.items():
+            answer = service.execute(program, inputs=inputs, session_id="s").json()
+            found[program] = answer.get("code") or answer["outputs"]["result"]
+        return found
+
+    assert codes() == {"p": "A", "q": "A", "everyones": "a", "asks": "lm_not_configured"}
+    ended = "session_ended"
+    for _ in range(2):
+        assert service.client.delete("/sessions/s").status_code == 204
+        assert codes() == dict.fromkeys(codes(), ended)
+        assert put(service, "p", definition("shout"), "?session_id=s").status_code == 201
+        for _ in range(2):
+            assert codes() == {"p": "A", "q": ended, "everyones": "a", "asks": ended}
+            service.stop()
+            service.start()
+    told = problem(service.execute("q", inputs=NONCE, session_id="s"), 410, ended)["detail"]
+    assert "the program 'q' that it had, and has begun again without that" in told
+    batch = service.client.post("/programs/q/batch", json={"inputs": [NONCE], "session_id": "s"})
+    problem(batch, 410, ended)
+    assert service.client.put("/sessions/s/lm", json=LM).status_code == 200
+    assert codes() == {"p": "A", "q": ended, "everyones": "a", "asks": "lm_not_configured"}
+    assert put(service, "q", definition("shout"), "?session_id=s").status_code == 201
+    assert service.client.delete("/programs/q?session_id=s").status_code == 204  # this time the client says so
+    assert codes()["q"] == "a"
+
+
+def test_a_refused_call_counts_for_its_sessions_version(start_service: StartService) -> None:
+    """The answer names the version that the session's calls went to, each time."""
+    service = start_service(CANARY_PERCENT=50)
+    assert put(service, "p", definition()).status_code == 201
+    for number in range(4):
+        session = f"s-{number}"
+        with_own(service, session)
+        version = service.execute("p", inputs=NONCE, session_id=session).headers["x-pool-version"]
+        assert service.client.delete(f"/sessions/{session}").status_code == 204
+        answers = [service.execute("p", inputs=NONCE, session_id=session) for _ in range(6)]
+        assert {answer.headers["x-pool-version"] for answer in answers} == {version}
+        assert {answer.json()["pool_version"] for answer in answers} == {version}
 
 
 def test_a_call_that_runs_at_the_end_of_its_session(start_service: StartService) -> None:

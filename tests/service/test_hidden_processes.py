@@ -28,7 +28,7 @@ PARTS = {
     "poolshift.worker.zygote",
     "app.fronts.front",
     "routing.telemetry.span_exporter",
-    *(["app.local_lm_server"] if HAS_LM else []),
+    *(["app.local_lm.server"] if HAS_LM else []),
 }
 DENIED = {f"{way} denied" for way in ("environ", "memory", "files", "file", "trace")}
 

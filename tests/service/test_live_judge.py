@@ -1,6 +1,8 @@
 """The judge on real workers: an equal V2 goes all the way, a worse one is rolled back, and no call is lost."""
 
 import os
+import signal
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +179,50 @@ def test_evidence_of_one_build_counts_for_no_other(start_pair: Callable[..., Ser
     assert newest["reason"] == "evidence starts again: V2's variables changed"
 
 
+def test_evidence_of_one_definition_counts_for_no_other(start_pair: Callable[..., Service]) -> None:
+    """The service is killed as soon as the store has another definition of V2's own: the next start finds that.
+
+    A change that it lives to tell is one line of the history, with the author's words.
+    """
+    service = start_pair()
+    program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    own = f"/programs/{program}?pool_version=v2"
+    body = {
+        "program_type": "python",
+        "entrypoint": "tests.support.programs:fails_by_environment",
+        "signature": {"inputs": [CALL], "outputs": [{"name": "result", "type": "integer"}]},
+        "idempotent": True,
+    }
+    begin(service, steps=[{"percent": 30, "hold_s": 3600, "min_calls": 1000, "approval": True}])
+    assert service.client.put(own, json={**body, "instructions": "first"}).status_code == 201
+    told = [f"evidence starts again: anonymous gave V2 a definition of its own of {program}"]
+    assert approved_since(service, told)
+    service.stop(signal.SIGKILL)
+    with sqlite3.connect(service.directory / "poolshift.db") as connection:
+        changed = "UPDATE programs SET v2_revision = 2, v2_definition = replace(v2_definition, 'first', 'second')"
+        assert connection.execute(changed).rowcount == 1
+    connection.close()
+    service.start()
+    told = [f"evidence starts again: V2's own definition of {program} changed"]
+    wait_until(lambda: status(service)["reason"] == told[0], "it says what has changed")
+    assert approved_since(service, told)
+    service.stop(signal.SIGKILL)
+    service.start()
+    assert status(service)["reason"] == "looks good"
+    assert service.client.delete(f"/programs/{program}").status_code == 204
+    wait_until(lambda: status(service)["reason"] == told[0], "the program is gone, with V2's own definition")
+
+
+CALL = {"name": "call", "type": "integer"}
+
+
+def approved_since(service: Service, told: list[str]) -> bool:
+    """Tells if the newest lines of the history are `told`; the step has no approval any more, and gets another."""
+    items = service.client.get("/rollout/history").json()["items"]
+    answer = service.client.post("/rollout/approve", json={"step": 1, "reason": "looks good"})
+    return answer.status_code == 200 and [item["reason"] for item in items[: len(told)]] == told
+
+
 @pytest.mark.parametrize("change", ["code", "lm"])
 def test_another_canary_begins_with_no_evidence(start_pair: Callable[..., Service], change: str) -> None:
     """A reload of the code, or another LM, makes V2 something else: what was seen before does not count for it."""
@@ -192,7 +238,10 @@ def test_another_canary_begins_with_no_evidence(start_pair: Callable[..., Servic
         assert service.client.post("/pools/v2/reload").status_code == 200
     wait_until(lambda: judged(service) == 0, "the evidence starts again")
     assert status(service)["state"] == "ramping"
-    assert "evidence starts again" in status(service)["reason"]
+    did = "reloaded v2 (the same code, " if change == "code" else "set everyone's LM to none"
+    assert status(service)["reason"].startswith(f"evidence starts again: anonymous {did}")
+    history = service.client.get("/rollout/history").json()["items"]
+    assert [(item["reason"] or "").partition(":")[0] for item in history].count("evidence starts again") == 1
 
 
 def judged(service: Service) -> int:

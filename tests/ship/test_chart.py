@@ -10,6 +10,7 @@ import yaml
 
 from config.api_keys import read_key_file
 from config.settings import Settings
+from dashboards.build import generate
 from routing.rollout.plan import Plan, parse_plan
 from tests.ship.conftest import DASHBOARDS
 from tests.ship.tools import BIN, Chart, Resource, assert_valid, containers, of_kind, only, pod_specs, run
@@ -154,38 +155,37 @@ def test_the_grace_period_covers_the_drain(chart: Chart, drain: str) -> None:
     assert _environment(resources)["DRAIN_TIMEOUT_S"] == drain
 
 
-V2_ALONE = "config.POOLS=v2"
-
-
 @pytest.mark.parametrize(
     ("values", "count"),
     [
-        (V2_ALONE, 1),
-        (f"{V2_ALONE},resources.limits.cpu=3999m", 1),
-        (f"{V2_ALONE},resources.limits.cpu=4", 2),
-        (f"{V2_ALONE},resources.limits.cpu=4500m", 2),
-        (f"{V2_ALONE},resources.limits.cpu=7.5", 3),
-        (f"{V2_ALONE},resources.limits.cpu=1e1", 1),  # no quantity that anyone writes
-        (f"{V2_ALONE},resources.requests.cpu=8", 4),
-        (f"{V2_ALONE},resources.requests.cpu=8,resources.limits.cpu=4", 2),
-        (f"{V2_ALONE},resources.limits=null,resources.requests=null", 1),
-        (f"{V2_ALONE},resources.limits.cpu=16", 4),  # as many as V2 has workers
-        (f"{V2_ALONE},resources.limits.cpu=16,pools.v2.size=32", 8),
-        (f"{V2_ALONE},resources.limits.cpu=192,pools.v2.size=1024", 64),
-        ("config.POOL_VERSION=v2,resources.limits.cpu=8", 4),
+        ("replicaCount=1", 1),
+        ("resources.limits.cpu=3999m", 1),
+        ("resources.limits.cpu=4", 2),
+        ("resources.limits.cpu=4500m", 2),
+        ("resources.limits.cpu=7.5", 3),
+        ("resources.limits.cpu=1e1", 1),  # no quantity that anyone writes
+        ("resources.requests.cpu=8", 4),
+        ("resources.requests.cpu=8,resources.limits.cpu=4", 2),
+        ("resources.limits=null,resources.requests=null", 1),
+        ("resources.limits.cpu=16", 4),  # as many as each pool has workers
+        ("resources.limits.cpu=16,pools.v2.size=32", 4),
+        ("resources.limits.cpu=16,pools.v1.size=3,pools.v2.size=32", 3),
+        ("resources.limits.cpu=16,pools.v1.size=32,pools.v2.size=3", 3),
+        ("resources.limits.cpu=16,pools.v1.size=32,pools.v2.size=32", 8),
+        ("resources.limits.cpu=192,pools.v1.size=1024,pools.v2.size=1024", 64),
+        (r"config.POOLS=v2,resources.limits.cpu=16,pools.v1.size=1,pools.v2.size=32", 8),
+        (r"config.POOLS=v1\,v2,resources.limits.cpu=16,pools.v1.size=1,pools.v2.size=32", 1),
+        ("canary.percent=50,resources.limits.cpu=8", 4),
         ("canary.percent=100,resources.limits.cpu=8", 4),
-        ("canary.percent=100.00,resources.limits.cpu=8", 4),
-        ("canary.percent=99.99,resources.limits.cpu=8", 1),
-        ("canary.percent=null,resources.limits.cpu=8", 1),
-        ("canary.percent=100,config.POOL_VERSION=v1,resources.limits.cpu=8", 1),
-        (f"{V2_ALONE},config.V2_WORKERS=ray,ray.address=head:6379,resources.limits.cpu=8", 1),
-        (f"{V2_ALONE},config.WORKERS=ray,config.V2_WORKERS=local,ray.address=head:6379,resources.limits.cpu=8", 4),
-        (f"{V2_ALONE},config.WEB_CONCURRENCY=1,resources.limits.cpu=8", 1),
+        ("canary.percent=null,resources.limits.cpu=8", 4),
+        ("config.POOL_VERSION=v1,resources.limits.cpu=8", 4),
+        ("config.V2_WORKERS=ray,ray.address=head:6379,resources.limits.cpu=8", 4),
+        ("config.WEB_CONCURRENCY=1,resources.limits.cpu=8", 1),
         ("config.WEB_CONCURRENCY=6", 6),
     ],
 )
-def test_fronts_follow_the_cores(either_chart: Chart, values: str, count: int) -> None:
-    """One process for each two whole cores speaks HTTP once every call goes to V2; a number of the operator wins."""
+def test_processes_follow_the_cores(either_chart: Chart, values: str, count: int) -> None:
+    """One for each two whole cores, in every phase, if each pool has a worker for each; an operator's number wins."""
     resources = either_chart.render(*ANONYMOUS, "--set", values)
     assert _environment(resources).get("WEB_CONCURRENCY", "1") == str(count)
 
@@ -224,14 +224,14 @@ def test_prometheus_takes_the_rules(chart: Chart, tmp_path: Path) -> None:
 
 
 def test_the_chart_has_every_dashboard(chart: Chart) -> None:
-    """Grafana's sidecar gets each dashboard as it is in the repository."""
+    """Grafana's sidecar gets each dashboard as the code makes it."""
     found = {
         name: json.loads(text)
         for config_map in of_kind(chart.render("-f", ROOT / "helm/values-prod.yaml"), "ConfigMap")
         if config_map["metadata"]["labels"].get("grafana_dashboard") == "1"
         for name, text in config_map["data"].items()
     }
-    assert found == {path.name: json.loads(path.read_text()) for path in DASHBOARDS.glob("*.json")}
+    assert found == {f"{name}.json": json.loads(text) for name, text in generate().items()}
     assert found
 
 

@@ -1,4 +1,4 @@
-"""The console's figures and sentences: one point a second, quantiles as Prometheus has them, signed sessions."""
+"""The console's figures and sentences: one point a second, quantiles as Prometheus has them."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,6 @@ from analysis.verdict import Detectable, Row, Tally
 from app.console import words
 from app.console.figures import KEPT_S, Counts, Run, Series, Tick, quantile_ms
 from app.console.live import to_next_beat
-from app.console.sessions import LIFETIME_S, MAX_FAILURES, CookieSigner, LoginLimit
 from routing.telemetry.recorder import DURATION_BOUNDS
 from routing.versions import Version
 
@@ -83,35 +82,6 @@ def test_times_are_told_in_their_largest_unit() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     told = [words.ago(now - timedelta(seconds=seconds), now) for seconds in (0, 1, 59, 60, 7200, 90_000)]
     assert told == ["just now", "1 second ago", "59 seconds ago", "1 minute ago", "2 hours ago", "1 day ago"]
-
-
-@given(st.text(max_size=80))
-def test_no_text_is_a_cookie(text: str) -> None:
-    """Only what was signed with one of the secrets is read, until it is over; rotation keeps older sessions."""
-    now = [1000.0]
-    old, new = b"o" * 32, b"n" * 32
-    signer = CookieSigner([new, old], lambda: now[0])
-    assert signer.read(text) is None
-    before = CookieSigner([old], lambda: now[0]).issue("abc")
-    assert signer.read(before) == "abc"
-    assert CookieSigner([b"x" * 32], lambda: now[0]).read(before) is None
-    now[0] += LIFETIME_S
-    assert signer.read(before) is None
-
-
-def test_an_address_waits_after_its_failures_and_not_for_others() -> None:
-    now = [0.0]
-    limit = LoginLimit(lambda: now[0])
-    for _ in range(MAX_FAILURES):
-        assert limit.wait_s("a") == 0
-        limit.failed("a")
-    assert limit.wait_s("a") > 0
-    assert limit.wait_s("b") == 0
-    now[0] = 61
-    assert limit.wait_s("a") == 0
-    for number in range(5000):
-        limit.failed(str(number))
-    assert len(limit._failures) <= 1024
 
 
 @pytest.mark.parametrize("now", [100.0, 100.019, 100.02, 100.5, 100.999, 100.99999])

@@ -17,7 +17,8 @@ from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import Change, Source
 from routing.rollout.plan import Plan, PlanStep
 from routing.rollout.ramp import Ramp, RampState
-from routing.rollout.ramp_store import Decision, Exchange, ReplicaReport, Snapshot, StaleRamp, StoredRamp
+from routing.rollout.ramp_clock import StepTimes
+from routing.rollout.ramp_store import Decision, Exchange, FoundRamp, ReplicaReport, Snapshot, StaleRamp, StoredRamp
 from routing.rollout.run_evidence import Catalogue
 from tests.support.rollout import MemoryLog
 
@@ -38,17 +39,18 @@ class MemoryStore:
         self.may_append.set()
         self.is_appending = asyncio.Event()
         self.kept: dict[str, Mapping[str, Snapshot]] = {}
+        self.ran_s = 0.0
         self.is_idle_for_s = 0.0
 
-    async def latest(self) -> StoredRamp | None:
-        return self.ramps[-1] if self.ramps else None
+    async def find(self) -> FoundRamp | None:
+        return FoundRamp(self.ramps[-1], self.ran_s, self.is_idle_for_s) if self.ramps else None
 
-    async def append(self, ramp: Ramp, *, after: int) -> StoredRamp:
+    async def append(self, ramp: Ramp, times: StepTimes, *, after: int) -> StoredRamp:
         self.is_appending.set()
         await self.may_append.wait()
         if self.ramps and self.ramps[-1].revision != after:
             raise StaleRamp(self.ramps[-1])
-        self.ramps.append(StoredRamp(after + 1, ramp, datetime.now(UTC)))
+        self.ramps.append(StoredRamp(after + 1, ramp, datetime.now(UTC), times))
         return self.ramps[-1]
 
     async def decide(self, decision: Decision) -> None:
@@ -59,17 +61,16 @@ class MemoryStore:
     async def decisions(self, *, limit: int, before: int | None = None) -> Sequence[Decision]:
         return self.decided[::-1][:limit]
 
-    async def idle_s(self) -> float:
-        return self.is_idle_for_s
-
-    async def put_evidence(self, generation: str, replica: str, snapshot: Snapshot) -> None:
-        self.kept[generation] = {replica: snapshot}
+    async def keep(self, report: ReplicaReport, generation: str, snapshot: Snapshot | None) -> None:
+        if snapshot is not None:
+            self.kept[generation] = {report.id: snapshot}
 
     async def evidence(self, generation: str) -> Mapping[str, Snapshot]:
         return self.kept.get(generation, {})
 
     async def exchange(self, report: ReplicaReport, generation: str, snapshot: Snapshot | None) -> Exchange:
-        return Exchange(is_leader=True, replicas=(report,), ramp=await self.latest(), evidence={})
+        newest = self.ramps[-1] if self.ramps else None
+        return Exchange(is_leader=True, replicas=(report,), ramp=newest, evidence={})
 
 
 class Pools:
@@ -82,11 +83,19 @@ class Pools:
         return self.identity
 
 
-async def opened(flag: RolloutFlag, judge: LiveJudge, store: MemoryStore, pools: Pools | None = None) -> RampController:
-    """The controller of a service that shares its store with no other, and whose pools both serve."""
+async def opened(
+    flag: RolloutFlag,
+    judge: LiveJudge,
+    store: MemoryStore,
+    pools: Pools | None = None,
+    *,
+    pin: str | None = None,
+    is_shared: bool = False,
+) -> RampController:
+    """The controller of a service whose pools both serve, and that has its store alone unless `is_shared`."""
     tell = (pools or Pools(code="1")).tell
-    facts = PoolFacts(v1_serves=lambda: True, v2_serves=lambda: True, identity=tell)
-    ramp = RampController(flag, judge, store, facts, Catalogue(lambda: 1), is_shared=False)
+    facts = PoolFacts(v1_serves=lambda: True, v2_serves=lambda: True, identity=tell, pin=pin)
+    ramp = RampController(flag, judge, store, facts, Catalogue(lambda: 1), is_shared=is_shared)
     await ramp.open()
     return ramp
 
@@ -194,7 +203,8 @@ async def test_a_restart_moves_nothing(capsys: pytest.CaptureFixture[str]) -> No
     said = capsys.readouterr().out
     assert "ramp found" in said
     assert "ramp moved" not in said
-    assert (ramp.ramp.state, ramp.since) == (RampState.RAMPING, store.ramps[-1].at)
+    assert store.ramps[-1].times is not None
+    assert (ramp.ramp.state, ramp.since) == (RampState.RAMPING, store.ramps[-1].times.since)
 
 
 async def test_a_plan_is_resumed_while_its_pause_is_written() -> None:
@@ -310,7 +320,12 @@ async def test_a_ramp_that_nobody_carried_out_for_long_is_found_paused() -> None
         ramp = await opened(flag, LiveJudge(Config()), store)
         await ramp.tick()
         assert (ramp.ramp.state, store.ramps[-1].ramp.state) == (state, state)
-        assert state is RampState.RAMPING or "6 min in which no service carried it out" in (ramp.ramp.reason or "")
+        told = flag.current.reason or ""
+        if state is RampState.PAUSED:
+            assert "6 min in which no service carried it out" in (ramp.ramp.reason or "")
+            assert told == f"paused: {ramp.ramp.reason}"
+        else:
+            assert "paused" not in told
         await ramp.aclose()
 
 

@@ -147,7 +147,8 @@ async def test_an_answer_that_cannot_be_written_yet(
     mine = call()
     assert await one.claim(mine) is None
     with monkeypatch.context() as patched:
-        patched.setattr(Database, "transaction", _no_transaction)
+        for kind in ("transaction", "reading"):
+            patched.setattr(Database, kind, _no_transaction)
         assert await one.run(mine, ends(ANSWER)) is None
         for replica in replicas:
             with pytest.raises(StoreUnavailable):

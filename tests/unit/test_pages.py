@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from app.api.html_page import plain
 from app.application import Application, create_app
-from app.pages import plain
 from app.problem_kinds import KINDS
 from app.problems import Problem
 from config.settings import Settings

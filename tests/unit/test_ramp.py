@@ -197,6 +197,53 @@ def test_an_approval_names_its_step() -> None:
     assert ramps.approve(ramp, "ops", None, 2).ramp.is_approved
 
 
+def test_a_step_is_approved_once() -> None:
+    """The second person learns that somebody was faster; the next step needs an approval of its own."""
+    ramp = ramps.approve(started(), "alice", None).ramp
+    with pytest.raises(PlanConflict, match="step 1 is approved already, by alice"):
+        ramps.approve(ramp, "bob", "fine with me")
+    move = ramps.advance(ramp, facts())
+    assert move is not None
+    assert (move.ramp.step, move.ramp.is_approved, move.ramp.approved_by) == (1, False, None)
+    assert ramps.approve(move.ramp, "bob", None).ramp.approved_by == "bob"
+
+
+def test_a_persons_promotion_is_a_persons() -> None:
+    """In the history, too; that change of the flag leaves the ramp promoted, and another percentage ends it."""
+    move = ramps.promote(started(), "alice", "seen enough")
+    assert isinstance(move.effect, SetPercent)
+    assert (move.effect.source, move.effect.basis_points) == (Source.API, 10_000)
+    assert ramps.percent_changed(move.ramp, Rollout(9, 10_000, 100, Source.API, "alice", None)) is None
+    ended = ramps.percent_changed(move.ramp, Rollout(10, 5000, 10_000, Source.API, "bob", None))
+    assert ended is not None
+    assert ended.ramp.state is RampState.IDLE
+
+
+def test_a_pin_holds_a_ramp() -> None:
+    """No time, no evidence and no word of the plan moves it upwards or stops it; evidence against V2 rolls it back."""
+    for ramp in (started(), at_last_step(on_inconclusive="advance", max_wait_s=1)):
+        for changed in ({}, {"verdict": verdict(Say.PROMOTE)}, {"verdict": verdict(Say.PAUSE, "srm")}):
+            assert ramps.advance(ramp, facts(pin="v1", held_s=1e9, waited_s=1e9, **changed)) is None
+        assert ramps.advance(ramp, facts(pin="v1", v2_serves=False)) is None
+        move = ramps.advance(ramp, facts(pin="v1", verdict=verdict(Say.ROLLBACK, "engine")))
+        assert move is not None
+        assert move.ramp.state is RampState.ROLLED_BACK
+    assert outlook(started(), facts(pin="v1"), 1.0, "v1").startswith("nothing: POOL_VERSION=v1 pins all calls, so that")
+    assert "held where it is" in outlook(started(), facts(pin="v1"), 1.0, "v1")
+
+
+def test_a_forgotten_plan_leaves_the_judges_rollback_to_be_seen() -> None:
+    """Its alert is there until somebody starts again; without a ramp there is nothing to see."""
+    move = ramps.advance(started(), facts(verdict=verdict(Say.ROLLBACK, "engine")))
+    assert move is not None
+    after = ramps.set_plan(move.ramp, None, "ops").ramp
+    assert (after.state, after.by, after.reason) == (RampState.ROLLED_BACK, "judge", move.ramp.reason)
+    assert (after.plan, after.step) == (None, -1)
+    assert ramps.set_plan(Ramp(plan=plan()), None, "ops").ramp == Ramp(by="ops")
+    again = ramps.start(ramps.set_plan(after, plan(), "ops").ramp, "ops", None).ramp
+    assert (again.state, again.reason) == (RampState.RAMPING, None)
+
+
 def test_a_new_plan_leaves_the_end_of_the_last_ramp_to_be_seen() -> None:
     """A rollback by the judge is an alert until somebody starts again, whatever a mounted file says meanwhile."""
     move = ramps.advance(started(), facts(verdict=verdict(Say.ROLLBACK, "engine")))

@@ -4,6 +4,7 @@ import asyncio
 import re
 import stat
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from routing.errors import StaleRevision, StoreUnavailable
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.model import Change, Source
 from routing.rollout.ramp import Ramp
+from routing.rollout.ramp_clock import StepTimes
+from routing.rollout.ramp_store import ReplicaReport
 from store.clock import moment
 from store.database import Database
 from store.job_store import SqlJobStore
@@ -245,12 +248,25 @@ async def test_what_all_replicas_hear_from_one_source_is_one_change(database: Da
 
 
 async def test_a_ramps_last_sign_of_life(database: Database) -> None:
-    """The newest of all that services write for a ramp: a change of it, evidence, a replica's report."""
+    """The newest of all that services write for a ramp: a change of it, a replica's report, with evidence or without.
+
+    The times of the step come back with it, beside a ramp that older releases can read.
+    """
     store = SqlRampStore(database, notifies=False)
-    assert await store.idle_s() == 0.0
-    await store.append(Ramp(), after=0)
+    assert await store.find() is None
+    times = StepTimes(12.5, 3.25, datetime(2026, 1, 2, tzinfo=UTC))
+    written = await store.append(Ramp(pinned="v1", approved_by="dave"), times, after=0)
     async with database.transaction() as connection:
         await connection.execute(update(ramps).values(at=moment(connection, -3600)))
-    assert 3600 <= await store.idle_s() < 3660
-    await store.put_evidence("a generation", "a replica", {})
-    assert await store.idle_s() < 60
+    found = await store.find()
+    assert found is not None
+    assert (found.stored.ramp, found.stored.times) == (written.ramp, times)
+    assert found.ran_s == 0
+    assert 3600 <= found.idle_s < 3660
+    snapshots: tuple[dict[str, int] | None, ...] = (None, {})
+    for snapshot in snapshots:
+        await store.keep(ReplicaReport("a replica", datetime.now(UTC), 1, (0, 0)), "a generation", snapshot)
+        found = await store.find()
+        assert found is not None
+        assert 3600 <= found.ran_s < 3660
+        assert found.idle_s < 60

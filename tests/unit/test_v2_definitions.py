@@ -1,6 +1,7 @@
 """V2's own definition of a program, in the catalogue and the store: beside V1's, taken back, promoted."""
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 from sqlalchemy import select, update
@@ -13,6 +14,7 @@ from routing.catalog.quotas import Quotas
 from routing.catalog.revisions import KEPT_REVISIONS, Precondition
 from routing.errors import IncompatibleDefinition, NoOwnDefinition, QuotaExceeded, StaleProgram
 from store.database import Database
+from store.deleted_program_store import SqlDeletedProgramStore
 from store.program_store import SqlProgramStore
 from store.session_store import SqlSessionStore
 from store.tables import program_v2_revisions
@@ -223,3 +225,48 @@ async def test_one_of_a_newer_version_is_left_out(programs: Programs, database: 
         await connection.execute(update(rows).values(v2_definition='{"program_type": "quantum"}', v2_revision=2))
     await programs.load()
     assert told(programs) == ("old", None)
+
+
+async def test_a_digest_tells_what_is_on_trial(database: Database) -> None:
+    """Each act on a definition of V2's own, or on V1's beside it, changes it; so do a deletion and what comes back.
+
+    A restart finds the same. Definitions that both versions run, and those of sessions, are no part of it.
+    """
+    programs, deleted = Programs(SqlProgramStore(database)), SqlDeletedProgramStore(database)
+    seen: list[Mapping[str, str]] = [{}]
+
+    async def is_new(what: str) -> None:
+        found, others = dict(programs.on_trial), Programs(SqlProgramStore(database))
+        await others.load()
+        assert others.on_trial == found, what
+        assert found not in seen or found == {} != seen[-1], what
+        seen.append(found)
+
+    await programs.add(new("old"))
+    await programs.put(new("older"))
+    for session in ("s", "t"):
+        await programs.add(new("old", session))
+        await programs.put_v2(new("new", session))
+    assert programs.on_trial == {}
+    await programs.put_v2(new("new"))
+    await is_new("V2 gets its own")
+    await programs.put_v2(new("newer"))
+    await is_new("another one")
+    await programs.put(new("V1's"))
+    await is_new("V1's beside it")
+    await programs.promote_v2(await programs.show("p", None), "alice")
+    await is_new("promoted")
+    await programs.demote(await programs.show("p", None), "alice")
+    assert dict(programs.on_trial) == seen[-2], "demoted: the trial of before"
+    await programs.take_back_v2(await programs.show("p", None))
+    assert programs.on_trial == {}
+    await programs.put_v2(new("last"))
+    await is_new("given again")
+    stored = await programs.show("p", None)
+    assert await deleted.delete(stored.program.key, Editor("alice"), is_final=False)
+    programs.forget("p", None)
+    await is_new("deleted")
+    back = await deleted.restore(stored, None)
+    assert back is not None
+    programs.take([back])
+    assert dict(programs.on_trial) == seen[-2], "restored: the trial of before"

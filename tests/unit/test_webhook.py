@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sqlalchemy import insert, select, update
 
 from routing.rollout.ramp import Ramp, RampState
+from routing.rollout.ramp_clock import StepTimes
 from routing.webhooks import delivery, notifier
 from routing.webhooks.notifier import LAST_RETRY_S, Channel, WebhookNotifier, retry_in_s
 from routing.webhooks.ramp_event import ramp_event
@@ -80,8 +81,8 @@ async def move(database: Database, *ramps: Ramp) -> None:
     """Moves the ramp, from its beginning on."""
     store = SqlRampStore(database, notifies=True)
     for ramp in ramps:
-        latest = await store.latest()
-        await store.append(ramp, after=0 if latest is None else latest.revision)
+        found = await store.find()
+        await store.append(ramp, StepTimes(), after=0 if found is None else found.stored.revision)
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

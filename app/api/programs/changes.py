@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 
 from app.access.auth import Principal
@@ -63,14 +64,17 @@ async def make_changes(checked: Sequence[Checked], services: Services, principal
         SessionNotFound, StaleProgram, NotTheOwner, IncompatibleDefinition, QuotaExceeded, StoreUnavailable.
     """
     needed = [one for one in checked if one.is_needed]
-    sessions = {one.change.new.session_id for one in needed if not one.change.of_v2} - {None}
+    sessions: dict[str, list[str]] = {}
+    for new in [one.change.new for one in needed if not one.change.of_v2]:
+        if new.session_id is not None:
+            sessions.setdefault(new.session_id, []).append(new.id)
     for session_id in sessions:
-        await services.sessions.admit(str(session_id), principal.caller, may_begin_again=True)
-    made = iter(await services.programs.put_all([one.change for one in needed]) if needed else ())
+        await services.sessions.admit(session_id, principal.caller, may_begin_again=True)
+    async with _new_evidence(needed, services, principal.name):
+        made = iter(await services.programs.put_all([one.change for one in needed]) if needed else ())
     results = [next(made) if one.is_needed else PutResult(one.after, is_new=False) for one in checked]
-    for session_id in sessions:
-        await services.sessions.keep(str(session_id), principal.caller.owner)
-    await _restart_evidence(checked, results, services, principal.name)
+    for session_id, programs in sessions.items():
+        await services.sessions.keep(session_id, principal.caller, programs=programs)
     return results
 
 
@@ -127,17 +131,16 @@ async def _after_v2(new: NewProgram, before: StoredProgram, services: Services) 
     return dataclasses.replace(before, v2=OwnDefinition(program, datetime.now(UTC), new.editor.name))
 
 
-async def _restart_evidence(
-    checked: Sequence[Checked], results: Sequence[PutResult], services: Services, by: str
-) -> None:
-    """Begins the evidence of a ramp again, once, if V2's own definition or the one beside it is another now."""
+def _new_evidence(needed: Sequence[Checked], services: Services, by: str) -> AbstractAsyncContextManager[object]:
+    """Begins the evidence of a ramp again, once, if V2's own definition or the one beside it is another afterwards."""
     told = [
         f"gave V2 a definition of its own of {one.change.new.id}"
         if one.change.of_v2
         else f"changed V1's definition of {one.change.new.id}, V2 has its own"
-        for one, result in zip(checked, results, strict=True)
-        if one.is_needed and (one.change.of_v2 or result.stored.v2 is not None)
+        for one in needed
+        if one.change.of_v2 or one.after.v2 is not None
     ]
-    if told:
-        others = f" and {len(told) - 1} others" if len(told) > 1 else ""
-        await services.ramp.restart_evidence(f"{by} {told[0]}{others}")
+    if not told:
+        return nullcontext()
+    others = f" and {len(told) - 1} others" if len(told) > 1 else ""
+    return services.ramp.changing(lambda: f"{by} {told[0]}{others}")

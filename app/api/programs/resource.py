@@ -187,7 +187,7 @@ async def create_program(body: ProgramBody, services: Running, executor: Executo
     definition = await try_definition(body.definition(), services)
     stored = await services.programs.add(NewProgram(program_id, body.session_id, definition, executor.editor))
     if body.session_id is not None:
-        await services.sessions.keep(body.session_id, executor.caller.owner)
+        await services.sessions.keep(body.session_id, executor.caller, programs=[program_id])
     return program_answer(stored, is_new=True)
 
 
@@ -243,8 +243,8 @@ async def delete_program(
         await services.deleted_programs.delete(found, executor.editor)
         _log.info("program deleted", program_id=program_id, session_id=session_id, by=executor.name)
         return
-    await services.programs.take_back_v2(found)
-    await services.ramp.restart_evidence(f"{executor.name} took back V2's own definition of {program_id}")
+    async with services.ramp.changing(lambda: f"{executor.name} took back V2's own definition of {program_id}"):
+        await services.programs.take_back_v2(found)
 
 
 def _page(page: ProgramPage) -> Response:

@@ -67,11 +67,11 @@ async def promote_program(
     if not _are_equal(await try_definition(definition, services), definition):
         raise _told_otherwise()
     _refuse_untried(body, services)  # a plan may have begun meanwhile
-    stored = await services.programs.promote_v2(found, executor.name)
-    why = {"force": body.force, "reason": body.reason}
-    _log.info("V2's own definition is everyone's", program_id=program_id, by=executor.name, **why)
     told = f": {body.reason}" if body.reason else ""
-    await services.ramp.restart_evidence(f"{executor.name} promoted V2's own definition of {program_id}{told}")
+    async with services.ramp.changing(lambda: f"{executor.name} promoted V2's own definition of {program_id}{told}"):
+        stored = await services.programs.promote_v2(found, executor.name)
+        why = {"force": body.force, "reason": body.reason}
+        _log.info("V2's own definition is everyone's", program_id=program_id, by=executor.name, **why)
     return program_answer(stored)
 
 
@@ -93,10 +93,11 @@ async def demote_program(
     It needs no evidence and loads nothing, as a rollback. It is refused if the program has changed since the promotion.
     """
     found = await program_to_change(program_id, session_id, services, executor)
-    stored = await services.programs.demote(found, executor.name)
     reason = body.reason if body else None
-    _log.info("the promoted definition is V2's own again", program_id=program_id, by=executor.name, reason=reason)
-    await services.ramp.restart_evidence(f"{executor.name} took back the promotion of {program_id}")
+    told = f": {reason}" if reason else ""
+    async with services.ramp.changing(lambda: f"{executor.name} took back the promotion of {program_id}{told}"):
+        stored = await services.programs.demote(found, executor.name)
+        _log.info("the promoted definition is V2's own again", program_id=program_id, by=executor.name, reason=reason)
     return program_answer(stored)
 
 

@@ -1,6 +1,6 @@
 """The small model's own process: SmolLM2 behind an OpenAI-style API on loopback, for as long as its parent wants it.
 
-    python -P -m app.local_lm_server
+    python -P -m app.local_lm.server
 
 It picks a free port, says where it listens in one line of JSON on standard output, and ends when its standard input
 does: whatever becomes of the service, the model does not outlive it. The key it asks for is in `LOCAL_LM_API_KEY`.

@@ -6,7 +6,7 @@ from html import escape
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 
-from app.assets import Assets
+from app.assets import Assets, root_path_of
 
 NAME = "Poolshift"
 _PAGE = """\
@@ -60,9 +60,3 @@ def plain(text: str) -> str:
 def wants_html(request: Request) -> bool:
     """Tells if a browser asks: programs name JSON in `Accept`, or nothing in particular."""
     return "text/html" in request.headers.get("accept", "").lower()
-
-
-def root_path_of(request: Request) -> str:
-    """Returns the path under which a proxy serves the application."""
-    root_path: str = request.scope.get("root_path", "")
-    return root_path.rstrip("/")

@@ -1,4 +1,4 @@
-"""Keeps the small model's process (`app.local_lm_server`) alive and knows where it listens."""
+"""Keeps the small model's process (`app.local_lm.server`) alive and knows where it listens."""
 
 import asyncio
 import secrets
@@ -61,7 +61,7 @@ class LocalLMServer:
         """Runs it until it dies; whether it had come up."""
         key = secrets.token_urlsafe(32)  # other users of this machine can reach its port
         process = await own_process.start(
-            "app.local_lm_server",
+            "app.local_lm.server",
             variables=self._environment | {"LOCAL_LM_API_KEY": key},
             stdin=PIPE,
             stdout=PIPE,

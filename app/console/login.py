@@ -1,16 +1,18 @@
-"""Browser sessions: a signed cookie that names a key, and a limit on attempts to log in.
+"""The login of the console: an encrypted cookie that names a key, and a limit on attempts.
 
 The cookie holds nothing that the service would have to remember, so that any replica takes it. It names the key by an
 id; the key itself is looked up on every request, so a revoked key is out at once.
 """
 
 import base64
-import hashlib
-import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 COOKIE: Final = "poolshift_console"
 LIFETIME_S: Final = 8 * 3600
@@ -18,41 +20,34 @@ MAX_FAILURES: Final = 10
 """Failed attempts to log in that one address has in `FAILURES_S`."""
 FAILURES_S: Final = 60.0
 _MAX_ADDRESSES: Final = 1024
-_PURPOSE: Final = b"poolshift console session v1"
-_PARTS: Final = 3
+_PURPOSE: Final = b"poolshift console login"
 
 
-class CookieSigner:
-    """Signs and reads session cookies. The first secret signs, all of them verify, so that secrets can be rotated."""
+class LoginCookies:
+    """Makes and reads login cookies. The first secret encrypts, all of them decrypt, so that secrets can be rotated."""
 
     def __init__(self, secrets: Sequence[bytes], clock: Callable[[], float] = time.time) -> None:
-        # A key of its own for this purpose: the secrets encrypt other things too.
-        self._keys = [hmac.digest(secret, _PURPOSE, hashlib.sha256) for secret in secrets]
+        self._fernet = MultiFernet([_fernet(secret) for secret in secrets])
         self._clock = clock
 
     def issue(self, key_id: str) -> str:
-        """Makes the cookie of a session that begins now."""
-        content = f"{key_id}.{int(self._clock()) + LIFETIME_S}"
-        return f"{content}.{_signature(self._keys[0], content)}"
+        """Makes the cookie of a login, which lasts for `LIFETIME_S`."""
+        token = self._fernet.encrypt_at_time(key_id.encode(), int(self._clock()))
+        return token.decode().rstrip("=")  # the padding would have to be quoted in a cookie
 
     def read(self, cookie: str) -> str | None:
         """Returns the id of the key that a cookie names; None if it is forged, malformed or over."""
-        parts = cookie.split(".")
-        if len(parts) != _PARTS or not cookie.isascii():
+        padding = "=" * (-len(cookie) % 4)
+        try:
+            return self._fernet.decrypt_at_time((cookie + padding).encode(), LIFETIME_S, int(self._clock())).decode()
+        except InvalidToken:
             return None
-        key_id, until, signature = parts
-        content = f"{key_id}.{until}"
-        is_ours = False
-        for key in self._keys:
-            is_ours |= hmac.compare_digest(_signature(key, content), signature)
-        if not is_ours or not until.isdecimal() or int(until) <= self._clock():
-            return None
-        return key_id
 
 
-def _signature(key: bytes, content: str) -> str:
-    digest = hmac.digest(key, content.encode(), hashlib.sha256)
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+def _fernet(secret: bytes) -> Fernet:
+    """Derives a key for this purpose alone: the secrets encrypt other things too."""
+    key = HKDF(SHA256(), length=32, salt=None, info=_PURPOSE).derive(secret)
+    return Fernet(base64.urlsafe_b64encode(key))
 
 
 class LoginLimit:
