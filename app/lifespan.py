@@ -94,7 +94,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             pool_set=pools,
             rotation=open_rotation(opening, database, pools, factory, flag, ramp, catalog),
             reloader=open_reloader(opening, pools, flag, ramp, catalog.programs),
-            warm_start=WarmStart(pools.engines, flag, pin, settings.warm_timeout_s),
+            warm_start=WarmStart(pools.engines, flag, pin, settings.warm_timeout_s, machine.absent),
             deadlines=Deadlines.of(settings),
             machine=machine,
             migration=await open_migration(opening, database, log),

@@ -60,10 +60,10 @@ async def healthz(request: Request, response: Response) -> Health:
 async def readyz(request: Request, response: Response) -> Readiness:
     """Says whether the service can serve: the pool that must serve has a live worker, and no shutdown has begun.
 
-    At the start, each pool also needs as many warm workers as its share of the traffic takes, for `WARM_TIMEOUT_S` at
-    most. `missing` names the pool that has none; `GET /pools/{version}` tells the reason, and needs a key. That pool
-    is V1, or the only one, or the one that `POOL_VERSION` names. Another pool without a worker is shown, and
-    does not make the service unready.
+    At the start, each pool also needs as many warm workers as its share of the traffic takes, and all replicas of the
+    machine must serve, for `WARM_TIMEOUT_S` at most. `missing` names the pool that has none;
+    `GET /pools/{version}` tells the reason, and needs a key. That pool is V1, or the only one, or the one that
+    `POOL_VERSION` names. Another pool without a worker is shown, and does not make the service unready.
     """
     services: Services = request.app.state.services
     pools = {str(version): pool.is_ready for version, pool in services.pools.items()}

@@ -208,12 +208,10 @@ def status_view(services: Services, answers: Answers[StatusTold]) -> StatusView:
     """The ramp as it is shown, from what all replicas have told."""
     ramp, current, machine = services.ramp.ramp, services.flag.current, services.machine
     percent = services.percent_of(current)
-    own = next(one.answer for one in answers.told if one.replica == machine.index)
-    leader = leading(own, answers.all)
-    told = {one.replica: one.answer.report for one in answers.told if one.replica is not None}
-    reports = whole_reports(services.ramp.reports(), told, machine.place_of)
-    silent = {one.replica for one in answers.missing}
-    rows = [_replica_view(services, report, silent) for report in reports]
+    leader = leading(answers.told, machine.index)
+    missing = {one.replica for one in answers.missing}
+    reports = whole_reports(services.ramp.reports(), answers.told, machine.place_of)
+    rows = [_replica_view(services, report, missing) for report in reports]
     return StatusView(
         state=ramp.state,
         step=ramp.step + 1,

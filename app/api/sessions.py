@@ -68,5 +68,6 @@ async def show_session(session_id: SessionId, services: Running, reader: Reader)
 @router.delete("/{session_id}", status_code=204, openapi_extra=raises("session_not_found", "store_unavailable"))
 async def end_session(session_id: SessionId, services: Running, executor: Executor) -> None:
     """Ends a session and frees its programs, its LM and its jobs. Its running calls go on."""
+    await services.machine.ask_others(FLUSH, Kept.SESSIONS)
     await services.sessions.end(session_id, executor.caller)
     await catch_up_elsewhere(services)

@@ -72,7 +72,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What all replicas have told at one moment."""
+    """The answers of all replicas at one moment."""
 
     answers: Answers[LiveTold]
     rows: Sequence[Row]

@@ -1,7 +1,7 @@
 """Waits for warm workers before traffic goes to them: at the start of the service, and before V2's share rises."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
@@ -16,8 +16,19 @@ _log = structlog.stdlib.get_logger("poolshift.rollout")
 class WarmStart:
     """Tells once if the service has had the warm workers that its traffic needs. Later recycling changes nothing."""
 
-    def __init__(self, pools: Mapping[Version, Pool], flag: RolloutFlag, pin: Version | None, timeout_s: float) -> None:
-        """After `timeout_s` seconds the service does with the workers that it has."""
+    def __init__(
+        self,
+        pools: Mapping[Version, Pool],
+        flag: RolloutFlag,
+        pin: Version | None,
+        timeout_s: float,
+        absent: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        """After `timeout_s` seconds the service does with the workers that it has.
+
+        `absent` names the replicas of the machine that do not serve yet.
+        """
+        self._absent = absent
         self._pools = pools
         self._flag = flag
         self._pin = pin
@@ -28,11 +39,12 @@ class WarmStart:
         return f"<WarmStart over={self._is_over}>"
 
     def missing(self) -> list[str]:
-        """Names the pools that lack warm workers for their share; none from the first time on that none did."""
+        """Names pools that lack warm workers for their share, and absent replicas; none once there has been none."""
         if not self._is_over:
-            lacking = [version for version in self._pools if not self._is_warm(version)]
+            lacking = [f"warm workers of pool {version}" for version in self._pools if not self._is_warm(version)]
+            lacking += [f"replica {one}" for one in self._absent()]
             if lacking and time.monotonic() < self._due:
-                return [f"warm workers of pool {version}" for version in lacking]
+                return lacking
             self._is_over = True
         return []
 

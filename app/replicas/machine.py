@@ -78,7 +78,7 @@ class WholeMachine:
         return None if self._replica is None else self._replica.place_of(replica_id)
 
     def presences(self) -> Sequence[tuple[int | None, Presence]]:
-        """What this replica sees of each, itself included."""
+        """Tells what this replica sees of each, itself included."""
         if self._replica is None:
             return [(None, Presence.SERVING)]
         return [(index, self._replica.presence(index)) for index in range(self._replica.count)]

@@ -35,15 +35,15 @@ _log = structlog.stdlib.get_logger("poolshift.replicas")
 
 
 class Presence(StrEnum):
-    """What everybody sees of a replica, without a question to it."""
+    """The state of a replica as all others see it, without a question to it."""
 
     SERVING = "serving"
     STARTING = "starting"
     SILENT = "silent"
-    """It has given no sign of life for `SILENT_AFTER_S`."""
+    """No sign of life has come for `SILENT_AFTER_S`."""
     STOPPING = "stopping"
     GONE = "gone"
-    """It has died, and another has not taken its place yet."""
+    """The process has died, and another has not taken its place yet."""
 
 
 _PRESENCE_OF: Final = {
@@ -139,7 +139,7 @@ class Replica:
         self._page.set(Row.STATE, self.index, state)
 
     def presence(self, index: int) -> Presence:
-        """What this replica sees of another, or of itself. One that starts gives no sign of life yet."""
+        """Tells what this replica sees of another, or of itself. One that starts gives no sign of life yet."""
         presence = _PRESENCE_OF[State(self._page.get(Row.STATE, index))]
         is_heard = index == self.index or self._page.silence_s(index) < SILENT_AFTER_S
         return presence if is_heard or presence in (Presence.STARTING, Presence.GONE) else Presence.SILENT

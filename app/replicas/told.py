@@ -31,14 +31,14 @@ SHADOW_EXAMPLES: Final = 20
 """Examples of all programs together that one replica tells of."""
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replica tells of itself."""
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica's part of a view."""
 
 
 # --- the pools
 
 
-class PoolTold(Told, frozen=True, kw_only=True):
+class PoolTold(Part, frozen=True, kw_only=True):
     """A pool, and its last reload since it started."""
 
     snapshot: PoolSnapshot
@@ -56,7 +56,7 @@ async def _pools(services: Services, _: None) -> dict[Version, PoolTold]:
 # --- the failed calls
 
 
-class FailuresAsked(Told, frozen=True, kw_only=True):
+class FailuresAsked(Part, frozen=True, kw_only=True):
     """The failed calls that are asked for: of a code and a version, or of all."""
 
     code: str | None = None
@@ -64,7 +64,7 @@ class FailuresAsked(Told, frozen=True, kw_only=True):
     limit: int = 0
 
 
-class FailuresTold(Told, frozen=True, kw_only=True):
+class FailuresTold(Part, frozen=True, kw_only=True):
     """The failed calls: how many of each code and version since when, and the newest that were asked for."""
 
     since: float
@@ -89,7 +89,7 @@ def failures_told(services: Services, asked: FailuresAsked) -> FailuresTold:
 # --- the ramp
 
 
-class StatusTold(Told, frozen=True, kw_only=True):
+class StatusTold(Part, frozen=True, kw_only=True):
     """The ramp as a replica sees it. The one that leads knows best what comes next."""
 
     report: ReplicaReport
@@ -131,7 +131,7 @@ def _reason(services: Services, facts: Facts) -> str | None:
     return ramp.reason
 
 
-class JudgedExample(Told, frozen=True, kw_only=True):
+class JudgedExample(Part, frozen=True, kw_only=True):
     """An execution whose fault is part of the evidence against V2."""
 
     execution_id: str
@@ -168,7 +168,7 @@ async def _shadow(services: Services, program_id: str | None) -> dict[str, list[
     return found
 
 
-class MigrationTold(Told, frozen=True, kw_only=True):
+class MigrationTold(Part, frozen=True, kw_only=True):
     """The facts for the migration's phase that the store does not have."""
 
     v2_fault: str | None
@@ -186,7 +186,7 @@ async def _migration(services: Services, _: None) -> MigrationTold:
 # --- the console
 
 
-class LiveTold(Told, frozen=True, kw_only=True):
+class LiveTold(Part, frozen=True, kw_only=True):
     """Everything that the console shows of a replica each second."""
 
     pools: list[PoolSnapshot]
@@ -209,7 +209,7 @@ async def _live(services: Services, _: None) -> LiveTold:
 
 
 class Kept(StrEnum):
-    """What a replica stores some time after it has happened."""
+    """Kinds of counts that a replica stores some time after it has counted."""
 
     PROGRAMS = "programs"
     SESSIONS = "sessions"

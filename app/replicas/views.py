@@ -106,9 +106,10 @@ def whole_failures(parts: Sequence[FailuresTold]) -> WholeFailures:
     )
 
 
-def leading(own: StatusTold, parts: Iterable[StatusTold]) -> StatusTold:
-    """The word of the replica that leads, which sees the evidence of all; if none here does, this replica's own."""
-    return next((part for part in parts if part.leads), own)
+def leading(parts: Sequence[Told[StatusTold]], this: int | None) -> StatusTold:
+    """The word of the replica that leads, which sees the evidence of all; if none here does, that of `this` one."""
+    own = next(part.answer for part in parts if part.replica == this)
+    return next((part.answer for part in parts if part.answer.leads), own)
 
 
 def summed(parts: Iterable[Mapping[_Key, int]]) -> dict[_Key, int]:
@@ -138,24 +139,21 @@ def newest(parts: Iterable[_DatedItem | None]) -> _DatedItem | None:
 
 
 def whole_reports(
-    stored: Sequence[ReplicaReport],
-    told: Mapping[int, ReplicaReport],
-    place_of: Callable[[str], int | None],
+    stored: Sequence[ReplicaReport], parts: Sequence[Told[StatusTold]], place_of: Callable[[str], int | None]
 ) -> list[ReplicaReport]:
     """The reports of all replicas: what those of this machine say now, and what the store has of all others.
 
     `place_of` tells which replica of this machine has had an id. A replica that has died may have left a report;
     its successor's takes its place.
     """
-    newest_silent: dict[int | str, ReplicaReport] = {}
+    told = {part.replica: part.answer.report for part in parts if part.replica is not None}
+    others: dict[int | str, ReplicaReport] = {}
     for report in stored:
         place = place_of(report.id)
-        if place in told:
-            continue
         key = report.id if place is None else place
-        if key not in newest_silent or newest_silent[key].seen_at < report.seen_at:
-            newest_silent[key] = report
-    return [*newest_silent.values(), *(told[index] for index in sorted(told))]
+        if key not in told and (key not in others or others[key].seen_at < report.seen_at):
+            others[key] = report
+    return [*others.values(), *told.values()]
 
 
 def _sum(snapshots: Sequence[PoolSnapshot], figure: Callable[[PoolSnapshot], int]) -> int:

@@ -145,7 +145,7 @@ def _show(flag: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(flag)
         return
-    pin = flag["pool_version"]
+    pin, missing = flag["pool_version"], flag.get("missing_replicas")
     print_fields(
         {
             "canary": f"{flag['canary_percent']:.10g} %",
@@ -155,5 +155,6 @@ def _show(flag: dict[str, Any], *, as_json: bool) -> None:
             "source": flag["source"],
             "updated": f"{when(flag['updated_at'])} by {flag['updated_by']}",
             "reason": flag["reason"],
+            **({"not done by": f"replica {'; replica '.join(missing)}"} if missing else {}),
         }
     )

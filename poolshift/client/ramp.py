@@ -66,6 +66,8 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     is_silent: bool
     rollout_revision: int
     split: Split
+    replica: int | None = None
+    """The number among those of the machine that has answered; None elsewhere."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +92,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     pin: str | None = None
     """The version that all calls are pinned to, so that no ramp moves anything."""
     shadow_percent: float = 0.0
+    missing_replicas: list[str] = []
+    """The replicas of the machine that are missing, with the reason, such as `1: silent`."""
 
 
 class Tally(msgspec.Struct, frozen=True):

@@ -508,9 +508,9 @@ class RampController:
 
     async def catch_up(self) -> None:
         """Takes up the newest revision of the store. Raises StoreUnavailable."""
-        stored = await self._store.latest()
-        if stored is not None:
-            self.follow(stored)
+        found = await self._store.find()
+        if found is not None:
+            self.follow(found.stored)
 
     def _flag_changed(self, rollout: Rollout) -> None:
         """Takes note of every revision of the flag, the ramp's own ones too."""
