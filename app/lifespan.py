@@ -12,7 +12,6 @@ from app.console.state import Console
 from app.deadlines import Deadlines
 from app.execute.batch import BatchEndpoint
 from app.execute.endpoint import ExecuteLane
-from app.http_metrics import HttpMetrics
 from app.opening.catalog import open_catalog
 from app.opening.comparison import exchange_evidence, open_migration, open_shadow
 from app.opening.environment import open_environment
@@ -34,6 +33,7 @@ from routing.catalog.warm_list import WarmList
 from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.live_judge import LiveJudge
 from routing.router import Router
+from routing.telemetry.http_metrics import HttpMetrics
 from routing.telemetry.pool_figures import PoolFigures
 from routing.telemetry.ramp_figures import RampFigures
 from routing.versions import Version

@@ -8,7 +8,6 @@ from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 
 from app.deadlines import Deadlines
-from app.migration_records import MigrationRecords
 from app.positions.factory import PoolSet
 from app.positions.reload import CodeReloader
 from app.positions.rotation import Rotation
@@ -24,6 +23,7 @@ from routing.catalog.jobs import Jobs
 from routing.catalog.lms import LMs
 from routing.catalog.programs import Programs
 from routing.catalog.sessions import Sessions
+from routing.migration.records import MigrationRecords
 from routing.rollout.controller import RampController
 from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.flag import RolloutFlag

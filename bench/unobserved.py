@@ -8,11 +8,11 @@ The service has no such switch, since nobody should run it so.
 from prometheus_client import CollectorRegistry
 
 from app.application import create_app
-from app.http_metrics import HandlerMetrics, HttpMetrics
 from app.logs import configure_logs
 from app.opening import telemetry
 from app.server import Server
 from config.settings import load_settings
+from routing.telemetry.http_metrics import HandlerMetrics, HttpMetrics
 from routing.telemetry.recorder import Recorder
 from routing.versions import Decision, Version
 

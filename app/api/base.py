@@ -21,14 +21,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from app.api.bodies import BodyRoute
+from routing.catalog.texts import ID_PATTERN, ID_RULE, MAX_ID_LENGTH, storable
 
-_ID = "[A-Za-z0-9][A-Za-z0-9._~:-]*"
-ID_PATTERN = f"^{_ID}$"
-"""For the OpenAPI document, and for `Matching`."""
-ID_PATTERN_OF_RE = rf"\A{_ID}\Z"
-"""For Python's `re`, in which `$` would let a newline follow."""
-ID_RULE = "an id has ASCII letters, digits and the characters . _ ~ : - alone, and begins with a letter or a digit"
-MAX_ID_LENGTH = 128
 MAX_KEY = 2**63 - 1
 """The largest key of a database row; a larger cursor would be an error of the database."""
 MAX_REVISION = 2**31 - 1
@@ -49,16 +43,6 @@ class Router(APIRouter):
             route_class=route_class,
             generate_unique_id_function=lambda route: route.name,
         )
-
-
-def storable(value: Any) -> Any:
-    """Refuses text that no database stores: PostgreSQL takes no NUL character.
-
-    Pydantic itself refuses half a surrogate pair in a `str`.
-    """
-    if isinstance(value, str) and "\0" in value:
-        raise ValueError("must not contain a NUL character")
-    return value
 
 
 class Matching:

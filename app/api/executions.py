@@ -4,7 +4,6 @@ A call with `Prefer: respond-async` starts a job. `app.execute.endpoint` serves 
 it here is its documentation.
 """
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -16,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from app.access.auth import Executor, Reader
 from app.api.base import MAX_KEY, Identifier, In, Out, Page, Router, Text, page_of
 from app.api.execution_events import END_ID, EventResponse, JobStream
+from app.execute.job_view import JobView, job_members, job_view
 from app.execute.streaming import asks_for_events
 from app.openapi.document import EXECUTION_HEADERS, V1_HEADERS, header, raises
 from app.problems import ProblemView
@@ -85,19 +85,6 @@ class ExecuteView(Out):
     usage: UsageView | None = Field(None, exclude_if=lambda usage: usage is None, description="Only of DSPy programs")
 
 
-class JobView(Out):
-    """A job."""
-
-    execution_id: str
-    program_id: str
-    session_id: str | None
-    status: JobStatus
-    pool_version: Version | None = Field(description="The version that runs it, or whose queue it is in")
-    created_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
-
-
 class JobResultView(JobView):
     """A job and the answer that a synchronous call would have had."""
 
@@ -105,14 +92,9 @@ class JobResultView(JobView):
     problem: ProblemView | None
 
 
-def job_view(job: Job) -> JobView:
-    """Shows a job in a list."""
-    return JobView(**_job_members(job))
-
-
 def job_result(job: Job, *, with_details: bool) -> Response:
     """Shows a job as `JobResultView` has it. The kept answer goes out as it is: outputs may be nested without limit."""
-    answer = {**_job_members(job), "result": None, "problem": None}
+    answer = {**job_members(job), "result": None, "problem": None}
     if job.body is not None and job.status is JobStatus.SUCCEEDED:
         answer["result"] = msgspec.Raw(job.body)
     elif job.body is not None:
@@ -124,19 +106,6 @@ def _without_details(problem: bytes) -> bytes:
     members = msgspec.json.decode(problem)
     kept = {name: members[name] for name in ProblemView.model_fields}
     return msgspec.json.encode({**kept, "detail": kept["title"]})
-
-
-def _job_members(job: Job) -> dict[str, Any]:
-    return {
-        "execution_id": job.id,
-        "program_id": job.program_id,
-        "session_id": job.session_id,
-        "status": job.status,
-        "pool_version": job.pool_version,
-        "created_at": job.created_at,
-        "started_at": job.started_at,
-        "ended_at": job.ended_at,
-    }
 
 
 class _LaneRoute(APIRoute):

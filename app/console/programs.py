@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import Query, Request, Response
 
-from app.api.base import ID_PATTERN, ID_RULE, MAX_ID_LENGTH, MAX_KEY, Matching
+from app.api.base import MAX_KEY, Matching
 from app.api.programs.resource import MAX_PAGE_BYTES, program_json, visible_session
 from app.console.access import Acting, Viewing, Visitor, with_scope
 from app.console.forms import InvalidForm, read_form
@@ -21,6 +21,7 @@ from config.api_keys import Scope
 from poolshift.worker.definitions import Field
 from routing.catalog.programs import ProgramPage
 from routing.catalog.revisions import RevisionPage
+from routing.catalog.texts import ID_PATTERN, ID_RULE, MAX_ID_LENGTH
 from routing.errors import StoreUnavailable
 from routing.versions import Version
 

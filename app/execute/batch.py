@@ -19,10 +19,10 @@ from app.execute.envelopes import MAX_ITEMS, BatchEnvelope, Envelope, misfit_of
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once, kept
 from app.execute.response import Response, json_lines, problem_lines
+from app.execute.text_check import check_text
+from app.execute.version_headers import sunset_lines
 from app.problems import Problem, problem_of
 from app.services import Services
-from app.sunset import sunset_lines
-from app.text import check_text
 from pools.protocol import Pool
 from poolshift.worker.framing import MALFORMED
 from routing.catalog.idempotency import Outcome

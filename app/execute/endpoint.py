@@ -22,22 +22,21 @@ from starlette.types import Receive, Scope, Send
 
 from app.access.auth import ANONYMOUS, Authenticator, Principal
 from app.access.hosts import HostGuard
-from app.api.executions import job_view
 from app.execute import server_span
 from app.execute.envelopes import Answer, Envelope, misfit_of
 from app.execute.exchange import FORCED_VERSION, AsgiExchange, ClientGone, ConnectionExchange, Exchange
 from app.execute.execution_ids import ExecutionIds
 from app.execute.idempotency import IDEMPOTENCY_KEY, Once, kept
+from app.execute.job_view import job_view
 from app.execute.large_body import envelope_of
 from app.execute.response import Response, Rest, answer_lines, json_lines, problem_lines, result_lines
 from app.execute.streaming import EventBuffer, EventStream
-from app.http_metrics import HandlerMetrics
+from app.execute.text_check import check_text
+from app.execute.version_headers import version_lines
 from app.logs import current_call
 from app.problems import Problem, problem_of
 from app.replicas.replica import Replica
 from app.services import Services
-from app.sunset import version_lines
-from app.text import check_text
 from common.log_budget import LineBudget
 from config import api_keys
 from config.settings import Settings
@@ -49,6 +48,7 @@ from routing.catalog.idempotency import KeyedCall, Outcome
 from routing.catalog.jobs import Job
 from routing.catalog.programs import CataloguedProgram
 from routing.router import Route, Run
+from routing.telemetry.http_metrics import HandlerMetrics
 from routing.versions import Version
 
 TRACEPARENT: Final = b"traceparent"

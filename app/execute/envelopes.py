@@ -8,8 +8,8 @@ from typing import Annotated
 
 import msgspec
 
-from app.api.base import ID_PATTERN_OF_RE, ID_RULE, MAX_ID_LENGTH
 from poolshift.worker.lm import LMUsage
+from routing.catalog.texts import ID_PATTERN_OF_RE, ID_RULE, MAX_ID_LENGTH
 
 MAX_ITEMS = 1000
 """Limit of the items of one batch."""

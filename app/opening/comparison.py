@@ -4,13 +4,13 @@ import functools
 
 from prometheus_client import CollectorRegistry
 
-from app.migration_records import MigrationRecords
 from app.opening.catalog import Catalog
 from app.opening.opening import Opening
 from app.positions.factory import PoolSet
 from app.positions.identity import evidence_generation
 from app.services import Services
-from app.sunset import open_sunset
+from routing.migration.records import MigrationRecords
+from routing.migration.sunset import announced_sunset
 from routing.migration.usage import Usage
 from routing.rollout.controller import RampController
 from routing.rollout.flag import RolloutFlag
@@ -102,7 +102,7 @@ async def open_migration(opening: Opening, database: Database, log: SqlRolloutLo
     usage = Usage(recorder.decisions, durations, SqlUsageStore(database))
     opening.at_end(usage.flush)
     opening.run("usage", usage.run)
-    sunset = await open_sunset(settings.v1_sunset if settings.has_v1 else None, log)
+    sunset = await announced_sunset(settings.v1_sunset if settings.has_v1 else None, log)
     if sunset is not None:
         recorder.v1_ends(sunset.at.timestamp())
     return MigrationRecords(SqlMigrationStore(database), usage, sunset)

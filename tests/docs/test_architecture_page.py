@@ -108,3 +108,47 @@ def test_a_call_goes_through_the_files_in_order() -> None:
     order = ["app", "routing", "pools", "poolshift"]
     assert [folder for folder in order if folder in steps] == order
     assert steps[:4] == ["app"] * 4
+
+
+IN_OPENAPI = {"x-problems", "x-response-headers"}
+"""Members of the OpenAPI document, which look like headers."""
+BY_LIBRARIES = {"Allow", "Connection", "Date"}
+"""Headers that no file of ours names: a library that the table names reads or writes them."""
+
+
+def header_rows() -> list[tuple[list[str], list[str]]]:
+    """The headers and the files of each row of both tables."""
+    text = section((ROOT / "ARCHITECTURE.md").read_text(), "## Headers")
+    rows = []
+    for column, who in (("header of a request", "who reads it"), ("header of an answer", "who writes it")):
+        for row in table(text, column):
+            headers = [code for code in codes(row[column]) if not code.isupper()]
+            rows.append((headers, [code for code in codes(row[who]) if code.endswith(".py")]))
+    return rows
+
+
+def names(path: str, header: str) -> bool:
+    """Tells if a file has the header's name, as text, as bytes or as the name of a parameter."""
+    pattern = header.replace("-", "[-_ ]")
+    return re.search(pattern, (ROOT / path).read_text(), re.IGNORECASE) is not None
+
+
+def test_a_header_is_named_in_its_files() -> None:
+    """Each file of a row has one of the row's headers, and each header is in one of the row's files."""
+    for headers, files in header_rows():
+        for path in files:
+            assert any(names(path, header) for header in headers), (path, headers)
+        for header in set(headers) - BY_LIBRARIES:
+            assert any(names(path, header) for path in files), (header, files)
+
+
+def test_every_header_of_our_own_has_its_row() -> None:
+    """What begins with `X-`, and what FastAPI reads for an endpoint."""
+    listed = {header.lower() for headers, _ in header_rows() for header in headers}
+    found = set()
+    for path in (ROOT / "app").rglob("*.py"):
+        source = path.read_text()
+        found |= {name.lower() for name in re.findall(r'"(x-[a-z-]+)"', source, re.IGNORECASE)}
+        found |= {name.replace("_", "-") for name in re.findall(r"(\w+): Annotated\[[^\]]*\bHeader\(", source)}
+    assert len(found) > 10
+    assert found - IN_OPENAPI <= listed

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.base import ID_RULE
+from routing.catalog.texts import ID_RULE
 from tests.conftest import StartService
 from tests.support.service import Service
 

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry
 
-from app.http_metrics import HttpMetrics
+from routing.telemetry.http_metrics import HttpMetrics
 from routing.telemetry.recorder import Recorder
 from routing.telemetry.tallies import BATCH
 from routing.versions import Version

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from app.sunset import Sunset
 from routing.migration.store import MigrationStore
+from routing.migration.sunset import Sunset
 from routing.migration.usage import Usage
 
 

@@ -1,12 +1,11 @@
-"""The `http_*` metrics of prometheus-fastapi-instrumentator, for the ordinary endpoints and for the execute lane alike.
+"""The `http_*` metrics, for the ordinary endpoints and for the execute lane alike.
 
-The instrumentator's middleware would cost the lane a third of its throughput (docs/adr), so the lane counts for itself,
-under the same names and labels.
+The instrumentator's middleware (`app/application.py`) counts the ordinary endpoints. It would cost the lane a third of
+its throughput (docs/adr), so the lane counts for itself, under the same names and labels.
 """
 
 from mypy_extensions import mypyc_attr
 from prometheus_client import CollectorRegistry
-from prometheus_fastapi_instrumentator.metrics import Info
 
 from routing.telemetry.tallies import BATCH, Count, Counter, Distribution, Histogram, Summary, Total
 
@@ -44,14 +43,13 @@ class HttpMetrics:
             "http_response_size_bytes", "Content length of answers.", ["handler"], registry, self._add_up
         )
 
-    def instrument(self, info: Info) -> None:
-        """Counts one request (called by the instrumentator's middleware)."""
-        sent = info.response.headers.get("content-length") if info.response is not None else None
-        method = info.method if info.method in _METHODS else OTHER_METHODS
-        self._requests.of(method, info.modified_status, info.modified_handler).inc()
-        self._duration.of(method, info.modified_handler).observe(info.modified_duration)
-        self._request_size.of(info.modified_handler).observe(int(info.request.headers.get("content-length", 0)))
-        self._response_size.of(info.modified_handler).observe(int(sent or 0))
+    def answered(self, method: str, handler: str, status: str, seconds: float, received: int, sent: int) -> None:
+        """Counts one request of any handler: its status class, its time, the bytes that came in and went out."""
+        known = method if method in _METHODS else OTHER_METHODS
+        self._requests.of(known, status, handler).inc()
+        self._duration.of(known, handler).observe(seconds)
+        self._request_size.of(handler).observe(received)
+        self._response_size.of(handler).observe(sent)
 
     def of(self, method: str, handler: str) -> "HandlerMetrics":
         """The same for one handler, its labels looked up once."""

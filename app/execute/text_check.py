@@ -1,7 +1,7 @@
 """Checks text outside pydantic's reach before it goes to the store."""
 
-from app.api.base import storable
 from app.problems import Problem
+from routing.catalog.texts import storable
 
 
 def check_text(place: str, text: str) -> str:
