@@ -26,9 +26,9 @@ def open_machine(opening: Opening) -> WholeMachine:
     return WholeMachine(replica, peers)
 
 
-def answer_others(app: "Application", machine: WholeMachine, services: Services) -> None:
+def answer_others(app: "Application", services: Services) -> None:
     """Asks the other replicas from now on, if there are any, and answers them."""
-    machine.begin(services)
+    services.machine.begin(services)
     if app.state.replica is not None:
         questions = {question.name: question for question in (*LOOKS, *ACTS)}
         app.state.answering = Answering(app.state.replica, services, questions)

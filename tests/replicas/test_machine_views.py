@@ -85,7 +85,7 @@ def get(client: httpx.Client, path: str) -> Any:
 
 
 def everywhere(clients: Clients, path: str) -> Any:
-    """What all replicas show alike."""
+    """Asks all replicas, which show the same."""
     first, *others = (get(client, path) for client in clients.values())
     assert others == [first] * len(others)
     return first
@@ -180,7 +180,7 @@ def test_the_ramps_words_are_those_of_the_leader(machine: Service, clients: Clie
 
 
 def test_examples_of_evidence_are_those_of_the_machine(machine: Service, clients: Clients) -> None:
-    """Each replica shows some of each. The evidence begins again soon after the change, so that first calls are lost."""
+    """Each replica shows some of each. Evidence begins again soon after the change, and first calls are lost."""
     program = machine.create("fail", {"message": "string"})
     machine.client.patch("/rollout", json={"canary_percent": 50}).raise_for_status()
     calls: dict[int, set[str]] = {replica: set() for replica in clients}
@@ -270,7 +270,8 @@ def test_metrics_have_a_replica_each(machine: Service, clients: Clients) -> None
     assert machine.metric("poolshift_replicas") == COUNT
     text = machine.client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"}).text
     assert text.count("# EOF") == 1
-    assert {family.name for family in openmetrics_families(text)} >= {"poolshift_requests", "poolshift_replicas"}
+    found = openmetrics_families(text)  # type: ignore[no-untyped-call]
+    assert {family.name for family in found} >= {"poolshift_requests", "poolshift_replicas"}
 
 
 def test_no_counter_falls_but_by_a_restart(machine: Service) -> None:
@@ -400,7 +401,7 @@ def test_questions_among_replicas_are_nobody_elses(start_service: StartService, 
 def test_a_reload_is_one_of_all_replicas(
     start_service: StartService, tmp_path: Path, stack: contextlib.ExitStack
 ) -> None:
-    """It answers when the workers of each have the new code; what a replica refuses is told with its number."""
+    """The answer comes when the workers of each have the new code; a refusal is told with its replica's number."""
     code = UserCode(tmp_path / "code")
     code.write("def first():\n    return 'old'\n")
     service = start_service(WEB_CONCURRENCY=COUNT, V1_POOL_SIZE=COUNT, V2_POOL_SIZE=COUNT, **code.settings)
