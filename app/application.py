@@ -49,6 +49,7 @@ from app.lifespan import lifespan
 from app.openapi import document as openapi
 from app.openapi import routes as documentation
 from app.problems import Problem
+from app.replicas.answering import Answering
 from app.replicas.replica import Replica
 from app.version import VERSION
 from config.api_keys import read_key_file
@@ -119,6 +120,9 @@ class Application(FastAPI):
         if is_execute(scope):
             return self.lane(scope, receive, send)
         if scope["type"] == "http":
+            answering: Answering | None = self.state.answering
+            if answering is not None and answering.takes(scope):
+                return answering(scope, receive, send)
             if headers.is_console(scope):
                 send = headers.guarded(send)
             if (refusal := self._refusal(scope)) is not None:
@@ -206,6 +210,7 @@ def create_app(settings: Settings) -> Application:
     app.state.is_draining = False
     app.state.replica = None
     app.state.start_error = None
+    app.state.answering = None
     problems.install(app)
     _install_metrics(app)
     for router in _ROUTERS:

@@ -12,15 +12,16 @@ from app.console.state import Console
 from app.deadlines import Deadlines
 from app.execute.batch import BatchEndpoint
 from app.execute.endpoint import ExecuteLane
-from app.opening.catalog import open_catalog
+from app.opening.catalog import Catalog, open_catalog
 from app.opening.comparison import exchange_evidence, open_migration, open_shadow
 from app.opening.environment import open_environment
+from app.opening.machine import answer_others, open_machine
 from app.opening.opening import Opening
 from app.opening.pools import open_local_lm, open_pools, open_reloader, start_pools
 from app.opening.rollout import follow_sources, open_ramp, open_rollout, open_rotation
 from app.opening.storage import follow_machine, follow_replicas, followed_keys, open_store
 from app.opening.telemetry import open_recorder, open_tracing, watch_rollout
-from app.positions.factory import PoolFactory
+from app.positions.factory import PoolFactory, PoolSet
 from app.positions.identity import log_difference
 from app.positions.warmth import WarmStart
 from app.services import Services
@@ -30,6 +31,7 @@ from config.misnamed import misnamed_settings
 from config.settings import Settings
 from routing.catalog.warm_list import WarmList
 from routing.rollout.evidence_view import EvidenceView
+from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import LiveJudge
 from routing.router import Router
 from routing.telemetry.http_metrics import HttpMetrics
@@ -56,6 +58,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         recorder = open_recorder(app.state.registry, settings)
         opening = Opening.begin(settings, app.state.replica, recorder, stack)
+        machine = open_machine(opening)
         database, follower = await open_store(opening)
         local_lm = open_local_lm(opening, environment)
         catalog = await open_catalog(opening, database, local_lm, app.state.secret_keys)
@@ -68,10 +71,8 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         pools = await open_pools(opening, factory, log, catalog.lms, flag)
         pin = Version(settings.pool_version) if settings.pool_version else None
         await start_pools(pools, factory, pin, local_lm)
-        judge = LiveJudge(Config(), is_off=pin is not None or len(pools.engines) < len(Version))
-        router = Router(pools.engines, flag, recorder, catalog.costs, judge=judge, pin=pin, salt=settings.canary_salt)
-        router.hear = None if replica is None else replica.hear
-        ramp = await open_ramp(opening, database, flag, judge, pools, catalog)
+        judge, router = _open_router(opening, pools, flag, pin)
+        ramp = await open_ramp(opening, database, flag, judge, pools, catalog, machine)
         watch_rollout(recorder, follower, router, flag)
         app.state.services = services = Services(
             programs=catalog.programs,
@@ -92,8 +93,9 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             pool_set=pools,
             rotation=open_rotation(opening, database, pools, factory, flag, ramp, catalog),
             reloader=open_reloader(opening, pools, flag, ramp, catalog.programs),
-            warm_start=WarmStart(pools.engines, flag, pin, settings.warm_timeout_s),
+            warm_start=WarmStart(pools.engines, flag, pin, settings.warm_timeout_s, machine.absent),
             deadlines=Deadlines.of(settings),
+            machine=machine,
             migration=await open_migration(opening, database, log),
             store_health=database.health,
             registry=app.state.registry,
@@ -104,24 +106,48 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         )
         _open_lane(app, services)
         bookkeeping.start()
-        exchange_evidence(opening, services, database)
-        follow_replicas(opening, follower, catalog, flag, log)
-        keys = followed_keys(opening, app.state.authenticator)
-        await follow_sources(opening, flag, ramp, log, keys)
-        follow_machine(opening, follower, flag, keys)
+        await _follow_others(app, opening, services, database, follower, catalog, log)
         await _open_console(app, opening, database, follower)
         _started(settings, services)
         yield
         _log.info("stopping")
 
 
+def _open_router(opening: Opening, pools: PoolSet, flag: RolloutFlag, pin: Version | None) -> tuple[LiveJudge, Router]:
+    """Makes the judge and the router, which hears of other replicas' rollbacks before each call."""
+    judge = LiveJudge(Config(), is_off=pin is not None or len(pools.engines) < len(Version))
+    salt, replica = opening.settings.canary_salt, opening.replica
+    router = Router(pools.engines, flag, opening.recorder, judge=judge, pin=pin, salt=salt)
+    router.hear = None if replica is None else replica.hear
+    return judge, router
+
+
+async def _follow_others(
+    app: "Application",
+    opening: Opening,
+    services: Services,
+    database: Database,
+    follower: Follower | None,
+    catalog: Catalog,
+    log: SqlRolloutLog,
+) -> None:
+    """Follows other replicas, of this machine and of others, and the sources that set the rollout, plan and keys."""
+    flag, ramp = services.flag, services.ramp
+    exchange_evidence(opening, services, database)
+    follow_replicas(opening, follower, catalog, flag, log, ramp)
+    keys = followed_keys(opening, app.state.authenticator)
+    await follow_sources(opening, flag, ramp, log, keys)
+    follow_machine(opening, follower, flag, keys)
+
+
 def _open_lane(app: "Application", services: Services) -> None:
-    """Makes the execute lane, which counts for the same endpoint as FastAPI's route would, and the batches."""
+    """Makes the execute lane, which counts for the same endpoint as FastAPI's route would, and all beside it."""
     settings: Settings = app.state.settings
     http_metrics: HttpMetrics = app.state.http_metrics
     handler_metrics = http_metrics.of("POST", "/programs/{program_id}/execute")
     app.lane = ExecuteLane(services, app.state.authenticator, settings, handler_metrics, app.state.replica)
     app.batches = BatchEndpoint(services, app.lane, settings.max_body_bytes)
+    answer_others(app, services)
 
 
 async def _open_console(app: "Application", opening: Opening, database: Database, follower: Follower | None) -> None:

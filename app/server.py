@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,11 +117,17 @@ class Server(uvicorn.Server):
             return
         replica = self._replica
         await super().startup([])
-        peers = replica.machine.peers[replica.index]
-        self.servers.append(await asyncio.get_running_loop().create_unix_server(self._accepted, sock=peers))
-        self._acceptor = Acceptor(sockets or (), replica.machine.page, replica.index, self._accepted)
+        await self._listen_for_peers(replica)
+        accepted = partial(self._accepted, self._all_connections())
+        self._acceptor = Acceptor(sockets or (), replica.machine.page, replica.index, accepted)
         self._all_connections().on_count = self._acceptor.counted
         replica.is_now(State.SERVING)
+
+    async def _listen_for_peers(self, replica: Replica) -> None:
+        """Accepts the other replicas' connections, which count as nobody's and are not closed by a drain."""
+        connections = Connections(self._app.lane, _limits(self._settings, part_of(replica)))
+        accepted, sock = partial(self._accepted, connections), replica.machine.peers[replica.index]
+        self.servers.append(await asyncio.get_running_loop().create_unix_server(accepted, sock=sock))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, which knows of no other way to accept connections than its own."""
@@ -128,10 +135,10 @@ class Server(uvicorn.Server):
             await self._acceptor.aclose()
         await super().shutdown(sockets)
 
-    def _accepted(self) -> asyncio.Protocol:
+    def _accepted(self, connections: Connections) -> asyncio.Protocol:
         """The service's end of a connection that it has accepted itself."""
         return LaneProtocol(  # type: ignore[return-value]  # it has the methods of one
-            self._all_connections(), self.config, self.server_state, self.lifespan.state
+            connections, self.config, self.server_state, self.lifespan.state
         )
 
     @contextlib.contextmanager
@@ -261,6 +268,9 @@ def _serve_replicas(app: Application, settings: Settings, count: int) -> bool:
     except StoreUnavailable as error:
         _log.error(str(error))
         sys.exit(STARTUP_FAILURE)
+    # Imported here, and before the forks: a service that is one process does without the HTTP client.
+    from app.replicas import peers  # noqa: F401, PLC0415
+
     gc.freeze()  # a collection in a fork would copy every page
 
     def run(machine: Machine, index: int) -> bool:

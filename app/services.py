@@ -12,6 +12,7 @@ from app.positions.factory import PoolSet
 from app.positions.reload import CodeReloader
 from app.positions.rotation import Rotation
 from app.positions.warmth import WarmStart
+from app.replicas.machine import WholeMachine
 from common.background import Background
 from common.tasks import TaskOwner
 from pools.process.interface import WorkerSpawner
@@ -27,6 +28,7 @@ from routing.rollout.controller import RampController
 from routing.rollout.evidence_view import EvidenceView
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import LiveJudge
+from routing.rollout.model import Rollout
 from routing.router import Router
 from routing.shadow.runs import ShadowRuns
 from routing.telemetry.failures import Failures
@@ -62,6 +64,7 @@ class Services:
     warm_start: WarmStart
     reloader: CodeReloader
     deadlines: Deadlines
+    machine: WholeMachine
     migration: MigrationRecords
     store_health: StoreHealth
     registry: CollectorRegistry
@@ -85,6 +88,10 @@ class Services:
     def serving_version(self) -> Version:
         """The version whose pool must serve: the pinned one, else V1, else the only one."""
         return self.pin or (Version.V1 if Version.V1 in self.pools else next(iter(self.pools)))
+
+    def percent_of(self, rollout: Rollout) -> float:
+        """The share of V2 that `rollout` stands for here: everything if the service runs without V1."""
+        return rollout.canary_percent if Version.V1 in self.pools else 100.0
 
 
 async def _services(request: Request) -> Services:

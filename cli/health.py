@@ -45,7 +45,7 @@ def show_failures(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Calls to show at most.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Shows the newest failed calls of one replica, and counts them by code and version."""
+    """Shows the newest failed calls of one machine, and counts them by code and version."""
     found = service.ask(failures.newest(code=code, pool_version=pool_version, limit=limit))
     if as_json:
         print_json(found)
@@ -69,3 +69,5 @@ def show_failures(
             for one in found["items"]
         ],
     )
+    if missing := found.get("missing_replicas"):
+        print(f"without replica {'; replica '.join(missing)}")

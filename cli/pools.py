@@ -72,9 +72,11 @@ def show_pools(
         print(printable(remark))
     if version:
         print()
+        workers = answer["workers"]
+        of_replica = ("REPLICA",) if any(worker.get("replica") is not None for worker in workers) else ()
         print_rows(
-            ("PID", "NODE", "STATE", "AGE S", "EXECUTIONS", "RSS MIB", "CPU S", "OPEN FDS", "CODE"),
-            [_worker(worker) for worker in answer["workers"]],
+            ("PID", *of_replica, "NODE", "STATE", "AGE S", "EXECUTIONS", "RSS MIB", "CPU S", "OPEN FDS", "CODE"),
+            [_worker(worker, shows_replica=bool(of_replica)) for worker in workers],
         )
 
 
@@ -178,6 +180,8 @@ def _code(pool: dict[str, Any]) -> str | None:
 def _remarks(pool: dict[str, Any]) -> Iterator[str]:
     """Says what is wrong with a pool, in lines of their own: a reason is too long for a column."""
     name = pool["pool_version"]
+    if missing := pool.get("missing_replicas"):
+        yield f"{name}: without replica {'; replica '.join(missing)}"
     if pool["fault"]:
         yield f"{name}: {pool['fault']}"
     if (wished := pool.get("wished_size")) is not None and pool["size"] < wished:
@@ -200,10 +204,11 @@ def _remarks_of_reload(pool: dict[str, Any]) -> Iterator[str]:
         yield f"{name}: the way back to {previous}: poolshift pools reload {name} --previous"
 
 
-def _worker(worker: dict[str, Any]) -> tuple[object, ...]:
+def _worker(worker: dict[str, Any], *, shows_replica: bool) -> tuple[object, ...]:
     rss, cpu = worker["rss_bytes"], worker["cpu_seconds"]
     return (
         worker["pid"],
+        *((worker["replica"],) if shows_replica else ()),
         worker["node"],
         worker["state"],
         round(worker["age_s"], 1),

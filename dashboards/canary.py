@@ -8,6 +8,7 @@ from dashboards.queries import (
     FAULTS,
     JUDGED,
     PROGRAM_REQUESTS,
+    REPLICA,
     V1,
     V2,
     WINDOW,
@@ -379,7 +380,7 @@ def _rollout(built: dashboard.Dashboard) -> None:
         lines(
             "Canary percentage",
             "Lines that part are replicas that disagree.",
-            [(selector("poolshift_canary_percent"), "{{instance}}")],
+            [(selector("poolshift_canary_percent"), REPLICA)],
             unit="percent",
             maximum=100,
             stepped=True,
@@ -388,7 +389,7 @@ def _rollout(built: dashboard.Dashboard) -> None:
         lines(
             "Revision",
             "Each change of the rollout counts it up.",
-            [(selector("poolshift_rollout_revision"), "{{instance}}")],
+            [(selector("poolshift_rollout_revision"), REPLICA)],
             unit="none",
             minimum=None,
             stepped=True,
@@ -397,7 +398,7 @@ def _rollout(built: dashboard.Dashboard) -> None:
         lines(
             "Staleness",
             "Since when a replica has not known that its rollout is the newest; always 0 with SQLite.",
-            [(selector("poolshift_rollout_staleness_seconds"), "{{instance}}")],
+            [(selector("poolshift_rollout_staleness_seconds"), REPLICA)],
             unit="s",
         )
     )

@@ -91,7 +91,7 @@ def _rollout_changes() -> dashboard.AnnotationQuery:
     before = f"max by (job) ({revision} offset $__interval)"
     # A replica that has not heard yet still shows the percentage before: only those with the newest revision count.
     percent = (
-        f"max by (job) (poolshift_canary_percent{{{SCOPE}}} and on (job, instance)"
+        f"max by (job) (poolshift_canary_percent{{{SCOPE}}} and on (job, instance, replica)"
         f" ({revision} == on (job) group_left () {newest}))"
     )
     return (

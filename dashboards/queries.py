@@ -7,6 +7,8 @@ is scraped.
 from app.problem_kinds import KINDS
 
 SCOPE = 'job=~"$job", instance=~"$instance"'
+REPLICA = "{{instance}} {{replica}}"
+"""The legend of a replica. The only one of its instance has no number."""
 WINDOW = "$window"
 RATE = "$__rate_interval"
 Z_95 = 1.96

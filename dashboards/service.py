@@ -4,7 +4,7 @@ from grafana_foundation_sdk.builders import dashboard
 
 from dashboards.frame import new_dashboard
 from dashboards.panels import lines, number, row
-from dashboards.queries import quantile, rate, selector, share
+from dashboards.queries import REPLICA, quantile, rate, selector, share, total
 
 HTTP = "http_requests_total"
 DURATION = "http_request_duration_seconds"
@@ -118,17 +118,25 @@ def _process(built: dashboard.Dashboard) -> None:
         lines(
             "Processor",
             "Cores. The event loop is one thread: near 1 it is the bottleneck.",
-            [(rate("process_cpu_seconds_total", by="instance"), "{{instance}}")],
+            [(rate("process_cpu_seconds_total", by="instance, replica"), REPLICA)],
             unit="none",
         )
     ).with_panel(
-        lines("Memory", "Resident.", [(selector("process_resident_memory_bytes"), "{{instance}}")], unit="bytes")
+        lines("Memory", "Resident.", [(selector("process_resident_memory_bytes"), REPLICA)], unit="bytes")
     ).with_panel(
         lines(
             "Open files, of those allowed",
             "Connections count. At 1 no more are accepted.",
-            [(f"{selector('process_open_fds')} / {selector('process_max_fds')}", "{{instance}}")],
+            [(f"{selector('process_open_fds')} / {selector('process_max_fds')}", REPLICA)],
             unit="percentunit",
+        )
+    ).with_panel(
+        lines(
+            "Replicas by state",
+            "Of all machines. One that dies is replaced within seconds; silent is one that gives no sign of life.",
+            [(total("poolshift_replicas", by="state"), "{{state}}")],
+            width=24,
+            stepped=True,
         )
     )
 

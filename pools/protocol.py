@@ -30,6 +30,8 @@ class WorkerSnapshot:
     program_id: str | None = None
     running_s: float | None = None
     """Time since the worker got the running call, in seconds."""
+    replica: int | None = None
+    """The replica of its machine that it works for; None if there is one process, or nobody has asked the others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """`/rollout/analysis`, `/rollout/decisions`: the evidence behind the verdicts, now and for ever."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
@@ -14,9 +15,11 @@ from analysis.verdict import Row
 from app.access.auth import Admin, Observer, Principal
 from app.api.base import MAX_KEY, Out, Page, Router, page_of
 from app.openapi.document import raises
+from app.replicas.told import EXAMPLES, JudgedExample
+from app.replicas.views import interleaved
 from app.services import Running
 from config.api_keys import Scope
-from routing.rollout.live_judge import Example
+from routing.rollout.live_judge import MAX_EXAMPLES
 from routing.rollout.ramp_store import Decision
 
 router = Router(prefix="/rollout", tags=["rollout"])
@@ -92,9 +95,13 @@ class DecisionView(Out):
 
 @router.get("/analysis", openapi_extra=raises("store_unavailable"))
 async def show_analysis(services: Running, principal: Observer) -> list[GuardrailView]:
-    """A row for each guardrail, on the calls of all replicas."""
-    examples = services.judge.examples()
-    return [_view(row, examples.get(row.name, ()), principal) for row in await services.evidence.rows()]
+    """A row for each guardrail, on the calls of all replicas; the newest examples are those of this machine."""
+    rows, answers = await asyncio.gather(services.evidence.rows(), services.machine.ask(EXAMPLES, None))
+
+    def examples(guardrail: str) -> list[JudgedExample]:
+        return interleaved([told.get(guardrail, []) for told in answers.all], MAX_EXAMPLES)
+
+    return [_view(row, examples(row.name), principal) for row in rows]
 
 
 @router.get("/analysis/trace", response_class=StreamingResponse, responses=_TRACE)
@@ -131,7 +138,7 @@ def decision_view(decision: Decision, principal: Principal) -> DecisionView:
     )
 
 
-def _view(row: Row, examples: tuple[Example, ...], principal: Principal) -> GuardrailView:
+def _view(row: Row, examples: Sequence[JudgedExample], principal: Principal) -> GuardrailView:
     shown = [
         ExampleView(
             execution_id=one.execution_id,

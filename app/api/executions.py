@@ -19,6 +19,7 @@ from app.execute.job_view import JobView, job_members, job_view
 from app.execute.streaming import asks_for_events
 from app.openapi.document import EXECUTION_HEADERS, V1_HEADERS, header, raises
 from app.problems import ProblemView
+from app.replicas.acts import cancel_elsewhere
 from app.services import Running
 from routing.catalog.jobs import Job, JobStatus
 from routing.versions import Version
@@ -235,4 +236,7 @@ async def show_execution(
 async def cancel_execution(execution_id: ExecutionId, services: Running, executor: Executor) -> Response:
     """Cancels a job and kills its program; one that is over stays as it is."""
     job = await services.jobs.cancel(execution_id, executor.caller)
+    if not job.status.is_over and not services.machine.is_alone:
+        await cancel_elsewhere(services, execution_id)
+        job = await services.jobs.show(execution_id, executor.caller)
     return job_result(job, with_details=True)

@@ -1,6 +1,5 @@
-"""`/failures`: the newest failed calls of this replica, by error code and version."""
+"""`/failures`: the newest failed calls, by error code and version."""
 
-import itertools
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
@@ -11,6 +10,8 @@ from pydantic import Field
 from app.access.auth import Observer
 from app.api.base import Out, Router, Text
 from app.problem_kinds import KINDS
+from app.replicas.told import FAILURES, FailuresAsked
+from app.replicas.views import whole_failures
 from app.services import Running
 from config.api_keys import Scope
 from routing.telemetry.failures import Failure
@@ -20,7 +21,7 @@ router = Router(prefix="/failures", tags=["rollout"])
 
 
 class FailureCount(Out):
-    """One error code with its failed calls since the start of this replica."""
+    """One error code with its failed calls."""
 
     code: str
     category: str
@@ -43,11 +44,14 @@ class FailureView(Out):
 
 
 class FailuresView(Out):
-    """The failed calls of this replica."""
+    """The failed calls of all replicas of this machine."""
 
-    since: datetime
+    since: datetime = Field(description="The start of the replica that has run longest; each counts since its own")
     counts: list[FailureCount]
     items: list[FailureView]
+    missing_replicas: list[str] = Field(
+        description="Replicas of this machine whose failed calls are missing here, with the reason"
+    )
 
 
 @router.get("")
@@ -59,12 +63,14 @@ async def list_failures(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> FailuresView:
     """Counts failed calls by code and version, and lists the newest ones: at most 20 of each code and version."""
-    found = services.failures.newest(code, pool_version)
+    answers = await services.machine.ask(FAILURES, FailuresAsked(code=code, version=pool_version, limit=limit))
+    found = whole_failures(answers.all)
     is_admin = observer.may(Scope.ADMIN)
     return FailuresView(
-        since=datetime.fromtimestamp(services.failures.since, UTC),
-        counts=failure_counts(services.failures.counts()),
-        items=[failure_view(one, shows_detail=is_admin) for one in itertools.islice(found, limit)],
+        since=datetime.fromtimestamp(found.since, UTC),
+        counts=failure_counts(found.counts),
+        items=[failure_view(one, shows_detail=is_admin) for one in found.newest[:limit]],
+        missing_replicas=answers.missing_replicas,
     )
 
 

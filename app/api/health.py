@@ -1,6 +1,5 @@
 """`/healthz`, `/readyz` and `/metrics`: for orchestrators and Prometheus, without a key."""
 
-import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Request, Response
@@ -9,9 +8,10 @@ from pydantic import Field
 
 from app.api.base import Out, Router
 from app.openapi.document import raises
+from app.replicas.exposition import merged
+from app.replicas.told import METRICS
 from app.services import Running, Services
-from routing.telemetry.ramp_figures import MAX_AGE_S
-from routing.versions import Version
+from common.threads import in_thread
 
 router = Router(tags=["health"])
 
@@ -60,10 +60,10 @@ async def healthz(request: Request, response: Response) -> Health:
 async def readyz(request: Request, response: Response) -> Readiness:
     """Says whether the service can serve: the pool that must serve has a live worker, and no shutdown has begun.
 
-    At the start, each pool also needs as many warm workers as its share of the traffic takes, for `WARM_TIMEOUT_S` at
-    most. `missing` names the pool that has none; `GET /pools/{version}` tells the reason, and needs a key. That pool
-    is V1, or the only one, or the one that `POOL_VERSION` names. Another pool without a worker is shown, and
-    does not make the service unready.
+    At the start, each pool also needs as many warm workers as its share of the traffic takes, and all replicas of the
+    machine must serve, for `WARM_TIMEOUT_S` at most. `missing` names the pool that has none;
+    `GET /pools/{version}` tells the reason, and needs a key. That pool is V1, or the only one, or the one that
+    `POOL_VERSION` names. Another pool without a worker is shown, and does not make the service unready.
     """
     services: Services = request.app.state.services
     pools = {str(version): pool.is_ready for version, pool in services.pools.items()}
@@ -78,15 +78,9 @@ async def readyz(request: Request, response: Response) -> Readiness:
 
 @router.get("/metrics", response_class=Response, responses=_METRICS, openapi_extra=raises("store_unavailable"))
 async def metrics(services: Running, accept: Annotated[str, Header()] = "") -> Response:
-    """Every figure, for Prometheus (or as OpenMetrics, where that is asked for)."""
-    snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
-    services.figures.update(snapshots, services.sessions.active())
-    rows = await services.evidence.rows(max_age_s=MAX_AGE_S)
-    counted = zip(Version, services.judge.counted(), strict=True)
-    calls = {version: count for version, count in counted if version in services.pools}
-    services.ramp_figures.update(rows, services.ramp.ramp, calls)
-    services.recorder.tasks_counted(len(asyncio.all_tasks()))
-    encode, content_type = choose_encoder(accept)
-    answer = Response(encode(services.registry), headers={"content-type": content_type})
-    services.recorder.scraped()
-    return answer
+    """Every figure of all replicas of this machine, for Prometheus (or as OpenMetrics, if that is asked for)."""
+    answers = await services.machine.ask(METRICS, accept)
+    texts = {one.replica: one.answer for one in answers.told}
+    presences = services.machine.presences()
+    _, content_type = choose_encoder(accept)
+    return Response(await in_thread(lambda: merged(texts, presences)), headers={"content-type": content_type})

@@ -12,6 +12,7 @@ from app.api.base import In, Out, Router, Text
 from app.openapi.document import raises
 from app.positions.identity import identity_of_pools
 from app.problems import Problem
+from app.replicas.told import MIGRATION, MigrationTold
 from app.services import Running, Services
 from routing.migration.checklist import DOCUMENTATION, NAMES, Item, ItemState, Validation, checklist
 from routing.migration.phases import QUIET_DAYS, Facts, Phase, position
@@ -66,6 +67,10 @@ class ServiceTimesView(Out):
 
 class MigrationView(Out):
     """The position of the migration."""
+
+    missing_replicas: list[str] = Field(
+        description="Replicas of this machine whose newest calls are missing here, with the reason"
+    )
 
     phase: Phase
     next: str = Field(description="The one command that comes next; empty at the end")
@@ -167,6 +172,9 @@ async def untick_item(item: Text, services: Running, _: Operator) -> MigrationVi
 
 async def migration_view(services: Services) -> MigrationView:
     """Gathers the facts and tells the position. Raises StoreUnavailable."""
+    answers = await services.machine.ask(MIGRATION, None)
+    if not services.machine.is_alone:
+        await services.shadow.exchange()  # the others have written theirs
     validation = await services.migration.store.latest()
     pools = await identity_of_pools(services)
     ticks = await services.migration.store.ticks()
@@ -174,9 +182,11 @@ async def migration_view(services: Services) -> MigrationView:
     first_day = datetime.now(UTC) - timedelta(days=QUIET_DAYS)
     usage = await services.migration.usage.since(first_day.strftime("%Y-%m-%d"))
     times = service_times(await services.migration.usage.times_since(first_day.strftime("%Y-%m-%d")), DURATION_BOUNDS)
-    facts = await _facts(services, items, usage, is_validated=validation is not None and validation.pools == pools)
+    is_validated = validation is not None and validation.pools == pools
+    facts = _facts(services, items, usage, answers.all, is_validated=is_validated)
     found = position(facts)
     return MigrationView(
+        missing_replicas=answers.missing_replicas,
         phase=found.phase,
         next=found.next,
         against=list(found.against),
@@ -212,8 +222,13 @@ async def migration_view(services: Services) -> MigrationView:
     )
 
 
-async def _facts(
-    services: Services, items: tuple[Item, ...], usage: Sequence[DayOfUse], *, is_validated: bool
+def _facts(
+    services: Services,
+    items: tuple[Item, ...],
+    usage: Sequence[DayOfUse],
+    replicas: Sequence[MigrationTold],
+    *,
+    is_validated: bool,
 ) -> Facts:
     has_v1 = Version.V1 in services.pools
     ramp = services.ramp.ramp
@@ -224,7 +239,7 @@ async def _facts(
             v1_calls[day.reason] += day.calls
     return Facts(
         has_v1=has_v1,
-        percent=services.flag.current.canary_percent if has_v1 else 100.0,
+        percent=services.percent_of(services.flag.current),
         shadow_percent=services.flag.current.shadow_basis_points / 100,
         compared=services.shadow.evidence.reports().compared,
         ramp=ramp.state,
@@ -232,11 +247,11 @@ async def _facts(
         waits_for_approval=bool(ramp.state.is_active and step is not None and step.approval and not ramp.is_approved),
         is_validated=is_validated,
         checklist=items,
-        v2_fault=services.pools[Version.V2].fault,
+        v2_fault=next((one.v2_fault for one in replicas if one.v2_fault is not None), None),
         v1_calls=sum(v1_calls.values()),
         forced_v1_calls=v1_calls[Reason.FORCED],
         is_pinned_to_v1=services.pin is Version.V1,
-        v1_sessions=services.sessions.active().get(Version.V1, 0) if has_v1 else 0,
+        v1_sessions=sum(one.v1_sessions for one in replicas),
     )
 
 

@@ -14,8 +14,10 @@ from app.positions.identity import identity_of, pools_difference
 from app.positions.new_code import MAX_NAMED
 from app.positions.reload import Reload
 from app.problems import Problem
+from app.replicas.machine import Answers, Told
+from app.replicas.told import POOLS, PoolTold
+from app.replicas.views import newest, whole_pool
 from app.services import Running, Services
-from pools.protocol import Pool, PoolSnapshot
 from routing.versions import Version
 
 router = Router(prefix="/pools", tags=["pools"])
@@ -26,6 +28,7 @@ class WorkerView(Out):
 
     pid: int
     node: str | None = Field(None, description="The node of a cluster that it is on; null is the service's machine")
+    replica: int | None = Field(None, description="The replica that it works for; null if the machine has one process")
     state: str
     age_s: float
     executions: int
@@ -70,7 +73,7 @@ class PoolTotals(Out):
 
 
 class PoolView(Out):
-    """One pool: what it is, and how it is."""
+    """One pool: what it is, and how it is on all replicas of this machine together."""
 
     pool_version: Version
     engine: str
@@ -106,6 +109,9 @@ class PoolView(Out):
     )
     totals: PoolTotals
     workers: list[WorkerView]
+    missing_replicas: list[str] = Field(
+        description="Replicas of this machine whose part is missing here, with the reason, such as `1: silent`"
+    )
 
 
 class DifferenceView(Out):
@@ -156,11 +162,16 @@ def _reload_view(done: Reload) -> ReloadView:
 
 
 def pool_view(
-    snapshot: PoolSnapshot, identity: PoolIdentity, services: Services, *, with_packages: bool = True
+    version: Version,
+    answers: Answers[dict[Version, PoolTold]],
+    identity: PoolIdentity,
+    *,
+    with_packages: bool = True,
 ) -> PoolView:
-    """Shows a pool."""
-    version = Version(snapshot.version)
-    last = services.reloader.last(version)
+    """Shows a pool, from what all replicas have told."""
+    parts = [Told(one.replica, one.answer[version]) for one in answers.told if version in one.answer]
+    snapshot = whole_pool([Told(part.replica, part.answer.snapshot) for part in parts])
+    last = newest(part.answer.last_reload for part in parts)
     return PoolView(
         pool_version=version,
         engine=identity.spec.engine,
@@ -195,6 +206,7 @@ def pool_view(
             cpu_seconds=snapshot.cpu_seconds_total,
         ),
         workers=[WorkerView.model_validate(worker, from_attributes=True) for worker in snapshot.workers],
+        missing_replicas=answers.missing_replicas,
     )
 
 
@@ -202,10 +214,10 @@ def pool_view(
 async def list_pools(services: Running, _: Observer) -> list[PoolView]:
     """Lists the pools with their workers. The packages of a pool are in the view of that pool alone."""
     identities = await asyncio.gather(*(identity_of(version, services) for version in services.pools))
-    snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
+    answers = await services.machine.ask(POOLS, None)
     return [
-        pool_view(snapshot, identity, services, with_packages=False)
-        for snapshot, identity in zip(snapshots, identities, strict=True)
+        pool_view(version, answers, identity, with_packages=False)
+        for version, identity in zip(services.pools, identities, strict=True)
     ]
 
 
@@ -219,14 +231,12 @@ async def show_difference(services: Running, _: Observer) -> PoolDifferenceView:
 @router.get("/{version}")
 async def show_pool(version: Version, services: Running, _: Observer) -> PoolView:
     """Shows a pool with its workers and the packages that they find."""
-    pool = pool_of(version, services)
+    require_pool(version, services)
     identity = await identity_of(version, services)
-    return pool_view(await pool.snapshot(), identity, services)
+    return pool_view(version, await services.machine.ask(POOLS, None), identity)
 
 
-def pool_of(version: Version, services: Services) -> Pool:
-    """Finds a pool that runs. Raises Problem if the service runs no such pool."""
-    pool = services.pools.get(version)
-    if pool is None:
+def require_pool(version: Version, services: Services) -> None:
+    """Raises Problem if the service runs no such pool."""
+    if version not in services.pools:
         raise Problem("not_found", f"this service runs no pool {version}")
-    return pool

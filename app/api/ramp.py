@@ -1,7 +1,7 @@
 """`/rollout/plan`, `/rollout/start` and the like, `/rollout/status`: a ramp that goes on by itself."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,15 +12,17 @@ from analysis.verdict import Say
 from app.access.auth import Operator, Reader
 from app.api.base import In, Out, Router
 from app.api.preconditions import IfMatch, expected_revision
-from app.api.rollout import percent_of, require_v1, shadow_percent_of
+from app.api.rollout import require_v1, shadow_percent_of
 from app.openapi.document import raises
 from app.problems import Problem
+from app.replicas.machine import Answers
+from app.replicas.told import STATUS, StatusTold
+from app.replicas.views import leading, whole_reports
 from app.services import Running, Services
 from common.threads import in_check_thread
 from routing.errors import StaleRevision
-from routing.rollout.outlook import outlook
 from routing.rollout.plan import MAX_STEPS, Plan, parse_plan
-from routing.rollout.ramp import NEEDS_EVIDENCE, Facts, Ramp, RampState, missing_for_next
+from routing.rollout.ramp import Ramp, RampState
 from routing.rollout.ramp_store import ReplicaReport
 from routing.versions import Version
 from store.health import StoreFailure
@@ -73,6 +75,7 @@ class ReplicaView(Out):
     """One replica of the service."""
 
     id: str
+    replica: int | None = Field(description="Its number among those of the machine that answers; null elsewhere")
     seen_at: datetime
     is_silent: bool
     rollout_revision: int = Field(description="The revision in force there")
@@ -100,6 +103,9 @@ class StatusView(Out):
     replicas: list[ReplicaView]
     database: str | None = Field(
         description="The failure of this replica's last write to the database, and since when; null while it can write"
+    )
+    missing_replicas: list[str] = Field(
+        description="Replicas of this machine that do not answer now, with the reason, such as `1: silent`"
     )
 
 
@@ -138,7 +144,7 @@ async def start_ramp(services: Running, operator: Operator, body: StartBody | No
     require_v1(services)
     body = body or StartBody(reason=None, lower=False)
     await services.ramp.start(operator.name, body.reason, lowers=body.lower)
-    return status_view(services)
+    return await ask_status(services)
 
 
 @router.post("/pause", openapi_extra=raises("plan_conflict", "stale_revision", "store_unavailable"))
@@ -166,7 +172,7 @@ async def approve_ramp(
         raise StaleRevision(current)
     body = body or ApprovalBody(reason=None, step=None)
     await services.ramp.approve(operator.name, body.reason, body.step)
-    return status_view(services)
+    return await ask_status(services)
 
 
 @router.post("/promote", openapi_extra=raises("plan_conflict", "stale_revision", "store_unavailable"))
@@ -187,7 +193,7 @@ async def abort_ramp(services: Running, operator: Operator, body: ReasonBody | N
 @router.get("/status")
 async def show_status(services: Running, _: Reader) -> StatusView:
     """The ramp as it is, here and on the other replicas."""
-    return status_view(services)
+    return await ask_status(services)
 
 
 _Move = Callable[[str, str | None], Awaitable[Ramp]]
@@ -195,31 +201,37 @@ _Move = Callable[[str, str | None], Awaitable[Ramp]]
 
 async def _moved(move: _Move, services: Services, by: str, body: ReasonBody | None) -> StatusView:
     await move(by, body.reason if body is not None else None)
-    return status_view(services)
+    return await ask_status(services)
 
 
-def status_view(services: Services) -> StatusView:
-    """The ramp as it is shown."""
-    controller, ramp = services.ramp, services.ramp.ramp
-    verdict = controller.verdict()
-    current = services.flag.current
-    percent = percent_of(current, services)
-    rows = [_replica_view(services, report) for report in controller.reports()]
-    facts = controller.facts(verdict)
+async def ask_status(services: Services) -> StatusView:
+    """Asks all replicas of the machine for the ramp as it is."""
+    return status_view(services, await services.machine.ask(STATUS, None))
+
+
+def status_view(services: Services, answers: Answers[StatusTold]) -> StatusView:
+    """The ramp as it is shown, from what all replicas have told."""
+    ramp, current, machine = services.ramp.ramp, services.flag.current, services.machine
+    percent = services.percent_of(current)
+    leader = leading(answers.told, machine.index)
+    missing = {one.replica for one in answers.missing}
+    reports = whole_reports(services.ramp.reports(), answers.told, machine.place_of)
+    rows = [_replica_view(services, report, missing) for report in reports]
     return StatusView(
         state=ramp.state,
         step=ramp.step + 1,
         steps=0 if ramp.plan is None else len(ramp.plan.steps),
         canary_percent=percent,
         shadow_percent=shadow_percent_of(current, services),
-        next=outlook(ramp, facts, percent),
-        verdict=verdict.action,
-        guardrail=verdict.guardrail,
-        since=controller.since,
-        reason=_reason(services, facts),
+        next=leader.next,
+        verdict=leader.verdict,
+        guardrail=leader.guardrail,
+        since=leader.since,
+        reason=leader.reason,
         by=ramp.by,
         pin=services.pin,
         in_force=all(row.rollout_revision >= current.revision and not row.is_silent for row in rows),
+        missing_replicas=answers.missing_replicas,
         silent=[row.id for row in rows if row.is_silent],
         split=_split(percent, _sum([row.split for row in rows])),
         replicas=rows,
@@ -234,23 +246,15 @@ def _database_text(failure: StoreFailure | None) -> str | None:
     return f"{failure.reason}, since {since:%Y-%m-%d %H:%M:%S}Z"
 
 
-def _reason(services: Services, facts: Facts) -> str | None:
-    """The reason for the state; for a ramp that waits, what it lacks at this moment."""
-    ramp = services.ramp.ramp
-    if ramp.state is RampState.WAITING and ramp.current is not None:
-        missing = missing_for_next(ramp, ramp.current, facts) or ramp.reason
-        lacking = services.judge.lacking() if missing == NEEDS_EVIDENCE else ""
-        return f"{missing}: {lacking}" if lacking else missing
-    return ramp.reason
-
-
-def _replica_view(services: Services, report: ReplicaReport) -> ReplicaView:
+def _replica_view(services: Services, report: ReplicaReport, missing: Container[int]) -> ReplicaView:
+    place = services.machine.place_of(report.id)
     return ReplicaView(
         id=report.id,
+        replica=place,
         seen_at=report.seen_at,
-        is_silent=report.is_silent,
+        is_silent=report.is_silent or (place is not None and place in missing),
         rollout_revision=report.rollout_revision,
-        split=_split(percent_of(services.flag.current, services), report.calls),
+        split=_split(services.percent_of(services.flag.current), report.calls),
     )
 
 

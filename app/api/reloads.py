@@ -6,11 +6,12 @@ from pydantic import Field, model_validator
 
 from app.access.auth import Operator, Principal
 from app.api.base import In, Router
-from app.api.pools import PoolView, list_pools, pool_of, show_pool
+from app.api.pools import PoolView, list_pools, require_pool, show_pool
 from app.openapi.document import raises
 from app.positions.new_code import ProgramsWouldBreak
 from app.positions.reload import Asked
 from app.problems import Problem
+from app.replicas.acts import NotEverywhere, reload_everywhere
 from app.services import Running
 from pools.errors import NoPreviousCode, SpawnFailed
 from routing.versions import Version
@@ -51,6 +52,8 @@ def problem_of_reload(error: SpawnFailed | NoPreviousCode) -> Problem:
     """Says why the workers of a pool keep their code."""
     if isinstance(error, NoPreviousCode):
         return Problem("rollback_impossible", str(error))
+    if isinstance(error, NotEverywhere):
+        return Problem("load_failed", f"not all replicas have the code: {error}")
     broken = error.broken if isinstance(error, ProgramsWouldBreak) else ()
     programs = [{"program_id": one.program_id, "reason": one.reason} for one in broken]
     extensions = {"programs": programs} if programs else {}
@@ -62,10 +65,11 @@ async def reload_pools(services: Running, operator: Operator, body: ReloadBody |
     """Replaces the workers of all pools, as the reload of one pool does; answers when it is done.
 
     While V2 has some of the traffic and not all, or a plan is under way, it takes `force`: V1 is what a rollback goes
-    to. A pool that cannot be reloaded keeps no other from it.
+    to. A pool that cannot be reloaded keeps no other from it. All replicas of the machine reload: first the one that is
+    asked, then the others; `load_failed` names those that keep their code.
     """
     try:
-        await services.reloader.reload_all(_asked(body, operator))
+        await reload_everywhere(services, None, _asked(body, operator))
     except (SpawnFailed, NoPreviousCode) as error:
         raise problem_of_reload(error) from None
     return await list_pools(services, operator)
@@ -81,9 +85,9 @@ async def reload_pool(
     code. If modules or programs cannot be loaded that could be before, the workers stay as they are, unless `force`
     is set. With `previous` the code from before the last reload comes back, whatever is on disk.
     """
-    pool_of(version, services)
+    require_pool(version, services)
     try:
-        await services.reloader.reload(version, _asked(body, operator))
+        await reload_everywhere(services, version, _asked(body, operator))
     except (SpawnFailed, NoPreviousCode) as error:
         raise problem_of_reload(error) from None
     return await show_pool(version, services, operator)

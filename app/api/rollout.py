@@ -1,5 +1,6 @@
 """`/rollout`: the flag, its changes, its history, and the way back."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -10,8 +11,8 @@ from app.access.auth import Operator, Principal, Reader
 from app.api.base import MAX_REVISION, In, Out, Page, Router, page_of
 from app.api.preconditions import IfMatch, etag, expected_revision
 from app.openapi.document import header, raises
-from app.positions.warmth import wait_until_warm
 from app.problems import Problem, needs_reason
+from app.replicas.acts import follow_everywhere, replay_everywhere, wait_until_warm_everywhere
 from app.services import Running, Services
 from config.api_keys import Scope
 from routing.rollout.model import Change, Rollout, Source, to_basis_points
@@ -36,6 +37,10 @@ class RolloutView(Out):
         "ROLLOUT_MAX_STALENESS_S; revision and source are the last ones that it knows"
     )
     note: str | None = Field(description="Why the flag's percentage is not what the calls get, and when it counts")
+    missing_replicas: list[str] = Field(
+        default=[],
+        description="Replicas of this machine that have not done what was asked of each, with the reason",
+    )
 
 
 class RevisionView(Out):
@@ -80,11 +85,12 @@ class RollbackBody(In):
     )
 
 
-def rollout_view(rollout: Rollout, services: Services) -> RolloutView:
+def rollout_view(rollout: Rollout, services: Services, missing: Sequence[str] = ()) -> RolloutView:
     """Shows the flag; a replica that is cut off from the rollout sends nothing to V2."""
     is_cut_off = services.flag.is_cut_off
     return RolloutView(
-        canary_percent=0 if is_cut_off else percent_of(rollout, services),
+        missing_replicas=list(missing),
+        canary_percent=0 if is_cut_off else services.percent_of(rollout),
         shadow_percent=shadow_percent_of(rollout, services),
         pool_version=services.pin,
         stale=is_cut_off,
@@ -106,11 +112,6 @@ def _note(rollout: Rollout, services: Services) -> str | None:
     if services.pin is not None:
         return f"POOL_VERSION={services.pin} pins all calls; V2 gets {percent} from a start without it on"
     return None
-
-
-def percent_of(rollout: Rollout, services: Services) -> float:
-    """The share of V2 that `rollout` stands for here: everything if the service runs without V1."""
-    return rollout.canary_percent if Version.V1 in services.pools else 100.0
 
 
 def shadow_percent_of(rollout: Rollout, services: Services) -> float:
@@ -166,7 +167,7 @@ async def change_rollout(
     current, expected = services.flag.current, expected_revision(if_match)
     if body.canary_percent is not None:
         points = to_basis_points(body.canary_percent)
-        expected = await wait_until_warm(services.pools[Version.V2], services.flag, points, expected)
+        expected = await wait_until_warm_everywhere(services, points, expected)
     else:  # what is given is for this percentage, and no other one
         points, expected = current.canary_basis_points, current.revision if expected is None else expected
     shadow = None if body.shadow_percent is None else to_basis_points(body.shadow_percent)
@@ -181,12 +182,13 @@ async def roll_back(services: Running, operator: Operator, body: RollbackBody | 
     """Sends all traffic to V1, from the next call on. Calls queued for V2 move over; running ones finish."""
     require_v1(services)
     body = body or RollbackBody()
+    missing: list[str] = []
     try:
         rollout = await services.flag.rollback(operator.name, body.reason)
     finally:
         if body.in_flight == "replay":
-            services.router.replay_running()
-    return rollout_view(rollout, services)
+            missing = await replay_everywhere(services)
+    return rollout_view(rollout, services, missing)
 
 
 class RotationBody(In):
@@ -233,7 +235,7 @@ async def rotate_pools(services: Running, operator: Operator, body: RotationBody
     if body.unproven:
         _check_word("unproven", "to rotate without evidence", operator, body.reason)
     rollout = await services.rotation.rotate(operator.name, body.reason, is_unproven=body.unproven)
-    return rollout_view(rollout, services)
+    return rollout_view(rollout, services, await follow_everywhere(services, rollout.revision))
 
 
 @router.post("/unrotate", openapi_extra=raises(*_ROTATION_PROBLEMS))
@@ -249,7 +251,8 @@ async def unrotate_pools(services: Running, operator: Operator, body: Unrotation
     if body.force:
         _check_word("force", "to take back a rotation by force", operator, body.reason)
     taken = await services.rotation.unrotate(operator.name, body.reason, is_forced=body.force)
-    view = rollout_view(taken.rollout, services)
+    missing = await follow_everywhere(services, taken.rollout.revision)
+    view = rollout_view(taken.rollout, services, missing)
     return UnrotationView(**view.model_dump(), kept_programs=list(taken.kept), kept_lm=taken.keeps_lm)
 
 

@@ -9,6 +9,8 @@ from pydantic import Field
 from app.access.auth import Executor, Reader
 from app.api.base import Identifier, Out, Page, Router, Text, page_of
 from app.openapi.document import raises
+from app.replicas.acts import catch_up_elsewhere
+from app.replicas.told import FLUSH, Kept
 from app.services import Running
 from routing.catalog.sessions import StoredSession
 from routing.versions import Version
@@ -50,6 +52,7 @@ async def list_sessions(
     cursor: Annotated[Text, Query(max_length=128, description="`next_cursor` of the page before")] = "",
 ) -> Page[SessionView]:
     """Lists sessions by id."""
+    await services.machine.ask_others(FLUSH, Kept.SESSIONS)
     found = await services.sessions.page(reader.reader, limit=limit + 1, after=cursor)
     ttl_s = services.sessions.ttl_s
     return page_of(found, limit, view=lambda session: session_view(session, ttl_s), cursor=lambda session: session.id)
@@ -58,10 +61,13 @@ async def list_sessions(
 @router.get("/{session_id}", openapi_extra=raises("session_not_found", "store_unavailable"))
 async def show_session(session_id: SessionId, services: Running, reader: Reader) -> SessionView:
     """Shows a session and the number of its programs."""
+    await services.machine.ask_others(FLUSH, Kept.SESSIONS)
     return session_view(await services.sessions.show(session_id, reader.reader), services.sessions.ttl_s)
 
 
 @router.delete("/{session_id}", status_code=204, openapi_extra=raises("session_not_found", "store_unavailable"))
 async def end_session(session_id: SessionId, services: Running, executor: Executor) -> None:
     """Ends a session and frees its programs, its LM and its jobs. Its running calls go on."""
+    await services.machine.ask_others(FLUSH, Kept.SESSIONS)
     await services.sessions.end(session_id, executor.caller)
+    await catch_up_elsewhere(services)

@@ -13,11 +13,13 @@ from app.api.programs.resource import ProgramId
 from app.api.rollout import shadow_percent_of
 from app.openapi.document import raises
 from app.problems import Problem
+from app.replicas.told import SHADOW
 from app.services import Running, Services
 from common.threads import in_check_thread
 from config.api_keys import Scope
-from routing.shadow.examples import Example
-from routing.shadow.reports import ProgramReport
+from routing.shadow.examples import MAX_EXAMPLES as KEPT_EXAMPLES
+from routing.shadow.examples import Example, gravest_first
+from routing.shadow.reports import ProgramReport, ShadowReports
 from routing.versions import Version
 
 router = Router(prefix="/shadow", tags=["shadow"])
@@ -87,6 +89,9 @@ class ShadowProgramView(Out):
     v1_ms: float | None = Field(description="Mean time in the program on V1; shown, not judged")
     v2_ms: float | None
     examples: list[ShadowExampleView]
+    missing_replicas: list[str] = Field(
+        description="Replicas of this machine whose newest calls and examples are missing here, with the reason"
+    )
 
 
 class ShadowView(ShadowProgramView):
@@ -118,8 +123,8 @@ class ComparedView(Out):
 
 @router.get("")
 async def show_shadow(services: Running, principal: Observer) -> ShadowView:
-    """Shows the shadow calls of all replicas: what differs, and what is noise; the examples are those of this one."""
-    reports = services.shadow.evidence.reports()
+    """Shows the shadow calls of all replicas: what differs, and what is noise. The examples are this machine's."""
+    reports, missing = await _reports(None, services)
     found = await in_check_thread(lambda: reports.overall(MAX_FIELDS))
     return ShadowView(
         shadow_percent=shadow_percent_of(services.flag.current, services),
@@ -134,13 +139,14 @@ async def show_shadow(services: Running, principal: Observer) -> ShadowView:
         v1_ms=None,
         v2_ms=None,
         examples=[_example(program_id, one, principal) for program_id, one in found.examples[:MAX_EXAMPLES]],
+        missing_replicas=missing,
     )
 
 
 @router.get("/{program_id}", operation_id="show_program_shadow", openapi_extra=raises("not_found"))
 async def show_program(program_id: ProgramId, services: Running, principal: Observer) -> ShadowProgramView:
     """Shows the shadow calls of one program."""
-    one = await _report(program_id, services)
+    one, missing = await _report(program_id, services)
     return ShadowProgramView(
         compared=one.compared,
         differing=one.differing,
@@ -152,6 +158,7 @@ async def show_program(program_id: ProgramId, services: Running, principal: Obse
         v1_ms=one.v1_ms,
         v2_ms=one.v2_ms,
         examples=[_example(program_id, example, principal) for example in one.examples],
+        missing_replicas=missing,
     )
 
 
@@ -191,10 +198,23 @@ def _refuse_without_workers(services: Services) -> None:
             raise Problem("invalid_request", f"both versions must run, and {version.upper()} has no worker: {why}")
 
 
-async def _report(program_id: str, services: Services) -> ProgramReport:
-    reports = services.shadow.evidence.reports()
+async def _reports(program_id: str | None, services: Services) -> tuple[ShadowReports, list[str]]:
+    """The evidence of all replicas with their examples, of one program or all; and the replicas that are missing."""
+    answers = await services.machine.ask(SHADOW, program_id)
+    if not services.machine.is_alone:
+        await services.shadow.exchange()  # the others have written theirs
+    examples: dict[str, list[Example]] = {}
+    for one in answers.all:
+        for of_program, kept in one.items():
+            examples.setdefault(of_program, []).extend(kept)
+    gravest = {of_program: gravest_first(kept)[:KEPT_EXAMPLES] for of_program, kept in examples.items()}
+    return services.shadow.evidence.reports(gravest), answers.missing_replicas
+
+
+async def _report(program_id: str, services: Services) -> tuple[ProgramReport, list[str]]:
+    reports, missing = await _reports(program_id, services)
     try:
-        return await in_check_thread(lambda: reports.of(program_id))
+        return await in_check_thread(lambda: reports.of(program_id)), missing
     except KeyError:
         raise Problem("not_found", f"no call of the program {program_id!r} has been compared or scored") from None
 

@@ -18,8 +18,8 @@ from app.console.pages import live_page, pools_page
 from app.console.route import new_router
 from app.console.words import ago, percent
 from app.positions.reload import Asked
-from app.positions.warmth import wait_until_warm
 from app.problems import Problem
+from app.replicas.acts import NotEverywhere, reload_everywhere, wait_until_warm_everywhere
 from app.services import Running, Services
 from pools.errors import NoPreviousCode, SpawnFailed
 from routing.errors import NoPlan, PlanConflict, RollbackUnwritten, StaleRevision, StoreUnavailable
@@ -64,9 +64,7 @@ async def set_percent(request: Request, visitor: Operating, services: Running) -
     require_v1(services)
     try:
         change = Change(points_of(form), Source.API, visitor.principal.name, reason_of(form))
-        expected = await wait_until_warm(
-            services.pools[Version.V2], services.flag, change.canary_basis_points, revision_of(form)
-        )
+        expected = await wait_until_warm_everywhere(services, change.canary_basis_points, revision_of(form))
         await services.flag.change(change, expected=expected)
     except (InvalidForm, StaleRevision, StoreUnavailable) as error:
         return await _refused(request, visitor, error)
@@ -113,7 +111,9 @@ async def reload(request: Request, visitor: Operating, services: Running) -> Res
         _check_revision(form, services)
         is_previous = form.get("code") == "previous"
         asked = Asked(by=visitor.principal.name, reason=reason_of(form), is_previous=is_previous)
-        await services.reloader.reload(Version(version), asked)
+        await reload_everywhere(services, Version(version), asked)
+    except NotEverywhere as error:
+        return await _refused(request, visitor, InvalidForm(f"Not all replicas have the code: {error}"), on_pools=True)
     except (SpawnFailed, NoPreviousCode) as error:
         failed = InvalidForm(f"The workers keep their code: {error}")
         return await _refused(request, visitor, failed, on_pools=True)

@@ -4,10 +4,11 @@ import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from analysis.guardrails import GUARDRAIL_OF
-from app.services import Services
+from app.replicas.machine import Told
+from app.replicas.told import LiveTold
 from pools.protocol import PoolSnapshot
 from routing.telemetry.recorder import DURATION_BOUNDS
 from routing.versions import Version
@@ -19,16 +20,34 @@ RECENT_S: Final = 60
 _QUANTILES: Final = (0.5, 0.95, 0.99)
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Both versions' counts since the start, and their queues, at one moment."""
+class Run(NamedTuple):
+    """A replica, or the only process, from its start to its end."""
 
-    at: int
-    """Whole seconds since the epoch."""
+    replica: int | None
+    since: float
+    """The time of its start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Both versions' counts since the start of a run."""
+
     durations: Mapping[Version, Sequence[int]]
     """Calls by `DURATION_BOUNDS`."""
     faults: Mapping[tuple[Version, str], int]
     """By version and guardrail."""
+
+
+_NO_COUNTS: Final = Counts({version: [0] * (len(DURATION_BOUNDS) + 1) for version in Version}, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The counts of all replicas that have answered, and both versions' queues, at one moment."""
+
+    at: int
+    """Whole seconds since the epoch."""
+    counts: Mapping[Run, Counts]
     queues: Mapping[Version, int]
 
 
@@ -93,20 +112,22 @@ class Series:
         return found, None if base is None else now.at - base.at
 
 
-def take_tick(services: Services, snapshots: Sequence[PoolSnapshot], at: float) -> Tick:
-    """Reads the counters of this replica."""
-    counts = services.failures.counts()
-    faults: Counter[tuple[Version, str]] = Counter()
-    for (code, version), count in counts.items():
-        if code in GUARDRAIL_OF:
-            faults[version, GUARDRAIL_OF[code]] += count
+def take_tick(told: Sequence[Told[LiveTold]], snapshots: Sequence[PoolSnapshot], at: float) -> Tick:
+    """Makes a tick of what the replicas have told, and of their pools together."""
     queues = {snapshot.version: snapshot.queue_depth for snapshot in snapshots}
     return Tick(
         at=int(at),
-        durations={version: services.recorder.latencies(version) for version in Version},
-        faults=faults,
+        counts={Run(one.replica, one.answer.failures.since): _counts(one.answer) for one in told},
         queues={version: queues.get(version, 0) for version in Version},
     )
+
+
+def _counts(live: LiveTold) -> Counts:
+    faults: Counter[tuple[Version, str]] = Counter()
+    for code, version, count in live.failures.counts:
+        if code in GUARDRAIL_OF:
+            faults[version, GUARDRAIL_OF[code]] += count
+    return Counts(live.durations, faults)
 
 
 def figures_between(base: Tick | None, now: Tick, version: Version) -> Figures:
@@ -134,17 +155,31 @@ def quantile_ms(counts: Sequence[int], q: float) -> float | None:
     return math.inf
 
 
+def _before(base: Tick | None, run: Run, now: Counts) -> Counts:
+    """The counts of a run at the earlier tick. One that was there and has not answered then has not counted since."""
+    if base is None or run.since >= base.at:
+        return _NO_COUNTS
+    return base.counts.get(run, now)
+
+
 def _added(base: Tick | None, now: Tick, version: Version) -> list[int]:
-    before = base.durations[version] if base is not None else [0] * len(now.durations[version])
-    return [after - earlier for after, earlier in zip(now.durations[version], before, strict=True)]
+    added = list(_NO_COUNTS.durations[version])
+    for run, counts in now.counts.items():
+        before = _before(base, run, counts).durations[version]
+        for index, (after, earlier) in enumerate(zip(counts.durations[version], before, strict=True)):
+            added[index] += after - earlier
+    return added
 
 
 def _faults_added(base: Tick | None, now: Tick, version: Version) -> Counter[str]:
     """One version's faults between two ticks, or since the start, by guardrail."""
-    before: Mapping[tuple[Version, str], int] = {} if base is None else base.faults
-    return Counter(
-        {name: count - before.get((of, name), 0) for (of, name), count in now.faults.items() if of is version}
-    )
+    added: Counter[str] = Counter()
+    for run, counts in now.counts.items():
+        before = _before(base, run, counts).faults
+        for (of, name), count in counts.faults.items():
+            if of is version:
+                added[name] += count - before.get((of, name), 0)
+    return added
 
 
 def _point(before: Tick, now: Tick) -> Point:

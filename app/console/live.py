@@ -18,6 +18,9 @@ from app.api.failures import FailureCount, failure_counts
 from app.api.ramp import StatusView, status_view
 from app.api.rollout import RolloutView, rollout_view
 from app.console.figures import Figures, Point, Series, Tick, take_tick
+from app.replicas.machine import Answers, Told
+from app.replicas.told import LIVE, LiveTold
+from app.replicas.views import whole_failures, whole_pools
 from app.services import Services
 from common.background import Background
 from pools.protocol import PoolSnapshot
@@ -41,7 +44,7 @@ class TooManyViewers(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Everything that the live pages show, at one moment, from this replica's memory alone."""
+    """Everything that the live pages show, at one moment, from the memory of this machine's replicas alone."""
 
     at: datetime
     rollout: RolloutView
@@ -54,6 +57,8 @@ class Sample:
     points: Sequence[Point]
     failures: Sequence[FailureCount]
     failing_since: datetime
+    missing: Sequence[str]
+    """The replicas of this machine that have not answered, with the reason."""
     staleness_s: float
     is_written: bool
     """False while a rollback is in force here that the database does not have yet."""
@@ -63,6 +68,17 @@ class Sample:
     """The verbs that a person may use on the plan now, with their labels."""
     program_names: Mapping[str, str]
     """Ids of the programs in quarantine, by `quarantine_key`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The answers of all replicas at one moment."""
+
+    answers: Answers[LiveTold]
+    rows: Sequence[Row]
+    pools: Sequence[PoolSnapshot]
+    tick: Tick
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +138,8 @@ class LiveHub:
 
     async def sample(self, services: Services, max_age_s: float = EVIDENCE_AGE_S) -> Sample:
         """Reads everything now; a database that is dead makes no difference."""
-        snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
-        rows = await services.evidence.rows(max_age_s=max_age_s)
-        now = time.time()
-        tick = take_tick(services, snapshots, now)
-        return self._sample(services, snapshots, rows, tick, now)
+        seen = await self._look(services, max_age_s)
+        return self._sample(services, seen)
 
     async def frames(self, audience: Audience, services: Services, is_in: Callable[[], bool]) -> AsyncIterator[bytes]:
         """Yields frames until the tab goes, the service stops, or `is_in` tells that the visitor is out.
@@ -173,12 +186,9 @@ class LiveHub:
             await asyncio.sleep(to_next_beat(time.time()))
 
     async def _show(self, services: Services) -> None:
-        snapshots = await asyncio.gather(*(pool.snapshot() for pool in services.pools.values()))
-        rows = await services.evidence.rows(max_age_s=EVIDENCE_AGE_S)
-        now = time.time()
-        tick = take_tick(services, snapshots, now)
-        point = self._series.add(tick)
-        sample = self._sample(services, snapshots, rows, tick, now)
+        seen = await self._look(services, EVIDENCE_AGE_S)
+        point = self._series.add(seen.tick)
+        sample = self._sample(services, seen)
         points = _event("points", _encoded([point])) if point is not None else b""
         frames: dict[Audience, bytes] = {}
         for viewer in tuple(self._viewers):
@@ -187,28 +197,37 @@ class LiveHub:
                 frames[audience] = points + _event(None, self._encode(audience, sample))
             viewer.show(frames[audience])
 
-    def _sample(
-        self, services: Services, snapshots: Sequence[PoolSnapshot], rows: Sequence[Row], tick: Tick, now: float
-    ) -> Sample:
-        figures, seconds = self._series.recent(tick)
-        failures = services.failures
+    async def _look(self, services: Services, max_age_s: float) -> _Seen:
+        """Asks all replicas of the machine. Evidence is that of all replicas on each of them."""
+        answers = await services.machine.ask(LIVE, None)
+        rows = await services.evidence.rows(max_age_s=max_age_s)
+        now = time.time()
+        pools = whole_pools(answers.told)
+        return _Seen(answers, rows, pools, take_tick(answers.told, pools, now), now)
+
+    def _sample(self, services: Services, seen: _Seen) -> Sample:
+        figures, seconds = self._series.recent(seen.tick)
+        answers = seen.answers
+        failures = whole_failures([one.failures for one in answers.all])
+        statuses = Answers([Told(one.replica, one.answer.status) for one in answers.told], answers.missing)
         return Sample(
-            at=datetime.fromtimestamp(now, UTC),
+            at=datetime.fromtimestamp(seen.at, UTC),
             rollout=rollout_view(services.flag.current, services),
-            status=status_view(services),
-            rows=rows,
-            pools=snapshots,
+            status=status_view(services, statuses),
+            rows=seen.rows,
+            pools=seen.pools,
             figures=figures,
             figures_s=seconds,
             points=self._series.points(),
-            failures=failure_counts(failures.counts()),
+            failures=failure_counts(failures.counts),
             failing_since=datetime.fromtimestamp(failures.since, UTC),
+            missing=answers.missing_replicas,
             staleness_s=self._staleness(),
             is_written=services.flag.is_written,
             has_v1=Version.V1 in services.pools,
             steps=() if services.ramp.ramp.plan is None else services.ramp.ramp.plan.steps,
             verbs=verbs_of(services.ramp.ramp, services.flag.current.canary_basis_points),
-            program_names=services.programs.names({one.key for pool in snapshots for one in pool.quarantined}),
+            program_names=services.programs.names({one.key for pool in seen.pools for one in pool.quarantined}),
         )
 
 

@@ -1,6 +1,5 @@
 """The pages that look: none of them changes anything."""
 
-import itertools
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
@@ -25,6 +24,8 @@ from app.console.route import console_of, new_router, visitor_or_none
 from app.console.validation import report_of
 from app.positions.identity import pools_difference
 from app.problems import Problem
+from app.replicas.told import FAILURES, FailuresAsked
+from app.replicas.views import whole_failures
 from app.services import Running, Services
 from config.api_keys import Scope
 from routing.errors import StoreUnavailable
@@ -33,13 +34,15 @@ from routing.versions import Version
 
 router = new_router()
 
+EXECUTIONS: Final = 200
+"""Failed calls that the page of failures lists."""
 ROWS: Final = 50
 """Rows of a page of the history."""
 DONE: Final = {
     "set": "Done: the percentage is in force.",
     "plan": "Done: the plan has moved.",
     "rollback": "Rolled back: V1 gets every call.",
-    "rollback_unwritten": "Rolled back here: V1 gets every call of this replica. In force here, not yet written.",
+    "rollback_unwritten": "Rolled back here: V1 gets every call of this machine. In force here, not yet written.",
     "reload": "Done: the workers have the code that is on disk.",
     "reload_previous": "Done: the workers have the code from before the last reload.",
 }
@@ -98,7 +101,8 @@ async def failures(
 ) -> Response:
     """Failed calls by code and version, down to single executions."""
     shows_detail = visitor.principal.may(Scope.ADMIN)
-    found = itertools.islice(services.failures.newest(code, version), 200)
+    asked = FailuresAsked(code=code, version=version, limit=EXECUTIONS)
+    found = whole_failures((await services.machine.ask(FAILURES, asked)).all).newest[:EXECUTIONS]
     return await live_page(
         request,
         visitor,

@@ -15,6 +15,7 @@ from app.console.access import Acting, Viewing, Visitor, with_scope
 from app.console.forms import InvalidForm, read_form
 from app.console.route import console_of, new_router
 from app.execute.exchange import AsgiExchange
+from app.replicas.told import FLUSH, Kept
 from app.services import Running, Services
 from config.api_keys import Scope
 from poolshift.worker.definitions import Field
@@ -46,6 +47,7 @@ async def list_programs(
     problem, page = None, ProgramPage([], has_more=False)
     try:
         if not session or await services.sessions.sees(session, visitor.principal.reader):
+            await services.machine.ask_others(FLUSH, Kept.PROGRAMS)
             page = await services.programs.page(session or None, limit=ROWS, max_bytes=MAX_PAGE_BYTES, after=after)
     except StoreUnavailable:
         problem = "The database does not answer, so programs cannot be listed. Calls go on."
@@ -143,6 +145,7 @@ async def _program_page(
     status: int = 200,
 ) -> Response:
     visible = await visible_session(session or None, services, visitor.principal.reader)
+    await services.machine.ask_others(FLUSH, Kept.PROGRAMS)
     stored = await services.programs.show(program_id, visible)
     read = partial(
         services.programs.revisions, program_id, visible, limit=REVISIONS, max_bytes=MAX_PAGE_BYTES, before=None

@@ -103,6 +103,7 @@ class Renderer:
             can_roll_back=visitor is not None and visitor.may("operate") and Version.V1 in services.pools,
             canary_percent=rollout_percent(services),
             is_written=services.flag.is_written,
+            absent=services.machine.absent(),
             **context,
         )
         return HTMLResponse(content, status, dict(headers or {}))

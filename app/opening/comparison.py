@@ -92,6 +92,7 @@ def exchange_evidence(opening: Opening, services: Services, database: Database) 
         functools.partial(evidence_generation, services),
         is_shared=database.is_shared,
     )
+    services.shadow.exchange = exchange.exchange
     opening.at_end(exchange.aclose)
     opening.run("shadow_evidence", exchange.run)
 

@@ -12,6 +12,8 @@ from app.opening.retirement import check_retirement
 from app.positions.factory import PoolFactory, PoolSet
 from app.positions.identity import ramp_identity, v2_identity
 from app.positions.rotation import Rotation
+from app.replicas.acts import everywhere_warm
+from app.replicas.machine import WholeMachine
 from config.file_watch import contents
 from pools.protocol import Pool
 from routing.rollout.controller import PoolFacts, RampController
@@ -67,7 +69,13 @@ async def open_rollout(opening: Opening, database: Database, log: SqlRolloutLog)
 
 
 async def open_ramp(
-    opening: Opening, database: Database, flag: RolloutFlag, judge: LiveJudge, pools: PoolSet, catalog: Catalog
+    opening: Opening,
+    database: Database,
+    flag: RolloutFlag,
+    judge: LiveJudge,
+    pools: PoolSet,
+    catalog: Catalog,
+    machine: WholeMachine,
 ) -> RampController:
     """Loads the plan and its evidence, as the last run or the other replicas left them, and carries it out."""
     engines, pin = pools.engines, opening.settings.pool_version
@@ -85,11 +93,12 @@ async def open_ramp(
             v2_serves=functools.partial(serves, Version.V2),
             identity=lambda: ramp_identity(pools, catalog.lms, catalog.programs),
             is_warm_for=v2.is_warm_for,
-            warmed=functools.partial(_warmed, v2),
+            warmed=functools.partial(_warmed, v2, machine),
             pin=pin,
         ),
         Catalogue(catalog.programs.count, lambda: catalog.lms.is_on_trial),
         is_shared=database.is_shared,
+        replica=None if opening.replica is None else opening.replica.id,
     )
     await ramp.open()
     opening.at_end(ramp.aclose)
@@ -98,9 +107,9 @@ async def open_ramp(
     return ramp
 
 
-async def _warmed(pool: Pool, share: float) -> None:
-    """Waits until a pool is warm for a share, and says so if it does not get warm in time."""
-    if not await pool.warmed(share):
+async def _warmed(pool: Pool, machine: WholeMachine, share: float) -> None:
+    """Waits until V2 is warm for a share on all replicas, and says so if it does not get warm in time."""
+    if not await everywhere_warm(machine, share):
         _log.warning("V2 gets calls although it has too few warm workers", share=share, warm_workers=pool.warm_workers)
 
 

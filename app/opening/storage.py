@@ -8,6 +8,7 @@ from app.opening.catalog import Catalog
 from app.opening.opening import Opening
 from app.replicas.page import State
 from app.replicas.replica import Parts
+from routing.rollout.controller import RampController
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.staleness import limit_staleness
 from store.database import Database
@@ -36,7 +37,12 @@ async def open_store(opening: Opening) -> tuple[Database, Follower | None]:
 
 
 def follow_replicas(
-    opening: Opening, follower: Follower | None, catalog: Catalog, flag: RolloutFlag, log: SqlRolloutLog
+    opening: Opening,
+    follower: Follower | None,
+    catalog: Catalog,
+    flag: RolloutFlag,
+    log: SqlRolloutLog,
+    ramp: RampController,
 ) -> None:
     """Follows the changes that other replicas write, from now on, if there may be any.
 
@@ -45,7 +51,7 @@ def follow_replicas(
     if follower is None:
         return
     opening.at_end(follower.aclose)
-    follower.start(_handlers(catalog, flag, log), catalog.reload)
+    follower.start(_handlers(catalog, flag, log, ramp), catalog.reload)
     max_s = opening.settings.rollout_max_staleness_s
     if max_s is not None and opening.settings.has_v1:
         name = "ROLLOUT_MAX_STALENESS_S"
@@ -72,7 +78,7 @@ def follow_machine(
     opening.run("replica", replica.run, is_vital=True)
 
 
-def _handlers(catalog: Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handlers:
+def _handlers(catalog: Catalog, flag: RolloutFlag, log: SqlRolloutLog, ramp: RampController) -> Handlers:
     """Returns the handlers of other replicas' changes, by kind of change."""
 
     async def rollout(_: str) -> None:
@@ -89,6 +95,9 @@ def _handlers(catalog: Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handle
     async def session_begun(ref: str) -> None:
         await catalog.sessions.begun_elsewhere(ref)
 
+    async def ramp_moved(_: str) -> None:
+        await ramp.catch_up()
+
     async def lm(ref: str) -> None:
         await catalog.lms.refresh(lm_holder(ref))
 
@@ -97,5 +106,6 @@ def _handlers(catalog: Catalog, flag: RolloutFlag, log: SqlRolloutLog) -> Handle
         "program": program,
         "session_ended": session_ended,
         "session_begun": session_begun,
+        "ramp": ramp_moved,
         "lm": lm,
     }

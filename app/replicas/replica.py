@@ -6,9 +6,11 @@ the others tell of the rollout it acts on at once; all else it reads from the da
 
 import asyncio
 import os
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from socket import socket
 from typing import Final
 
@@ -32,10 +34,33 @@ CATCH_UP_S: Final = 1.0
 _log = structlog.stdlib.get_logger("poolshift.replicas")
 
 
+class Presence(StrEnum):
+    """The state of a replica as all others see it, without a question to it."""
+
+    SERVING = "serving"
+    STARTING = "starting"
+    SILENT = "silent"
+    """No sign of life has come for `SILENT_AFTER_S`."""
+    STOPPING = "stopping"
+    GONE = "gone"
+    """The process has died, and another has not taken its place yet."""
+
+
+_PRESENCE_OF: Final = {
+    State.GONE: Presence.GONE,
+    State.STARTING: Presence.STARTING,
+    State.OPEN: Presence.STARTING,
+    State.SERVING: Presence.SERVING,
+    State.STOPPING: Presence.STOPPING,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What the supervisor hands to each replica."""
 
+    name: str
+    """Tells this machine's replicas from all others that use its database."""
     page: Page
     wakers: Sequence[int]
     """An eventfd of each replica: whoever writes to it wakes the replica."""
@@ -77,6 +102,8 @@ class Replica:
     def __init__(self, machine: Machine, index: int) -> None:
         self.machine = machine
         self.index = index
+        self.id = f"{index}@{machine.name}-{secrets.token_hex(4)}"
+        """The name of this process among all replicas that use the database. Its successor has another."""
         self._page = machine.page
         self._stamps = machine.page.stamps
         self._followed = bytearray(len(self._stamps))
@@ -102,9 +129,20 @@ class Replica:
         """What this replica does."""
         return State(self._page.get(Row.STATE, self.index))
 
+    def place_of(self, replica_id: str) -> int | None:
+        """Tells which replica of this machine has, or has had, an id; None for those of other machines."""
+        index, _, rest = replica_id.partition("@")
+        return int(index) if rest.startswith(f"{self.machine.name}-") else None
+
     def is_now(self, state: State) -> None:
         """Shows the others what this replica does from now on."""
         self._page.set(Row.STATE, self.index, state)
+
+    def presence(self, index: int) -> Presence:
+        """Tells what this replica sees of another, or of itself. One that starts gives no sign of life yet."""
+        presence = _PRESENCE_OF[State(self._page.get(Row.STATE, index))]
+        is_heard = index == self.index or self._page.silence_s(index) < SILENT_AFTER_S
+        return presence if is_heard or presence in (Presence.STARTING, Presence.GONE) else Presence.SILENT
 
     # --- what it tells
 

@@ -62,6 +62,7 @@ class Supervisor:
         """Takes `run`, which is the replica of a number until it is told to stop; it returns if that had started."""
         name = secrets.token_hex(8)
         self._machine = Machine(
+            name=name,
             page=Page(count),
             wakers=[os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count)],
             peers=[_listen_for_peers(name, index) for index in range(count)],

@@ -160,7 +160,7 @@ def _show(flag: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(flag)
         return
-    pin = flag["pool_version"]
+    pin, missing = flag["pool_version"], flag.get("missing_replicas")
     print_fields(
         {
             "canary": f"{flag['canary_percent']:.10g} %",
@@ -171,5 +171,6 @@ def _show(flag: dict[str, Any], *, as_json: bool) -> None:
             "updated": f"{when(flag['updated_at'])} by {flag['updated_by']}",
             "reason": flag["reason"],
             **({"note": flag["note"]} if flag.get("note") else {}),
+            **({"not done by": f"replica {'; replica '.join(missing)}"} if missing else {}),
         }
     )

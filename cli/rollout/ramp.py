@@ -207,6 +207,7 @@ def _show_status(status: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(status)
         return
+    missing = status.get("missing_replicas")
     print_fields(
         {
             "state": f"{status['state']} since {when(status['since'])} by {status['by']}",
@@ -224,6 +225,7 @@ def _show_status(status: dict[str, Any], *, as_json: bool) -> None:
             "in force": "on every replica" if status["in_force"] else "not on every replica",
             **({"silent": ", ".join(status["silent"])} if status["silent"] else {}),
             **({"database": status["database"]} if status.get("database") else {}),
+            **({"missing": f"replica {'; replica '.join(missing)}"} if missing else {}),
         }
     )
     rows = [

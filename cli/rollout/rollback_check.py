@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from analysis.guardrails import codes_of
 from app.problem_kinds import KINDS
-from cli.scrape import Scrape
+from cli.scrape import ReplicaRun, Scrape
 from cli.service import Service
 from poolshift.client import pools, ramp, rollout
 
@@ -29,6 +29,10 @@ MAX_FAULTS: Final = 0.01
 """Share of answers that may have other faults: programs and language models fail now and then."""
 _NOT_OF_CALLERS: Final = frozenset({"shadow", "synthetic"})
 """Operations that no caller has asked for."""
+
+
+Count = Callable[[Scrape, ReplicaRun], float]
+"""Reads the count of one replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +138,15 @@ def counted(scrapes: Sequence[Scrape], serving: str) -> Seen:
 
     The answers and faults are those of the version `serving`.
     """
-    first: dict[float, Scrape] = {}
-    last: dict[float, Scrape] = {}
+    first: dict[ReplicaRun, Scrape] = {}
+    last: dict[ReplicaRun, Scrape] = {}
     for scrape in scrapes:
-        last[scrape.replica] = scrape
-        first.setdefault(scrape.replica, scrape)
+        for replica in scrape.replicas:
+            last[replica] = scrape
+            first.setdefault(replica, scrape)
 
-    def grown(count: Callable[[Scrape], float]) -> float:
-        return sum(count(scrape) - count(first[replica]) for replica, scrape in last.items())
+    def grown(count: Count) -> float:
+        return sum(count(scrape, replica) - count(first[replica], replica) for replica, scrape in last.items())
 
     faults = {code: grown(_answered(serving, {code})) for code in sorted(_FAULTS)}
     return Seen(
@@ -152,16 +157,18 @@ def counted(scrapes: Sequence[Scrape], serving: str) -> Seen:
     )
 
 
-def _dispatched(scrape: Scrape) -> float:
+def _dispatched(scrape: Scrape, replica: ReplicaRun) -> float:
     """Returns the decisions for V2 of a replica's router, without those that an admin's header forced."""
     decisions = "poolshift_routing_decisions_total"
-    return scrape.total(decisions, lambda labels: labels["reason"] != "forced", pool_version="v2")
+    return scrape.total(decisions, lambda labels: labels["reason"] != "forced", pool_version="v2", **replica.labels)
 
 
-def _answered(version: str, outcomes: Container[str] | None = None) -> Callable[[Scrape], float]:
-    """Returns the count of a version's answers to callers with these outcomes, or of all."""
+def _answered(version: str, outcomes: Container[str] | None = None) -> Count:
+    """Returns the count of a version's answers to callers with these outcomes, or of all, on one replica."""
 
     def counts(labels: Mapping[str, str]) -> bool:
         return labels["operation"] not in _NOT_OF_CALLERS and (outcomes is None or labels["outcome"] in outcomes)
 
-    return lambda scrape: scrape.total("poolshift_requests_total", counts, pool_version=version)
+    return lambda scrape, replica: scrape.total(
+        "poolshift_requests_total", counts, pool_version=version, **replica.labels
+    )

@@ -38,6 +38,8 @@ class Failures(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime
     counts: list[FailureCount]
     items: list[Failure]
+    missing_replicas: list[str] = []
+    """The replicas of the machine that are missing, with the reason, such as `1: silent`."""
 
 
 def newest(*, code: str | None = None, pool_version: str | None = None, limit: int | None = None) -> Call[Failures]:

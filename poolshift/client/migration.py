@@ -73,6 +73,8 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     v1_sunset: datetime | None = None
     usage: list[Use] = []
     service_times: list[ServiceTimes] = []
+    missing_replicas: list[str] = []
+    """The replicas of the machine that are missing, with the reason, such as `1: silent`."""
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):

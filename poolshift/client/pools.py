@@ -16,6 +16,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     node: str | None = None
     """The node of a cluster that it is on; None is the service's own machine."""
+    replica: int | None = None
+    """The replica that it works for; None if the machine has one process."""
     state: str
     age_s: float
     executions: int
@@ -103,6 +105,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """The last reload since the pool started."""
     programs_commit: str | None = None
     """The git commit of that code, with `-dirty` if it differs."""
+    missing_replicas: list[str] = []
+    """The replicas of the machine whose part is missing, with the reason, such as `1: silent`."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):

@@ -66,6 +66,8 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     is_silent: bool
     rollout_revision: int
     split: Split
+    replica: int | None = None
+    """The number among those of the machine that has answered; None elsewhere."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +94,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     shadow_percent: float = 0.0
     database: str | None = None
     """The failure of the replica's last write to the database, and since when; None while it can write."""
+    missing_replicas: list[str] = []
+    """The replicas of the machine that are missing, with the reason, such as `1: silent`."""
 
 
 class Tally(msgspec.Struct, frozen=True):

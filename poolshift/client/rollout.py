@@ -20,6 +20,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     shadow_percent: float = 0.0
     reason: str | None = None
     stale: bool = False
+    missing_replicas: list[str] = []
+    """The replicas of the machine that have not done what was asked of each, with the reason."""
     """True if everything goes to V1, since the replica has not reached the database for too long."""
     note: str | None = None
     """Why the flag's percentage is not what the calls get, and when it counts."""

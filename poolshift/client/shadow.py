@@ -66,6 +66,8 @@ class ProgramShadow(msgspec.Struct, frozen=True, kw_only=True):
     v1_ms: float | None = None
     v2_ms: float | None = None
     examples: list[ShadowExample] = []
+    missing_replicas: list[str] = []
+    """The replicas of the machine that are missing, with the reason, such as `1: silent`."""
 
 
 class Shadow(ProgramShadow, frozen=True, kw_only=True):

@@ -312,14 +312,20 @@ class Jobs:
         """
         live = self._live.get(execution_id)
         if live is not None and caller.may_see(live.stored.owner):
-            self._cancel(live)
-            await asyncio.wait({live.run})
-            await live.flush()
+            await self.cancel_here(execution_id)
             return await self.show(execution_id, caller)
         job = await self.show(execution_id, caller)
         if not job.status.is_over:
             await self._store.ask_to_cancel(execution_id)
         return job
+
+    async def cancel_here(self, execution_id: str) -> None:
+        """Ends a job that this replica runs, and stores that; any other it leaves alone. Raises StoreUnavailable."""
+        live = self._live.get(execution_id)
+        if live is not None:
+            self._cancel(live)
+            await asyncio.wait({live.run})
+            await live.flush()
 
     def end_session(self, session_id: str) -> None:
         """Ends the jobs of a session that has ended, which the store has forgotten."""

@@ -73,9 +73,10 @@ class RampController:
         catalogue: Catalogue,
         *,
         is_shared: bool,
+        replica: str | None = None,
     ) -> None:
-        """`is_shared` tells that other replicas use the store too."""
-        self.evidence = RunEvidence(judge, store, flag, catalogue, is_shared=is_shared)
+        """`is_shared` tells that other replicas use the store too, to which this one is known as `replica`."""
+        self.evidence = RunEvidence(judge, store, flag, catalogue, is_shared=is_shared, replica=replica)
         self._seen: tuple[int, Verdict] | None = None
         """The verdict of the last look, with the run that it is about."""
         self.when_restarted: Callable[[], None] = lambda: None
@@ -508,6 +509,12 @@ class RampController:
     def follow(self, stored: StoredRamp) -> None:
         """Takes up a revision that another replica has written."""
         self._record.follow(stored)
+
+    async def catch_up(self) -> None:
+        """Takes up the newest revision of the store. Raises StoreUnavailable."""
+        found = await self._store.find()
+        if found is not None:
+            self.follow(found.stored)
 
     def _flag_changed(self, rollout: Rollout) -> None:
         """Takes note of every revision of the flag, the ramp's own ones too."""

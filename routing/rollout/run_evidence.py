@@ -40,11 +40,18 @@ class RunEvidence:
     """
 
     def __init__(
-        self, judge: LiveJudge, store: RampStore, flag: RolloutFlag, catalogue: Catalogue, *, is_shared: bool
+        self,
+        judge: LiveJudge,
+        store: RampStore,
+        flag: RolloutFlag,
+        catalogue: Catalogue,
+        *,
+        is_shared: bool,
+        replica: str | None = None,
     ) -> None:
-        """Takes `is_shared` if other replicas use the store too."""
+        """Takes `is_shared` if other replicas use the store too, and the name of this one if it has any."""
         self.judge = judge
-        self.replica = uuid.uuid4().hex if is_shared else ALONE
+        self.replica = (replica or uuid.uuid4().hex) if is_shared else ALONE
         self.replicas: Sequence[ReplicaReport] = ()
         """The other replicas' reports, and this one's last."""
         self.is_leader = False

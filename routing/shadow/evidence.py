@@ -17,7 +17,7 @@ from pools.calls import Program
 from routing.catalog.programs import CataloguedProgram
 from routing.rollout.live_judge import LiveJudge
 from routing.shadow.comparison import Comparison
-from routing.shadow.examples import Examples
+from routing.shadow.examples import Example, Examples
 from routing.shadow.figures import Figures, Totals
 from routing.shadow.reports import ShadowReports
 
@@ -201,10 +201,17 @@ class ShadowEvidence:
         log_e = totals.scores.log_e_not_worse(None) if totals.scores.programs() else 0.0
         return Evidence(QUALITY, log_e, threshold)
 
-    def reports(self) -> ShadowReports:
-        """Returns what reports are made of, as it is now: a thread may make them."""
-        totals, examples = self._totals(), {program: list(one.examples) for program, one in self.programs.items()}
-        return ShadowReports(totals.copy(), examples, self._quality_alpha())
+    def reports(self, examples: Mapping[str, Sequence[Example]] | None = None) -> ShadowReports:
+        """Returns what reports are made of, as it is now: a thread may make them.
+
+        Takes the `examples` of all replicas by program, if they are known; else those of this replica are shown.
+        """
+        shown = self.examples() if examples is None else examples
+        return ShadowReports(self._totals().copy(), shown, self._quality_alpha())
+
+    def examples(self) -> dict[str, list[Example]]:
+        """Returns the examples of this replica by program, those with the most differing fields first."""
+        return {program: list(one.examples) for program, one in self.programs.items()}
 
     def _quality(self, totals: Totals) -> QualityRow | None:
         return totals.scores.row(None, self._quality_alpha()) if totals.scores.programs() else None

@@ -1,7 +1,7 @@
 """Examples of calls whose outputs differ: bounded, with secret fields masked, and with a structured difference."""
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,6 +40,11 @@ class Example:
         return sum({"v2": 100, "none": 1}.get(odd, 0) for odd in self.odd.values())
 
 
+def gravest_first(examples: Iterable[Example]) -> list[Example]:
+    """Orders examples by their weight, those of the same weight as they come."""
+    return sorted(examples, key=lambda one: -one.weight)
+
+
 class Examples:
     """The examples of one program."""
 
@@ -47,8 +52,7 @@ class Examples:
         self._kept: deque[Example] = deque()
 
     def __iter__(self) -> Iterator[Example]:
-        newest_first = list(reversed(self._kept))
-        return iter(sorted(newest_first, key=lambda one: -one.weight))
+        return iter(gravest_first(reversed(self._kept)))
 
     def wants(self, odd: Mapping[str, Odd]) -> bool:
         """Tells if an example with these fields would be kept: making one costs up to some 10 ms."""

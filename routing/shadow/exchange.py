@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from common.log_once import LogOnce
+from common.shared_run import SharedRun
 from common.threads import in_thread
 from routing.errors import StoreUnavailable
 from routing.shadow.evidence import ShadowEvidence
@@ -48,6 +49,8 @@ class EvidenceExchange:
         self._restarts = 0
         self._known: tuple[list[Totals], int] = ([], -1)
         self._written: dict[str, Any] = Totals().to_data()
+        self.exchange: Final = SharedRun(self._exchange)
+        """Keeps the evidence of this replica, and hears what others, and runs before this one, have kept."""
         self._log_once = LogOnce("shadow evidence cannot be exchanged with the store")
 
     async def run(self) -> None:
@@ -56,8 +59,7 @@ class EvidenceExchange:
             await self.exchange()
             await asyncio.sleep(EXCHANGE_EVERY_S)
 
-    async def exchange(self) -> None:
-        """Keeps the evidence of this replica, and hears what others, and runs before this one, have kept."""
+    async def _exchange(self) -> None:
         generation = await self._generation_of_now()
         if generation is None:
             return

@@ -7,7 +7,7 @@ in a bounded queue until the load gate is open and V2 has a worker to spare; wha
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
@@ -103,6 +103,8 @@ class ShadowRuns:
     ) -> None:
         """Calls `watch` with a listener while there are calls to capture, and with None while there are none."""
         self.evidence = evidence
+        self.exchange: Callable[[], Awaitable[None]] = _nothing
+        """Exchanges the evidence with the store at once."""
         self.on_demand = on_demand
         """Compares both versions on inputs that somebody has."""
         self._pools = pools
@@ -411,3 +413,7 @@ async def _beside(first: Outcome, second: Outcome, work: Callable[[], dict[str, 
 
 def _size(data: bytes | msgspec.Raw) -> int:
     return memoryview(data).nbytes
+
+
+async def _nothing() -> None:
+    """Exchanges nothing."""

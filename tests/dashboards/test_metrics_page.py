@@ -32,6 +32,8 @@ def _scraped(text: str) -> Metrics:
     return found
 
 
-def test_the_page_has_every_metric_and_no_other(watched: Watched) -> None:
-    """Names, kinds and labels, both ways."""
+def test_the_page_has_every_metric_and_no_other(watched: Watched, start_service: StartService) -> None:
+    """Names, kinds and labels, both ways. Several replicas of one machine have the same, each with its label."""
     assert _documented() == _scraped(watched.metrics)
+    of_replicas = _scraped(start_service(WEB_CONCURRENCY=2).client.get("/metrics").text)
+    assert {name: (kind, labels | {"replica"}) for name, (kind, labels) in _documented().items()} == of_replicas

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from analysis.verdict import Detectable, Row, Tally
 from app.console import words
-from app.console.figures import KEPT_S, Series, Tick, quantile_ms
+from app.console.figures import KEPT_S, Counts, Run, Series, Tick, quantile_ms
 from app.console.live import to_next_beat
 from routing.telemetry.recorder import DURATION_BOUNDS
 from routing.versions import Version
@@ -19,7 +19,7 @@ BUCKETS = len(DURATION_BOUNDS) + 1
 
 def tick(at: int, calls: int = 0) -> Tick:
     durations = {version: [calls, *[0] * (BUCKETS - 1)] for version in Version}
-    return Tick(at, durations, {}, dict.fromkeys(Version, 0))
+    return Tick(at, {Run(None, 0.0): Counts(durations, {})}, dict.fromkeys(Version, 0))
 
 
 @given(st.lists(st.integers(0, 3 * KEPT_S), max_size=200))

@@ -18,6 +18,7 @@ from app.api.preconditions import etag
 from app.api.programs.body import NO_LIMITS, Compare, FieldTypeName, ProgramBody, ProgramTypeName
 from app.api.programs.check import try_definition
 from app.openapi.document import header, raises
+from app.replicas.told import FLUSH, Kept
 from app.services import Running, Services
 from pools.calls import Program
 from poolshift.worker.definitions import Field, Signature
@@ -203,6 +204,7 @@ async def list_programs(
     """Lists programs by creation. A page ends early before it would be over 1 MiB."""
     if session_id is not None and not await services.sessions.sees(session_id, reader.reader):
         return _page(ProgramPage([], has_more=False))
+    await services.machine.ask_others(FLUSH, Kept.PROGRAMS)
     return _page(await services.programs.page(session_id, limit=limit, max_bytes=MAX_PAGE_BYTES, after=cursor))
 
 
@@ -221,6 +223,7 @@ async def show_program(
 ) -> Response:
     """A program and its use; with `pool_version=v2` as V2's own definition has it."""
     visible = await visible_session(session_id, services, reader.reader)
+    await services.machine.ask_others(FLUSH, Kept.PROGRAMS)
     stored = await services.programs.show(program_id, visible)
     return program_answer(stored if pool_version is None else own_view(stored))
 
