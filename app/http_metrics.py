@@ -4,6 +4,8 @@ The instrumentator's middleware would cost the lane a third of its throughput (d
 under the same names and labels.
 """
 
+from collections import Counter as Tally
+
 from mypy_extensions import mypyc_attr
 from prometheus_client import CollectorRegistry
 from prometheus_fastapi_instrumentator.metrics import Info
@@ -95,8 +97,8 @@ class HandlerMetrics:
         if not noted:
             return
         statuses, seconds, received, sent = zip(*noted, strict=True)
-        for status in statuses:
-            self._by_status[status // 100].value += 1
+        for status, count in Tally(statuses).items():
+            self._by_status[status // 100].value += count
         self._duration.observe_all(seconds)
         self._request_size.observe_all(received)
         self._response_size.observe_all(sent)
