@@ -216,13 +216,14 @@ class Router:
             self._last_canary_dispatch = max(self._last_canary_dispatch, run.call.dispatched_at)
 
     def _succeeded(self, route: Route, call: Call, operation: str, began: float, result: Result) -> None:
-        seconds = (result.told_at or _perf_counter()) - began
+        now = result.told_at or _perf_counter()
+        seconds = now - began
         self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, route.trace_id)
         if call.program.has_limits and operation not in NOT_ORGANIC:
             self._record_program(route, call, OK, seconds)
         cost = 0.0 if call.lm is None else self._record_tokens(route, call.lm, result.usage)
         if route.evidence is not None:
-            self._judge_end(route, call, OK, seconds, "", cost)
+            self._judge_end(route, call, OK, seconds, "", cost, now)
         if self.tap is not None:
             self.tap.call_ended(route.decision, call, call.session_id, route.evidence, result, None, route.trace)
 
@@ -232,7 +233,8 @@ class Router:
             self._record_program(route, call, error.code, _perf_counter() - began)
         cost = 0.0 if call.lm is None else self._record_tokens(route, call.lm, error.usage)
         if route.evidence is not None:
-            self._judge_end(route, call, error.code, _perf_counter() - began, error.detail, cost)
+            now = _perf_counter()
+            self._judge_end(route, call, error.code, now - began, error.detail, cost, now)
         if self.tap is not None:
             self.tap.call_ended(route.decision, call, call.session_id, route.evidence, None, error.code, route.trace)
         if route.trace is not None:
@@ -248,17 +250,21 @@ class Router:
         if operation not in NOT_ORGANIC:
             self._recorder.failed(version, code, category)
 
-    def _judge_end(self, route: Route, call: Call, outcome: str, seconds: float, detail: str, cost: float) -> None:
+    def _judge_end(
+        self, route: Route, call: Call, outcome: str, seconds: float, detail: str, cost: float, now: float
+    ) -> None:
         """Tells the judge how an organic call ended.
 
         The wait for a worker is left out of its time: that measures the pool's size, not the version. So is the time in
-        which the worker loaded the program.
+        which the worker loaded the program. On Linux `time.perf_counter`, of which `now` is, is `time.monotonic`.
         """
         assert route.evidence is not None
         ms = 1000 * (seconds - call.queued_s - call.load_s - call.backpressure_s)
         program, version = call.program.id, route.decision.version
-        end = End(call.execution_id, program, version, outcome, ms, call.is_cold, cost, detail, time.monotonic())
-        self._judge.ended(route.evidence, end)
+        self._judge.ended(
+            route.evidence,
+            End(call.execution_id, program, version, outcome, ms, call.is_cold, cost, detail, now),
+        )
 
     def _record_program(self, route: Route, call: Call, outcome: str, seconds: float) -> None:
         """Counts a call for its program, if that has metrics of its own."""
@@ -289,7 +295,7 @@ class Router:
         if route.decision is _CANARY:
             self._last_canary_dispatch = max(self._last_canary_dispatch, call.dispatched_at)
         if route.evidence is not None:
-            self._judge_end(route, call, MOVED, 0.0, "", 0.0)
+            self._judge_end(route, call, MOVED, 0.0, "", 0.0, _perf_counter())
             route.evidence = None  # no version is to be blamed for what the other one began
         route.decision = decision
         self._recorder.decided(decision)
