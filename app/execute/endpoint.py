@@ -23,13 +23,12 @@ from starlette.types import Receive, Scope, Send
 from app.access.auth import ANONYMOUS, Authenticator, Principal
 from app.access.hosts import HostGuard
 from app.api.executions import job_view
-from app.execute import server_span
+from app.execute import large_body, server_span
 from app.execute.call_head import IDEMPOTENCY_KEY, PREFIX, SUFFIX
 from app.execute.envelopes import Envelope, misfit_of
 from app.execute.exchange import NO_REVISION, AsgiExchange, ClientGone, ConnectionExchange, Endpoint, Exchange
 from app.execute.execution_ids import ExecutionIds
 from app.execute.idempotency import Once, kept
-from app.execute.large_body import envelope_of
 from app.execute.response import (
     Response,
     Rest,
@@ -638,8 +637,10 @@ def _tell_left_out(count: int) -> None:
 
 def _read(body: bytes, *, worker_may_check: bool = False) -> Envelope:
     """Reads a call's body. If the worker may find what is wrong with large inputs, nobody scans them before."""
-    if worker_may_check and len(body) > MAX_SCANNED_BYTES and (envelope := envelope_of(body)) is not None:
-        return envelope
+    if worker_may_check and len(body) > large_body.MAX_SCANNED_BYTES:
+        envelope = large_body.envelope_of(body)
+        if envelope is not None:
+            return envelope
     try:
         return _decode_envelope(body)
     except MALFORMED as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pools.process.ends import close_all
-from poolshift.worker.framing import READ_BYTES, FrameDecoder, FrameError
+from poolshift.worker.framing import MAX_COPIED_BYTES, PIPE_BYTES, READ_BYTES, FrameDecoder, FrameError, make_room
 
 _read: Final = os.read
 _write: Final = os.write
@@ -40,6 +40,8 @@ class Channel:
         self._is_amid_frame = False
         """Set while the decoder holds a part of a frame."""
         self._unsent: deque[memoryview] = deque()
+        self._room = PIPE_BYTES
+        """The room of the pipe to the worker."""
         self._open = True
         self._reading = False
         self._loop = asyncio.get_running_loop()
@@ -59,6 +61,8 @@ class Channel:
         if not self._open:
             return False
         sent = 0
+        if len(data) + len(rest) > self._room:
+            self._room = make_room(self._write_fd, len(data) + len(rest), self._room)
         if not self._unsent:
             try:
                 sent = os.writev(self._write_fd, (data, rest)) if rest else _write(self._write_fd, data)
@@ -141,7 +145,8 @@ class Channel:
             self._end(None)
             return True
         if not self._is_amid_frame and _is_frame(data):  # the usual case: one whole frame in one read
-            self._on_payload(data[_LENGTH_BYTES:])
+            is_large = len(data) > MAX_COPIED_BYTES
+            self._on_payload(memoryview(data)[_LENGTH_BYTES:] if is_large else data[_LENGTH_BYTES:])
             return True
         try:
             for payload in self._decoder.feed(data):

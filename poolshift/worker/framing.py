@@ -1,5 +1,6 @@
 """Frames over a pipe or a stream socket: a 4-byte big-endian length, then that many bytes."""
 
+import fcntl
 import os
 import socket
 import struct
@@ -14,8 +15,12 @@ MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """The errors that msgspec raises if bytes from another process are not JSON, or not the JSON that is expected."""
 
-MAX_COPIED_BYTES: Final = 256 * 1024
-"""A copy of this size costs less than a view and its use, and than a second write."""
+MAX_COPIED_BYTES: Final = 16 * 1024
+"""A copy of this size costs less than a view and its use."""
+PIPE_BYTES: Final = 64 * 1024
+"""The room of a new pipe."""
+MAX_PIPE_BYTES: Final = 1024 * 1024
+"""The most room that Linux gives a pipe of a process without privileges."""
 
 _LENGTH: Final = struct.Struct(">I")
 _LENGTH_BYTES: Final = 4
@@ -147,18 +152,33 @@ def read_pairs(fd: int) -> Iterator[tuple[bytes, bytes | memoryview]]:
             if length == size - _LENGTH_BYTES and head_size <= size - _LENGTHS.size:
                 # One whole frame in one read, as usual, is cut by two slices.
                 end = _LENGTHS.size + head_size
-                yield data[_LENGTHS.size : end], data[end:]
+                yield data[_LENGTHS.size : end], data[end:] if size <= MAX_COPIED_BYTES else memoryview(data)[end:]
                 continue
         for payload in decoder.feed(data):
             yield cut_in_two(payload)
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Writes all of `data` to a descriptor that blocks.
+def write_all(fd: int, data: bytes, rest: bytes | memoryview = b"") -> None:
+    """Writes `data`, and `rest` behind it without a copy, to a descriptor that blocks.
 
     Raises:
         OSError: it cannot be written to any more.
     """
-    sent = os.write(fd, data)
+    sent = os.writev(fd, (data, rest)) if rest else os.write(fd, data)
     while sent < len(data):
         sent += os.write(fd, memoryview(data)[sent:])
+    while sent < len(data) + len(rest):
+        sent += os.write(fd, memoryview(rest)[sent - len(data) :])
+
+
+def make_room(fd: int, size: int, room: int) -> int:
+    """Gives a pipe that has `room` bytes enough of it for `size` bytes, if it can, and returns its room from then on.
+
+    A frame that fits into its pipe takes one write and one read, and lets neither end wait for the other.
+    """
+    if size <= room or room >= MAX_PIPE_BYTES:
+        return room
+    try:
+        return fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, min(size, MAX_PIPE_BYTES))
+    except OSError:
+        return MAX_PIPE_BYTES  # it is a socket, or its user has too much room: nobody tries again
