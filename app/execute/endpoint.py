@@ -51,7 +51,7 @@ from config.settings import Settings
 from pools.calls import Call, Program, Result
 from pools.errors import ExecutionError, ExecutionTimeout, InvalidOutputs
 from pools.process.json_check import MAX_SCANNED_BYTES
-from poolshift.worker.framing import MALFORMED
+from poolshift.worker.framing import MALFORMED, MAX_COPIED_BYTES
 from routing.catalog.idempotency import KeyedCall, Outcome
 from routing.catalog.jobs import Job
 from routing.catalog.programs import CataloguedProgram
@@ -152,7 +152,8 @@ class ExecuteLane(Endpoint):
         try:
             self._note_session(exchange, call)
             if isinstance(outcome, Result):
-                self._finish(exchange, *self._in_parts(exchange, call, outcome))
+                response, rest = self._in_parts(exchange, call, outcome)
+                self._finish(exchange, response, rest)
             else:
                 self._finish(exchange, self._refused(exchange, outcome))
         except Exception:
@@ -174,8 +175,8 @@ class ExecuteLane(Endpoint):
         """Writes an answer. The call is counted before: a client that has the answer finds it in the metrics."""
         status, _, body = response
         size = len(body)
-        for part in rest:
-            size += len(part)
+        if rest:
+            size += sum([len(part) for part in rest])
         self.metrics.answered(status, _perf_counter() - exchange.began, exchange.received, size)
         if exchange.trace is not None:
             _end_trace(exchange, status)
@@ -530,15 +531,16 @@ class ExecuteLane(Endpoint):
         return status, lines, b"".join((body, *rest))
 
     def _in_parts(self, exchange: Exchange, call: Call, result: Result) -> tuple[Response, Rest]:
-        """Writes an answer around its outputs, of which no copy is made."""
+        """Writes an answer around its outputs. No copy is made of large ones."""
         assert exchange.route is not None
         version, execution_id = exchange.route.decision.version, call.execution_id.encode()
         seconds = (result.told_at or _perf_counter()) - exchange.began
         start, end = around_outputs(execution_id, call.program, _NAMES[version], result, seconds)
-        outputs = memoryview(result.outputs)
-        size = len(start) + len(outputs) + len(end)
+        size = len(start) + len(result.outputs) + len(end)
         lines = result_lines(self._version_lines[version], execution_id, call, result.run_s, size)
-        return (200, lines, start), (outputs, end)
+        if size <= MAX_COPIED_BYTES:
+            return (200, lines, b"".join((start, result.outputs, end))), ()
+        return (200, lines, start), (memoryview(result.outputs), end)
 
     async def _answer_in_parts(self, exchange: Exchange, call: Call, result: Result) -> None:
         """Sends an answer with large outputs, of which no copy is made: the event loop would stand still for it."""

@@ -34,8 +34,6 @@ Address = tuple[str, int | None]
 
 _perf_counter: Final = time.perf_counter
 NO_REVISION: Final = -1
-_MAX_JOINED_BYTES: Final = 16 * 1024
-"""Parts of at most this size together are copied into the one piece in which an answer leaves."""
 _TASK_NAME: Final = "execute"
 _FAILURE: Final = internal_error().body()
 _NO_ANSWER: Final[Response] = (
@@ -317,13 +315,7 @@ class ConnectionExchange(Exchange):
         elif not self.keep_alive:
             lines += CLOSE
         server_lines = _server_lines.of(default_headers(self._server))
-        size = 0
-        for part in rest:
-            size += len(part)
-        if size <= _MAX_JOINED_BYTES:
-            on_answer(b"".join((STATUS_LINE[status], server_lines, lines, b"\r\n", body, *rest)), ())
-        else:
-            on_answer(b"".join((STATUS_LINE[status], server_lines, lines, b"\r\n", body)), rest)
+        on_answer(b"".join((STATUS_LINE[status], server_lines, lines, b"\r\n", body)), rest)
 
 
 class AsgiExchange(Exchange):

@@ -159,7 +159,7 @@ class WorkerProcess:
         if not told.is_loaded:
             self._load_began = time.perf_counter()  # the worker may begin before the message's last byte is sent
         try:
-            is_sent = self._send_run(self._run_message(call, told, new), call.inputs)
+            is_sent = self._send_run(call, told, new)
         except FrameError as error:
             raise InvalidInputs(f"inputs: {error}") from None
         if not is_sent:
@@ -176,10 +176,11 @@ class WorkerProcess:
             self._flow_control = FlowControl(self._channel)
             call.events.began(self._flow_control)
 
-    def _run_message(self, call: Call, told: Told, new: Definition | None) -> bytes:
-        if new is None and call.has_nothing_beside_inputs:
-            return told.run_message(call.program.id, call.execution_id)
-        return _encode(
+    def _send_run(self, call: Call, told: Told, new: Definition | None) -> bool:
+        inputs, is_small = call.inputs, len(call.inputs) <= MAX_COPIED_BYTES
+        if is_small and new is None and call.has_nothing_beside_inputs:
+            return self._channel.send(told.run_frame(call.program.id, call.execution_id, inputs))
+        message = _encode(
             Run(
                 id=call.execution_id,
                 program_id=call.program.id,
@@ -193,9 +194,7 @@ class WorkerProcess:
                 lm_budget_s=0.0 if call.lm is None else lm_budget_s(call.deadline - self._loop.time()),
             )
         )
-
-    def _send_run(self, message: bytes, inputs: bytes | msgspec.Raw) -> bool:
-        if len(inputs) <= MAX_COPIED_BYTES:
+        if is_small:
             return self._channel.send(frame_of_two(message, inputs))
         return self._channel.send(start_of_two(message, len(inputs)), memoryview(inputs))
 

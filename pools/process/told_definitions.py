@@ -5,6 +5,7 @@ from typing import Final
 import msgspec
 
 from poolshift.worker.definitions import Definition
+from poolshift.worker.framing import lengths_of_two
 from poolshift.worker.messages import Run
 
 MAX_TOLD: Final = 1000
@@ -29,13 +30,16 @@ class Told:
         self._before_id = self._behind_id = b""
         """The message about the last program's calls, of which each has another id."""
 
-    def run_message(self, program_id: str, execution_id: str) -> bytes:
-        """The message of a call that has nothing beside its inputs, of a definition that the worker has been told."""
+    def run_frame(self, program_id: str, execution_id: str, inputs: bytes | msgspec.Raw) -> bytes:
+        """The frame of a call that has nothing beside its small inputs, of a definition that the worker was told."""
         if program_id != self._program_id:
             self._program_id = program_id
             message = _encode(Run(id="", program_id=program_id, number=self.number))
             self._before_id, self._behind_id = message.split(_ID, 1)
-        return b"".join((self._before_id, _encode(execution_id), self._behind_id))
+        encoded_id = _encode(execution_id)
+        message_size = len(self._before_id) + len(encoded_id) + len(self._behind_id)
+        lengths = lengths_of_two(message_size, len(inputs))
+        return b"".join((lengths, self._before_id, encoded_id, self._behind_id, inputs))
 
 
 class ToldDefinitions:

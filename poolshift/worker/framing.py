@@ -25,6 +25,7 @@ MAX_PIPE_BYTES: Final = 1024 * 1024
 _LENGTH: Final = struct.Struct(">I")
 _LENGTH_BYTES: Final = 4
 _LENGTHS: Final = struct.Struct(">II")
+_pack_lengths: Final = _LENGTHS.pack
 READ_BYTES: Final = 256 * 1024
 """The size of one read. A larger one costs no more than a small one as long as malloc keeps the memory of both."""
 
@@ -48,8 +49,7 @@ def frame_of_two(head: bytes, body: bytes | memoryview | msgspec.Raw) -> bytes:
     Raises:
         FrameError: the payload is over `MAX_FRAME_BYTES`.
     """
-    size = _checked(_LENGTH_BYTES + len(head) + len(body))
-    return b"".join((_LENGTHS.pack(size, len(head)), head, body))
+    return b"".join((lengths_of_two(len(head), len(body)), head, body))
 
 
 def start_of_two(head: bytes, size: int) -> bytes:
@@ -58,7 +58,16 @@ def start_of_two(head: bytes, size: int) -> bytes:
     Raises:
         FrameError: the payload is over `MAX_FRAME_BYTES`.
     """
-    return _LENGTHS.pack(_checked(_LENGTH_BYTES + len(head) + size), len(head)) + head
+    return lengths_of_two(len(head), size) + head
+
+
+def lengths_of_two(head_size: int, body_size: int) -> bytes:
+    """The bytes to send before the two parts themselves.
+
+    Raises:
+        FrameError: the payload is over `MAX_FRAME_BYTES`.
+    """
+    return _pack_lengths(_checked(_LENGTH_BYTES + head_size + body_size), head_size)
 
 
 def cut_in_two(payload: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
