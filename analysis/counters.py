@@ -104,10 +104,15 @@ class Counters:
 
 def add_one(table: dict[_Key, list[int]], key: _Key, version: int) -> None:
     """Counts one of `version` (0 is V1, 1 is V2)."""
+    add(table, key, version, 1)
+
+
+def add(table: dict[_Key, list[int]], key: _Key, version: int, count: int) -> None:
+    """Counts so many of `version`."""
     pair = table.get(key)
     if pair is None:
         pair = table[key] = [0, 0]
-    pair[version] += 1
+    pair[version] += count
 
 
 def total(pairs: Iterable[list[int]]) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from analysis.costs import MAX_PROGRAMS, bin_of_cost, generation_of_costs
-from analysis.counters import Counters, add_one
+from analysis.counters import Counters, add, add_one
 from analysis.evidence import Bench
 from analysis.guardrails import GUARDRAIL_OF, OVER_3_P99, OVER_P99, Config
 from analysis.incidents import Incidents
@@ -71,6 +71,13 @@ class Intake:
             self._units.mark(key_hash, step)
             add_one(self.counters.units, (first, step), 1 if arm == "v2" else 0)
         return step
+
+    def assigned_at_step(self, v1: int, v2: int) -> None:
+        """Counts assignments of calls without a key at the current step, as `assigned` does one after another."""
+        self._lower = 0
+        for version, calls in enumerate((v1, v2)):
+            if calls:
+                add(self.counters.units, (0, self.current), version, calls)
 
     def ended(
         self,

@@ -72,6 +72,11 @@ class Judge:
         except (TypeError, ValueError):
             self.malformed += 1
 
+    def assigned_at_step(self, v1: int, v2: int) -> None:
+        """Counts so many assignments to each version, of calls without a key at the current step (see `w`)."""
+        if v1 or v2:
+            self._intake.assigned_at_step(v1, v2)
+
     def ended(
         self,
         t: float,

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -182,7 +183,9 @@ class Server(uvicorn.Server):
     def _reload_requested(self, number: signal.Signals) -> None:
         if self.started and self._drain is None:  # a start reads the newest code anyway
             services: Services = self._app.state.services
-            services.reloader.reload_soon(ON_SIGNAL)
+            # The supervisor hands the signal to all replicas: one of them tells the history.
+            is_told = self._replica is not None and self._replica.index > 0
+            services.reloader.reload_soon(replace(ON_SIGNAL, is_told=is_told))
 
     async def _stop_pools(self) -> None:
         """Drains the pools, and closes them whatever comes of that."""

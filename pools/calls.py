@@ -10,6 +10,7 @@ from poolshift.worker.definitions import Definition
 from poolshift.worker.lm import LMSettings, LMUsage
 from poolshift.worker.tracing.traceparent import Carried, trace_id_of
 
+_encode: Final = msgspec.json.Encoder().encode
 _WEIGHT_OF_NEWEST: Final = 0.1
 """The weight of the newest call in the moving average of service times."""
 
@@ -27,11 +28,15 @@ class Program:
         """Takes the `version` that alone runs the definition; None if every version runs it."""
         self.key = key
         self.id = program_id
+        self.id_as_json = _encode(program_id)
         self.definition = definition
         self.revision = revision
         self.quarantine_key = f"{key}.{revision}" if version is None else f"{key}.{version}.{revision}"
         """Each definition of a program is judged by its own calls."""
         limits = definition.limits
+        self.is_python = definition.program_type == "python"
+        self.has_limits = limits is not None
+        self.memory_mb = None if limits is None else limits.memory_mb
         self.max_concurrency = 0 if limits is None or limits.max_concurrency is None else limits.max_concurrency
         """The number of calls that run at once; 0 is no limit."""
         self.is_untried = version is not None
@@ -127,6 +132,17 @@ class Call:
         """Tells if the call may run again from the start: an idempotent program, no event of which is out."""
         return self.program.definition.idempotent and (self.events is None or not self.events.has_taken)
 
+    @property
+    def has_nothing_beside_inputs(self) -> bool:
+        """Tells if its worker is to know no more than its id, its program and its inputs."""
+        return (
+            self.trace is None
+            and self.traceparent is None
+            and self.events is None
+            and self.lm is None
+            and self.carried is None
+        )
+
     def log_ids(self) -> dict[str, str | None]:
         """Returns the ids for a log line about the call."""
         trace_id = self.trace.trace_id if self.trace is not None else trace_id_of(self.traceparent)
@@ -140,6 +156,8 @@ class Result:
         self.outputs = outputs
         self.run_s = run_s
         self.usage = usage
+        self.told_at = 0.0
+        """The time of `time.perf_counter` at which the pool told the result. The pool sets it."""
 
 
 OnOutcome = Callable[[Result | Exception], None]

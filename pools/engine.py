@@ -55,6 +55,8 @@ from pools.warming import Warming, WarmOptions
 
 _log = structlog.stdlib.get_logger("poolshift.pools")
 
+_perf_counter: Final = time.perf_counter
+
 COLD_EXECUTIONS: Final = 20
 """A worker's first executions are slower whatever its version is."""
 
@@ -72,6 +74,18 @@ class PoolOptions:
     warm: WarmOptions = field(default_factory=WarmOptions)
 
 
+class _EnginesCall(QueuedCall):
+    """A call of one engine, which its worker tells how it has ended."""
+
+    def __init__(self, engine: "Engine", call: Call, on_outcome: OnOutcome) -> None:
+        super().__init__(call, on_outcome)
+        self._engine = engine
+
+    def ended(self, outcome: Result | Exception) -> None:
+        """Ends the call, which has run."""
+        self._engine.end(self, outcome)
+
+
 class Engine(abc.ABC):
     """A pool (see `pools.protocol.Pool`), except for the decision when a call may go to a slot."""
 
@@ -85,6 +99,8 @@ class Engine(abc.ABC):
     ) -> None:
         self.version = version
         self._options = options
+        self._limit = options.queue_limit
+        self._checkout_timeout_s = options.checkout_timeout_s
         self._loop = asyncio.get_running_loop()
         self._state = PoolState(options.size, spare=max(1, options.size // 4))
         self._supervisor = Supervisor(
@@ -185,7 +201,7 @@ class Engine(abc.ABC):
             self._let_in(call)
         if not call.is_retry:
             self._quarantine.admit(call.program.quarantine_key, call.execution_id)
-        queued_call = call.entry = QueuedCall(call, on_outcome)
+        queued_call = call.entry = _EnginesCall(self, call, on_outcome)
         self._calls += 1
         try:
             self._admit(queued_call)
@@ -333,16 +349,15 @@ class Engine(abc.ABC):
             PoolOverloaded: it cannot wait, or not long enough.
         """
         call, now = queued_call.call, self._loop.time()
-        queued_call.give_up_at = min(now + self._options.checkout_timeout_s, call.deadline)
+        queued_call.give_up_at = min(now + self._checkout_timeout_s, call.deadline)
         if self._queue.can_pass(queued_call) and self._can_begin():
             slot = self._state.take(call.session_id, call.program.definition)
             if slot is None and not queued_call.was_accepted and not self._loads.may_load:
-                limit = self._options.queue_limit + self._loads.served
-                self._shed(queued_call, self._queue.make_room(queued_call, limit))
+                self._shed(queued_call, self._queue.make_room(queued_call, self._queue_limit))
             call.is_accepted = True
             self._begin(queued_call, slot)
             return
-        queued_call.since = time.perf_counter()
+        queued_call.since = _perf_counter()
         if queued_call.was_accepted:
             self._queue.push_over_limit(queued_call)
         else:
@@ -354,6 +369,12 @@ class Engine(abc.ABC):
                 queued_call, is_short=self._real_calls < self._concurrency and self._is_short_of_workers()
             )
 
+    @property
+    def _queue_limit(self) -> int:
+        """The number of calls that may wait; those that a load will serve have no place in the queue."""
+        limit = self._limit
+        return limit + self._loads.served if self._queue.aside.length else limit
+
     def _push_new(self, queued_call: QueuedCall, now: float) -> None:
         """Lets a new call wait if the queue has room and the wait is short enough. Raises PoolOverloaded."""
         call = queued_call.call
@@ -363,8 +384,7 @@ class Engine(abc.ABC):
                 raise self._overloaded(
                     queued_call, f"the wait is {ahead_s:.3g} s at the moment, longer than the deadline allows"
                 )
-        limit = self._options.queue_limit + self._loads.served
-        self._shed(queued_call, self._queue.push(queued_call, limit))
+        self._shed(queued_call, self._queue.push(queued_call, self._queue_limit))
 
     def _shed(self, queued_call: QueuedCall, shed: QueuedCall | None) -> None:
         """Ends the call that does not fit. Raises PoolOverloaded if that is `queued_call`."""
@@ -383,19 +403,20 @@ class Engine(abc.ABC):
             self._begin_on(queued_call, slot)
 
     def _begin_on(self, queued_call: QueuedCall, slot: WorkerSlot) -> None:
+        assert isinstance(queued_call, _EnginesCall)
         queued_call.slot = slot
         queued_call.call.is_cold = slot.executions <= COLD_EXECUTIONS or queued_call.call.load_s > 0
         self._engage(queued_call)
         try:
-            self._supervisor.give(slot, queued_call.call, partial(self._end, queued_call, slot))
+            self._supervisor.give(slot, queued_call.call, queued_call.ended)
         except WorkerLost:
             self._release(queued_call)
-            queued_call.slot, queued_call.since = None, time.perf_counter()
+            queued_call.slot, queued_call.since = None, _perf_counter()
             self._queue.push_back(queued_call)
             self._deadline_timer.set(queued_call.give_up_at)
             self._serve_queue()  # each time round takes a dead worker out of the pool
         except ExecutionError as error:
-            self._end(queued_call, slot, error)
+            self.end(queued_call, error)
         except Exception as error:  # nothing is known of the worker, so it is replaced
             self._release(queued_call)
             queued_call.slot = None
@@ -404,9 +425,11 @@ class Engine(abc.ABC):
             self._supervisor.kill(slot, ExitCause.CANCELLED)
             self._resolve(queued_call, error)
 
-    def _end(self, queued_call: QueuedCall, slot: WorkerSlot, outcome: Result | Exception) -> None:
+    def end(self, queued_call: QueuedCall, outcome: Result | Exception) -> None:
         """Ends a call that has run. Its worker gets the next call first, so that it does not wait for the caller."""
-        queued_call.slot = None
+        slot, queued_call.slot = queued_call.slot, None
+        if slot is None:
+            return  # the worker was given up, and the call has ended with it
         if queued_call.max_concurrency:
             self._queue.ended(queued_call)
         try:
@@ -434,10 +457,11 @@ class Engine(abc.ABC):
         call.entry = None
         self._count_end()
         if isinstance(outcome, Result):
+            now = outcome.told_at = _perf_counter()
             self._quarantine.survived(call.program.quarantine_key)
             if not call.is_background:
                 waited_s = call.backpressure_s - queued_call.backpressure_before_s
-                self._learn(time.perf_counter() - call.dispatched_at - waited_s)
+                self._learn(now - call.dispatched_at - waited_s)
         elif isinstance(outcome, ExecutionError):
             self._failed(call, outcome)
         else:
@@ -490,7 +514,7 @@ class Engine(abc.ABC):
             return False
         if not queued_call.is_over:
             call = queued_call.call
-            call.queued_s += time.perf_counter() - queued_call.since
+            call.queued_s += _perf_counter() - queued_call.since
             self._begin(queued_call, self._state.take(call.session_id, call.program.definition))
         return True
 
@@ -511,11 +535,11 @@ class Engine(abc.ABC):
             if was_aside:
                 self._loads.end_wait(queued_call)
             else:
-                queued_call.call.queued_s += time.perf_counter() - queued_call.since
+                queued_call.call.queued_s += _perf_counter() - queued_call.since
             self._resolve(queued_call, error)
 
     def _why_waited(self, queued_call: QueuedCall) -> str:
-        waited_s, limit = time.perf_counter() - queued_call.since, queued_call.max_concurrency
+        waited_s, limit = _perf_counter() - queued_call.since, queued_call.max_concurrency
         if queued_call.is_aside:
             return f"no worker could load the program within {waited_s:.3g} s, since as many load others as may at once"
         if self._queue.is_in_room(queued_call):

@@ -10,7 +10,6 @@ engines and in `pools.supervisor`. A worker goes
 and only `gone`, that is a confirmed death, frees its place.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -26,6 +25,10 @@ class WorkerState(StrEnum):
     IDLE = "idle"
     BUSY = "busy"
     STOPPING = "stopping"
+
+
+_IDLE: Final = WorkerState.IDLE
+_BUSY: Final = WorkerState.BUSY
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +51,7 @@ class WorkerSlot:
     @property
     def is_live(self) -> bool:
         """True if the worker can serve or is serving."""
-        return self.state is WorkerState.IDLE or self.state is WorkerState.BUSY
+        return self.state is _IDLE or self.state is _BUSY
 
     def note_memory(self, rss_bytes: int) -> None:
         """Notes the resident memory before the running call."""
@@ -67,7 +70,8 @@ class PoolState:
         self.size = size
         self.spare = spare
         self.slots: set[WorkerSlot] = set()
-        self.idle: OrderedDict[WorkerSlot, None] = OrderedDict()
+        self.idle: list[WorkerSlot] = []
+        """The idle workers; the one that was used last is the last."""
         self.busy = 0
         self.is_closing = False
         # In two generations: a session that comes again costs one look into one dictionary, which a list by age would
@@ -115,8 +119,8 @@ class PoolState:
     def started(self, slot: WorkerSlot, process: Worker) -> WorkerSlot | None:
         """Makes a worker idle that is ready, and warm. Returns the idle worker that it replaces, to be retired now."""
         slot.process = process
-        slot.state = WorkerState.IDLE
-        self.idle[slot] = None
+        slot.state = _IDLE
+        self.idle.append(slot)
         return self._surplus()
 
     def take(self, session_id: str | None, definition: Definition) -> WorkerSlot | None:
@@ -125,53 +129,62 @@ class PoolState:
         None if no worker is idle, or none that has loaded it.
         """
         slot = self._last_slot_of(session_id) if session_id is not None else None
-        if slot is None or slot not in self.idle or slot.process is None or not slot.process.has_loaded(definition):
-            for slot in reversed(self.idle):
-                if slot.process is not None and slot.process.has_loaded(definition):
-                    break
-            else:
+        if slot is None or not self._can_run(slot, definition):
+            slot = self._last_used_with(definition)
+            if slot is None:
                 return None
-        del self.idle[slot]
-        slot.state = WorkerState.BUSY
+        self._take(slot)
         slot.executions += 1
-        self.busy += 1
         if session_id is not None:
             self._remember(session_id, slot)
         return slot
 
     def take_to_load(self, slot: WorkerSlot | None = None) -> WorkerSlot | None:
         """Takes an idle worker that is to load a program: `slot`, or the one that was used least recently."""
-        slot = slot or next(iter(self.idle), None)
+        if slot is None and self.idle:
+            slot = self.idle[0]
         if slot is not None:
-            del self.idle[slot]
-            slot.state = WorkerState.BUSY
-            self.busy += 1
+            self._take(slot)
         return slot
 
     def take_coldest(self, avoid_pid: int | None) -> WorkerSlot | None:
         """Takes the idle worker that was used least recently, another than `avoid_pid` if there is one."""
         others = (slot for slot in self.idle if slot.process is not None and slot.process.pid != avoid_pid)
-        slot = next(others, None) or next(iter(self.idle), None)
-        if slot is not None:
-            del self.idle[slot]
-            slot.state = WorkerState.BUSY
-            self.busy += 1
-        return slot
+        return self.take_to_load(next(others, None))
+
+    def _can_run(self, slot: WorkerSlot, definition: Definition) -> bool:
+        return slot.state is _IDLE and slot.process is not None and slot.process.has_loaded(definition)
+
+    def _last_used_with(self, definition: Definition) -> WorkerSlot | None:
+        for index in range(len(self.idle) - 1, -1, -1):
+            slot = self.idle[index]
+            if self._can_run(slot, definition):
+                return slot
+        return None
+
+    def _take(self, slot: WorkerSlot) -> None:
+        if self.idle[-1] is slot:
+            self.idle.pop()
+        else:
+            self.idle.remove(slot)
+        slot.state = _BUSY
+        self.busy += 1
 
     def give_back(self, slot: WorkerSlot) -> WorkerSlot | None:
         """Makes a worker idle after its call, unless it is being stopped. Returns a worker to be retired now."""
-        if slot.state is not WorkerState.BUSY:
+        if slot.state is not _BUSY:
             return None
         self.busy -= 1
-        slot.state = WorkerState.IDLE
-        self.idle[slot] = None
+        slot.state = _IDLE
+        self.idle.append(slot)
         return self._surplus() if slot.is_due else None
 
     def begin_stop(self, slot: WorkerSlot) -> None:
         """Takes a worker that is to die out of service."""
-        if slot.state is WorkerState.BUSY:
+        if slot.state is _BUSY:
             self.busy -= 1
-        self.idle.pop(slot, None)
+        elif slot.state is _IDLE:
+            self.idle.remove(slot)
         slot.state = WorkerState.STOPPING
 
     def gone(self, slot: WorkerSlot) -> None:

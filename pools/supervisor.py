@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -29,6 +30,7 @@ SHORT_LIFE_S = 1.0
 
 MIB = 1024 * 1024
 
+_perf_counter: Final = time.perf_counter
 _log = structlog.stdlib.get_logger("poolshift.pools")
 
 
@@ -47,8 +49,7 @@ class RecycleLimits:
 def _memory_limit(work: Call | Program | None) -> int | None:
     """The limit of memory, in MiB, of the program that a worker runs or loads."""
     program = work.program if isinstance(work, Call) else work
-    limits = None if program is None else program.definition.limits
-    return None if limits is None else limits.memory_mb
+    return None if program is None else program.memory_mb
 
 
 def _work_of(process: Worker) -> Call | Program | None:
@@ -115,9 +116,9 @@ class Supervisor:
             WorkerLost: the worker was dead already, and the call did not start.
             ExecutionError: it cannot be sent.
         """
-        process, limits = slot.process, call.program.definition.limits
+        process = slot.process
         assert process is not None
-        if limits is not None and limits.memory_mb is not None:
+        if call.program.memory_mb is not None:
             slot.rss_before = None
             process.ask_memory(slot.note_memory)
         try:
@@ -125,7 +126,7 @@ class Supervisor:
         except WorkerLost:
             self._lost(slot)
             raise
-        call.dispatched_at = time.perf_counter()
+        call.dispatched_at = _perf_counter()
         call.worker_pid = process.pid
         self.dispatched += 1
         self._deadline_timer.set(process.due)
@@ -174,7 +175,8 @@ class Supervisor:
 
     def give_back(self, slot: WorkerSlot) -> None:
         """The call on `slot` is over."""
-        if slot.process is not None and slot.process.left_by is not None and slot.state is WorkerState.BUSY:
+        process = slot.process
+        if process is not None and process.left_by is not None and slot.state is WorkerState.BUSY:
             self._replace(slot)
             return
         self.mark_if_worn(slot)

@@ -23,9 +23,12 @@ from routing.telemetry.call_trace import CANCELLED, CallTrace
 from routing.telemetry.recorder import NOT_ORGANIC, OK, Recorder
 from routing.versions import Decision, Reason, Version
 
+_perf_counter: Final = time.perf_counter
+_getrandbits: Final = random.getrandbits
 _FORCED: Final = {version: Decision(version, Reason.FORCED) for version in Version}
 _PINNED: Final = {version: Decision(version, Reason.PINNED) for version in Version}
 _CANARY: Final = Decision(Version.V2, Reason.SPLIT)
+_SPLIT: Final = Reason.SPLIT
 _BASELINE: Final = Decision(Version.V1, Reason.SPLIT)
 
 _log = structlog.stdlib.get_logger("poolshift.rollout")
@@ -52,10 +55,13 @@ class Route:
 
 
 class Run:
-    """A call on its way through the router."""
+    """A call on its way through the router, which its pool tells how it has ended."""
 
-    def __init__(self, route: Route, call: Call, operation: str, began: float, on_end: OnOutcome) -> None:
+    def __init__(
+        self, router: "Router", route: Route, call: Call, operation: str, began: float, on_end: OnOutcome
+    ) -> None:
         """`began` is by `time.perf_counter`."""
+        self._router = router
         self.route = route
         self.call = call
         self.operation = operation
@@ -63,6 +69,10 @@ class Run:
         self.on_end = on_end
         self.is_over = False
         """Set once the call has ended, or nobody waits for it any more."""
+
+    def __call__(self, outcome: Result | Exception) -> None:
+        """Takes the outcome of the call in its pool."""
+        self._router.ran(self, outcome)
 
 
 class Router:
@@ -115,10 +125,10 @@ class Router:
         """
         began = time.time_ns() if trace is not None else 0
         key = session_id or canary_key
-        number = random.getrandbits(32) if key is None else bucket(self._salt, key)
+        number = _getrandbits(32) if key is None else bucket(self._salt, key)
         route = Route(number, forced, self._decide(number, forced), trace)
         self._recorder.decided(route.decision)
-        if self._judge.w > 0.0 and route.decision.reason is Reason.SPLIT and not self._diverts():
+        if self._judge.w > 0.0 and route.decision.reason is _SPLIT and not self._diverts():
             route.evidence = self._judge.assigned(key, route.trace_id, is_canary=route.decision is _CANARY)
         if trace is not None:
             trace.routed(route.decision, self._flag.current.revision, began)
@@ -151,7 +161,7 @@ class Router:
         A repeatable call whose worker dies is run once more, on the version that the rollout requires by then. Calls
         `on_end` once, with the result or the error, which may be before this returns.
         """
-        run = Run(route, call, operation, time.perf_counter(), on_end)
+        run = Run(self, route, call, operation, _perf_counter(), on_end)
         self._routes[call] = route
         try:
             if self.hear is not None:
@@ -182,13 +192,13 @@ class Router:
         route = run.route
         if route.trace is not None:
             route.trace.queue_begins()
-        self._pools[route.decision.version].begin(run.call, partial(self._ran, run))
+        self._pools[route.decision.version].begin(run.call, run)
 
-    def _ran(self, run: "Run", outcome: Result | Exception) -> None:
+    def ran(self, run: "Run", outcome: Result | Exception) -> None:
         """Ends a call with what has come of its run, or starts it again elsewhere."""
         if run.is_over:
             return
-        if not isinstance(outcome, (Withdrawn, WorkerCrashed)):
+        if isinstance(outcome, Result) or not isinstance(outcome, (Withdrawn, WorkerCrashed)):
             self._end(run, outcome)
             return
         try:
@@ -214,25 +224,27 @@ class Router:
             self._last_canary_dispatch = max(self._last_canary_dispatch, run.call.dispatched_at)
 
     def _succeeded(self, route: Route, call: Call, operation: str, began: float, result: Result) -> None:
-        seconds = time.perf_counter() - began
+        now = result.told_at or _perf_counter()
+        seconds = now - began
         self._recorder.answered(route.decision.version, operation, OK, seconds, call.queued_s, route.trace_id)
         if call.program.is_untried and operation not in NOT_ORGANIC and route.decision.reason is not Reason.FORCED:
             call.program.is_untried = False
-        if call.program.definition.limits is not None and operation not in NOT_ORGANIC:
+        if call.program.has_limits and operation not in NOT_ORGANIC:
             self._record_program(route, call, OK, seconds)
         cost = 0.0 if call.lm is None else self._cost_of(route, call.lm, result.usage)
         if route.evidence is not None:
-            self._judge_end(route, call, OK, seconds, "", cost)
+            self._judge_end(route, call, OK, seconds, "", cost, now)
         if self.tap is not None:
             self.tap.call_ended(route.decision, call, call.session_id, route.evidence, result, None, route.trace)
 
     def _failed(self, route: Route, call: Call, operation: str, began: float, error: ExecutionError) -> None:
         self.record_failure(route, error.code, error.category, operation, began, call.queued_s)
-        if call.program.definition.limits is not None and operation not in NOT_ORGANIC:
-            self._record_program(route, call, error.code, time.perf_counter() - began)
+        if call.program.has_limits and operation not in NOT_ORGANIC:
+            self._record_program(route, call, error.code, _perf_counter() - began)
         cost = 0.0 if call.lm is None else self._cost_of(route, call.lm, error.usage)
         if route.evidence is not None:
-            self._judge_end(route, call, error.code, time.perf_counter() - began, error.detail, cost)
+            now = _perf_counter()
+            self._judge_end(route, call, error.code, now - began, error.detail, cost, now)
         if self.tap is not None:
             self.tap.call_ended(route.decision, call, call.session_id, route.evidence, None, error.code, route.trace)
         if route.trace is not None:
@@ -243,24 +255,26 @@ class Router:
     ) -> None:
         """Records that a routed call failed, in its pool or before; `began` is by `time.perf_counter`."""
         version = route.decision.version
-        seconds = time.perf_counter() - began
+        seconds = _perf_counter() - began
         self._recorder.answered(version, operation, code, seconds, queued_s, route.trace_id)
         if operation not in NOT_ORGANIC:
             self._recorder.failed(version, code, category)
 
     def _judge_end(
-        self, route: Route, call: Call, outcome: str, seconds: float, detail: str, cost: float | None
+        self, route: Route, call: Call, outcome: str, seconds: float, detail: str, cost: float | None, now: float
     ) -> None:
         """Tells the judge how an organic call ended.
 
         The wait for a worker is left out of its time: that measures the pool's size, not the version. So is the time in
-        which the worker loaded the program.
+        which the worker loaded the program. On Linux `time.perf_counter`, of which `now` is, is `time.monotonic`.
         """
         assert route.evidence is not None
         ms = 1000 * (seconds - call.queued_s - call.load_s - call.backpressure_s)
         program, version = call.program.id, route.decision.version
-        end = End(call.execution_id, program, version, outcome, ms, call.is_cold, cost, detail, time.monotonic())
-        self._judge.ended(route.evidence, end)
+        self._judge.ended(
+            route.evidence,
+            End(call.execution_id, program, version, outcome, ms, call.is_cold, cost, detail, now),
+        )
 
     def _record_program(self, route: Route, call: Call, outcome: str, seconds: float) -> None:
         """Counts a call for its program, if that has metrics of its own."""
@@ -295,7 +309,7 @@ class Router:
         if route.decision is _CANARY:
             self._last_canary_dispatch = max(self._last_canary_dispatch, call.dispatched_at)
         if route.evidence is not None:
-            self._judge_end(route, call, MOVED, 0.0, "", 0.0)
+            self._judge_end(route, call, MOVED, 0.0, "", 0.0, _perf_counter())
             route.evidence = None  # no version is to be blamed for what the other one began
         route.decision = decision
         self._recorder.decided(decision)
@@ -358,7 +372,7 @@ class Router:
         has_fallen = rollout.canary_basis_points == 0 and self._has_canary
         self._has_canary = rollout.canary_basis_points > 0
         if has_fallen:
-            self._rolled_back_at = time.perf_counter()
+            self._rolled_back_at = _perf_counter()
         for version, pool in self._pools.items():
             pool.withdraw(lambda call, version=version: self._must_requeue(call, version))  # type: ignore[misc]
 

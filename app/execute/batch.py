@@ -13,11 +13,11 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from app.access.auth import Principal
-from app.execute.call_head import CallHead
+from app.execute.call_head import IDEMPOTENCY_KEY, CallHead
 from app.execute.endpoint import ExecuteLane
 from app.execute.envelopes import MAX_ITEMS, BatchEnvelope, Envelope, misfit_of
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange
-from app.execute.idempotency import IDEMPOTENCY_KEY, Once, kept
+from app.execute.idempotency import Once, kept
 from app.execute.response import Response, json_lines, problem_lines
 from app.execute.text_check import check_text
 from app.execute.version_headers import sunset_lines

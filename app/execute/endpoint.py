@@ -22,14 +22,22 @@ from starlette.types import Receive, Scope, Send
 
 from app.access.auth import ANONYMOUS, Authenticator, Principal
 from app.access.hosts import HostGuard
-from app.execute import server_span
-from app.execute.envelopes import Answer, Envelope, misfit_of
-from app.execute.exchange import FORCED_VERSION, AsgiExchange, ClientGone, ConnectionExchange, Exchange
+from app.execute import large_body, server_span
+from app.execute.call_head import IDEMPOTENCY_KEY, PREFIX, SUFFIX
+from app.execute.envelopes import Envelope, misfit_of
+from app.execute.exchange import NO_REVISION, AsgiExchange, ClientGone, ConnectionExchange, Endpoint, Exchange
 from app.execute.execution_ids import ExecutionIds
-from app.execute.idempotency import IDEMPOTENCY_KEY, Once, kept
+from app.execute.idempotency import Once, kept
 from app.execute.job_view import job_view
-from app.execute.large_body import envelope_of
-from app.execute.response import Response, Rest, answer_lines, json_lines, problem_lines, result_lines
+from app.execute.response import (
+    Response,
+    Rest,
+    answer_lines,
+    around_outputs,
+    json_lines,
+    problem_lines,
+    result_lines,
+)
 from app.execute.streaming import EventBuffer, EventStream
 from app.execute.text_check import check_text
 from app.execute.version_headers import version_lines
@@ -43,34 +51,26 @@ from config.settings import Settings
 from pools.calls import Call, Program, Result
 from pools.errors import ExecutionError, ExecutionTimeout, InvalidOutputs
 from pools.process.json_check import MAX_SCANNED_BYTES
-from poolshift.worker.framing import MALFORMED
+from poolshift.worker.framing import MALFORMED, MAX_COPIED_BYTES
 from routing.catalog.idempotency import KeyedCall, Outcome
 from routing.catalog.jobs import Job
 from routing.catalog.programs import CataloguedProgram
-from routing.router import Route, Run
+from routing.router import Route
 from routing.telemetry.http_metrics import HandlerMetrics
 from routing.versions import Version
 
 TRACEPARENT: Final = b"traceparent"
 SYNTHETIC: Final = b"x-poolshift-synthetic"
 """The header by which an admin who forces a version says that the call is a test: it is in no organic figure."""
-_PREFIX: Final = "/programs/"
-_SUFFIX: Final = "/execute"
-_SHORTEST_PATH: Final = len(_PREFIX) + 1 + len(_SUFFIX)
-_PROGRAM_ID: Final = slice(len(_PREFIX), -len(_SUFFIX))
-"""The part of a path that is the program's id."""
+_SHORTEST_PATH: Final = len(PREFIX) + 1 + len(SUFFIX)
 _MAX_FAILURE_LINES = 50
 """Log lines a second. A service that sheds thousands of calls logs their number, not a line for each."""
 
 _log = structlog.stdlib.get_logger("poolshift.http")
 _EXECUTE: Final = api_keys.Scope.EXECUTE
-_NAMES: Final = {version: version.value for version in Version}
-"""Plain strings, which are encoded faster than members of an enumeration."""
-_NUL: Final = b"\0"
-"""A byte that no JSON has."""
-_PLACEHOLDER: Final = msgspec.Raw(_NUL)
+_NAMES: Final = {version: version.value.encode() for version in Version}
 _decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
-_encode: Final = msgspec.json.Encoder().encode
+_perf_counter: Final = time.perf_counter
 
 
 def is_execute(scope: Scope) -> bool:
@@ -78,10 +78,10 @@ def is_execute(scope: Scope) -> bool:
     if scope["type"] != "http" or scope["method"] != "POST":
         return False
     path: str = scope["path"]
-    return path.endswith(_SUFFIX) and path.startswith(_PREFIX) and len(path) >= _SHORTEST_PATH
+    return path.endswith(SUFFIX) and path.startswith(PREFIX) and len(path) >= _SHORTEST_PATH
 
 
-class ExecuteLane:
+class ExecuteLane(Endpoint):
     """The endpoint: `serve` for connections, and an ASGI application for what uvicorn has parsed."""
 
     def __init__(
@@ -119,60 +119,53 @@ class ExecuteLane:
 
     def begin(self, exchange: ConnectionExchange) -> bool:
         """Begins a plain call. Returns False for one that is to be served: nobody has heard of it then."""
-        if exchange.operation != "execute" or IDEMPOTENCY_KEY in exchange.headers:
+        if not exchange.head.is_plain:
             return False
         if self._replica is not None and self._replica.is_behind:
             return False
-        token = current_call.set(exchange)
         try:
             return self._begin_plain(exchange)
         except Exception as error:
-            self._finish(exchange, self._refuse(exchange, error))
+            self._finish(exchange, self._refused(exchange, error))
             return True
-        finally:
-            current_call.reset(token)
 
     def _begin_plain(self, exchange: ConnectionExchange) -> bool:
         self._begin(exchange)
-        if exchange.principal is None:
-            self.authorise(exchange)
-        body = exchange.whole_body(self._max_body_bytes)
         principal = self.authorise_again(exchange)
-        envelope = exchange.envelope = _read(body, worker_may_check=True)
+        envelope = exchange.envelope = _read(exchange.whole_body(self._max_body_bytes), worker_may_check=True)
         session_id = envelope.session_id
         if session_id is not None and not self._sessions.admits(session_id, principal.caller):
             return False  # the store has to be asked
-        program = self._programs.resolve(exchange.path[_PROGRAM_ID], session_id)
+        program = self._programs.resolve(exchange.head.program_id, session_id)
         if program is None:
             return False
-        self._route(exchange, principal, session_id)
+        route = self._route(exchange, principal, session_id)
         if envelope.webhook is not None:
             self._check_webhook(envelope.webhook, "execute")
         call = self._make_call(exchange, program, envelope)
-        assert exchange.route is not None
         exchange.is_counted = True
         operation = "synthetic" if exchange.is_synthetic else "execute"
-        run = self._router.begin(exchange.route, call, operation, partial(self._ended, exchange, call))
+        run = self._router.begin(route, call, operation, exchange.ended)
         if not run.is_over:
-            exchange.when_gone = partial(self._left, exchange, run)
+            exchange.run = run
         return True
 
-    def _left(self, exchange: Exchange, run: Run) -> None:
-        """Ends a call whose client has gone."""
-        self._router.cancel(run)
-        self._note_session(exchange, run.call)
+    def left(self, exchange: ConnectionExchange) -> None:
+        assert exchange.run is not None
+        self._router.cancel(exchange.run)
+        self._note_session(exchange, exchange.run.call)
         _end_trace(exchange, None)
 
-    def _ended(self, exchange: ConnectionExchange, call: Call, outcome: Result | Exception) -> None:
-        """Answers a plain call."""
+    def ended(self, exchange: ConnectionExchange, outcome: Result | Exception) -> None:
+        call = exchange.call
+        assert call is not None
         try:
             self._note_session(exchange, call)
-            if not isinstance(outcome, Result):
-                self._finish(exchange, self._refused(exchange, outcome))
-            elif len(outcome.outputs) > MAX_SCANNED_BYTES:
-                self._finish(exchange, *self._in_parts(exchange, call, outcome))
+            if isinstance(outcome, Result):
+                response, rest = self._in_parts(exchange, call, outcome)
+                self._finish(exchange, response, rest)
             else:
-                self._finish(exchange, self._answer(exchange, call, outcome))
+                self._finish(exchange, self._refused(exchange, outcome))
         except Exception:
             _log.exception("unforeseen error", execution_id=exchange.execution_id)
             exchange.end()
@@ -190,9 +183,13 @@ class ExecuteLane:
 
     def _finish(self, exchange: ConnectionExchange, response: Response, rest: Rest = ()) -> None:
         """Writes an answer. The call is counted before: a client that has the answer finds it in the metrics."""
-        size = len(response[2]) + sum([len(part) for part in rest]) if rest else len(response[2])
-        self.metrics.answered(response[0], time.perf_counter() - exchange.began, exchange.received, size)
-        _end_trace(exchange, response[0])
+        status, _, body = response
+        size = len(body)
+        if rest:
+            size += sum([len(part) for part in rest])
+        self.metrics.answered(status, _perf_counter() - exchange.began, exchange.received, size)
+        if exchange.trace is not None:
+            _end_trace(exchange, status)
         exchange.write(response, rest)
 
     async def serve(self, exchange: Exchange) -> None:
@@ -227,7 +224,10 @@ class ExecuteLane:
 
     def _begin(self, exchange: Exchange) -> None:
         exchange.execution_id = self._ids.next()
-        exchange.trace, exchange.traceparent, exchange.carried = self._tracing.begin(exchange.headers)
+        if exchange.head.has_trace:
+            exchange.trace, exchange.traceparent, exchange.carried = self._tracing.begin(exchange.headers)
+        else:
+            exchange.trace = self._tracing.begin_own()
 
     async def _execute(self, exchange: Exchange) -> Response | None:
         """Runs a call and returns its answer; None if the answer has been sent already, by parts."""
@@ -244,7 +244,7 @@ class ExecuteLane:
         session_id = envelope.session_id
         await self._catch_up()
         self._route(exchange, principal, session_id)
-        program_id = exchange.path[_PROGRAM_ID]
+        program_id = exchange.head.program_id
         if session_id is not None and not self._sessions.admits(session_id, principal.caller):
             await self._sessions.admit_call(session_id, principal.caller, program_id)
         program = self._programs.resolve(program_id, session_id) or await self._programs.seek(
@@ -270,18 +270,19 @@ class ExecuteLane:
         if self._replica is not None and self._replica.is_behind:
             await self._replica.catch_up()
 
-    def _route(self, exchange: Exchange, principal: Principal, session_id: str | None) -> None:
+    def _route(self, exchange: Exchange, principal: Principal, session_id: str | None) -> Route:
         """Decides the version of a call, and notes if it is a test's."""
-        is_forced = FORCED_VERSION in exchange.headers
-        forced = self.forced_version(exchange, principal) if is_forced else None
-        self._take_route(exchange, forced, session_id)
+        forced = self.forced_version(exchange, principal) if exchange.head.is_forced else None
+        return self._take_route(exchange, forced, session_id)
 
-    def _take_route(self, exchange: Exchange, forced: Version | None, session_id: str | None) -> None:
+    def _take_route(self, exchange: Exchange, forced: Version | None, session_id: str | None) -> Route:
         if forced is not None and SYNTHETIC in exchange.headers:
             exchange.is_synthetic = True
-            exchange.route = self._router.synthetic(forced, exchange.trace)
+            route = self._router.synthetic(forced, exchange.trace)
         else:
-            exchange.route = self._router.route(session_id, exchange.canary_key(), forced, exchange.trace)
+            route = self._router.route(session_id, exchange.head.canary_key, forced, exchange.trace)
+        exchange.route = route
+        return route
 
     async def _execute_once(self, exchange: Exchange) -> Response:
         """Answers a call with an `Idempotency-Key`, which runs only if it is the first."""
@@ -294,7 +295,7 @@ class ExecuteLane:
         envelope = _read(body)
         if operation == "async":
             return await self._once.start_job(exchange, body, partial(self._execute, exchange))
-        call = exchange.path[_PROGRAM_ID], envelope.session_id
+        call = exchange.head.program_id, envelope.session_id
         return await self._once.answer(exchange, operation, body, call, partial(self._carry_out, exchange))
 
     async def _carry_out(self, exchange: Exchange) -> Outcome:
@@ -314,12 +315,20 @@ class ExecuteLane:
 
     def authorise(self, exchange: Exchange) -> Principal:
         """Finds the sender of a call. Raises Problem if it may not run programs."""
+        head, revision = exchange.head, self._authenticator.revision
+        principal = head.principal
+        if principal is None or head.keys_revision != revision:
+            principal = head.principal = self._sender(exchange)
+            head.keys_revision = revision
+        exchange.principal = principal
+        exchange.keys_revision = revision
+        return principal
+
+    def _sender(self, exchange: Exchange) -> Principal:
         self._host_guard.check(exchange.headers)
         principal = ANONYMOUS if self._is_open else self._authenticator.principal(exchange.headers)
         if _EXECUTE not in principal.scopes:
             raise Problem("forbidden", "this needs the scope execute")
-        exchange.principal = principal
-        exchange.keys_revision = self._authenticator.revision
         return principal
 
     def authorise_again(self, exchange: Exchange) -> Principal:
@@ -330,7 +339,7 @@ class ExecuteLane:
         principal, revision = exchange.principal, exchange.keys_revision
         if principal is None:
             return self.authorise(exchange)
-        if revision is not None and revision != self._authenticator.revision and exchange.keyed is None:
+        if revision != NO_REVISION and revision != self._authenticator.revision and exchange.keyed is None:
             return self.authorise(exchange)
         return principal
 
@@ -370,7 +379,7 @@ class ExecuteLane:
         own = program.v2
         chosen: Program = program if own is None or version is Version.V1 else own
         seconds, began = self._call_s, self._loop.time()
-        if is_job or envelope.timeout_s is not None or chosen.definition.limits is not None:
+        if is_job or envelope.timeout_s is not None or chosen.has_limits:
             seconds = self._deadlines.seconds(envelope.timeout_s, chosen.definition, is_job=is_job)
         # By their positions: names would cost as much as all the rest of an instance.
         exchange.call = call = Call(
@@ -382,13 +391,13 @@ class ExecuteLane:
             exchange.traceparent,
             exchange.carried,
             exchange.trace,
-            self._lms.of_call(session_id, version) if chosen.definition.program_type != "python" else None,
+            None if chosen.is_python else self._lms.of_call(session_id, version),
         )
         call.is_background = is_job
-        if own is not None or self._lms.differ:
+        if own is not None or (not chosen.is_python and self._lms.differ):
             call.choose = partial(self._choose, program, own, began)
         if not exchange.is_synthetic:
-            self._programs.used(program, time.monotonic())
+            self._programs.used(program, began)
         return call
 
     def _choose(self, program: Program, own: Program | None, began: float, call: Call, version: str) -> None:
@@ -535,18 +544,20 @@ class ExecuteLane:
     # --- the answer
 
     def _answer(self, exchange: Exchange, call: Call, result: Result) -> Response:
-        if len(result.outputs) > MAX_SCANNED_BYTES:
-            (status, lines, body), rest = self._in_parts(exchange, call, result)
-            return status, lines, b"".join((body, *rest))
-        body = _encode(_answer_of(exchange, call, result, result.outputs))
-        return 200, self._result_lines(exchange, call, result, len(body)), body
+        (status, lines, body), rest = self._in_parts(exchange, call, result)
+        return status, lines, b"".join((body, *rest))
 
     def _in_parts(self, exchange: Exchange, call: Call, result: Result) -> tuple[Response, Rest]:
-        """Encodes an answer around its outputs. msgspec would copy them each time that its buffer grows."""
-        body, _, behind = _encode(_answer_of(exchange, call, result, _PLACEHOLDER)).partition(_NUL)
-        rest = memoryview(result.outputs), behind
-        size = len(body) + len(result.outputs) + len(behind)
-        return (200, self._result_lines(exchange, call, result, size), body), rest
+        """Writes an answer around its outputs. No copy is made of large ones."""
+        assert exchange.route is not None
+        version, execution_id = exchange.route.decision.version, call.execution_id.encode()
+        seconds = (result.told_at or _perf_counter()) - exchange.began
+        start, end = around_outputs(execution_id, call.program, _NAMES[version], result, seconds)
+        size = len(start) + len(result.outputs) + len(end)
+        lines = result_lines(self._version_lines[version], execution_id, call, result.run_s, size)
+        if size <= MAX_COPIED_BYTES:
+            return (200, lines, b"".join((start, result.outputs, end))), ()
+        return (200, lines, start), (memoryview(result.outputs), end)
 
     async def _answer_in_parts(self, exchange: Exchange, call: Call, result: Result) -> None:
         """Sends an answer with large outputs, of which no copy is made: the event loop would stand still for it."""
@@ -554,11 +565,6 @@ class ExecuteLane:
         size = len(response[2]) + sum([len(part) for part in rest])
         self.metrics.answered(200, time.perf_counter() - exchange.began, exchange.received, size)
         await exchange.answer(response, rest)
-
-    def _result_lines(self, exchange: Exchange, call: Call, result: Result, size: int) -> bytes:
-        assert exchange.route is not None
-        version_lines = self._version_lines[exchange.route.decision.version]
-        return result_lines(version_lines, exchange.execution_id, call, result.run_s, size)
 
     def _refuse(self, exchange: Exchange, error: Exception) -> Response:
         """Counts and logs a failed call, and returns the problem as its answer."""
@@ -596,11 +602,11 @@ class ExecuteLane:
 
     def _route_of_early_failure(self, exchange: Exchange) -> Route:
         """Routes a call that failed before its session was known: as its admin forces it, else by the split."""
-        if exchange.principal is not None and FORCED_VERSION in exchange.headers:
+        if exchange.principal is not None and exchange.head.is_forced:
             with suppress(Problem):
                 self._route(exchange, exchange.principal, None)
         if exchange.route is None:
-            exchange.route = self._router.route(None, exchange.canary_key())
+            exchange.route = self._router.route(None, exchange.head.canary_key)
         return exchange.route
 
     def _keep_failure(self, exchange: Exchange, problem: Problem, version: Version) -> None:
@@ -609,7 +615,7 @@ class ExecuteLane:
             version,
             problem.code,
             problem.kind.category,
-            program_id=exchange.path[_PROGRAM_ID] if program is None else program.id,
+            program_id=exchange.head.program_id if program is None else program.id,
             execution_id=exchange.execution_id,
             trace_id=exchange.trace_id,
             is_traced=exchange.trace is not None,
@@ -650,16 +656,11 @@ def _tell_left_out(count: int) -> None:
 
 def _read(body: bytes, *, worker_may_check: bool = False) -> Envelope:
     """Reads a call's body. If the worker may find what is wrong with large inputs, nobody scans them before."""
-    if worker_may_check and len(body) > MAX_SCANNED_BYTES and (envelope := envelope_of(body)) is not None:
-        return envelope
+    if worker_may_check and len(body) > large_body.MAX_SCANNED_BYTES:
+        envelope = large_body.envelope_of(body)
+        if envelope is not None:
+            return envelope
     try:
         return _decode_envelope(body)
     except MALFORMED as error:
         raise Problem("invalid_request", f"body: {misfit_of(error)}") from None
-
-
-def _answer_of(exchange: Exchange, call: Call, result: Result, outputs: msgspec.Raw) -> Answer:
-    assert exchange.route is not None
-    version = _NAMES[exchange.route.decision.version]
-    duration_ms = round((time.perf_counter() - exchange.began) * 1e6) / 1000
-    return Answer(call.execution_id, call.program.id, version, outputs, duration_ms, result.usage)

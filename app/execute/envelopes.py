@@ -8,7 +8,6 @@ from typing import Annotated
 
 import msgspec
 
-from poolshift.worker.lm import LMUsage
 from routing.catalog.texts import ID_PATTERN_OF_RE, ID_RULE, MAX_ID_LENGTH
 
 MAX_ITEMS = 1000
@@ -33,17 +32,6 @@ class BatchEnvelope(msgspec.Struct, forbid_unknown_fields=True):
     inputs: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_ITEMS)]
     session_id: _Identifier | None = None
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
-
-
-class Answer(msgspec.Struct, omit_defaults=True):
-    """The body of an answer to a call that succeeded."""
-
-    execution_id: str
-    program_id: str
-    pool_version: str
-    outputs: msgspec.Raw
-    duration_ms: float
-    usage: LMUsage | None = None
 
 
 def misfit_of(error: Exception) -> str:

@@ -9,30 +9,31 @@ import contextvars
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import structlog
+from mypy_extensions import mypyc_attr
 from starlette.types import Message, Receive, Scope, Send
 
 from app.access.auth import Principal
-from app.execute.call_head import CallHead
+from app.execute.call_head import FORCED_VERSION, CallHead
 from app.execute.envelopes import Envelope
 from app.execute.response import CLOSE, Response, Rest, headers_in, lines_of, problem_lines
 from app.execute.uvicorn_adapter import STATUS_LINE, ServerState, default_headers
 from app.problems import Problem, internal_error
 from common.tasks import TaskOwner
-from pools.calls import Call, Program
+from pools.calls import Call, Program, Result
 from poolshift.worker.tracing.traceparent import Carried, trace_id_of
 from routing.catalog.idempotency import KeyedCall
-from routing.router import Route
+from routing.router import Route, Run
 from routing.telemetry.call_trace import CallTrace
 from routing.versions import Version
 
 Address = tuple[str, int | None]
 """A host and a port, or the path of a socket."""
 
-FORCED_VERSION: Final = b"x-pool-version"
-_MAX_CANARY_KEY_LENGTH: Final = 256
+_perf_counter: Final = time.perf_counter
+NO_REVISION: Final = -1
 _TASK_NAME: Final = "execute"
 _FAILURE: Final = internal_error().body()
 _NO_ANSWER: Final[Response] = (
@@ -74,6 +75,7 @@ class Exchange:
 
     def __init__(self, head: CallHead, address: Address | None, scheme: str) -> None:
         """`address` is the service's own."""
+        self.head = head
         self.path = head.path
         self.headers = head.headers
         self.operation = head.operation
@@ -81,8 +83,8 @@ class Exchange:
         self.scheme = scheme
         self.principal: Principal | None = None
         """The sender, once its key has been looked at."""
-        self.keys_revision: int | None = None
-        """The revision of the keys by which the headers told `principal`; None if something else has told it."""
+        self.keys_revision = NO_REVISION
+        """The revision of the keys by which the headers told `principal`; `NO_REVISION` if something else told it."""
         self.began = 0.0
         """The time of `time.perf_counter` at which it began: the event loop's clock counts whole milliseconds."""
         self.execution_id = ""
@@ -154,11 +156,6 @@ class Exchange:
         except ValueError:
             raise Problem("invalid_request", f"X-Pool-Version: {value!r} is neither v1 nor v2") from None
 
-    def canary_key(self) -> str | None:
-        """The key that the split goes by if there is no session."""
-        value = self.headers.get(b"x-canary-key")
-        return value[:_MAX_CANARY_KEY_LENGTH].decode("latin-1") if value else None
-
     # --- the answer
 
     async def answer(self, response: Response, rest: Rest = ()) -> None:
@@ -190,24 +187,33 @@ class Exchange:
             raise ClientGone from None
 
 
-class Endpoint(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)  # tests have small ones
+class Endpoint:
     """The endpoint of execute calls, as a connection knows it."""
 
     async def serve(self, exchange: Exchange) -> None:
         """Answers a call, whatever becomes of it."""
-        ...
+        raise NotImplementedError
 
     def begin(self, exchange: "ConnectionExchange") -> bool:
         """Begins a call that waits for nothing but its pool, and answers it by itself. Returns False for any other."""
-        ...
+        raise NotImplementedError
+
+    def ended(self, exchange: "ConnectionExchange", outcome: Result | Exception) -> None:
+        """Answers a call that has begun, with what has come of it."""
+        raise NotImplementedError
+
+    def left(self, exchange: "ConnectionExchange") -> None:
+        """Ends a call that has begun, and whose client has gone."""
+        raise NotImplementedError
 
     def admits(self, exchange: Exchange) -> bool:
         """Tells if the sender of a call may run programs, before its body is here."""
-        ...
+        raise NotImplementedError
 
 
 class ConnectionExchange(Exchange):
-    """A plain call, which the connection reads and whose answer it writes."""
+    """A plain call, which the connection reads and whose answer it writes. The router tells it how the call ends."""
 
     def __init__(
         self,
@@ -221,8 +227,9 @@ class ConnectionExchange(Exchange):
         super().__init__(head, address, "http")
         self.keep_alive = True
         """Set if the connection stays open for other requests."""
-        self.when_gone: Callable[[], None] | None = None
-        """Ends a call that has begun without a task, once its client has gone."""
+        self.run: Run | None = None
+        """The call's run, if it has begun without a task, until it is answered or its client has gone."""
+        self._endpoint: Endpoint | None = None
         self._body = b""
         self._server = server
         self._tasks = tasks
@@ -235,11 +242,17 @@ class ConnectionExchange(Exchange):
         may even be answered, so no other request may lie behind this one.
         """
         self._body = body
-        self.began = time.perf_counter()
+        self._endpoint = endpoint
+        self.began = _perf_counter()
         if at_once:
             self._begin(endpoint, loop)
         else:
             loop.call_soon(self._begin, endpoint, loop)
+
+    def ended(self, outcome: Result | Exception) -> None:
+        """Takes the outcome of a call that has begun without a task."""
+        assert self._endpoint is not None
+        self._endpoint.ended(self, outcome)
 
     def _begin(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
         """Begins a plain call, or serves another in a task that the server waits for."""
@@ -278,11 +291,12 @@ class ConnectionExchange(Exchange):
 
     def client_gone(self) -> None:
         self._on_answer = None
-        when_gone, self.when_gone = self.when_gone, None
-        if when_gone is None:
+        if self.run is None:
             super().client_gone()
         else:
-            when_gone()
+            assert self._endpoint is not None
+            self._endpoint.left(self)
+            self.run = None
 
     def end(self) -> None:
         """Answers with an internal error if there is no answer yet, so that no client is left waiting."""
@@ -291,7 +305,7 @@ class ConnectionExchange(Exchange):
 
     def write(self, response: Response, rest: Rest = ()) -> None:
         """Answers, with `rest` behind the response's body; does nothing if nobody is there any more."""
-        self.when_gone = None
+        self.run = None  # they would hold each other
         on_answer, self._on_answer = self._on_answer, None
         if on_answer is None:
             return
@@ -310,7 +324,7 @@ class AsgiExchange(Exchange):
     def __init__(self, scope: Scope, receive: Receive, send: Send, tasks: TaskOwner) -> None:
         """`tasks` owns the task that waits for the client to disconnect."""
         super().__init__(CallHead(scope["path"], scope["headers"]), scope["server"], scope["scheme"])
-        self.began = time.perf_counter()
+        self.began = _perf_counter()
         self.send = send
         """Sends the messages of a stream."""
         self._receive = receive

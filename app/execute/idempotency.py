@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from app.execute.call_head import IDEMPOTENCY_KEY
 from app.execute.exchange import Exchange
 from app.execute.response import Response, headers_in, lines_of
 from app.problems import Problem
@@ -20,7 +21,6 @@ from routing.catalog.jobs import Jobs, JobStatus
 from routing.catalog.programs import Programs
 from routing.errors import AnswerUnwritten, IdempotencyConflict, JobNotFound
 
-IDEMPOTENCY_KEY: Final = b"idempotency-key"
 MAX_KEY_LENGTH: Final = 255
 _QUOTED: Final = re.compile(rb'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 _BARE: Final = re.compile(rb"[\x21\x23-\x7e][\x21-\x7e]*")

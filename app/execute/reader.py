@@ -197,7 +197,8 @@ class RequestReader:
         if self._missing:
             return UNFINISHED
         self.rest = data[len(part) :]
-        self.body = bytes(self._held[self._head_bytes :])
+        with memoryview(self._held) as held:  # a slice of `_held` itself would be one more copy
+            self.body = bytes(held[self._head_bytes :])
         self._held.clear()
         self._head_bytes = 0
         if self._is_parsed:

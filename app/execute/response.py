@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 from app.problems import Problem
-from pools.calls import Call
+from pools.calls import Call, Program, Result
 
 Response = tuple[int, bytes, bytes]
 """Status; the lines of well-formed headers, each with its line break and the body's length among them; body."""
@@ -14,8 +16,11 @@ Rest = tuple[bytes | memoryview, ...]
 CLOSE: Final = b"connection: close\r\n"
 """The line of a response after which the connection closes."""
 _ANSWER: Final = b"%sx-execution-id: %s\r\nserver-timing: %s\r\n"
-_JSON: Final = b"content-type: application/json\r\ncontent-length: %d\r\n"
-_RESULT: Final = _ANSWER + _JSON
+_JSON: Final = b"content-type: application/json\r\ncontent-length: "
+_LINE_END: Final = b"\r\n"
+_THOUSANDTHS: Final = [b".%03d" % number for number in range(1000)]
+_WHOLE: Final = [b"%d" % number for number in range(1000)]
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def lines_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -37,28 +42,73 @@ def answer_lines(version_lines: bytes, execution_id: str, call: Call | None, run
 
     `call` is None for one that has not waited yet.
     """
-    return _ANSWER % (version_lines, execution_id.encode(), _server_timing(call, run_s))
+    timing = b"queue;dur=%b, run;dur=%b" % (milliseconds(0.0 if call is None else call.queued_s), milliseconds(run_s))
+    if call is not None and call.load_s > 0.0:
+        timing += _load_timing(call)
+    return _ANSWER % (version_lines, execution_id.encode(), timing)
 
 
 def json_lines(size: int) -> bytes:
     """Writes the headers of a body of JSON of `size` bytes."""
-    return _JSON % size
+    return b"%b%d\r\n" % (_JSON, size)
 
 
-def result_lines(version_lines: bytes, execution_id: str, call: Call, run_s: float, size: int) -> bytes:
+def result_lines(version_lines: bytes, execution_id: bytes, call: Call, run_s: float, size: int) -> bytes:
     """Writes the headers of a result of `size` bytes: those of every answer, and of JSON."""
-    return _RESULT % (version_lines, execution_id.encode(), _server_timing(call, run_s), size)
+    return b"".join(
+        (
+            version_lines,
+            b"x-execution-id: ",
+            execution_id,
+            b"\r\nserver-timing: queue;dur=",
+            milliseconds(call.queued_s),
+            b", run;dur=",
+            milliseconds(run_s),
+            _load_timing(call) if call.load_s > 0.0 else b"",
+            _LINE_END,
+            _JSON,
+            str(size).encode(),
+            _LINE_END,
+        )
+    )
+
+
+def around_outputs(
+    execution_id: bytes, program: Program, version: bytes, result: Result, seconds: float
+) -> tuple[bytes, bytes]:
+    """Writes a result's JSON up to its outputs, which are JSON already, and from their end on.
+
+    `seconds` is the time from the request to the answer.
+    """
+    start = b"".join(
+        (
+            b'{"execution_id":"',
+            execution_id,
+            b'","program_id":',
+            program.id_as_json,
+            b',"pool_version":"',
+            version,
+            b'","outputs":',
+        )
+    )
+    duration = milliseconds(seconds)
+    if result.usage is None:
+        return start, b"".join((b',"duration_ms":', duration, b"}"))
+    return start, b"".join((b',"duration_ms":', duration, b',"usage":', _encode(result.usage), b"}"))
+
+
+def milliseconds(seconds: float) -> bytes:
+    """Writes a time in milliseconds, with three digits behind the point."""
+    us = int(seconds * 1e6 + 0.5)
+    ms = us // 1000
+    return (_WHOLE[ms] if 0 <= ms < 1000 else b"%d" % ms) + _THOUSANDTHS[us % 1000]
+
+
+def _load_timing(call: Call) -> bytes:
+    return b", load;dur=" + milliseconds(call.load_s)
 
 
 def problem_lines(problem: Problem, size: int) -> bytes:
     """Writes the headers of a problem whose body has `size` bytes."""
     headers = [(name.encode(), value.encode()) for name, value in problem.headers().items()]
     return lines_of([*headers, (b"content-length", b"%d" % size)])
-
-
-def _server_timing(call: Call | None, run_s: float) -> bytes:
-    queued_s = 0.0 if call is None else call.queued_s
-    timing = b"queue;dur=%.3f, run;dur=%.3f" % (queued_s * 1000, run_s * 1000)
-    if call is not None and call.load_s > 0.0:
-        timing += b", load;dur=%.3f" % (call.load_s * 1000)
-    return timing

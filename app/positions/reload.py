@@ -39,6 +39,8 @@ class Asked:
     """Modules that cannot be imported do not keep the code from the workers, nor does a ramp from all pools."""
     may_break_programs: bool = False
     """Programs that the new code does not load do not keep it from the workers."""
+    is_told: bool = False
+    """The history has it already, from another replica of the machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ class CodeReloader:
         reloaded = list(versions)
         before = {version: self._pools.spawners[version].revision for version in versions}
         async with self._ramp.changing(lambda: self._told(reloaded, before, asked)) as cause:
+            cause.is_told = asked.is_told
             outcomes = await asyncio.gather(
                 *(self._reload_one(version, asked, is_alone=len(versions) == 1) for version in versions),
                 return_exceptions=True,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -49,7 +50,7 @@ async def reload_everywhere(services: Services, version: Version | None, asked: 
         await services.reloader.reload_all(asked)
     else:
         await services.reloader.reload(version, asked)
-    answers = await services.machine.ask_others(RELOAD, ReloadAsked(version, asked))
+    answers = await services.machine.ask_others(RELOAD, ReloadAsked(version, replace(asked, is_told=True)))
     problems = [f"replica {one.replica}: {one.answer}" for one in answers.told if one.answer is not None]
     # One that has died gets a successor, which starts with the code that is on disk.
     lost = [one for one in answers.missing if asked.is_previous or one.reason != Presence.GONE]

@@ -5,9 +5,14 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from pools.process.ends import close_all
-from poolshift.worker.framing import READ_BYTES, FrameDecoder, FrameError
+from poolshift.worker.framing import MAX_COPIED_BYTES, PIPE_BYTES, READ_BYTES, FrameDecoder, FrameError, make_room
+
+_read: Final = os.read
+_write: Final = os.write
+_LENGTH_BYTES: Final = 4
 
 
 class Channel:
@@ -32,7 +37,11 @@ class Channel:
         self._on_payload = on_payload
         self._on_end = on_end
         self._decoder = FrameDecoder()
+        self._is_amid_frame = False
+        """Set while the decoder holds a part of a frame."""
         self._unsent: deque[memoryview] = deque()
+        self._room = PIPE_BYTES
+        """The room of the pipe to the worker."""
         self._open = True
         self._reading = False
         self._loop = asyncio.get_running_loop()
@@ -52,9 +61,11 @@ class Channel:
         if not self._open:
             return False
         sent = 0
+        if len(data) + len(rest) > self._room:
+            self._room = make_room(self._write_fd, len(data) + len(rest), self._room)
         if not self._unsent:
             try:
-                sent = os.writev(self._write_fd, (data, rest)) if rest else os.write(self._write_fd, data)
+                sent = os.writev(self._write_fd, (data, rest)) if rest else _write(self._write_fd, data)
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError:
@@ -125,7 +136,7 @@ class Channel:
     def _readable(self) -> bool:
         """Reads once; False if there was nothing to read."""
         try:
-            data = os.read(self._read_fd, READ_BYTES)
+            data = _read(self._read_fd, READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -133,9 +144,14 @@ class Channel:
         if not data:
             self._end(None)
             return True
+        if not self._is_amid_frame and _is_frame(data):  # the usual case: one whole frame in one read
+            is_large = len(data) > MAX_COPIED_BYTES
+            self._on_payload(memoryview(data)[_LENGTH_BYTES:] if is_large else data[_LENGTH_BYTES:])
+            return True
         try:
             for payload in self._decoder.feed(data):
                 self._on_payload(payload)
+            self._is_amid_frame = self._decoder.is_amid_frame
         except FrameError as error:
             self._end(str(error))
         return True
@@ -164,3 +180,9 @@ class Channel:
     def _end(self, fault: str | None) -> None:
         self.close()
         self._on_end(fault)
+
+
+def _is_frame(data: bytes) -> bool:
+    """Tells if these bytes are one whole frame. Reads its length by itself: compiled, that is a few instructions."""
+    size = len(data) - _LENGTH_BYTES
+    return size >= 0 and data[0] << 24 | data[1] << 16 | data[2] << 8 | data[3] == size

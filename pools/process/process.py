@@ -35,7 +35,7 @@ from pools.process.loads import RunningLoad, load_request
 from pools.process.output import OutputReader
 from pools.process.replies import decode_reply, error_of
 from pools.process.stats import ProcessStats
-from pools.process.told_definitions import ToldDefinitions
+from pools.process.told_definitions import Told, ToldDefinitions
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.exception_text import truncate
 from poolshift.worker.framing import MALFORMED, MAX_COPIED_BYTES, FrameError, frame_of_two, start_of_two
@@ -65,7 +65,7 @@ MAX_LEFT = 8
 MAX_LEFT_LENGTH = 64
 """Limits of the log line about an unfit worker: the number of its leftovers, and the characters of each."""
 
-_encoder: Final = msgspec.json.Encoder()
+_encode: Final = msgspec.json.Encoder().encode
 _log = structlog.stdlib.get_logger("poolshift.worker")
 
 
@@ -156,22 +156,10 @@ class WorkerProcess:
         told, new = self._definitions.find(definition), None
         if told is None:
             told, new = self._definitions.new(definition), definition
-        request = Run(
-            id=call.execution_id,
-            program_id=call.program.id,
-            number=told.number,
-            definition=new,
-            traceparent=call.traceparent if call.trace is None else call.trace.run_begins(self.pid),
-            carried=call.carried,
-            record=call.trace is not None,
-            stream=call.events is not None,
-            lm=call.lm,
-            lm_budget_s=0.0 if call.lm is None else lm_budget_s(call.deadline - self._loop.time()),
-        )
         if not told.is_loaded:
             self._load_began = time.perf_counter()  # the worker may begin before the message's last byte is sent
         try:
-            is_sent = self._send_run(_encoder.encode(request), call.inputs)
+            is_sent = self._send_run(call, told, new)
         except FrameError as error:
             raise InvalidInputs(f"inputs: {error}") from None
         if not is_sent:
@@ -188,8 +176,25 @@ class WorkerProcess:
             self._flow_control = FlowControl(self._channel)
             call.events.began(self._flow_control)
 
-    def _send_run(self, message: bytes, inputs: bytes | msgspec.Raw) -> bool:
-        if len(inputs) <= MAX_COPIED_BYTES:
+    def _send_run(self, call: Call, told: Told, new: Definition | None) -> bool:
+        inputs, is_small = call.inputs, len(call.inputs) <= MAX_COPIED_BYTES
+        if is_small and new is None and call.has_nothing_beside_inputs:
+            return self._channel.send(told.run_frame(call.program.id, call.execution_id, inputs))
+        message = _encode(
+            Run(
+                id=call.execution_id,
+                program_id=call.program.id,
+                number=told.number,
+                definition=new,
+                traceparent=call.traceparent if call.trace is None else call.trace.run_begins(self.pid),
+                carried=call.carried,
+                record=call.trace is not None,
+                stream=call.events is not None,
+                lm=call.lm,
+                lm_budget_s=0.0 if call.lm is None else lm_budget_s(call.deadline - self._loop.time()),
+            )
+        )
+        if is_small:
             return self._channel.send(frame_of_two(message, inputs))
         return self._channel.send(start_of_two(message, len(inputs)), memoryview(inputs))
 
@@ -243,7 +248,7 @@ class WorkerProcess:
         """
         self._check = self._loop.create_future()
         request = Check(id="check", definition=definition, as_called=as_called)
-        self._channel.send(frame_of_two(_encoder.encode(request), b""))
+        self._channel.send(frame_of_two(_encode(request), b""))
         return self._check
 
     def withdraw(self) -> None:
@@ -395,27 +400,37 @@ class WorkerProcess:
         except (FrameError, *MALFORMED) as error:
             self._violated(f"not a reply: {error}")
             return
+        call = self.call
         if reply.gen != self.generation:
             self._violated(f"a reply of generation {reply.gen}")
+        elif isinstance(reply, Done) and call is not None and self._is_at(reply.id, call):
+            self._take_done(reply, body, call)
         elif isinstance(reply, (Ready, Left)):
             self._take_notice(reply)
         elif self._check is not None or isinstance(reply, Checked):
             self._take_check(reply)
         elif self._load is not None:
             self._take_load(reply, self._load)
-        elif self.call is None or reply.id != self.call.execution_id:
+        elif call is None or isinstance(reply, Done) or not self._is_at(reply.id, call):
             self._violated(f"a reply to {reply.id!r}, which it is not at")
         else:
-            self._take_of_call(reply, body, self.call)
+            self._take_of_call(reply, body, call)
 
-    def _take_of_call(self, reply: Loaded | Progress | Done | Failed, body: msgspec.Raw, call: Call) -> None:
+    def _is_at(self, execution_id: str, call: Call) -> bool:
+        """Tells if a reply to `execution_id` is one to the running call."""
+        return self._check is None and self._load is None and execution_id == call.execution_id
+
+    def _take_done(self, done: Done, outputs: msgspec.Raw, call: Call) -> None:
         if self._is_scanning:
             self._violated("a reply behind its outputs")
-        elif isinstance(reply, Done):
-            if len(body) > MAX_SCANNED_BYTES:
-                self._scan_outputs(reply, body, call)
-            else:
-                self._end_run(Result(body, reply.run_us / 1e6, reply.usage), reply.spans)
+        elif len(outputs) > MAX_SCANNED_BYTES:
+            self._scan_outputs(done, outputs, call)
+        else:
+            self._end_run(Result(outputs, done.run_us / 1e6, done.usage), done.spans)
+
+    def _take_of_call(self, reply: Loaded | Progress | Failed, body: msgspec.Raw, call: Call) -> None:
+        if self._is_scanning:
+            self._violated("a reply behind its outputs")
         elif isinstance(reply, Progress):
             if call.events is not None:
                 call.events.put(reply.kind, body)

@@ -1,5 +1,6 @@
 """Replies of a worker: from their bytes to the error that the caller gets. A program can forge them."""
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -22,8 +23,8 @@ from poolshift.worker.messages import MAX_EVENT_BYTES, Done, Failed, Progress, R
 MAX_DETAIL_LENGTH: Final = MAX_MESSAGE_LENGTH + 64
 """Limit of an error text from a worker. The worker itself sends less."""
 
-_reply_decoder: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
-_json_decoder: Final[msgspec.json.Decoder[msgspec.Raw]] = msgspec.json.Decoder(msgspec.Raw)
+_decode_reply: Final[Callable[[bytes], Reply]] = msgspec.json.Decoder(Reply).decode
+_decode_json: Final[Callable[[bytes | memoryview], msgspec.Raw]] = msgspec.json.Decoder(msgspec.Raw).decode
 _NOTHING: Final = msgspec.Raw(b"")
 
 
@@ -39,11 +40,11 @@ def decode_reply(payload: bytes | memoryview) -> tuple[Reply, msgspec.Raw]:
     is_plain = isinstance(payload, bytes) and payload.isascii()
     if not is_plain:
         _check_text(message)  # msgspec does not check the text that it leaves raw, such as a span
-    reply = _reply_decoder.decode(message)
+    reply = _decode_reply(message)
     if isinstance(reply, Done):
         if len(body) > MAX_SCANNED_BYTES:
             return reply, msgspec.Raw(body)
-        return reply, _json_decoder.decode(body) if is_plain else _scanned(body)
+        return reply, _decode_json(body) if is_plain else _scanned(body)
     if isinstance(reply, Progress):
         if len(body) > MAX_EVENT_BYTES:
             raise FrameError(f"an event of {len(body)} bytes is over the limit of {MAX_EVENT_BYTES}")
@@ -53,7 +54,7 @@ def decode_reply(payload: bytes | memoryview) -> tuple[Reply, msgspec.Raw]:
 
 def _scanned(body: bytes | memoryview) -> msgspec.Raw:
     _check_text(body)
-    return _json_decoder.decode(body)
+    return _decode_json(body)
 
 
 def _check_text(text: bytes | memoryview) -> None:

@@ -5,12 +5,16 @@ from typing import Final
 import msgspec
 
 from poolshift.worker.definitions import Definition
+from poolshift.worker.framing import lengths_of_two
+from poolshift.worker.messages import Run
 
 MAX_TOLD: Final = 1000
 MAX_TOLD_BYTES: Final = 16 * 1024 * 1024
 """Limits of the definitions that a worker keeps loaded, and of their JSON together. Beyond, it drops them all."""
 
-_encoder: Final = msgspec.json.Encoder()
+_ID: Final = b'""'
+"""The place of a call's id in the message that its worker gets."""
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class Told:
@@ -22,6 +26,20 @@ class Told:
         self.size = size
         self.is_loaded = is_loaded
         """Set once the worker has loaded it."""
+        self._program_id: str | None = None
+        self._before_id = self._behind_id = b""
+        """The message about the last program's calls, of which each has another id."""
+
+    def run_frame(self, program_id: str, execution_id: str, inputs: bytes | msgspec.Raw) -> bytes:
+        """The frame of a call that has nothing beside its small inputs, of a definition that the worker was told."""
+        if program_id != self._program_id:
+            self._program_id = program_id
+            message = _encode(Run(id="", program_id=program_id, number=self.number))
+            self._before_id, self._behind_id = message.split(_ID, 1)
+        encoded_id = _encode(execution_id)
+        message_size = len(self._before_id) + len(encoded_id) + len(self._behind_id)
+        lengths = lengths_of_two(message_size, len(inputs))
+        return b"".join((lengths, self._before_id, encoded_id, self._behind_id, inputs))
 
 
 class ToldDefinitions:
@@ -40,7 +58,7 @@ class ToldDefinitions:
 
     def new(self, definition: Definition) -> Told:
         """Numbers a definition that the worker does not know; 0 makes the worker drop all others."""
-        size = len(_encoder.encode(definition))
+        size = len(_encode(definition))
         is_full = len(self._told) >= MAX_TOLD or self._bytes + size > MAX_TOLD_BYTES
         return Told(0 if is_full else len(self._told), size, is_loaded=False)
 

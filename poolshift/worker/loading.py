@@ -123,7 +123,7 @@ class PythonProgram:
         returned: Any = self.function(**arguments)
         if self._is_async:
             returned = coroutines.run(returned)
-        elif isinstance(returned, Generator):
+        elif type(returned) is not dict and isinstance(returned, Generator):  # an abstract class looks for long
             returned = _exhaust(returned, emit)
         return self._outputs.outputs(returned)
 

@@ -3,15 +3,24 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 
 from poolshift.worker.definitions import Definition
 from poolshift.worker.errors import ExecutionError, LoadFailed, SignatureError
 from poolshift.worker.exception_text import MAX_MESSAGE_LENGTH, describe, traceback_of, truncate
-from poolshift.worker.framing import FrameError, frame_of_two, read_pairs, write_all
+from poolshift.worker.framing import (
+    MAX_COPIED_BYTES,
+    PIPE_BYTES,
+    FrameError,
+    make_room,
+    read_pairs,
+    start_of_two,
+    write_all,
+)
 from poolshift.worker.leftovers import Leftovers
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import EntrypointError, LoadedProgram, check, load, try_out
@@ -37,8 +46,9 @@ from poolshift.worker.revision import CodeRevision
 from poolshift.worker.stdio import CurrentExecution, tell_parent
 from poolshift.worker.tracing.optional import CallTracer, Ended
 
-_request_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
-_encoder = msgspec.json.Encoder()
+_decode_request: Final[Callable[[bytes], Request]] = msgspec.json.Decoder(Request).decode
+_encode: Final = msgspec.json.Encoder().encode
+_perf_counter_ns: Final = time.perf_counter_ns
 
 
 class Worker:
@@ -62,6 +72,8 @@ class Worker:
         self._leftovers = Leftovers()
         self._tracer: CallTracer | None = None
         self._is_fork = False
+        self._room = PIPE_BYTES
+        """The room of the pipe to the service."""
 
     def serve(self) -> None:
         """Says that it is ready, then answers until the service closes its end."""
@@ -71,7 +83,7 @@ class Worker:
         self._send(Ready(gen=self._generation, pid=os.getpid(), revision=self._code.at_start))
         try:
             for message, inputs in read_pairs(self._requests):
-                request = _request_decoder.decode(message)
+                request = _decode_request(message)
                 if isinstance(request, Run):
                     self._answer(request, inputs)
                 elif isinstance(request, Load):
@@ -112,7 +124,7 @@ class Worker:
             self._send(Loaded(request.id, self._generation))
         self._programs[request.number] = request.program_id
         lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s, request.stream)
-        started = time.perf_counter_ns()
+        started = _perf_counter_ns()
         try:
             outputs = loaded.run(inputs, partial(self._emit, request), lm)
         except SystemExit:
@@ -212,7 +224,7 @@ class Worker:
         )
 
     def _emit(self, request: Run, data: Any, kind: EventKind = "progress") -> None:
-        encoded = _encoder.encode(data)  # a value without a JSON is the program's error, streamed or not
+        encoded = _encode(data)  # a value without a JSON is the program's error, streamed or not
         if len(encoded) > MAX_EVENT_BYTES:
             raise ValueError(f"an event of {len(encoded)} bytes is over the limit of {MAX_EVENT_BYTES}")
         if request.stream:
@@ -225,13 +237,18 @@ class Worker:
     def _send(self, reply: Reply, payload: bytes = b"") -> None:
         if self._is_fork:
             sys.exit(isinstance(reply, Failed))
+        message = _encode(reply)
         try:
-            data = frame_of_two(_encoder.encode(reply), payload)
+            start = start_of_two(message, len(payload))
         except FrameError as error:
             assert not isinstance(reply, (Ready, Left))
-            failed = Failed(reply.id, self._generation, 0, "invalid_outputs", f"outputs: {error}")
-            data = frame_of_two(_encoder.encode(failed), b"")
-        write_all(self._replies, data)
+            self._send(Failed(reply.id, self._generation, 0, "invalid_outputs", f"outputs: {error}"))
+            return
+        if len(payload) <= MAX_COPIED_BYTES:
+            write_all(self._replies, start + payload)
+        else:
+            self._room = make_room(self._replies, len(start) + len(payload), self._room)
+            write_all(self._replies, start, payload)
 
 
 def _pause(seconds: float | None) -> float | None:
@@ -240,4 +257,4 @@ def _pause(seconds: float | None) -> float | None:
 
 
 def _microseconds_since(started_ns: int) -> int:
-    return (time.perf_counter_ns() - started_ns) // 1000
+    return (_perf_counter_ns() - started_ns) // 1000

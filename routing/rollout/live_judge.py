@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import mmh3
 
@@ -35,6 +35,7 @@ EXPLAINING_CALLS: Final = 5_000
 """The newest calls that are looked at to say what is slow."""
 MOVED: Final = "moved"
 """The outcome of a call that went on to the other version: it judges nothing, and its time is none."""
+_monotonic: Final = time.monotonic
 _KEY_SEED: Final = 0x6A756467
 """Another seed than the split's: a sample of the keys' hashes must prefer no version."""
 
@@ -49,31 +50,50 @@ class Example:
     detail: str
 
 
-class End(NamedTuple):
+class End:
     """The end of an organic call: an error's code or `ok`, its time, its cost, and all that else counts."""
 
-    execution_id: str
-    program: str
-    version: str
-    outcome: str
-    ms: float
-    is_cold: bool
-    cost: float | None
-    """The cost of its tokens; None if their model has no price."""
-    detail: str
-    t: float
-    """The time of the end, by `time.monotonic`."""
+    def __init__(
+        self,
+        execution_id: str,
+        program: str,
+        version: str,
+        outcome: str,
+        ms: float,
+        is_cold: bool,  # noqa: FBT001  # by its position: names would cost as much as all the rest of an instance
+        cost: float | None,
+        detail: str,
+        t: float,
+    ) -> None:
+        """Takes the time of the end as `t`, by `time.monotonic`. `cost` is None if the tokens' model has no price."""
+        self.execution_id = execution_id
+        self.program = program
+        self.version = version
+        self.outcome = outcome
+        self.ms = ms
+        self.is_cold = is_cold
+        self.cost = cost
+        self.detail = detail
+        self.t = t
 
 
 class Evidence:
-    """The judge's part of a route: the canary probability at its assignment, and the hash of its key."""
+    """The judge's part of a route: the version and the canary probability at its assignment, the hash of its key."""
 
-    def __init__(self, w: float, key_hash: int | None, t: float, trace_id: str | None = None) -> None:
+    def __init__(
+        self,
+        w: float,
+        key_hash: int | None,
+        t: float,
+        trace_id: str | None,
+        is_canary: bool,  # noqa: FBT001  # as in `End`
+    ) -> None:
         self.w = w
         self.key_hash = key_hash
         self.t = t
         self.trace_id = trace_id
-        self.attempts: list[str] = []
+        self.is_canary = is_canary
+        self.attempts: list[str] | None = None
         """Codes of attempts that failed and that the caller never saw."""
         self.call: Call | None = None
         """The call while a pool has it."""
@@ -85,7 +105,7 @@ class Evidence:
         """Tells if the call waits for a worker, or for a worker to load its program: no version is slow for that."""
         call = self.call
         is_waiting = call is not None and (call.is_loading or not call.dispatched_at)
-        return is_waiting and time.monotonic() - self.t < HOLD_S
+        return is_waiting and _monotonic() - self.t < HOLD_S
 
 
 class LiveJudge:
@@ -97,22 +117,21 @@ class LiveJudge:
     def __init__(self, config: Config, *, is_off: bool = False) -> None:
         """Judges nothing if `is_off`: there is one version, or a pin."""
         self._judge = Judge(config)
-        self._assigned: list[tuple[float, float, str, int | None]] = []
-        """Assignments that are not added up yet: time, canary probability, version, hash of the key."""
+        self._assigned: list[Evidence] = []
+        """Assignments that are not added up yet."""
         self._good_ends = 0
         """Calls among those held that have ended well since the last ones were added up."""
         self._counted_at = 0.0
         self.w = 0.0
         """The canary probability in force; 0 while there is nothing to judge, which is what each call reads."""
-        self.calls = [0, 0]
-        """Organic assignments since the percentage in force was set: V1's and V2's."""
+        self._calls = [0, 0]
         self.latency_floor_ms = DEFAULT_LATENCY_FLOOR_MS
         """Added to every call's time: a worker that rests between calls wakes on a colder core."""
         self._recording = Recording()
         self._is_off = is_off
         self._others: Counters | None = None
         self._examples: dict[str, deque[Example]] = {}
-        self._held: deque[Evidence] = deque()
+        self._held: list[Evidence] = []
         """Calls in the order in which pools got them, from the oldest that has not counted and may still wait."""
         self._fed: dict[str, tuple[bool, bool]] = {}
         """By guardrail that is fed: whether it is an alarm, and whether V2 is shown not to be worse."""
@@ -124,6 +143,12 @@ class LiveJudge:
         """The judge, which has counted all calls that are noted."""
         self._add_up()
         return self._judge
+
+    @property
+    def calls(self) -> tuple[int, int]:
+        """Organic assignments since the percentage in force was set: V1's and V2's."""
+        self._add_up_assigned()
+        return self._calls[0], self._calls[1]
 
     @property
     def recording(self) -> Recording:
@@ -140,20 +165,20 @@ class LiveJudge:
         is_comparable = 0 < basis_points < BASIS_POINTS and not self._is_off
         w = basis_points / BASIS_POINTS if is_comparable else 0.0
         if w != self.w:
+            self._add_up_assigned()
             self.w = w
-            self.calls = [0, 0]
+            self._calls = [0, 0]
 
     # --- fed by the router
 
     def assigned(self, key: str | None, trace_id: str | None = None, *, is_canary: bool) -> Evidence:
         """Counts the assignment of an organic call; to be called while `w` is above 0."""
         key_hash = None if key is None else mmh3.hash64(key, _KEY_SEED, signed=False)[0]
-        t, assigned = time.monotonic(), self._assigned
-        self.calls[is_canary] += 1
-        assigned.append((t, self.w, "v2" if is_canary else "v1", key_hash))
+        evidence, assigned = Evidence(self.w, key_hash, _monotonic(), trace_id, is_canary), self._assigned
+        assigned.append(evidence)
         if len(assigned) >= BATCH:
             self._add_up_assigned()
-        return Evidence(self.w, key_hash, t, trace_id)
+        return evidence
 
     def began(self, evidence: Evidence, call: Call) -> None:
         """Takes note that a pool has an organic call from now on, until `ended` or `left`."""
@@ -161,13 +186,13 @@ class LiveJudge:
         evidence.is_held = True
         self._held.append(evidence)
         if len(self._held) > MAX_HELD:
-            self._let_go(self._held.popleft())
+            self._let_go(self._held.pop(0))
 
     def attempt_failed(self, evidence: Evidence, call: Call, version: str, code: str, detail: str) -> None:
         """Counts a fault of a call that is tried again."""
-        evidence.attempts.append(code)
+        evidence.attempts = [*(evidence.attempts or ()), code]
         self._add_up()
-        t = time.monotonic()
+        t = _monotonic()
         guardrail = self._judge.attempt_failed(t, evidence.w, version, evidence.key_hash, call.program.id, code)
         if guardrail is not None:
             self._keep(guardrail, Example(call.execution_id, evidence.trace_id, code, detail))
@@ -195,17 +220,31 @@ class LiveJudge:
 
     def _add_up(self) -> None:
         """Counts what is noted: the assignments, and then the successes that nothing holds back."""
-        if self._assigned:
-            self._add_up_assigned()
+        self._add_up_assigned()
         self._good_ends = 0
-        held = self._held
-        while held and (held[0].end is not None or not held[0].holds_back()):
-            self._let_go(held.popleft())
+        held, let_go = self._held, 0
+        for evidence in held:
+            if evidence.end is None and evidence.holds_back():
+                break
+            let_go += 1
+        self._held = held[let_go:]
+        for index in range(let_go):
+            self._let_go(held[index])
 
     def _add_up_assigned(self) -> None:
+        """Counts assignments in their order, those without a key together while they are of the current step."""
         assigned, self._assigned = self._assigned, []
-        for t, w, arm, key_hash in assigned:
-            self._judge.assigned(t, w, arm, key_hash)
+        judge, current, calls = self._judge, 0.0, [0, 0]
+        for evidence in assigned:
+            self._calls[evidence.is_canary] += 1
+            if evidence.key_hash is None and evidence.w == current:
+                calls[evidence.is_canary] += 1
+                continue
+            judge.assigned_at_step(calls[0], calls[1])
+            calls = [0, 0]
+            judge.assigned(evidence.t, evidence.w, "v2" if evidence.is_canary else "v1", evidence.key_hash)
+            current = judge.w
+        judge.assigned_at_step(calls[0], calls[1])
 
     def _let_go(self, evidence: Evidence) -> None:
         evidence.is_held = False
@@ -228,7 +267,7 @@ class LiveJudge:
             end.outcome,
             ms,
             end.cost,
-            evidence.attempts,
+            evidence.attempts or (),
             is_cold=end.is_cold,
         )
         guardrail = self._judge.ended(
@@ -250,7 +289,7 @@ class LiveJudge:
         name, said = evidence.guardrail, (evidence.is_alarm, not_worse is not None and not_worse.is_alarm)
         promotes = any(one.promotes and one.name == name for one in self._judge.config.guardrails)
         if said != self._fed.get(name, None if promotes else (False, False)):
-            self._recording.add_fed(FedChange(time.monotonic(), self.w, row.action, evidence, not_worse, promotes))
+            self._recording.add_fed(FedChange(_monotonic(), self.w, row.action, evidence, not_worse, promotes))
         self._fed[name] = said
         self._judge.feed(evidence, row, not_worse)
 
@@ -267,7 +306,7 @@ class LiveJudge:
 
     def look(self) -> Verdict:
         """The verdict now, on the calls of this replica alone."""
-        return self.judge.look(time.monotonic())
+        return self.judge.look(_monotonic())
 
     async def look_together(self) -> Verdict:
         """The verdict now, with the evidence of other replicas, whose sum takes a thread some 100 ms."""
@@ -275,7 +314,7 @@ class LiveJudge:
             return self.look()
         judge = self.judge
         bench = await asyncio.to_thread(judge.bench_of_now(self._others))
-        return judge.look(time.monotonic(), bench=bench)
+        return judge.look(_monotonic(), bench=bench)
 
     def analysis(self) -> tuple[Row, ...]:
         """A row for each guardrail."""

@@ -2,9 +2,9 @@
 
 import heapq
 import math
-from array import array
+import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from analysis.verdict import Evidence as Fed
@@ -16,6 +16,9 @@ MAX_RECORDED: Final = 65_536
 MAX_FED: Final = 4_096
 """Changes that are kept of what the judge was fed, the newest."""
 
+_ROW: Final = struct.Struct("=dddddQB")
+"""The numbers of one call: one step of the processor's for all of them."""
+_pack_into: Final = _ROW.pack_into
 _IS_V2: Final = 1
 _IS_COLD: Final = 2
 _HAS_KEY: Final = 4
@@ -46,13 +49,8 @@ class Recording:
         self._limit = limit
         self._next = 0
         self._is_full = False
-        self._times = array("d", bytes(8 * limit))
-        self._assigned = array("d", bytes(8 * limit))
-        self._shares = array("d", bytes(8 * limit))
-        self._ms = array("d", bytes(8 * limit))
-        self._costs = array("d", bytes(8 * limit))
-        self._keys = array("Q", bytes(8 * limit))
-        self._flags = bytearray(limit)
+        self._rows = bytearray(_ROW.size * limit)
+        """The numbers of all calls, by their places."""
         self._programs = [""] * limit
         self._outcomes = [""] * limit
         self._attempts: dict[int, list[str]] = {}
@@ -73,7 +71,7 @@ class Recording:
         outcome: str,
         ms: float,
         cost: float | None,
-        attempts: list[str],
+        attempts: Sequence[str],
         *,
         is_cold: bool,
     ) -> None:
@@ -82,18 +80,15 @@ class Recording:
         if self._is_full:
             self.dropped += 1
             self._attempts.pop(place, None)
-        self._times[place], self._assigned[place], self._shares[place] = t, assigned, w
-        self._ms[place], self._costs[place] = ms, _UNKNOWN if cost is None else cost
         self._programs[place], self._outcomes[place] = program, outcome
         flags = _IS_V2 if version == "v2" else 0
         if is_cold:
             flags |= _IS_COLD
         if key_hash is not None:
             flags |= _HAS_KEY
-            self._keys[place] = key_hash
-        self._flags[place] = flags
+        _pack_into(self._rows, place * _ROW.size, t, assigned, w, ms, _UNKNOWN if cost is None else cost, key_hash or 0, flags)
         if attempts:
-            self._attempts[place] = attempts
+            self._attempts[place] = list(attempts)
         self._next = place + 1
         if self._next == self._limit:
             self._next, self._is_full = 0, True
@@ -110,26 +105,25 @@ class Recording:
 
     def newest_timed(self, count: int, floor_ms: float) -> list[TimedCall]:
         """Returns those of the newest `count` calls whose time counts: warm ones that succeeded, without the floor."""
-        return [
-            TimedCall(self._version(place), self._programs[place], self._ms[place] - floor_ms)
-            for place in self._newest(count)
-            if self._outcomes[place] == OK and not self._flags[place] & _IS_COLD
-        ]
+        timed = []
+        for place in self._newest(count):
+            _, _, _, ms, _, _, flags = self._row(place)
+            if self._outcomes[place] == OK and not flags & _IS_COLD:
+                timed.append(TimedCall(_version(flags), self._programs[place], ms - floor_ms))
+        return timed
 
     def snapshot(self) -> "Recording":
         """Returns a copy, for another thread. It takes a few milliseconds."""
         copied = Recording(0)
         copied.dropped, copied._limit = self.dropped, self._limit
         copied._next, copied._is_full = self._next, self._is_full
-        copied._times, copied._assigned, copied._shares = self._times[:], self._assigned[:], self._shares[:]
-        copied._ms, copied._costs, copied._keys = self._ms[:], self._costs[:], self._keys[:]
-        copied._flags, copied._programs, copied._outcomes = self._flags[:], self._programs[:], self._outcomes[:]
+        copied._rows, copied._programs, copied._outcomes = self._rows[:], self._programs[:], self._outcomes[:]
         copied._attempts, copied._fed = dict(self._attempts), self._fed.copy()
         return copied
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Yields everything as lines of a trace, in the order of time. Keys are hashes."""
-        calls = ((self._times[place], 0, self._call_line(place)) for place in self._newest(self._limit))
+        calls = ((self._row(place)[0], 0, self._call_line(place)) for place in self._newest(self._limit))
         fed = ((change.t, 1, _fed_line(change)) for change in self._fed)
         return (line for _, _, line in heapq.merge(calls, fed, key=lambda one: one[:2]))
 
@@ -137,28 +131,34 @@ class Recording:
         """Returns the places of the newest `count` calls, from the oldest to the newest."""
         return [(self._next - back) % self._limit for back in range(min(count, len(self)), 0, -1)]
 
-    def _version(self, place: int) -> str:
-        return "v2" if self._flags[place] & _IS_V2 else "v1"
+    def _row(self, place: int) -> tuple[float, float, float, float, float, int, int]:
+        """Returns the time, the one of the assignment, the share, the milliseconds, the cost, the key and the flags."""
+        row: tuple[float, float, float, float, float, int, int] = _ROW.unpack_from(self._rows, place * _ROW.size)
+        return row
 
     def _call_line(self, place: int) -> dict[str, Any]:
-        flags = self._flags[place]
+        t, assigned, w, ms, cost, key, flags = self._row(place)
         line = {
-            "t": round(self._times[place], 6),
-            "assigned": round(self._assigned[place], 6),
-            "w": self._shares[place],
-            "arm": self._version(place),
-            "key": f"{self._keys[place]:016x}" if flags & _HAS_KEY else None,
+            "t": round(t, 6),
+            "assigned": round(assigned, 6),
+            "w": w,
+            "arm": _version(flags),
+            "key": f"{key:016x}" if flags & _HAS_KEY else None,
             "program": self._programs[place],
             "outcome": self._outcomes[place],
-            "ms": round(self._ms[place], 3),
+            "ms": round(ms, 3),
         }
         if flags & _IS_COLD:
             line["cold"] = True
-        if cost := self._costs[place]:
+        if cost:
             line["cost"] = None if math.isnan(cost) else cost
         if attempts := self._attempts.get(place):
             line["attempts"] = attempts
         return line
+
+
+def _version(flags: int) -> str:
+    return "v2" if flags & _IS_V2 else "v1"
 
 
 def _fed_line(change: FedChange) -> dict[str, Any]:

@@ -4,6 +4,8 @@ The instrumentator's middleware (`app/application.py`) counts the ordinary endpo
 its throughput (docs/adr), so the lane counts for itself, under the same names and labels.
 """
 
+from collections import Counter as Tally
+
 from mypy_extensions import mypyc_attr
 from prometheus_client import CollectorRegistry
 
@@ -93,8 +95,8 @@ class HandlerMetrics:
         if not noted:
             return
         statuses, seconds, received, sent = zip(*noted, strict=True)
-        for status in statuses:
-            self._by_status[status // 100].value += 1
+        for status, count in Tally(statuses).items():
+            self._by_status[status // 100].value += count
         self._duration.observe_all(seconds)
         self._request_size.observe_all(received)
         self._response_size.observe_all(sent)

@@ -9,7 +9,7 @@ their time to fetch code and counters into the processor's caches, which the nex
 
 import math
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
@@ -91,10 +91,16 @@ class Distribution:
             self.exemplars[bucket] = Exemplar({"trace_id": trace_id}, value, time.time())
 
     def observe_all(self, values: Sequence[float]) -> None:
-        """Adds values."""
-        bounds, counts = self.bounds, self.counts
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
+        """Adds values. A look for each bound in all of them, sorted, takes less than a look for each of them."""
+        ordered = sorted(values)
+        counts, below = self.counts, 0
+        for bucket, bound in enumerate(self.bounds):
+            if below == len(ordered):
+                break
+            up_to = bisect_right(ordered, bound, below)
+            counts[bucket] += up_to - below
+            below = up_to
+        counts[-1] += len(ordered) - below
         self.sum += sum(values)
 
     def numbers(self) -> tuple[list[_Bucket], float]:

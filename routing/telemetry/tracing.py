@@ -92,14 +92,19 @@ class Tracing:
             if found is not None and (found[1] != b"00" or found[5] is None):
                 return self._continue(headers, found)
         nothing = _NOTHING if b"baggage" not in headers else Head(carried=_carried(None, _text(headers, b"baggage")))
+        trace = self.begin_own()
+        return nothing if trace is None else nothing._replace(trace=trace)
+
+    def begin_own(self) -> CallTrace | None:
+        """Begins the trace of a call that came without a traceparent, if it is sampled."""
         if self._new_trace is None:
-            return nothing
+            return None
         if self._unsampled:
             self._unsampled -= 1
-            return nothing
+            return None
         self._unsampled = self._draw_gap()
         trace_id = random.getrandbits(64) << 64 | random.randrange(self._bound)  # noqa: S311  # no secret
-        return nothing._replace(trace=self._new_trace(f"{trace_id or 1:032x}", None))
+        return self._new_trace(f"{trace_id or 1:032x}", None)
 
     def _draw_gap(self) -> int:
         """Draws how many calls pass until one is sampled, as a draw for each of them would give it.

@@ -33,3 +33,13 @@ def test_a_compiled_module_defines_no_struct_and_no_model(name: str) -> None:
     module = importlib.import_module(name)
     defined = [one for _, one in inspect.getmembers(module, inspect.isclass) if one.__module__ == name]
     assert not [one for one in defined if issubclass(one, (msgspec.Struct, pydantic.BaseModel))]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_compiled_class_adds_no_call_to_its_base(name: str) -> None:
+    """An object that can be called has one more field, before all others: the base's methods would miss these."""
+    module = importlib.import_module(name)
+    for one in [one for _, one in inspect.getmembers(module, inspect.isclass) if one.__module__ == name]:
+        bases = [base for base in one.__mro__[1:] if base.__module__ in MODULES and "__init__" in vars(base)]
+        adds_call = "__call__" in vars(one) and not all("__call__" in vars(base) for base in bases)
+        assert not adds_call, f"{one.__qualname__} has __call__, and {bases} have not"

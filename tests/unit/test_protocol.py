@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from app.execute.connections import Connections, Limits
-from app.execute.exchange import ClientGone, Exchange
+from app.execute.exchange import ClientGone, Endpoint, Exchange
 from app.execute.protocol import LaneProtocol
 from app.execute.reader import MAX_BYTES
 from app.execute.response import Response, headers_in, lines_of
@@ -31,7 +31,7 @@ LIMITS = Limits(head_s=60, body_s=60, answer_s=60, unread_bytes=2**30)
 WRONG_KEY = b"X-API-Key: wrong\r\n"
 
 
-class Lane:
+class Lane(Endpoint):
     """The endpoint of plain calls: the application that uvicorn runs for all others."""
 
     def __init__(self, app: ASGIApp) -> None:
