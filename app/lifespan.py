@@ -56,8 +56,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
     await start_threads()
     environment = open_environment(settings)
     async with AsyncExitStack() as stack:
-        recorder = open_recorder(app.state.registry, settings)
-        opening = Opening.begin(settings, app.state.replica, recorder, stack)
+        opening = Opening.begin(settings, app.state.replica, open_recorder(app.state.registry, settings), stack)
         machine = open_machine(opening)
         database, follower = await open_store(opening)
         local_lm = open_local_lm(opening, environment)
@@ -67,13 +66,13 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         bookkeeping = catalog.bookkeeping(opening, flag)
         tracing = open_tracing(opening)
         warm_list, replica = WarmList(catalog.programs), opening.replica
-        factory = PoolFactory(settings, environment, recorder, opening.background, warm_list, replica)
+        factory = PoolFactory(settings, environment, opening.recorder, opening.background, warm_list, replica)
         pools = await open_pools(opening, factory, log, catalog.lms, flag)
         pin = Version(settings.pool_version) if settings.pool_version else None
         await start_pools(pools, factory, pin, local_lm)
         judge, router = _open_router(opening, pools, flag, pin)
         ramp = await open_ramp(opening, database, flag, judge, pools, catalog, machine)
-        watch_rollout(recorder, follower, router, flag)
+        watch_rollout(opening.recorder, follower, router, flag)
         app.state.services = services = Services(
             programs=catalog.programs,
             deleted_programs=catalog.deleted_programs,
@@ -88,7 +87,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
             ramp=ramp,
             evidence=EvidenceView(judge),
             shadow=open_shadow(opening, app.state.registry, router, flag, ramp, pools, catalog),
-            recorder=recorder,
+            recorder=opening.recorder,
             tracing=tracing,
             pool_set=pools,
             rotation=open_rotation(opening, database, pools, factory, flag, ramp, catalog),

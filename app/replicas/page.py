@@ -21,12 +21,12 @@ _BUFFERS: Final = 2
 
 
 class State(IntEnum):
-    """What a replica does."""
+    """The stages of a replica's life."""
 
     GONE = 0
     STARTING = 1
     OPEN = 2
-    """It has opened the database: others may start."""
+    """The database is open: others may start."""
     SERVING = 3
     STOPPING = 4
 

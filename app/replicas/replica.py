@@ -57,7 +57,7 @@ _PRESENCE_OF: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the supervisor hands to each replica."""
+    """The things that the supervisor hands to each replica."""
 
     name: str
     """Tells this machine's replicas from all others that use its database."""
@@ -67,7 +67,7 @@ class Machine:
     peers: Sequence[socket]
     """A listening socket of each replica, for the others' questions."""
     token: str
-    """What a question among replicas proves its origin by."""
+    """The secret that a question among replicas proves its origin by."""
     share: SqliteShare | None
     """The claim on the SQLite file that all replicas use."""
     listeners: Sequence[socket]
@@ -126,7 +126,7 @@ class Replica:
 
     @property
     def state(self) -> State:
-        """What this replica does."""
+        """The stage of this replica's life."""
         return State(self._page.get(Row.STATE, self.index))
 
     def place_of(self, replica_id: str) -> int | None:

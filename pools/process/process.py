@@ -51,6 +51,7 @@ from poolshift.worker.messages import (
     Loaded,
     Progress,
     Ready,
+    Reply,
     Run,
 )
 from poolshift.worker.stdio import Record
@@ -405,16 +406,21 @@ class WorkerProcess:
             self._violated(f"a reply of generation {reply.gen}")
         elif isinstance(reply, Done) and call is not None and self._is_at(reply.id, call):
             self._take_done(reply, body, call)
-        elif isinstance(reply, (Ready, Left)):
+        else:
+            self._take_other(reply, body)
+
+    def _take_other(self, reply: Reply, body: msgspec.Raw) -> None:
+        """Takes any reply but the usual one, the outputs of the running call."""
+        if isinstance(reply, (Ready, Left)):
             self._take_notice(reply)
         elif self._check is not None or isinstance(reply, Checked):
             self._take_check(reply)
         elif self._load is not None:
             self._take_load(reply, self._load)
-        elif call is None or isinstance(reply, Done) or not self._is_at(reply.id, call):
+        elif self.call is None or isinstance(reply, Done) or not self._is_at(reply.id, self.call):
             self._violated(f"a reply to {reply.id!r}, which it is not at")
         else:
-            self._take_of_call(reply, body, call)
+            self._take_of_call(reply, body, self.call)
 
     def _is_at(self, execution_id: str, call: Call) -> bool:
         """Tells if a reply to `execution_id` is one to the running call."""

@@ -1,4 +1,4 @@
-"""What one replica tells the others of its machine about the rollout: they act on it before their next call."""
+"""Changes of the rollout as one replica tells the others of its machine, which act on them before their next call."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ class News:
 
     what: Rollout | Change
     after: int = 0
-    """Of a rollback: the newest one in the log when it was asked for."""
+    """The newest revision in the log when a rollback was asked for; 0 for a change that is written."""
 
 
 class _Revision(msgspec.Struct, tag="revision", omit_defaults=True):

@@ -28,7 +28,6 @@ def to_json(ramp: Ramp) -> dict[str, Any]:
         "paused_at": ramp.paused_at,
         "lacks_evidence": ramp.lacks_evidence,
         "pinned": ramp.pinned,
-        "lacks_evidence": ramp.lacks_evidence,
     }
 
 
@@ -64,7 +63,6 @@ def from_json(data: Mapping[str, Any]) -> Ramp:
         paused_at=data.get("paused_at"),
         lacks_evidence=data.get("lacks_evidence", True),  # an older replica does not tell
         pinned=data.get("pinned"),
-        lacks_evidence=data.get("lacks_evidence", True),  # an older replica does not tell
     )
 
 

@@ -86,7 +86,9 @@ class Recording:
             flags |= _IS_COLD
         if key_hash is not None:
             flags |= _HAS_KEY
-        _pack_into(self._rows, place * _ROW.size, t, assigned, w, ms, _UNKNOWN if cost is None else cost, key_hash or 0, flags)
+        _pack_into(
+            self._rows, place * _ROW.size, t, assigned, w, ms, _UNKNOWN if cost is None else cost, key_hash or 0, flags
+        )
         if attempts:
             self._attempts[place] = list(attempts)
         self._next = place + 1

@@ -26,7 +26,7 @@ BACK_WITHIN_S = 10.0
 
 
 class Ledger:
-    """What became of each call: an answer of its own, or a connection that has ended."""
+    """The end of each call: an answer of its own, or a connection that has ended."""
 
     def __init__(self, written: Path) -> None:
         self.answers: Counter[str] = Counter()
@@ -35,7 +35,7 @@ class Ledger:
         self._written = written
 
     def runs(self) -> Counter[str]:
-        """How often each call has run, by what it has written down."""
+        """Counts the runs of each call, by what it has written down."""
         return Counter(self._written.read_text().split()) if self._written.exists() else Counter()
 
 

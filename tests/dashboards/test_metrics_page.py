@@ -4,6 +4,7 @@ import re
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.conftest import StartService
 from tests.dashboards.conftest import Watched
 from tests.support.service import ROOT
 

@@ -382,7 +382,8 @@ def test_exemplars_lead_from_the_metrics_to_the_traces(traced_service: Service, 
     _, trace_id = sampled_execute(traced_service, program, inputs={"nonce": "a"})
     open_metrics = traced_service.client.get("/metrics", headers={"accept": "application/openmetrics-text"}).text
     exemplars = re.findall(
-        rf'poolshift_request_duration_seconds_bucket\{{(?:replica="\d",)?le="[^"]+",operation="execute",pool_version="{version}"\}} '
+        r'poolshift_request_duration_seconds_bucket\{(?:replica="\d",)?le="[^"]+",operation="execute",'
+        rf'pool_version="{version}"\}} '
         r'\S+ # \{trace_id="([0-9a-f]{32})"\}',
         open_metrics,
     )

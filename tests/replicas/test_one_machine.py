@@ -77,7 +77,7 @@ def stack() -> Iterator[contextlib.ExitStack]:
 
 
 def test_each_replica_has_its_part_of_the_workers(start_service: StartService) -> None:
-    """Of five workers the first has three; of each pool there are as many as the settings say."""
+    """The first has three of five workers; each pool has as many as the settings say."""
     service = start_service(WEB_CONCURRENCY=2, V1_POOL_SIZE=5, V2_POOL_SIZE=2)
     assert len(replicas_of(service)) == 2
     assert sorted(len(workers_of(service, pid)) for pid in replicas_of(service)) == [3, 4]
@@ -97,7 +97,7 @@ def test_there_are_no_more_replicas_than_workers(start_service: StartService) ->
 
 
 def test_connections_are_spread_evenly(machine: Service, stack: contextlib.ExitStack) -> None:
-    """Of eight connections that stay, each replica has four."""
+    """Each replica has four of eight connections that stay."""
     pids, counts = set(replicas_of(machine)), dict.fromkeys(replicas_of(machine), 0)
     machine.client.close()
     for _ in range(8):
@@ -108,7 +108,7 @@ def test_connections_are_spread_evenly(machine: Service, stack: contextlib.ExitS
 
 
 def test_one_dies_and_the_others_go_on(machine: Service, stack: contextlib.ExitStack) -> None:
-    """Its connections end, and no others; its workers end too, and another takes its place."""
+    """The dead one's connections end, and no others; its workers end too, and another takes its place."""
     program = machine.create("echo", NONCE)
     (dead, its_client), (_, other_client) = one_client_each(machine, stack).items()
     its_workers = workers_of(machine, dead)

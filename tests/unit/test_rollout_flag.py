@@ -254,7 +254,7 @@ async def test_a_neighbours_rollback_is_in_force_before_it_is_written(neighbours
 async def test_a_rollback_whose_replica_dies_is_written_by_another(
     neighbours: Neighbours, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waits for a while, since the other one has most likely written it by then."""
+    """The second waits for a while, since the first has most likely written it by then."""
     disk.take_away()
     with pytest.raises(RollbackUnwritten):
         await neighbours.theirs.rollback("alice", "enough")
@@ -267,7 +267,7 @@ async def test_a_rollback_whose_replica_dies_is_written_by_another(
 
 
 async def test_a_rollback_that_is_heard_late_is_no_second_one(neighbours: Neighbours) -> None:
-    """Its revision came first, by the database, and a change after it stays in force."""
+    """The rollback's revision came first, by the database, and a change after it stays in force."""
     late: list[News] = []
     neighbours.theirs.tell = late.append
     rollback = await neighbours.theirs.rollback("alice", "enough")
