@@ -54,11 +54,13 @@ class DeletionView(Out):
 
     deletion: int = Field(description="Its number: `POST …/restore` takes it")
     session_id: str | None
-    owner: str | None
+    owner: str | None = Field(
+        description="The owner whose keys may restore it, unless it was `shared`; null for everyone"
+    )
     shared: bool = Field(description="Any key may restore it; if not, its owner's and those with the scope admin")
     revision: int = Field(description="The revision that was in force")
-    deleted_at: datetime
-    deleted_by: str | None
+    deleted_at: datetime = Field(description="The time of the deletion")
+    deleted_by: str | None = Field(description="The name of the key that deleted it")
     until: datetime = Field(description="It is final then (`PROGRAM_GRACE_S`)")
 
 
