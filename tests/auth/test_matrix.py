@@ -97,7 +97,7 @@ ROWS = [
     Row("POST", "/shadow/{program_id}/compare", ADMIN, 422, INPUTS),
     Row("GET", "/rollout/history", READ),
     Row("POST", "/rollout/rotate", OPERATE, 409, {}),
-    Row("POST", "/rollout/rotate", ADMIN, 409, {"unproven": True}),
+    Row("POST", "/rollout/rotate", ADMIN, 422, {"unproven": True}),
     Row("POST", "/rollout/unrotate", OPERATE, 409, {}),
     Row("GET", "/migration", OBSERVE),
     Row("POST", "/migration/validations", ADMIN, 201, {"pools": "p", "items": []}),

@@ -199,7 +199,7 @@ def test_a_rotation(operator: Poolshift) -> None:
     assert operator.fails(4, "rollout", "rotate").startswith("plan_conflict: V2 gets 50 %")
     operator.succeeds("rollout", "set", 0)
     assert "an admin may rotate all the same" in operator.fails(4, "rollout", "rotate", "--reason", "the next one")
-    assert "needs a reason" in operator.fails(4, "rollout", "rotate", "--unproven")
+    assert "needs a reason" in operator.fails(1, "rollout", "rotate", "--unproven")
     rotated = operator.json("rollout", "rotate", "--unproven", "--reason", "the next one")
     assert (rotated["canary_percent"], rotated["source"]) == (0, "rotation")
     assert rotated["reason"].startswith("unproven: the next one (")
