@@ -85,7 +85,7 @@ class Supervisor:
         return f"<Supervisor {self._children} has_started={self._has_started} is_stopping={self._is_stopping}>"
 
     def run(self) -> bool:
-        """Runs the replicas to their end; in a replica's process it is that replica. Returns whether they had started.
+        """Runs the replicas to their end; in a replica's process it is that replica. Returns if that is in order.
 
         The first one starts alone, and brings the database up to date. If it cannot start, nobody does.
         """
@@ -102,7 +102,7 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if self._start_fault:
             sys.exit(self._start_fault)
-        return self._has_started
+        return self._is_stopping
 
     # --- one replica
 

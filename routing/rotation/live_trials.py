@@ -201,13 +201,17 @@ class LiveTrials:
             program.is_untried = True
 
     async def _write_rollback(self, identity: str | None) -> None:
-        """Writes a rollback of V2, unless it is that of the ramp, whose end says more."""
+        """Writes a rollback of V2, unless it ends a ramp, whose own end says more.
+
+        Another replica may have ended the ramp, of which this one knows the percentage alone so far.
+        """
         if self._rollback is None or identity is None:
             return
         rollback = self._rollback
-        record = None if rollback.run is None else await self._store.find(identity)
-        run = None if record is None or record.end is None else record.end.run
-        if run is None or run != rollback.run:
+        record = await self._store.find(identity)
+        end = None if record is None else record.end
+        is_of_ramp = end is not None and (end.outcome is Outcome.RAMPING or end.run == rollback.run is not None)
+        if not is_of_ramp:
             await self._store.end(identity, replace(rollback, run=None))
             self._has_ended = True
         if self._rollback is rollback:

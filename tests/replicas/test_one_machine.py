@@ -174,6 +174,17 @@ def test_a_stop_drains_all_replicas(machine: Service, tmp_path: Path, stack: con
     assert not any(map(is_alive, processes))
 
 
+def test_a_signal_amid_the_start_ends_it_in_order(tmp_path: Path) -> None:
+    """The exit code is 0, although not all replicas have come to serve."""
+    service = Service(tmp_path, WEB_CONCURRENCY=2)
+    try:
+        service.start(wait=False)
+        wait_until(lambda: "Waiting for application startup" in service.log(), "one is starting")
+        assert service.stop() == 0
+    finally:
+        service.close()
+
+
 def test_what_keeps_one_from_starting_ends_the_start(start_service: StartService, tmp_path: Path) -> None:
     """The reason is one line of each that has come so far, as it is with one process."""
     service = Service(tmp_path, WEB_CONCURRENCY=2, PROGRAM_MODULES="there_is_no_such_module")

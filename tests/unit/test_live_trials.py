@@ -1,6 +1,8 @@
 """The trial of the V2 that runs: what speaks against it stays until it has earned trust again."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import pytest
@@ -17,7 +19,7 @@ from routing.rollout.model import Change, Source
 from routing.rollout.plan import Plan, PlanStep
 from routing.rollout.ramp import Facts
 from routing.rotation.live_trials import LiveTrials
-from routing.rotation.trial import Calls
+from routing.rotation.trial import Calls, End, Outcome
 from store.database import Database
 from store.trial_store import SqlTrialStore
 from tests.support.rollout import MemoryLog
@@ -238,3 +240,15 @@ async def test_a_changed_v2_is_counted_from_its_first_call_on(replica: Replica) 
         replica.v2.what = "b"
     replica.v2.serves(MIN_CALLS)
     assert await replica.told() == ""
+
+
+async def test_an_abort_on_another_replica_is_no_rollback(replica: Replica, database: Database) -> None:
+    """This one learns of the percentage first, and leaves the words to the one that has ended the ramp."""
+    await replica.ramp.start("ops", None)
+    await replica.trials.flush()
+    ramp = replica.ramp.ramp
+    replica.trials._flag_changed(replace(replica.flag.current, canary_basis_points=0, previous_basis_points=100))
+    await replica.trials.flush()
+    ended = End(Outcome.ABORTED, "ops", "it is wrong", datetime.now(UTC), ramp.run)
+    await SqlTrialStore(database).end_run(ramp.run, ended)
+    assert "was aborted by ops" in await replica.told()
