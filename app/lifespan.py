@@ -70,7 +70,7 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         pools = await open_pools(opening, factory, log, catalog.lms, flag)
         pin = Version(settings.pool_version) if settings.pool_version else None
         await start_pools(pools, factory, pin, local_lm)
-        judge, router = _open_router(opening, pools, flag, pin)
+        judge, router = _open_router(opening, pools, flag, catalog, pin)
         ramp = await open_ramp(opening, database, flag, judge, pools, catalog, machine)
         watch_rollout(opening.recorder, follower, router, flag)
         app.state.services = services = Services(
@@ -112,11 +112,13 @@ async def lifespan(app: "Application") -> AsyncIterator[None]:
         _log.info("stopping")
 
 
-def _open_router(opening: Opening, pools: PoolSet, flag: RolloutFlag, pin: Version | None) -> tuple[LiveJudge, Router]:
+def _open_router(
+    opening: Opening, pools: PoolSet, flag: RolloutFlag, catalog: Catalog, pin: Version | None
+) -> tuple[LiveJudge, Router]:
     """Makes the judge and the router, which hears of other replicas' rollbacks before each call."""
     judge = LiveJudge(Config(), is_off=pin is not None or len(pools.engines) < len(Version))
     salt, replica = opening.settings.canary_salt, opening.replica
-    router = Router(pools.engines, flag, opening.recorder, judge=judge, pin=pin, salt=salt)
+    router = Router(pools.engines, flag, opening.recorder, catalog.costs, judge=judge, pin=pin, salt=salt)
     router.hear = None if replica is None else replica.hear
     return judge, router
 

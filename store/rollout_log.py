@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Row, and_, delete, func, insert, select
+from sqlalchemy import Row, and_, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,6 +14,7 @@ from routing.rollout.model import RAMPS, Change, Rollout, next_shadow, source_of
 from store import clock
 from store.database import Database
 from store.tables import rollout_revisions, rollout_sources
+from store.upsert import insert_into
 
 _IS_ROLLBACK = and_(rollout_revisions.c.canary_basis_points == 0, rollout_revisions.c.source.not_in(sorted(RAMPS)))
 _NEWEST_ROLLBACK = select(func.max(rollout_revisions.c.revision)).where(_IS_ROLLBACK).scalar_subquery()
@@ -68,8 +69,11 @@ class SqlRolloutLog:
 
     async def saw(self, source: str, value: str) -> None:
         async with self._database.transaction() as connection:
-            await connection.execute(delete(rollout_sources).where(rollout_sources.c.source == source))
-            await connection.execute(insert(rollout_sources).values(source=source, last_seen=value))
+            new = insert_into(rollout_sources, connection.dialect).values(source=source, last_seen=value)
+            seen = new.on_conflict_do_update(
+                index_elements=[rollout_sources.c.source], set_={"last_seen": new.excluded.last_seen}
+            )
+            await connection.execute(seen)
 
 
 async def insert_revision(connection: AsyncConnection, change: Change, after: int) -> Rollout:
