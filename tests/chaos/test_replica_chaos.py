@@ -56,7 +56,7 @@ async def call_steadily(service: Service, program: str, path: Path, ledger: Ledg
             body = answer.json()
             if answer.status_code == 200:
                 ledger.answers["ok"] += 1
-                if body["outputs"] != {"result": len(line)}:
+                if body["outputs"] != {"result": len(f"{line}\n")}:
                     ledger.foreign.append((line, body))
             else:
                 ledger.answers[body["code"]] += 1

@@ -1,6 +1,7 @@
 """The cost of tokens: whose prices count, what is unknown, and who is told."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -108,7 +109,8 @@ def test_a_price_is_that_of_a_short_prompt() -> None:
 def test_nothing_is_imported_before_it_is_needed() -> None:
     """The list takes 25 MB, which a service without an LM does without."""
     code = "import sys, app.lifespan, routing.catalog.lm_costs; assert 'genai_prices' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
 
 
 def test_an_unknown_cost_is_no_cost_of_0() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import analysis.judge
 from analysis.counters import total
 from analysis.guardrails import GUARDRAIL_OF, Config
 from analysis.incidents import Incidents
@@ -108,6 +109,7 @@ def test_calls_without_both_versions_are_no_evidence(w: float) -> None:
     judge.look(1)
 
 
+@pytest.mark.skipif(not analysis.judge.__file__.endswith(".py"), reason="compiled, a call checks its types itself")
 @pytest.mark.parametrize(
     "call",
     [
