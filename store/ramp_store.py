@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Row, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -27,6 +26,7 @@ from store import clock
 from store.database import Database
 from store.outbox import RAMP
 from store.tables import judge_evidence, leases, outbox, ramps, replicas, rollout_decisions
+from store.upsert import insert_into
 
 LEADER = "ramp"
 LEASE_S = 1.5
@@ -138,10 +138,9 @@ async def _evidence(connection: AsyncConnection, generation: str) -> Mapping[str
 
 async def _lead(connection: AsyncConnection, replica: str) -> bool:
     """Takes or renews the lease, by the database's clock, since the replicas' own may differ."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     mine = {"holder": replica, "expires_at": clock.current_moment(connection, LEASE_S)}
     is_free = (leases.c.holder == replica) | (leases.c.expires_at < clock.current_moment(connection))
-    take = insert(leases).values(name=LEADER, **mine)
+    take = insert_into(leases, connection.dialect).values(name=LEADER, **mine)
     taken = take.on_conflict_do_update(index_elements=[leases.c.name], set_=mine, where=is_free)
     return bool((await connection.execute(taken)).rowcount)
 
