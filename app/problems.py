@@ -117,10 +117,12 @@ def problem_of(error: Exception) -> Problem:
     return internal_error()
 
 
-def needs_reason(word: str) -> Problem:
-    """Makes the problem of a request that says `word` and not why."""
+def require_reason(word: str, reason: str | None) -> None:
+    """Refuses a request that says `word` and not why. Raises Problem."""
+    if (reason or "").strip():
+        return
     message = f"`{word}` needs a reason"
-    return Problem(
+    raise Problem(
         "invalid_request",
         f"body.reason: {message}",
         extensions={"errors": [{"at": "body.reason", "message": message}]},

@@ -11,7 +11,7 @@ from app.access.auth import Operator, Principal, Reader
 from app.api.base import MAX_REVISION, In, Out, Page, Router, page_of
 from app.api.preconditions import IfMatch, etag, expected_revision
 from app.openapi.document import header, raises
-from app.problems import Problem, needs_reason
+from app.problems import Problem, require_reason
 from app.replicas.acts import follow_everywhere, replay_everywhere, wait_until_warm_everywhere
 from app.services import Running, Services
 from config.api_keys import Scope
@@ -272,8 +272,7 @@ def _check_word(word: str, deed: str, operator: Principal, reason: str | None) -
     """Lets an admin alone say `word`, and with a reason. Raises Problem."""
     if not operator.may(Scope.ADMIN):
         raise Problem("forbidden", f"{deed} needs the scope {Scope.ADMIN}")
-    if not (reason or "").strip():
-        raise needs_reason(word)
+    require_reason(word, reason)
 
 
 def require_v1(services: Services) -> None:

@@ -18,7 +18,7 @@ from app.api.programs.resource import (
 )
 from app.api.ramp import ReasonBody
 from app.openapi.document import header, raises
-from app.problems import Problem, needs_reason
+from app.problems import Problem, require_reason
 from app.services import Running, Services
 from routing.catalog.definitions import encode_definition
 from routing.catalog.own_definitions import nothing_of_its_own
@@ -104,8 +104,7 @@ async def demote_program(
 def _refuse_untried(body: PromoteBody, services: Services) -> None:
     """Refuses a definition for everyone that V2 has not run for everyone, unless that is meant and has a reason."""
     if body.force:
-        if not (body.reason or "").strip():
-            raise needs_reason("force")
+        require_reason("force", body.reason)
         return
     state, percent = services.ramp.ramp.state, _percent_of_v2(services)
     way_out = "or send `force: true` with a reason (`--force --reason`)"
