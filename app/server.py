@@ -276,12 +276,10 @@ def _serve_replicas(app: Application, settings: Settings, count: int) -> bool:
 
     gc.freeze()  # a collection in a fork would copy every page
 
-    def run(machine: Machine, index: int) -> bool:
+    def run(machine: Machine, index: int) -> None:
         name_replica(index)
         app.state.replica = replica = Replica(machine, index)
-        server = Server(app, settings, replica)
-        server.run(listeners)
-        return server.started
+        Server(app, settings, replica).run(listeners)
 
     return Supervisor(count, listeners, share, run).run()
 

@@ -57,9 +57,9 @@ class Supervisor:
         count: int,
         listeners: Sequence[socket.socket],
         share: SqliteShare | None,
-        run: Callable[[Machine, int], bool],
+        run: Callable[[Machine, int], None],
     ) -> None:
-        """Takes `run`, which is the replica of a number until it is told to stop; it returns if that had started."""
+        """Takes `run`, which is the replica of a number until it is told to stop."""
         name = secrets.token_hex(8)
         self._machine = Machine(
             name=name,
@@ -122,7 +122,7 @@ class Supervisor:
             os._exit(1)
         os.setpgid(0, 0)  # or else a terminal's Ctrl-C would come twice: from there, and from the supervisor
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._has_started = self._run(self._machine, index)
+        self._run(self._machine, index)
         return True
 
     def _due(self) -> list[int]:
