@@ -656,7 +656,7 @@ def _tell_left_out(count: int) -> None:
 
 def _read(body: bytes, *, worker_may_check: bool = False) -> Envelope:
     """Reads a call's body. If the worker may find what is wrong with large inputs, nobody scans them before."""
-    if worker_may_check and len(body) > large_body.MAX_SCANNED_BYTES:
+    if worker_may_check and len(body) > large_body.LARGE_BYTES:
         envelope = large_body.envelope_of(body)
         if envelope is not None:
             return envelope

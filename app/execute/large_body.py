@@ -8,7 +8,7 @@ import msgspec
 from app.execute.envelopes import Envelope
 from poolshift.worker.framing import MALFORMED
 
-MAX_SCANNED_BYTES: Final = 16 * 1024
+LARGE_BYTES: Final = 16 * 1024
 """The inputs of a larger body are scanned by the worker alone, which reads them anyway."""
 _MAX_OTHER_BYTES: Final = 4096
 """Limit of what stands before the inputs, and of what stands behind them."""
