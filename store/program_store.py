@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -267,7 +266,7 @@ class SqlProgramStore:
         }
         if new.session_id is None and self._grace_s:
             for deletion in await deletions(connection, new.id, None, self._grace_s):
-                deletion.check_reuse(new.editor, deletion.deleted_at + timedelta(seconds=self._grace_s))
+                deletion.check_reuse(new.editor, self._grace_s)
         row: Row[Any] = (await connection.execute(insert(programs).values(values).returning(programs))).one()
         return row
 

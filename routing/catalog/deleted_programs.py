@@ -38,16 +38,21 @@ class Deletion(NamedTuple):
         if not self.may_be_restored_by(editor):
             raise NotTheOwner(self.program_id, self.owner or "", "may restore it")
 
-    def check_reuse(self, editor: Editor, until: datetime) -> None:
-        """Tells if `editor` may make a new program of this id, which belongs to the former one's owner `until` then.
+    def until(self, grace_s: float) -> datetime:
+        """Returns the time at which it becomes final, so many seconds after it."""
+        return self.deleted_at + timedelta(seconds=grace_s)
+
+    def check_reuse(self, editor: Editor, grace_s: float) -> None:
+        """Tells if `editor` may make a new program of this id, which is kept for the former one's owner.
 
         Raises:
             ProgramExists: it may not.
         """
         if not editor.may_edit(self.owner, is_shared=False):
+            until = self.until(grace_s).isoformat(timespec="seconds")
             raise ProgramExists(
                 self.program_id,
-                f"the id {self.program_id!r} is kept until {until.isoformat(timespec='seconds')} for {self.owner!r}, "
+                f"the id {self.program_id!r} is kept until {until} for {self.owner!r}, "
                 "whose program of this id was deleted and can be restored until then: keys of that owner or with the "
                 "scope admin may use the id, everyone else another one",
             )
@@ -100,10 +105,6 @@ class DeletedPrograms:
             raise ProgramNotFound(program.id)
         self.programs.forget(program.id, stored.session_id)
 
-    def until(self, deletion: Deletion) -> datetime:
-        """Returns the time at which a deletion becomes final."""
-        return deletion.deleted_at + timedelta(seconds=self.grace_s)
-
     async def listed(self, program_id: str, session_id: str | None, editor: Editor) -> list[Deletion]:
         """Lists the deletions of exactly this session's programs, or global ones, that `editor` may restore.
 
@@ -140,7 +141,7 @@ class DeletedPrograms:
         """Tells if a program may be made: its id may be kept for the owner of a deleted one. Raises ProgramExists."""
         if new.session_id is None:
             for deletion in await self.store.deletions(new.id, None, self.grace_s):
-                deletion.check_reuse(new.editor, self.until(deletion))
+                deletion.check_reuse(new.editor, self.grace_s)
 
     async def definition(self, program: StoredProgram, revision: int) -> Definition:
         """Reads the definition of a revision of a program, deleted or not. Raises NoRevision, StoreUnavailable."""

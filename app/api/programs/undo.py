@@ -98,7 +98,7 @@ def _view(deletion: Deletion, deleted: DeletedPrograms) -> DeletionView:
         revision=deletion.revision,
         deleted_at=deletion.deleted_at,
         deleted_by=deletion.deleted_by,
-        until=deleted.until(deletion),
+        until=deletion.until(deleted.grace_s),
     )
 
 
