@@ -205,12 +205,12 @@ def test_localhost_is_every_address_that_it_names() -> None:
 
 
 def test_who_connects_while_it_starts_is_answered(tmp_path: Path) -> None:
-    """The port is there before the service is; the first answer comes when it is ready."""
+    """The port is there before the service is; the first answer comes when it serves."""
     service = Service(tmp_path)
     try:
         service.start(wait=False)
         wait_until(lambda: is_listening(service.port), "the port is taken")
-        assert service.client.get("/readyz").status_code == 200
+        assert service.client.get("/healthz").status_code == 200
     finally:
         service.close()
 

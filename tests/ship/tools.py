@@ -1,6 +1,8 @@
 """The tools that `make ship-tools` installs, and the chart as `make chart` packages it."""
 
 import json
+import os
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +16,34 @@ BIN = ROOT / ".cache/ship/bin"
 CRDS = ROOT / ".cache/ship/crds"
 KUBERNETES = ("1.30", "1.37")
 """The oldest that Chart.yaml allows, and the newest that there is a schema of."""
+PATIENCE_S = 600
+"""The longest that a command may take: what builds an image is the slowest."""
 CUSTOM_KINDS = {"HTTPRoute", "PrometheusRule", "ServiceMonitor"}
 
 Resource = dict[str, Any]
 
 
-def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a command and returns what it said; a failure shows that too."""
-    done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True, **options)
-    if check and done.returncode != 0:
-        raise AssertionError(f"{command[0]} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return done
+def run(
+    *command: str | Path,
+    check: bool = True,
+    stdin: str | None = None,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command and returns what it said; a failure shows that too, and so does one that goes on for ever."""
+    arguments = [str(part) for part in command]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        arguments, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=cwd, env=env, process_group=0
+    ) as process:
+        try:
+            out, err = process.communicate(stdin, timeout=PATIENCE_S)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if check and process.returncode != 0:
+        raise AssertionError(f"{command[0]} ended with {process.returncode}:\n{out}\n{err}")
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 @dataclass(frozen=True)
@@ -79,4 +98,4 @@ def assert_valid(resources: list[Resource], directory: Path) -> None:
     for version in KUBERNETES:
         run(BIN / "kubernetes-validate", "--strict", "--quiet", "-k", version, own)
     custom = [each for each in resources if each["kind"] in CUSTOM_KINDS]
-    run(BIN / "node", CRDS / "validate.mjs", input=json.dumps(custom))
+    run(BIN / "node", CRDS / "validate.mjs", stdin=json.dumps(custom))
