@@ -6,7 +6,8 @@ Code from a client never runs: an entrypoint only names a function of the module
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import aclosing
 from types import MethodType
 from typing import Any, Final, Protocol
 
@@ -26,6 +27,13 @@ class Emit(Protocol):
     def __call__(self, data: Any, kind: EventKind = "progress") -> None:
         """`data` is any JSON value."""
         ...
+
+
+class TaskEmit(Emit, Protocol):
+    """Sends the events of a program that runs beside others."""
+
+    async def has_room(self) -> None:
+        """Waits until the listener takes more events."""
 
 
 SETUP: Final = "setup"
@@ -60,6 +68,13 @@ class LoadedProgram(Protocol):
             LMError, LMNotConfigured: from a DSPy program.
             Exception: whatever the program raises.
         """
+        ...
+
+    is_concurrent: bool
+    """True if many calls may run at once on one event loop, by `run_beside_others`."""
+
+    async def run_beside_others(self, inputs: bytes | memoryview, emit: "TaskEmit", lm: LMRun | None) -> bytes:
+        """As `run`, in a task; only if the program `is_concurrent`."""
         ...
 
     def close(self) -> None:
@@ -117,15 +132,24 @@ class PythonProgram:
         self.function: Callable[..., Any] = found if self._instance is None else self._instance.__call__
         self._inputs, self._outputs = validators_of(definition.signature, self.function)
         self._is_async = inspect.iscoroutinefunction(self.function)
+        self._is_async_generator = inspect.isasyncgenfunction(self.function)
+        self.is_concurrent = self._is_async or self._is_async_generator
 
     def run(self, inputs: bytes | memoryview, emit: Emit, lm: LMRun | None) -> bytes:
         arguments = self._inputs.inputs(inputs)
         returned: Any = self.function(**arguments)
         if self._is_async:
             returned = coroutines.run(returned)
+        elif self._is_async_generator:
+            returned = coroutines.run(_exhaust_async(returned, emit))
         elif type(returned) is not dict and isinstance(returned, Generator):  # an abstract class looks for long
             returned = _exhaust(returned, emit)
         return self._outputs.outputs(returned)
+
+    async def run_beside_others(self, inputs: bytes | memoryview, emit: TaskEmit, lm: LMRun | None) -> bytes:
+        returned: Any = self.function(**self._inputs.inputs(inputs))
+        steps = _exhaust_async(returned, emit, emit.has_room) if self._is_async_generator else returned
+        return self._outputs.outputs(await steps)
 
     def close(self) -> None:
         if self._instance is None or not hasattr(self._instance, TEARDOWN):
@@ -155,6 +179,22 @@ def _exhaust(steps: Generator[Any, None, Any], emit: Emit) -> Any:
             emit(next(steps))
         except StopIteration as stop:  # noqa: PERF203  # `emit` is not to end the loop by one of its own
             return stop.value
+
+
+async def _exhaust_async(
+    steps: AsyncGenerator[Any], emit: Emit, has_room: Callable[[], Awaitable[None]] | None = None
+) -> Any:
+    """Hands on what an async generator yields, and returns the last: such a generator can return nothing itself."""
+    last: Any = None
+    is_first = True
+    async with aclosing(steps):
+        async for step in steps:
+            if not is_first:
+                emit(last)
+                if has_room is not None:
+                    await has_room()
+            last, is_first = step, False
+    return last
 
 
 def _check_metric(metric: str | None, allowed_modules: tuple[str, ...]) -> None:

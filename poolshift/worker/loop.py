@@ -82,18 +82,25 @@ class Worker:
         self._leftovers.accept()
         self._send(Ready(gen=self._generation, pid=os.getpid(), revision=self._code.at_start))
         try:
-            for message, inputs in read_pairs(self._requests):
-                request = _decode_request(message)
-                if isinstance(request, Run):
-                    self._answer(request, inputs)
-                elif isinstance(request, Load):
-                    self._send(self._load_ahead(request))
-                else:
-                    self._send(self._check(request))
+            self._take_requests()
         except (BrokenPipeError, ConnectionResetError):
             pass  # the service needs this worker no more, or is gone
         if not self._is_fork:
             self._unload()
+
+    def _take_requests(self) -> None:
+        for message, inputs in read_pairs(self._requests):
+            self._take(_decode_request(message), inputs)
+
+    def _take(self, request: Request, inputs: bytes | memoryview) -> None:
+        """Answers a request to its end."""
+        match request:
+            case Run():
+                self._answer(request, inputs)
+            case Load():
+                self._send(self._load_ahead(request))
+            case Check():
+                self._send(self._check(request))
 
     def _answer(self, request: Run, inputs: bytes | memoryview) -> None:
         reply, outputs = self._execute(request, inputs)
@@ -121,7 +128,7 @@ class Worker:
             except BaseException as error:  # a module that exits while it is imported ends no worker
                 self._current.leave()
                 return self._load_failed(request.id, error), b""
-            self._send(Loaded(request.id, self._generation))
+            self._send(self._loaded_now(request.id, loaded))
         self._programs[request.number] = request.program_id
         lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s, request.stream)
         started = _perf_counter_ns()
@@ -142,14 +149,17 @@ class Worker:
             self._remember(request.number, request.definition)
         self._current.enter(request.id, request.program_id, request.traceparent)
         try:
-            if request.number not in self._loaded:
-                self._load(request.number)
+            loaded = self._loaded.get(request.number) or self._load(request.number)
         except BaseException as error:  # a module that exits while it is imported ends no worker
             return self._load_failed(request.id, error)
         finally:
             self._current.leave()
         self._programs[request.number] = request.program_id
-        return Loaded(request.id, self._generation)
+        return self._loaded_now(request.id, loaded)
+
+    def _loaded_now(self, execution_id: str, loaded: LoadedProgram) -> Loaded:
+        """Tells of a program that is loaded; this worker runs one call at a time, whatever the program could."""
+        return Loaded(execution_id, self._generation)
 
     def _check(self, request: Check) -> Reply:
         return self._try_out(request) if request.as_called else self._check_new(request)
@@ -188,7 +198,7 @@ class Worker:
     def _unload(self) -> None:
         """Drops all loaded programs, each after its teardown."""
         for number, loaded in self._loaded.items():
-            self._current.program_id = self._programs.get(number)
+            self._current.leave(program_id=self._programs.get(number))
             loaded.close()
         self._current.leave()
         self._loaded.clear()

@@ -17,6 +17,8 @@ from poolshift.worker.tracing.traceparent import Carried
 EventKind = Literal["progress", "output"]
 """`progress` is what a generator yields, `output` a piece of an output (of the text that an LM writes)."""
 
+CODE_CANCELLED: Final = "cancelled"
+"""The code of a call that has ended by `Cancel`."""
 CODE_OUTDATED: Final = "code_outdated"
 """The code of a failed check: there is other code on disk than this worker has. The detail is its revision."""
 
@@ -78,7 +80,20 @@ class Load(msgspec.Struct, tag="load", tag_field="op", omit_defaults=True):
     traceparent: str | None = None
 
 
-Request = Run | Check | Load
+class Cancel(msgspec.Struct, tag="cancel", tag_field="op"):
+    """Cancel one of the calls of a worker that runs many at once. Its reply still comes, if it has not."""
+
+    id: str
+
+
+class Flow(msgspec.Struct, tag="flow", tag_field="op"):
+    """Let a call of a worker that runs many at once send events, or have it wait before its next one."""
+
+    id: str
+    is_open: bool
+
+
+Request = Run | Check | Load | Cancel | Flow
 
 
 class Ready(msgspec.Struct, tag="ready", tag_field="op"):
@@ -89,11 +104,15 @@ class Ready(msgspec.Struct, tag="ready", tag_field="op"):
     revision: _Revision
 
 
-class Loaded(msgspec.Struct, tag="loaded", tag_field="op"):
-    """A program is loaded. A call of it runs from now on: the time until this message is no part of the call's."""
+class Loaded(msgspec.Struct, tag="loaded", tag_field="op", omit_defaults=True):
+    """A program is loaded. A call of it runs from now on: the time until this message is no part of the call's.
+
+    `is_concurrent` says that the worker runs many calls of it at once.
+    """
 
     id: str
     gen: _Number
+    is_concurrent: bool = False
 
 
 class Progress(msgspec.Struct, tag="progress", tag_field="op", omit_defaults=True):
@@ -151,4 +170,12 @@ class Left(msgspec.Struct, tag="left", tag_field="op"):
     what: list[str]
 
 
-Reply = Ready | Loaded | Progress | Done | Failed | Checked | Left
+class Blocked(msgspec.Struct, tag="blocked", tag_field="op"):
+    """A call does not let the others of its worker run: it has held the event loop for so many seconds, and may still."""
+
+    id: str
+    gen: _Number
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
+
+
+Reply = Ready | Loaded | Progress | Done | Failed | Checked | Left | Blocked

@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import sys
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -38,24 +39,58 @@ class Record(msgspec.Struct, omit_defaults=True):
     trace_id: str | None = None
 
 
+class Execution:
+    """The ids of one execution, and the lines that it has begun to print, by their stream."""
+
+    __slots__ = ("execution_id", "pending", "program_id", "trace_id")
+
+    def __init__(
+        self, execution_id: str | None = None, program_id: str | None = None, traceparent: str | None = None
+    ) -> None:
+        self.execution_id = execution_id
+        self.program_id = program_id
+        self.trace_id = trace_id_of(traceparent)
+        self.pending: dict[str, str] = {}
+
+
 class CurrentExecution:
-    """The running execution of this worker, for the records of whatever is printed meanwhile."""
+    """The execution that is running here, for the records of whatever is printed meanwhile.
+
+    In a worker that runs many at once that is the one of the present task; threads without a task of their own print
+    as nobody's.
+    """
 
     def __init__(self) -> None:
-        self.execution_id: str | None = None
-        self.program_id: str | None = None
-        self.trace_id: str | None = None
+        self._of_process = Execution()
+        self._of_task: ContextVar[Execution | None] = ContextVar("poolshift_execution", default=None)
+
+    @property
+    def now(self) -> Execution:
+        """The execution of the present task, else that of the process."""
+        return self._of_task.get() or self._of_process
 
     def enter(self, execution_id: str, program_id: str, traceparent: str | None) -> None:
-        self.execution_id, self.program_id, self.trace_id = execution_id, program_id, trace_id_of(traceparent)
+        """Notes the only execution of this process."""
+        self._of_process = Execution(execution_id, program_id, traceparent)
 
-    def leave(self) -> None:
-        self.execution_id = self.program_id = self.trace_id = None
+    def enter_task(self, execution_id: str, program_id: str, traceparent: str | None) -> None:
+        """Notes the execution of the present task, and of all that it starts."""
+        self._of_task.set(Execution(execution_id, program_id, traceparent))
+
+    def leave(self, program_id: str | None = None) -> None:
+        """Notes that the present execution has ended; `program_id` is the program whose own code runs on."""
+        now = self.now
+        for source, rest in now.pending.items():
+            self.write(rest, source, logging.INFO)
+        now.pending.clear()
+        if now is self._of_process:
+            self._of_process = Execution(program_id=program_id)
 
     def write(self, text: str, source: str, level: int) -> None:
         """Sends one record to the parent; a record that finds the pipe's other end gone is dropped."""
         text = truncate(text, MAX_LINE_BYTES // 4)
-        record = Record(text, source, level, self.execution_id, self.program_id, self.trace_id)
+        now = self.now
+        record = Record(text, source, level, now.execution_id, now.program_id, now.trace_id)
         try:
             os.write(2, RECORD_SEPARATOR + _encoder.encode(record) + b"\n")
         except OSError:
@@ -72,7 +107,6 @@ class _PrintStream(io.TextIOBase):
         self._current = current
         self._source = source
         self._fd = fd
-        self._pending = ""
         self.buffer = _PrintBytes(self)
 
     def fileno(self) -> int:
@@ -83,17 +117,19 @@ class _PrintStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        *lines, self._pending = (self._pending + text).split("\n")
-        if len(self._pending) > MAX_LINE_BYTES:
-            lines, self._pending = [*lines, self._pending], ""
+        pending = self._current.now.pending
+        *lines, rest = (pending.pop(self._source, "") + text).split("\n")
+        if len(rest) > MAX_LINE_BYTES:
+            lines, rest = [*lines, rest], ""
+        if rest:
+            pending[self._source] = rest
         for line in lines:
             self._current.write(line, self._source, logging.INFO)
         return len(text)
 
     def flush(self) -> None:
-        if self._pending:
-            self._current.write(self._pending, self._source, logging.INFO)
-            self._pending = ""
+        if rest := self._current.now.pending.pop(self._source, ""):
+            self._current.write(rest, self._source, logging.INFO)
 
 
 class _PrintBytes(io.BufferedIOBase):

@@ -5,14 +5,21 @@ import inspect
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, get_origin
 
 import dspy
 
 from poolshift.worker.dspy import lm_spans
-from poolshift.worker.dspy.lm_time import OutOfTime, TimedLM, forget_requests, in_time, no_longer_than
+from poolshift.worker.dspy.lm_time import (
+    OutOfTime,
+    TimedLM,
+    forget_requests,
+    in_time,
+    in_time_beside_others,
+    no_longer_than,
+)
 from poolshift.worker.dspy.redaction import redacted
 from poolshift.worker.errors import ExecutionError, InvalidOutputs, LMError, ProgramError
 from poolshift.worker.exception_text import describe, traceback_of, truncate
@@ -141,6 +148,13 @@ def ask(lm: LMRun, run: Callable[[], Any]) -> Any:
             return run()
 
 
+async def ask_beside_others(lm: LMRun, run: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """As `ask`, in a task of an event loop that many calls share."""
+    heard = lm_spans.callbacks()
+    with lm_context(lm.settings), dspy.context(disable_history=True, trace=None, callbacks=heard):
+        return await in_time_beside_others(run(), lm.budget_s)
+
+
 def _loop() -> asyncio.AbstractEventLoop:
     if not _loops:
         _loops.append(asyncio.new_event_loop())
@@ -152,8 +166,8 @@ def lm_failures_of(settings: LMSettings) -> Iterator[None]:
     """Turns a failure of the LM in the block into an LMError; DSPy raises exceptions of its own for them."""
     try:
         yield
-    except OutOfTime:
-        lm = _lms.pop(settings, None)  # its connection is amid an answer
+    except OutOfTime as error:
+        lm = _lms.pop(settings, None) if error.is_amid_answer else None
         if lm is not None:
             lm.close()
         raise LMError("the LM did not answer in time") from None

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import dspy
@@ -15,19 +16,27 @@ _ALARM_INTERVAL_S = 0.1
 class OutOfTime(BaseException):
     """The LM took too long; none of the libraries underneath may take it for a failure to be retried."""
 
+    def __init__(self, *, is_amid_answer: bool) -> None:
+        super().__init__()
+        self.is_amid_answer = is_amid_answer
+        """True if the connection was left amid an answer, so that nobody may use it again."""
+
 
 _asked: set[object] = set()
 """The requests to LMs that are under way: only these may be cut short at the end of the LM's time."""
+_asked_by_task: ContextVar[set[object] | None] = ContextVar("poolshift_asked", default=None)
+"""The same for one of many calls at once."""
 
 
 @contextmanager
 def _being_asked() -> Iterator[None]:
-    request = object()
-    _asked.add(request)
+    request, of_task = object(), _asked_by_task.get()
+    asked = _asked if of_task is None else of_task
+    asked.add(request)
     try:
         yield
     finally:
-        _asked.discard(request)
+        asked.discard(request)
 
 
 _streaming_threads: set[int] = set()
@@ -67,14 +76,30 @@ def forget_requests() -> None:
 
 async def in_time(running: Coroutine[Any, Any, Any], seconds: float) -> Any:
     """Raises OutOfTime if the LM is asked after `seconds`; as `no_longer_than` does without an event loop."""
+    return await _in_time(running, seconds, _asked, is_alone=True)
+
+
+async def in_time_beside_others(running: Coroutine[Any, Any, Any], seconds: float) -> Any:
+    """As `in_time`, for one of many calls at once, whose requests alone count."""
+    asked: set[object] = set()
+    _asked_by_task.set(asked)
+    return await _in_time(running, seconds, asked, is_alone=False)
+
+
+async def _in_time(running: Coroutine[Any, Any, Any], seconds: float, asked: set[object], *, is_alone: bool) -> Any:
     answer = asyncio.ensure_future(running)
-    done, _ = await asyncio.wait({answer}, timeout=seconds)
-    while not done and not _asked:
-        done, _ = await asyncio.wait({answer}, timeout=_ALARM_INTERVAL_S)
+    try:
+        done, _ = await asyncio.wait({answer}, timeout=seconds)
+        while not done and not asked:
+            done, _ = await asyncio.wait({answer}, timeout=_ALARM_INTERVAL_S)
+    except asyncio.CancelledError:
+        answer.cancel()
+        await asyncio.wait({answer})
+        raise
     if not done:
         answer.cancel()
         await asyncio.wait({answer})
-        raise OutOfTime
+        raise OutOfTime(is_amid_answer=is_alone)
     return answer.result()
 
 
@@ -88,7 +113,7 @@ def no_longer_than(seconds: float) -> Iterator[None]:
 
     def ring(*_: object) -> None:
         if _asked:
-            raise OutOfTime
+            raise OutOfTime(is_amid_answer=True)
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds, _ALARM_INTERVAL_S)

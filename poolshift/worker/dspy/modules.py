@@ -10,7 +10,7 @@ import dspy
 
 from poolshift.worker.definitions import Definition, Signature
 from poolshift.worker.dspy.annotations import Arguments, Results, jsonable
-from poolshift.worker.dspy.client import ask, lm_failures_of, without_key_of
+from poolshift.worker.dspy.client import ask, ask_beside_others, lm_failures_of, without_key_of
 from poolshift.worker.dspy.signatures import Parameter, derive_signature, output_infos, parameters_of
 from poolshift.worker.dspy.states import restore
 from poolshift.worker.dspy.streaming import FirstAnswer, OutputEvents, run_module_streamed
@@ -18,7 +18,7 @@ from poolshift.worker.dspy.usage import counted_for
 from poolshift.worker.errors import InvalidOutputs, LMNotConfigured
 from poolshift.worker.exception_text import describe
 from poolshift.worker.lm import LMRun
-from poolshift.worker.loading import Emit, EntrypointError, find_defined
+from poolshift.worker.loading import Emit, EntrypointError, TaskEmit, find_defined
 from poolshift.worker.types.fields import checked_by_schemas
 from poolshift.worker.types.inputs import InputValidator
 from poolshift.worker.types.outputs import OutputValidator
@@ -38,6 +38,7 @@ class ModuleProgram:
             restore(self._module, definition.state)
         forward = _forward_of(self._module)
         self._is_async = inspect.iscoroutinefunction(forward)
+        self.is_concurrent = self._is_async or callable(getattr(type(self._module), "aforward", None))
         parameters = parameters_of(self._module, forward)
         self.signature = definition.signature
         if self.signature.outputs:
@@ -67,9 +68,22 @@ class ModuleProgram:
         listeners = self._listeners(emit, lm) if lm.streams else []
         with without_key_of(lm.settings):
             with lm_failures_of(lm.settings), counted_for(lm):
-                returned = ask(lm, self._runner(arguments, listeners))
-            outputs = self._outputs_of(returned)
-            checked = self._checked_outputs.outputs(outputs)
+                returned = ask(lm, self._runner(arguments, listeners, is_async=self._is_async))
+            return self._checked(returned, listeners)
+
+    async def run_beside_others(self, inputs: bytes | memoryview, emit: TaskEmit, lm: LMRun | None) -> bytes:
+        if lm is None:
+            raise LMNotConfigured("neither the session nor the service has an LM", started=False)
+        arguments = self._arguments.convert(self._checked_inputs.inputs(inputs))
+        listeners = self._listeners(emit, lm) if lm.streams else []
+        with without_key_of(lm.settings):
+            with lm_failures_of(lm.settings), counted_for(lm):
+                returned = await ask_beside_others(lm, self._runner(arguments, listeners, is_async=True))
+            return self._checked(returned, listeners)
+
+    def _checked(self, returned: Any, listeners: list[FirstAnswer]) -> bytes:
+        outputs = self._outputs_of(returned)
+        checked = self._checked_outputs.outputs(outputs)
         for listener in listeners:
             listener.events.finish_if_same(outputs)
         return checked
@@ -77,10 +91,12 @@ class ModuleProgram:
     def close(self) -> None:
         """Does nothing: a DSPy module holds nothing that outlives it."""
 
-    def _runner(self, arguments: dict[str, Any], listeners: list[FirstAnswer]) -> Callable[[], Any]:
+    def _runner(
+        self, arguments: dict[str, Any], listeners: list[FirstAnswer], *, is_async: bool
+    ) -> Callable[[], Any]:
         if listeners:
-            return partial(run_module_streamed, self._module, arguments, listeners, is_async=self._is_async)
-        return partial(self._module.acall if self._is_async else self._module, **arguments)
+            return partial(run_module_streamed, self._module, arguments, listeners, is_async=is_async)
+        return partial(self._module.acall if is_async else self._module, **arguments)
 
     def _outputs_of(self, returned: Any) -> Any:
         if isinstance(returned, dspy.Example):  # as any prediction is

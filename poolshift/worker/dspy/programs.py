@@ -15,7 +15,7 @@ import pydantic
 
 from poolshift.worker.definitions import Definition, Field, FieldType, Signature
 from poolshift.worker.dspy.annotations import Arguments, jsonable
-from poolshift.worker.dspy.client import ask, failures_of
+from poolshift.worker.dspy.client import ask, ask_beside_others, failures_of
 from poolshift.worker.dspy.modules import ModuleProgram
 from poolshift.worker.dspy.signatures import parse_text, signature_of
 from poolshift.worker.dspy.states import SavedPredict
@@ -25,7 +25,7 @@ from poolshift.worker.dspy.trial import LMTrial
 from poolshift.worker.dspy.usage import counted_for
 from poolshift.worker.errors import LMNotConfigured
 from poolshift.worker.lm import LMRun
-from poolshift.worker.loading import Emit, EntrypointError
+from poolshift.worker.loading import Emit, EntrypointError, TaskEmit
 from poolshift.worker.types.fields import checked_by_schemas
 from poolshift.worker.types.inputs import InputValidator
 from poolshift.worker.types.outputs import OutputValidator
@@ -88,6 +88,8 @@ class DSPyProgram:
         if definition.state is not None:
             self._restore(definition.state)
 
+    is_concurrent = True
+
     def close(self) -> None:
         """Does nothing: a DSPy module holds nothing that outlives it."""
 
@@ -101,17 +103,35 @@ class DSPyProgram:
         """
         if lm is None:
             raise LMNotConfigured("neither the session nor the service has an LM", started=False)
-        arguments = self._arguments.convert(self._checked_inputs.inputs(inputs))
-        named = {self._inputs[name]: value for name, value in arguments.items()}
-        events = OutputEvents(self._texts, emit, as_json=lm.settings.decodes_schema) if lm.streams else None
+        named, events = self._named(inputs), self._events(emit, lm)
         run = partial(self._module, **named) if events is None else partial(run_streamed, self._module, named, events)
         with failures_of(lm.settings), counted_for(lm):
-            prediction = ask(lm, run)
-            outputs = {name: jsonable(prediction.get(safe)) for name, safe in self._outputs.items()}
-            checked = self._checked_outputs.outputs(outputs)
-            if events is not None:
-                events.finish(outputs)
-            return checked
+            return self._checked(ask(lm, run), events)
+
+    async def run_beside_others(self, inputs: bytes | memoryview, emit: TaskEmit, lm: LMRun | None) -> bytes:
+        if lm is None:
+            raise LMNotConfigured("neither the session nor the service has an LM", started=False)
+        named, events = self._named(inputs), self._events(emit, lm)
+        run = partial(self._module.acall, **named)
+        if events is not None:
+            run = partial(run_streamed, self._module, named, events, emit.has_room)
+        with failures_of(lm.settings), counted_for(lm):
+            return self._checked(await ask_beside_others(lm, run), events)
+
+    def _named(self, inputs: bytes | memoryview) -> dict[str, Any]:
+        """Checks the inputs, and gives them the names that the module has for them."""
+        arguments = self._arguments.convert(self._checked_inputs.inputs(inputs))
+        return {self._inputs[name]: value for name, value in arguments.items()}
+
+    def _events(self, emit: Emit, lm: LMRun) -> OutputEvents | None:
+        return OutputEvents(self._texts, emit, as_json=lm.settings.decodes_schema) if lm.streams else None
+
+    def _checked(self, prediction: dspy.Prediction, events: OutputEvents | None) -> bytes:
+        outputs = {name: jsonable(prediction.get(safe)) for name, safe in self._outputs.items()}
+        checked = self._checked_outputs.outputs(outputs)
+        if events is not None:
+            events.finish(outputs)
+        return checked
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Takes over instructions, descriptions and demonstrations, and nothing else.

@@ -1,6 +1,6 @@
 """The outputs' texts on their way to whoever listens, while the LM writes them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -55,8 +55,16 @@ class OutputEvents:
         self._emit({"field": name, "chunk": piece}, "output")
 
 
-async def run_streamed(module: dspy.Module, arguments: dict[str, Any], events: OutputEvents) -> dspy.Prediction:
-    """Runs a module whose LM tells `events` what it writes of the outputs, which are the last predictor's."""
+async def run_streamed(
+    module: dspy.Module,
+    arguments: dict[str, Any],
+    events: OutputEvents,
+    has_room: Callable[[], Awaitable[None]] | None = None,
+) -> dspy.Prediction:
+    """Runs a module whose LM tells `events` what it writes of the outputs, which are the last predictor's.
+
+    `has_room` waits until the listener takes more; without it, sending an event does.
+    """
     prediction, last = None, id(module.predictors()[-1])
     async with aclosing(dspy.streamify(module, is_async_program=True)(**arguments)) as values:
         async for value in values:
@@ -64,6 +72,8 @@ async def run_streamed(module: dspy.Module, arguments: dict[str, Any], events: O
                 prediction = value
             elif getattr(value, "predict_id", None) == last:  # DSPy's remarks on tools have none
                 events.take(_written(value))
+                if has_room is not None:
+                    await has_room()
     return prediction
 
 

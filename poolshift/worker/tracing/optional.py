@@ -4,14 +4,14 @@ Without `opentelemetry-api` a program finds no current span, and a traceparent g
 `opentelemetry-sdk` a sampled call has no span `program` in its trace. The service's own spans are there in any case.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from poolshift.worker.messages import Done, Failed, Run
 
 if TYPE_CHECKING:
-    from poolshift.worker.tracing.program import ProgramTracer
+    from poolshift.worker.tracing.program import ProgramTracer, Recording
 
 Ended = tuple["Done | Failed", bytes]
 """The reply to a call, and the outputs as JSON."""
@@ -56,14 +56,30 @@ class CallTracer:
         with self._attached(self._context_of(request.traceparent, request.carried)):
             return run()
 
-    def _record(self, request: Run, traceparent: str, run: RunCall) -> Ended:
-        if self._program_tracer is None:
-            from poolshift.worker.tracing.program import ProgramTracer  # noqa: PLC0415  # the SDK takes long to import
+    async def run_beside_others(self, request: Run, run: Coroutine[Any, Any, Ended]) -> Ended:
+        """As `run`, for a call that runs in a task."""
+        if self._attached is None:
+            return await run
+        if request.record and request.traceparent is not None and self._records:
+            recording = self._begin(request, request.traceparent)
+            with self._attached(recording.context):
+                reply, outputs = await run
+                reply.spans = recording.end(reply)
+                return reply, outputs
+        with self._attached(self._context_of(request.traceparent, request.carried)):
+            return await run
 
-            self._program_tracer = ProgramTracer()
-        recording = self._program_tracer.record(request.program_id, traceparent, request.carried)
+    def _record(self, request: Run, traceparent: str, run: RunCall) -> Ended:
+        recording = self._begin(request, traceparent)
         assert self._attached is not None
         with self._attached(recording.context):
             reply, outputs = run()
             reply.spans = recording.end(reply)
             return reply, outputs
+
+    def _begin(self, request: Run, traceparent: str) -> "Recording":
+        if self._program_tracer is None:
+            from poolshift.worker.tracing.program import ProgramTracer  # noqa: PLC0415  # the SDK takes long to import
+
+            self._program_tracer = ProgramTracer()
+        return self._program_tracer.record(request.program_id, traceparent, request.carried)

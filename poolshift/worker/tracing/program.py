@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any
 
@@ -55,25 +55,38 @@ def _new_span_id() -> int:
     return int.from_bytes(os.urandom(8), "big") or 1
 
 
-class _Kept(SpanProcessor):
-    """Keeps what ends, until it is taken."""
+class _Kept:
+    """The spans of one recorded call that have ended, until they are taken."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
         self.dropped = 0
 
-    def on_end(self, span: ReadableSpan) -> None:
+    def add(self, span: ReadableSpan) -> None:
+        """Keeps a span, if there is room for it."""
         if len(self.spans) < MAX_SPANS:
             self.spans.append(span)
         else:
             self.dropped += 1
 
 
+class _Keeper(SpanProcessor):
+    """Keeps what ends for the recorded calls, by their traces; what a call has left behind is nobody's."""
+
+    def __init__(self) -> None:
+        self.by_trace: dict[int, _Kept] = {}
+
+    def on_end(self, span: ReadableSpan) -> None:
+        kept = None if span.context is None else self.by_trace.get(span.context.trace_id)
+        if kept is not None:
+            kept.add(span)
+
+
 class ProgramTracer:
     """The tracer provider of this process: programs that use `opentelemetry-api` get it too."""
 
     def __init__(self) -> None:
-        self._kept = _Kept()
+        self._keeper = _Keeper()
         self._ids = _Ids()
         provider = TracerProvider(
             # Nothing is recorded but under a sampled call.
@@ -83,15 +96,20 @@ class ProgramTracer:
             id_generator=self._ids,
             span_limits=_LIMITS,
         )
-        provider.add_span_processor(self._kept)
+        provider.add_span_processor(self._keeper)
         trace.set_tracer_provider(provider)
         self._tracer = provider.get_tracer("poolshift")
 
     def record(self, program_id: str, traceparent: str, carried: Carried | None) -> "Recording":
         """One execution, under the span that `traceparent` names, with what is carried beside it."""
-        self._kept.spans, self._kept.dropped = [], 0
         span = _ProgramSpan(program_id, traceparent, carried, _new_span_id(), self._start)
-        return Recording(span, self._kept)
+        trace_id = span.get_span_context().trace_id
+        kept = self._keeper.by_trace[trace_id] = _Kept()
+        return Recording(span, kept, partial(self._forget, trace_id, kept))
+
+    def _forget(self, trace_id: int, kept: _Kept) -> None:
+        if self._keeper.by_trace.get(trace_id) is kept:  # else another call of the trace has begun meanwhile
+            del self._keeper.by_trace[trace_id]
 
     def _start(self, span_id: int, above: Context, attributes: _Given, began: int) -> trace.Span:
         """OpenTelemetry's own span with this id."""
@@ -238,9 +256,10 @@ class _ProgramSpan(trace.Span):
 class Recording:
     """One sampled execution, which runs in its `context`."""
 
-    def __init__(self, span: _ProgramSpan, kept: _Kept) -> None:
+    def __init__(self, span: _ProgramSpan, kept: _Kept, forget: Callable[[], None]) -> None:
         self._span = span
         self._kept = kept
+        self._forget = forget
         self.context = span.context()
 
     def end(self, reply: Reply) -> list[msgspec.Raw]:
@@ -260,6 +279,7 @@ class Recording:
             root = [msgspec.json.encode(untouched)]
         else:
             root, _ = _encode(_recorded(span) for span in self._kept.spans if self._span.is_own(span))
+        self._forget()
         return [msgspec.Raw(span) for span in root + encoded]
 
 
