@@ -89,3 +89,8 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, weak
     """The scores' range; None is 0 to 1."""
     shared: bool = False
     """True if everyone who may create programs may change the program, too. The service enforces ownership."""
+
+    @property
+    def uses_lm(self) -> bool:
+        """True if the program needs a language model: each does but those of type `python`."""
+        return self.program_type != "python"
