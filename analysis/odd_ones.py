@@ -207,14 +207,16 @@ class Comparisons:
         nearest, threshold = self.nearest(), -math.log(alpha)
         if nearest is None:
             return Evidence(guardrail, 0.0, threshold)
-        return Evidence(guardrail, _shared_log_e(self._fields[nearest]), threshold, "field={}.{}".format(*nearest))
+        (program, field), counts = nearest
+        return Evidence(guardrail, _shared_log_e(counts), threshold, f"field={program}.{field}")
 
-    def nearest(self) -> FieldId | None:
-        """Returns the field that is nearest to its threshold; None if none speaks against V2."""
+    def nearest(self) -> tuple[FieldId, FieldCounts] | None:
+        """Returns the field that is nearest to its threshold, with its counts; None if none speaks against V2."""
         best, nearest = 0.0, None
-        for field, counts in self._fields.items():
+        for one in self._fields.items():
+            _, counts = one
             if counts.first and (log_e := _shared_log_e(counts)) > best:
-                best, nearest = log_e, field
+                best, nearest = log_e, one
         return nearest
 
     def to_data(self) -> list[list[Any]]:

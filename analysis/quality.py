@@ -136,7 +136,7 @@ class QualityScores:
         """Returns a program's row, or that of all programs together."""
         pairs, organic = self._pairs(program), self._organic_scores(program)
         count = sum([number for _, number in pairs])
-        (v1_mean, _), (v2_mean, _) = self.means(program)
+        (v1_mean, _), (v2_mean, _) = self._means(program, pairs, organic)
         share = _POOLED if program is None else (1 - _POOLED) / PROGRAMS
         log_e, threshold = self.log_e_worse(program), -math.log(alpha * share)
         return QualityRow(
@@ -154,10 +154,15 @@ class QualityScores:
 
     def means(self, program: str | None) -> tuple[tuple[float | None, int], tuple[float | None, int]]:
         """Returns V1's and V2's mean with the number of scores behind each, of a program or of all together."""
-        pairs = sum([number for _, number in self._pairs(program)])
+        return self._means(program, self._pairs(program), self._organic_scores(program))
+
+    def _means(
+        self, program: str | None, pairs: list[Cell], organic: tuple[Scores, Scores]
+    ) -> tuple[tuple[float | None, int], tuple[float | None, int]]:
+        count = sum([number for _, number in pairs])
         v1, v2 = (
-            _mean_of(sum(one[version] for name, one in self.paired.items() if program in (None, name)), pairs, organic)
-            for version, organic in enumerate(self._organic_scores(program))
+            _mean_of(sum(one[version] for name, one in self.paired.items() if program in (None, name)), count, scores)
+            for version, scores in enumerate(organic)
         )
         return v1, v2
 

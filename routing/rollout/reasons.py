@@ -49,13 +49,13 @@ def reason(guardrail: str | None, counters: Counters, recent: Sequence[TimedCall
 
 def odd_ones_reason(comparisons: Comparisons) -> str:
     """Tells how often V2 was the odd one by the output that speaks most against V2; empty if none does."""
-    field = comparisons.nearest()
-    if field is None:
+    nearest = comparisons.nearest()
+    if nearest is None:
         return ""
-    counts, (program, name) = comparisons.counts()[field], field
+    (program, field), counts = nearest
     return (
         f"V2 is the odd one in {counts.v2_odd:,} of {counts.compared:,} compared calls, V1 in {counts.v1_odd:,}, "
-        f"by {name} of the program {program}"
+        f"by {field} of the program {program}"
     )
 
 
@@ -64,10 +64,19 @@ def scores_reason(scores: QualityScores) -> str:
     (v1, calls_v1), (v2, calls_v2) = scores.means(None)
     if v1 is None or v2 is None:
         return ""
-    means = {program: scores.means(program) for program in scores.programs()}
-    program = _most({one: pair[1][1] * ((pair[0][0] or 0.0) - (pair[1][0] or 0.0)) for one, pair in means.items()})
     told = f"V2's mean score is {v2:.3f} in {calls_v2:,} calls, V1's {v1:.3f} in {calls_v1:,}"
+    program = _most(_losses(scores))
     return told if program is None else f"{told}; most of V2's loss is of the program {program}"
+
+
+def _losses(scores: QualityScores) -> dict[str, float]:
+    """The scores that V2's calls lack beside V1's mean, by program; of programs that have scores of both."""
+    losses: dict[str, float] = {}
+    for program in scores.programs():
+        (v1, _), (v2, calls) = scores.means(program)
+        if v1 is not None and v2 is not None:
+            losses[program] = calls * (v1 - v2)
+    return losses
 
 
 def outstanding_text(one: Outstanding) -> str:
