@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings
 
-EngineName = Literal["session_pool", "session_pool_v2"]
+EngineName = Literal["session_pool", "session_pool_v2", "async_pool"]
 VersionName = Literal["v1", "v2"]
 Workers = Literal["local", "ray"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PoolSize = Annotated[int, Field(ge=1, le=1024)]
 Limit = Annotated[int, Field(ge=1)]
+Concurrency = Annotated[int, Field(ge=1, le=4096)]
 
 
 def listed(value: str) -> tuple[str, ...]:
@@ -65,6 +66,8 @@ class PoolSpec:
     preload: tuple[str, ...] = ()
     """The modules that are imported once, ahead of all workers."""
     pool_size: int
+    worker_concurrency: int = 64
+    """The calls that a worker of the engine `async_pool` runs at once."""
     worker_max_executions: int | None = None
     worker_max_rss_mb: int | None = None
     worker_max_age_s: float | None = None
@@ -113,6 +116,10 @@ class PoolSettings(BaseSettings):
     pool_size: PoolSize = Field(default_factory=_default_pool_size)
     v1_pool_size: PoolSize | None = None
     v2_pool_size: PoolSize | None = None
+    worker_concurrency: Concurrency = 64
+    """The calls that a worker of the engine `async_pool` runs at once."""
+    v1_worker_concurrency: Concurrency | None = None
+    v2_worker_concurrency: Concurrency | None = None
     worker_max_executions: Limit | None = None
     v1_worker_max_executions: Limit | None = None
     v2_worker_max_executions: Limit | None = None
@@ -134,6 +141,7 @@ class PoolSettings(BaseSettings):
             worker_env_file=_absolute_folder(self._of(version, "worker_env_file")),
             preload=listed(self._of(version, "preload")),
             pool_size=self._of(version, "pool_size"),
+            worker_concurrency=self._of(version, "worker_concurrency"),
             worker_max_executions=self._of(version, "worker_max_executions"),
             worker_max_rss_mb=self._of(version, "worker_max_rss_mb"),
             worker_max_age_s=self._of(version, "worker_max_age_s"),

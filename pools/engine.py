@@ -30,7 +30,7 @@ from common.background import Background
 from common.timers import DeadlineTimer
 from pools.backpressure import HOLD_LIMIT_S, Backpressure
 from pools.call_queue import CallQueue
-from pools.calls import Call, OnOutcome, Result, average_with
+from pools.calls import Call, OnOutcome, Program, Result, average_with
 from pools.errors import (
     CheckoutTimeout,
     ExecutionError,
@@ -47,10 +47,10 @@ from pools.idle_runs import IdleRuns
 from pools.loads import Loads
 from pools.process.exits import ExitCause
 from pools.process.interface import TryOut, WorkerSpawner
-from pools.protocol import PoolObserver, PoolSnapshot
+from pools.protocol import PoolObserver, PoolSnapshot, RunAlone
 from pools.quarantine import Quarantine
 from pools.state import PoolState, WorkerSlot, WorkerState
-from pools.supervisor import RecycleLimits, Supervisor
+from pools.supervisor import Fault, RecycleLimits, Supervisor
 from pools.warming import Warming, WarmOptions
 
 _log = structlog.stdlib.get_logger("poolshift.pools")
@@ -72,6 +72,8 @@ class PoolOptions:
     load_timeout_s: float = 60.0
     """The time that a program has to load; a call may wait for a load for so long beyond `checkout_timeout_s`."""
     warm: WarmOptions = field(default_factory=WarmOptions)
+    worker_concurrency: int = 1
+    """The calls that a worker of an engine runs at once whose workers are shared."""
 
 
 class _EnginesCall(QueuedCall):
@@ -102,7 +104,7 @@ class Engine(abc.ABC):
         self._limit = options.queue_limit
         self._checkout_timeout_s = options.checkout_timeout_s
         self._loop = asyncio.get_running_loop()
-        self._state = PoolState(options.size, spare=max(1, options.size // 4))
+        self._state = self._make_state(options)
         self._supervisor = Supervisor(
             version, self._state, spawner, observer, options.recycle, self._workers_changed, background
         )
@@ -129,6 +131,7 @@ class Engine(abc.ABC):
             loaded=lambda definition: self._loads.settle(definition, None),
         )
         self._supervisor.warm = self._warming.warm
+        self._supervisor.runs_badly = self._runs_badly
         self._quarantine = Quarantine()
         self._service_time_s = 0.0
         self._calls = 0
@@ -145,6 +148,17 @@ class Engine(abc.ABC):
         return f"<{type(self).__name__} {self._state!r} waiting={self._queue.waiting} calls={self._calls}>"
 
     # --- what an engine adds
+
+    def _make_state(self, options: PoolOptions) -> PoolState:
+        return PoolState(options.size, spare=max(1, options.size // 4))
+
+    def _runs_badly(self, program: Program, fault: Fault) -> None:
+        """Draws the conclusions for a program that harms the calls beside which it runs."""
+
+    @property
+    def _run_alone(self) -> tuple[RunAlone, ...]:
+        """The programs that could run beside others and do not."""
+        return ()
 
     @abc.abstractmethod
     def _can_begin(self) -> bool:
@@ -176,13 +190,13 @@ class Engine(abc.ABC):
     @property
     def _real_calls(self) -> int:
         """The number of running calls that somebody waits for."""
-        return self._state.busy - self._idle_runs.count - self._loads.count - self._warming.count
+        return self._state.calls - self._idle_runs.count - self._loads.count - self._warming.count
 
     def _is_short_of_workers(self) -> bool:
         """True if more calls wait than the workers that are idle, or being replaced, will serve."""
         counts = self._state.counts()
         coming = counts[WorkerState.STARTING] + counts[WorkerState.STOPPING]
-        return not counts[WorkerState.IDLE] and self._queue.waiting_for_workers > coming
+        return not self._state.has_room and self._queue.waiting_for_workers > coming
 
     def _end_held(self, queued_call: QueuedCall) -> None:
         detail = f"its client read nothing for {HOLD_LIMIT_S:g} s or more, and other calls waited for its worker"
@@ -274,12 +288,12 @@ class Engine(abc.ABC):
             version=self.version,
             size=self._state.size,
             wished_size=self._options.size,
-            busy=counts[WorkerState.BUSY],
+            busy=self._state.calls,
             idle=counts[WorkerState.IDLE],
             starting=counts[WorkerState.STARTING],
             stopping=counts[WorkerState.STOPPING],
             queue_depth=self._queue.waiting - self._loads.served,
-            utilization=counts[WorkerState.BUSY] / max(1, self._state.size),
+            utilization=self._state.calls / max(1, self._state.size * self._state.lanes),
             dispatched_total=self._supervisor.dispatched,
             worker_starts_total=self._supervisor.starts,
             worker_exits_total=dict(self._supervisor.exits),
@@ -289,6 +303,7 @@ class Engine(abc.ABC):
             previous_revision=self._supervisor.previous_revision,
             workers=slots,
             quarantined=self._quarantine.quarantined(),
+            run_alone=self._run_alone,
             fault=self._supervisor.fault,
             warm=self._warming.warm_workers,
         )
@@ -479,7 +494,7 @@ class Engine(abc.ABC):
     def _drop(self, queued_call: QueuedCall) -> None:
         """Drops a call that nobody waits for any more."""
         if queued_call.slot is not None:
-            self._supervisor.kill(queued_call.slot, ExitCause.CANCELLED)
+            self._supervisor.end_call(queued_call.slot, queued_call.call, ExitCause.CANCELLED)
         else:
             self._queue.remove(queued_call)
 
@@ -505,7 +520,7 @@ class Engine(abc.ABC):
             if ready is not None:
                 self._begin_on(*ready)
                 return True
-            if not self._state.idle:
+            if not self._can_begin():
                 return False
         if self.hear is not None:
             self.hear()  # a call that has waited may belong to another pool by now
@@ -540,7 +555,7 @@ class Engine(abc.ABC):
 
     def _why_waited(self, queued_call: QueuedCall) -> str:
         waited_s, limit = _perf_counter() - queued_call.since, queued_call.max_concurrency
-        if queued_call.is_aside:
+        if queued_call.is_aside and queued_call.call.is_loading:
             return f"no worker could load the program within {waited_s:.3g} s, since as many load others as may at once"
         if self._queue.is_in_room(queued_call):
             return f"the program runs {limit} at once (max_concurrency), and none of them ended within {waited_s:.3g} s"

@@ -82,7 +82,8 @@ class WorkerCrashed(ExecutionError):
     """The worker died under this call; `exit_cause` says how, `is_ours` that the program did not do it.
 
     `blamed` is the key of an earlier program, if that had left the worker in a state that is not for another.
-    `is_counted` says that another call's error counts this death already: several waited for one load.
+    `is_counted` says that the program is not to be quarantined for this death: another call's error counts it already,
+    or nobody knows which of several calls was the cause. Then the call `is_suspected`, as all of them are.
     """
 
     code = "worker_crashed"
@@ -96,9 +97,11 @@ class WorkerCrashed(ExecutionError):
         is_ours: bool = False,
         blamed: str | None = None,
         is_counted: bool = False,
+        is_suspected: bool = False,
     ) -> None:
         super().__init__(detail)
         self.is_counted = is_counted
+        self.is_suspected = is_suspected
         self.blamed = blamed
         self.exit_cause = exit_cause
         self.is_ours = is_ours

@@ -34,7 +34,8 @@ class IdleRuns:
         self._supervisor = supervisor
         self._queue = queue
         self._serve_queue = serve_queue
-        self._running: dict[WorkerSlot, _IdleRun] = {}
+        self._running: dict[_IdleRun, None] = {}
+        """In the order of their beginning."""
 
     @property
     def count(self) -> int:
@@ -48,21 +49,21 @@ class IdleRuns:
         """
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         queued_call = _IdleRun(call, answer)
-        spare = len(self._state.idle) - (min(1, needed) if self._state.size > 1 else 0)
-        if spare < 1 or len(self._running) >= max(1, self._state.size // 2) or not self._queue.can_pass(queued_call):
+        most = max(1, self._state.size * self._state.lanes // 2)
+        if len(self._running) >= most or not self._queue.can_pass(queued_call):
             return None
-        slot = queued_call.slot = self._state.take_coldest(avoid_pid)
+        slot = queued_call.slot = self._state.take_spare(call.program.definition, needed, avoid_pid)
         if slot is None:
             return None
         if queued_call.max_concurrency:
             self._queue.began(queued_call)
-        self._running[slot] = queued_call
+        self._running[queued_call] = None
         try:
-            self._supervisor.give(slot, call, partial(self._end, slot))
+            self._supervisor.give(slot, call, partial(self._end, queued_call, slot))
         except ExecutionError as error:
-            self._end(slot, error)
+            self._end(queued_call, slot, error)
         except Exception as error:
-            self._leave(slot, Preempted() if isinstance(error, WorkerLost) else error)
+            self._leave(queued_call, Preempted() if isinstance(error, WorkerLost) else error)
             if not isinstance(error, WorkerLost):
                 self._supervisor.kill(slot, ExitCause.CANCELLED)
         else:
@@ -72,42 +73,42 @@ class IdleRuns:
     def make_room(self, real: QueuedCall, *, is_short: bool) -> None:
         """Ends a run that holds up `real`, which waits: for others of its program, or, if `is_short`, for a worker."""
         key = real.call.program.key
-        for slot, queued_call in reversed(self._running.items()):
+        for queued_call in reversed(self._running):
             if is_short or (real.max_concurrency and queued_call.call.program.key == key):
-                self._end_early(slot)
+                self._end_early(queued_call)
                 return
 
     def end(self, answer: asyncio.Future[Result]) -> None:
         """Ends the run with this answer, if it still runs: nobody waits for it any more."""
-        for slot, queued_call in self._running.items():
+        for queued_call in self._running:
             if queued_call.answer is answer:
-                self._end_early(slot)
+                self._end_early(queued_call)
                 return
 
-    def _end_early(self, slot: WorkerSlot) -> None:
-        self._leave(slot, Preempted())
-        self._supervisor.kill(slot, ExitCause.CANCELLED)
+    def _end_early(self, queued_call: _IdleRun) -> None:
+        assert queued_call.slot is not None
+        self._leave(queued_call, Preempted())
+        self._supervisor.end_call(queued_call.slot, queued_call.call, ExitCause.CANCELLED)
 
-    def _end(self, slot: WorkerSlot, outcome: Result | Exception) -> None:
+    def _end(self, queued_call: _IdleRun, slot: WorkerSlot, outcome: Result | Exception) -> None:
         """Ends a run. Its worker gets the next real call first."""
-        queued_call = self._forget(slot)
+        self._forget(queued_call)
         try:
             self._supervisor.give_back(slot)
             self._serve_queue()
         finally:
-            if queued_call is not None:
-                _resolve(queued_call.answer, outcome)
-
-    def _leave(self, slot: WorkerSlot, outcome: Exception) -> None:
-        queued_call = self._forget(slot)
-        if queued_call is not None:
             _resolve(queued_call.answer, outcome)
 
-    def _forget(self, slot: WorkerSlot) -> _IdleRun | None:
-        queued_call = self._running.pop(slot, None)
-        if queued_call is not None and queued_call.max_concurrency:
+    def _leave(self, queued_call: _IdleRun, outcome: Exception) -> None:
+        self._forget(queued_call)
+        _resolve(queued_call.answer, outcome)
+
+    def _forget(self, queued_call: _IdleRun) -> None:
+        if queued_call not in self._running:
+            return
+        del self._running[queued_call]
+        if queued_call.max_concurrency:
             self._queue.ended(queued_call)
-        return queued_call
 
 
 def _resolve(answer: asyncio.Future[Result], outcome: Result | Exception) -> None:

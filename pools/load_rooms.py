@@ -56,6 +56,10 @@ class LoadRooms:
         """Looks at the first call of a room."""
         return self._rooms[definition].first()
 
+    def room_length(self, definition: Definition) -> int:
+        """The number of calls that wait for a program."""
+        return self._rooms[definition].length
+
     def lane_length(self, queued_call: QueuedCall) -> int:
         """The number of calls of a session that wait for the program of a call."""
         room = self._rooms.get(queued_call.call.program.definition)

@@ -17,7 +17,7 @@ from typing import Final
 from common.timers import DeadlineTimer
 from pools.call_queue import CallQueue
 from pools.calls import Program
-from pools.errors import ExecutionError, LoadFailed, LoadTimeout, WorkerCrashed, WorkerLost
+from pools.errors import ExecutionError, LoadFailed, LoadTimeout, WorkerCrashed, WorkerFull, WorkerLost
 from pools.fair_queue import QueuedCall
 from pools.process.interface import LoadOrder
 from pools.state import PoolState, WorkerSlot
@@ -25,7 +25,7 @@ from pools.supervisor import Supervisor
 from poolshift.worker.definitions import Definition
 
 LOOKS: Final = 8
-"""The rooms, and the idle workers, that one look for a call compares; clients choose how many rooms there are."""
+"""The rooms that one look for a call compares; clients choose how many there are."""
 
 
 class Loads:
@@ -78,6 +78,13 @@ class Loads:
         return aside.length if aside.length and self.may_load else 0
 
     @property
+    def wanting_idle(self) -> int:
+        """The calls aside whose program is loaded, and that need a worker for themselves."""
+        aside = self._queue.aside
+        alone = [one for one in islice(aside.definitions(), LOOKS) if self._state.waits_for_idle(one)]
+        return sum(aside.room_length(one) for one in alone)
+
+    @property
     def may_load(self) -> bool:
         """True if one more worker may load for a call."""
         return len(self._loading) < max(1, self._state.size // 4)
@@ -86,9 +93,10 @@ class Loads:
         """Lets a call wait aside, and begins to load its program if a worker may."""
         now = self._loop.time()
         queued_call.left_s = max(0.0, queued_call.give_up_at - now)
-        queued_call.give_up_at += self._load_timeout_s
         queued_call.since = time.perf_counter()
-        queued_call.call.is_loading = True
+        if not self._state.waits_for_idle(queued_call.call.program.definition):
+            queued_call.give_up_at += self._load_timeout_s
+            queued_call.call.is_loading = True
         self._queue.aside.push(queued_call)
         self._timer.set(queued_call.give_up_at)
         if self.may_load:
@@ -100,7 +108,7 @@ class Loads:
         Returns a call, and the worker that has loaded its program and is taken for it; or begins a load.
         """
         self._is_next = not self._is_next
-        if not self._is_next and self._queue.waiting_for_workers:
+        if not self._is_next and self._queue.waiting_for_workers and not self._state.has_kept_idle:
             return None
         ready = self._take_ready()
         if ready is None and self.may_load:
@@ -108,9 +116,15 @@ class Loads:
         return ready
 
     def end_wait(self, queued_call: QueuedCall) -> None:
-        """Counts the time that a call was aside as its program's: its deadline, and its wait, are later by as much."""
+        """Counts the time that a call was aside as its program's: its deadline, and its wait, are later by as much.
+
+        If it waited for a worker of its own alone, that was part of its wait.
+        """
         call, now = queued_call.call, time.perf_counter()
         waited_s, queued_call.since = now - queued_call.since, now
+        if not call.is_loading:
+            call.queued_s += waited_s
+            return
         call.load_s += waited_s
         call.deadline += waited_s
         call.is_loading = False
@@ -120,12 +134,11 @@ class Loads:
     def _take_ready(self) -> tuple[QueuedCall, WorkerSlot] | None:
         aside = self._queue.aside
         for definition in list(islice(aside.definitions(), LOOKS)):
-            for slot in islice(reversed(self._state.idle), LOOKS):
-                if slot.process is None or not slot.process.has_loaded(definition):
-                    continue
-                queued_call = self._pop(definition)
-                taken = None if queued_call is None else self._state.take(queued_call.call.session_id, definition)
-                return None if queued_call is None or taken is None else (queued_call, taken)
+            if not self._state.can_take(definition):
+                continue
+            queued_call = self._pop(definition)
+            taken = None if queued_call is None else self._state.take(queued_call.call.session_id, definition)
+            return None if queued_call is None or taken is None else (queued_call, taken)
         return None
 
     def _pop(self, definition: Definition) -> QueuedCall | None:
@@ -162,6 +175,10 @@ class Loads:
         except WorkerLost:
             del self._loading[slot]  # each time round takes a dead worker out of the pool
             self._begin(queued_call)
+        except WorkerFull:
+            del self._loading[slot]
+            self._supervisor.give_back(slot)
+            self._supervisor.drain(slot)  # its replacement has room
         except ExecutionError as error:
             self._ended(slot, program, error)
 

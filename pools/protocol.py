@@ -26,10 +26,12 @@ class WorkerSnapshot:
     node: str | None = None
     """The node of a cluster that it is on; None is the service's own machine."""
     execution_id: str | None = None
-    """The running call."""
+    """The running call; of several, the oldest."""
     program_id: str | None = None
     running_s: float | None = None
     """Time since the worker got the running call, in seconds."""
+    calls: int = 0
+    """The number of running calls."""
     replica: int | None = None
     """The replica of its machine that it works for; None if there is one process, or nobody has asked the others."""
 
@@ -46,13 +48,24 @@ class Quarantined:
 
 
 @dataclass(frozen=True, slots=True)
+class RunAlone:
+    """A program that could run beside others, and has a worker for itself for some reason."""
+
+    key: str
+    """`Program.quarantine_key`."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSnapshot:
     """One pool at one moment. The totals count from the start of the service."""
 
     version: str
     size: int
     busy: int
+    """The calls that run, those that nobody waits for included."""
     idle: int
+    """The workers without a call."""
     starting: int
     stopping: int
     queue_depth: int
@@ -68,6 +81,7 @@ class PoolSnapshot:
     wished_size: int | None = None
     """The size that the settings ask for; `size` is less while a cluster has no room for so many workers."""
     quarantined: tuple[Quarantined, ...] = ()
+    run_alone: tuple[RunAlone, ...] = ()
     fault: str | None = None
     """The reason for which the last start of a worker failed; None once a worker has started since."""
     previous_revision: str | None = None
@@ -89,6 +103,9 @@ class PoolObserver(Protocol):
 
     def worker_exited(self, version: str, cause: ExitCause) -> None:
         """A worker is dead."""
+
+    def loop_blocked(self, version: str, seconds: float) -> None:
+        """A call let no other call of its worker run, for so many seconds."""
 
 
 class Pool(Protocol):

@@ -47,6 +47,8 @@ class WorkerSlot:
     """Set once the worker's memory has grown past the bound of warming."""
     rss_before: int | None = None
     """Resident memory in bytes before the running call, if its program has a limit and the memory is known."""
+    calls: int = 0
+    """Calls that run on a worker that several share (`pools.shared_state`)."""
 
     @property
     def is_live(self) -> bool:
@@ -73,6 +75,7 @@ class PoolState:
         self.idle: list[WorkerSlot] = []
         """The idle workers; the one that was used last is the last."""
         self.busy = 0
+        """The number of busy workers."""
         self.is_closing = False
         # In two generations: a session that comes again costs one look into one dictionary, which a list by age would
         # make a walk through cold memory.
@@ -95,6 +98,21 @@ class PoolState:
         """Workers that can serve or are serving."""
         return len(self.idle) + self.busy
 
+    @property
+    def lanes(self) -> int:
+        """The calls that a worker can run at once."""
+        return 1
+
+    @property
+    def calls(self) -> int:
+        """The calls that run, those included that nobody waits for, and the loads."""
+        return self.busy
+
+    @property
+    def has_room(self) -> bool:
+        """True if some call may go to a worker now."""
+        return bool(self.idle)
+
     def wanted(self) -> int:
         """The number of workers to start now.
 
@@ -105,10 +123,13 @@ class PoolState:
         """
         if self.is_closing:
             return 0
-        counts = self.counts()
-        serving = counts[WorkerState.STARTING] + counts[WorkerState.IDLE] + counts[WorkerState.BUSY]
-        due = any(slot.is_due and slot.state is not WorkerState.STOPPING for slot in self.slots)
-        return max(0, min(self.size + due - serving, self.size + self.spare - len(self.slots)))
+        serving = [slot for slot in self.slots if self._serves_on(slot)]
+        due = any(slot.is_due for slot in serving)
+        return max(0, min(self.size + due - len(serving), self.size + self.spare - len(self.slots)))
+
+    def _serves_on(self, slot: WorkerSlot) -> bool:
+        """Tells if a worker serves or will, and is not about to go."""
+        return slot.state is not WorkerState.STOPPING
 
     def begin_start(self) -> WorkerSlot:
         """Takes a place for a process that is being started."""
@@ -124,7 +145,7 @@ class PoolState:
         return self._surplus()
 
     def take(self, session_id: str | None, definition: Definition) -> WorkerSlot | None:
-        """An idle worker that has loaded the program, now busy: the one that served the session last, else used last.
+        """Takes an idle worker that has loaded the program: the one that served the session last, else used last.
 
         None if no worker is idle, or none that has loaded it.
         """
@@ -139,18 +160,41 @@ class PoolState:
             self._remember(session_id, slot)
         return slot
 
+    def can_take(self, definition: Definition) -> bool:
+        """Tells if `take` would find a worker for a call of no session."""
+        return self._last_used_with(definition) is not None
+
     def take_to_load(self, slot: WorkerSlot | None = None) -> WorkerSlot | None:
-        """Takes an idle worker that is to load a program: `slot`, or the one that was used least recently."""
+        """Takes a worker that is to load a program: `slot`, which is idle, or the idle one used least recently."""
         if slot is None and self.idle:
             slot = self.idle[0]
         if slot is not None:
             self._take(slot)
         return slot
 
-    def take_coldest(self, avoid_pid: int | None) -> WorkerSlot | None:
-        """Takes the idle worker that was used least recently, another than `avoid_pid` if there is one."""
+    def take_spare(self, definition: Definition, needed: int, avoid_pid: int | None) -> WorkerSlot | None:
+        """Takes a worker for a call that nobody waits for, another than `avoid_pid` if there is one.
+
+        It is the idle worker that was used least recently. None if no more are idle than the real calls that may begin
+        at any moment, `needed`, are to find: one at most.
+        """
+        if len(self.idle) - (min(1, needed) if self.size > 1 else 0) < 1:
+            return None
         others = (slot for slot in self.idle if slot.process is not None and slot.process.pid != avoid_pid)
         return self.take_to_load(next(others, None))
+
+    def waits_for_idle(self, definition: Definition) -> bool:
+        """Tells if a call waits for a worker of its own alone, and not for one that loads its program."""
+        return False
+
+    @property
+    def has_kept_idle(self) -> bool:
+        """True if a worker is idle that was let drain for calls which wait for one of their own."""
+        return False
+
+    def begin_drain(self, slot: WorkerSlot) -> bool:
+        """Gives a worker no new calls, so that it is retired after those that it has. False if it has one at most."""
+        return False
 
     def _can_run(self, slot: WorkerSlot, definition: Definition) -> bool:
         return slot.state is _IDLE and slot.process is not None and slot.process.has_loaded(definition)

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 
@@ -46,19 +46,26 @@ class RecycleLimits:
     age_s: float | None = None
 
 
-def _memory_limit(work: Call | Program | None) -> int | None:
-    """The limit of memory, in MiB, of the program that a worker runs or loads."""
-    program = work.program if isinstance(work, Call) else work
-    return None if program is None else program.memory_mb
+Fault = Literal["blocks", "ignores cancellation"]
+"""The ways in which a program harms the calls beside which it runs."""
 
 
-def _work_of(process: Worker) -> Call | Program | None:
-    """The call that a worker runs, or the program that it loads, at the moment."""
-    return process.loading if process.call is None else process.call
+def _memory_limit(program: Program) -> int | None:
+    """The limit of memory, in MiB, of a program that a worker runs or loads."""
+    return program.memory_mb
+
+
+def _work_of(process: Worker) -> list[Program]:
+    """The programs of the calls that a worker runs, or the one that it loads, at the moment."""
+    return [call.program for call in process.calls] if process.loading is None else [process.loading]
 
 
 async def _nothing(_: WorkerSlot) -> None:
     """Warms no worker."""
+
+
+def _no_harm(_: Program, __: Fault) -> None:
+    """Draws no conclusion, since each call has its worker for itself."""
 
 
 class Supervisor:
@@ -94,6 +101,8 @@ class Supervisor:
         """The reason for which the last start of a worker failed; None once a worker has started since."""
         self.warm: Callable[[WorkerSlot], Awaitable[None]] = _nothing
         """Loads programs into a worker that has just been started, before it is idle."""
+        self.runs_badly: Callable[[Program, Fault], None] = _no_harm
+        """Is told of a program that harms the calls beside which it runs."""
         self._settled = asyncio.Event()
         self._departure = asyncio.Event()
         """Set each time that a worker is gone."""
@@ -109,8 +118,8 @@ class Supervisor:
     def give(self, slot: WorkerSlot, call: Call, on_end: Callable[[Result | Exception], None]) -> None:
         """Runs `call` on `slot`, which must have been taken for it; `on_end` is called with what comes of it.
 
-        At the deadline the worker is killed; the answer to that comes when it is dead, so that the program surely runs
-        no more.
+        At the deadline the call is cancelled, or, if it has the worker for itself, the worker is killed. The answer to
+        that comes when the program surely runs no more.
 
         Raises:
             WorkerLost: the worker was dead already, and the call did not start.
@@ -118,18 +127,18 @@ class Supervisor:
         """
         process = slot.process
         assert process is not None
-        if call.program.memory_mb is not None:
+        if call.program.memory_mb is not None and slot.calls <= 1:
             slot.rss_before = None
             process.ask_memory(slot.note_memory)
         try:
-            process.run(call, on_end)
+            due = process.run(call, on_end)
         except WorkerLost:
             self._lost(slot)
             raise
         call.dispatched_at = _perf_counter()
         call.worker_pid = process.pid
         self.dispatched += 1
-        self._deadline_timer.set(process.due)
+        self._deadline_timer.set(due)
 
     def load(
         self,
@@ -165,18 +174,35 @@ class Supervisor:
         self._reconcile()
 
     def withdraw(self, which: Callable[[Call], bool]) -> int:
-        """Takes the running calls that `which` names from their workers, and kills these. Returns their number."""
-        withdrawn = [slot for slot, call in self._running_calls() if which(call)]
-        for slot in withdrawn:
+        """Takes the running calls that `which` names from their workers. Returns their number."""
+        withdrawn = [(slot, call) for slot, call in self._running_calls() if which(call)]
+        for slot, call in withdrawn:
             assert slot.process is not None
-            self.kill(slot, ExitCause.CANCELLED)
-            slot.process.withdraw()
+            self.end_call(slot, call, ExitCause.CANCELLED)
+            slot.process.withdraw(call)
         return len(withdrawn)
+
+    def end_call(self, slot: WorkerSlot, call: Call, cause: ExitCause) -> None:
+        """Ends a call that runs on `slot`: cancels it if it runs beside others, else kills the worker.
+
+        A call that has ignored its cancellation for `CANCEL_GRACE_S` costs the worker, too.
+        """
+        process = slot.process
+        assert process is not None
+        due = process.cancel(call, cause)
+        if due is not None:
+            self._deadline_timer.set(due)
+            return
+        is_ignored = process.is_cancelled(call)
+        self.kill(slot, cause)
+        if is_ignored:
+            self.runs_badly(call.program, "ignores cancellation")
 
     def give_back(self, slot: WorkerSlot) -> None:
         """The call on `slot` is over."""
         process = slot.process
-        if process is not None and process.left_by is not None and slot.state is WorkerState.BUSY:
+        is_last = slot.calls <= 1
+        if process is not None and process.left_by is not None and slot.state is WorkerState.BUSY and is_last:
             self._replace(slot)
             return
         self.mark_if_worn(slot)
@@ -189,6 +215,13 @@ class Supervisor:
         limit = self._limits.executions
         if limit is not None and slot.executions >= limit:
             self._make_due(slot)
+
+    def drain(self, slot: WorkerSlot) -> bool:
+        """Replaces a worker of many calls once these have ended; False if it has one at most."""
+        is_begun = self.state.begin_drain(slot)
+        if is_begun:
+            self._reconcile()
+        return is_begun
 
     def kill(self, slot: WorkerSlot, cause: ExitCause, reason: str | None = None) -> None:
         """Ends `slot` whatever it does; its replacement starts at once if there is room for it.
@@ -203,24 +236,29 @@ class Supervisor:
         self._reconcile()
 
     def _overrun(self, now: float) -> float:
-        """Kills workers that are over their time, of a call or of loading. Returns the next such time."""
-        next_one = math.inf
-        for slot in self._running():
-            assert slot.process is not None
-            if slot.state is WorkerState.STOPPING:
-                continue
-            due = slot.process.due
-            if due <= now:
+        """Ends calls and loads that are over their time. Returns the next such time."""
+        return min((self._end_overdue(slot, now) for slot in self._running()), default=math.inf)
+
+    def _end_overdue(self, slot: WorkerSlot, now: float) -> float:
+        """Ends the load of a worker that is over its time, or the calls that are, or that ignore their cancellation.
+
+        Returns the next time at which one is.
+        """
+        process = slot.process
+        assert process is not None
+        if slot.state is not WorkerState.STOPPING and process.due <= now:
+            if process.loading is not None:
                 self.kill(slot, ExitCause.TIMEOUT)
-            else:
-                next_one = min(next_one, due)
-        return next_one
+            for call in process.overdue(now):
+                self.end_call(slot, call, ExitCause.TIMEOUT)
+        return math.inf if slot.state is WorkerState.STOPPING else process.due
 
     def _running_calls(self) -> list[tuple[WorkerSlot, Call]]:
         return [
-            (slot, slot.process.call)
+            (slot, call)
             for slot in self.state.slots
-            if slot.state is WorkerState.BUSY and slot.process is not None and slot.process.call is not None
+            if slot.state is WorkerState.BUSY and slot.process is not None
+            for call in slot.process.calls
         ]
 
     @property
@@ -352,9 +390,23 @@ class Supervisor:
     def _up(self, slot: WorkerSlot, process: Worker) -> None:
         """Watches a worker that lives from now on, and is about to be warmed."""
         slot.process = process
-        process.when_left(lambda: self._replace(slot))
+        process.when_left(lambda: self._left(slot))
+        process.when_blocked(self._blocked)
         process.when_due_changes(lambda: self._deadline_timer.set(process.due))
         process.when_ended(lambda end: self._gone(slot, end))
+
+    def _left(self, slot: WorkerSlot) -> None:
+        """Replaces a worker that a call has made unfit for others, once it has no call."""
+        if slot.state is not WorkerState.BUSY:
+            self._replace(slot)
+        else:
+            self.drain(slot)
+
+    def _blocked(self, program: Program | None, seconds: float, is_over: bool) -> None:  # noqa: FBT001  # as it is told
+        if is_over:
+            self._observer.loop_blocked(self.version, seconds)
+        elif program is not None:
+            self.runs_badly(program, "blocks")
 
     def _started(self, slot: WorkerSlot, process: Worker, seconds: float) -> None:
         self.starts += 1
@@ -414,41 +466,49 @@ class Supervisor:
         while True:
             await asyncio.sleep(INSPECTION_INTERVAL_S)
             works = {slot: _work_of(slot.process) for slot in self._running() if slot.process is not None}
-            is_needed = self._limits.rss_bytes is not None or any(map(_memory_limit, works.values()))
+            limited = (program for work in works.values() for program in work)
+            is_needed = self._limits.rss_bytes is not None or any(map(_memory_limit, limited))
             usages = await self._all_stats() if is_needed else {}
             for slot in self._running():
                 try:
                     self._enforce_limits(slot, usages.get(slot))
                     if (usage := usages.get(slot)) is not None:
-                        self._enforce_program_limit(slot, usage, works.get(slot))
+                        self._enforce_program_limit(slot, usage, works.get(slot, []))
                 except Exception:
                     _log.exception("worker could not be inspected", pool_version=self.version)
 
     def _enforce_limits(self, slot: WorkerSlot, usage: ProcessStats | None) -> None:
-        """Recycles a worker that is over its limit of age or memory; kills one that is over twice its memory."""
+        """Recycles a worker that is over its limit of age or memory; kills one that is over twice its memory.
+
+        If it runs many calls at once, it is drained instead: none of them is known to be the cause.
+        """
         assert slot.process is not None
         limit = self._limits.rss_bytes
         if limit is not None and usage is not None:
             if usage.rss_bytes > 2 * limit:
-                self.kill(slot, ExitCause.OOM)
+                self._end_for_memory(slot)
             elif usage.rss_bytes > limit:
                 self._make_due(slot)
         if self._limits.age_s is not None and slot.process.started_at < time.time() - self._limits.age_s:
             self._make_due(slot)
 
-    def _enforce_program_limit(self, slot: WorkerSlot, usage: ProcessStats, work: Call | Program | None) -> None:
-        """Kills a worker that has grown past the limit of the program that it runs or loads.
+    def _end_for_memory(self, slot: WorkerSlot, reason: str | None = None) -> None:
+        if not self.drain(slot):
+            self.kill(slot, ExitCause.OOM, reason)
+
+    def _enforce_program_limit(self, slot: WorkerSlot, usage: ProcessStats, work: list[Program]) -> None:
+        """Kills a worker that has grown past the limit of the program that it runs or loads; drains one of many calls.
 
         `usage` was measured amid `work`. If the worker was over the limit before, the program may add as much as that.
         """
         assert slot.process is not None
-        limit_mb = _memory_limit(work)
-        if limit_mb is None or slot.rss_before is None or _work_of(slot.process) is not work:
+        limits_mb = [limit for program in work if (limit := _memory_limit(program)) is not None]
+        if not limits_mb or slot.rss_before is None or _work_of(slot.process) != work:
             return
-        limit = limit_mb * MIB
+        limit = min(limits_mb) * MIB
         allowed = limit if slot.rss_before <= limit else slot.rss_before + limit
         if usage.rss_bytes > allowed:
-            self.kill(slot, ExitCause.OOM, f"its program's memory limit of {limit_mb} MiB (memory_mb)")
+            self._end_for_memory(slot, f"its program's memory limit of {min(limits_mb)} MiB (memory_mb)")
 
     async def snapshots(self) -> tuple[tuple[WorkerSnapshot, ...], float]:
         """Every worker that has a process, measured now, and the processor time of all there ever were, in seconds."""
@@ -456,13 +516,15 @@ class Supervisor:
         rows = []
         for slot, usage in usages.items():
             assert slot.process is not None
-            call = slot.process.call if slot.state is WorkerState.BUSY else None
+            calls = slot.process.calls if slot.state is WorkerState.BUSY else []
+            call = calls[0] if calls else None
             rows.append(
                 WorkerSnapshot(
                     pid=slot.process.pid,
                     state=slot.state,
                     age_s=time.time() - slot.process.started_at,
                     executions=slot.executions,
+                    calls=len(calls),
                     rss_bytes=usage.rss_bytes if usage else None,
                     cpu_seconds=usage.cpu_seconds if usage else None,
                     open_fds=usage.open_fds if usage else None,

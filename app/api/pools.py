@@ -36,7 +36,8 @@ class WorkerView(Out):
     cpu_seconds: float | None
     open_fds: int | None
     programs_revision: str = Field(description="The revision of the programs' code that it has")
-    execution_id: str | None = Field(None, description="The running call")
+    calls: int = Field(0, description="The calls that run on it, one at most unless the engine is `async_pool`")
+    execution_id: str | None = Field(None, description="The running call; of several, the oldest")
     program_id: str | None = None
     running_s: float | None = Field(None, description="Seconds since the worker got the running call")
 

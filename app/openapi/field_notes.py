@@ -186,7 +186,7 @@ FIELDS: dict[str, Note] = {
     "packages": Note("The packages with their versions"),
     "failing": Note("The vital parts that a restart of the process would repair"),
     "size": Note("The number of worker slots", 4),
-    "busy": Note("The workers that run a call", 1),
+    "busy": Note("The calls that run", 1),
     "idle": Note("The workers that wait for a call", 3),
     "starting": Note("The workers that start", 0),
     "warm": Note("The workers that have loaded the programs which were used lately", 4),

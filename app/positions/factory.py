@@ -22,6 +22,7 @@ from common.tasks import TaskOwner
 from config.pools import PoolSpec, listed
 from config.settings import Settings
 from config.worker_environment import digest_of, variables_of
+from pools.async_pool import AsyncPool
 from pools.engine import Engine, PoolOptions
 from pools.errors import SpawnFailed
 from pools.process.host import LocalHost
@@ -43,7 +44,9 @@ from routing.versions import Version
 OTHER_POOL_START_S: Final = 10.0
 """The longest time that the start waits for a pool that need not serve, in seconds."""
 
-_ENGINES: Mapping[str, type[Engine]] = MappingProxyType({"session_pool": SessionPool, "session_pool_v2": SessionPoolV2})
+_ENGINES: Mapping[str, type[Engine]] = MappingProxyType(
+    {"session_pool": SessionPool, "session_pool_v2": SessionPoolV2, "async_pool": AsyncPool}
+)
 _log = structlog.stdlib.get_logger("poolshift")
 
 
@@ -189,6 +192,7 @@ class PoolFactory:
             own_preload=tuple(own_preload),
             preload=spec.preload,
             load_timeout_s=self._settings.load_timeout_s,
+            is_shared=spec.engine == "async_pool",
         )
 
 
@@ -334,4 +338,5 @@ def _options(settings: Settings, spec: PoolSpec, warm: WarmOptions, part: Callab
         ),
         load_timeout_s=settings.load_timeout_s,
         warm=warm,
+        worker_concurrency=spec.worker_concurrency,
     )

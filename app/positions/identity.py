@@ -27,7 +27,7 @@ RAMP_WAIT_S: Final = 1.0
 """The longest time that the ramp's controller waits for the interpreters, in seconds."""
 MAX_NAMED_PROGRAMS: Final = 20
 """Programs with a definition of V2's own that an identity names."""
-_SIZES: Final = ("pool_size", "worker_max_executions", "worker_max_rss_mb", "worker_max_age_s")
+_SIZES: Final = ("pool_size", "worker_concurrency", "worker_max_executions", "worker_max_rss_mb", "worker_max_age_s")
 """Members of a specification that do not change what a program does."""
 
 _log = structlog.stdlib.get_logger("poolshift")

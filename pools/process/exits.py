@@ -98,6 +98,22 @@ def failure_of(end: Exit, blamed: str | None = None) -> ExecutionError:
             return WorkerCrashed(detail, exit_cause=end.description, is_ours=end.is_ours, blamed=blamed)
 
 
+def failure_beside_others(end: Exit, works: int) -> ExecutionError:
+    """The error of one of several calls and loads that a worker was at when it ended; nobody knows which was the cause."""
+    if end.cause is ExitCause.SHUTDOWN:
+        return failure_of(end)
+    if end.cause.is_failure:
+        return WorkerCrashed(
+            f"the worker died while it was at {works} calls, this one among them: {end.description}",
+            exit_cause=end.description,
+            is_ours=end.is_ours,
+            is_counted=True,
+            is_suspected=not end.is_ours,
+        )
+    detail = "the worker was killed: another call did not end when it was cancelled, or did not load in time"
+    return WorkerCrashed(detail, exit_cause=end.description, is_counted=True)
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name

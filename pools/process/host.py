@@ -11,22 +11,29 @@ from pools.process.program_code import ProgramCode
 from pools.process.zygote_link import ZygoteEnd
 from poolshift.worker import linux
 from poolshift.worker.describe import Description
+from poolshift.worker.notices import CALLS_OF_SHARED
 
 
 @dataclass(frozen=True, slots=True)
 class Imports:
-    """The modules that a zygote imports, as its command line has it (`poolshift.worker.zygote`)."""
+    """The modules that a zygote imports, and the kind of its workers, as its command line has it.
+
+    See `poolshift.worker.zygote`.
+    """
 
     allowed_modules: tuple[str, ...]
     own_preload: tuple[str, ...]
     preload: tuple[str, ...]
     recent: tuple[str, ...]
     load_timeout_s: float
+    is_shared: bool
+    """True if a worker runs many calls at once."""
 
     def arguments(self) -> list[str]:
         """The first arguments of a zygote."""
         modules = (self.allowed_modules, self.own_preload, self.preload, self.recent)
-        return [*(",".join(names) for names in modules), str(self.load_timeout_s)]
+        calls = CALLS_OF_SHARED if self.is_shared else "one"
+        return [*(",".join(names) for names in modules), str(self.load_timeout_s), calls]
 
 
 class ZygoteHost(Protocol):

@@ -36,7 +36,7 @@ class LoadOrder:
 
 
 class Worker(Protocol):
-    """A worker that is ready, and runs one call at a time until it has exited."""
+    """A worker that is ready, and runs calls until it has exited: one at a time, or those beside each other that can."""
 
     pid: int
 
@@ -47,8 +47,6 @@ class Worker(Protocol):
 
     started_at: float
     """By `time.time`."""
-    call: Call | None
-    """The running call."""
     exited: asyncio.Future[Exit]
     """Done once the worker is dead."""
     revision: str
@@ -56,8 +54,16 @@ class Worker(Protocol):
     left_by: Program | None
     """The program whose call has left the worker in a state that is not for another; then it is to be replaced."""
 
-    def run(self, call: Call, on_end: Callable[[Result | Exception], None]) -> None:
-        """Sends the call. The worker must be idle; `on_end` is called once, with the result or one of `pools.errors`.
+    @property
+    def calls(self) -> Sequence[Call]:
+        """The running calls, the oldest first."""
+        ...
+
+    def run(self, call: Call, on_end: Callable[[Result | Exception], None]) -> float:
+        """Sends the call; `on_end` is called once, with the result or one of `pools.errors`.
+
+        Returns the time of the loop by which it must end. The worker is idle, or runs nothing but calls that can run
+        beside this one.
 
         Raises:
             InvalidInputs: the inputs are over the frame's limit; nothing was sent.
@@ -73,19 +79,35 @@ class Worker(Protocol):
         """Tells if a call of this definition runs at once, since the worker has loaded it."""
         ...
 
+    def is_concurrent(self, definition: Definition) -> bool:
+        """Tells if calls of this definition, which the worker has loaded, can run beside others on it."""
+        ...
+
     def load(self, program: Program, order: LoadOrder, on_end: Callable[[ExecutionError | None], None]) -> None:
-        """Has the idle worker load a program without running it; `on_end` is called once, with the failure if any.
+        """Has the worker load a program without running it; `on_end` is called once, with the failure if any.
 
         That is LoadFailed, LoadTimeout (after a kill at `due`) or WorkerCrashed.
 
         Raises:
             LoadFailed: the definition cannot be sent.
-            WorkerFull: the worker would have to drop others for it, and no call waits for it.
+            WorkerFull: the worker would have to drop others for it, and no call waits for it, or others run.
             WorkerLost: the worker is dead.
         """
 
-    def withdraw(self) -> None:
-        """Ends the running call with Withdrawn, and drops its answer. The caller kills the worker."""
+    def cancel(self, call: Call, cause: ExitCause) -> float | None:
+        """Asks the worker to end one of many calls, of which `on_end` is told once the program runs no more.
+
+        Returns the time of the loop by which it must have ended. None if nothing but the worker's death can end it:
+        it has the worker for itself, or was cancelled before.
+        """
+        ...
+
+    def is_cancelled(self, call: Call) -> bool:
+        """Tells if a call that runs was asked to end, and has not."""
+        ...
+
+    def withdraw(self, call: Call) -> None:
+        """Ends a running call with Withdrawn, and drops its answer. The caller cancels it, or kills the worker."""
 
     def kill(self, cause: ExitCause, reason: str | None = None) -> None:
         """Ends the worker whatever it does; `exited` is done when it is dead. Never raises.
@@ -98,7 +120,11 @@ class Worker(Protocol):
 
     @property
     def due(self) -> float:
-        """The time of the loop by which its call must end or a program must have loaded; infinite if it is idle."""
+        """The time of the loop by which a call must end or a program must have loaded; infinite if it is idle."""
+        ...
+
+    def overdue(self, now: float) -> Sequence[Call]:
+        """The calls that should have ended by `now`, a time of the loop."""
         ...
 
     def when_due_changes(self, listener: Callable[[], None]) -> None:
@@ -108,7 +134,13 @@ class Worker(Protocol):
         """Calls `listener` once the worker is dead, before its call is answered; at once if it is dead already."""
 
     def when_left(self, listener: Callable[[], None]) -> None:
-        """Calls `listener` if `left_by` is set while no call runs and no program is loaded."""
+        """Calls `listener` when `left_by` is set, unless a program is being loaded."""
+
+    def when_blocked(self, listener: Callable[[Program | None, float, bool], None]) -> None:
+        """Calls `listener` if a call lets no other run beside it, with its program and the seconds so far.
+
+        It is called again at the end of that, with True; the call may have ended before, and its program is None then.
+        """
 
     def stats(self) -> ProcessStats | None:
         """Measures the worker, in any thread; None if it is gone or cannot be measured."""
@@ -118,7 +150,7 @@ class Worker(Protocol):
         """Calls `listener` with the resident memory in bytes, 0 if it is not known: at once, or when a node answers."""
 
     def log_ids(self) -> dict[str, str | None]:
-        """The ids of the running call, if any, for a log line."""
+        """The ids of the running calls, if any, for a log line."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The service's side of a worker process: one execution at a time, from its request to its reply."""
+"""The service's side of a worker process: its calls, from request to reply, its loads and its end."""
 
 import asyncio
 import math
@@ -27,13 +27,14 @@ from pools.errors import (
 from pools.events import FlowControl
 from pools.process.channel import Channel
 from pools.process.ends import WorkerEnds, close_all
-from pools.process.exits import Exit, ExitCause, failure_of
+from pools.process.exits import Exit, ExitCause, failure_beside_others, failure_of
 from pools.process.handle import ProcessHandle
 from pools.process.interface import LoadOrder
 from pools.process.json_check import MAX_SCANNED_BYTES, check_json
 from pools.process.loads import RunningLoad, load_request
 from pools.process.output import OutputReader
 from pools.process.replies import decode_reply, error_of
+from pools.process.running_call import RunningCall
 from pools.process.stats import ProcessStats
 from pools.process.told_definitions import Told, ToldDefinitions
 from poolshift.worker.definitions import Definition, Signature
@@ -43,6 +44,8 @@ from poolshift.worker.lm import lm_budget_s
 from poolshift.worker.loading import EntrypointError
 from poolshift.worker.messages import (
     CODE_OUTDATED,
+    Blocked,
+    Cancel,
     Check,
     Checked,
     Done,
@@ -62,6 +65,8 @@ REPORT_GRACE_S = 1.0
 """Time from a worker's death to the zygote's report, which has the exit status."""
 RETIRE_GRACE_S = 2.0
 """Time from closing the pipes to SIGTERM. An idle worker exits by itself in less."""
+MAX_NAMED_CALLS = 16
+"""Limit of the calls that a log line about a worker names."""
 MAX_LEFT = 8
 MAX_LEFT_LENGTH = 64
 """Limits of the log line about an unfit worker: the number of its leftovers, and the characters of each."""
@@ -101,22 +106,20 @@ class WorkerProcess:
         self._is_up = False
         self._definitions = ToldDefinitions()
         self._load_timeout_s = load_timeout_s
-        self._load_due: float | None = None
-        """The time of the loop by which the worker must have loaded the program of its call; None if it does not."""
-        self._load_began = 0.0
-        """The time of `time.perf_counter` from which it may be loading: the loop's has whole milliseconds."""
         self._note_loaded = when_loaded
         self._load: RunningLoad | None = None
         """The load that runs without a call."""
         self._when_due_changes: Callable[[], None] | None = None
-        self.call: Call | None = None
-        self._flow_control: FlowControl | None = None
-        self._on_end: Callable[[Result | Exception], None] | None = None
-        self._is_scanning = False
-        """The call's outputs have arrived, and a thread sees if they are JSON."""
+        self._running: dict[str, RunningCall] = {}
+        """By execution id: the calls that it has, one at most unless it runs many at once."""
+        self._was_mixed = False
+        """Set if calls ran beside each other since the worker had none: what they leave is of no one of them."""
         self._when_ended: Callable[[Exit], None] | None = None
         self.left_by: Program | None = None
         """The program whose call has made the worker unfit for other programs."""
+        self._blamed: str | None = None
+        """The quarantine key of that program, if it was surely no other's call."""
+        self._when_blocked: Callable[[Program | None, float, bool], None] | None = None
         self._when_left: Callable[[], None] | None = None
         self._ended_id = ""
         self._ended_program: Program | None = None
@@ -142,12 +145,16 @@ class WorkerProcess:
             raise
 
     def __repr__(self) -> str:
-        return f"<WorkerProcess generation={self.generation} pid={self.pid} ended_for={self.ended_for}>"
+        calls = len(self._running)
+        return f"<WorkerProcess generation={self.generation} pid={self.pid} calls={calls} ended_for={self.ended_for}>"
 
     # --- calls and checks
 
-    def run(self, call: Call, on_end: Callable[[Result | Exception], None]) -> None:
-        """Sends the call to the idle worker. Calls `on_end` once, with the result or one of `pools.errors`.
+    def run(self, call: Call, on_end: Callable[[Result | Exception], None]) -> float:
+        """Sends the call to the worker. Calls `on_end` once, with the result or one of `pools.errors`.
+
+        Returns the time of the loop by which it must end. The worker is idle, or runs nothing but calls that can run
+        beside this one.
 
         Raises:
             InvalidInputs: the inputs are over the frame's limit; nothing was sent.
@@ -157,8 +164,9 @@ class WorkerProcess:
         told, new = self._definitions.find(definition), None
         if told is None:
             told, new = self._definitions.new(definition), definition
+        running = RunningCall(call, on_end, is_beside=told.is_concurrent)
         if not told.is_loaded:
-            self._load_began = time.perf_counter()  # the worker may begin before the message's last byte is sent
+            running.load_began = time.perf_counter()  # the worker may begin before the message's last byte is sent
         try:
             is_sent = self._send_run(call, told, new)
         except FrameError as error:
@@ -170,12 +178,13 @@ class WorkerProcess:
         call.is_loading = not told.is_loaded
         if call.is_loading:
             call.is_cold = True
-            self._load_due = self._loop.time() + self._load_timeout_s
-        self.call = call
-        self._on_end = on_end
+            running.load_due = self._loop.time() + self._load_timeout_s
+        self._was_mixed = bool(self._running)
+        self._running[call.execution_id] = running
         if call.events is not None:
-            self._flow_control = FlowControl(self._channel)
-            call.events.began(self._flow_control)
+            running.flow_control = FlowControl(self._channel, call.execution_id if running.is_beside else None)
+            call.events.began(running.flow_control)
+        return running.due
 
     def _send_run(self, call: Call, told: Told, new: Definition | None) -> bool:
         inputs, is_small = call.inputs, len(call.inputs) <= MAX_COPIED_BYTES
@@ -201,12 +210,19 @@ class WorkerProcess:
 
     @property
     def due(self) -> float:
-        """The time of the loop by which its call must end or, if it loads the program, by which it must have loaded."""
-        if self._load_due is not None:
-            return self._load_due
+        """The time of the loop by which the first of its calls must end, or a program must have loaded."""
         if self._load is not None:
             return self._load.due
-        return self.call.deadline if self.call is not None else math.inf
+        return min((running.due for running in self._running.values()), default=math.inf)
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls that it runs, the oldest first."""
+        return [running.call for running in self._running.values()]
+
+    def overdue(self, now: float) -> list[Call]:
+        """The calls that should have ended by `now`, a time of the loop."""
+        return [running.call for running in self._running.values() if running.due <= now]
 
     @property
     def loading(self) -> Program | None:
@@ -218,18 +234,24 @@ class WorkerProcess:
         told = self._definitions.find(definition)
         return told is not None and told.is_loaded
 
+    def is_concurrent(self, definition: Definition) -> bool:
+        """Tells if calls of this definition, which the worker has loaded, can run beside others on it."""
+        told = self._definitions.find(definition)
+        return told is not None and told.is_concurrent
+
     def load(self, program: Program, order: LoadOrder, on_end: Callable[[ExecutionError | None], None]) -> None:
         """Has the idle worker load a program without running it (see `pools.process.interface.Worker.load`).
 
         Raises:
             LoadFailed: the definition cannot be sent.
-            WorkerFull: the worker would have to drop others for it, and no call waits for it.
+            WorkerFull: the worker would have to drop others for it, and no call waits for it, or others run.
             WorkerLost: the worker is dead.
         """
         told = self._definitions.find(program.definition)
         is_new = told is None
         told = told or self._definitions.new(program.definition)
-        if is_new and order.execution_id is None and told.number == 0 and len(self._definitions):
+        drops_others = is_new and told.number == 0 and len(self._definitions) > 0
+        if drops_others and (order.execution_id is None or self._running):
             raise WorkerFull
         load = RunningLoad(program, order, min(self._load_timeout_s, order.limit_s or math.inf), on_end)
         try:
@@ -252,9 +274,29 @@ class WorkerProcess:
         self._channel.send(frame_of_two(_encode(request), b""))
         return self._check
 
-    def withdraw(self) -> None:
-        """Ends its call with Withdrawn, and drops every later reply to it. The caller must kill the worker then."""
-        self._end_run(Withdrawn(), ())
+    def cancel(self, call: Call, cause: ExitCause) -> float | None:
+        """Asks the worker to end one of many calls; its end is told once the program runs no more.
+
+        Returns the time of the loop by which it must have ended. None if nothing but the worker's death can end it:
+        it has the worker for itself, or was cancelled before.
+        """
+        running = self._running.get(call.execution_id)
+        if running is None or not running.is_beside or running.cancelled_for is not None:
+            return None
+        if not self._channel.send(frame_of_two(_encode(Cancel(call.execution_id)), b"")):
+            return None
+        return running.cancel(cause)
+
+    def is_cancelled(self, call: Call) -> bool:
+        """Tells if a call that runs was asked to end, and has not."""
+        running = self._running.get(call.execution_id)
+        return running is not None and running.cancelled_for is not None
+
+    def withdraw(self, call: Call) -> None:
+        """Ends a call with Withdrawn, and drops every later reply to it. The caller cancels it, or kills the worker."""
+        running = self._running.get(call.execution_id)
+        if running is not None:
+            running.end(Withdrawn(), ())
 
     # --- its end
 
@@ -283,18 +325,27 @@ class WorkerProcess:
             self._when_ended = listener
 
     def when_left(self, listener: Callable[[], None]) -> None:
-        """Calls `listener` if the worker reports after a reply that the call has made it unfit for others."""
+        """Calls `listener` if the worker reports that a call has made it unfit for others."""
         self._when_left = listener
+
+    def when_blocked(self, listener: Callable[[Program | None, float, bool], None]) -> None:
+        """Calls `listener` if a call lets no other run beside it (see `pools.process.interface.Worker`)."""
+        self._when_blocked = listener
 
     def when_due_changes(self, listener: Callable[[], None]) -> None:
         """Calls `listener` when the program of its call is loaded, and its deadline counts from then on."""
         self._when_due_changes = listener
 
     def log_ids(self) -> dict[str, str | None]:
-        """Returns the ids of the running call, if any, for a log line about the worker."""
+        """Returns the ids of the running call, if any, for a log line about the worker; of several, those of all."""
         if self._load is not None:
             return self._load.log_ids()
-        return self.call.log_ids() if self.call is not None else {"execution_id": None}
+        calls = self.calls
+        if len(calls) == 1:
+            return calls[0].log_ids()
+        if not calls:
+            return {"execution_id": None}
+        return {"execution_ids": " ".join(call.execution_id for call in calls[:MAX_NAMED_CALLS])}
 
     # --- for the spawner
 
@@ -363,16 +414,27 @@ class WorkerProcess:
             if self._when_ended is not None:
                 self._when_ended(end)
         finally:
-            failure = self._failure_of(end)
-            self._end_load_ahead(failure)
-            self._end_run(failure, ())
+            self._end_all(end)
 
-    def _failure_of(self, end: Exit) -> ExecutionError:
-        if end.cause is ExitCause.TIMEOUT and self._load is not None:
-            return self._load.timed_out()
-        if end.cause is ExitCause.TIMEOUT and self._load_due is not None:
+    def _end_all(self, end: Exit) -> None:
+        """Ends the load and each call of a worker that is dead."""
+        load, calls = self._load, list(self._running.values())
+        works = len(calls) + (load is not None)
+        if load is not None:
+            is_over_time = end.cause is ExitCause.TIMEOUT
+            self._end_load_ahead(load.timed_out() if is_over_time else failure_of(end, self._blamed))
+        for running in calls:
+            try:
+                self._end_run(running, self._failure_of(running, end, works), ())
+            except Exception:
+                _log.exception("a call of a dead worker could not be ended", **running.call.log_ids())
+
+    def _failure_of(self, running: RunningCall, end: Exit, works: int) -> ExecutionError:
+        if end.cause is ExitCause.TIMEOUT and running.load_due is not None:
             return LoadTimeout(f"the program did not load within {self._load_timeout_s:g} s; its worker was killed")
-        return failure_of(end, None if self.left_by is None else self.left_by.quarantine_key)
+        if works > 1 and running.cancelled_for is None:
+            return failure_beside_others(end, works)
+        return failure_of(end, self._blamed)
 
     def _attempt(self, action: Callable[[], None]) -> None:
         """Takes one step of the end, and logs its failure, so that the other steps follow."""
@@ -401,62 +463,64 @@ class WorkerProcess:
         except (FrameError, *MALFORMED) as error:
             self._violated(f"not a reply: {error}")
             return
-        call = self.call
         if reply.gen != self.generation:
             self._violated(f"a reply of generation {reply.gen}")
-        elif isinstance(reply, Done) and call is not None and self._is_at(reply.id, call):
-            self._take_done(reply, body, call)
+        elif isinstance(reply, Done) and (running := self._running.get(reply.id)) is not None:
+            self._take_done(reply, body, running)
         else:
             self._take_other(reply, body)
 
     def _take_other(self, reply: Reply, body: msgspec.Raw) -> None:
-        """Takes any reply but the usual one, the outputs of the running call."""
+        """Takes any reply but the usual one, the outputs of a running call."""
         if isinstance(reply, (Ready, Left)):
             self._take_notice(reply)
         elif self._check is not None or isinstance(reply, Checked):
             self._take_check(reply)
-        elif self._load is not None:
+        elif self._load is not None and reply.id == self._load.id:
             self._take_load(reply, self._load)
-        elif self.call is None or isinstance(reply, Done) or not self._is_at(reply.id, self.call):
+        elif isinstance(reply, Blocked):
+            self._take_blocked(reply)
+        elif (running := self._running.get(reply.id)) is None or isinstance(reply, Done):
             self._violated(f"a reply to {reply.id!r}, which it is not at")
         else:
-            self._take_of_call(reply, body, self.call)
+            self._take_of_call(reply, body, running)
 
-    def _is_at(self, execution_id: str, call: Call) -> bool:
-        """Tells if a reply to `execution_id` is one to the running call."""
-        return self._check is None and self._load is None and execution_id == call.execution_id
-
-    def _take_done(self, done: Done, outputs: msgspec.Raw, call: Call) -> None:
-        if self._is_scanning:
+    def _take_done(self, done: Done, outputs: msgspec.Raw, running: RunningCall) -> None:
+        if running.is_scanning:
             self._violated("a reply behind its outputs")
         elif len(outputs) > MAX_SCANNED_BYTES:
-            self._scan_outputs(done, outputs, call)
+            self._scan_outputs(done, outputs, running)
         else:
-            self._end_run(Result(outputs, done.run_us / 1e6, done.usage), done.spans)
+            self._end_run(running, Result(outputs, done.run_us / 1e6, done.usage), done.spans)
 
-    def _take_of_call(self, reply: Loaded | Progress | Failed, body: msgspec.Raw, call: Call) -> None:
-        if self._is_scanning:
+    def _take_of_call(self, reply: Loaded | Progress | Failed, body: msgspec.Raw, running: RunningCall) -> None:
+        if running.is_scanning:
             self._violated("a reply behind its outputs")
         elif isinstance(reply, Progress):
-            if call.events is not None:
-                call.events.put(reply.kind, body)
+            if running.call.events is not None and running.cancelled_for is None:
+                running.call.events.put(reply.kind, body)
         elif isinstance(reply, Loaded):
-            self._take_loaded(call)
+            self._take_loaded(running, is_concurrent=reply.is_concurrent)
         else:
-            self._end_run(self._error_of(reply), reply.spans)
+            self._end_run(running, self._error_of(reply, running.call), reply.spans)
 
-    def _scan_outputs(self, done: Done, outputs: msgspec.Raw, call: Call) -> None:
+    def _take_blocked(self, blocked: Blocked) -> None:
+        running = self._running.get(blocked.id)  # it may have ended before the end of that is told
+        if self._when_blocked is not None:
+            self._when_blocked(None if running is None else running.call.program, blocked.seconds, blocked.is_over)
+
+    def _scan_outputs(self, done: Done, outputs: msgspec.Raw, running: RunningCall) -> None:
         """Ends the call once a thread has seen that its large outputs are JSON."""
 
         def scanned(is_valid: bool) -> None:  # noqa: FBT001  # the answer that `check_json` gives
-            if self.call is not call:
+            if self._running.get(running.call.execution_id) is not running:
                 return  # ended meanwhile, by its deadline or by the worker's death
             if is_valid:
-                self._end_run(Result(outputs, done.run_us / 1e6, done.usage), done.spans)
+                self._end_run(running, Result(outputs, done.run_us / 1e6, done.usage), done.spans)
             else:
                 self._violated("outputs that are not JSON")
 
-        self._is_scanning = True
+        running.is_scanning = True
         check_json(memoryview(outputs), self._loop, scanned)
 
     def _take_notice(self, notice: Ready | Left) -> None:
@@ -467,17 +531,17 @@ class WorkerProcess:
             self._is_up = True
             self._become_ready()
 
-    def _take_load(self, reply: Loaded | Progress | Done | Failed, load: RunningLoad) -> None:
+    def _take_load(self, reply: Loaded | Progress | Done | Failed | Blocked, load: RunningLoad) -> None:
         """Ends a load without a call."""
-        if reply.id != load.id or not isinstance(reply, (Loaded, Failed)):
+        if not isinstance(reply, (Loaded, Failed)):
             self._violated(f"a reply to {reply.id!r} that is not one to a load")
             return
         if isinstance(reply, Failed):
             if load.order.execution_id is not None:
-                self._log_traceback(reply)
+                self._log_traceback(reply, load.log_ids())
             self._end_load_ahead(error_of(reply))
             return
-        self._definitions.loaded(load.program.definition)
+        self._definitions.loaded(load.program.definition, is_concurrent=reply.is_concurrent)
         self._note_loaded(load.program.definition)
         self._end_load_ahead(None)
 
@@ -486,27 +550,21 @@ class WorkerProcess:
         if load is not None:
             load.on_end(failure)
 
-    def _take_loaded(self, call: Call) -> None:
+    def _take_loaded(self, running: RunningCall, *, is_concurrent: bool) -> None:
         """Lets the call's time begin: its deadline moves by the time that the loading took."""
-        if self._load_due is None:
+        if running.load_due is None:
             self._violated("it says that a program is loaded, which it was not to load")
             return
-        self._definitions.loaded(call.program.definition)
-        call.deadline += self._end_load(call)
+        call = running.call
+        self._definitions.loaded(call.program.definition, is_concurrent=is_concurrent)
+        call.deadline += running.end_load()
         self._note_loaded(call.program.definition)
         if self._when_due_changes is not None:
             self._when_due_changes()
 
-    def _end_load(self, call: Call) -> float:
-        """Ends the time in which the program loads, and returns how long it was, in seconds."""
-        seconds, self._load_due = time.perf_counter() - self._load_began, None
-        call.load_s += seconds
-        call.is_loading = False
-        return seconds
-
     def _take_left(self, left: Left) -> None:
-        if self.call is not None and left.id == self.call.execution_id:
-            program = self.call.program
+        if (running := self._running.get(left.id)) is not None:
+            program = running.call.program
         elif self._ended_program is not None and left.id == self._ended_id:
             program = self._ended_program
         else:
@@ -515,6 +573,7 @@ class WorkerProcess:
         if self.left_by is not None:
             return
         self.left_by = program
+        self._blamed = None if self._was_mixed else program.quarantine_key
         _log.warning(
             "program left its worker unfit for others; it is replaced",
             left=[truncate(what, MAX_LEFT_LENGTH) for what in left.what[:MAX_LEFT]],
@@ -522,10 +581,10 @@ class WorkerProcess:
             program_id=program.id,
             execution_id=truncate(left.id, MAX_LEFT_LENGTH),
         )
-        if self.call is None and self._load is None and self._when_left is not None:
+        if self._load is None and self._when_left is not None:
             self._when_left()
 
-    def _take_check(self, reply: Loaded | Progress | Done | Failed | Checked) -> None:
+    def _take_check(self, reply: Loaded | Progress | Done | Failed | Checked | Blocked) -> None:
         check = self._check
         if check is None or not isinstance(reply, (Checked, Failed)):
             self._violated("a reply that is not one to a check")
@@ -540,45 +599,33 @@ class WorkerProcess:
         else:
             check.set_result(reply.derived)
 
-    def _end_run(self, outcome: Result | Exception, spans: Sequence[msgspec.Raw]) -> None:
-        call, on_end = self.call, self._on_end
-        if call is None or on_end is None:
-            return
+    def _end_run(self, running: RunningCall, outcome: Result | Exception, spans: Sequence[msgspec.Raw]) -> None:
+        call = running.call
+        self._running.pop(call.execution_id, None)
         self._ended_id, self._ended_program = call.execution_id, call.program
-        self.call = self._on_end = None
-        self._is_scanning = False
-        if self._load_due is not None:
-            self._end_load(call)
-        try:
-            if call.trace is not None:
-                call.trace.run_ended(None if isinstance(outcome, Result) else outcome, spans)
-            if self._flow_control is not None:
-                backpressure_s, self._flow_control = self._flow_control.close(), None
-                call.backpressure_s += backpressure_s
-        finally:
-            on_end(outcome)
+        running.end(outcome, spans)
 
-    def _error_of(self, failed: Failed) -> ExecutionError:
+    def _error_of(self, failed: Failed, call: Call) -> ExecutionError:
         error = error_of(failed)
         error.run_s = failed.run_us / 1e6
         error.usage = failed.usage
         if isinstance(error, InvalidOutputs):
-            self._log_invalid_outputs(error)
-        self._log_traceback(failed)
+            self._log_invalid_outputs(error, call)
+        self._log_traceback(failed, call.log_ids())
         return error
 
-    def _log_traceback(self, failed: Failed) -> None:
+    def _log_traceback(self, failed: Failed, ids: dict[str, str | None]) -> None:
         if failed.traceback is not None and self._output.admits(len(failed.traceback)):
-            _log.warning("program raised", pid=self.pid, traceback=failed.traceback, **self.log_ids())
+            _log.warning("program raised", pid=self.pid, traceback=failed.traceback, **ids)
 
-    def _log_invalid_outputs(self, error: InvalidOutputs) -> None:
-        if self.call is not None and self._output.admits(len(error.detail)):
+    def _log_invalid_outputs(self, error: InvalidOutputs, call: Call) -> None:
+        if self._output.admits(len(error.detail)):
             _log.warning(
                 "outputs do not fit the signature",
                 pid=self.pid,
                 field=error.field,
                 reason=error.detail,
-                **self.call.log_ids(),
+                **call.log_ids(),
             )
 
     def _become_ready(self) -> None:
@@ -627,7 +674,7 @@ class WorkerProcess:
 
     def _about(self, record: Record) -> dict[str, str | None]:
         """Returns the ids of a record's call. A record without ids was written past Python, by the running call."""
-        if record.execution_id is not None or (self.call is None and self._load is None):
+        if record.execution_id is not None or (self._load is None and len(self._running) != 1):
             return {
                 "program_id": record.program_id,
                 "execution_id": record.execution_id,

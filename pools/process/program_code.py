@@ -32,6 +32,8 @@ class ProgramCode:
     """The operator's modules that every zygote imports, if they can be imported."""
     load_timeout_s: float = 60.0
     """The time that a program has to load, in seconds."""
+    is_shared: bool = False
+    """True if a worker runs many calls at once."""
 
     def check_folder(self) -> None:
         """Raises SpawnFailed if the folder of the programs is not there."""

@@ -26,6 +26,8 @@ class Told:
         self.size = size
         self.is_loaded = is_loaded
         """Set once the worker has loaded it."""
+        self.is_concurrent = False
+        """Set if calls of it run beside others on the worker."""
         self._program_id: str | None = None
         self._before_id = self._behind_id = b""
         """The message about the last program's calls, of which each has another id."""
@@ -70,8 +72,8 @@ class ToldDefinitions:
         self._told[definition] = told
         self._bytes += told.size
 
-    def loaded(self, definition: Definition) -> None:
-        """Notes that the worker has loaded a definition."""
+    def loaded(self, definition: Definition, *, is_concurrent: bool) -> None:
+        """Notes that the worker has loaded a definition, and if calls of it run beside others there."""
         told = self._told.get(definition)
         if told is not None:
-            told.is_loaded = True
+            told.is_loaded, told.is_concurrent = True, is_concurrent

@@ -84,8 +84,13 @@ class WorkerChild:
         allowed_modules: tuple[str, ...],
         code: CodeRevision,
         open_files: int,
+        *,
+        is_shared: bool,
     ) -> None:
-        """Takes the descriptors that requests come from, and that replies and what is printed go to."""
+        """Takes the descriptors that requests come from, and that replies and what is printed go to.
+
+        A worker that `is_shared` runs many calls at once.
+        """
         self._generation = generation
         self._requests = requests
         self._replies = replies
@@ -93,6 +98,7 @@ class WorkerChild:
         self._allowed_modules = allowed_modules
         self._code = code
         self._open_files = open_files
+        self._is_shared = is_shared
 
     def run(self, zygote: int, user: tuple[int, int] | None) -> None:
         """Answers calls until the service closes its end. `zygote` is the parent's process id."""
@@ -107,7 +113,16 @@ class WorkerChild:
         linux.adopt_orphans()  # a helper of this worker stays its own until the worker dies
         self._take_files()
         gc.enable()
-        Worker(_REQUESTS_FD, _REPLIES_FD, self._generation, self._allowed_modules, self._code).serve()
+        self._serve()
+
+    def _serve(self) -> None:
+        if self._is_shared:
+            # Here, since an event loop takes as long to import as all else of a zygote.
+            from poolshift.worker.concurrent import ConcurrentWorker  # noqa: PLC0415
+
+            ConcurrentWorker(_REQUESTS_FD, _REPLIES_FD, self._generation, self._allowed_modules, self._code).serve()
+        else:
+            Worker(_REQUESTS_FD, _REPLIES_FD, self._generation, self._allowed_modules, self._code).serve()
 
     def _limit(self) -> None:
         signal.set_wakeup_fd(-1)

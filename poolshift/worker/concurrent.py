@@ -1,10 +1,11 @@
 """A worker that runs many calls at once: each that can wait is a task of one event loop.
 
     a program whose function, class or module is `async`  ──► a task beside the others
-    any other program, a load, a check                    ──► alone, outside of the event loop, as any worker runs it
+    a load                                                ──► between two turns of the event loop: tasks wait meanwhile
+    any other program, a check                            ──► alone, while no task runs, as any worker runs it
 
-The service sends what has to be alone only while no task runs. A task has its own context: what it prints, its trace
-and DSPy's settings are those of its call. What it has started and not awaited is cancelled with its end.
+A task has its own context: what it prints, its trace and DSPy's settings are those of its call. What it has started
+and not awaited is cancelled with its end.
 """
 
 import asyncio
@@ -12,23 +13,26 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from typing import Any, Final
-
-import msgspec
 
 from poolshift.worker import coroutines
 from poolshift.worker.framing import READ_BYTES, FrameDecoder, cut_in_two
 from poolshift.worker.lm import LMRun
-from poolshift.worker.loading import LoadedProgram
+from poolshift.worker.loading import RunBesideOthers
 from poolshift.worker.loop import Worker, decode_request, microseconds_since
-from poolshift.worker.messages import CODE_CANCELLED, Blocked, Cancel, Done, EventKind, Failed, Flow, Loaded, Reply, Run
-from poolshift.worker.tracing.optional import CallTracer, Ended
+from poolshift.worker.messages import CODE_CANCELLED, Blocked, Cancel, Done, EventKind, Failed, Flow, Left, Load, Request, Run
+from poolshift.worker.revision import CodeRevision
+from poolshift.worker.tracing.optional import Ended
 
 BLOCKED_S: Final = 0.15
 """A step of a task that holds the event loop for longer is told: the others could not run meanwhile."""
-_LOOK_S: Final = 0.05
-"""Time between two signs of life of the event loop, and between two looks for them."""
+_LOOKS: Final = 3
+"""The looks in that time. A machine on which one of them comes late is busy, and nothing is told."""
+_LATE: Final = 2.0
+"""A look is late that takes this many times as long as it should."""
+_PAUSE_S: Final = 0.05
+"""Time between the event loop's sign of life and the next question for one."""
 
 
 class _Task:
@@ -41,13 +45,17 @@ class _Task:
         self.children: set[asyncio.Task[Any]] = set()
         """Tasks that the program has started, and that still run."""
         self.room = asyncio.Event()
+        """Set while the listener takes events."""
         self.room.set()
+
+    def __repr__(self) -> str:
+        return f"<_Task {self.request.id} children={len(self.children)} cancelled={self.is_cancelled}>"
 
 
 class _TaskEmit:
     """Sends the events of one task."""
 
-    def __init__(self, worker: "ConcurrentWorker", running: _Task) -> None:
+    def __init__(self, worker: Worker, running: _Task) -> None:
         self._worker = worker
         self._running = running
 
@@ -59,27 +67,50 @@ class _TaskEmit:
         await self._running.room.wait()
 
 
-class ConcurrentWorker(Worker):
+class ConcurrentWorker:
     """Answers each request with exactly one reply, in the order in which they end."""
 
-    def _take_requests(self) -> None:
+    def __init__(
+        self, requests: int, replies: int, generation: int, allowed_modules: tuple[str, ...], code: CodeRevision
+    ) -> None:
+        """Takes the descriptors that requests come from and replies go to."""
+        self._requests = requests
+        self._worker = Worker(requests, replies, generation, allowed_modules, code, threading.Lock())
+        self._generation = generation
+        self._current = self._worker.current
         self._tasks: dict[str, _Task] = {}
-        self._alone: deque[tuple[Any, bytes | memoryview]] = deque()
+        self._alone: deque[tuple[Request, bytes | memoryview]] = deque()
         """Requests that wait until no task runs."""
+        self._loads: deque[tuple[Load, bytes | memoryview]] = deque()
+        self._is_serving = False
+        """True while the event loop runs for tasks alone, so that it may be left amid them."""
         self._is_over = False
         self._decoder = FrameDecoder()
-        self._write_lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
-        self._loop.set_task_factory(self._make_task)
         self._watch = _BlockWatch(self)
+
+    def __repr__(self) -> str:
+        return f"<ConcurrentWorker tasks={len(self._tasks)} alone={len(self._alone)}>"
+
+    def serve(self) -> None:
+        """Says that it is ready, then answers until the service closes its end."""
+        self._worker.serve_by(self._take_requests)
+
+    def _take_requests(self) -> None:
+        self._loop.set_task_factory(self._make_task)
         self._watch.start()
-        self._leftovers.accept()
+        self._worker.leftovers.accept()
         coroutines.run_by(self._loop.run_until_complete)
         self._loop.add_reader(self._requests, self._readable)
         while not self._is_over:
-            self._loop.run_forever()
-            while self._alone and not self._tasks and not self._is_over:
-                self._take(*self._alone.popleft())
+            if not self._must_leave_loop():
+                self._is_serving = True
+                self._loop.run_forever()
+                self._is_serving = False
+            if self._loads:
+                self._worker.take(*self._loads.popleft())
+            elif self._alone and not self._tasks and not self._is_over:
+                self._worker.take(*self._alone.popleft())
         self._end()
 
     def _end(self) -> None:
@@ -98,72 +129,74 @@ class ConcurrentWorker(Worker):
         data = os.read(self._requests, READ_BYTES)
         if not data:
             self._is_over = True
-            self._loop.stop()
+            self._leave_loop()
             return
         for payload in self._decoder.feed(data):
             message, inputs = cut_in_two(payload)
             self._dispatch(decode_request(message), inputs)
 
-    def _dispatch(self, request: Any, inputs: bytes | memoryview) -> None:
+    def _dispatch(self, request: Request, inputs: bytes | memoryview) -> None:
         match request:
             case Cancel():
                 self._cancel(request.id)
             case Flow():
                 self._set_flow(request)
-            case Run() if (loaded := self._loaded.get(request.number)) is not None and loaded.is_concurrent:
-                self._begin(request, inputs, loaded)
+            case Run() if (run := self._beside_others(request.number)) is not None:
+                self._begin(request, inputs, run)
+            case Load():
+                self._loads.append((request, inputs))
+                self._leave_loop()
             case _:
                 self._alone.append((request, inputs))
-                self._look_for_rest()
+                self._leave_loop()
 
-    def _loaded_now(self, execution_id: str, loaded: LoadedProgram) -> Loaded:
-        return Loaded(execution_id, self._generation, is_concurrent=loaded.is_concurrent)
+    def _beside_others(self, number: int) -> RunBesideOthers | None:
+        loaded = self._worker.loaded.get(number)
+        return None if loaded is None else loaded.beside_others
 
     # --- one task
 
-    def _begin(self, request: Run, inputs: bytes | memoryview, loaded: LoadedProgram) -> None:
+    def _begin(self, request: Run, inputs: bytes | memoryview, run: RunBesideOthers) -> None:
         running = self._tasks[request.id] = _Task(request)
-        running.task = self._loop.create_task(self._run_task(running, inputs, loaded))
+        running.task = self._loop.create_task(self._run_task(running, inputs, run))
         self._watch.look()
 
-    async def _run_task(self, running: _Task, inputs: bytes | memoryview, loaded: LoadedProgram) -> None:
+    async def _run_task(self, running: _Task, inputs: bytes | memoryview, run: RunBesideOthers) -> None:
         request = running.request
         self._current.enter_task(request.id, request.program_id, request.traceparent)
         try:
-            reply, outputs = await self._traced(request, self._ended(running, inputs, loaded))
+            reply, outputs = await self._traced(request, self._ended(running, inputs, run))
             await self._end_children(running)
         finally:
             self._current.leave()
             del self._tasks[request.id]
-        self._send(reply, outputs)
-        self._look_for_rest()
+        self._worker.send(reply, outputs)
+        self._leave_loop()
         if not self._tasks:
             self._look_for_leftovers(request)
 
     async def _traced(self, request: Run, run: Coroutine[Any, Any, Ended]) -> Ended:
         if request.traceparent is None and request.carried is None:
             return await run
-        if self._tracer is None:
-            self._tracer = CallTracer()
-        return await self._tracer.run_beside_others(request, run)
+        return await self._worker.tracer().run_beside_others(request, run)
 
-    async def _ended(self, running: _Task, inputs: bytes | memoryview, loaded: LoadedProgram) -> Ended:
+    async def _ended(self, running: _Task, inputs: bytes | memoryview, run: RunBesideOthers) -> Ended:
         request = running.request
-        self._programs[request.number] = request.program_id
+        self._worker.callers[request.number] = request.program_id
         lm = None if request.lm is None else LMRun(request.lm, request.lm_budget_s, request.stream)
         started = time.perf_counter_ns()
         try:
-            outputs = await loaded.run_beside_others(inputs, _TaskEmit(self, running), lm)
+            outputs = await run(inputs, _TaskEmit(self._worker, running), lm)
         except SystemExit:
             raise
         except BaseException as error:  # whatever a program raises is its own failure, and the worker goes on
+            us = microseconds_since(started)
             if running.is_cancelled:
                 usage = None if lm is None else lm.usage
-                us = microseconds_since(started)
                 return Failed(request.id, self._generation, us, CODE_CANCELLED, "cancelled", usage=usage), b""
-            return self._failed(request.id, microseconds_since(started), error, lm), b""
-        run_us = microseconds_since(started)
-        return Done(request.id, self._generation, run_us, usage=lm.usage if lm else None), outputs
+            return self._worker.failed(request.id, us, error, lm), b""
+        us = microseconds_since(started)
+        return Done(request.id, self._generation, us, usage=None if lm is None else lm.usage), outputs
 
     async def _end_children(self, running: _Task) -> None:
         """Cancels the tasks that a program has started and left: they are of no call any more."""
@@ -174,7 +207,10 @@ class ConcurrentWorker(Worker):
             await asyncio.wait(children)
 
     def _make_task(
-        self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
+        **options: Any,
     ) -> asyncio.Task[Any]:
         """Makes a task, and notes it for the call that has started it."""
         task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
@@ -199,21 +235,24 @@ class ConcurrentWorker(Worker):
         else:
             running.room.clear()
 
-    def _look_for_rest(self) -> None:
-        """Leaves the event loop for what has to be alone."""
-        if self._alone and not self._tasks:
+    def _must_leave_loop(self) -> bool:
+        return self._is_over or bool(self._loads) or (bool(self._alone) and not self._tasks)
+
+    def _leave_loop(self) -> None:
+        """Leaves the event loop after this turn, if there is anything to do outside of it."""
+        if self._is_serving and self._must_leave_loop():
             self._loop.stop()
 
     def _look_for_leftovers(self, request: Run) -> None:
         """Looks what the calls since the last look have left, now that no call runs; the last of them stands for all."""
-        left = self._leftovers.before_reply() or self._leftovers.after_reply(request.number)
+        left = self._worker.leftovers.before_reply() or self._worker.leftovers.after_reply(request.number)
         if left:
-            self._tell_left(request.id, left)
+            self._worker.send(Left(request.id, self._generation, left))
 
-    # --- shared with the watch
+    # --- for the watch, which is another thread
 
     def current(self) -> Run | None:
-        """The call whose task holds the event loop, for another thread."""
+        """The call whose task holds the event loop."""
         task = asyncio.current_task(self._loop)
         for running in tuple(self._tasks.values()):
             if task is not None and (running.task is task or task in running.children):
@@ -225,42 +264,26 @@ class ConcurrentWorker(Worker):
         """True while calls run in tasks."""
         return bool(self._tasks)
 
-    def tick(self, beat: "_BlockWatch") -> None:
-        """Gives a sign of life from the event loop."""
-        self._loop.call_soon_threadsafe(beat.beat)
+    def ask_for_life(self, give_sign: threading.Event) -> None:
+        """Has the event loop give a sign when it comes round."""
+        self._loop.call_soon_threadsafe(give_sign.set)
 
-    def blocked(self, request: Run, seconds: float) -> None:
-        """Tells, from another thread, of a call that holds the event loop."""
-        self._send(Blocked(request.id, self._generation, seconds))
-
-    def emit(self, request: Run, data: Any, kind: EventKind) -> None:
-        """Sends an event of a call."""
-        self._emit(request, data, kind)
-
-    def _send(self, reply: Reply, payload: bytes = b"") -> None:
-        if not hasattr(self, "_write_lock"):
-            super()._send(reply, payload)
-            return
-        with self._write_lock:
-            super()._send(reply, payload)
+    def tell_blocked(self, request: Run, seconds: float, *, is_over: bool) -> None:
+        """Tells the service of a call that holds the event loop, or has held it."""
+        self._worker.send(Blocked(request.id, self._generation, seconds, is_over))
 
 
 class _BlockWatch(threading.Thread):
-    """Looks from outside whether the event loop goes round."""
+    """Looks from outside if the event loop goes round, for as long as tasks run."""
 
     def __init__(self, worker: ConcurrentWorker) -> None:
         super().__init__(daemon=True, name="poolshift-block-watch")
         self._worker = worker
         self._is_wanted = threading.Event()
-        self._beaten = threading.Event()
 
     def look(self) -> None:
-        """Looks for as long as tasks run."""
+        """Has the thread look again."""
         self._is_wanted.set()
-
-    def beat(self) -> None:
-        """Notes that the event loop has come round."""
-        self._beaten.set()
 
     def run(self) -> None:
         while True:
@@ -268,15 +291,26 @@ class _BlockWatch(threading.Thread):
             self._is_wanted.clear()
             while self._worker.runs_tasks:
                 self._look_once()
-                time.sleep(_LOOK_S)
+                time.sleep(_PAUSE_S)
 
     def _look_once(self) -> None:
-        self._beaten.clear()
-        began = time.monotonic()
-        self._worker.tick(self)
-        if self._beaten.wait(BLOCKED_S):
+        sign, began = threading.Event(), time.monotonic()
+        self._worker.ask_for_life(sign)
+        if self._comes_in_time(sign):
             return
         request = self._worker.current()
-        self._beaten.wait()
         if request is not None:
-            self._worker.blocked(request, time.monotonic() - began)
+            self._worker.tell_blocked(request, time.monotonic() - began, is_over=False)
+        sign.wait()
+        if request is not None:
+            self._worker.tell_blocked(request, time.monotonic() - began, is_over=True)
+
+    def _comes_in_time(self, sign: threading.Event) -> bool:
+        """Tells if the sign comes in time, or if this machine is too busy to tell."""
+        for _ in range(_LOOKS):
+            began = time.monotonic()
+            if sign.wait(BLOCKED_S / _LOOKS):
+                return True
+            if time.monotonic() - began > _LATE * BLOCKED_S / _LOOKS:
+                return sign.wait()
+        return False

@@ -36,6 +36,8 @@ class TaskEmit(Emit, Protocol):
         """Waits until the listener takes more events."""
 
 
+RunBesideOthers = Callable[[bytes | memoryview, TaskEmit, LMRun | None], Awaitable[bytes]]
+
 SETUP: Final = "setup"
 TEARDOWN: Final = "teardown"
 """The methods that a class may have: called before its first call in a worker, and at the worker's orderly end."""
@@ -70,12 +72,8 @@ class LoadedProgram(Protocol):
         """
         ...
 
-    is_concurrent: bool
-    """True if many calls may run at once on one event loop, by `run_beside_others`."""
-
-    async def run_beside_others(self, inputs: bytes | memoryview, emit: "TaskEmit", lm: LMRun | None) -> bytes:
-        """As `run`, in a task; only if the program `is_concurrent`."""
-        ...
+    beside_others: "RunBesideOthers | None"
+    """Runs the program as `run` does, in a task of an event loop that calls share; None if it has to be alone."""
 
     def close(self) -> None:
         """Tears the program down: its worker runs it no more. Never raises."""
@@ -133,7 +131,8 @@ class PythonProgram:
         self._inputs, self._outputs = validators_of(definition.signature, self.function)
         self._is_async = inspect.iscoroutinefunction(self.function)
         self._is_async_generator = inspect.isasyncgenfunction(self.function)
-        self.is_concurrent = self._is_async or self._is_async_generator
+        is_concurrent = self._is_async or self._is_async_generator
+        self.beside_others: RunBesideOthers | None = self._run_beside_others if is_concurrent else None
 
     def run(self, inputs: bytes | memoryview, emit: Emit, lm: LMRun | None) -> bytes:
         arguments = self._inputs.inputs(inputs)
@@ -146,7 +145,7 @@ class PythonProgram:
             returned = _exhaust(returned, emit)
         return self._outputs.outputs(returned)
 
-    async def run_beside_others(self, inputs: bytes | memoryview, emit: TaskEmit, lm: LMRun | None) -> bytes:
+    async def _run_beside_others(self, inputs: bytes | memoryview, emit: TaskEmit, lm: LMRun | None) -> bytes:
         returned: Any = self.function(**self._inputs.inputs(inputs))
         steps = _exhaust_async(returned, emit, emit.has_room) if self._is_async_generator else returned
         return self._outputs.outputs(await steps)

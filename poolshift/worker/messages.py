@@ -171,11 +171,13 @@ class Left(msgspec.Struct, tag="left", tag_field="op"):
 
 
 class Blocked(msgspec.Struct, tag="blocked", tag_field="op"):
-    """A call does not let the others of its worker run: it has held the event loop for so many seconds, and may still."""
+    """A call has held its worker's event loop for so many seconds, so that no other could run, and may hold it still."""
 
     id: str
     gen: _Number
     seconds: Annotated[float, msgspec.Meta(ge=0)]
+    is_over: bool
+    """True in the second message, once the event loop goes round again."""
 
 
 Reply = Ready | Loaded | Progress | Done | Failed | Checked | Left | Blocked

@@ -11,7 +11,7 @@ from poolshift.worker import coroutines
 from poolshift.worker.definitions import Definition
 from poolshift.worker.errors import InvalidOutputs
 from poolshift.worker.lm import LMRun
-from poolshift.worker.loading import Emit, TaskEmit, find_entrypoint
+from poolshift.worker.loading import Emit, RunBesideOthers, find_entrypoint
 
 
 class Scored(msgspec.Struct):
@@ -32,11 +32,7 @@ class MetricProgram:
         self._function = find_entrypoint(definition.entrypoint or "", allowed_modules)
         self._is_of_dspy = "trace" in inspect.signature(self._function).parameters
 
-    is_concurrent = False
-
-    async def run_beside_others(self, inputs: bytes | memoryview, emit: TaskEmit, lm: LMRun | None) -> bytes:
-        """Raises NotImplementedError: a metric has its worker for itself."""
-        raise NotImplementedError
+    beside_others: RunBesideOthers | None = None
 
     def close(self) -> None:
         """Does nothing: a function holds nothing."""

@@ -4,6 +4,9 @@ import msgspec
 
 MAX_PACKET_BYTES = 4096
 
+CALLS_OF_SHARED = "many"
+"""The argument CALLS of a zygote whose workers run many calls at once."""
+
 
 class Fork(msgspec.Struct, tag="fork", omit_defaults=True):
     """Asks for a worker of this generation; the worker's three descriptors come along.

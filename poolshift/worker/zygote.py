@@ -4,9 +4,10 @@ The zygote stays single-threaded, runs no program, and does three things. It for
 worker and says how that ended. It kills everything when the service is gone. The service's end of its socket is
 `pools.process.zygote_link`.
 
-    python -P -m poolshift.worker.zygote ALLOWED OWN_PRELOAD PRELOAD RECENT LOAD_TIMEOUT_S OPEN_FILES OWN_ROOT FD
+    python -P -m poolshift.worker.zygote ALLOWED OWN_PRELOAD PRELOAD RECENT LOAD_TIMEOUT_S CALLS OPEN_FILES OWN_ROOT FD
 
 FD is its end of a SOCK_SEQPACKET pair, OPEN_FILES how many files a worker may have open, OWN_ROOT the service's folder.
+CALLS is `many` if a worker runs many calls at once, else `one`.
 Modules to import are of three kinds: the service's own, the operator's, and those that programs named recently.
 A request is a generation with three file descriptors: those that the worker's requests come from, and that its replies
 and its output go to.
@@ -31,6 +32,7 @@ from poolshift.worker import linux, program_source, reaper, user_path
 from poolshift.worker.child import WorkerChild, run_and_exit
 from poolshift.worker.import_check import fault_of_import, is_missing
 from poolshift.worker.notices import (
+    CALLS_OF_SHARED,
     MAX_PACKET_BYTES,
     Exited,
     Fork,
@@ -69,6 +71,8 @@ class Zygote:
         broken: dict[str, str],
         open_files: int,
         oom_score: linux.OomScore,
+        *,
+        is_shared: bool,
     ) -> None:
         """`failures` and `broken` are modules that could not be imported, as `Preloaded` tells them."""
         self._control = control
@@ -78,6 +82,7 @@ class Zygote:
         self._broken = broken
         self._open_files = open_files
         self._oom_score = oom_score
+        self._is_shared = is_shared
         self._pid = os.getpid()
         self._parent = os.getppid()
         self._generations: dict[int, int] = {}
@@ -166,7 +171,14 @@ class Zygote:
             return
         if pid == 0:
             child = WorkerChild(
-                request.generation, requests, replies, output, self._allowed_modules, self._code, self._open_files
+                request.generation,
+                requests,
+                replies,
+                output,
+                self._allowed_modules,
+                self._code,
+                self._open_files,
+                is_shared=self._is_shared,
             )
             run_and_exit(partial(child.run, self._pid, request.user))
         self._generations[pid] = request.generation
@@ -270,7 +282,7 @@ def main() -> None:
     """Preloads what the command line names, and serves until the service is gone."""
     oom_score = linux.OomScore()
     linux.set_dumpable(False)  # and so are its workers, from their forks on: each has calls and keys of its own
-    allowed_modules, own_preload, preload, recent, load_timeout_s, open_files, own_root, fd = sys.argv[1:]
+    allowed_modules, own_preload, preload, recent, load_timeout_s, calls, open_files, own_root, fd = sys.argv[1:]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # it ends with the service, when the control socket closes
     linux.keep_freed_memory()  # for the workers, which inherit it
@@ -280,6 +292,9 @@ def main() -> None:
     program_source.keep(code.sources)
     for module in filter(None, own_preload.split(",")):
         importlib.import_module(module)
+    is_shared = calls == CALLS_OF_SHARED
+    if is_shared:
+        importlib.import_module("poolshift.worker.concurrent")
     failures = _import_all(filter(None, preload.split(",")), float(load_timeout_s))
     # What PROGRAM_MODULES names has to be there, as at a start.
     broken = _import_all(filter(None, recent.split(",")), float(load_timeout_s), allowed_modules.split(","))
@@ -289,7 +304,8 @@ def main() -> None:
     gc.freeze()
     control = socket.socket(fileno=int(fd))
     control.set_inheritable(False)
-    Zygote(control, tuple(allowed_modules.split(",")), code, failures, broken, int(open_files), oom_score).serve()
+    allowed = tuple(allowed_modules.split(","))
+    Zygote(control, allowed, code, failures, broken, int(open_files), oom_score, is_shared=is_shared).serve()
 
 
 if __name__ == "__main__":

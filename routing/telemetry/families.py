@@ -137,8 +137,16 @@ class WorkerMetrics:
             buckets=_START_BUCKETS,
             registry=registry,
         )
+        self.loop_blocked = Histogram(
+            "poolshift_worker_loop_blocked_seconds",
+            "Time for which a call let no other call of its worker run, of the engine async_pool, from 0.15 s on.",
+            ["pool_version"],
+            buckets=_START_BUCKETS,
+            registry=registry,
+        )
         for version in versions:
             self.starts.labels(version)
+            self.loop_blocked.labels(version)
             self.start_duration.labels(version)
             for cause in ExitCause:
                 self.exits.labels(version, cause)

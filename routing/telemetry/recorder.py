@@ -271,3 +271,7 @@ class Recorder:
     def worker_exited(self, version: str, cause: ExitCause) -> None:
         """Counts a worker that has ended."""
         self._workers.exits.labels(version, cause).inc()
+
+    def loop_blocked(self, version: str, seconds: float) -> None:
+        """Counts that a call let no other call of its worker run, for so many seconds."""
+        self._workers.loop_blocked.labels(version).observe(seconds)

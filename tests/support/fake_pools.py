@@ -255,7 +255,7 @@ class FakeProcess:
         self.started_at = time.time()
         self.revision = "code 0"
         self.call: Call | None = None
-        self.calls: list[Call] = []
+        self.sent: list[Call] = []
         """Every call that was ever sent, in order."""
         self.hangs = False
         self.is_lost = False
@@ -326,7 +326,7 @@ class FakeProcess:
     def leave(self, program: Program) -> None:
         """Says that a call of `program` has left something in the worker: the running call, or one before it."""
         self.left_by = program
-        if self.call is None and self._when_left is not None:
+        if self._when_left is not None:
             self._when_left()
 
     def die(self, cause: ExitCause = ExitCause.CRASH, *, is_ours: bool = False) -> None:
@@ -344,18 +344,27 @@ class FakeProcess:
 
     # --- the protocol
 
-    def run(self, call: Call, on_end: Callable[[Result | Exception], None]) -> None:
+    @property
+    def calls(self) -> list[Call]:
+        return [] if self.call is None else [self.call]
+
+    def run(self, call: Call, on_end: Callable[[Result | Exception], None]) -> float:
         if self.is_lost or self.ended_for is not None or self.exited.done():
             raise WorkerLost
         assert self.call is None
         self.call = call
-        self.calls.append(call)
+        self.sent.append(call)
         self._on_end = on_end
         if call.events is not None:
             call.events.began(self.source)
+        return call.deadline
 
     def has_loaded(self, definition: Definition) -> bool:
         return definition not in self.lacks
+
+    def is_concurrent(self, definition: Definition) -> bool:
+        """False: a call has the worker for itself."""
+        return False
 
     def load(self, program: Program, order: LoadOrder, on_end: Callable[[ExecutionError | None], None]) -> None:
         if self.is_lost or self.ended_for is not None or self.exited.done():
@@ -373,8 +382,19 @@ class FakeProcess:
             return self._load_due
         return math.inf if self.call is None else self.call.deadline
 
-    def withdraw(self) -> None:
-        self._end_run(Withdrawn())
+    def overdue(self, now: float) -> list[Call]:
+        return self.calls if self.due <= now else []
+
+    def cancel(self, call: Call, cause: ExitCause) -> None:
+        """Does nothing: a call that has the worker for itself cannot be cancelled."""
+
+    def is_cancelled(self, call: Call) -> bool:
+        """False: none can be cancelled."""
+        return False
+
+    def withdraw(self, call: Call) -> None:
+        if self.call is call:
+            self._end_run(Withdrawn())
 
     def kill(self, cause: ExitCause, reason: str | None = None) -> None:
         self.kill_reason = self.kill_reason or reason
@@ -393,6 +413,9 @@ class FakeProcess:
 
     def when_left(self, listener: Callable[[], None]) -> None:
         self._when_left = listener
+
+    def when_blocked(self, listener: Callable[[Program | None, float, bool], None]) -> None:
+        """Does nothing: a call that has the worker for itself blocks no other."""
 
     def when_due_changes(self, listener: Callable[[], None]) -> None:
         self._when_due_changes = listener
@@ -518,9 +541,13 @@ class FakeObserver:
     def __init__(self) -> None:
         self.started = 0
         self.exits: list[ExitCause] = []
+        self.blocked: list[float] = []
 
     def worker_started(self, version: str, seconds: float) -> None:
         self.started += 1
+
+    def loop_blocked(self, version: str, seconds: float) -> None:
+        self.blocked.append(seconds)
 
     def worker_exited(self, version: str, cause: ExitCause) -> None:
         self.exits.append(cause)

@@ -56,7 +56,7 @@ async def test_a_call_runs_and_its_result_arrives(pool: Bench) -> None:
     assert call.dispatched_at > 0
     pool.worker_of(call).answer(result("hello"))
     assert bytes((await task).outputs) == b'{"text":"hello"}'
-    assert [len(process.calls) for process in pool.spawner.processes if process.calls] == [1]
+    assert [len(process.sent) for process in pool.spawner.processes if process.sent] == [1]
     snapshot = await pool.engine.snapshot()
     assert (snapshot.idle, snapshot.busy, snapshot.dispatched_total) == (2, 0, 1)
 
@@ -244,7 +244,7 @@ async def test_a_crash_is_retried_once_for_an_idempotent_program(pool: Bench, id
         await turns()
     error = await error_of(task)
     assert isinstance(error, WorkerCrashed)
-    assert sum(process.calls.count(call) for process in pool.spawner.processes) == (2 if idempotent else 1)
+    assert sum(process.sent.count(call) for process in pool.spawner.processes) == (2 if idempotent else 1)
 
 
 async def test_a_stream_that_was_heard_is_not_run_again(pool: Bench) -> None:

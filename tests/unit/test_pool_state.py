@@ -28,7 +28,7 @@ def a_process() -> WorkerProcess:
             os.close(end)
         process = WorkerProcess(0, WorkerEnds(requests, replies, output), 60.0, lambda _: None)
         process._definitions.add(ECHO, process._definitions.new(ECHO))
-        process._definitions.loaded(ECHO)
+        process._definitions.loaded(ECHO, is_concurrent=False)
         return process
 
     return asyncio.run(made())

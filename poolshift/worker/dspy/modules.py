@@ -18,7 +18,7 @@ from poolshift.worker.dspy.usage import counted_for
 from poolshift.worker.errors import InvalidOutputs, LMNotConfigured
 from poolshift.worker.exception_text import describe
 from poolshift.worker.lm import LMRun
-from poolshift.worker.loading import Emit, EntrypointError, TaskEmit, find_defined
+from poolshift.worker.loading import Emit, EntrypointError, RunBesideOthers, TaskEmit, find_defined
 from poolshift.worker.types.fields import checked_by_schemas
 from poolshift.worker.types.inputs import InputValidator
 from poolshift.worker.types.outputs import OutputValidator
@@ -38,7 +38,8 @@ class ModuleProgram:
             restore(self._module, definition.state)
         forward = _forward_of(self._module)
         self._is_async = inspect.iscoroutinefunction(forward)
-        self.is_concurrent = self._is_async or callable(getattr(type(self._module), "aforward", None))
+        is_concurrent = self._is_async or callable(getattr(type(self._module), "aforward", None))
+        self.beside_others: RunBesideOthers | None = self._run_beside_others if is_concurrent else None
         parameters = parameters_of(self._module, forward)
         self.signature = definition.signature
         if self.signature.outputs:
@@ -71,7 +72,7 @@ class ModuleProgram:
                 returned = ask(lm, self._runner(arguments, listeners, is_async=self._is_async))
             return self._checked(returned, listeners)
 
-    async def run_beside_others(self, inputs: bytes | memoryview, emit: TaskEmit, lm: LMRun | None) -> bytes:
+    async def _run_beside_others(self, inputs: bytes | memoryview, emit: TaskEmit, lm: LMRun | None) -> bytes:
         if lm is None:
             raise LMNotConfigured("neither the session nor the service has an LM", started=False)
         arguments = self._arguments.convert(self._checked_inputs.inputs(inputs))

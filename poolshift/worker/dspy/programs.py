@@ -88,8 +88,6 @@ class DSPyProgram:
         if definition.state is not None:
             self._restore(definition.state)
 
-    is_concurrent = True
-
     def close(self) -> None:
         """Does nothing: a DSPy module holds nothing that outlives it."""
 
@@ -108,7 +106,7 @@ class DSPyProgram:
         with failures_of(lm.settings), counted_for(lm):
             return self._checked(ask(lm, run), events)
 
-    async def run_beside_others(self, inputs: bytes | memoryview, emit: TaskEmit, lm: LMRun | None) -> bytes:
+    async def beside_others(self, inputs: bytes | memoryview, emit: TaskEmit, lm: LMRun | None) -> bytes:
         if lm is None:
             raise LMNotConfigured("neither the session nor the service has an LM", started=False)
         named, events = self._named(inputs), self._events(emit, lm)

@@ -11,7 +11,7 @@ from poolshift.worker.dspy.usage import counted_for
 from poolshift.worker.errors import LMNotConfigured
 from poolshift.worker.exception_text import truncate
 from poolshift.worker.lm import LMRun
-from poolshift.worker.loading import Emit, TaskEmit
+from poolshift.worker.loading import Emit, RunBesideOthers
 
 PROMPT = "Answer with the word OK."
 _MAX_TOLD = 200
@@ -32,11 +32,7 @@ class LMTrial:
             answer = ask(lm, _complete)
         return msgspec.json.encode({"answer": truncate(str(answer), _MAX_TOLD)})
 
-    is_concurrent = False
-
-    async def run_beside_others(self, inputs: bytes | memoryview, emit: TaskEmit, lm: LMRun | None) -> bytes:
-        """Raises NotImplementedError: a trial has its worker for itself."""
-        raise NotImplementedError
+    beside_others: RunBesideOthers | None = None
 
     def close(self) -> None:
         """Does nothing: it holds nothing."""
