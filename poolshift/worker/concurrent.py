@@ -28,9 +28,9 @@ from poolshift.worker.tracing.optional import Ended
 BLOCKED_S: Final = 0.15
 """A step of a task that holds the event loop for longer is told: the others could not run meanwhile."""
 _LOOKS: Final = 3
-"""The looks in that time. A machine on which one of them comes late is busy, and nothing is told."""
+"""The looks in that time."""
 _LATE: Final = 2.0
-"""A look is late that takes this many times as long as it should."""
+"""A look that takes this many times as long as it should is late: the machine is busy, and nothing is told."""
 _PAUSE_S: Final = 0.05
 """Time between the event loop's sign of life and the next question for one."""
 
@@ -296,21 +296,25 @@ class _BlockWatch(threading.Thread):
     def _look_once(self) -> None:
         sign, began = threading.Event(), time.monotonic()
         self._worker.ask_for_life(sign)
-        if self._comes_in_time(sign):
-            return
-        request = self._worker.current()
+        request = self._blocking(sign)
         if request is not None:
             self._worker.tell_blocked(request, time.monotonic() - began, is_over=False)
         sign.wait()
         if request is not None:
             self._worker.tell_blocked(request, time.monotonic() - began, is_over=True)
 
-    def _comes_in_time(self, sign: threading.Event) -> bool:
-        """Tells if the sign comes in time, or if this machine is too busy to tell."""
-        for _ in range(_LOOKS):
+    def _blocking(self, sign: threading.Event) -> Run | None:
+        """The call that has held the event loop at each look; None if the sign came, or if no one call is the cause.
+
+        A turn of the event loop may be long because many calls have a step in it, or because the machine is busy.
+        """
+        blocking: Run | None = None
+        for look in range(_LOOKS):
             began = time.monotonic()
-            if sign.wait(BLOCKED_S / _LOOKS):
-                return True
-            if time.monotonic() - began > _LATE * BLOCKED_S / _LOOKS:
-                return sign.wait()
-        return False
+            if sign.wait(BLOCKED_S / _LOOKS) or time.monotonic() - began > _LATE * BLOCKED_S / _LOOKS:
+                return None
+            current = self._worker.current()
+            if current is None or (look and current is not blocking):
+                return None
+            blocking = current
+        return blocking

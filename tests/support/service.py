@@ -38,6 +38,8 @@ PROGRAM_MODULES = "examples,tests.support.programs,poolshift.validation"
 
 REPLICAS = {"WEB_CONCURRENCY": os.environ["WEB_CONCURRENCY"]} if "WEB_CONCURRENCY" in os.environ else {}
 """Has every service run so many replicas (`make test-replicas`)."""
+ENGINE = {"V2_ENGINE": os.environ["V2_ENGINE"]} if "V2_ENGINE" in os.environ else {}
+"""Has every service run V2 on this engine (`make test-engine`)."""
 
 SEES_OPEN_FILES = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root sees the open files of a service, which hides them from its own user"
@@ -88,6 +90,7 @@ class Service:
             "CHECKOUT_TIMEOUT_S": "60",  # on a busy machine calls wait long; a test of that wait has its own
             **(ON_RAY if ON_RAY["RAY_ADDRESS"] else {}),
             **REPLICAS,
+            **ENGINE,
             **self._settings,
             **COVERAGE,
         }
