@@ -147,6 +147,13 @@ def _workers(built: dashboard.Dashboard) -> None:
             [(quantile(0.95, "poolshift_worker_start_duration_seconds"), "{{pool_version}}")],
             unit="s",
         )
+    ).with_panel(
+        lines(
+            "Blocked event loops: p95",
+            "The time for which a call let no other of its worker run, on the engine async_pool.",
+            [(quantile(0.95, "poolshift_worker_loop_blocked_seconds"), "{{pool_version}}")],
+            unit="s",
+        )
     )
 
 

@@ -10,12 +10,13 @@ from typing import Final
 
 import structlog
 
+from common.background import Background
 from pools.calls import Call, Program, Result
 from pools.engine import Engine, PoolOptions
 from pools.errors import ExecutionError, WorkerCrashed
 from pools.fair_queue import QueuedCall
-from pools.process.interface import TryOut
-from pools.protocol import RunAlone
+from pools.process.interface import TryOut, WorkerSpawner
+from pools.protocol import PoolObserver, RunAlone
 from pools.shared_state import SharedState
 from pools.state import PoolState
 from pools.supervisor import Fault
@@ -38,14 +39,25 @@ class AsyncPool(Engine):
 
     _shared: SharedState
 
-    def _make_state(self, options: PoolOptions) -> PoolState:
-        # As many more as there are: a worker that drains serves nobody new, and may take as long as its last call.
-        self._shared = SharedState(options.size, spare=options.size, lanes=options.worker_concurrency)
-        self._reasons: dict[str, str] = {}
-        """By quarantine key: the reasons for which programs are run alone."""
+    def __init__(
+        self,
+        version: str,
+        options: PoolOptions,
+        spawner: WorkerSpawner,
+        observer: PoolObserver,
+        background: Background,
+    ) -> None:
+        super().__init__(version, options, spawner, observer, background)
+        self._supervisor.runs_badly = self._runs_badly
+        self._reasons: dict[str, RunAlone] = {}
+        """By quarantine key: the programs that are run alone, and why."""
         self._suspected_at: dict[str, float] = {}
         """By quarantine key: the time of `time.perf_counter` at which a worker died beside others of whose calls one
         was the program's. The program has not ended well alone since."""
+
+    def _make_state(self, options: PoolOptions) -> PoolState:
+        # As many more as there are: a worker that drains serves nobody new, and may take as long as its last call.
+        self._shared = SharedState(options.size, spare=options.size, lanes=options.worker_concurrency)
         return self._shared
 
     def _can_begin(self) -> bool:
@@ -78,12 +90,13 @@ class AsyncPool(Engine):
 
     @property
     def _run_alone(self) -> tuple[RunAlone, ...]:
-        return tuple(RunAlone(key, reason) for key, reason in self._reasons.items())
+        return tuple(self._reasons.values())
 
     def _runs_badly(self, program: Program, fault: Fault) -> None:
         key, reason = program.quarantine_key, _REASONS[fault]
         self._suspected_at.pop(key, None)
-        if self._reasons.get(key) != reason:
+        known = self._reasons.get(key)
+        if known is None or known.reason != reason:
             self._separate(program, reason)
             _log.warning(
                 "program is run alone from now on", pool_version=self.version, program_id=program.id, reason=reason
@@ -93,7 +106,8 @@ class AsyncPool(Engine):
         """Gives each call of a program a worker for itself from now on."""
         if len(self._reasons) >= MAX_REASONS:
             self._reasons.pop(next(iter(self._reasons)))
-        self._shared.run_alone[program.definition] = self._reasons[program.quarantine_key] = reason
+        self._shared.run_alone[program.definition] = reason
+        self._reasons[program.quarantine_key] = RunAlone(program.quarantine_key, program.id, reason)
 
     def _failed(self, call: Call, error: ExecutionError) -> None:
         program = call.program

@@ -30,7 +30,7 @@ from common.background import Background
 from common.timers import DeadlineTimer
 from pools.backpressure import HOLD_LIMIT_S, Backpressure
 from pools.call_queue import CallQueue
-from pools.calls import Call, OnOutcome, Program, Result, average_with
+from pools.calls import Call, OnOutcome, Result, average_with
 from pools.errors import (
     CheckoutTimeout,
     ExecutionError,
@@ -50,7 +50,7 @@ from pools.process.interface import TryOut, WorkerSpawner
 from pools.protocol import PoolObserver, PoolSnapshot, RunAlone
 from pools.quarantine import Quarantine
 from pools.state import PoolState, WorkerSlot, WorkerState
-from pools.supervisor import Fault, RecycleLimits, Supervisor
+from pools.supervisor import RecycleLimits, Supervisor
 from pools.warming import Warming, WarmOptions
 
 _log = structlog.stdlib.get_logger("poolshift.pools")
@@ -131,7 +131,6 @@ class Engine(abc.ABC):
             loaded=lambda definition: self._loads.settle(definition, None),
         )
         self._supervisor.warm = self._warming.warm
-        self._supervisor.runs_badly = self._runs_badly
         self._quarantine = Quarantine()
         self._service_time_s = 0.0
         self._calls = 0
@@ -151,9 +150,6 @@ class Engine(abc.ABC):
 
     def _make_state(self, options: PoolOptions) -> PoolState:
         return PoolState(options.size, spare=max(1, options.size // 4))
-
-    def _runs_badly(self, program: Program, fault: Fault) -> None:
-        """Draws the conclusions for a program that harms the calls beside which it runs."""
 
     @property
     def _run_alone(self) -> tuple[RunAlone, ...]:
@@ -304,6 +300,7 @@ class Engine(abc.ABC):
             workers=slots,
             quarantined=self._quarantine.quarantined(),
             run_alone=self._run_alone,
+            lanes=self._state.lanes,
             fault=self._supervisor.fault,
             warm=self._warming.warm_workers,
         )

@@ -14,7 +14,6 @@ from pools.process.channel import Channel
 from poolshift.worker.framing import frame_of_two
 from poolshift.worker.messages import EventKind, Flow
 
-
 _encode: Final = msgspec.json.Encoder().encode
 
 

@@ -53,6 +53,7 @@ class RunAlone:
 
     key: str
     """`Program.quarantine_key`."""
+    program_id: str
     reason: str
 
 
@@ -84,6 +85,8 @@ class PoolSnapshot:
     run_alone: tuple[RunAlone, ...] = ()
     fault: str | None = None
     """The reason for which the last start of a worker failed; None once a worker has started since."""
+    lanes: int = 1
+    """The calls that a worker can run at once."""
     previous_revision: str | None = None
     """The revision of the code from before the last reload; None if that code is not kept."""
     warm: int = 0
@@ -93,6 +96,11 @@ class PoolSnapshot:
     def is_ready(self) -> bool:
         """True if a worker lives that could take a call."""
         return self.busy + self.idle > 0
+
+    @property
+    def capacity(self) -> int:
+        """The calls that run at once if all workers live and none of the calls needs one for itself."""
+        return self.size * self.lanes
 
 
 class PoolObserver(Protocol):

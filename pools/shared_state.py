@@ -102,7 +102,9 @@ class SharedState(PoolState):
         """As `PoolState.take_to_load`; the calls of a worker that is not idle wait while it loads."""
         if slot is not None or self.idle:
             return super().take_to_load(slot)
-        able = [one for one in self.slots if self._has_lane(one) and one.process is not None and not one.process.loading]
+        able = [
+            one for one in self.slots if self._has_lane(one) and one.process is not None and not one.process.loading
+        ]
         if not able:
             return None
         slot = min(able, key=self._load_of)

@@ -513,30 +513,9 @@ class Supervisor:
     async def snapshots(self) -> tuple[tuple[WorkerSnapshot, ...], float]:
         """Every worker that has a process, measured now, and the processor time of all there ever were, in seconds."""
         usages = await self._all_stats()
-        rows = []
-        for slot, usage in usages.items():
-            assert slot.process is not None
-            calls = slot.process.calls if slot.state is WorkerState.BUSY else []
-            call = calls[0] if calls else None
-            rows.append(
-                WorkerSnapshot(
-                    pid=slot.process.pid,
-                    state=slot.state,
-                    age_s=time.time() - slot.process.started_at,
-                    executions=slot.executions,
-                    calls=len(calls),
-                    rss_bytes=usage.rss_bytes if usage else None,
-                    cpu_seconds=usage.cpu_seconds if usage else None,
-                    open_fds=usage.open_fds if usage else None,
-                    programs_revision=slot.process.revision,
-                    node=slot.process.node,
-                    execution_id=None if call is None else call.execution_id,
-                    program_id=None if call is None else call.program.id,
-                    running_s=None if call is None else time.perf_counter() - call.dispatched_at,
-                )
-            )
+        rows = tuple(_snapshot_of(slot, usage) for slot, usage in usages.items())
         cpu_s = self._cpu_of_the_dead_s + sum(usage.cpu_seconds for usage in usages.values() if usage)
-        return tuple(rows), cpu_s
+        return rows, cpu_s
 
     def _running(self) -> list[WorkerSlot]:
         return [slot for slot in self.state.slots if slot.process is not None]
@@ -545,3 +524,25 @@ class Supervisor:
         slots = self._running()
         usages = await self._spawner.measure([slot.process for slot in slots if slot.process is not None])
         return dict(zip(slots, usages, strict=True))
+
+
+def _snapshot_of(slot: WorkerSlot, usage: ProcessStats | None) -> WorkerSnapshot:
+    process = slot.process
+    assert process is not None
+    calls = process.calls if slot.state is WorkerState.BUSY else ()
+    oldest = calls[0] if calls else None
+    return WorkerSnapshot(
+        pid=process.pid,
+        state=slot.state,
+        age_s=time.time() - process.started_at,
+        executions=slot.executions,
+        calls=len(calls),
+        rss_bytes=usage.rss_bytes if usage else None,
+        cpu_seconds=usage.cpu_seconds if usage else None,
+        open_fds=usage.open_fds if usage else None,
+        programs_revision=process.revision,
+        node=process.node,
+        execution_id=None if oldest is None else oldest.execution_id,
+        program_id=None if oldest is None else oldest.program.id,
+        running_s=None if oldest is None else time.perf_counter() - oldest.dispatched_at,
+    )

@@ -64,6 +64,13 @@ class ReloadView(Out):
     broken: list[BrokenProgramView] = Field(description="The programs that it broke, since it was forced")
 
 
+class RunAloneView(Out):
+    """A program that could run beside others, and has a worker of the pool for itself for some reason."""
+
+    program_id: str
+    reason: str
+
+
 class PoolTotals(Out):
     """Counts since the start of the service."""
 
@@ -109,6 +116,9 @@ class PoolView(Out):
         description="The git commit of that code, with `-dirty` if it differs; null if it is of no single repository"
     )
     totals: PoolTotals
+    run_alone: list[RunAloneView] = Field(
+        description="Programs of the engine `async_pool` whose calls are kept apart from others, and why"
+    )
     workers: list[WorkerView]
     missing_replicas: list[str] = Field(
         description="Replicas of this machine whose part is missing here, with the reason, such as `1: silent`"
@@ -206,6 +216,7 @@ def pool_view(
             worker_exits={str(cause): count for cause, count in snapshot.worker_exits_total.items()},
             cpu_seconds=snapshot.cpu_seconds_total,
         ),
+        run_alone=[RunAloneView.model_validate(one, from_attributes=True) for one in snapshot.run_alone],
         workers=[WorkerView.model_validate(worker, from_attributes=True) for worker in snapshot.workers],
         missing_replicas=answers.missing_replicas,
     )

@@ -63,6 +63,7 @@ def whole_pool(parts: Sequence[Told[PoolSnapshot]]) -> PoolSnapshot:
         cpu_seconds_total=sum(one.cpu_seconds_total for one in snapshots),
         workers=tuple(chain.from_iterable(map(_workers, parts))),
         quarantined=_quarantined(snapshots),
+        run_alone=tuple({one.key: one for one in chain.from_iterable(one.run_alone for one in snapshots)}.values()),
         fault=_fault(parts),
     )
 

@@ -107,8 +107,8 @@ def _answers(service: Service, serving: str, seen: Seen) -> Finding:
         by_code = ", ".join(f"{count:.0f} {code}" for code, count in sorted(seen.faults.items()))
         told = f"{serving.upper()} answered {seen.answered:.0f} calls in {WATCH_S:g} s, faults: {by_code or 'none'}"
         return Finding(holds=seen.is_healthy, told=told)
-    workers = next(pool for pool in service.ask(pools.listed()) if pool["pool_version"] == serving)
-    live = workers["idle"] + workers["busy"]
+    pool = next(pool for pool in service.ask(pools.listed()) if pool["pool_version"] == serving)
+    live = sum(worker["state"] in ("idle", "busy") for worker in pool["workers"])
     return Finding(holds=live > 0, told=f"no call came in {WATCH_S:g} s; {serving.upper()} has {live} live workers")
 
 

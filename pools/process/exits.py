@@ -99,7 +99,7 @@ def failure_of(end: Exit, blamed: str | None = None) -> ExecutionError:
 
 
 def failure_beside_others(end: Exit, works: int) -> ExecutionError:
-    """The error of one of several calls and loads that a worker was at when it ended; nobody knows which was the cause."""
+    """The error of one of several calls and loads that a worker was at when it ended, whichever was the cause."""
     if end.cause is ExitCause.SHUTDOWN:
         return failure_of(end)
     if end.cause.is_failure:

@@ -36,7 +36,7 @@ class LoadOrder:
 
 
 class Worker(Protocol):
-    """A worker that is ready, and runs calls until it has exited: one at a time, or those beside each other that can."""
+    """A worker that is ready, and runs calls until it has exited: one at a time, or beside each other."""
 
     pid: int
 

@@ -176,7 +176,9 @@ class ZygoteStarter:
                     "the workers' Python has no DSPy: its types of programs fail there",
                     to_install=f"{description.executable} -m pip install '{DSPY_REQUIREMENT}'",
                 )
-        return Imports(code.allowed_modules, own_preload, code.preload, tuple(recent), code.load_timeout_s, code.is_shared)
+        return Imports(
+            code.allowed_modules, own_preload, code.preload, tuple(recent), code.load_timeout_s, code.is_shared
+        )
 
 
 def import_failures(preloaded: Preloaded) -> str | None:

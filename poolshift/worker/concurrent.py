@@ -21,7 +21,19 @@ from poolshift.worker.framing import READ_BYTES, FrameDecoder, cut_in_two
 from poolshift.worker.lm import LMRun
 from poolshift.worker.loading import RunBesideOthers
 from poolshift.worker.loop import Worker, decode_request, microseconds_since
-from poolshift.worker.messages import CODE_CANCELLED, Blocked, Cancel, Done, EventKind, Failed, Flow, Left, Load, Request, Run
+from poolshift.worker.messages import (
+    CODE_CANCELLED,
+    Blocked,
+    Cancel,
+    Done,
+    EventKind,
+    Failed,
+    Flow,
+    Left,
+    Load,
+    Request,
+    Run,
+)
 from poolshift.worker.revision import CodeRevision
 from poolshift.worker.tracing.optional import Ended
 
@@ -244,7 +256,7 @@ class ConcurrentWorker:
             self._loop.stop()
 
     def _look_for_leftovers(self, request: Run) -> None:
-        """Looks what the calls since the last look have left, now that no call runs; the last of them stands for all."""
+        """Tells what the calls since the last look have left, now that none runs; the last stands for all."""
         left = self._worker.leftovers.before_reply() or self._worker.leftovers.after_reply(request.number)
         if left:
             self._worker.send(Left(request.id, self._generation, left))

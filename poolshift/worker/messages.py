@@ -171,7 +171,7 @@ class Left(msgspec.Struct, tag="left", tag_field="op"):
 
 
 class Blocked(msgspec.Struct, tag="blocked", tag_field="op"):
-    """A call has held its worker's event loop for so many seconds, so that no other could run, and may hold it still."""
+    """A call has held its worker's event loop for so many seconds, and may hold it still. No other could run."""
 
     id: str
     gen: _Number

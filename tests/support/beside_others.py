@@ -21,14 +21,14 @@ async def waits(seconds: str) -> dict[str, Any]:
 async def meets(name: str, others: str) -> dict[str, Any]:
     """Ends once so many calls have come to the same place in this process."""
     _meeting[name] = _meeting.get(name, 0) + 1
-    while _meeting[name] < int(others):
+    while _meeting[name] < int(others):  # noqa: ASYNC110  # as a program of a user's would
         await asyncio.sleep(0.001)
     return {"result": str(os.getpid())}
 
 
 async def waits_for_file(path: str) -> dict[str, Any]:
     """Ends once a file is there."""
-    while not Path(path).exists():  # noqa: ASYNC240  # a look takes microseconds
+    while not Path(path).exists():  # noqa: ASYNC110, ASYNC240  # the test makes it
         await asyncio.sleep(0.005)
     return {"result": str(os.getpid())}
 
@@ -68,7 +68,7 @@ async def cleans_up(path: str) -> dict[str, Any]:
 
 async def dies_with(others: str) -> dict[str, Any]:
     """Ends the process once so many calls of `meets` are in it."""
-    while _meeting.get("death", 0) < int(others):
+    while _meeting.get("death", 0) < int(others):  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     os._exit(7)
 
@@ -101,7 +101,7 @@ async def _of_child() -> str:
 
 async def leaves_a_task(path: str) -> dict[str, Any]:
     """Starts a task that would write a file later, and does not wait for it."""
-    asyncio.get_running_loop().create_task(_write_later(path))  # noqa: RUF006  # that is the mistake
+    asyncio.get_running_loop().create_task(_write_later(path))  # that is the mistake
     await asyncio.sleep(0)
     return {"result": ""}
 

@@ -1,4 +1,4 @@
-"""The engine whose workers run many calls at once, on real processes: who runs beside whom, and what that costs whom."""
+"""The engine whose workers run many calls at once, on real processes: who runs beside whom, and at whose cost."""
 
 import asyncio
 import re
@@ -48,7 +48,13 @@ class Bench:
         self._numbers = 0
 
     def call(
-        self, function: str, *, deadline_s: float = 30.0, idempotent: bool = False, memory_mb: int | None = None, **given: str
+        self,
+        function: str,
+        *,
+        deadline_s: float = 30.0,
+        idempotent: bool = False,
+        memory_mb: int | None = None,
+        **given: str,
     ) -> Call:
         """A call of a function of `tests.support.beside_others`."""
         fields = tuple(Field(name, "string") for name in given)
@@ -144,7 +150,7 @@ async def test_more_calls_than_lanes_wait(make_pool: MakePool, tmp_path: Path) -
 
 
 async def test_a_plain_function_has_its_worker_for_itself(bench: Bench, tmp_path: Path) -> None:
-    """It waits for the calls before it, those behind it wait for it, and it counts as queued meanwhile."""
+    """The call waits for those before it, those behind wait for it, and it counts as queued meanwhile."""
     await bench.loaded("waits", "has_it_alone")
     before = bench.begin("waits_for_file", path=str(tmp_path / "go"))
     await bench.runs(1)
@@ -191,7 +197,7 @@ async def test_a_deadline_cancels_its_call_alone(bench: Bench, tmp_path: Path) -
 
 
 async def test_a_client_that_leaves_cancels_its_call_alone(bench: Bench, tmp_path: Path) -> None:
-    """Its lane is free once the program runs no more."""
+    """The lane is free once the program runs no more."""
     other = bench.begin("waits_for_file", path=str(tmp_path / "go"))
     left = bench.begin("cleans_up", path=str(tmp_path / "clean"))
     await wait_until_async(_holds((tmp_path / "clean").exists), "it has begun")
@@ -217,7 +223,7 @@ async def test_a_rollback_withdraws_running_calls_alone(bench: Bench, tmp_path: 
 
 
 async def test_who_ignores_cancellation_costs_the_worker(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its own call is over time, the other is told of the death, and its program is run alone from then on."""
+    """The call is over time, the other is told of the death, and the program is run alone from then on."""
     await bench.loaded("waits")
     other = bench.begin("waits", seconds=FOREVER)
     errors = await errors_of(bench.begin("ignores_cancellation", seconds=FOREVER, deadline_s=0.3), other)
@@ -301,14 +307,14 @@ async def test_a_long_call_does_not_hold_up_a_reload_for_others(make_pool: MakeP
 
 
 async def test_a_left_task_is_ended_with_its_call(bench: Bench, tmp_path: Path) -> None:
-    """It is of no call any more."""
+    """The call is over, so nothing of it runs on."""
     await bench.begin("leaves_a_task", path=str(tmp_path / "late"))
     await bench.begin("waits", seconds="0.4")
     assert not (tmp_path / "late").exists()
 
 
 async def test_setup_belongs_to_the_loop_of_the_calls(bench: Bench) -> None:
-    """What it opens, such as a client of HTTP, can be used by them, beside calls that run."""
+    """A client of HTTP that `setup()` opens, for example, can be used by them, beside calls that run."""
     other = bench.begin("waits", seconds="0.3")
     words = await asyncio.gather(*(bench.begin("Keeper", word=f"w{number}") for number in range(4)))
     assert words == [f"w{number} True" for number in range(4)]

@@ -84,7 +84,7 @@ def test_a_plain_call_has_its_worker_for_itself() -> None:
 
 
 def test_a_worker_drains_for_a_call_that_needs_one_for_itself() -> None:
-    """It takes nothing meanwhile, and is that call's once it is idle."""
+    """The worker takes nothing meanwhile, and is that call's once it is idle."""
     state = filled(1)
     slot = taken(state, WAITS)
     state.keep_for_others(1)

@@ -92,9 +92,7 @@ class ModuleProgram:
     def close(self) -> None:
         """Does nothing: a DSPy module holds nothing that outlives it."""
 
-    def _runner(
-        self, arguments: dict[str, Any], listeners: list[FirstAnswer], *, is_async: bool
-    ) -> Callable[[], Any]:
+    def _runner(self, arguments: dict[str, Any], listeners: list[FirstAnswer], *, is_async: bool) -> Callable[[], Any]:
         if listeners:
             return partial(run_module_streamed, self._module, arguments, listeners, is_async=is_async)
         return partial(self._module.acall if is_async else self._module, **arguments)
