@@ -40,6 +40,13 @@ def test_a_library_that_changes_an_answer(tmp_path: Path) -> None:
     assert "InvalidVersion" in said, said
 
 
+def test_many_calls_on_one_worker(tmp_path: Path) -> None:
+    """One worker of the async engine for eight of the other: promoted on evidence."""
+    said = ramp("engine", tmp_path)
+    assert "V2 changes: engine session_pool_v2 → async_pool" in said, said
+    assert "The ramp ended promoted" in said, said
+
+
 @pytest.mark.judge
 def test_another_python(tmp_path: Path) -> None:
     """The same programs on a newer interpreter: promoted on evidence."""
