@@ -16,6 +16,7 @@ from bench.servers import Server, free_port
 from bench.workloads import Workload
 
 V1, V2 = "Poolshift V1", "Poolshift V2"
+ASYNC = "Poolshift V2, async_pool"
 UNOBSERVED, UNCOMPILED = "Poolshift V2, unobserved", "Poolshift V2, uncompiled"
 RAMP = "Poolshift amid a ramp"
 REPLICAS = "Poolshift with 2 replicas"
@@ -49,6 +50,11 @@ class Arena:
         """The service with half of the traffic on each version, and shadow calls however busy the processors are."""
         settings = {"SHADOW_PERCENT": "1", "SHADOW_MAX_CPU_PERCENT": "100"}
         return Poolshift(name, v1_share=0.5, settings=settings, replicas=replicas, collector_url=self.collector_url)
+
+    def asynchronous(self, concurrency: int) -> Poolshift:
+        """V2 on the engine whose workers run so many calls at once each."""
+        settings = {"V2_ENGINE": "async_pool", "V2_WORKER_CONCURRENCY": str(concurrency)}
+        return Poolshift(ASYNC, v1_share=0, settings=settings, collector_url=self.collector_url)
 
     def unobserved(self) -> Poolshift:
         """V2 without metrics and traces."""

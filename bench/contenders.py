@@ -171,6 +171,7 @@ MOSEC_MSGSPEC = replace(MOSEC, name="mosec with msgspec", module="mosec_msgspec_
 MOSECS = (MOSEC, MOSEC_MSGSPEC)
 """A goal against mosec is one against the better of them in the same run."""
 LITSERVE = Peer(name="LitServe", module="litserve_server", path="/predict", package="litserve")
+LITSERVE_ASYNC = replace(LITSERVE, name="LitServe, async", module="litserve_async_server")
 EXECUTOR = Peer(name="FastAPI + ProcessPoolExecutor", module="executor_server", path="/execute", package="fastapi")
 IN_PROCESS = Peer(
     name="FastAPI, program in the process",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 SCENARIOS = tuple(
     (
-        "routing replacement overhead replicas blocking compute payload tail waiting mixed "
+        "routing replacement overhead replicas blocking awaiting compute payload tail waiting mixed "
         "scale memory light shadow judge console"
     ).split()
 )

@@ -1,10 +1,12 @@
 """The programs of the bench: the same functions in Poolshift's workers and in every peer's."""
 
+import asyncio
 import time
 from typing import Any
 
 BLOCK_S = 0.02
 PAUSE_S = 0.05
+AWAIT_S = 0.1
 COMPUTE_S = 0.005
 
 
@@ -22,6 +24,12 @@ def block(number: int) -> dict[str, Any]:
 def pause(number: int) -> dict[str, Any]:
     """Waits 50 ms."""
     time.sleep(PAUSE_S)
+    return {"number": number + 1}
+
+
+async def await_answer(number: int) -> dict[str, Any]:
+    """Awaits 100 ms, as for a language model that answers soon."""
+    await asyncio.sleep(AWAIT_S)
     return {"number": number + 1}
 
 

@@ -48,5 +48,6 @@ IDEMPOTENT = replace(TRIVIAL, is_idempotent=True)
 """As shadow calls need it."""
 BLOCKING = Workload("block", {"number": 41}, {"number": 42})
 PAUSING = Workload("pause", {"number": 41}, {"number": 42})
+AWAITING = Workload("await_answer", {"number": 41}, {"number": 42})
 COMPUTING = Workload("compute", {"number": 41}, {"number": 42})
 PAYLOAD = Workload("echo", {"text": "x" * 100_000}, {"text": "x" * 100_000})

@@ -1,9 +1,10 @@
 """FastAPI on uvicorn with several workers, the program called in them: what one writes first. `POST /execute`.
 
-A coroutine calls the program, so that each process runs one call at a time, as a worker of a pool does. FastAPI would
-run a plain function in a thread, which costs more than a trivial program.
+A coroutine calls the program, so that each process runs one call at a time, as a worker of a pool does; many, if the
+program is a coroutine function. FastAPI would run a plain function in a thread, which costs more than a trivial one.
 """
 
+import inspect
 from typing import Any
 
 import uvicorn
@@ -27,12 +28,14 @@ class Answer(BaseModel):
 
 app = FastAPI()
 _program = environment.program()
+_is_async = inspect.iscoroutinefunction(_program)
 
 
 @app.post("/execute")
 async def execute(call: Call) -> Answer:
     """Runs the program once."""
-    return Answer(outputs=_program(**call.inputs))
+    returned = _program(**call.inputs)
+    return Answer(outputs=await returned if _is_async else returned)
 
 
 if __name__ == "__main__":
