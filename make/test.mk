@@ -1,6 +1,6 @@
 # The tests: all, the fast ones, the compiled wheel's, those of each other Python, and how much of the code they run.
 
-.PHONY: test test-fast test-pythons test-compiled test-replicas test-ray test-service-on-ray chaos coverage nightly
+.PHONY: test test-fast test-pythons test-compiled test-replicas test-engine test-ray test-service-on-ray chaos coverage nightly
 
 # Runs a command for each other Python that is installed, with its pytest as $$pytest.
 each_python = for version in $$(sh make/pythons.sh $(PYTHON)); do \
@@ -35,6 +35,9 @@ test-compiled: $(COMPILED)/.installed ## Runs the tests of what is compiled on t
 test-replicas: $(INSTALLED) ## Runs the tests of the service and the chaos with two replicas on SQLite, and those of replicas with 2 x 2
 	@WEB_CONCURRENCY=2 sh make/tests.sh $(BIN)/pytest tests/service tests/replicas tests/auth tests/observability tests/chaos $(ARGS)
 
+test-engine: $(INSTALLED) ## Runs the tests of the service with V2 on the engine ENGINE (async_pool)
+	@POOL_VERSION=v2 V2_ENGINE=$${ENGINE:-async_pool} sh make/tests.sh $(BIN)/pytest tests/service $(ARGS)
+
 chaos: $(INSTALLED) ## Kills workers under load for CHAOS_SECONDS (120), by CHAOS_SEED, and overloads the service
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-120} $(BIN)/pytest tests/chaos $(ARGS)
 
@@ -54,6 +57,7 @@ nightly: $(INSTALLED) ## Runs everything on every Python, with soaks (over an ho
 	@$(call each_python,sh make/tests.sh $$pytest $(RANDOM_EXAMPLES))
 	CHAOS_SECONDS=600 $(MAKE) chaos
 	MACHINE_CHANGES=1000 $(MAKE) test-replicas
+	$(MAKE) test-engine
 	$(MAKE) test-ray test-service-on-ray test-story
 	CONSOLE_SECONDS=600 $(BIN)/pytest tests/console/test_load.py
 

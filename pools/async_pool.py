@@ -20,6 +20,7 @@ from pools.protocol import PoolObserver, RunAlone
 from pools.shared_state import SharedState
 from pools.state import PoolState
 from pools.supervisor import Fault
+from poolshift.worker.definitions import Definition
 
 SUSPECTED: Final = "a worker died that ran it beside other calls; the next call of it that ends well clears it"
 _REASONS: Final[Mapping[Fault, str]] = MappingProxyType(
@@ -70,9 +71,9 @@ class AsyncPool(Engine):
     def _concurrency(self) -> int:
         return self._shared.live * self._shared.lanes
 
-    @property
-    def capacity(self) -> int:
-        return self._options.size * self._shared.lanes
+    def capacity_of(self, definition: Definition) -> int:
+        """As `Pool.capacity_of`; a program that no worker has loaded yet may have to run alone."""
+        return self._options.size * (self._shared.lanes if self._shared.runs_beside(definition) else 1)
 
     async def reload(self, try_out: TryOut | None = None, *, is_forced: bool = False) -> None:
         await super().reload(try_out, is_forced=is_forced)

@@ -52,6 +52,7 @@ from pools.quarantine import Quarantine
 from pools.state import PoolState, WorkerSlot, WorkerState
 from pools.supervisor import RecycleLimits, Supervisor
 from pools.warming import Warming, WarmOptions
+from poolshift.worker.definitions import Definition
 
 _log = structlog.stdlib.get_logger("poolshift.pools")
 
@@ -165,8 +166,7 @@ class Engine(abc.ABC):
     def _concurrency(self) -> int:
         """The number of calls that can run at once."""
 
-    @property
-    def capacity(self) -> int:
+    def capacity_of(self, definition: Definition) -> int:
         return self._options.size
 
     # --- streams: a worker is taken back from a stream that nobody reads, once other calls need it

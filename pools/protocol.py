@@ -8,6 +8,7 @@ from typing import Protocol
 from pools.calls import Call, OnOutcome, Result
 from pools.process.exits import ExitCause
 from pools.process.interface import TryOut
+from poolshift.worker.definitions import Definition
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +122,8 @@ class Pool(Protocol):
 
     version: str
 
-    @property
-    def capacity(self) -> int:
-        """The number of calls that run at once if all workers live."""
+    def capacity_of(self, definition: Definition) -> int:
+        """The number of calls of a program that run at once if all workers live."""
         ...
 
     async def start(self) -> None:

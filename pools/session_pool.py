@@ -15,6 +15,7 @@ from pools.events import EventSink
 from pools.fair_queue import QueuedCall
 from pools.process.interface import WorkerSpawner
 from pools.protocol import PoolObserver
+from poolshift.worker.definitions import Definition
 
 
 class SessionPool(Engine):
@@ -40,8 +41,7 @@ class SessionPool(Engine):
     def _concurrency(self) -> int:
         return 1
 
-    @property
-    def capacity(self) -> int:
+    def capacity_of(self, definition: Definition) -> int:
         return 1
 
     def _engage(self, queued_call: QueuedCall) -> None:

@@ -113,9 +113,16 @@ class SharedState(PoolState):
         return slot
 
     def waits_for_idle(self, definition: Definition) -> bool:
-        live = [slot for slot in self.slots if slot.is_live and slot.process is not None]
-        loaded = [slot for slot in live if slot.process is not None and slot.process.has_loaded(definition)]
+        loaded = self._live_with(definition)
         return bool(loaded) and not any(self._runs_beside(slot, definition) for slot in loaded)
+
+    def runs_beside(self, definition: Definition) -> bool:
+        """Tells if calls of a program can run beside others; False as long as no worker has loaded it."""
+        return any(self._runs_beside(slot, definition) for slot in self._live_with(definition))
+
+    def _live_with(self, definition: Definition) -> list[WorkerSlot]:
+        live = [slot for slot in self.slots if slot.is_live and slot.process is not None]
+        return [slot for slot in live if slot.process is not None and slot.process.has_loaded(definition)]
 
     def _can_run(self, slot: WorkerSlot, definition: Definition) -> bool:
         process = slot.process

@@ -24,6 +24,7 @@ from app.execute.version_headers import sunset_lines
 from app.problems import Problem, problem_of
 from app.services import Services
 from pools.protocol import Pool
+from poolshift.worker.definitions import Definition
 from poolshift.worker.framing import MALFORMED
 from routing.catalog.idempotency import Outcome
 from routing.catalog.programs import CataloguedProgram
@@ -44,9 +45,9 @@ class BatchEndpoint:
         self._lane = lane
         self._max_body_bytes = max_body_bytes
         self._once = Once(services.keys, services.programs, services.jobs)
-        self._places: dict[Version, tuple[Pool, asyncio.Semaphore]] = {}
-        """The places that the items of all batches have in each pool. A batch waits for one place at a time, so the
-        batches take turns."""
+        self._places: dict[tuple[Version, int], tuple[Pool, asyncio.Semaphore]] = {}
+        """The places that the items of all batches have in each pool, by the number of calls that it runs at once. A
+        batch waits for one place at a time, so the batches take turns."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = AsgiExchange(scope, receive, send, self._services.tasks)
@@ -56,12 +57,15 @@ class BatchEndpoint:
             response = _CLIENT_CLOSED_REQUEST, b"", b""
         await exchange.answer(response)
 
-    def _places_of_pools(self) -> dict[Version, asyncio.Semaphore]:
+    def _places_of_pools(self, definition: Definition) -> dict[Version, asyncio.Semaphore]:
         """Half of each pool; a pool that has taken another's place begins with all of its places free."""
+        places: dict[Version, asyncio.Semaphore] = {}
         for version, pool in self._services.pools.items():
-            if version not in self._places or self._places[version][0] is not pool:
-                self._places[version] = pool, asyncio.Semaphore(max(1, pool.capacity // 2))
-        return {version: places for version, (_, places) in self._places.items()}
+            key = version, pool.capacity_of(definition)
+            if key not in self._places or self._places[key][0] is not pool:
+                self._places[key] = pool, asyncio.Semaphore(max(1, key[1] // 2))
+            places[version] = self._places[key][1]
+        return places
 
     async def _serve(self, exchange: AsgiExchange, program_id: str) -> Response:
         principal = self._lane.authorise(exchange)
@@ -94,7 +98,7 @@ class BatchEndpoint:
         program = programs.resolve(program_id, session_id) or await programs.seek(program_id, session_id)
         self._services.deadlines.seconds(envelope.timeout_s, program.definition, is_job=False)
         batch = _Batch(self._lane, exchange, program, envelope, forced)
-        answers = await batch.run(self._places_of_pools())
+        answers = await batch.run(self._places_of_pools(program.definition))
         body = b'{"items":[' + b",".join(answers) + b"]}"
         lines = json_lines(len(body)) + sunset_lines(self._services.migration.sunset, batch.served_by)
         return http.HTTPStatus.OK, lines, body

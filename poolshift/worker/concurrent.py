@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Coroutine, Generator
+from contextlib import suppress
 from typing import Any, Final
 
 from poolshift.worker import coroutines
@@ -87,6 +88,7 @@ class ConcurrentWorker:
     ) -> None:
         """Takes the descriptors that requests come from and replies go to."""
         self._requests = requests
+        self._requests_inode = os.fstat(requests).st_ino
         self._worker = Worker(requests, replies, generation, allowed_modules, code, threading.Lock())
         self._generation = generation
         self._current = self._worker.current
@@ -123,11 +125,13 @@ class ConcurrentWorker:
                 self._worker.take(*self._loads.popleft())
             elif self._alone and not self._tasks and not self._is_over:
                 self._worker.take(*self._alone.popleft())
+                self._end_if_deaf()
         self._end()
 
     def _end(self) -> None:
         """Cancels what still runs: nobody waits for it any more."""
-        self._loop.remove_reader(self._requests)
+        with suppress(OSError):  # a program has closed it
+            self._loop.remove_reader(self._requests)
         for running in self._tasks.values():
             running.is_cancelled = True
         tasks = asyncio.all_tasks(self._loop)
@@ -183,6 +187,7 @@ class ConcurrentWorker:
             self._current.leave()
             del self._tasks[request.id]
         self._worker.send(reply, outputs)
+        self._end_if_deaf()
         self._leave_loop()
         if not self._tasks:
             self._look_for_leftovers(request)
@@ -246,6 +251,13 @@ class ConcurrentWorker:
             running.room.set()
         else:
             running.room.clear()
+
+    def _end_if_deaf(self) -> None:
+        """Ends a worker whose requests a program has closed: the event loop would wait for ever, without an error."""
+        try:
+            self._is_over = self._is_over or os.fstat(self._requests).st_ino != self._requests_inode
+        except OSError:
+            self._is_over = True
 
     def _must_leave_loop(self) -> bool:
         return self._is_over or bool(self._loads) or (bool(self._alone) and not self._tasks)

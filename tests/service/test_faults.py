@@ -16,7 +16,7 @@ from pools.quarantine import DEATHS_IN_A_ROW
 from poolshift.worker.linux import MAX_OPEN_FILES
 from tests.conftest import StartService
 from tests.service.test_errors import problem
-from tests.support.service import POOLSHIFT, ROOT, Service, is_alive
+from tests.support.service import POOLSHIFT, ROOT, Service, is_alive, not_on_async_pool
 from tests.support.waiting import wait_until
 
 ECHO = {"nonce": "string"}
@@ -429,6 +429,7 @@ def test_a_drain_ends_at_its_timeout(start_service: StartService, version: str, 
         problem(call.result(), 503, "pool_closed")
 
 
+@not_on_async_pool("a worker of this engine has an event loop, which has a socket pair")
 def test_a_worker_inherits_nothing_that_it_does_not_need(start_service: StartService, version: str) -> None:
     """No listening socket, no database, no secret; and what the operator passes on arrives."""
     service = start_service(

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import StartService
 from tests.support.interpreters import interpreter, other_interpreter, virtual_environment
 from tests.support.ramps import Traffic, begin, status
-from tests.support.service import Service, running_service
+from tests.support.service import Service, not_on_async_pool, running_service
 from tests.support.waiting import wait_until
 
 POOLS = ("v1", "v2")
@@ -122,6 +122,7 @@ def test_nothing_of_one_pool_is_in_the_other(service: Service, checkouts: Checko
         assert not [name for name in files[version] if name.startswith(str(checkouts.pythons[other].parents[1]))]
 
 
+@not_on_async_pool("the engine is part of the difference")
 def test_the_difference_is_told(service: Service) -> None:
     """By the API, and by a line at the start."""
     shown = service.client.get("/pools/diff").json()

@@ -13,7 +13,7 @@ import pytest
 from config.api_keys import KeyFile, Scope, StoredKey, hash_key, new_key
 from tests.conftest import StartService
 from tests.support.interpreters import virtual_environment
-from tests.support.service import Service
+from tests.support.service import Service, not_on_async_pool
 from tests.support.waiting import wait_until
 
 SHOP = """
@@ -623,6 +623,7 @@ def test_a_setting_that_is_gone_is_told_so(start_service: StartService, shop: Sh
     assert f"V1_PYTHON is unset now, and it gave V1 {python}" in question(service)
 
 
+@not_on_async_pool("the environment of every service names the engine")
 def test_an_environment_that_agrees_asks_nothing(start_service: StartService, shop: Shop) -> None:
     """The operator has moved the settings on, as after a finished migration: from then on they count alone."""
     service = start_service(**shop.settings())

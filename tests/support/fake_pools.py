@@ -57,7 +57,6 @@ class FakePool:
 
     def __init__(self, version: str, answer: Callable[[Call], Answer] | None = None) -> None:
         self.version = version
-        self.capacity = 1
         self.answer = answer
         self.queued: list[Call] = []
         self.running: list[Call] = []
@@ -112,6 +111,10 @@ class FakePool:
 
     def is_warm_for(self, share: float) -> bool:
         return share <= 0 or self.warm_workers > 0
+
+    def capacity_of(self, definition: Definition) -> int:
+        """One call at once."""
+        return 1
 
     async def warmed(self, share: float) -> bool:
         """Tells at once if the pool is warm."""

@@ -41,6 +41,12 @@ REPLICAS = {"WEB_CONCURRENCY": os.environ["WEB_CONCURRENCY"]} if "WEB_CONCURRENC
 ENGINE = {"V2_ENGINE": os.environ["V2_ENGINE"]} if "V2_ENGINE" in os.environ else {}
 """Has every service run V2 on this engine (`make test-engine`)."""
 
+
+def not_on_async_pool(reason: str) -> pytest.MarkDecorator:
+    """Marks a test that is not of the engine `async_pool`, and says why."""
+    return pytest.mark.skipif(ENGINE.get("V2_ENGINE") == "async_pool", reason=reason)
+
+
 SEES_OPEN_FILES = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root sees the open files of a service, which hides them from its own user"
 )
