@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine, Generator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 from poolshift.worker import coroutines
@@ -330,9 +331,11 @@ class _BlockWatch(threading.Thread):
     def _blocking(self, sign: threading.Event) -> Run | None:
         """The call that has held the event loop at each look; None if the sign came, or if no one call is the cause.
 
-        A turn of the event loop may be long because many calls have a step in it, or because the machine is busy.
+        A turn of the event loop may be long because many calls have a step in it, or because the machine is busy: time
+        in which the thread could run and had no processor does not count.
         """
         blocking: Run | None = None
+        began_waiting = _waited_for_processor_s()
         for look in range(_LOOKS):
             began = time.monotonic()
             if sign.wait(BLOCKED_S / _LOOKS) or time.monotonic() - began > _LATE * BLOCKED_S / _LOOKS:
@@ -341,4 +344,17 @@ class _BlockWatch(threading.Thread):
             if current is None or (look and current is not blocking):
                 return None
             blocking = current
-        return blocking
+        waited_s = _waited_for_processor_s() - began_waiting
+        return blocking if waited_s < BLOCKED_S / _LOOKS else None
+
+
+def _waited_for_processor_s() -> float:
+    """The time that the first thread of this process, which has the event loop, has waited for a processor so far.
+
+    In seconds, by the second number of `schedstat` (proc(5)); 0 if the kernel does not keep it.
+    """
+    try:
+        with Path(f"/proc/self/task/{os.getpid()}/schedstat").open("rb") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
