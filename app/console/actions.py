@@ -29,7 +29,7 @@ from routing.versions import Version
 router = new_router()
 
 _REPEATED: Final = 64
-_OF_KEYS: Final = frozenset({Source.API, Source.ROLLBACK})
+_OF_KEYS: Final = frozenset({Source.API, Source.ROLLBACK, Source.ABORT})
 """Sources of changes that a person has made, with a key."""
 _WRITE_S: Final = 0.4
 """The longest time that a rollback's page waits for the database, in seconds."""

@@ -17,6 +17,8 @@ class Source(StrEnum):
     FLAG = "flag"
     API = "api"
     ROLLBACK = "rollback"
+    ABORT = "abort"
+    """A rollback that ends a ramp as aborted."""
     PLAN = "plan"
     JUDGE = "judge"
     PAUSE = "pause"
@@ -32,7 +34,7 @@ def source_of(name: str) -> Source | str:
         return name
 
 
-RAMPS = frozenset(Source) - {Source.ROLLBACK, Source.PLAN, Source.JUDGE}
+RAMPS = frozenset(Source) - {Source.ROLLBACK, Source.ABORT, Source.PLAN, Source.JUDGE}
 """Sources that set a percentage, be it 0 %, and void nothing."""
 
 

@@ -394,7 +394,7 @@ def promote(ramp: Ramp, by: str, reason: str | None) -> Move:
 def abort(ramp: Ramp, by: str, reason: str | None) -> Move:
     """Ends the plan and rolls back. Raises PlanConflict."""
     _require(ramp, ramp.state.is_under_way, "abort")
-    return Move(_to(ramp, RampState.ABORTED, by, reason), RollBack(Source.ROLLBACK, reason))
+    return Move(_to(ramp, RampState.ABORTED, by, reason), RollBack(Source.ABORT, reason))
 
 
 # --- by what happens around it
@@ -406,7 +406,8 @@ def percent_changed(ramp: Ramp, rollout: Rollout) -> Move | None:
         return None
     if voids_earlier_changes(rollout.canary_basis_points, rollout.source):
         if ramp.state.is_under_way or ramp.state is RampState.PROMOTED:
-            return Move(_to(ramp, RampState.ROLLED_BACK, rollout.updated_by, rollout.reason))
+            end = RampState.ABORTED if rollout.source is Source.ABORT else RampState.ROLLED_BACK
+            return Move(_to(ramp, end, rollout.updated_by, rollout.reason))
         return None
     if ramp.state is RampState.PROMOTED and rollout.canary_basis_points == BASIS_POINTS:
         return None  # a person's promotion, or another word for what is in force

@@ -161,6 +161,24 @@ def test_a_change_from_elsewhere_stops_the_ramp(basis_points: int, source: Sourc
     assert (ramp if move is None else move.ramp).state is state
 
 
+@pytest.mark.parametrize(
+    "ended",
+    [
+        ramps.abort(started(), "ops", "why"),
+        ramps.advance(started(), facts(verdict=verdict(Say.ROLLBACK, "engine"))),
+        ramps.advance(started(on_inconclusive="rollback", max_wait_s=1), facts(calls=0, waited_s=2.0)),
+    ],
+)
+def test_a_replica_that_learns_of_the_rollback_first_ends_the_ramp_alike(ended: Move | None) -> None:
+    """Either of the two may write the end, and it is the same."""
+    assert ended is not None
+    effect = ended.effect
+    assert isinstance(effect, RollBack)
+    found = replace(started(), plan=ended.ramp.plan)
+    heard = ramps.percent_changed(found, Rollout(9, 0, 100, effect.source, ended.ramp.by, effect.reason))
+    assert heard == Move(ended.ramp)
+
+
 @pytest.mark.parametrize("verb", ["pause", "resume", "approve", "promote", "abort"])
 @pytest.mark.parametrize("state", [RampState.IDLE, RampState.PROMOTED, RampState.ROLLED_BACK, RampState.ABORTED])
 def test_nothing_can_be_asked_of_a_ramp_that_is_not_under_way(verb: str, state: RampState) -> None:
