@@ -56,9 +56,8 @@ async def list_programs(
         problem = "The database does not answer, so programs cannot be listed. Calls go on."
     return console_of(request).renderer.page(
         request,
-        "programs.html",
+        "programs",
         visitor=visitor,
-        page="programs",
         session=session,
         problem=problem,
         programs=page.programs,
@@ -160,9 +159,9 @@ async def _program_page(
     view = json.loads(program_json(stored))
     return console_of(request).renderer.page(
         request,
-        "program.html",
+        "program",
         visitor=visitor,
-        page="programs",
+        within="programs",
         program=view,
         others=_others(view),
         session=session,
