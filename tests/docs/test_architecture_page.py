@@ -43,6 +43,13 @@ def test_every_path_that_a_page_names_is_there(name: str) -> None:
         assert path in paths or f"{path}/" in paths, path
 
 
+def test_each_recipe_is_linked() -> None:
+    """ARCHITECTURE.md leads to every recipe of CONTRIBUTING.md, in their order."""
+    headings = re.findall(r"^### (Adding .*)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    anchors = [heading.lower().replace(",", "").replace(" ", "-") for heading in headings]
+    assert re.findall(r"\(CONTRIBUTING\.md#([\w-]+)\)", (ROOT / "ARCHITECTURE.md").read_text()) == anchors
+
+
 def folder_rows() -> list[dict[str, str]]:
     """The rows of the table of folders."""
     return table(section((ROOT / "ARCHITECTURE.md").read_text(), "## The folders"), "folder")
