@@ -15,8 +15,8 @@ def confirm(question: str, if_not: str) -> None:
     Raises:
         CommandFailed: the answer is no, or there is none.
     """
-    print(f"{printable(question)} [y/N]: ", end="", file=sys.stderr, flush=True)
     try:
+        print(f"{printable(question)} [y/N]: ", end="", file=sys.stderr, flush=True)
         answer = input()
     except EOFError:
         print(file=sys.stderr)

@@ -48,6 +48,8 @@ Preload = Annotated[str, AfterValidator(_module_names_or_none)]
 
 OF_CODE = ("engine", "workers", "python", "programs_dir", "worker_env_file")
 """The values of a specification that say what runs; the others say how much of it, and what is imported ahead."""
+LIMITS = ("pool_size", "worker_concurrency", "worker_max_executions", "worker_max_rss_mb", "worker_max_age_s")
+"""The values of a specification that say how much runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,11 +142,7 @@ class PoolSettings(BaseSettings):
             programs_dir=_absolute_folder(self._of(version, "programs_dir")),
             worker_env_file=_absolute_folder(self._of(version, "worker_env_file")),
             preload=listed(self._of(version, "preload")),
-            pool_size=self._of(version, "pool_size"),
-            worker_concurrency=self._of(version, "worker_concurrency"),
-            worker_max_executions=self._of(version, "worker_max_executions"),
-            worker_max_rss_mb=self._of(version, "worker_max_rss_mb"),
-            worker_max_age_s=self._of(version, "worker_max_age_s"),
+            **{name: self._of(version, name) for name in LIMITS},
         )
 
     def variable(self, version: VersionName, name: str) -> str:

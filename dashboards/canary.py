@@ -128,12 +128,7 @@ def _evidence(built: dashboard.Dashboard) -> None:
             minimum=None,
         )
     )
-    for guardrail, what in (
-        ("engine", "engine faults"),
-        ("program", "program faults"),
-        ("latency", "time"),
-        ("tail", "slow calls"),
-    ):
+    for guardrail, what in ROLLING_BACK.items():
         built.with_panel(_ratio(guardrail, what))
     built.with_panel(
         lines(

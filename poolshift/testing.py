@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from poolshift.worker.definitions import Definition, Field, Signature
+from poolshift.worker.definitions import Definition, Field, Limits, Signature
 from poolshift.worker.errors import (
     ExecutionError,
     InvalidInputs,
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 _LM_TIMEOUT_S = 60.0
-_OF_THE_SERVICE = frozenset({"id", "session_id", "timeout_s", "max_concurrency", "memory_mb", "metrics", "metric"})
+_OF_THE_SERVICE = frozenset({"id", "session_id", "metric", *Limits.__struct_fields__})
 """Members of a definition that the service follows, and no worker."""
 _DERIVED = Signature((), (), derived=True)
 

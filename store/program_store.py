@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pools.calls import Program
 from routing.catalog.compatibility import ensure_compatible
 from routing.catalog.definitions import decode_definition, encode_definition, is_shared
-from routing.catalog.own_definitions import OwnDefinition, nothing_to_try
+from routing.catalog.own_definitions import OwnDefinition, no_program_of_v1
 from routing.catalog.programs import (
     NewProgram,
     ProgramChange,
@@ -228,7 +228,7 @@ class SqlProgramStore:
         """Changes V2's own definition, and adds the program's row to `written`. Raises _Overtaken."""
         found = await self._lock(connection, _is(new.id, new.session_id))
         if found is None:
-            raise nothing_to_try(new.id, new.session_id)
+            raise no_program_of_v1(new.id, new.session_id)
         _check_editor(found, new)
         before = program_of(found)
         condition.check(new.id, None if before.v2 is None else before.v2_revision)

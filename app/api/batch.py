@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.access.auth import Executor
 from app.api.base import Identifier, In, Out, Router, Text
-from app.api.executions import CALL_PROBLEMS, ExecuteView
+from app.api.executions import CALL_PROBLEMS, CallHeaders, ExecuteView
 from app.execute.envelopes import MAX_ITEMS
 from app.openapi.document import V1_HEADERS, raises
 from app.problems import ProblemView
@@ -55,14 +55,7 @@ async def run_batch(
     program_id: Annotated[Text, Path()],
     body: BatchBody,
     _: Executor,
-    x_pool_version: Annotated[Text | None, Header(description="`v1` or `v2`: forces the version (admin)")] = None,
-    x_canary_key: Annotated[Text | None, Header(description="The key of the split if there is no session")] = None,
-    traceparent: Annotated[Text | None, Header(description="W3C trace context; it reaches the workers")] = None,
-    tracestate: Annotated[Text | None, Header(description="As W3C has it; it reaches the workers")] = None,
-    baggage: Annotated[Text | None, Header(description="As W3C has it; it reaches the workers")] = None,
-    idempotency_key: Annotated[
-        Text | None, Header(max_length=300, description="Runs the batch once, however often it is sent with this key")
-    ] = None,
+    __: Annotated[CallHeaders, Header()],
 ) -> BatchView:
     """Runs a program once for each item, and answers when all have ended.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import Field, JsonValue
+from pydantic import BaseModel, Field, JsonValue
 from starlette.types import Receive, Scope, Send
 
 from app.access.auth import Executor, Reader
@@ -65,6 +65,25 @@ class ExecuteBody(In):
     webhook: str | None = Field(
         None, max_length=2048, description="A URL that is told of a job's end, on a host that `WEBHOOK_ALLOW` names"
     )
+
+
+class CallHeaders(BaseModel):
+    """The headers that every call of a program understands."""
+
+    x_pool_version: Text | None = Field(None, description="`v1` or `v2`: forces the version (admin)")
+    x_canary_key: Text | None = Field(None, description="The key of the split if there is no session")
+    traceparent: Text | None = Field(None, description="W3C trace context; it reaches the worker")
+    tracestate: Text | None = Field(None, description="As W3C has it; it reaches the worker")
+    baggage: Text | None = Field(None, description="As W3C has it; it reaches the worker")
+    idempotency_key: Text | None = Field(
+        None, max_length=300, description="Runs the request once, however often it is sent with this key"
+    )
+
+
+class ExecuteHeaders(CallHeaders):
+    """The headers that a call of one run understands, in addition."""
+
+    prefer: Text | None = Field(None, description="`respond-async`: answer 202 and let it run")
 
 
 class UsageView(Out):
@@ -163,15 +182,7 @@ async def execute_program(
     program_id: Annotated[Text, Path()],
     body: ExecuteBody,
     _: Executor,
-    x_pool_version: Annotated[Text | None, Header(description="`v1` or `v2`: forces the version (admin)")] = None,
-    x_canary_key: Annotated[Text | None, Header(description="The key of the split if there is no session")] = None,
-    traceparent: Annotated[Text | None, Header(description="W3C trace context; it reaches the worker")] = None,
-    tracestate: Annotated[Text | None, Header(description="As W3C has it; it reaches the worker")] = None,
-    baggage: Annotated[Text | None, Header(description="As W3C has it; it reaches the worker")] = None,
-    prefer: Annotated[Text | None, Header(description="`respond-async`: answer 202 and let it run")] = None,
-    idempotency_key: Annotated[
-        Text | None, Header(max_length=300, description="Runs the call once, however often it is sent with this key")
-    ] = None,
+    __: Annotated[ExecuteHeaders, Header()],
 ) -> ExecuteView:
     """Runs a program once, on the version that the rollout decides.
 

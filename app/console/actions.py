@@ -138,7 +138,7 @@ async def _refused(request: Request, visitor: Visitor, error: Exception, *, on_p
     status, message = _explained(error)
     if on_pools:
         return await pools_page(request, visitor, message, status)
-    return await live_page(request, visitor, "overview", "Overview", problem=message, status=status)
+    return await live_page(request, visitor, "overview", problem=message, status=status)
 
 
 def _explained(error: Exception) -> tuple[int, str]:

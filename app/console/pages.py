@@ -19,7 +19,8 @@ from app.console.forms import read_form
 from app.console.headers import PREFIX
 from app.console.live import TooManyViewers
 from app.console.login import COOKIE, LIFETIME_S
-from app.console.rendering import LIVE_PAGES, audience_of, context_of
+from app.console.navigation import LIVE_PAGES
+from app.console.rendering import audience_of, context_of
 from app.console.route import console_of, new_router, visitor_or_none
 from app.console.validation import report_of
 from app.positions.identity import pools_difference
@@ -53,9 +54,7 @@ async def live_page(
     request: Request,
     visitor: Visitor,
     page: str,
-    title: str,
     *,
-    template: str = "live_page.html",
     problem: str | None = None,
     status: int = 200,
     **more: Any,
@@ -66,10 +65,8 @@ async def live_page(
     sample = await console.hub.sample(services)
     return console.renderer.page(
         request,
-        template,
+        page,
         visitor=visitor,
-        page=page,
-        title=title,
         audience=audience_of(request, visitor, page),
         done=DONE.get(request.query_params.get("done", "")) if problem is None else None,
         problem=problem,
@@ -82,7 +79,7 @@ async def live_page(
 @router.get("")
 async def overview(request: Request, visitor: Viewing) -> Response:
     """The rollout at one glance."""
-    return await live_page(request, visitor, "overview", "Overview")
+    return await live_page(request, visitor, "overview")
 
 
 @router.get("/")
@@ -107,8 +104,6 @@ async def failures(
         request,
         visitor,
         "failures",
-        "Failures",
-        template="failures.html",
         code=code,
         version=version,
         failures=[failure_view(one, shows_detail=shows_detail) for one in found],
@@ -134,9 +129,7 @@ async def pools_page(request: Request, visitor: Visitor, problem: str | None = N
     """Shows both pools, and what V2 changes against V1."""
     services: Services = request.app.state.services
     diff = difference_view(await pools_difference(services)) if Version.V1 in services.pools else None
-    return await live_page(
-        request, visitor, "pools", "Pools", template="pools.html", problem=problem, status=status, diff=diff
-    )
+    return await live_page(request, visitor, "pools", problem=problem, status=status, diff=diff)
 
 
 @router.get("/history")
@@ -157,9 +150,8 @@ async def history(
         problem = "The database does not answer: this is the revision in force here, and nothing else."
     return console_of(request).renderer.page(
         request,
-        "history.html",
+        "history",
         visitor=visitor,
-        page="history",
         problem=problem,
         revisions=[revision_view(one) for one in found[:ROWS]],
         next_revision=found[ROWS - 1].revision if len(found) > ROWS else None,
@@ -181,9 +173,8 @@ async def migration(request: Request, visitor: Viewing, services: Running) -> Re
         pass  # the page says so
     return console_of(request).renderer.page(
         request,
-        "migration.html",
+        "migration",
         visitor=visitor,
-        page="migration",
         migration=view,
         report=report,
         phases=list(Phase),
@@ -196,9 +187,8 @@ async def shadow(request: Request, visitor: Viewing, services: Running) -> Respo
     """Differences between V1's outputs and V2's, by field, with examples side by side."""
     return console_of(request).renderer.page(
         request,
-        "shadow.html",
+        "shadow",
         visitor=visitor,
-        page="shadow",
         shadow=await show_shadow(services, visitor.principal),
         shows_detail=visitor.principal.may(Scope.ADMIN),
     )
@@ -209,7 +199,7 @@ async def rollback(request: Request, visitor: Viewing, services: Running) -> Res
     """The form that confirms a rollback. It needs neither the database nor a script."""
     with_scope(visitor, Scope.OPERATE)
     require_v1(services)
-    return console_of(request).renderer.page(request, "rollback.html", visitor=visitor, page="rollback")
+    return console_of(request).renderer.page(request, "rollback", visitor=visitor)
 
 
 # --- live
@@ -290,7 +280,7 @@ def _login_page(
     request: Request, target: str, problem: str | None = None, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     return console_of(request).renderer.page(
-        request, "login.html", next=target, problem=problem, status=status, headers=headers
+        request, "login", next=target, problem=problem, status=status, headers=headers
     )
 
 

@@ -10,6 +10,7 @@ import msgspec
 from fastapi import Query, Request, Response
 
 from app.api.base import MAX_KEY, Matching
+from app.api.programs.body import ProgramBody
 from app.api.programs.resource import MAX_PAGE_BYTES, program_json, visible_session
 from app.console.access import Acting, Viewing, Visitor, with_scope
 from app.console.forms import InvalidForm, read_form
@@ -31,6 +32,8 @@ ROWS: Final = 50
 REVISIONS: Final = 20
 _SPLIT: Final = "split"
 _BOTH: Final = "both"
+_SHOWN: Final = frozenset({"id", "session_id", "program_type", "entrypoint", "instructions", "signature", "idempotent"})
+"""Members that the page of a program has in its own way; it lists any other that is set."""
 
 SessionParameter = Annotated[str, Query(max_length=MAX_ID_LENGTH), Matching(f"^$|{ID_PATTERN}", ID_RULE)]
 
@@ -53,9 +56,8 @@ async def list_programs(
         problem = "The database does not answer, so programs cannot be listed. Calls go on."
     return console_of(request).renderer.page(
         request,
-        "programs.html",
+        "programs",
         visitor=visitor,
-        page="programs",
         session=session,
         problem=problem,
         programs=page.programs,
@@ -154,12 +156,14 @@ async def _program_page(
     labels = [(str(version), str(version).upper()) for version in services.pools]
     if len(labels) > 1:
         labels.append((_BOTH, "both, side by side"))
+    view = json.loads(program_json(stored))
     return console_of(request).renderer.page(
         request,
-        "program.html",
+        "program",
         visitor=visitor,
-        page="programs",
-        program=json.loads(program_json(stored)) | {"last_executed_at": stored.last_executed_at},
+        within="programs",
+        program=view,
+        others=_others(view),
         session=session,
         inputs=dict(given or {}),
         on=on,
@@ -171,6 +175,16 @@ async def _program_page(
         has_own=stored.v2 is not None,
         status=status,
     )
+
+
+def _others(view: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the other members of a definition that are set, under their names in the API."""
+    others = [name for name in ProgramBody.model_fields if name in view and name not in _SHOWN]
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else value
+        for name in others
+        if (value := view[name]) not in (None, False, [])
+    }
 
 
 def _shown(page: RevisionPage) -> list[dict[str, Any]]:

@@ -15,23 +15,12 @@ from app.console import words
 from app.console.access import Visitor
 from app.console.headers import PREFIX
 from app.console.live import Audience, Sample
+from app.console.navigation import LIVE_PAGES, PAGES, TITLES
 from app.services import Services
 from config.api_keys import Scope
 from routing.versions import Version
 
 STATIC: Final = Path(__file__).with_name("static")
-PAGES: Final = (
-    ("overview", "", "Overview"),
-    ("failures", "/failures", "Failures"),
-    ("pools", "/pools", "Pools"),
-    ("programs", "/programs", "Programs"),
-    ("history", "/history", "History"),
-    ("migration", "/migration", "Migration"),
-    ("shadow", "/shadow", "Shadow"),
-)
-"""Name, path under `/console` and title of each page, in the order of the navigation."""
-LIVE_PAGES: Final = frozenset({"overview", "failures", "pools"})
-"""Pages with a region that follows the service."""
 
 
 def _position(ratio: float | None) -> float:
@@ -83,22 +72,28 @@ class Renderer:
     def page(
         self,
         request: Request,
-        template: str,
+        name: str,
         *,
         visitor: Visitor | None = None,
-        page: str = "",
+        within: str = "",
+        title: str = "",
         status: int = 200,
         headers: Mapping[str, str] | None = None,
         **context: Any,
     ) -> HTMLResponse:
-        """Renders a page. Without a visitor it has no navigation."""
+        """Renders a page by the template of its name. Without a visitor it has no navigation.
+
+        A page that is not in the navigation itself may be `within` one that is.
+        """
+        page = within or name
         base = root_path_of(request)
         services: Services = request.app.state.services
-        content = self._environment.get_template(template).render(
+        content = self._environment.get_template(f"{name}.html").render(
             base=base,
             root=base + PREFIX,
             visitor=visitor,
             page=page,
+            title=title or TITLES.get(page, ""),
             is_live=page in LIVE_PAGES,
             can_roll_back=visitor is not None and visitor.may("operate") and Version.V1 in services.pools,
             canary_percent=rollout_percent(services),

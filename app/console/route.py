@@ -63,7 +63,7 @@ def problem_page(request: Request, problem: Problem, back: str = "") -> Response
     headers.pop("www-authenticate", None)  # the browser would ask for a password in a window of its own
     return console_of(request).renderer.page(
         request,
-        "message.html",
+        "message",
         visitor=visitor_or_none(request),
         title=problem.kind.title,
         message=problem.detail,

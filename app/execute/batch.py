@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from app.access.auth import Principal
 from app.execute.call_head import IDEMPOTENCY_KEY, CallHead
 from app.execute.endpoint import ExecuteLane
-from app.execute.envelopes import MAX_ITEMS, BatchEnvelope, Envelope, misfit_of
+from app.execute.envelopes import MAX_ITEMS, BatchEnvelope, Envelope, decode_batch, misfit
 from app.execute.exchange import AsgiExchange, ClientGone, Exchange
 from app.execute.idempotency import Once, kept
 from app.execute.response import Response, json_lines, problem_lines
@@ -34,7 +34,6 @@ MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """Limit of the results of one batch together. An item beyond it fails."""
 _CLIENT_CLOSED_REQUEST: Final = 499
 """The status that a request has in the metrics if its client has left; nobody gets it."""
-_decode: Final = msgspec.json.Decoder(BatchEnvelope).decode
 
 
 class BatchEndpoint:
@@ -175,9 +174,9 @@ def _refusal(problem: Problem) -> Outcome:
 
 def _read(body: bytes) -> BatchEnvelope:
     try:
-        envelope = _decode(body)
+        envelope = decode_batch(body)
     except MALFORMED as error:
-        raise Problem("invalid_request", f"body: {misfit_of(error)}") from None
+        raise misfit(error) from None
     for index, inputs in enumerate(envelope.inputs):
         if memoryview(inputs)[0] != ord("{"):
             raise Problem("invalid_request", f"body.inputs.{index}: the inputs of an item are an object")

@@ -148,17 +148,17 @@ class Connections:
         if self.on_count is not None:
             self.on_count(len(self._open))
 
-    def is_unfinished(self, connection: Connection, limit_s: float) -> None:
+    def start_read_timeout(self, connection: Connection, limit_s: float) -> None:
         """Times a request out unless it has arrived within `limit_s`; a second call takes the place of the first."""
         due = _whole(self._loop.time() + limit_s)
         self._unfinished[connection] = due
         self._timer.set(due)
 
-    def is_finished(self, connection: Connection) -> None:
-        """Takes back `is_unfinished`."""
+    def stop_read_timeout(self, connection: Connection) -> None:
+        """Takes back `start_read_timeout`."""
         self._unfinished.pop(connection, None)
 
-    def is_unread(self, connection: Connection) -> None:
+    def start_answer_timeout(self, connection: Connection) -> None:
         """Bounds the answer that a client does not read at the moment."""
         now = self._loop.time()
         due = _whole(now + self.limits.answer_s)
@@ -166,8 +166,8 @@ class Connections:
         self._timer.set(due)
         self._bound_unread(now)
 
-    def is_read(self, connection: Connection) -> None:
-        """Takes back `is_unread`."""
+    def stop_answer_timeout(self, connection: Connection) -> None:
+        """Takes back `start_answer_timeout`."""
         self._unread.pop(connection, None)
 
     # --- what becomes of them

@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
 
@@ -24,7 +23,7 @@ from app.access.auth import ANONYMOUS, Authenticator, Principal
 from app.access.hosts import HostGuard
 from app.execute import large_body, server_span
 from app.execute.call_head import IDEMPOTENCY_KEY, PREFIX, SUFFIX
-from app.execute.envelopes import Envelope, misfit_of
+from app.execute.envelopes import Envelope, decode_envelope, misfit
 from app.execute.exchange import NO_REVISION, AsgiExchange, ClientGone, ConnectionExchange, Endpoint, Exchange
 from app.execute.execution_ids import ExecutionIds
 from app.execute.idempotency import Once, kept
@@ -69,7 +68,6 @@ _MAX_FAILURE_LINES = 50
 _log = structlog.stdlib.get_logger("poolshift.http")
 _EXECUTE: Final = api_keys.Scope.EXECUTE
 _NAMES: Final = {version: version.value.encode() for version in Version}
-_decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
 _perf_counter: Final = time.perf_counter
 
 
@@ -660,6 +658,6 @@ def _read(body: bytes, *, worker_may_check: bool = False) -> Envelope:
         if envelope is not None:
             return envelope
     try:
-        return _decode_envelope(body)
+        return decode_envelope(body)
     except MALFORMED as error:
-        raise Problem("invalid_request", f"body: {misfit_of(error)}") from None
+        raise misfit(error) from None

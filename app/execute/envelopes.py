@@ -4,10 +4,11 @@ They are apart from the lane, which is compiled (docs/adr/0007): msgspec needs c
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
+from app.problems import Problem
 from routing.catalog.texts import ID_PATTERN_OF_RE, ID_RULE, MAX_ID_LENGTH
 
 MAX_ITEMS = 1000
@@ -34,8 +35,11 @@ class BatchEnvelope(msgspec.Struct, forbid_unknown_fields=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
-def misfit_of(error: Exception) -> str:
-    """Says why a body does not fit; the pattern, which ids alone have, in words. Takes one of `MALFORMED`."""
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    return _PATTERN_TOLD.sub(ID_RULE, str(error))
+decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
+decode_batch: Final = msgspec.json.Decoder(BatchEnvelope).decode
+
+
+def misfit(error: Exception) -> Problem:
+    """Makes the problem of a body that raised one of `MALFORMED`; the pattern, which ids alone have, is in words."""
+    reason = "it is nested too deeply" if isinstance(error, RecursionError) else _PATTERN_TOLD.sub(ID_RULE, str(error))
+    return Problem("invalid_request", f"body: {reason}")

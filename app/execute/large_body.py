@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from app.execute.envelopes import Envelope
+from app.execute.envelopes import Envelope, decode_envelope
 from poolshift.worker.framing import MALFORMED
 
 LARGE_BYTES: Final = 16 * 1024
@@ -13,7 +13,6 @@ LARGE_BYTES: Final = 16 * 1024
 _MAX_OTHER_BYTES: Final = 4096
 """Limit of what stands before the inputs, and of what stands behind them."""
 _BEFORE_INPUTS: Final = re.compile(rb'\s*\{[^{}]{0,%d}?"inputs"\s*:\s*(?=\{)' % _MAX_OTHER_BYTES)
-_decode: Final = msgspec.json.Decoder(Envelope).decode
 
 
 def envelope_of(body: bytes) -> Envelope | None:
@@ -29,7 +28,7 @@ def envelope_of(body: bytes) -> Envelope | None:
     if start is None or end <= start.end() or len(body) - end > _MAX_OTHER_BYTES:
         return None
     try:
-        envelope = _decode(b"%s{}%s" % (start[0], body[end:]))
+        envelope = decode_envelope(b"%s{}%s" % (start[0], body[end:]))
     except MALFORMED:
         return None
     envelope.inputs = msgspec.Raw(memoryview(body)[start.end() : end])

@@ -70,7 +70,7 @@ class LaneProtocol(Connection):
         """The call whose body is awaited."""
         self._uvicorn: UvicornProtocol | None = None
         """There is one once it has been needed."""
-        self._is_uvicorns = False
+        self._is_delegated = False
         """Set while uvicorn has the request that is being read or answered."""
         self._drained_bytes = 0
         """Bytes left of the body of a request that uvicorn has answered."""
@@ -80,7 +80,7 @@ class LaneProtocol(Connection):
         """The answer that waits until the client reads those before."""
         self._client_is_slow = False
         """Set while the client does not read its answers."""
-        self._is_unfinished = False
+        self._has_read_timeout = False
         """A request has a limit of time to arrive."""
         self._is_ending = False
         """No request is taken on but those that have begun to arrive."""
@@ -98,7 +98,7 @@ class LaneProtocol(Connection):
         uvicorn_adapter.opened(self._server, self)
         socket = transport.get_extra_info("socket")
         self._connections.opened(self, -1 if socket is None else socket.fileno())
-        self._await_rest(self._connections.limits.head_s)
+        self._start_read_timeout(self._connections.limits.head_s)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client has gone."""
@@ -120,7 +120,7 @@ class LaneProtocol(Connection):
         """Bytes have arrived."""
         if self._exchange is not None:
             self._hold(data)
-        elif self._is_uvicorns:
+        elif self._is_delegated:
             self._feed(data)
         elif self._is_lingering:
             self._drop(data)
@@ -130,14 +130,14 @@ class LaneProtocol(Connection):
     def pause_writing(self) -> None:
         """The client does not read its answers."""
         self._client_is_slow = True
-        self._connections.is_unread(self)
+        self._connections.start_answer_timeout(self)
         if self._uvicorn is not None:
             self._uvicorn.pause_writing()
 
     def resume_writing(self) -> None:
         """The client reads again."""
         self._client_is_slow = False
-        self._connections.is_read(self)
+        self._connections.stop_answer_timeout(self)
         if self._uvicorn is not None:
             self._uvicorn.resume_writing()
         if self._held_back is not None:
@@ -156,7 +156,7 @@ class LaneProtocol(Connection):
             return
         if self._exchange is not None:
             self._exchange.keep_alive = False
-        elif self._is_uvicorns:
+        elif self._is_delegated:
             assert self._uvicorn is not None
             self._uvicorn.shutdown()
         elif not self.has_arrivals():  # a client that has sent its next request would see a reset
@@ -168,7 +168,7 @@ class LaneProtocol(Connection):
             return
         if self._exchange is not None:
             self._exchange.keep_alive = False
-        elif self._is_uvicorns and not self._is_answered():
+        elif self._is_delegated and not self._is_answered():
             assert self._uvicorn is not None
             self._uvicorn.shutdown()
 
@@ -177,7 +177,7 @@ class LaneProtocol(Connection):
     def awaits_client(self) -> bool:
         if self._exchange is not None or self._client_is_slow:
             return False
-        return not self._is_uvicorns or not self._reader.is_read
+        return not self._is_delegated or not self._reader.is_read
 
     def has_arrivals(self) -> bool:
         assert self._transport is not None
@@ -187,7 +187,7 @@ class LaneProtocol(Connection):
         return fcntl.ioctl(socket.fileno(), termios.FIONREAD, bytes(_INT_BYTES)) != bytes(_INT_BYTES)
 
     def is_amid_stream(self) -> bool:
-        return self._is_uvicorns and self._uvicorn is not None and self._uvicorn.is_amid_stream
+        return self._is_delegated and self._uvicorn is not None and self._uvicorn.is_amid_stream
 
     def unread_bytes(self) -> int:
         assert self._transport is not None
@@ -200,7 +200,7 @@ class LaneProtocol(Connection):
     def time_out(self) -> None:
         if self._is_lingering:
             self.close()
-        elif self._reader.is_waiting or (self._is_uvicorns and not self._is_answer_out()):
+        elif self._reader.is_waiting or (self._is_delegated and not self._is_answer_out()):
             self._end_with(408)
         else:
             self.close()
@@ -209,7 +209,7 @@ class LaneProtocol(Connection):
         assert self._transport is not None
         self._transport.close()
         if self.unread_bytes():  # it stays open until they are read
-            self._connections.is_unread(self)
+            self._connections.start_answer_timeout(self)
 
     def abort(self) -> None:
         assert self._transport is not None
@@ -225,7 +225,7 @@ class LaneProtocol(Connection):
         elif kind == requests.UNFINISHED:
             self._wait()
         elif kind == requests.OTHER:
-            self._hand_over()
+            self._delegate()
         elif kind == requests.OVERSIZED:
             self._end_with(431)
         else:
@@ -234,8 +234,8 @@ class LaneProtocol(Connection):
     def _begin(self) -> None:
         """Has the call that was read answered."""
         reader = self._reader
-        if self._is_unfinished:
-            self._is_finished()
+        if self._has_read_timeout:
+            self._stop_read_timeout()
         exchange = self._exchange = self._arriving or self._new_exchange()
         self._arriving = None
         if reader.rest:
@@ -266,7 +266,7 @@ class LaneProtocol(Connection):
 
     def _next(self) -> None:
         """The request has been read and answered."""
-        self._is_uvicorns = False
+        self._is_delegated = False
         self.waits_since = self._loop.time()
         if self._early:
             contextvars.Context().run(self._take_early)  # not in that of the request which is over
@@ -294,27 +294,27 @@ class LaneProtocol(Connection):
         """A head, or a call, is not whole."""
         reader = self._reader
         if not reader.is_in_call:
-            if reader.is_waiting and not self._is_unfinished:
-                self._await_rest(self._connections.limits.head_s)
+            if reader.is_waiting and not self._has_read_timeout:
+                self._start_read_timeout(self._connections.limits.head_s)
         elif self._arriving is None:
             self._arriving = self._new_exchange()
             if self._connections.endpoint.admits(self._arriving):
-                self._await_rest(self._connections.limits.body_s)
+                self._start_read_timeout(self._connections.limits.body_s)
             else:
                 self._arriving = None
                 reader.leave()  # a stranger is answered before his body is here
-                self._hand_over()
+                self._delegate()
 
     def _new_exchange(self) -> ConnectionExchange:
         return ConnectionExchange(self._reader.call, self._address, self._server, self._tasks, self._answer)
 
-    def _await_rest(self, limit_s: float) -> None:
-        self._is_unfinished = True
-        self._connections.is_unfinished(self, limit_s)
+    def _start_read_timeout(self, limit_s: float) -> None:
+        self._has_read_timeout = True
+        self._connections.start_read_timeout(self, limit_s)
 
-    def _is_finished(self) -> None:
-        self._is_unfinished = False
-        self._connections.is_finished(self)
+    def _stop_read_timeout(self) -> None:
+        self._has_read_timeout = False
+        self._connections.stop_read_timeout(self)
 
     def _end_with(self, status: int) -> None:
         """Ends the connection with an answer that says why."""
@@ -331,7 +331,7 @@ class LaneProtocol(Connection):
         assert self._transport is not None
         if self._is_lingering or self._transport.is_closing():
             return
-        self._is_lingering, self._is_uvicorns = True, False
+        self._is_lingering, self._is_delegated = True, False
         self._stop_timer()
         self._early.clear()
         if self._uvicorn is not None:
@@ -339,7 +339,7 @@ class LaneProtocol(Connection):
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._transport.resume_reading()
-        self._await_rest(min(_MAX_LINGER_S, self._connections.limits.body_s))
+        self._start_read_timeout(min(_MAX_LINGER_S, self._connections.limits.body_s))
 
     def _drop(self, data: bytes) -> None:
         self._lingering_bytes += len(data)
@@ -352,13 +352,13 @@ class LaneProtocol(Connection):
 
     # --- uvicorn's requests
 
-    def _hand_over(self) -> None:
+    def _delegate(self) -> None:
         """Gives uvicorn the request whose head was read, and as much of its body as is there."""
-        self._is_uvicorns = True
+        self._is_delegated = True
         self._drained_bytes = 0
         self._its_uvicorn().begin(self._reader.head)
         if not self._reader.is_read:
-            self._await_rest(self._connections.limits.body_s)
+            self._start_read_timeout(self._connections.limits.body_s)
         self._feed(self._reader.rest)
         if self._is_ending:
             self.shutdown()
@@ -381,8 +381,8 @@ class LaneProtocol(Connection):
                 self._drain(len(part))
                 return
             data = reader.rest
-        if self._is_unfinished:
-            self._is_finished()
+        if self._has_read_timeout:
+            self._stop_read_timeout()
         if data:
             self._hold(data)
         if not self._uvicorn.is_read:
@@ -404,7 +404,7 @@ class LaneProtocol(Connection):
 
     def _uvicorn_closes(self) -> None:
         """Closes the connection after an answer of uvicorn's, whatever has arrived of its request."""
-        if self._is_uvicorns and self._reader.is_read:
+        if self._is_delegated and self._reader.is_read:
             self.close()
         else:
             self._linger()
@@ -435,7 +435,7 @@ class LaneProtocol(Connection):
         """Closes a connection that is not used: one timer for many answers looks when the last one was."""
         self._keep_alive_timer = None
         left_s = self.waits_since + self._keep_alive_s - self._loop.time()
-        if self._exchange is not None or self._is_uvicorns or self._reader.is_waiting:
+        if self._exchange is not None or self._is_delegated or self._reader.is_waiting:
             return
         if left_s > 0:
             self._keep_alive_timer = self._loop.call_later(left_s, self._close_if_unused)

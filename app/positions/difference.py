@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from config.pools import PoolSpec
+from config.pools import LIMITS, PoolSpec
 
 PYTHON = "python"
 LEADING_PACKAGES = ("dspy", "msgspec")
@@ -99,7 +99,7 @@ def _changes(v1: PoolIdentity, v2: PoolIdentity) -> Iterator[Change]:
     for name in sorted({*v1.lm_settings, *v2.lm_settings}):
         yield Change(f"lm {name}", v1.lm_settings.get(name), v2.lm_settings.get(name))
     yield Change("own definitions", _programs(v1.own_definitions), _programs(v2.own_definitions))
-    for name in ("pool_size", "worker_concurrency", "worker_max_executions", "worker_max_rss_mb", "worker_max_age_s"):
+    for name in LIMITS:
         yield Change(name, _number(getattr(v1.spec, name)), _number(getattr(v2.spec, name)))
 
 

@@ -11,7 +11,7 @@ import structlog
 
 from app.positions.difference import PoolDifference, PoolIdentity, difference
 from app.positions.factory import PoolSet
-from config.pools import PoolSpec
+from config.pools import LIMITS, PoolSpec
 from pools.errors import SpawnFailed
 from poolshift.worker.describe import Description
 from poolshift.worker.lm import NONE
@@ -27,8 +27,6 @@ RAMP_WAIT_S: Final = 1.0
 """The longest time that the ramp's controller waits for the interpreters, in seconds."""
 MAX_NAMED_PROGRAMS: Final = 20
 """Programs with a definition of V2's own that an identity names."""
-_SIZES: Final = ("pool_size", "worker_concurrency", "worker_max_executions", "worker_max_rss_mb", "worker_max_age_s")
-"""Members of a specification that do not change what a program does."""
 
 _log = structlog.stdlib.get_logger("poolshift")
 
@@ -148,7 +146,7 @@ def _on_trial(programs: Programs) -> dict[str, str]:
 
 
 def _kind(spec: PoolSpec) -> dict[str, object]:
-    return {name: value for name, value in spec.as_json().items() if name not in _SIZES}
+    return {name: value for name, value in spec.as_json().items() if name not in LIMITS}
 
 
 def v2_identity(pools: PoolSet, lms: LMs, programs: Programs) -> Callable[[], Awaitable[str | None]]:

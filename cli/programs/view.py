@@ -4,7 +4,21 @@ import json
 from typing import Any
 
 from cli.output import print_change, print_fields, print_json, when
-from cli.programs.differences import differences
+from cli.programs.differences import USE, differences
+
+_SHOWN = USE | {
+    "id",
+    "session_id",
+    "owner",
+    "shared",
+    "program_type",
+    "entrypoint",
+    "instructions",
+    "signature",
+    "idempotent",
+    "v2",
+}
+"""Members of a view that have a line of their own; any other has one if it is set."""
 
 
 def show(program: dict[str, Any], *, as_json: bool) -> None:
@@ -27,6 +41,7 @@ def show(program: dict[str, Any], *, as_json: bool) -> None:
             "inputs": ", ".join(_field(field) for field in signature["inputs"]) or None,
             "outputs": ", ".join(_field(field) for field in signature["outputs"]),
             "idempotent": program["idempotent"],
+            **_others(program),
             "created": when(program["created_at"]),
             "executions": program["execution_count"],
             "last executed": when(program["last_executed_at"]),
@@ -46,6 +61,12 @@ def _show_own(program: dict[str, Any], own: dict[str, Any]) -> None:
     by = f" by {own['created_by']}" if own["created_by"] else ""
     print()
     print_change("V2 runs", f"its own definition, revision {own['revision']}{by} at {when(own['created_at'])}", changed)
+
+
+def _others(program: dict[str, Any]) -> dict[str, Any]:
+    """Returns the other members of a definition that are set, under their names in the API."""
+    others = {name: value for name, value in program.items() if name not in _SHOWN and value not in (None, False, [])}
+    return {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in others.items()}
 
 
 def _field(field: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ class OnTrial:
         return self._digests
 
 
-def nothing_to_try(program_id: str, session_id: str | None) -> NoOwnDefinition:
+def no_program_of_v1(program_id: str, session_id: str | None) -> NoOwnDefinition:
     """Makes the error for a definition of V2's of a program that V1 has not."""
     where = "among the global programs" if session_id is None else f"in the session {session_id!r}"
     return NoOwnDefinition(
@@ -62,6 +62,6 @@ def nothing_to_try(program_id: str, session_id: str | None) -> NoOwnDefinition:
     )
 
 
-def nothing_of_its_own(program_id: str) -> NoOwnDefinition:
+def no_own_definition(program_id: str) -> NoOwnDefinition:
     """Makes the error for a definition of V2's that there is not."""
     return NoOwnDefinition(program_id, f"V2 has no definition of its own of the program {program_id!r}")

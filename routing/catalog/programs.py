@@ -16,7 +16,7 @@ from common.shared_run import SharedRun
 from pools.calls import Program
 from poolshift.worker.definitions import Definition
 from routing.catalog.definitions import encode_definition
-from routing.catalog.own_definitions import OnTrial, OwnDefinition, nothing_of_its_own
+from routing.catalog.own_definitions import OnTrial, OwnDefinition, no_own_definition
 from routing.catalog.owners import NOBODY, Editor
 from routing.catalog.quotas import DEFAULT_QUOTAS, ProgramUsage, Quotas
 from routing.catalog.revisions import ANY_STATE, Precondition, RevisionPage
@@ -386,7 +386,7 @@ class Programs:
         """Has V2 run V1's definition again. Raises ProgramNotFound, StoreUnavailable."""
         stored = await self._store.take_back_v2(before.program.key)
         if stored is None:
-            raise nothing_of_its_own(before.program.id)
+            raise no_own_definition(before.program.id)
         self._remember(stored)
         return stored
 

@@ -60,6 +60,16 @@ def test_a_program_comes_from_a_file_or_from_standard_input(
     assert created["instructions"] == wanted["instructions"]
 
 
+def test_show_has_a_line_for_each_member_that_is_set(operator: Poolshift, tmp_path: Path) -> None:
+    """Also for those that it does not know by name; one with its default has none."""
+    members = {"timeout_s": 2.5, "metrics": True}
+    program = operator.json("programs", "create", write(tmp_path, definition(**members)))["id"]
+    shown = lines(operator.succeeds("programs", "show", program))
+    assert ["timeout_s", "2.5"] in shown
+    assert "metrics" in [line[0] for line in shown]
+    assert not {"max_concurrency", "memory_mb", "tools"} & {line[0] for line in shown}
+
+
 def test_list_show_run_delete(operator: Poolshift, program: str) -> None:
     """A program's life."""
     answer = operator.json("programs", "run", program, "--input", "text=pool pool worker", "--input", "limit=1")

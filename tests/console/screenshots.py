@@ -14,22 +14,13 @@ from typing import Any
 import httpx
 from playwright.sync_api import Page, expect, sync_playwright
 
+from app.console import navigation
 from tests.console.support import program
 from tests.support.service import ROOT, Service, running_service
 from tests.support.waiting import wait_until
 
 PICTURES = ROOT / "docs/pictures/console"
-PAGES = {
-    "overview": "",
-    "failures": "/failures",
-    "pools": "/pools",
-    "programs": "/programs",
-    "program": "/programs/keywords",
-    "history": "/history",
-    "migration": "/migration",
-    "shadow": "/shadow",
-    "rollback": "/rollback",
-}
+PAGES = {page.name: page.path for page in navigation.PAGES} | {"program": "/programs/keywords", "rollback": "/rollback"}
 CLIENTS = 2
 CALLS = 3000
 COMPARED = 60

@@ -8,12 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
+from app.console import navigation
 from app.console.headers import HEADERS
 from tests.console.support import OWN, Keys, log_in, program, revision
 from tests.support.service import Service, running_service
 from tests.support.waiting import wait_until
 
-PAGES = ["", "/failures", "/pools", "/programs", "/programs/echo", "/history", "/migration", "/shadow"]
+PAGES = [*(page.path for page in navigation.PAGES), "/programs/echo"]
 FORMS: dict[str, dict[str, str]] = {
     "/set": {"percent": "7", "revision": "1"},
     "/rollback": {"reason": "forged"},

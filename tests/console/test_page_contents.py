@@ -103,6 +103,26 @@ def test_figures_of_another_form_are_left_out(service: Service, report: dict[str
     assert "Throughput" not in answer.text
 
 
+def test_a_programs_page_lists_each_member_that_is_set(service: Service) -> None:
+    """One with its default is left out."""
+    shown = service.client.get("/programs/echo").json()
+    body = {
+        "program_type": "python",
+        "entrypoint": shown["entrypoint"],
+        "signature": {
+            "inputs": [{"name": "nonce", "type": "string"}],
+            "outputs": [{"name": "nonce", "type": "string"}],
+        },
+        "timeout_s": 2.5,
+        "shared": True,
+    }
+    assert service.client.put("/programs/listed", json=body).status_code == 201
+    page = text(service.client.get("/console/programs/listed").text)
+    assert "timeout_s 2.5" in page
+    assert "shared yes" in page
+    assert "memory_mb" not in page
+
+
 def test_a_thousand_programs_and_many_workers_fit_on_small_pages(tmp_path: Path) -> None:
     """The list has pages, which lead to every program once; 64 workers of each version make a page of bounded size."""
     database = f"sqlite+aiosqlite:///{tmp_path}/poolshift.db"

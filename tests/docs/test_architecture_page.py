@@ -7,6 +7,8 @@ import tomllib
 
 import pytest
 
+from app.openapi.document import operations
+from tests.support.documented import document
 from tests.support.pages import codes, section, table
 from tests.support.service import ROOT
 from tests.support.tools import tool
@@ -39,6 +41,13 @@ def test_every_path_that_a_page_names_is_there(name: str) -> None:
     assert len(named) > 5
     for path in set(named) - OWN_ENVIRONMENT:
         assert path in paths or f"{path}/" in paths, path
+
+
+def test_each_recipe_is_linked() -> None:
+    """ARCHITECTURE.md leads to every recipe of CONTRIBUTING.md, in their order."""
+    headings = re.findall(r"^### (Adding .*)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    anchors = [heading.lower().replace(",", "").replace(" ", "-") for heading in headings]
+    assert re.findall(r"\(CONTRIBUTING\.md#([\w-]+)\)", (ROOT / "ARCHITECTURE.md").read_text()) == anchors
 
 
 def folder_rows() -> list[dict[str, str]]:
@@ -112,6 +121,7 @@ def test_a_call_goes_through_the_files_in_order() -> None:
 
 IN_OPENAPI = {"x-problems", "x-response-headers"}
 """Members of the OpenAPI document, which look like headers."""
+DOCUMENT = document()
 BY_LIBRARIES = {"Allow", "Connection", "Date"}
 """Headers that no file of ours names: a library that the table names reads or writes them."""
 
@@ -143,12 +153,14 @@ def test_a_header_is_named_in_its_files() -> None:
 
 
 def test_every_header_of_our_own_has_its_row() -> None:
-    """All that begin with `X-`, and those that FastAPI reads for an endpoint."""
+    """All that begin with `X-`, and those that the API's document describes."""
     listed = {header.lower() for headers, _ in header_rows() for header in headers}
     found = set()
     for path in (ROOT / "app").rglob("*.py"):
-        source = path.read_text()
-        found |= {name.lower() for name in re.findall(r'"(x-[a-z-]+)"', source, re.IGNORECASE)}
-        found |= {name.replace("_", "-") for name in re.findall(r"(\w+): Annotated\[[^\]]*\bHeader\(", source)}
+        found |= {name.lower() for name in re.findall(r'"(x-[a-z-]+)"', path.read_text(), re.IGNORECASE)}
+    for _, operation in operations(DOCUMENT):
+        found |= {one["name"].lower() for one in operation.get("parameters", ()) if one["in"] == "header"}
+        for answer in operation["responses"].values():
+            found |= {name.lower() for name in answer.get("headers", ())}
     assert len(found) > 10
     assert found - IN_OPENAPI <= listed

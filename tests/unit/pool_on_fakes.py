@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from common.background import Background
+from pools.async_pool import AsyncPool
 from pools.calls import Call, Program, Result
 from pools.engine import Engine, PoolOptions
 from pools.errors import ExecutionError, Withdrawn
@@ -18,7 +19,7 @@ from tests.support.fake_pools import FakeObserver, FakeProcess, FakeSpawner, ech
 from tests.support.pools import executed
 from tests.support.waiting import wait_until_async
 
-ENGINES: tuple[type[Engine], ...] = (SessionPool, SessionPoolV2)
+ENGINES: tuple[type[Engine], ...] = (SessionPool, SessionPoolV2, AsyncPool)
 ECHO = echo_program()
 
 

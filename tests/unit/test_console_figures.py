@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.guardrails import GUARDRAILS, Action
 from analysis.verdict import Detectable, Row, Tally
 from app.console import words
 from app.console.figures import KEPT_S, Counts, Run, Series, Tick, quantile_ms
 from app.console.live import to_next_beat
+from dashboards.canary import ROLLING_BACK
 from routing.telemetry.recorder import DURATION_BOUNDS
 from routing.versions import Version
 
@@ -69,6 +71,12 @@ def test_unknown_is_never_against(log_e: float, calls: tuple[int, int], said: st
     v1, v2 = (Tally(count, 0) for count in calls)
     row = Row("engine", "rollback", log_e, 6.9, v1, v2, (0.5, 2.0), "all", Detectable(2.0, None, None))
     assert words.says(row) == said
+
+
+def test_every_guardrail_has_its_words() -> None:
+    """In the console; and those that roll back have a panel of the dashboard."""
+    assert list(words.GUARDRAILS) == [one.name for one in GUARDRAILS]
+    assert list(ROLLING_BACK) == [one.name for one in GUARDRAILS if one.action is Action.ROLLBACK]
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ MAX_CONCURRENCY = 10_000
 MAX_MEMORY_MB = 1024 * 1024
 NO_LIMITS = Limits()
 _LIMITS = Limits.__struct_fields__
-_CONVERTED = frozenset({"signature", "tools", "limits"})
-_AS_THEY_ARE = tuple(name for name in Definition.__struct_fields__ if name not in _CONVERTED)
-"""Members of a definition that the body has under the same name and with the same type."""
+_CONVERTED = frozenset({"signature", "limits"})
+_SAME_NAMED = tuple(name for name in Definition.__struct_fields__ if name not in _CONVERTED)
+"""Members of a definition that the body has under the same name and with the same type, a list for a tuple."""
 _members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 FieldName = Annotated[
@@ -294,10 +294,12 @@ class ProgramBody(In):
         """Converts the body for the pools."""
         converted: dict[str, Any] = {
             "signature": DERIVED if self.signature is None else self.signature.signature(),
-            "tools": tuple(self.tools),
             "limits": self._limits(),
         }
-        return Definition(**converted, **{name: getattr(self, name) for name in _AS_THEY_ARE})
+        for name in _SAME_NAMED:
+            value = getattr(self, name)
+            converted[name] = tuple(value) if isinstance(value, list) else value
+        return Definition(**converted)
 
     def _limits(self) -> Limits | None:
         limits = Limits(**{name: getattr(self, name) for name in _LIMITS})

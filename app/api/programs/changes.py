@@ -12,7 +12,7 @@ from common.names import first_of
 from pools.calls import Program
 from routing.catalog.compatibility import ensure_compatible
 from routing.catalog.definitions import encode_definition
-from routing.catalog.own_definitions import OwnDefinition, nothing_to_try
+from routing.catalog.own_definitions import OwnDefinition, no_program_of_v1
 from routing.catalog.programs import NewProgram, ProgramChange, PutResult, StoredProgram
 from routing.errors import SessionNotFound
 from routing.versions import Version
@@ -96,7 +96,7 @@ async def _before(change: ProgramChange, services: Services, principal: Principa
     is_visible = new.session_id is None or await services.sessions.sees(new.session_id, principal.caller)
     before = await services.programs.find(new.id, new.session_id) if is_visible else None
     if change.of_v2 and before is None:
-        raise nothing_to_try(new.id, new.session_id)
+        raise no_program_of_v1(new.id, new.session_id)
     if not is_visible:
         raise SessionNotFound(new.session_id)
     change.condition.check(new.id, _revision(change, before))

@@ -23,7 +23,7 @@ from app.services import Running, Services
 from pools.calls import Program
 from poolshift.worker.definitions import Field, Signature
 from routing.catalog.definitions import default_of, has_state, schema_of
-from routing.catalog.own_definitions import nothing_of_its_own
+from routing.catalog.own_definitions import no_own_definition
 from routing.catalog.owners import Caller
 from routing.catalog.programs import NewProgram, ProgramPage, StoredProgram
 
@@ -258,7 +258,7 @@ def _page(page: ProgramPage) -> Response:
 def own_view(stored: StoredProgram) -> StoredProgram:
     """Returns a program as V2's own definition has it. Raises NoOwnDefinition."""
     if stored.v2 is None:
-        raise nothing_of_its_own(stored.program.id)
+        raise no_own_definition(stored.program.id)
     return dataclasses.replace(stored, program=stored.v2.program, v2=None)
 
 

@@ -21,7 +21,7 @@ from app.openapi.document import header, raises
 from app.problems import Problem, require_reason
 from app.services import Running, Services
 from routing.catalog.definitions import encode_definition
-from routing.catalog.own_definitions import nothing_of_its_own
+from routing.catalog.own_definitions import no_own_definition
 from routing.errors import PlanConflict, StaleProgram
 from routing.versions import Version
 
@@ -58,7 +58,7 @@ async def promote_program(
     body = body or PromoteBody()
     found = await program_to_change(program_id, session_id, services, executor)
     if found.v2 is None:
-        raise nothing_of_its_own(program_id)
+        raise no_own_definition(program_id)
     if expected_revision(if_match) not in (None, found.v2_revision):
         raise StaleProgram(program_id, found.v2_revision)
     definition = found.v2.program.definition
