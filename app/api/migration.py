@@ -8,15 +8,18 @@ import msgspec
 from pydantic import Field, field_validator
 
 from app.access.auth import Admin, Observer, Operator
+from app.api.analysis import TallyView
 from app.api.base import In, Out, Router, Text
 from app.openapi.document import raises
 from app.positions.identity import identity_of_pools
 from app.problems import Problem
-from app.replicas.told import MIGRATION, MigrationTold
+from app.replicas.told import EXAMPLES, MIGRATION, SHADOW, MigrationTold
 from app.services import Running, Services
 from routing.migration.checklist import DOCUMENTATION, NAMES, Item, ItemState, Validation, checklist
+from routing.migration.pause import Pause, pause_of, paused_by
 from routing.migration.phases import QUIET_DAYS, Facts, Phase, position
 from routing.migration.usage import DayOfUse, service_times
+from routing.rollout.v2_watch import NO_CALLS, RECENT_S, FaultRate
 from routing.telemetry.recorder import DURATION_BOUNDS
 from routing.versions import Reason, Version
 
@@ -65,6 +68,33 @@ class ServiceTimesView(Out):
     mean_wait_s: float = Field(description="The mean wait for a worker")
 
 
+class PauseView(Out):
+    """The guardrail that has paused the ramp."""
+
+    guardrail: str
+    evidence: str = Field(description="Figures with the e-value, and the program that they are mostly of")
+    v1: TallyView
+    v2: TallyView
+    log_e: float
+    threshold: float
+    executions: list[str] = Field(description="Ids of executions that are part of the evidence")
+
+
+class FaultRateView(Out):
+    """V2's calls, and those of them that were faults."""
+
+    calls: int
+    faults: int
+
+
+class V2FaultsView(Out):
+    """V2's faults while it has all calls, and before."""
+
+    now: FaultRateView = Field(description="On this machine, in the last seconds")
+    seconds: float
+    at_promotion: FaultRateView = Field(description="At the last step that the calls were compared at")
+
+
 class MigrationView(Out):
     """The position of the migration."""
 
@@ -76,6 +106,8 @@ class MigrationView(Out):
     next: str = Field(description="The one command that comes next; empty at the end")
     against: list[str] = Field(description="What speaks against the next phase")
     settings: list[str] = Field(description="The settings that end V1, once nothing needs it")
+    pause: PauseView | None = Field(description="The evidence of the guardrail that has paused the ramp")
+    v2_faults: V2FaultsView | None = Field(description="Null unless V2 has all calls")
     checklist: list[ItemView]
     canary_percent: float
     shadow_percent: float
@@ -183,7 +215,8 @@ async def migration_view(services: Services) -> MigrationView:
     usage = await services.migration.usage.since(first_day.strftime("%Y-%m-%d"))
     times = service_times(await services.migration.usage.times_since(first_day.strftime("%Y-%m-%d")), DURATION_BOUNDS)
     is_validated = validation is not None and validation.pools == pools
-    facts = _facts(services, items, usage, answers.all, is_validated=is_validated)
+    pause = pause_of(services.ramp.ramp, await _paused_executions(services))
+    facts = _facts(services, items, usage, answers.all, pause, is_validated=is_validated)
     found = position(facts)
     return MigrationView(
         missing_replicas=answers.missing_replicas,
@@ -191,6 +224,8 @@ async def migration_view(services: Services) -> MigrationView:
         next=found.next,
         against=list(found.against),
         settings=list(found.settings),
+        pause=None if pause is None else await _pause_view(services, pause),
+        v2_faults=_v2_faults(services, answers.all) if found.phase in (Phase.FULL, Phase.DONE) else None,
         checklist=[_item_view(one) for one in items],
         canary_percent=facts.percent,
         shadow_percent=facts.shadow_percent,
@@ -222,11 +257,51 @@ async def migration_view(services: Services) -> MigrationView:
     )
 
 
+async def _paused_executions(services: Services) -> list[str]:
+    """Ids of executions of this machine that speak against V2 by the guardrail that has paused the ramp."""
+    guardrail = paused_by(services.ramp.ramp)
+    if guardrail is None:
+        return []
+    if guardrail == "shadow":
+        by_replica = (await services.machine.ask(SHADOW, None)).all
+        examples = [one for told in by_replica for kept in told.values() for one in kept]
+        return [one.execution_id for one in examples if "v2" in one.odd.values()]
+    judged = (await services.machine.ask(EXAMPLES, None)).all
+    return [one.execution_id for told in judged for one in told.get(guardrail, ())]
+
+
+async def _pause_view(services: Services, pause: Pause) -> PauseView:
+    row = next(one for one in await services.evidence.rows() if one.name == pause.guardrail)
+    return PauseView(
+        guardrail=pause.guardrail,
+        evidence=pause.evidence,
+        v1=TallyView(calls=row.v1.calls, faults=row.v1.faults),
+        v2=TallyView(calls=row.v2.calls, faults=row.v2.faults),
+        log_e=row.log_e,
+        threshold=row.threshold,
+        executions=list(pause.executions),
+    )
+
+
+def _v2_faults(services: Services, replicas: Sequence[MigrationTold]) -> V2FaultsView:
+    before = services.judge.v2_at_last_step()
+    return V2FaultsView(
+        now=_rate_view(sum((one.v2_recent for one in replicas), NO_CALLS)),
+        seconds=RECENT_S,
+        at_promotion=_rate_view(before),
+    )
+
+
+def _rate_view(rate: FaultRate) -> FaultRateView:
+    return FaultRateView(calls=rate.calls, faults=rate.faults)
+
+
 def _facts(
     services: Services,
     items: tuple[Item, ...],
     usage: Sequence[DayOfUse],
     replicas: Sequence[MigrationTold],
+    pause: Pause | None,
     *,
     is_validated: bool,
 ) -> Facts:
@@ -243,6 +318,7 @@ def _facts(
         shadow_percent=services.flag.current.shadow_basis_points / 100,
         compared=services.shadow.evidence.reports().compared,
         ramp=ramp.state,
+        pause=pause,
         has_plan=ramp.plan is not None,
         waits_for_approval=bool(ramp.state.is_active and step is not None and step.approval and not ramp.is_approved),
         is_validated=is_validated,

@@ -23,6 +23,7 @@ from routing.errors import StoreUnavailable
 from routing.rollout.outlook import outlook
 from routing.rollout.ramp import NEEDS_EVIDENCE, Facts, RampState, missing_for_next
 from routing.rollout.ramp_store import ReplicaReport
+from routing.rollout.v2_watch import FaultRate
 from routing.shadow.examples import Example as ShadowExample
 from routing.telemetry.failures import Failure
 from routing.versions import Version
@@ -173,12 +174,14 @@ class MigrationTold(Part, frozen=True, kw_only=True):
 
     v2_fault: str | None
     v1_sessions: int
+    v2_recent: FaultRate
 
 
 async def _migration(services: Services, _: None) -> MigrationTold:
     await asyncio.gather(services.migration.usage.flush(), services.shadow.exchange())
     return MigrationTold(
         v2_fault=services.pools[Version.V2].fault,
+        v2_recent=services.router.watch.recent(),
         v1_sessions=services.sessions.active().get(Version.V1, 0) if Version.V1 in services.pools else 0,
     )
 

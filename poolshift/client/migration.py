@@ -7,6 +7,7 @@ from typing import Any, Optional
 import msgspec
 
 from poolshift.client.calls import Call, encoded, get, members, post, reader, segment
+from poolshift.client.ramp import Tally
 
 
 class ChecklistItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +55,30 @@ class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Bound of the longest call, unless the service is too old to say it."""
 
 
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """The guardrail that has paused the ramp."""
+
+    guardrail: str
+    evidence: str
+    """Figures with the e-value, and the program that they are mostly of."""
+    v1: Tally
+    v2: Tally
+    log_e: float
+    threshold: float
+    executions: list[str] = []
+    """Ids of executions that are part of the evidence."""
+
+
+class V2Faults(msgspec.Struct, frozen=True, kw_only=True):
+    """V2's faults while it has all calls, and before."""
+
+    now: Tally
+    """In the last seconds, on the machine that has answered."""
+    seconds: float
+    at_promotion: Tally
+    """At the last step that the calls were compared at."""
+
+
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """The position of the migration."""
 
@@ -65,6 +90,10 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """The objections to the next phase."""
     settings: list[str] = []
     """The settings that end V1, once nothing needs it."""
+    pause: Pause | None = None
+    """The evidence of the guardrail that has paused the ramp."""
+    v2_faults: V2Faults | None = None
+    """None unless V2 has all calls."""
     canary_percent: float = 0.0
     shadow_percent: float = 0.0
     pools: str = ""

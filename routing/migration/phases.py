@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from routing.migration.checklist import VALIDATE, Item, ItemState
+from routing.migration.pause import Pause
 from routing.rollout.ramp import RampState
 
 QUIET_DAYS = 7
@@ -34,6 +35,8 @@ class Facts:
     compared: int
     """Shadow calls that have been compared."""
     ramp: RampState
+    pause: Pause | None
+    """The guardrail's pause, if the ramp is paused by one."""
     has_plan: bool
     waits_for_approval: bool
     is_validated: bool
@@ -138,7 +141,9 @@ def _against_rollout(facts: Facts) -> list[str]:
 
 def _against_full(facts: Facts) -> list[str]:
     against = _against_v2(facts)
-    if facts.ramp is RampState.PAUSED:
+    if facts.pause is not None:
+        against += facts.pause.objections()
+    elif facts.ramp is RampState.PAUSED:
         against.append("the plan is paused")
     if facts.ramp is RampState.WAITING:
         against.append("the plan waits: poolshift rollout status says for what")
@@ -173,6 +178,8 @@ def _next_of_validation(facts: Facts) -> str:
 
 
 def _next_of_rollout(facts: Facts) -> str:
+    if facts.pause is not None:
+        return facts.pause.look
     if facts.ramp is RampState.PAUSED:
         return "poolshift rollout resume"
     if facts.waits_for_approval:

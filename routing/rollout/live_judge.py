@@ -17,6 +17,7 @@ from analysis.verdict import Row, Verdict
 from pools.calls import Call
 from routing.rollout.reasons import outstanding_text, reason
 from routing.rollout.recording import FedChange, Recording
+from routing.rollout.v2_watch import WATCHED_GUARDRAILS, FaultRate
 from routing.split import BASIS_POINTS
 from routing.telemetry.recorder import OK
 
@@ -334,13 +335,27 @@ class LiveJudge:
         """The counts or times behind a guardrail's evidence in words; empty if there is no short word for them."""
         if (tell := self._tell.get(guardrail or "")) is not None:
             return tell()
-        counters = self.judge.counters if self._others is None else self.judge.counters.merge(self._others)
+        counters = self._all_counters()
         recent = self.recording.newest_timed(EXPLAINING_CALLS, self.latency_floor_ms) if guardrail == "latency" else ()
         return reason(guardrail, counters, recent)
 
     def lacking(self) -> str:
         """The guardrails whose evidence promotion still waits for, in words; empty with several replicas."""
         return "" if self._others is not None else ", ".join(map(outstanding_text, self.judge.outstanding()))
+
+    def _all_counters(self) -> Counters:
+        """The counters of all replicas."""
+        return self.judge.counters if self._others is None else self.judge.counters.merge(self._others)
+
+    def v2_at_last_step(self) -> FaultRate:
+        """V2's calls and faults at the highest percentage below 100 at which calls were compared, on all replicas."""
+        counters = self._all_counters()
+        last = [index for index, (w, _) in enumerate(counters.steps) if w == counters.steps[-1][0]]
+        calls = total(counters.calls.get(index, [0, 0]) for index in last)[1]
+        faults = [
+            pair for (name, index), pair in counters.faults.items() if name in WATCHED_GUARDRAILS and index in last
+        ]
+        return FaultRate(calls, total(faults)[1])
 
     def counted(self) -> tuple[int, int]:
         """Organic calls to V1 and V2 that this replica has added to the evidence."""

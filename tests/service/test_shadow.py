@@ -250,6 +250,13 @@ def test_worse_answers_pause_the_ramp(judged: Service, observed: str, guardrail:
         status = judged.client.get("/rollout/status").json()
         assert status["guardrail"] == guardrail, status
         assert re.match(rf"{guardrail}: {says}.* of the program prog-\w+ \(log e-value ", status["reason"]), status
+        migration = judged.client.get("/migration").json()
+        assert (migration["phase"], migration["next"]) == ("rollout", "poolshift shadow report")
+        assert migration["pause"]["guardrail"] == guardrail
+        assert migration["pause"]["evidence"] == status["reason"]
+        assert bool(migration["pause"]["executions"]) == (guardrail == "shadow")
+        assert any(status["reason"] in one for one in migration["against"]), migration["against"]
+        assert any("resume would overrule" in one for one in migration["against"])
         row = evidence(judged, guardrail)
         assert row["log_e"] >= row["threshold"]
         assert row["stratum"].endswith(stratum)

@@ -1,0 +1,46 @@
+"""A V2 that was fine on its ramp and is not afterwards: what the service says once V2 has all calls."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import StartService
+from tests.support.ramps import Traffic, begin, status
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.skipif(os.environ.get("POOL_VERSION") == "v1", reason="a pin leaves nothing to promote")
+
+
+@pytest.fixture
+def bombed(start_service: StartService, tmp_path: Path) -> Service:
+    """A service whose V2 raises in each second call once a file is there."""
+    (tmp_path / "v2.env").write_text(f"RAISE_RATE=0.5\nFUSE={tmp_path / 'bomb'}\n")
+    return start_service(
+        ENGINE="session_pool_v2", V2_WORKER_ENV_FILE=tmp_path / "v2.env", V1_POOL_SIZE=2, V2_POOL_SIZE=2
+    )
+
+
+def migration(service: Service) -> dict[str, Any]:
+    found: dict[str, Any] = service.client.get("/migration").json()
+    return found
+
+
+def test_the_migration_has_v2s_faults_now_and_at_the_promotion(bombed: Service, tmp_path: Path) -> None:
+    """A time bomb goes off after 100 %: both rates are there, and none before V2 has all calls."""
+    program = bombed.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    with Traffic([bombed], program) as traffic:
+        begin(bombed, steps=[{"percent": 50, "hold_s": 3600}])
+        traffic.wait_for(300)
+        assert migration(bombed)["v2_faults"] is None
+        assert bombed.client.post("/rollout/promote", json={"reason": "seen enough"}).status_code == 200
+        traffic.wait_for(100)
+        (tmp_path / "bomb").touch()
+        wait_until(lambda: migration(bombed)["v2_faults"]["now"]["faults"] > 50, "V2's faults are counted")
+        found = migration(bombed)
+    before = found["v2_faults"]["at_promotion"]
+    assert (found["phase"], status(bombed)["state"]) == ("full", "promoted")
+    assert before["faults"] == 0
+    assert before["calls"] > 50
