@@ -16,6 +16,8 @@ MAX_KEYED: Final = 10_000
 """Faults of keys that a replica tells the others of."""
 MAX_STEPS: Final = 256
 """Steps of a ramp; calls of further ones are no evidence."""
+MAX_COUNTED: Final = 16_384
+"""Pairs of a step and a program whose calls are counted."""
 FELL: Final = -2
 """Instead of a step: the ramp has fallen."""
 _NEVER: Final = 1 << 30
@@ -98,6 +100,8 @@ class Intake:
             return None
         version = 1 if arm == "v2" else 0
         add_one(self.counters.calls, step, version)
+        if (step, program) in self.counters.programs or len(self.counters.programs) < MAX_COUNTED:
+            add_one(self.counters.programs, (step, program), version)
         if cost is None or self._costly or cost > 0.0:
             self._spent(step, version, key_hash, program, cost)
         if outcome == "ok" and not is_cold and 0.0 <= ms < 1e12:

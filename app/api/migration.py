@@ -14,17 +14,22 @@ from app.openapi.document import raises
 from app.positions.identity import identity_of_pools
 from app.problems import Problem
 from app.replicas.told import EXAMPLES, MIGRATION, SHADOW, MigrationTold
+from app.replicas.views import summed
 from app.services import Running, Services
 from routing.migration.checklist import DOCUMENTATION, NAMES, Item, ItemState, Validation, checklist
 from routing.migration.pause import Pause, pause_of, paused_by
 from routing.migration.phases import QUIET_DAYS, Facts, Phase, position
 from routing.migration.usage import DayOfUse, service_times
+from routing.rollout.coverage import MIN_CALLS, Coverage
 from routing.rollout.v2_watch import NO_CALLS, RECENT_S, FaultRate
 from routing.telemetry.recorder import DURATION_BOUNDS
 from routing.versions import Reason, Version
 
 MAX_REPORT_BYTES = 512 * 1024
 """The largest report of a validation that is kept, in bytes of JSON."""
+
+MAX_SHORT = 100
+"""Programs with too few runs on V2 that are listed."""
 
 router = Router(prefix="/migration", tags=["migration"])
 
@@ -80,6 +85,24 @@ class PauseView(Out):
     executions: list[str] = Field(description="Ids of executions that are part of the evidence")
 
 
+class ProgramRunsView(Out):
+    """A program and its runs on the V2 that is on trial."""
+
+    program_id: str
+    calls: int = Field(description="Organic calls")
+    copies: int = Field(description="Shadow calls that have been compared")
+
+
+class CoverageView(Out):
+    """The programs with traffic in the last 24 h, and those of them that V2 has run too rarely to be judged by."""
+
+    programs: int
+    min_calls: int = Field(description="Calls and copies that are enough for a program: the plan's, or 50")
+    never_run: list[str]
+    copied: int = Field(description="Programs with so many copies alone")
+    short: list[ProgramRunsView] = Field(description="Programs with too few, those with the fewest first; 100 at most")
+
+
 class FaultRateView(Out):
     """V2's calls, and those of them that were faults."""
 
@@ -108,6 +131,7 @@ class MigrationView(Out):
     settings: list[str] = Field(description="The settings that end V1, once nothing needs it")
     pause: PauseView | None = Field(description="The evidence of the guardrail that has paused the ramp")
     v2_faults: V2FaultsView | None = Field(description="Null unless V2 has all calls")
+    coverage: CoverageView
     checklist: list[ItemView]
     canary_percent: float
     shadow_percent: float
@@ -216,7 +240,9 @@ async def migration_view(services: Services) -> MigrationView:
     times = service_times(await services.migration.usage.times_since(first_day.strftime("%Y-%m-%d")), DURATION_BOUNDS)
     is_validated = validation is not None and validation.pools == pools
     pause = pause_of(services.ramp.ramp, await _paused_executions(services))
-    facts = _facts(services, items, usage, answers.all, pause, is_validated=is_validated)
+    v2_programs = summed(one.v2_programs for one in answers.all)
+    coverage = await services.ramp.coverage.look(v2_programs, max_age_s=0.0)
+    facts = _facts(services, items, usage, answers.all, pause, coverage, is_validated=is_validated)
     found = position(facts)
     return MigrationView(
         missing_replicas=answers.missing_replicas,
@@ -226,6 +252,7 @@ async def migration_view(services: Services) -> MigrationView:
         settings=list(found.settings),
         pause=None if pause is None else await _pause_view(services, pause),
         v2_faults=_v2_faults(services, answers.all) if found.phase in (Phase.FULL, Phase.DONE) else None,
+        coverage=_coverage_view(services, coverage),
         checklist=[_item_view(one) for one in items],
         canary_percent=facts.percent,
         shadow_percent=facts.shadow_percent,
@@ -283,6 +310,21 @@ async def _pause_view(services: Services, pause: Pause) -> PauseView:
     )
 
 
+def _coverage_view(services: Services, coverage: Coverage) -> CoverageView:
+    plan = services.ramp.ramp.plan
+    min_calls = MIN_CALLS if plan is None or plan.coverage is None else plan.coverage.min_calls
+    return CoverageView(
+        programs=len(coverage.programs),
+        min_calls=min_calls,
+        never_run=coverage.never_run,
+        copied=sum(one.copies >= min_calls for one in coverage.programs),
+        short=[
+            ProgramRunsView(program_id=one.program_id, calls=one.calls, copies=one.copies)
+            for one in coverage.short_of(min_calls)[:MAX_SHORT]
+        ],
+    )
+
+
 def _v2_faults(services: Services, replicas: Sequence[MigrationTold]) -> V2FaultsView:
     before = services.judge.v2_at_last_step()
     return V2FaultsView(
@@ -302,6 +344,7 @@ def _facts(
     usage: Sequence[DayOfUse],
     replicas: Sequence[MigrationTold],
     pause: Pause | None,
+    coverage: Coverage,
     *,
     is_validated: bool,
 ) -> Facts:
@@ -323,6 +366,7 @@ def _facts(
         waits_for_approval=bool(ramp.state.is_active and step is not None and step.approval and not ramp.is_approved),
         is_validated=is_validated,
         checklist=items,
+        never_run=coverage.never_run_text(),
         v2_fault=next((one.v2_fault for one in replicas if one.v2_fault is not None), None),
         v1_calls=sum(v1_calls.values()),
         forced_v1_calls=v1_calls[Reason.FORCED],

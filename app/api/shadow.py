@@ -17,6 +17,7 @@ from app.replicas.told import SHADOW
 from app.services import Running, Services
 from common.threads import in_check_thread
 from config.api_keys import Scope
+from routing.errors import StoreUnavailable
 from routing.shadow.examples import MAX_EXAMPLES as KEPT_EXAMPLES
 from routing.shadow.examples import Example, gravest_first
 from routing.shadow.reports import ProgramReport, ShadowReports
@@ -99,6 +100,10 @@ class ShadowView(ShadowProgramView):
 
     shadow_percent: float
     programs: list[str] = Field(description="Those that are compared; the ones that differ come first")
+    never_run: list[str] | None = Field(
+        description="Programs with traffic in the last 24 h that V2 has never run, as a copy or a call; "
+        "null if the database does not answer"
+    )
 
 
 class CompareBody(In):
@@ -129,6 +134,7 @@ async def show_shadow(services: Running, principal: Observer) -> ShadowView:
     return ShadowView(
         shadow_percent=shadow_percent_of(services.flag.current, services),
         programs=found.programs,
+        never_run=await _never_run(services),
         compared=found.compared,
         differing=found.differing,
         shed=sum(found.shed.values()),
@@ -141,6 +147,15 @@ async def show_shadow(services: Running, principal: Observer) -> ShadowView:
         examples=[_example(program_id, one, principal) for program_id, one in found.examples[:MAX_EXAMPLES]],
         missing_replicas=missing,
     )
+
+
+async def _never_run(services: Services) -> list[str] | None:
+    if services.router.watch.is_on:  # all calls are V2's
+        return []
+    try:
+        return (await services.ramp.coverage.look()).never_run
+    except StoreUnavailable:
+        return None
 
 
 @router.get("/{program_id}", operation_id="show_program_shadow", openapi_extra=raises("not_found"))

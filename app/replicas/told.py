@@ -175,6 +175,7 @@ class MigrationTold(Part, frozen=True, kw_only=True):
     v2_fault: str | None
     v1_sessions: int
     v2_recent: FaultRate
+    v2_programs: dict[str, int]
 
 
 async def _migration(services: Services, _: None) -> MigrationTold:
@@ -182,6 +183,7 @@ async def _migration(services: Services, _: None) -> MigrationTold:
     return MigrationTold(
         v2_fault=services.pools[Version.V2].fault,
         v2_recent=services.router.watch.recent(),
+        v2_programs=services.router.watch.programs(),
         v1_sessions=services.sessions.active().get(Version.V1, 0) if Version.V1 in services.pools else 0,
     )
 

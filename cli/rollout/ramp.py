@@ -187,12 +187,19 @@ def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
             "plan": plan["name"],
             "inconclusive": plan["on_inconclusive"] + (f" after {duration_text(wait)}" if wait is not None else ""),
             **({} if plan.get("guard", True) else {"guard": "off: a paused ramp is not rolled back"}),
+            **_coverage_field(plan.get("coverage")),
             "margins": ", ".join(f"{what} × {plan[f'{name}_margin']:g}" for what, name in _MARGINS),
             **{f"guardrail {name}": _guardrail(one) for name, one in plan["guardrails"].items()},
         }
     )
     rows = [(index, percent_text(step), *condition_texts(step)) for index, step in enumerate(plan["steps"], start=1)]
     print_rows(("STEP", "V2", "HOLD", "CALLS", "APPROVAL"), rows)
+
+
+def _coverage_field(coverage: dict[str, Any] | None) -> dict[str, str]:
+    if coverage is None:
+        return {}
+    return {"coverage": f"{coverage['min_calls']:,} calls of {100 * coverage['programs']:g} % of the programs on V2"}
 
 
 def _guardrail(one: dict[str, Any]) -> str:

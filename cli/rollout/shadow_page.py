@@ -102,13 +102,15 @@ def counts_text(counts: Mapping[str, int]) -> str:
 
 
 def sentence(found: dict[str, Any]) -> str:
-    """Tells how many calls were compared, and why others were not."""
+    """Tells how many calls were compared, why others were not, and which programs V2 has never run."""
     told = f"{found['compared']} calls compared, {found['differing']} differing, {found['shed']} shed"
     failed = found.get("failed_alike", {})
     if failed:
         told += f", {sum(failed.values())} with the same error on both versions ({counts_text(failed)})"
     reasons = [f"{count} {_SHED.get(reason, reason)}" for reason, count in sorted(found["shed_reasons"].items())]
-    return f"{told} ({', '.join(reasons)})." if reasons else f"{told}."
+    told = f"{told} ({', '.join(reasons)})." if reasons else f"{told}."
+    never = found.get("never_run")
+    return f"{told} V2 has never run: {', '.join(never)}." if never else told
 
 
 def verdict_text(row: dict[str, Any]) -> str:

@@ -69,6 +69,28 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True):
     """Ids of executions that are part of the evidence."""
 
 
+class ProgramRuns(msgspec.Struct, frozen=True, kw_only=True):
+    """A program and its runs on the V2 that is on trial."""
+
+    program_id: str
+    calls: int
+    """Organic calls."""
+    copies: int
+    """Shadow calls that have been compared."""
+
+
+class Coverage(msgspec.Struct, frozen=True, kw_only=True):
+    """The programs with traffic in the last 24 h, and those of them that V2 has run too rarely to be judged by."""
+
+    programs: int
+    min_calls: int
+    """Calls and copies that are enough for a program."""
+    never_run: list[str]
+    copied: int
+    """Programs with so many copies alone."""
+    short: list[ProgramRuns]
+
+
 class V2Faults(msgspec.Struct, frozen=True, kw_only=True):
     """V2's faults while it has all calls, and before."""
 
@@ -92,6 +114,8 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that end V1, once nothing needs it."""
     pause: Pause | None = None
     """The evidence of the guardrail that has paused the ramp."""
+    coverage: Coverage | None = None
+    """None if the service is too old to say it."""
     v2_faults: V2Faults | None = None
     """None unless V2 has all calls."""
     canary_percent: float = 0.0

@@ -30,6 +30,15 @@ class GuardrailPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """V2's share in percent once this guardrail has paused the ramp."""
 
 
+class CoveragePlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The programs that V2 must have run before a promotion. None is the service's default."""
+
+    programs: float | None = None
+    """Share of the programs with traffic in the last 24 h."""
+    min_calls: int | None = None
+    """Calls or shadow copies of each of them on V2."""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A ramp that goes on by itself while nothing speaks against V2. None is the service's default."""
 
@@ -45,6 +54,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     latency_floor_ms: float | None = None
     latency_margin: float | None = None
     cost_margin: float | None = None
+    coverage: CoveragePlan | None = None
+    """Promotion waits until V2 has run so many of the programs."""
     manual: list[str] | None = None
     """Items of the migration's checklist that a person confirms."""
 

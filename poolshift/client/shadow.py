@@ -75,6 +75,8 @@ class Shadow(ProgramShadow, frozen=True, kw_only=True):
 
     shadow_percent: float
     programs: list[str]
+    never_run: list[str] | None = None
+    """Programs with traffic in the last 24 h that V2 has never run; None if the service cannot tell."""
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):

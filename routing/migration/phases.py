@@ -42,6 +42,8 @@ class Facts:
     is_validated: bool
     """A validation has run on these pools."""
     checklist: Sequence[Item]
+    never_run: str | None
+    """The programs with traffic that V2 has never run, in words, if there are any."""
     v2_fault: str | None
     """The reason for which V2 has no workers."""
     v1_calls: int
@@ -136,11 +138,11 @@ def _against_validation(facts: Facts) -> list[str]:
 
 def _against_rollout(facts: Facts) -> list[str]:
     open_items = [one for one in facts.checklist if one.state is not ItemState.MET]
-    return _against_v2(facts) + [f"{one.item}: {one.state}, {one.evidence}" for one in open_items]
+    return _against_v2(facts) + _never_run(facts) + [f"{one.item}: {one.state}, {one.evidence}" for one in open_items]
 
 
 def _against_full(facts: Facts) -> list[str]:
-    against = _against_v2(facts)
+    against = _against_v2(facts) + _never_run(facts)
     if facts.pause is not None:
         against += facts.pause.objections()
     elif facts.ramp is RampState.PAUSED:
@@ -153,7 +155,7 @@ def _against_full(facts: Facts) -> list[str]:
 
 
 def _against_end(facts: Facts) -> list[str]:
-    against = []
+    against = _never_run(facts)
     if facts.is_pinned_to_v1:
         against.append("POOL_VERSION=v1 pins everything to V1")
     if facts.v1_sessions:
@@ -166,6 +168,10 @@ def _against_end(facts: Facts) -> list[str]:
 
 def _against_v2(facts: Facts) -> list[str]:
     return [] if facts.v2_fault is None else [f"V2 has no workers: {facts.v2_fault}"]
+
+
+def _never_run(facts: Facts) -> list[str]:
+    return [] if facts.never_run is None else [facts.never_run]
 
 
 def _next_of_validation(facts: Facts) -> str:

@@ -15,6 +15,7 @@ from common.tasks import TaskOwner
 from routing.errors import PlanConflict, RollbackUnwritten, StoreUnavailable
 from routing.rollout import ramp as ramps
 from routing.rollout.causes import Cause, Causes
+from routing.rollout.coverage import CoverageView
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.identity import Identity
 from routing.rollout.live_judge import LiveJudge
@@ -83,6 +84,7 @@ class RampController:
         """Called when evidence of any kind is void."""
         self.when_changed: Callable[[], Awaitable[None]] | None = None
         """Awaited after a change of the pools, before anybody is told that it is made."""
+        self.coverage: Final = CoverageView(judge, catalogue.used_since)
         self._causes = Causes()
         self._identity: Identity | None = None
         """The pools as they were at the last look at which they were known."""
@@ -180,6 +182,8 @@ class RampController:
         verdict = await self._judge.look_together() if self.evidence.is_leader else self._judge.look()
         self._seen = run, verdict
         if self.evidence.is_leader:
+            if self.ramp.is_at_last_step:
+                await self.coverage.look()
             await self._follow_pin()
             await self._decide(verdict)
             await self._advance(verdict, run)
@@ -391,6 +395,7 @@ class RampController:
             is_warm=self._pools.is_warm_for(ramps.next_share(self.ramp) / BASIS_POINTS),
             is_current=not self.evidence.is_foreign,
             pin=self._pools.pin,
+            coverage=self.coverage.latest,
         )
 
     @property

@@ -357,6 +357,14 @@ class LiveJudge:
         ]
         return FaultRate(calls, total(faults)[1])
 
+    def v2_programs(self) -> Mapping[str, int]:
+        """V2's calls of each program that are part of the evidence, on all replicas."""
+        programs = self.judge.counters.v2_programs()
+        if self._others is not None:
+            for program, calls in self._others.v2_programs().items():
+                programs[program] = programs.get(program, 0) + calls
+        return programs
+
     def counted(self) -> tuple[int, int]:
         """Organic calls to V1 and V2 that this replica has added to the evidence."""
         return total(self.judge.counters.calls.values())

@@ -21,6 +21,7 @@ from enum import StrEnum
 from analysis.verdict import Say, Verdict
 from common.durations import duration_text
 from routing.errors import NoPlan, PlanConflict
+from routing.rollout.coverage import Coverage
 from routing.rollout.identity import UNKNOWN, Identity
 from routing.rollout.model import Rollout, Source, voids_earlier_changes
 from routing.rollout.plan import Plan, PlanStep
@@ -82,6 +83,11 @@ class Ramp:
     def current(self) -> PlanStep | None:
         """The step that the ramp is at."""
         return self.plan.steps[self.step] if self.plan is not None and self.step >= 0 else None
+
+    @property
+    def is_at_last_step(self) -> bool:
+        """Tells if the next move upwards is the promotion."""
+        return self.plan is not None and self.state.is_active and self.step == self.plan.last_step
 
     @property
     def is_guarded(self) -> bool:
@@ -147,11 +153,14 @@ class Facts:
     """Tells if the evidence is about the pools as they are."""
     pin: str | None = None
     """The version that `POOL_VERSION` gives all calls."""
+    coverage: Coverage | None = None
+    """The programs with traffic and their runs on V2; None if they are not known."""
 
 
 NEEDS_EVIDENCE = "the last step waits for evidence that V2 is no worse"
 NEEDS_IDENTITY = "a pool does not tell what it is, so that no evidence can be about it"
 NEEDS_SAME_POOLS = "the pools are others than those that the evidence is about, so that the step begins again"
+NEEDS_COVERAGE = "it is not known yet which programs have traffic"
 NEEDS_WARM_WORKERS = "V2 warms its workers for the next share"
 JUDGE = "judge"
 PLAN = "plan"
@@ -183,9 +192,9 @@ def _forwards(ramp: Ramp, step: PlanStep, facts: Facts) -> Move | None:
     """Leaves a step whose hold is over, or waits for what is missing."""
     missing = missing_for_next(ramp, step, facts)
     if missing is None:
-        return _next(ramp, facts.verdict.action is Say.PROMOTE)
+        return _next(ramp, facts, has_evidence=facts.verdict.action is Say.PROMOTE)
     if is_inconclusive(ramp, step, facts):
-        return _inconclusive(ramp, missing)
+        return _inconclusive(ramp, facts, missing)
     if ramp.state is RampState.WAITING and _kind(ramp.reason) == _kind(missing):
         return None  # the number of calls has changed, and nothing else
     return Move(_to(ramp, RampState.WAITING, PLAN, missing))
@@ -209,7 +218,18 @@ def missing_for_next(ramp: Ramp, step: PlanStep, facts: Facts) -> str | None:
         return "this step waits for a person's approval"
     if ramp.step == ramp.plan.last_step and facts.verdict.action is not Say.PROMOTE:
         return NEEDS_EVIDENCE
+    if ramp.step == ramp.plan.last_step and (short := _coverage_missing(ramp.plan, facts.coverage)) is not None:
+        return short
     return None if facts.is_warm else NEEDS_WARM_WORKERS
+
+
+def _coverage_missing(plan: Plan, coverage: Coverage | None) -> str | None:
+    """Tells which programs V2 has run too rarely for the plan's promotion."""
+    if plan.coverage is None:
+        return None
+    if coverage is None:
+        return NEEDS_COVERAGE
+    return coverage.missing(plan.coverage.programs, plan.coverage.min_calls)
 
 
 def _unready(facts: Facts) -> str | None:
@@ -281,20 +301,22 @@ def _resumed_holding(ramp: Ramp) -> Move | None:
     return Move(_to(ramp, RampState.RAMPING, PLAN, None))
 
 
-def _next(ramp: Ramp, has_evidence: bool) -> Move:  # noqa: FBT001 - the word that the caller has just read
+def _next(ramp: Ramp, facts: Facts, *, has_evidence: bool) -> Move:
     assert ramp.plan is not None
     if ramp.step == ramp.plan.last_step:
         reason = "evidence that V2 is no worse" if has_evidence else "no evidence came, and the plan says advance"
+        if facts.coverage is not None and (never := facts.coverage.never_run_text()) is not None:
+            reason = f"{reason}; {never}"
         source = Source.JUDGE if has_evidence else Source.PLAN
         by = JUDGE if has_evidence else PLAN
         return Move(_to(ramp, RampState.PROMOTED, by, reason), SetPercent(BASIS_POINTS, source, reason))
     return _at_step(ramp, ramp.step + 1, PLAN, None)
 
 
-def _inconclusive(ramp: Ramp, missing: str) -> Move:
+def _inconclusive(ramp: Ramp, facts: Facts, missing: str) -> Move:
     assert ramp.plan is not None
     if ramp.plan.on_inconclusive == "advance":
-        return _next(replace(ramp, lacks_evidence=True), has_evidence=False)
+        return _next(replace(ramp, lacks_evidence=True), facts, has_evidence=False)
     reason = f"inconclusive after {ramp.plan.max_wait_s:g} s: {missing}"
     return Move(_to(ramp, RampState.ROLLED_BACK, PLAN, reason), RollBack(Source.PLAN, reason))
 

@@ -36,6 +36,8 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
     data = plan.model_dump(mode="json")
     if plan.guard:
         del data["guard"]
+    if plan.coverage is None:
+        del data["coverage"]
     for one in data["guardrails"].values():
         if one["back_to"] is None:
             del one["back_to"]

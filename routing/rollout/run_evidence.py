@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -10,6 +10,7 @@ from typing import Final
 from analysis import replicas
 from analysis.counters import Counters
 from analysis.guardrails import Config
+from routing.rollout.coverage import no_programs
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import Rollout
@@ -31,6 +32,8 @@ class Catalogue:
     """Tells how many programs there are."""
     is_lm_on_trial: Callable[[], bool] = lambda: False
     """Tells if V2 has another LM than V1, whose failures are then judged like V2's own."""
+    used_since: Callable[[float], Awaitable[Sequence[str]]] = no_programs
+    """Reads the ids of programs with an execution in the last seconds."""
 
 
 class RunEvidence:

@@ -82,6 +82,13 @@ class V2Watch:
         key = program, outcome if outcome in WATCHED_CODES else OK
         self.counts[key] = self.counts.get(key, 0) + 1
 
+    def programs(self) -> dict[str, int]:
+        """The calls of each program since V2 has had all of them."""
+        calls: dict[str, int] = {}
+        for (program, _), count in self.counts.items():
+            calls[program] = calls.get(program, 0) + count
+        return calls
+
     def total(self) -> FaultRate:
         """The calls since V2 has had all of them."""
         return FaultRate(sum(self.counts.values()), sum(n for (_, code), n in self.counts.items() if code != OK))

@@ -219,6 +219,10 @@ class ShadowEvidence:
         shown = self.examples() if examples is None else examples
         return ShadowReports(self._totals().copy(), shown, self._quality_alpha())
 
+    def copies(self) -> dict[str, int]:
+        """Counts the calls of each program that have been compared, on all replicas."""
+        return {program: one.compared for program, one in self._totals().figures.items()}
+
     def examples(self) -> dict[str, list[Example]]:
         """Returns the examples of this replica by program, those with the most differing fields first."""
         return {program: list(one.examples) for program, one in self.programs.items()}
