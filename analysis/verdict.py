@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+Finding = Literal["against", "suspected", "alike", "unknown"]
+"""A guardrail's word on V2: worse, perhaps worse, not worse by the margin, or not yet known."""
 
 
 class Say(StrEnum):
@@ -62,6 +66,14 @@ class Detectable:
 
 
 @dataclass(frozen=True, slots=True)
+class Until:
+    """Further organic calls, and the time that they take at the present rate."""
+
+    calls: int
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One guardrail for the page of analysis."""
 
@@ -75,6 +87,21 @@ class Row:
     """Always-valid interval of V2's rate (or time) over V1's; None is no upper bound."""
     stratum: str
     detectable: Detectable
+    is_shown: bool = False
+    """Tells if it is shown that V2 is not worse by the margin."""
+    until_shown: Until | None = None
+    """The calls until that is likely, if V2 is as good as V1; None if it is shown, or not to be foreseen."""
+    suspects: tuple[str, ...] = ()
+    """Parts of the evidence that speak against V2 so far, and that may be chance, such as `invoice.total`."""
+
+    @property
+    def finding(self) -> Finding:
+        """The guardrail's word. Evidence above half of its threshold is a suspicion."""
+        if self.log_e >= self.threshold:
+            return "against"
+        if self.suspects or self.log_e >= self.threshold / 2:
+            return "suspected"
+        return "alike" if self.is_shown else "unknown"
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,9 +96,9 @@ class ProgramRunsView(Out):
 class CoverageView(Out):
     """The programs with traffic in the last 24 h, and those of them that V2 has run too rarely to be judged by."""
 
-    programs: int
+    programs: int = Field(description="All programs with traffic")
     min_calls: int = Field(description="Calls and copies that are enough for a program: the plan's, or 50")
-    never_run: list[str]
+    never_run: list[str] = Field(description="Ids of those that V2 has never run")
     copied: int = Field(description="Programs with so many copies alone")
     short: list[ProgramRunsView] = Field(description="Programs with too few, those with the fewest first; 100 at most")
 
@@ -131,7 +131,7 @@ class MigrationView(Out):
     settings: list[str] = Field(description="The settings that end V1, once nothing needs it")
     pause: PauseView | None = Field(description="The evidence of the guardrail that has paused the ramp")
     v2_faults: V2FaultsView | None = Field(description="Null unless V2 has all calls")
-    coverage: CoverageView
+    coverage: CoverageView = Field(description="The programs that V2 has run, of those with traffic")
     checklist: list[ItemView]
     canary_percent: float
     shadow_percent: float

@@ -14,7 +14,7 @@ from analysis.planning.promotion import MAX_CALLS, PromotionTime, promotion_time
 from analysis.planning.replay import Change, Replay
 from analysis.planning.stages import Stage
 from cli.errors import CommandFailed, ExitCode, printable
-from cli.output import AsJson, print_rows
+from cli.output import AsJson, print_rows, rough_time
 from cli.rollout.trace_file import TraceFile, UnreadableTrace
 from cli.service import Service, on_service
 from poolshift.client import ramp
@@ -193,7 +193,7 @@ def _until_found(found: Power) -> str:
     if found.median_calls is None:
         return f"not found in most ramps ({found.found} of {found.ramps})"
     return (
-        f"found in about {_count(found.median_calls)} calls, {_duration(found.median_calls / found.rate)}, in {times}"
+        f"found in about {_count(found.median_calls)} calls, {rough_time(found.median_calls / found.rate)}, in {times}"
     )
 
 
@@ -201,15 +201,8 @@ def _until_promoted(found: PromotionTime) -> str:
     if found.calls is None or found.last_step_calls is None:
         return f"most ramps are not promoted within {_count(MAX_CALLS)} calls at {100 * found.last_step:g} %"
     at_last = f"{_count(found.last_step_calls)} of them at {100 * found.last_step:g} %"
-    return f"promoted after about {_count(found.calls)} calls, {_duration(found.calls / found.rate)}, {at_last}"
+    return f"promoted after about {_count(found.calls)} calls, {rough_time(found.calls / found.rate)}, {at_last}"
 
 
 def _count(calls: float) -> str:
     return f"{calls / 1000:.0f}k" if calls >= 10_000 else f"{calls:,.0f}"
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -9,7 +9,7 @@ import typer
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_fields, print_json, print_rows, when
 from cli.rollout.watch import Watch
-from cli.rollout.watch_screen import condition_texts, duration_text, percent_text, split_text
+from cli.rollout.watch_screen import condition_texts, duration_text, finding_text, percent_text, split_text
 from cli.service import Service, on_service
 from poolshift.client import ramp
 
@@ -113,11 +113,23 @@ def analysis(service: Service, *, as_json: AsJson = False) -> None:
         print_json(rows)
         return
     print_rows(
-        ("GUARDRAIL", "ACTS BY", "V1 FAULTS", "V1 CALLS", "V2 FAULTS", "V2 CALLS", "LOG E", "THRESHOLD", "MOSTLY"),
+        (
+            "GUARDRAIL",
+            "ACTS BY",
+            "V2 IS",
+            "V1 FAULTS",
+            "V1 CALLS",
+            "V2 FAULTS",
+            "V2 CALLS",
+            "LOG E",
+            "THRESHOLD",
+            "MOSTLY",
+        ),
         [
             (
                 row["name"],
                 row["action"],
+                finding_text(row),
                 row["v1"]["faults"],
                 row["v1"]["calls"],
                 row["v2"]["faults"],

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.errors import printable
+from cli.output import rough_time
 
 BAR_WIDTH = 20
 STEPS_SHOWN = 9
@@ -66,8 +67,27 @@ def verdict_text(seen: Seen) -> str:
         return f"{words}: the evidence of {status['guardrail']} has reached its threshold."
     if status["verdict"] == "promote":
         return "V2 is no worse than V1: the evidence is enough for a promotion."
+    if told := [_suspicion(row) for row in seen.rows if row.get("finding") == "suspected"]:
+        return f"Suspected, and not shown: {'; '.join(told)}."
     nearest = max(compared, key=_share)
     return f"Nothing speaks against V2; {nearest['name']} is nearest, at {_share(nearest):.0%} of its threshold."
+
+
+def finding_text(row: dict[str, Any]) -> str:
+    """A guardrail's word on V2, with what is missing until it is known."""
+    words = {"against": "worse", "suspected": "suspected", "alike": "no worse"}
+    if (word := words.get(row.get("finding", "unknown"))) is not None:
+        return word
+    until = row.get("until_shown")
+    if until is None:
+        return "not yet known"
+    time = "" if until["seconds"] is None else f", {rough_time(until['seconds'])}"
+    return f"not yet known ({until['calls']:,} calls{time})"
+
+
+def _suspicion(row: dict[str, Any]) -> str:
+    suspects = f", {', '.join(row['suspects'])}" if row.get("suspects") else ""
+    return f"{row['name']}{suspects}, at {_share(row):.0%} of its threshold"
 
 
 def split_text(split: dict[str, Any]) -> str:
@@ -123,13 +143,15 @@ def _steps(steps: Sequence[dict[str, Any]], current: int) -> Table:
 
 def _guardrails(rows: Iterable[dict[str, Any]]) -> Table:
     """A line for each guardrail that has seen calls."""
-    table = _table("guardrail", "acts by", "V1 faults / calls", "V2 faults / calls", "V2 over V1", "evidence", "")
+    calls = ("V1 faults / calls", "V2 faults / calls")
+    table = _table("guardrail", "acts by", "V2 is", *calls, "V2 over V1", "evidence", "")
     for row in rows:
         if not (row["v1"]["calls"] or row["v2"]["calls"]):
             continue
         table.add_row(
             printable(row["name"]),
             row["action"],
+            finding_text(row),
             _tally(row["v1"]),
             _tally(row["v2"]),
             _interval(row["ratio"]),

@@ -124,6 +124,13 @@ class Detectable(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None = None
 
 
+class Until(msgspec.Struct, frozen=True, kw_only=True):
+    """Further organic calls, and the time that they take at the present rate."""
+
+    calls: int
+    seconds: float | None = None
+
+
 class Example(msgspec.Struct, frozen=True, kw_only=True):
     """An execution whose fault is part of the evidence."""
 
@@ -146,6 +153,12 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
     ratio: tuple[float, float | None]
     """Always-valid interval of V2 over V1; None is no upper bound."""
     stratum: str = "all"
+    finding: str = "unknown"
+    """`against` V2, `suspected`, `alike` or `unknown`."""
+    suspects: list[str] = []
+    """Parts that speak against V2 so far, which may be chance."""
+    until_shown: Until | None = None
+    """When V2 is likely to be shown not to be worse by the margin, if it is as good as V1."""
     detectable: Detectable | None = None
     examples: list[Example] = []
 
