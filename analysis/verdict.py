@@ -1,5 +1,6 @@
 """Values that the judge returns, frozen, for controllers, pages and notifications."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -109,7 +110,10 @@ class Outstanding:
     """A guardrail that a promotion waits for, and when its evidence is likely if V2 is as good as V1."""
 
     guardrail: str
-    calls: int | None
-    """Further organic calls; None if that is not known, or if they would never do."""
-    seconds: float | None
-    """The same at the present rate of calls."""
+    until: Until | None
+    """None if that is not known, or if no number of calls would do."""
+
+
+def outstanding(rows: Iterable[Row], promoting: Collection[str]) -> list[Outstanding]:
+    """Returns those of the guardrails in `promoting` whose rows do not show yet that V2 is no worse."""
+    return [Outstanding(row.name, row.until_shown) for row in rows if row.name in promoting and not row.is_shown]

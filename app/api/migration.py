@@ -366,6 +366,7 @@ def _facts(
         waits_for_approval=bool(ramp.state.is_active and step is not None and step.approval and not ramp.is_approved),
         is_validated=is_validated,
         checklist=items,
+        warning=ramp.warning,
         never_run=coverage.never_run_text(),
         v2_fault=next((one.v2_fault for one in replicas if one.v2_fault is not None), None),
         v1_calls=sum(v1_calls.values()),

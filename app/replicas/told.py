@@ -21,7 +21,7 @@ from app.services import Services
 from pools.protocol import PoolSnapshot
 from routing.errors import StoreUnavailable
 from routing.rollout.outlook import outlook
-from routing.rollout.ramp import NEEDS_EVIDENCE, Facts, RampState, missing_for_next
+from routing.rollout.ramp import Facts, Ramp, RampState, missing_for_next
 from routing.rollout.ramp_store import ReplicaReport
 from routing.rollout.v2_watch import FaultRate
 from routing.shadow.examples import Example as ShadowExample
@@ -117,18 +117,15 @@ def status_told(services: Services) -> StatusTold:
         verdict=verdict.action,
         guardrail=verdict.guardrail,
         next=outlook(ramp, facts, services.percent_of(services.flag.current)),
-        reason=_reason(services, facts),
+        reason=_reason(ramp, facts),
         since=controller.since,
     )
 
 
-def _reason(services: Services, facts: Facts) -> str | None:
+def _reason(ramp: Ramp, facts: Facts) -> str | None:
     """The reason for the state; for a ramp that waits, what it lacks at this moment."""
-    ramp = services.ramp.ramp
     if ramp.state is RampState.WAITING and ramp.current is not None:
-        missing = missing_for_next(ramp, ramp.current, facts) or ramp.reason
-        lacking = services.judge.lacking() if missing == NEEDS_EVIDENCE else ""
-        return f"{missing}: {lacking}" if lacking else missing
+        return missing_for_next(ramp, ramp.current, facts) or ramp.reason
     return ramp.reason
 
 

@@ -9,7 +9,14 @@ import typer
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_fields, print_json, print_rows, when
 from cli.rollout.watch import Watch
-from cli.rollout.watch_screen import condition_texts, duration_text, finding_text, percent_text, split_text
+from cli.rollout.watch_screen import (
+    condition_texts,
+    duration_text,
+    finding_text,
+    percent_text,
+    promotion_text,
+    split_text,
+)
 from cli.service import Service, on_service
 from poolshift.client import ramp
 
@@ -222,31 +229,38 @@ def _guardrail(one: dict[str, Any]) -> str:
     return ", ".join([*told, "promotion waits for it"] if one.get("promotes") else told)
 
 
+def _pin(status: dict[str, Any]) -> str | None:
+    return f"{status['pin']}: POOL_VERSION overrides the ramp" if status.get("pin") else None
+
+
+def _troubles(status: dict[str, Any]) -> dict[str, str | None]:
+    missing = status.get("missing_replicas")
+    return {
+        "silent": ", ".join(status["silent"]) or None,
+        "database": status.get("database"),
+        "missing": f"replica {'; replica '.join(missing)}" if missing else None,
+    }
+
+
 def _show_status(status: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(status)
         return
-    missing = status.get("missing_replicas")
-    print_fields(
-        {
-            "state": f"{status['state']} since {when(status['since'])} by {status['by']}",
-            "reason": status["reason"],
-            "step": f"{status['step']} of {status['steps']}",
-            **({"pinned to": f"{status['pin']}: POOL_VERSION overrides the ramp"} if status.get("pin") else {}),
-            "verdict": status["verdict"] + (f" ({status['guardrail']})" if status["guardrail"] else ""),
-            "next": status["next"],
-            "split": split_text(status["split"]),
-            **(
-                {"shadow": f"{status.get('shadow_percent', 0):g} % of V1's calls"}
-                if status.get("shadow_percent")
-                else {}
-            ),
-            "in force": "on every replica" if status["in_force"] else "not on every replica",
-            **({"silent": ", ".join(status["silent"])} if status["silent"] else {}),
-            **({"database": status["database"]} if status.get("database") else {}),
-            **({"missing": f"replica {'; replica '.join(missing)}"} if missing else {}),
-        }
-    )
+    fields = {
+        "warning": status.get("warning"),
+        "state": f"{status['state']} since {when(status['since'])} by {status['by']}",
+        "reason": status["reason"] or "-",
+        "step": f"{status['step']} of {status['steps']}",
+        "pinned to": _pin(status),
+        "verdict": status["verdict"] + (f" ({status['guardrail']})" if status["guardrail"] else ""),
+        "next": status["next"],
+        "promotion": promotion_text(status) or None,
+        "split": split_text(status["split"]),
+        "shadow": f"{status['shadow_percent']:g} % of V1's calls" if status.get("shadow_percent") else None,
+        "in force": "on every replica" if status["in_force"] else "not on every replica",
+        **_troubles(status),
+    }
+    print_fields({name: value for name, value in fields.items() if value is not None})
     rows = [
         (one["id"], "silent" if one["is_silent"] else "yes", one["rollout_revision"], split_text(one["split"]))
         for one in status["replicas"]

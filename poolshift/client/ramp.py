@@ -81,6 +81,15 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     """The number among those of the machine that has answered; None elsewhere."""
 
 
+class Outstanding(msgspec.Struct, frozen=True, kw_only=True):
+    """A guardrail that the promotion waits for, and when its evidence is likely if V2 is as good as V1."""
+
+    guardrail: str
+    calls: int | None = None
+    """None if that is not to be foreseen."""
+    seconds: float | None = None
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The ramp: what it does, what comes next, and what the evidence says."""
 
@@ -100,6 +109,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     silent: list[str] = []
     guardrail: str | None = None
     reason: str | None = None
+    warning: str | None = None
+    """`Advanced without evidence`, if that is how V2 was promoted."""
+    promotion: list[Outstanding] = []
+    """The guardrails that the promotion waits for, once the ramp is at its last step."""
     pin: str | None = None
     """The version that all calls are pinned to, so that no ramp moves anything."""
     shadow_percent: float = 0.0

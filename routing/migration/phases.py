@@ -42,6 +42,8 @@ class Facts:
     is_validated: bool
     """A validation has run on these pools."""
     checklist: Sequence[Item]
+    warning: str | None
+    """The ramp's warning about a promotion without evidence."""
     never_run: str | None
     """The programs with traffic that V2 has never run, in words, if there are any."""
     v2_fault: str | None
@@ -155,7 +157,8 @@ def _against_full(facts: Facts) -> list[str]:
 
 
 def _against_end(facts: Facts) -> list[str]:
-    against = _never_run(facts)
+    against = [] if facts.warning is None else [facts.warning]
+    against += _never_run(facts)
     if facts.is_pinned_to_v1:
         against.append("POOL_VERSION=v1 pins everything to V1")
     if facts.v1_sessions:

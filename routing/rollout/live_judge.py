@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,9 +13,9 @@ from analysis.counters import Counters, total
 from analysis.guardrails import Config
 from analysis.judge import Judge
 from analysis.verdict import Evidence as Fed
-from analysis.verdict import Row, Verdict
+from analysis.verdict import Outstanding, Row, Verdict, outstanding
 from pools.calls import Call
-from routing.rollout.reasons import outstanding_text, reason
+from routing.rollout.reasons import reason
 from routing.rollout.recording import FedChange, Recording
 from routing.rollout.v2_watch import WATCHED_GUARDRAILS, FaultRate
 from routing.split import BASIS_POINTS
@@ -339,9 +339,9 @@ class LiveJudge:
         recent = self.recording.newest_timed(EXPLAINING_CALLS, self.latency_floor_ms) if guardrail == "latency" else ()
         return reason(guardrail, counters, recent)
 
-    def lacking(self) -> str:
-        """The guardrails whose evidence promotion still waits for, in words; empty with several replicas."""
-        return "" if self._others is not None else ", ".join(map(outstanding_text, self.judge.outstanding()))
+    def outstanding(self, rows: Iterable[Row]) -> list[Outstanding]:
+        """The guardrails among `rows` whose evidence promotion still waits for."""
+        return outstanding(rows, [one.name for one in self.judge.config.guardrails if one.promotes])
 
     def _all_counters(self) -> Counters:
         """The counters of all replicas."""

@@ -50,6 +50,9 @@ class RampState(StrEnum):
         return self.is_active or self is RampState.PAUSED
 
 
+ADVANCED_WITHOUT_EVIDENCE = "Advanced without evidence"
+
+
 @dataclass(frozen=True, slots=True)
 class Ramp:
     """One moment of a ramp. `step` is an index into the plan's steps, -1 before the first."""
@@ -88,6 +91,11 @@ class Ramp:
     def is_at_last_step(self) -> bool:
         """Tells if the next move upwards is the promotion."""
         return self.plan is not None and self.state.is_active and self.step == self.plan.last_step
+
+    @property
+    def warning(self) -> str | None:
+        """Words that stand wherever a promotion does, if a step was left without evidence."""
+        return ADVANCED_WITHOUT_EVIDENCE if self.state is RampState.PROMOTED and self.lacks_evidence else None
 
     @property
     def is_guarded(self) -> bool:

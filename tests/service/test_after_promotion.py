@@ -1,6 +1,8 @@
 """A V2 that was fine on its ramp and is not afterwards: what the service says once V2 has all calls."""
 
 import os
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from tests.conftest import StartService
 from tests.support.ramps import Traffic, begin, status
-from tests.support.service import Service
+from tests.support.service import POOLSHIFT, Service
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(os.environ.get("POOL_VERSION") == "v1", reason="a pin leaves nothing to promote")
@@ -21,6 +23,33 @@ def bombed(start_service: StartService, tmp_path: Path) -> Service:
     return start_service(
         ENGINE="session_pool_v2", V2_WORKER_ENV_FILE=tmp_path / "v2.env", V1_POOL_SIZE=2, V2_POOL_SIZE=2
     )
+
+
+def test_a_promotion_can_be_planned_and_has_its_warning(bombed: Service) -> None:
+    """At the last step each missing guardrail has its calls and time; a promotion without them says so."""
+    program = bombed.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    steps = [{"percent": 50, "hold_s": 0.2, "min_calls": 300}]
+    with Traffic([bombed], program):
+        begin(bombed, steps=steps)
+        wait_until(lambda: any(one["seconds"] for one in status(bombed)["promotion"]), "it is to be foreseen")
+        found = status(bombed)
+        assert {one["guardrail"] for one in found["promotion"]} <= {"engine", "program", "latency", "tail"}
+        assert all(one["calls"] > 0 for one in found["promotion"] if one["calls"] is not None)
+        assert found["warning"] is None
+        told = poolshift(bombed, "rollout", "status")
+        assert re.search(r"promotion +\w+ in about \S+ \w+, [\d,]+ calls", told), told
+        assert bombed.client.post("/rollout/promote", json={"reason": "seen enough"}).status_code == 200
+    found = status(bombed)
+    assert (found["warning"], found["promotion"]) == ("Advanced without evidence", [])
+    assert "Advanced without evidence" in migration(bombed)["against"]
+    assert "Advanced without evidence" in bombed.client.get("/console").text
+    for command in (("status",), ("watch", "--until-done")):
+        assert "Advanced without evidence" in poolshift(bombed, "rollout", *command)
+
+
+def poolshift(service: Service, *arguments: str) -> str:
+    command = [*POOLSHIFT, *arguments, "--url", service.url]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def migration(service: Service) -> dict[str, Any]:

@@ -31,6 +31,7 @@ FACTS = Facts(
     waits_for_approval=False,
     is_validated=True,
     checklist=MET,
+    warning=None,
     never_run=None,
     v2_fault=None,
     v1_calls=0,
@@ -67,6 +68,7 @@ UNKNOWN = (*MET[:-1], Item("documentation", ItemState.UNKNOWN, "seen", "poolshif
             "poolshift migration tick 'documentation'",
             "documentation: unknown",
         ),
+        ({"warning": "Advanced", "percent": 100.0}, Phase.FULL, "poolshift migration status", "Advanced"),
         ({"never_run": "never a"}, Phase.VALIDATION, "poolshift rollout start", "never a"),
         ({"never_run": "never a", "percent": 100.0}, Phase.FULL, "poolshift migration status", "never a"),
         (
