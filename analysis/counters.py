@@ -23,7 +23,7 @@ class Counters:
     Each `list[int]` has two items, V1's count and V2's. A step is an index into `steps`, which are in the ramp's order.
     """
 
-    __slots__ = ("calls", "costs", "events", "faults", "latency", "programs", "steps", "units")
+    __slots__ = ("calls", "costs", "events", "faults", "faulty", "latency", "programs", "steps", "units")
 
     def __init__(self) -> None:
         self.steps: list[StepId] = []
@@ -31,6 +31,8 @@ class Counters:
         """By step: every call that ended."""
         self.programs: dict[tuple[int, str], list[int]] = {}
         """By step and program: the same calls."""
+        self.faulty: dict[tuple[int, str], list[int]] = {}
+        """By step and program: those of them that ended with a fault of the version's own."""
         self.faults: dict[tuple[str, int], list[int]] = {}
         """By guardrail and step: every fault, repeated keys and incidents too."""
         self.events: dict[EventKey, list[int]] = {}
@@ -53,6 +55,7 @@ class Counters:
     def _add(self, part: "Counters", index: list[int]) -> None:
         _add_to(self.calls, part.calls, lambda step: index[step])
         _add_to(self.programs, part.programs, lambda key: (index[key[0]], key[1]))
+        _add_to(self.faulty, part.faulty, lambda key: (index[key[0]], key[1]))
         _add_to(self.faults, part.faults, lambda key: (key[0], index[key[1]]))
         _add_to(self.events, part.events, lambda key: (key[0], index[key[1]], index[key[2]], key[3], key[4]))
         _add_to(self.units, part.units, lambda key: (index[key[0]], index[key[1]]))
@@ -82,6 +85,7 @@ class Counters:
             "steps": [list(step) for step in self.steps],
             "calls": [[step, *pair] for step, pair in sorted(self.calls.items())],
             "programs": [[*key, *pair] for key, pair in sorted(self.programs.items())],
+            "faulty": [[*key, *pair] for key, pair in sorted(self.faulty.items())],
             "faults": [[*key, *pair] for key, pair in sorted(self.faults.items())],
             "events": [[*key, *pair] for key, pair in sorted(self.events.items())],
             "units": [[*key, *pair] for key, pair in sorted(self.units.items())],
@@ -103,6 +107,7 @@ class Counters:
             counters.calls = {step: [v1, v2] for step, v1, v2 in data["calls"]}
             told = data.get("programs", [])  # an older replica counts calls by no program
             counters.programs = {(step, program): [v1, v2] for step, program, v1, v2 in told}
+            counters.faulty = {(step, program): [v1, v2] for step, program, v1, v2 in data.get("faulty", [])}
             counters.faults = {(name, step): [v1, v2] for name, step, v1, v2 in data["faults"]}
             counters.events = {
                 (name, first, step, code, program): [v1, v2]

@@ -367,6 +367,7 @@ def _facts(
         is_validated=is_validated,
         checklist=items,
         warning=ramp.warning,
+        alarm=ramp.reason if ramp.is_alarmed else None,
         never_run=coverage.never_run_text(),
         v2_fault=next((one.v2_fault for one in replicas if one.v2_fault is not None), None),
         v1_calls=sum(v1_calls.values()),

@@ -207,6 +207,7 @@ def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
             "inconclusive": plan["on_inconclusive"] + (f" after {duration_text(wait)}" if wait is not None else ""),
             **({} if plan.get("guard", True) else {"guard": "off: a paused ramp is not rolled back"}),
             **_coverage_field(plan.get("coverage")),
+            **_after_field(plan.get("after")),
             "margins": ", ".join(f"{what} × {plan[f'{name}_margin']:g}" for what, name in _MARGINS),
             **{f"guardrail {name}": _guardrail(one) for name, one in plan["guardrails"].items()},
         }
@@ -219,6 +220,12 @@ def _coverage_field(coverage: dict[str, Any] | None) -> dict[str, str]:
     if coverage is None:
         return {}
     return {"coverage": f"{coverage['min_calls']:,} calls of {100 * coverage['programs']:g} % of the programs on V2"}
+
+
+def _after_field(after: dict[str, Any] | None) -> dict[str, str]:
+    if after is None:
+        return {}
+    return {"after": f"{after['action']} if V2 becomes worse within {duration_text(after['watch_s'])}"}
 
 
 def _guardrail(one: dict[str, Any]) -> str:

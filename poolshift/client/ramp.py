@@ -39,6 +39,15 @@ class CoveragePlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Calls or shadow copies of each of them on V2."""
 
 
+class AfterPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The watch over V2 after its promotion. None is the service's default."""
+
+    watch_s: float | None = None
+    """Seconds in which a false alarm has a probability of 1 % at most."""
+    action: str | None = None
+    """`alert`, or `rollback` within these seconds."""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A ramp that goes on by itself while nothing speaks against V2. None is the service's default."""
 
@@ -55,6 +64,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     latency_margin: float | None = None
     cost_margin: float | None = None
     coverage: CoveragePlan | None = None
+    after: AfterPlan | None = None
     """Promotion waits until V2 has run so many of the programs."""
     manual: list[str] | None = None
     """Items of the migration's checklist that a person confirms."""

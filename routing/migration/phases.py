@@ -44,6 +44,8 @@ class Facts:
     checklist: Sequence[Item]
     warning: str | None
     """The ramp's warning about a promotion without evidence."""
+    alarm: str | None
+    """The reason of the alarm that V2 has become worse since its promotion, if there is one."""
     never_run: str | None
     """The programs with traffic that V2 has never run, in words, if there are any."""
     v2_fault: str | None
@@ -157,7 +159,7 @@ def _against_full(facts: Facts) -> list[str]:
 
 
 def _against_end(facts: Facts) -> list[str]:
-    against = [] if facts.warning is None else [facts.warning]
+    against = [one for one in (facts.warning, facts.alarm) if one is not None]
     against += _never_run(facts)
     if facts.is_pinned_to_v1:
         against.append("POOL_VERSION=v1 pins everything to V1")

@@ -10,14 +10,15 @@ from typing import Final
 import mmh3
 
 from analysis.counters import Counters, total
-from analysis.guardrails import Config
+from analysis.guardrails import OF_THE_VERSION, Config
 from analysis.judge import Judge
+from analysis.relapse import Seen
 from analysis.verdict import Evidence as Fed
 from analysis.verdict import Outstanding, Row, Verdict, outstanding
 from pools.calls import Call
 from routing.rollout.reasons import reason
 from routing.rollout.recording import FedChange, Recording
-from routing.rollout.v2_watch import WATCHED_GUARDRAILS, FaultRate
+from routing.rollout.v2_watch import FaultRate
 from routing.split import BASIS_POINTS
 from routing.telemetry.recorder import OK
 
@@ -352,10 +353,20 @@ class LiveJudge:
         counters = self._all_counters()
         last = [index for index, (w, _) in enumerate(counters.steps) if w == counters.steps[-1][0]]
         calls = total(counters.calls.get(index, [0, 0]) for index in last)[1]
-        faults = [
-            pair for (name, index), pair in counters.faults.items() if name in WATCHED_GUARDRAILS and index in last
-        ]
+        faults = [pair for (name, index), pair in counters.faults.items() if name in OF_THE_VERSION and index in last]
         return FaultRate(calls, total(faults)[1])
+
+    def v2_baseline(self) -> dict[str, Seen]:
+        """V2's calls of each program at that percentage, and those of them that were faults."""
+        counters = self._all_counters()
+        last = {index for index, (w, _) in enumerate(counters.steps) if w == counters.steps[-1][0]}
+        found: dict[str, Seen] = {}
+        for (index, program), pair in counters.programs.items():
+            if index in last and pair[1]:
+                faults = counters.faulty.get((index, program), [0, 0])[1]
+                seen = found.get(program, Seen(0, 0))
+                found[program] = Seen(seen.calls + pair[1], seen.faults + faults)
+        return found
 
     def v2_programs(self) -> Mapping[str, int]:
         """V2's calls of each program that are part of the evidence, on all replicas."""

@@ -70,6 +70,15 @@ class CoveragePlan(_Part):
     min_calls: int = Field(MIN_CALLS, ge=1, le=10**6, description="Calls or shadow copies of each of them on V2")
 
 
+class AfterPlan(_Part):
+    """The watch over V2 after its promotion."""
+
+    watch_s: float = Field(
+        86_400.0, ge=60, le=31_536_000, description="Seconds in which a false alarm has a probability of 1 % at most"
+    )
+    action: Literal["alert", "rollback"] = Field("alert", description="`rollback` is for these seconds alone")
+
+
 class Plan(_Part):
     """A ramp that goes on by itself while nothing speaks against V2."""
 
@@ -90,6 +99,7 @@ class Plan(_Part):
     coverage: CoveragePlan | None = Field(
         None, description="Promotion waits until V2 has run so many of the programs; null waits for none"
     )
+    after: AfterPlan = Field(default_factory=AfterPlan, description="The watch over V2 after its promotion")
     fault_margin: float = Field(1.0, ge=1, le=10, description="V2 may have this many times V1's faults")
     latency_floor_ms: float = Field(
         5.0,

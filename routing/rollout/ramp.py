@@ -77,6 +77,8 @@ class Ramp:
     """The version that `POOL_VERSION` gives all calls: the ramp is held where it is, and its clocks stand still."""
     lacks_evidence: bool = False
     """A step since the start was left without evidence: by `on_inconclusive: advance`, or by a person."""
+    is_alarmed: bool = False
+    """V2 has become worse since its promotion; the reason says so."""
 
     def __repr__(self) -> str:
         at = f" step {self.step + 1} of {len(self.plan.steps)}" if self.plan and self.step >= 0 else ""
@@ -373,7 +375,13 @@ def start(
             "start it with `lower` (--lower) to take the difference from V2"
         )
     fresh = replace(
-        ramp, run=ramp.run + 1, acknowledged=(), identity=identity or UNKNOWN, pinned=None, lacks_evidence=False
+        ramp,
+        run=ramp.run + 1,
+        acknowledged=(),
+        identity=identity or UNKNOWN,
+        pinned=None,
+        lacks_evidence=False,
+        is_alarmed=False,
     )
     return _at_step(fresh, 0, by, reason)
 
@@ -467,7 +475,7 @@ def evidence_restarted(ramp: Ramp, why: str | None, identity: Identity | None = 
     that to be found. A paused ramp stays paused, and a ramp that has ended keeps its end.
     """
     fresh = replace(ramp, run=ramp.run + 1, acknowledged=(), identity=identity or ramp.identity)
-    fresh = replace(fresh, is_approved=False, approved_by=None)
+    fresh = replace(fresh, is_approved=False, approved_by=None, is_alarmed=False)
     if why is None:
         return Move(replace(fresh, state=RampState.RAMPING) if ramp.state.is_active else fresh)
     again = f"evidence starts again: {why}"
@@ -543,6 +551,15 @@ def own_share(ramp: Ramp) -> SetPercent | None:
 def moved_elsewhere(ramp: Ramp) -> PlanConflict:
     """The error of a request that another move, of another replica or of the judge, has overtaken."""
     return PlanConflict(f"the plan has moved meanwhile: it is {ramp.state} now")
+
+
+def relapsed(ramp: Ramp, reason: str, *, rolls_back: bool) -> Move | None:
+    """Takes note once that V2 has become worse since its promotion: in the history and the reason, or by a rollback."""
+    if ramp.state is not RampState.PROMOTED or ramp.is_alarmed:
+        return None
+    if rolls_back:
+        return Move(_to(ramp, RampState.ROLLED_BACK, JUDGE, reason), RollBack(Source.JUDGE, reason))
+    return Move(replace(ramp, by=JUDGE, reason=reason, is_alarmed=True), Note(Source.JUDGE, reason))
 
 
 def _require(ramp: Ramp, is_allowed: bool, what: str) -> None:  # noqa: FBT001 - one condition, one word

@@ -6,7 +6,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from analysis.guardrails import GUARDRAIL_OF
+from analysis.guardrails import GUARDRAIL_OF, OF_THE_VERSION
+from analysis.incidents import Incidents
+from analysis.relapse import Seen
 from pools.calls import Call
 from routing.rollout.model import Rollout
 from routing.split import BASIS_POINTS
@@ -18,12 +20,14 @@ RECENT_S: Final = 600.0
 LOOK_S: Final = 1.0
 SAMPLE_S: Final = 10.0
 """Seconds between two samples of the counts."""
-WATCHED_GUARDRAILS: Final = ("engine", "program", "capacity")
-"""The guardrails whose codes are faults here. A failure of the language model is not V2's doing."""
-WATCHED_CODES: Final = frozenset(code for code, name in GUARDRAIL_OF.items() if name in WATCHED_GUARDRAILS)
+WATCHED_CODES: Final = frozenset(code for code, name in GUARDRAIL_OF.items() if name in OF_THE_VERSION)
 MAX_PROGRAMS: Final = 256
 """Programs that are counted each; all others are counted together, as `OTHERS`."""
 OTHERS: Final = ""
+_TOGETHER: Final = frozenset({"engine", "capacity"})
+"""Guardrails of which one incident fails many calls at once: a crash, or a queue that is full."""
+MAX_SESSIONS: Final = 65_536
+"""Sessions with a fault that are remembered, so that each counts once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +55,27 @@ class V2Watch:
     """
 
     def __init__(self, pin: Version | None, *, has_v1: bool) -> None:
-        self._is_forced = pin is Version.V2 or not has_v1
+        self.is_forced = pin is Version.V2 or not has_v1
+        """True if V2 has all calls whatever the percentage is, so that none can be taken from it."""
         self._is_pinned_away = pin is Version.V1
-        self.is_on = self._is_forced
+        self.is_on = self.is_forced
         self.counts: dict[tuple[str, str], int] = {}
         """By program and by code of a fault, or `ok`."""
+        self.units: dict[str, Seen] = {}
+        """By program the calls and faults that are evidence: the first fault of a session, one of a crash's faults."""
+        self._faulty_sessions: set[str] = set()
+        self._incidents = Incidents()
         self._programs: set[str] = set()
         self._samples: deque[tuple[float, FaultRate]] = deque([(time.monotonic(), NO_CALLS)])
         """The counts at some moments, by the monotonic clock; the first is of `RECENT_S` ago, or of the beginning."""
 
     def rollout_changed(self, rollout: Rollout) -> None:
         """Begins, or ends, with V2's share of all calls."""
-        is_on = self._is_forced or (rollout.canary_basis_points == BASIS_POINTS and not self._is_pinned_away)
+        is_on = self.is_forced or (rollout.canary_basis_points == BASIS_POINTS and not self._is_pinned_away)
         if is_on != self.is_on:
             self.counts.clear()
+            self.units.clear()
+            self._faulty_sessions.clear()
             self._programs.clear()
             self._samples = deque([(time.monotonic(), NO_CALLS)])
             self.is_on = is_on
@@ -81,6 +92,25 @@ class V2Watch:
                 program = OTHERS
         key = program, outcome if outcome in WATCHED_CODES else OK
         self.counts[key] = self.counts.get(key, 0) + 1
+        self._count_unit(program, call.session_id, key[1])
+
+    def _count_unit(self, program: str, session_id: str | None, outcome: str) -> None:
+        """Counts a call as evidence, unless its session has had a fault, or its fault belongs to a known incident."""
+        if session_id is not None and session_id in self._faulty_sessions:
+            return
+        is_fault = outcome != OK
+        if is_fault and session_id is not None and len(self._faulty_sessions) < MAX_SESSIONS:
+            self._faulty_sessions.add(session_id)
+        guardrail = GUARDRAIL_OF.get(outcome, "")
+        if guardrail in _TOGETHER and not self._incidents.is_new(guardrail, time.monotonic()):
+            return
+        seen = self.units.get(program, Seen(0, 0))
+        self.units[program] = Seen(seen.calls + 1, seen.faults + is_fault)
+
+    def most_faulty(self, program: str | None) -> tuple[str, str]:
+        """Returns the program, and the code, with the most faults; `program` is given if it is known."""
+        faults = {key: count for key, count in self.counts.items() if key[1] != OK and program in (None, key[0])}
+        return max(faults, key=lambda key: faults[key], default=(program or OTHERS, "faults"))
 
     def programs(self) -> dict[str, int]:
         """The calls of each program since V2 has had all of them."""

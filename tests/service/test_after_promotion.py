@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import StartService
 from tests.support.ramps import Traffic, begin, status
-from tests.support.service import POOLSHIFT, Service
+from tests.support.service import POOLSHIFT, Service, running_service
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(os.environ.get("POOL_VERSION") == "v1", reason="a pin leaves nothing to promote")
@@ -19,10 +19,14 @@ pytestmark = pytest.mark.skipif(os.environ.get("POOL_VERSION") == "v1", reason="
 @pytest.fixture
 def bombed(start_service: StartService, tmp_path: Path) -> Service:
     """A service whose V2 raises in each second call once a file is there."""
-    (tmp_path / "v2.env").write_text(f"RAISE_RATE=0.5\nFUSE={tmp_path / 'bomb'}\n")
-    return start_service(
-        ENGINE="session_pool_v2", V2_WORKER_ENV_FILE=tmp_path / "v2.env", V1_POOL_SIZE=2, V2_POOL_SIZE=2
-    )
+    return start_service(**settings(tmp_path))
+
+
+def settings(directory: Path) -> dict[str, Any]:
+    """Settings of a service whose V2 has a bomb."""
+    (directory / "v2.env").write_text(f"RAISE_RATE=0.5\nFUSE={directory / 'bomb'}\n")
+    environment = directory / "v2.env"
+    return {"ENGINE": "session_pool_v2", "V2_WORKER_ENV_FILE": environment, "V1_POOL_SIZE": 2, "V2_POOL_SIZE": 2}
 
 
 def test_a_promotion_can_be_planned_and_has_its_warning(bombed: Service) -> None:
@@ -73,3 +77,56 @@ def test_the_migration_has_v2s_faults_now_and_at_the_promotion(bombed: Service, 
     assert (found["phase"], status(bombed)["state"]) == ("full", "promoted")
     assert before["faults"] == 0
     assert before["calls"] > 50
+
+
+def begin_and_promote(service: Service, traffic: Traffic, **after: Any) -> None:
+    """Compares some hundred calls at 50 %, and promotes V2."""
+    begin(service, steps=[{"percent": 50, "hold_s": 3600}], after=after)
+    traffic.wait_for(600)
+    assert service.client.post("/rollout/promote", json={"reason": "seen enough"}).status_code == 200
+    traffic.wait_for(200)
+
+
+def test_a_bomb_after_the_promotion_is_told(bombed: Service, tmp_path: Path) -> None:
+    """V2 keeps its calls, and everybody is told: the program, the code, and both rates."""
+    program = bombed.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    with Traffic([bombed], program) as traffic:
+        begin_and_promote(bombed, traffic)
+        assert status(bombed)["reason"] == "promoted without waiting for evidence: seen enough"
+        (tmp_path / "bomb").touch()
+        wait_until(lambda: "has become worse" in (status(bombed)["reason"] or ""), "it is told")
+    found = status(bombed)
+    assert (found["state"], found["by"], found["canary_percent"]) == ("promoted", "judge", 100)
+    assert f"most are program_error of the program {program}" in found["reason"]
+    assert "at the last step 0 of" in found["reason"]
+    newest = bombed.client.get("/rollout/history").json()["items"][0]
+    assert (newest["source"], newest["to_percent"], newest["reason"]) == ("judge", 100, found["reason"])
+    assert found["reason"] in migration(bombed)["against"]
+    decision = bombed.client.get("/rollout/decisions").json()["items"][0]
+    assert (decision["verdict"], decision["guardrail"]) == ("alert", "after")
+
+
+def test_a_bomb_after_the_promotion_is_rolled_back(bombed: Service, tmp_path: Path) -> None:
+    """If the plan says so: V1 has all calls again, by the judge."""
+    program = bombed.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    with Traffic([bombed], program) as traffic:
+        begin_and_promote(bombed, traffic, watch_s=3600, action="rollback")
+        (tmp_path / "bomb").touch()
+        wait_until(lambda: status(bombed)["state"] == "rolled_back", "it is rolled back")
+        traffic.wait_for(50)
+    assert (status(bombed)["by"], status(bombed)["canary_percent"]) == ("judge", 0)
+    assert {version for _, _, version, _ in traffic.answers[-20:]} == {"v1"}
+
+
+def test_without_v1_it_goes_on_as_an_alert(tmp_path: Path) -> None:
+    """The last step's rate outlives the restart without V1, where nothing can be rolled back."""
+    with running_service(tmp_path, **settings(tmp_path)) as service:
+        program = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+        with Traffic([service], program) as traffic:
+            begin_and_promote(service, traffic, watch_s=3600, action="rollback")
+    with running_service(tmp_path, POOLS="v2", **settings(tmp_path)) as service:
+        with Traffic([service], program) as traffic:
+            traffic.wait_for(50)
+            (tmp_path / "bomb").touch()
+            wait_until(lambda: "has become worse" in (status(service)["reason"] or ""), "it is told")
+        assert (status(service)["state"], status(service)["canary_percent"]) == ("promoted", 100)

@@ -43,6 +43,36 @@ def at_last_step(**changes: Any) -> Ramp:
     return move.ramp
 
 
+def promoted(**changes: Any) -> Ramp:
+    move = ramps.advance(at_last_step(**changes), facts(verdict=verdict(Say.PROMOTE)))
+    assert move is not None
+    return move.ramp
+
+
+def test_a_relapse_is_told_once_or_rolled_back() -> None:
+    """The history has it, and the ramp stays promoted; with `rollback` it is one of the judge's."""
+    told = ramps.relapsed(promoted(), "V2 has become worse", rolls_back=False)
+    assert told is not None
+    assert isinstance(told.effect, ramps.Note)
+    assert (told.ramp.state, told.ramp.is_alarmed, told.ramp.by) == (RampState.PROMOTED, True, "judge")
+    assert from_json(to_json(told.ramp)) == told.ramp
+    assert ramps.relapsed(told.ramp, "again", rolls_back=True) is None
+    back = ramps.relapsed(promoted(), "V2 has become worse", rolls_back=True)
+    assert back is not None
+    assert isinstance(back.effect, RollBack)
+    assert (back.ramp.state, back.effect.source) == (RampState.ROLLED_BACK, Source.JUDGE)
+    assert ramps.relapsed(back.ramp, "again", rolls_back=True) is None
+    assert ramps.relapsed(started(), "not promoted", rolls_back=True) is None
+
+
+def test_another_v2_has_no_alarm() -> None:
+    """Other code, and another start, are another V2's."""
+    told = ramps.relapsed(promoted(), "V2 has become worse", rolls_back=False)
+    assert told is not None
+    assert not ramps.evidence_restarted(told.ramp, "reloaded").ramp.is_alarmed
+    assert not ramps.start(told.ramp, "ops", None, lowers=True).ramp.is_alarmed
+
+
 UNTRIED = Coverage((ProgramRuns("a", 60, 0), ProgramRuns("b", 0, 3)))
 TRIED = Coverage((ProgramRuns("a", 60, 0), ProgramRuns("b", 30, 20)))
 

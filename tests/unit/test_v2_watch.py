@@ -5,19 +5,23 @@ from dataclasses import replace
 
 import pytest
 
+from analysis.guardrails import Config
+from analysis.relapse import Seen
 from pools.calls import Call
+from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import Rollout, Source
 from routing.rollout.v2_watch import MAX_PROGRAMS, OTHERS, RECENT_S, FaultRate, V2Watch
 from routing.versions import Decision, Reason, Version
 from tests.support.fake_pools import echo_program
+from tests.unit.analysis.calls import Told, tell
 
 HALF = Rollout(1, 5000, None, Source.API, "alice", None)
 ALL = replace(HALF, canary_basis_points=10_000)
 ORGANIC = Decision(Version.V2, Reason.SPLIT)
 
 
-def call(program_id: str = "p") -> Call:
-    return Call("e-1", echo_program(program_id), b"{}", 60.0)
+def call(program_id: str = "p", session_id: str | None = None) -> Call:
+    return Call("e-1", echo_program(program_id), b"{}", 60.0, session_id)
 
 
 def watch_at_100() -> V2Watch:
@@ -83,3 +87,31 @@ def test_the_number_of_programs_is_bounded() -> None:
         watch.ended(ORGANIC, "execute", call(f"p-{number}"), "ok")
     assert watch.counts[OTHERS, "ok"] == 5
     assert watch.total().calls == MAX_PROGRAMS + 5
+
+
+def test_a_session_and_a_crash_are_one_fault_each_as_evidence() -> None:
+    """A broken session with ten faults is one, and so is a crash that fails ten calls; a raising program is ten."""
+    watch = watch_at_100()
+    for _ in range(10):
+        watch.ended(ORGANIC, "execute", call("session", "s"), "program_error")
+        watch.ended(ORGANIC, "execute", call("crash"), "worker_crashed")
+        watch.ended(ORGANIC, "execute", call("raising"), "program_error")
+    assert watch.units == {"session": Seen(1, 1), "crash": Seen(1, 1), "raising": Seen(10, 10)}
+    assert watch.total() == FaultRate(30, 30)
+    assert watch.most_faulty("crash") == ("crash", "worker_crashed")
+
+
+def test_the_last_step_is_the_baseline() -> None:
+    """V2's calls at the highest percentage, with the faults that are its own doing; earlier steps are left out."""
+    judge = LiveJudge(Config())
+    assert judge.v2_baseline() == {}
+    for w, arm, outcome in (
+        (0.1, "v2", "worker_crashed"),
+        (0.5, "v1", "worker_crashed"),
+        (0.5, "v2", "worker_crashed"),
+        (0.5, "v2", "lm_error"),
+        (0.5, "v2", "ok"),
+    ):
+        tell(judge.judge, Told(1.0, w, arm, None, "p", outcome, 1.0))
+    assert judge.v2_baseline() == {"p": Seen(3, 1)}
+    assert judge.v2_at_last_step() == FaultRate(3, 1)
