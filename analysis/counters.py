@@ -23,12 +23,16 @@ class Counters:
     Each `list[int]` has two items, V1's count and V2's. A step is an index into `steps`, which are in the ramp's order.
     """
 
-    __slots__ = ("calls", "costs", "events", "faults", "latency", "steps", "units")
+    __slots__ = ("calls", "costs", "events", "faults", "faulty", "latency", "programs", "steps", "units")
 
     def __init__(self) -> None:
         self.steps: list[StepId] = []
         self.calls: dict[int, list[int]] = {}
         """By step: every call that ended."""
+        self.programs: dict[tuple[int, str], list[int]] = {}
+        """By step and program: the same calls."""
+        self.faulty: dict[tuple[int, str], list[int]] = {}
+        """By step and program: those of them that ended with a fault of the version's own."""
         self.faults: dict[tuple[str, int], list[int]] = {}
         """By guardrail and step: every fault, repeated keys and incidents too."""
         self.events: dict[EventKey, list[int]] = {}
@@ -50,12 +54,22 @@ class Counters:
 
     def _add(self, part: "Counters", index: list[int]) -> None:
         _add_to(self.calls, part.calls, lambda step: index[step])
+        _add_to(self.programs, part.programs, lambda key: (index[key[0]], key[1]))
+        _add_to(self.faulty, part.faulty, lambda key: (index[key[0]], key[1]))
         _add_to(self.faults, part.faults, lambda key: (key[0], index[key[1]]))
         _add_to(self.events, part.events, lambda key: (key[0], index[key[1]], index[key[2]], key[3], key[4]))
         _add_to(self.units, part.units, lambda key: (index[key[0]], index[key[1]]))
         for mine, parts in ((self.latency, part.latency), (self.costs, part.costs)):
             for (first, step, generation), histogram in parts.items():
                 _add_to(mine.setdefault((index[first], index[step], generation), {}), histogram, lambda fine: fine)
+
+    def v2_programs(self) -> dict[str, int]:
+        """Returns V2's calls of each program."""
+        calls: dict[str, int] = {}
+        for (_, program), pair in self.programs.items():
+            if pair[1]:
+                calls[program] = calls.get(program, 0) + pair[1]
+        return calls
 
     def without_events(self) -> "Counters":
         """Returns what a replica may add to its own counters: fault events are rows, unique by key, in the store."""
@@ -70,6 +84,8 @@ class Counters:
         return {
             "steps": [list(step) for step in self.steps],
             "calls": [[step, *pair] for step, pair in sorted(self.calls.items())],
+            "programs": [[*key, *pair] for key, pair in sorted(self.programs.items())],
+            "faulty": [[*key, *pair] for key, pair in sorted(self.faulty.items())],
             "faults": [[*key, *pair] for key, pair in sorted(self.faults.items())],
             "events": [[*key, *pair] for key, pair in sorted(self.events.items())],
             "units": [[*key, *pair] for key, pair in sorted(self.units.items())],
@@ -89,6 +105,9 @@ class Counters:
         try:
             counters.steps = [(float(w), int(restarts)) for w, restarts in data["steps"]]
             counters.calls = {step: [v1, v2] for step, v1, v2 in data["calls"]}
+            told = data.get("programs", [])  # an older replica counts calls by no program
+            counters.programs = {(step, program): [v1, v2] for step, program, v1, v2 in told}
+            counters.faulty = {(step, program): [v1, v2] for step, program, v1, v2 in data.get("faulty", [])}
             counters.faults = {(name, step): [v1, v2] for name, step, v1, v2 in data["faults"]}
             counters.events = {
                 (name, first, step, code, program): [v1, v2]

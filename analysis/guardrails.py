@@ -20,6 +20,8 @@ GUARDRAIL_OF: Final[dict[str, str]] = {
 }
 """Error codes that judge a version. All others are client errors, or nobody's: they judge nothing."""
 
+OF_THE_VERSION: Final = frozenset({"engine", "program", "capacity"})
+"""Guardrails whose faults are the version's own doing, whoever else runs: those of the language model are not."""
 LM_SHARE: Final = 0.1
 """The share of α that `upstream` has if V2's LM is on trial; the guardrails that roll back anyway share the rest."""
 QUALITY: Final = "quality"

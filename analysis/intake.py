@@ -5,7 +5,7 @@ from typing import Final
 from analysis.costs import MAX_PROGRAMS, bin_of_cost, generation_of_costs
 from analysis.counters import Counters, add, add_one
 from analysis.evidence import Bench
-from analysis.guardrails import GUARDRAIL_OF, OVER_3_P99, OVER_P99, Config
+from analysis.guardrails import GUARDRAIL_OF, OF_THE_VERSION, OVER_3_P99, OVER_P99, Config
 from analysis.incidents import Incidents
 from analysis.keys import KeyMarks
 from analysis.latency import WARM_UP, generation_of
@@ -16,6 +16,8 @@ MAX_KEYED: Final = 10_000
 """Faults of keys that a replica tells the others of."""
 MAX_STEPS: Final = 256
 """Steps of a ramp; calls of further ones are no evidence."""
+MAX_COUNTED: Final = 16_384
+"""Pairs of a step and a program whose calls are counted."""
 FELL: Final = -2
 """Instead of a step: the ramp has fallen."""
 _NEVER: Final = 1 << 30
@@ -97,7 +99,7 @@ class Intake:
         if step < 0:
             return None
         version = 1 if arm == "v2" else 0
-        add_one(self.counters.calls, step, version)
+        self._count(step, version, program, outcome)
         if cost is None or self._costly or cost > 0.0:
             self._spent(step, version, key_hash, program, cost)
         if outcome == "ok" and not is_cold and 0.0 <= ms < 1e12:
@@ -105,6 +107,14 @@ class Intake:
         self._has_no_time(step, version, key_hash)
         guardrail = GUARDRAIL_OF.get(outcome)
         return None if guardrail is None else self.fault(guardrail, t, step, version, key_hash, outcome, program)
+
+    def _count(self, step: int, version: int, program: str, outcome: str) -> None:
+        counters, key = self.counters, (step, program)
+        add_one(counters.calls, step, version)
+        if key in counters.programs or len(counters.programs) < MAX_COUNTED:
+            add_one(counters.programs, key, version)
+            if outcome != "ok" and GUARDRAIL_OF.get(outcome) in OF_THE_VERSION:
+                add_one(counters.faulty, key, version)
 
     def attempt_failed(self, t: float, w: float, arm: str, key_hash: int | None, program: str, code: str) -> str | None:
         """Counts a fault without the end of a call; returns the guardrail that has a new event of V2's."""

@@ -6,12 +6,11 @@ from typing import Final
 
 from analysis.counters import Counters
 from analysis.evidence import Bench
-from analysis.guardrails import Action, Config, Guardrail, Kind
+from analysis.guardrails import Action, Config, Kind
 from analysis.intake import FELL, Intake
-from analysis.planning.promotable import calls_until_shown
 from analysis.published import rows
 from analysis.replicas import KeyedFault
-from analysis.verdict import Evidence, Outstanding, Row, Say, Verdict
+from analysis.verdict import Evidence, Row, Say, Verdict
 
 LOOK_EVERY_S: Final = 1.0
 _CALLS_A_LOOK: Final = 32
@@ -162,23 +161,19 @@ class Judge:
         return rows(self._bench(others), {name: row for name, (_, row) in self._fed.items()}, self._rate)
 
     def analysis_of_now(self, others: Counters | None = None) -> Callable[[], tuple[Row, ...]]:
-        """Copies the evidence, and returns a function that computes the rows from the copy, on any thread."""
+        """Copies the evidence, and returns a function that computes the rows from the copy, on any thread.
+
+        Other replicas are taken to have as many calls per second, for each call that they have counted, as this one.
+        """
         counters = self.counters.merge(others if others is not None else Counters())
-        config, rate, fed = self.config, self._rate, {name: row for name, (_, row) in self._fed.items()}
+        own, all_calls = (sum(map(sum, one.calls.values())) for one in (self.counters, counters))
+        rate = None if self._rate is None or not own else self._rate * all_calls / own
+        config, fed = self.config, {name: row for name, (_, row) in self._fed.items()}
         return lambda: rows(Bench(config, counters), fed, rate)
 
     def lacking(self) -> tuple[Evidence, ...]:
         """Returns the guardrails that promotion still waits for, on the own counters."""
         return (*self._intake.bench.lacking(self.step), *self._lacking_fed()) if self.counters.steps else ()
-
-    def outstanding(self) -> tuple[Outstanding, ...]:
-        """Returns what promotion still waits for, and when that is likely to come, on the own counters."""
-        bench, kinds = self._intake.bench, {one.name: one for one in self.config.guardrails}
-        return tuple(self._outstanding(bench, kinds[one.guardrail]) for one in self.lacking())
-
-    def _outstanding(self, bench: Bench, guardrail: Guardrail) -> Outstanding:
-        calls = None if guardrail.kind is Kind.FED else calls_until_shown(bench, guardrail, bench.first_of(self.step))
-        return Outstanding(guardrail.name, calls, calls / self._rate if calls is not None and self._rate else None)
 
     def _lacking_fed(self) -> tuple[Evidence, ...]:
         threshold = -math.log(self.config.promotion_alpha)

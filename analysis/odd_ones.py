@@ -34,11 +34,15 @@ FieldId = tuple[str, str]
 Odd = Literal["v1", "v2", "none", "unknown"]
 """The odd one of a triple; `unknown` if the call could not run on V1 once more."""
 
-Verdict = Literal["differs", "alike", "unknown"]
+Verdict = Literal["differs", "suspected", "alike", "unknown"]
+"""`suspected`: all odd ones so far are V2's, or the evidence is above half of its threshold. That may be chance."""
 ALIKE_SHARE: Final = 0.05
 """A field is alike if surely no larger share of calls really differs: after 149 calls that are all the same."""
 ALPHA: Final = 0.01
 """The probability that a report ever calls any field different although V2 is no other than V1."""
+_FORESEEN: Final = 50
+"""Rows whose missing calls are estimated by intervals, of which each takes 1 ms."""
+_NEVER: Final = 1e7
 _ODDS: Final = (1.5, 2.5, 4.0, 9.0, 30.0, 300.0)
 _PRIORS: Final = (0.08, 0.09, 0.1, 0.1, 0.13, 0.5)
 _TEST: Final = Mixture(1.0, _ODDS, _PRIORS)
@@ -73,6 +77,18 @@ class FieldCounts:
         return field_log_e(self.v1_odd, self.v2_odd)
 
     @property
+    def is_suspected(self) -> bool:
+        """Tells if all odd ones are V2's, or if the evidence is above half of the threshold."""
+        if not self.first:
+            return False
+        return self.v1_odd == self.no_odd == 0 or self.log_e >= threshold_of(self.first) / 2
+
+    def times(self, factor: float) -> "FieldCounts":
+        """Returns counts with the same shares, of `factor` times as many comparisons."""
+        v1, v2, no_odd = (round(factor * one) for one in (self.v1_odd, self.v2_odd, self.no_odd))
+        return FieldCounts(round(factor * self.compared), v1 + v2 + no_odd, v1, v2, no_odd, self.first)
+
+    @property
     def noise(self) -> int:
         """The differing calls that V1's own noise explains."""
         return min(self.differing, 2 * self.v1_odd + self.no_odd)
@@ -97,12 +113,17 @@ class FieldRow:
     interval: tuple[float, float]
     log_e: float
     threshold: float
+    is_suspected: bool
+    missing: int | None
+    """Further comparisons until the verdict is likely to be one of `differs` and `alike`; None if it is, or never."""
 
     @property
     def verdict(self) -> Verdict:
         """The verdict on the field. Few comparisons without a difference show nothing yet."""
         if self.differs:
             return "differs"
+        if self.is_suspected:
+            return "suspected"
         return "alike" if self.interval[1] <= ALIKE_SHARE else "unknown"
 
 
@@ -200,7 +221,18 @@ class Comparisons:
             return not self._differs(field, counts), -counts.log_e, field
 
         found = sorted(self.counts(program).items(), key=rank)
-        return [self._row(field, counts) for field, counts in found[:most]]
+        return [self._row(field, counts, index) for index, (field, counts) in enumerate(found[:most])]
+
+    def suspects(self) -> list[FieldId]:
+        """Returns the fields that are suspected and not shown to differ, those with the most evidence first."""
+        found = [(field, one) for field, one in self._fields.items() if one.is_suspected]
+        by_weight = sorted(found, key=lambda one: (-one[1].log_e, one[0]))
+        return [field for field, counts in by_weight if not self._differs(field, counts)]
+
+    def are_alike(self) -> bool:
+        """Tells if there is a field, and none has ever differed in enough comparisons to be `alike`."""
+        counts = self._fields.values()
+        return bool(counts) and all(not one.differing and one.compared >= equal_until_alike() for one in counts)
 
     def evidence(self, guardrail: str, alpha: float) -> Evidence:
         """Returns the evidence of the field that is nearest to its threshold, at the level `alpha`."""
@@ -242,7 +274,9 @@ class Comparisons:
     def _differs(self, field: FieldId, counts: FieldCounts) -> bool:
         return field in self._found or (counts.first > 0 and counts.log_e >= threshold_of(counts.first))
 
-    def _row(self, field: FieldId, counts: FieldCounts) -> FieldRow:
+    def _row(self, field: FieldId, counts: FieldCounts, index: int) -> FieldRow:
+        differs, interval = self._differs(field, counts), counts.interval(ALPHA)
+        is_open = not differs and (counts.is_suspected or interval[1] > ALIKE_SHARE)
         threshold = threshold_of(counts.first or self._active + 1)
         return FieldRow(
             field[0],
@@ -250,11 +284,50 @@ class Comparisons:
             counts.compared,
             counts.differing,
             counts.noise,
-            self._differs(field, counts),
-            counts.interval(ALPHA),
+            differs,
+            interval,
             counts.log_e,
             threshold,
+            counts.is_suspected and not differs,
+            calls_until_known(counts) if is_open and (index < _FORESEEN or not counts.differing) else None,
         )
+
+
+def calls_until_known(counts: FieldCounts) -> int | None:
+    """Returns the further comparisons until a field differs or is alike, if its shares stay; None is never.
+
+    Evidence and interval are computed for counts of the same shares. They grow with the calls (Wald, "Sequential
+    Analysis", 1947); a real field needs more or fewer.
+    """
+    if not counts.differing:
+        return max(0, equal_until_alike() - counts.compared)
+    threshold = threshold_of(counts.first or 1)
+    if counts.is_suspected:
+        return _further(counts, lambda more: more.log_e >= threshold)
+    return _further(counts, lambda more: more.log_e >= threshold or more.interval(ALPHA)[1] <= ALIKE_SHARE)
+
+
+@lru_cache(maxsize=1)
+def equal_until_alike() -> int:
+    """The comparisons without any difference after which a field is alike."""
+    calls = 1
+    while FieldCounts(calls).interval(ALPHA)[1] > ALIKE_SHARE:
+        calls += 1
+    return calls
+
+
+def _further(counts: FieldCounts, is_known: Callable[[FieldCounts], bool]) -> int | None:
+    """The calls by which `counts` must grow, to within 5 %."""
+    high = 2.0
+    while not is_known(counts.times(high)):
+        high *= 2
+        if high * counts.compared > _NEVER:
+            return None
+    low = high / 2
+    while high - low > 0.05 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if is_known(counts.times(middle)) else (middle, high)
+    return math.ceil((high - 1) * counts.compared)
 
 
 @lru_cache(maxsize=65_536)

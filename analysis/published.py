@@ -9,7 +9,8 @@ from analysis.faults import cells_of_copy
 from analysis.formulas.interval import Interval, cost_interval, latency_interval, ratio_interval
 from analysis.guardrails import Guardrail, Kind
 from analysis.planning.detectable import calls_until
-from analysis.verdict import Detectable, Evidence, Row, Tally
+from analysis.planning.promotable import calls_until_shown
+from analysis.verdict import Detectable, Evidence, Row, Tally, Until
 
 _RATIO = {Kind.FAULTS: 2.0, Kind.LATENCY: 1.25, Kind.SPLIT: 0.9, Kind.COST: 1.5}
 """The regression whose time to be found is published."""
@@ -26,6 +27,8 @@ def rows(bench: Bench, fed: Mapping[str, Row], rate: float | None) -> tuple[Row,
 def _row(bench: Bench, guardrail: Guardrail, rate: float | None) -> Row:
     evidence = bench.look(guardrail)
     v1, v2 = _tallies(bench, guardrail)
+    interval = _interval(bench, guardrail)
+    is_shown = _is_shown(bench, guardrail, interval)
     return Row(
         guardrail.name,
         guardrail.action.value,
@@ -33,10 +36,33 @@ def _row(bench: Bench, guardrail: Guardrail, rate: float | None) -> Row:
         evidence.threshold,
         v1,
         v2,
-        _interval(bench, guardrail),
+        interval,
         evidence.stratum,
         _detectable(bench, guardrail, evidence, rate),
+        is_shown,
+        None if is_shown else _until_shown(bench, guardrail, rate),
     )
+
+
+def _is_shown(bench: Bench, guardrail: Guardrail, interval: Interval) -> bool:
+    """Tells if V2 is shown not to be worse by the margin: by the current step's calls, as a promotion asks."""
+    low, high = interval
+    if guardrail.kind is Kind.SPLIT:
+        return high is not None and _RATIO[Kind.SPLIT] < low and high < 1 / _RATIO[Kind.SPLIT]
+    if guardrail.kind is Kind.COST:
+        return high is not None and high < _RATIO[Kind.COST]
+    steps = bench.counters.steps
+    threshold = -math.log(bench.config.promotion_alpha)
+    return bool(steps) and bench.not_worse(guardrail, bench.first_of(len(steps) - 1)) >= threshold
+
+
+def _until_shown(bench: Bench, guardrail: Guardrail, rate: float | None) -> Until | None:
+    """The calls until that is likely; nothing foresees it for the split and the cost."""
+    steps = bench.counters.steps
+    if not steps or guardrail.kind in (Kind.SPLIT, Kind.COST):
+        return None
+    calls = calls_until_shown(bench, guardrail, bench.first_of(len(steps) - 1))
+    return None if calls is None else Until(calls, calls / rate if rate else None)
 
 
 def _unfed(bench: Bench, guardrail: Guardrail) -> Row:

@@ -1,7 +1,12 @@
 """Values that the judge returns, frozen, for controllers, pages and notifications."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+Finding = Literal["against", "suspected", "alike", "unknown"]
+"""A guardrail's word on V2: worse, perhaps worse, not worse by the margin, or not yet known."""
 
 
 class Say(StrEnum):
@@ -62,6 +67,14 @@ class Detectable:
 
 
 @dataclass(frozen=True, slots=True)
+class Until:
+    """Further organic calls, and the time that they take at the present rate."""
+
+    calls: int
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One guardrail for the page of analysis."""
 
@@ -75,6 +88,21 @@ class Row:
     """Always-valid interval of V2's rate (or time) over V1's; None is no upper bound."""
     stratum: str
     detectable: Detectable
+    is_shown: bool = False
+    """Tells if it is shown that V2 is not worse by the margin."""
+    until_shown: Until | None = None
+    """The calls until that is likely, if V2 is as good as V1; None if it is shown, or not to be foreseen."""
+    suspects: tuple[str, ...] = ()
+    """Parts of the evidence that speak against V2 so far, and that may be chance, such as `invoice.total`."""
+
+    @property
+    def finding(self) -> Finding:
+        """The guardrail's word. Evidence above half of its threshold is a suspicion."""
+        if self.log_e >= self.threshold:
+            return "against"
+        if self.suspects or self.log_e >= self.threshold / 2:
+            return "suspected"
+        return "alike" if self.is_shown else "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +110,10 @@ class Outstanding:
     """A guardrail that a promotion waits for, and when its evidence is likely if V2 is as good as V1."""
 
     guardrail: str
-    calls: int | None
-    """Further organic calls; None if that is not known, or if they would never do."""
-    seconds: float | None
-    """The same at the present rate of calls."""
+    until: Until | None
+    """None if that is not known, or if no number of calls would do."""
+
+
+def outstanding(rows: Iterable[Row], promoting: Collection[str]) -> list[Outstanding]:
+    """Returns those of the guardrails in `promoting` whose rows do not show yet that V2 is no worse."""
+    return [Outstanding(row.name, row.until_shown) for row in rows if row.name in promoting and not row.is_shown]

@@ -119,6 +119,7 @@ def _open_router(
     judge = LiveJudge(Config(), is_off=pin is not None or len(pools.engines) < len(Version))
     salt, replica = opening.settings.canary_salt, opening.replica
     router = Router(pools.engines, flag, opening.recorder, catalog.costs, judge=judge, pin=pin, salt=salt)
+    opening.run("v2_watch", router.watch.run)
     router.hear = None if replica is None else replica.hear
     return judge, router
 

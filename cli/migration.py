@@ -36,6 +36,9 @@ def show_status(service: Service, *, as_json: AsJson = False) -> None:
     fields = {"phase": found["phase"], "next": found["next"] or "nothing: the migration is done"}
     for number, objection in enumerate(found["against"]):
         fields["against" if number == 0 else f"against {number + 1}"] = objection
+    if (faults := found.get("v2_faults")) is not None:
+        fields["V2's faults now"] = f"{_rate(faults['now'])} in the last {faults['seconds'] / 60:g} min"
+        fields["at the promotion"] = _rate(faults["at_promotion"])
     for number, setting in enumerate(found.get("settings", ())):
         fields["nothing needs V1" if number == 0 else "or"] = setting
     if found["v1_sunset"]:
@@ -44,6 +47,11 @@ def show_status(service: Service, *, as_json: AsJson = False) -> None:
     print_rows(
         ("ITEM", "STATE", "EVIDENCE"), [(one["item"], one["state"], one["evidence"]) for one in found["checklist"]]
     )
+
+
+def _rate(tally: dict[str, int]) -> str:
+    share = f" ({100 * tally['faults'] / tally['calls']:.2g} %)" if tally["calls"] else ""
+    return f"{tally['faults']:,} of {tally['calls']:,} calls{share}"
 
 
 @app.command("validate")

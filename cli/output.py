@@ -20,6 +20,14 @@ _UNBOUNDED = 100_000
 """Columns of an output that is not a terminal: its reader wants whole lines."""
 
 
+def rough_time(seconds: float) -> str:
+    """A time that is an estimate, in one unit."""
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def print_json(value: Any) -> None:
     """As the service gave it."""
     print(json.dumps(value, indent=2), flush=True)

@@ -17,6 +17,7 @@ from routing.catalog.lm_costs import LMCosts
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import MOVED, End, Evidence, LiveJudge
 from routing.rollout.model import Rollout
+from routing.rollout.v2_watch import V2Watch
 from routing.shadow.tap import ShadowTap
 from routing.split import bucket
 from routing.telemetry.call_trace import CANCELLED, CallTrace
@@ -105,9 +106,13 @@ class Router:
         self._is_diverting = False
         self.tap: ShadowTap | None = None
         """The listener to the ends of calls, while there is any."""
+        self.watch = V2Watch(pin, has_v1=Version.V1 in pools)
+        """Counts V2's calls while it has all of them."""
         self.hear: Callable[[], None] | None = None
         """Brings into force what other replicas of the machine have changed, if there are any."""
         flag.listen(self._requeue)
+        flag.listen(self.watch.rollout_changed)
+        self.watch.rollout_changed(flag.current)
         if self._only is None:
             pools[Version.V2].when_down(self._requeue_diverted)
 
@@ -234,6 +239,8 @@ class Router:
         cost = 0.0 if call.lm is None else self._cost_of(route, call.lm, result.usage)
         if route.evidence is not None:
             self._judge_end(route, call, OK, seconds, "", cost, now)
+        elif self.watch.is_on:
+            self.watch.ended(route.decision, operation, call, OK)
         if self.tap is not None:
             self.tap.call_ended(route.decision, call, call.session_id, route.evidence, result, None, route.trace)
 
@@ -245,6 +252,8 @@ class Router:
         if route.evidence is not None:
             now = _perf_counter()
             self._judge_end(route, call, error.code, now - began, error.detail, cost, now)
+        elif self.watch.is_on:
+            self.watch.ended(route.decision, operation, call, error.code)
         if self.tap is not None:
             self.tap.call_ended(route.decision, call, call.session_id, route.evidence, None, error.code, route.trace)
         if route.trace is not None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -194,6 +195,12 @@ class SqlProgramStore:
             return await revision_rows.page(
                 connection, int(key), limit=limit, max_bytes=max_bytes, before=before, of_v2=of_v2
             )
+
+    async def used_since(self, seconds: float) -> Sequence[str]:
+        async with self._database.transaction() as connection:
+            since = await clock.now(connection) - timedelta(seconds=seconds)
+            used = select(programs.c.id).where(programs.c.last_executed_at >= since).distinct().order_by(programs.c.id)
+            return (await connection.execute(used)).scalars().all()
 
     async def add_uses(self, uses: Mapping[str, ProgramUse]) -> None:
         async with self._database.transaction() as connection:

@@ -184,7 +184,7 @@ async def _latest(connection: AsyncConnection) -> StoredRamp | None:
 
 
 def _is_news(before: Ramp, after: Ramp) -> bool:
-    return (before.state, before.step) != (after.state, after.step)
+    return (before.state, before.step, before.is_alarmed) != (after.state, after.step, after.is_alarmed)
 
 
 def _new_event(event: Mapping[str, Any], at: datetime) -> dict[str, Any]:

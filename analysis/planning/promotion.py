@@ -1,15 +1,17 @@
 """Time to promotion: the calls until a V2 that is as good as V1 is promoted, by simulation with a fixed seed."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from analysis.guardrails import Config, codes_of
+from analysis.guardrails import GUARDRAILS, Config, codes_of
 from analysis.judge import Judge
 from analysis.planning.stages import Stage, check_ramp
 
 RAMPS: Final = 21
+PROMOTING: Final = tuple(one.name for one in GUARDRAILS if one.promotes)
+"""The guardrails whose evidence a promotion waits for."""
 MAX_CALLS: Final = 200_000
 """Calls at the last step after which a ramp counts as not promoted."""
 _LOG_MEDIAN_MS: Final = 3.0
@@ -30,6 +32,8 @@ class PromotionTime:
     last_step_calls: int | None
     """Median of the calls that the last step takes; None if most ramps take over `MAX_CALLS`."""
     promoted: int
+    by_guardrail: Mapping[str, int | None]
+    """Median of the calls at the last step until each guardrail's evidence is there; None if it takes more."""
     ramps: int = RAMPS
 
     @property
@@ -43,6 +47,10 @@ class PromotionTime:
             "calls": self.calls,
             "seconds": None if self.calls is None else self.calls / self.rate,
             "last_step_calls": self.last_step_calls,
+            "guardrails": {
+                name: {"calls": calls, "seconds": None if calls is None else calls / self.rate}
+                for name, calls in self.by_guardrail.items()
+            },
             "promoted": self.promoted,
             "ramps": self.ramps,
         }
@@ -58,24 +66,35 @@ def promotion_time(rate: float, faults: float, ramp: Sequence[Stage], guardrail:
     code = codes_of(guardrail)[0]
     check_ramp(ramp)
     last = ramp[-1].w
-    calls = [_until_promoted(rate, faults, last, code, seed) for seed in range(RAMPS)]
-    promoted = sorted(one for one in calls if one is not None)
-    median = promoted[RAMPS // 2] if len(promoted) > RAMPS // 2 else None
-    return PromotionTime(rate, sum(stage.calls for stage in ramp[:-1]), last, median, len(promoted))
+    played = [_until_shown(rate, faults, last, code, seed) for seed in range(RAMPS)]
+    promoted = [max(one.values()) for one in played if len(one) == len(PROMOTING)]
+    by_guardrail = {name: _median([one[name] for one in played if name in one]) for name in PROMOTING}
+    earlier = sum(stage.calls for stage in ramp[:-1])
+    return PromotionTime(rate, earlier, last, _median(promoted), len(promoted), by_guardrail)
 
 
-def _until_promoted(rate: float, faults: float, w: float, code: str, seed: int) -> int | None:
-    """Plays the calls of one last step; returns the calls until promotion has all of its evidence."""
+def _median(calls: Sequence[int]) -> int | None:
+    """The median over all ramps; None if most of them took more calls than are played."""
+    return sorted(calls)[RAMPS // 2] if len(calls) > RAMPS // 2 else None
+
+
+def _until_shown(rate: float, faults: float, w: float, code: str, seed: int) -> dict[str, int]:
+    """Plays the calls of one last step; returns those until promotion has the evidence of each guardrail.
+
+    A guardrail whose evidence comes and goes counts from the last time that it has come.
+    """
     rng = random.Random(f"{_SEED} {seed}")  # noqa: S311 - a simulation
     judge = Judge(Config(steps=(w,)))
-    look = 100
+    look, shown = 100, dict[str, int]()
     for call in range(1, MAX_CALLS + 1):
         arm = "v2" if rng.random() < w else "v1"
         outcome = code if rng.random() < faults else "ok"
         judge.assigned(call / rate, w, arm, None)
         judge.ended(call / rate, w, arm, None, "", outcome, rng.lognormvariate(_LOG_MEDIAN_MS, _SIGMA))
         if call >= look:
-            if not judge.lacking():
-                return call
+            lacking = {one.guardrail for one in judge.lacking()}
+            shown = {name: shown.get(name, call) for name in PROMOTING if name not in lacking}
+            if not lacking:
+                return shown
             look = int(look * _GROWTH) + 1
-    return None
+    return shown

@@ -11,7 +11,7 @@ from fastapi import Query
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from analysis.verdict import Row
+from analysis.verdict import Finding, Row
 from app.access.auth import Admin, Observer, Principal
 from app.api.base import MAX_KEY, Out, Page, Router, page_of
 from app.openapi.document import raises
@@ -60,6 +60,13 @@ class DetectableView(Out):
     seconds: float | None
 
 
+class UntilView(Out):
+    """Further organic calls, and the time that they take at the present rate."""
+
+    calls: int
+    seconds: float | None
+
+
 class ExampleView(Out):
     """An execution whose fault is part of the evidence."""
 
@@ -80,6 +87,14 @@ class GuardrailView(Out):
     v2: TallyView
     ratio: tuple[float, float | None] = Field(description="Always-valid interval of V2 over V1; null is no upper bound")
     stratum: str = Field(description="What the evidence is mostly about: `all`, `code=…`, `program=…`")
+    finding: Finding = Field(
+        description="`against` V2; `suspected`: on half of the evidence that it takes; `alike`: V2 is shown not to be "
+        "worse by the margin; `unknown`: none of these yet"
+    )
+    suspects: list[str] = Field(description="Parts that speak against V2 so far, which may be chance")
+    until_shown: UntilView | None = Field(
+        description="When that is likely, if V2 is as good as V1; null if it is shown, or not to be foreseen"
+    )
     detectable: DetectableView
     examples: list[ExampleView]
 
@@ -148,7 +163,8 @@ def _view(row: Row, examples: Sequence[JudgedExample], principal: Principal) -> 
         )
         for one in examples
     ]
-    return GuardrailView.model_validate({**asdict(row), "examples": [one.model_dump() for one in shown]})
+    told = {**asdict(row), "finding": row.finding, "examples": [one.model_dump() for one in shown]}
+    return GuardrailView.model_validate(told)
 
 
 def _without_details(evidence: Any) -> dict[str, Any]:

@@ -8,20 +8,28 @@ import msgspec
 from pydantic import Field, field_validator
 
 from app.access.auth import Admin, Observer, Operator
+from app.api.analysis import TallyView
 from app.api.base import In, Out, Router, Text
 from app.openapi.document import raises
 from app.positions.identity import identity_of_pools
 from app.problems import Problem
-from app.replicas.told import MIGRATION, MigrationTold
+from app.replicas.told import EXAMPLES, MIGRATION, SHADOW, MigrationTold
+from app.replicas.views import summed
 from app.services import Running, Services
 from routing.migration.checklist import DOCUMENTATION, NAMES, Item, ItemState, Validation, checklist
+from routing.migration.pause import Pause, pause_of, paused_by
 from routing.migration.phases import QUIET_DAYS, Facts, Phase, position
 from routing.migration.usage import DayOfUse, service_times
+from routing.rollout.coverage import MIN_CALLS, Coverage
+from routing.rollout.v2_watch import NO_CALLS, RECENT_S, FaultRate
 from routing.telemetry.recorder import DURATION_BOUNDS
 from routing.versions import Reason, Version
 
 MAX_REPORT_BYTES = 512 * 1024
 """The largest report of a validation that is kept, in bytes of JSON."""
+
+MAX_SHORT = 100
+"""Programs with too few runs on V2 that are listed."""
 
 router = Router(prefix="/migration", tags=["migration"])
 
@@ -65,6 +73,51 @@ class ServiceTimesView(Out):
     mean_wait_s: float = Field(description="The mean wait for a worker")
 
 
+class PauseView(Out):
+    """The guardrail that has paused the ramp."""
+
+    guardrail: str
+    evidence: str = Field(description="Figures with the e-value, and the program that they are mostly of")
+    v1: TallyView
+    v2: TallyView
+    log_e: float
+    threshold: float
+    executions: list[str] = Field(description="Ids of executions that are part of the evidence")
+
+
+class ProgramRunsView(Out):
+    """A program and its runs on the V2 that is on trial."""
+
+    program_id: str
+    calls: int = Field(description="Organic calls")
+    copies: int = Field(description="Shadow calls that have been compared")
+
+
+class CoverageView(Out):
+    """The programs with traffic in the last 24 h, and those of them that V2 has run too rarely to be judged by."""
+
+    programs: int = Field(description="All programs with traffic")
+    min_calls: int = Field(description="Calls and copies that are enough for a program: the plan's, or 50")
+    never_run: list[str] = Field(description="Ids of those that V2 has never run")
+    copied: int = Field(description="Programs with so many copies alone")
+    short: list[ProgramRunsView] = Field(description="Programs with too few, those with the fewest first; 100 at most")
+
+
+class FaultRateView(Out):
+    """V2's calls, and those of them that were faults."""
+
+    calls: int
+    faults: int
+
+
+class V2FaultsView(Out):
+    """V2's faults while it has all calls, and before."""
+
+    now: FaultRateView = Field(description="On this machine, in the last seconds")
+    seconds: float
+    at_promotion: FaultRateView = Field(description="At the last step that the calls were compared at")
+
+
 class MigrationView(Out):
     """The position of the migration."""
 
@@ -76,6 +129,9 @@ class MigrationView(Out):
     next: str = Field(description="The one command that comes next; empty at the end")
     against: list[str] = Field(description="What speaks against the next phase")
     settings: list[str] = Field(description="The settings that end V1, once nothing needs it")
+    pause: PauseView | None = Field(description="The evidence of the guardrail that has paused the ramp")
+    v2_faults: V2FaultsView | None = Field(description="Null unless V2 has all calls")
+    coverage: CoverageView = Field(description="The programs that V2 has run, of those with traffic")
     checklist: list[ItemView]
     canary_percent: float
     shadow_percent: float
@@ -183,7 +239,10 @@ async def migration_view(services: Services) -> MigrationView:
     usage = await services.migration.usage.since(first_day.strftime("%Y-%m-%d"))
     times = service_times(await services.migration.usage.times_since(first_day.strftime("%Y-%m-%d")), DURATION_BOUNDS)
     is_validated = validation is not None and validation.pools == pools
-    facts = _facts(services, items, usage, answers.all, is_validated=is_validated)
+    pause = pause_of(services.ramp.ramp, await _paused_executions(services))
+    v2_programs = summed(one.v2_programs for one in answers.all)
+    coverage = await services.ramp.coverage.look(v2_programs, max_age_s=0.0)
+    facts = _facts(services, items, usage, answers.all, pause, coverage, is_validated=is_validated)
     found = position(facts)
     return MigrationView(
         missing_replicas=answers.missing_replicas,
@@ -191,6 +250,9 @@ async def migration_view(services: Services) -> MigrationView:
         next=found.next,
         against=list(found.against),
         settings=list(found.settings),
+        pause=None if pause is None else await _pause_view(services, pause),
+        v2_faults=_v2_faults(services, answers.all) if found.phase in (Phase.FULL, Phase.DONE) else None,
+        coverage=_coverage_view(services, coverage),
         checklist=[_item_view(one) for one in items],
         canary_percent=facts.percent,
         shadow_percent=facts.shadow_percent,
@@ -222,11 +284,67 @@ async def migration_view(services: Services) -> MigrationView:
     )
 
 
+async def _paused_executions(services: Services) -> list[str]:
+    """Ids of executions of this machine that speak against V2 by the guardrail that has paused the ramp."""
+    guardrail = paused_by(services.ramp.ramp)
+    if guardrail is None:
+        return []
+    if guardrail == "shadow":
+        by_replica = (await services.machine.ask(SHADOW, None)).all
+        examples = [one for told in by_replica for kept in told.values() for one in kept]
+        return [one.execution_id for one in examples if "v2" in one.odd.values()]
+    judged = (await services.machine.ask(EXAMPLES, None)).all
+    return [one.execution_id for told in judged for one in told.get(guardrail, ())]
+
+
+async def _pause_view(services: Services, pause: Pause) -> PauseView:
+    row = next(one for one in await services.evidence.rows() if one.name == pause.guardrail)
+    return PauseView(
+        guardrail=pause.guardrail,
+        evidence=pause.evidence,
+        v1=TallyView(calls=row.v1.calls, faults=row.v1.faults),
+        v2=TallyView(calls=row.v2.calls, faults=row.v2.faults),
+        log_e=row.log_e,
+        threshold=row.threshold,
+        executions=list(pause.executions),
+    )
+
+
+def _coverage_view(services: Services, coverage: Coverage) -> CoverageView:
+    plan = services.ramp.ramp.plan
+    min_calls = MIN_CALLS if plan is None or plan.coverage is None else plan.coverage.min_calls
+    return CoverageView(
+        programs=len(coverage.programs),
+        min_calls=min_calls,
+        never_run=coverage.never_run,
+        copied=sum(one.copies >= min_calls for one in coverage.programs),
+        short=[
+            ProgramRunsView(program_id=one.program_id, calls=one.calls, copies=one.copies)
+            for one in coverage.short_of(min_calls)[:MAX_SHORT]
+        ],
+    )
+
+
+def _v2_faults(services: Services, replicas: Sequence[MigrationTold]) -> V2FaultsView:
+    before = services.judge.v2_at_last_step()
+    return V2FaultsView(
+        now=_rate_view(sum((one.v2_recent for one in replicas), NO_CALLS)),
+        seconds=RECENT_S,
+        at_promotion=_rate_view(before),
+    )
+
+
+def _rate_view(rate: FaultRate) -> FaultRateView:
+    return FaultRateView(calls=rate.calls, faults=rate.faults)
+
+
 def _facts(
     services: Services,
     items: tuple[Item, ...],
     usage: Sequence[DayOfUse],
     replicas: Sequence[MigrationTold],
+    pause: Pause | None,
+    coverage: Coverage,
     *,
     is_validated: bool,
 ) -> Facts:
@@ -243,10 +361,14 @@ def _facts(
         shadow_percent=services.flag.current.shadow_basis_points / 100,
         compared=services.shadow.evidence.reports().compared,
         ramp=ramp.state,
+        pause=pause,
         has_plan=ramp.plan is not None,
         waits_for_approval=bool(ramp.state.is_active and step is not None and step.approval and not ramp.is_approved),
         is_validated=is_validated,
         checklist=items,
+        warning=ramp.warning,
+        alarm=ramp.reason if ramp.is_alarmed else None,
+        never_run=coverage.never_run_text(),
         v2_fault=next((one.v2_fault for one in replicas if one.v2_fault is not None), None),
         v1_calls=sum(v1_calls.values()),
         forced_v1_calls=v1_calls[Reason.FORCED],

@@ -1,14 +1,14 @@
 """`/rollout/plan`, `/rollout/start` and the like, `/rollout/status`: a ramp that goes on by itself."""
 
 import time
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi import Request
 from pydantic import Field
 
-from analysis.verdict import Say
+from analysis.verdict import Outstanding, Row, Say
 from app.access.auth import Operator, Reader
 from app.api.base import In, Out, Router
 from app.api.preconditions import IfMatch, expected_revision
@@ -22,10 +22,14 @@ from app.services import Running, Services
 from common.threads import in_check_thread
 from routing.errors import StaleRevision
 from routing.rollout.plan import MAX_STEPS, Plan, parse_plan
-from routing.rollout.ramp import Ramp, RampState
+from routing.rollout.ramp import NEEDS_EVIDENCE, Ramp, RampState
 from routing.rollout.ramp_store import ReplicaReport
+from routing.rollout.reasons import outstanding_text
 from routing.versions import Version
 from store.health import StoreFailure
+
+EVIDENCE_AGE_S = 2.0
+"""Seconds that the evidence in a status may be old: it takes a thread some 100 ms."""
 
 router = Router(prefix="/rollout", tags=["rollout"])
 
@@ -82,6 +86,16 @@ class ReplicaView(Out):
     split: SplitView
 
 
+class OutstandingView(Out):
+    """A guardrail that the promotion waits for."""
+
+    guardrail: str
+    calls: int | None = Field(
+        description="Organic calls until its evidence is likely, if V2 is as good as V1; null if not to be foreseen"
+    )
+    seconds: float | None = Field(description="The same at the present rate of calls")
+
+
 class StatusView(Out):
     """The ramp: what it does, what comes next, and what the evidence says."""
 
@@ -95,6 +109,10 @@ class StatusView(Out):
     guardrail: str | None = Field(description="The guardrail behind a verdict of pause or rollback")
     since: datetime
     reason: str | None
+    warning: str | None = Field(description="`Advanced without evidence`, if that is how V2 was promoted")
+    promotion: list[OutstandingView] = Field(
+        description="What the promotion waits for, on all replicas' calls; empty unless the ramp is at its last step"
+    )
     by: str
     pin: Version | None = Field(description="What POOL_VERSION pins all calls to, so that no ramp moves anything")
     in_force: bool = Field(description="Every replica says that the newest revision is in force there")
@@ -206,15 +224,18 @@ async def _moved(move: _Move, services: Services, by: str, body: ReasonBody | No
 
 async def ask_status(services: Services) -> StatusView:
     """Asks all replicas of the machine for the ramp as it is."""
-    return status_view(services, await services.machine.ask(STATUS, None))
+    answers = await services.machine.ask(STATUS, None)
+    rows = await services.evidence.rows(max_age_s=EVIDENCE_AGE_S) if services.ramp.ramp.is_at_last_step else ()
+    return status_view(services, answers, rows)
 
 
-def status_view(services: Services, answers: Answers[StatusTold]) -> StatusView:
-    """The ramp as it is shown, from what all replicas have told."""
+def status_view(services: Services, answers: Answers[StatusTold], evidence: Iterable[Row]) -> StatusView:
+    """The ramp as it is shown, from what all replicas have told, and from the judge's rows at its last step."""
     ramp, current, machine = services.ramp.ramp, services.flag.current, services.machine
     percent = services.percent_of(current)
     leader = leading(answers.told, machine.index)
     missing = {one.replica for one in answers.missing}
+    outstanding = services.judge.outstanding(evidence) if ramp.is_at_last_step else []
     reports = whole_reports(services.ramp.reports(), answers.told, machine.place_of)
     rows = [_replica_view(services, report, missing) for report in reports]
     return StatusView(
@@ -227,7 +248,9 @@ def status_view(services: Services, answers: Answers[StatusTold]) -> StatusView:
         verdict=leader.verdict,
         guardrail=leader.guardrail,
         since=leader.since,
-        reason=leader.reason,
+        reason=_with_outstanding(leader.reason, outstanding),
+        warning=ramp.warning,
+        promotion=[_outstanding_view(one) for one in outstanding],
         by=ramp.by,
         pin=services.pin,
         in_force=all(row.rollout_revision >= current.revision and not row.is_silent for row in rows),
@@ -237,6 +260,19 @@ def status_view(services: Services, answers: Answers[StatusTold]) -> StatusView:
         replicas=rows,
         database=_database_text(services.store_health.failure),
     )
+
+
+def _outstanding_view(one: Outstanding) -> OutstandingView:
+    if one.until is None:
+        return OutstandingView(guardrail=one.guardrail, calls=None, seconds=None)
+    return OutstandingView(guardrail=one.guardrail, calls=one.until.calls, seconds=one.until.seconds)
+
+
+def _with_outstanding(reason: str | None, outstanding: Sequence[Outstanding]) -> str | None:
+    """The reason of a ramp that waits for evidence, with each guardrail that is missing and when it is likely."""
+    if reason != NEEDS_EVIDENCE or not outstanding:
+        return reason
+    return f"{reason}: {', '.join(map(outstanding_text, outstanding))}"
 
 
 def _database_text(failure: StoreFailure | None) -> str | None:

@@ -1,5 +1,6 @@
 """`/shadow`: the comparison of V1's and V2's outputs, and the quality by the programs' own metrics."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -17,6 +18,7 @@ from app.replicas.told import SHADOW
 from app.services import Running, Services
 from common.threads import in_check_thread
 from config.api_keys import Scope
+from routing.errors import StoreUnavailable
 from routing.shadow.examples import MAX_EXAMPLES as KEPT_EXAMPLES
 from routing.shadow.examples import Example, gravest_first
 from routing.shadow.reports import ProgramReport, ShadowReports
@@ -29,6 +31,13 @@ MAX_EXAMPLES = 20
 COMPARE_ERRORS = ("program_not_found", "store_unavailable", "pool_overloaded", "checkout_timeout", "pool_closed")
 
 
+class MissingView(Out):
+    """The comparisons that are missing until something is likely to be known."""
+
+    calls: int
+    seconds: float | None = Field(description="The same at the rate so far; null if it is not known")
+
+
 class ShadowFieldView(Out):
     """One output of one program, compared."""
 
@@ -39,7 +48,12 @@ class ShadowFieldView(Out):
     noise: int = Field(description="Those of them that V1 compared with itself explains")
     differs: bool = Field(description="The verdict: at most 1 % of reports call any field different if V2 equals V1")
     verdict: Verdict = Field(
-        description="`alike` if surely no more than 5 % of calls really differ; `unknown` while that is not shown"
+        description="`suspected` if all odd ones so far are V2's, or on half of the evidence that a difference takes; "
+        "`alike` if surely no more than 5 % of calls really differ; `unknown` while that is not shown"
+    )
+    missing: MissingView | None = Field(
+        description="What it takes until the field is likely to differ, or to be alike, if its shares stay; "
+        "null if that is known, or not to be foreseen"
     )
     interval: tuple[float, float] = Field(description="Always-valid interval of the share that really differs")
     log_e: float
@@ -99,6 +113,10 @@ class ShadowView(ShadowProgramView):
 
     shadow_percent: float
     programs: list[str] = Field(description="Those that are compared; the ones that differ come first")
+    never_run: list[str] | None = Field(
+        description="Programs with traffic in the last 24 h that V2 has never run, as a copy or a call; "
+        "null if the database does not answer"
+    )
 
 
 class CompareBody(In):
@@ -129,11 +147,12 @@ async def show_shadow(services: Running, principal: Observer) -> ShadowView:
     return ShadowView(
         shadow_percent=shadow_percent_of(services.flag.current, services),
         programs=found.programs,
+        never_run=await _never_run(services),
         compared=found.compared,
         differing=found.differing,
         shed=sum(found.shed.values()),
         shed_reasons=dict(found.shed),
-        fields=[_field(row) for row in found.fields],
+        fields=[_field(row, reports.rates) for row in found.fields],
         quality=_quality(found.quality),
         metric_failures=dict(found.metric_failures),
         v1_ms=None,
@@ -143,16 +162,25 @@ async def show_shadow(services: Running, principal: Observer) -> ShadowView:
     )
 
 
+async def _never_run(services: Services) -> list[str] | None:
+    if services.router.watch.is_on:  # all calls are V2's
+        return []
+    try:
+        return (await services.ramp.coverage.look()).never_run
+    except StoreUnavailable:
+        return None
+
+
 @router.get("/{program_id}", operation_id="show_program_shadow", openapi_extra=raises("not_found"))
 async def show_program(program_id: ProgramId, services: Running, principal: Observer) -> ShadowProgramView:
     """Shows the shadow calls of one program."""
-    one, missing = await _report(program_id, services)
+    one, rates, missing = await _report(program_id, services)
     return ShadowProgramView(
         compared=one.compared,
         differing=one.differing,
         shed=sum(one.shed.values()),
         shed_reasons=dict(one.shed),
-        fields=[_field(row) for row in one.fields],
+        fields=[_field(row, rates) for row in one.fields],
         quality=_quality(one.quality),
         metric_failures=dict(one.metric_failures),
         v1_ms=one.v1_ms,
@@ -211,15 +239,16 @@ async def _reports(program_id: str | None, services: Services) -> tuple[ShadowRe
     return services.shadow.evidence.reports(gravest), answers.missing_replicas
 
 
-async def _report(program_id: str, services: Services) -> tuple[ProgramReport, list[str]]:
+async def _report(program_id: str, services: Services) -> tuple[ProgramReport, Mapping[str, float], list[str]]:
     reports, missing = await _reports(program_id, services)
     try:
-        return await in_check_thread(lambda: reports.of(program_id)), missing
+        return await in_check_thread(lambda: reports.of(program_id)), reports.rates, missing
     except KeyError:
         raise Problem("not_found", f"no call of the program {program_id!r} has been compared or scored") from None
 
 
-def _field(row: FieldRow) -> ShadowFieldView:
+def _field(row: FieldRow, rates: Mapping[str, float]) -> ShadowFieldView:
+    rate = rates.get(row.program)
     return ShadowFieldView(
         program_id=row.program,
         field=row.field,
@@ -228,6 +257,9 @@ def _field(row: FieldRow) -> ShadowFieldView:
         noise=row.noise,
         differs=row.differs,
         verdict=row.verdict,
+        missing=None
+        if row.missing is None
+        else MissingView(calls=row.missing, seconds=row.missing / rate if rate else None),
         interval=row.interval,
         log_e=row.log_e,
         threshold=row.threshold,

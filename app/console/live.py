@@ -213,7 +213,7 @@ class LiveHub:
         return Sample(
             at=datetime.fromtimestamp(seen.at, UTC),
             rollout=rollout_view(services.flag.current, services),
-            status=status_view(services, statuses),
+            status=status_view(services, statuses, seen.rows),
             rows=seen.rows,
             pools=seen.pools,
             figures=figures,

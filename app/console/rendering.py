@@ -43,7 +43,7 @@ _FILTERS: Mapping[str, Callable[..., Any]] = {
     "coming": words.coming,
     "times": words.times,
     "interval": words.interval,
-    "says": words.says,
+    "finding": words.finding,
     "position": _position,
     "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),
 }

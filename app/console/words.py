@@ -1,7 +1,7 @@
 """Sentences and units that the pages say figures with."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -24,6 +24,13 @@ GUARDRAILS: Final = {
     "cost": ("Cost", "tokens of language models"),
 }
 """A guardrail's name and subject, in words."""
+FINDINGS: Final[Mapping[str, str]] = {
+    "against": "against V2",
+    "suspected": "suspected",
+    "alike": "no worse",
+    "unknown": "not yet known",
+}
+"""The findings of guardrails in words."""
 _NOT_COUNTED: Final = frozenset({"latency", "quality", "cost"})
 """Guardrails whose evidence is not a count of events."""
 
@@ -89,13 +96,14 @@ def interval(ratio: tuple[float, float | None]) -> str:
     return f"{times(low)} to {times(high)}"
 
 
-def says(row: Row) -> str:
-    """The state of a guardrail: `against`, `nothing` (no evidence against V2) or `unknown`."""
-    if row.log_e >= row.threshold:
-        return "against"
-    if not row.v1.calls or not row.v2.calls:
-        return "unknown"
-    return "nothing"
+def finding(row: Row) -> str:
+    """A guardrail's word on V2, with what is missing until it is known."""
+    if row.finding != "unknown":
+        return FINDINGS[row.finding]
+    until = row.until_shown
+    if until is None:
+        return FINDINGS["unknown"]
+    return f"{FINDINGS['unknown']}: {until.calls:,} calls" + (f", {span(until.seconds)}" if until.seconds else "")
 
 
 def verdict(status: StatusView, rollout: RolloutView, rows: Sequence[Row], *, has_v1: bool) -> str:
@@ -110,6 +118,8 @@ def verdict(status: StatusView, rollout: RolloutView, rows: Sequence[Row], *, ha
         return nothing
     if status.verdict is Say.PROMOTE:
         return "Evidence that V2 is no worse than V1, within the plan's margins."
+    if suspected := [_suspicion(row) for row in rows if row.finding == "suspected"]:
+        return f"Suspected, and not shown: {'; '.join(suspected)}."
     return f"No evidence against V2. {_detectable(rows)}"
 
 
@@ -118,6 +128,8 @@ def tone(status: StatusView, rows: Sequence[Row]) -> str:
     if status.verdict is Say.ROLLBACK:
         return "bad"
     if status.verdict is Say.PAUSE:
+        return "warn"
+    if any(row.finding == "suspected" for row in rows):
         return "warn"
     if status.verdict is Say.PROMOTE and any(row.v2.calls for row in rows):
         return "good"
@@ -142,6 +154,11 @@ def _nothing_to_compare(rollout: RolloutView, *, has_v1: bool) -> str | None:
     if rollout.canary_percent >= 100:
         return "Nothing is compared: V2 gets all traffic."
     return None
+
+
+def _suspicion(row: Row) -> str:
+    name = GUARDRAILS.get(row.name, (row.name, ""))[0]
+    return f"{name} ({', '.join(row.suspects)})" if row.suspects else name
 
 
 def _counts(guardrail: str | None, rows: Sequence[Row]) -> str:

@@ -79,6 +79,8 @@ def open_shadow(
     )
     opening.at_end(shadow.aclose)
     ramp.when_restarted = shadow.restart
+    ramp.coverage.copies = evidence.copies
+    ramp.after.watch = router.watch
     flag.listen(shadow.rollout_changed)
     shadow.rollout_changed(flag.current)
     return shadow

@@ -96,7 +96,7 @@ async def open_ramp(
             warmed=functools.partial(_warmed, v2, machine),
             pin=pin,
         ),
-        Catalogue(catalog.programs.count, lambda: catalog.lms.is_on_trial),
+        Catalogue(catalog.programs.count, lambda: catalog.lms.is_on_trial, catalog.programs.used_since),
         is_shared=database.is_shared,
         replica=None if opening.replica is None else opening.replica.id,
     )

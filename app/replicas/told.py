@@ -21,8 +21,9 @@ from app.services import Services
 from pools.protocol import PoolSnapshot
 from routing.errors import StoreUnavailable
 from routing.rollout.outlook import outlook
-from routing.rollout.ramp import NEEDS_EVIDENCE, Facts, RampState, missing_for_next
+from routing.rollout.ramp import Facts, Ramp, RampState, missing_for_next
 from routing.rollout.ramp_store import ReplicaReport
+from routing.rollout.v2_watch import FaultRate
 from routing.shadow.examples import Example as ShadowExample
 from routing.telemetry.failures import Failure
 from routing.versions import Version
@@ -116,18 +117,15 @@ def status_told(services: Services) -> StatusTold:
         verdict=verdict.action,
         guardrail=verdict.guardrail,
         next=outlook(ramp, facts, services.percent_of(services.flag.current)),
-        reason=_reason(services, facts),
+        reason=_reason(ramp, facts),
         since=controller.since,
     )
 
 
-def _reason(services: Services, facts: Facts) -> str | None:
+def _reason(ramp: Ramp, facts: Facts) -> str | None:
     """The reason for the state; for a ramp that waits, what it lacks at this moment."""
-    ramp = services.ramp.ramp
     if ramp.state is RampState.WAITING and ramp.current is not None:
-        missing = missing_for_next(ramp, ramp.current, facts) or ramp.reason
-        lacking = services.judge.lacking() if missing == NEEDS_EVIDENCE else ""
-        return f"{missing}: {lacking}" if lacking else missing
+        return missing_for_next(ramp, ramp.current, facts) or ramp.reason
     return ramp.reason
 
 
@@ -173,12 +171,16 @@ class MigrationTold(Part, frozen=True, kw_only=True):
 
     v2_fault: str | None
     v1_sessions: int
+    v2_recent: FaultRate
+    v2_programs: dict[str, int]
 
 
 async def _migration(services: Services, _: None) -> MigrationTold:
     await asyncio.gather(services.migration.usage.flush(), services.shadow.exchange())
     return MigrationTold(
         v2_fault=services.pools[Version.V2].fault,
+        v2_recent=services.router.watch.recent(),
+        v2_programs=services.router.watch.programs(),
         v1_sessions=services.sessions.active().get(Version.V1, 0) if Version.V1 in services.pools else 0,
     )
 

@@ -14,7 +14,7 @@ from analysis.planning.promotion import MAX_CALLS, PromotionTime, promotion_time
 from analysis.planning.replay import Change, Replay
 from analysis.planning.stages import Stage
 from cli.errors import CommandFailed, ExitCode, printable
-from cli.output import AsJson, print_rows
+from cli.output import AsJson, print_rows, rough_time
 from cli.rollout.trace_file import TraceFile, UnreadableTrace
 from cli.service import Service, on_service
 from poolshift.client import ramp
@@ -77,20 +77,26 @@ def power_command(
     ramp: Annotated[str, typer.Option(help="Percent:calls, …")] = DEFAULT_RAMP,
     guardrail: Annotated[str, typer.Option(help="The guardrail whose threshold counts")] = "engine",
     *,
+    promotion: Annotated[
+        bool, typer.Option("--promotion", help="Tell of the promotion alone, with each guardrail that it waits for")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Simulate ramps with a fixed seed: the calls and the time until a regression is found, and until a promotion."""
     stages = _ramp(ramp)
     try:
-        found = power(rate, faults, ratio, stages, guardrail)
+        found = None if promotion else power(rate, faults, ratio, stages, guardrail)
         promoted = promotion_time(rate, faults, stages, guardrail)
     except ValueError as error:
         raise CommandFailed(ExitCode.USAGE, str(error)) from None
     if as_json:
-        print(json.dumps({**found.as_data(), "promotion": promoted.as_data()}))
-    else:
+        print(json.dumps({**({} if found is None else found.as_data()), "promotion": promoted.as_data()}))
+        return
+    if found is not None:
         print(f"V2 with {ratio:g} times the faults: {_until_found(found)}")
-        print(f"V2 as good as V1: {_until_promoted(promoted)}")
+    print(f"V2 as good as V1: {_until_promoted(promoted)}")
+    if promotion:
+        _print_guardrails(promoted)
 
 
 def _replace(file: Path, content: bytes) -> None:
@@ -193,7 +199,7 @@ def _until_found(found: Power) -> str:
     if found.median_calls is None:
         return f"not found in most ramps ({found.found} of {found.ramps})"
     return (
-        f"found in about {_count(found.median_calls)} calls, {_duration(found.median_calls / found.rate)}, in {times}"
+        f"found in about {_count(found.median_calls)} calls, {rough_time(found.median_calls / found.rate)}, in {times}"
     )
 
 
@@ -201,15 +207,17 @@ def _until_promoted(found: PromotionTime) -> str:
     if found.calls is None or found.last_step_calls is None:
         return f"most ramps are not promoted within {_count(MAX_CALLS)} calls at {100 * found.last_step:g} %"
     at_last = f"{_count(found.last_step_calls)} of them at {100 * found.last_step:g} %"
-    return f"promoted after about {_count(found.calls)} calls, {_duration(found.calls / found.rate)}, {at_last}"
+    return f"promoted after about {_count(found.calls)} calls, {rough_time(found.calls / found.rate)}, {at_last}"
+
+
+def _print_guardrails(found: PromotionTime) -> None:
+    """A line for each guardrail that a promotion waits for: the calls at the last step until its evidence is likely."""
+    print(f"At {100 * found.last_step:g} % the evidence of each guardrail is there after about")
+    for name, calls in found.by_guardrail.items():
+        told = f"over {_count(MAX_CALLS)} calls" if calls is None else f"{_count(calls)} calls"
+        time = "" if calls is None else f", {rough_time(calls / found.rate)}"
+        print(f"  {name:<8} {told}{time}")
 
 
 def _count(calls: float) -> str:
     return f"{calls / 1000:.0f}k" if calls >= 10_000 else f"{calls:,.0f}"
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -9,7 +9,14 @@ import typer
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_fields, print_json, print_rows, when
 from cli.rollout.watch import Watch
-from cli.rollout.watch_screen import condition_texts, duration_text, percent_text, split_text
+from cli.rollout.watch_screen import (
+    condition_texts,
+    duration_text,
+    finding_text,
+    percent_text,
+    promotion_text,
+    split_text,
+)
 from cli.service import Service, on_service
 from poolshift.client import ramp
 
@@ -113,11 +120,23 @@ def analysis(service: Service, *, as_json: AsJson = False) -> None:
         print_json(rows)
         return
     print_rows(
-        ("GUARDRAIL", "ACTS BY", "V1 FAULTS", "V1 CALLS", "V2 FAULTS", "V2 CALLS", "LOG E", "THRESHOLD", "MOSTLY"),
+        (
+            "GUARDRAIL",
+            "ACTS BY",
+            "V2 IS",
+            "V1 FAULTS",
+            "V1 CALLS",
+            "V2 FAULTS",
+            "V2 CALLS",
+            "LOG E",
+            "THRESHOLD",
+            "MOSTLY",
+        ),
         [
             (
                 row["name"],
                 row["action"],
+                finding_text(row),
                 row["v1"]["faults"],
                 row["v1"]["calls"],
                 row["v2"]["faults"],
@@ -187,12 +206,26 @@ def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
             "plan": plan["name"],
             "inconclusive": plan["on_inconclusive"] + (f" after {duration_text(wait)}" if wait is not None else ""),
             **({} if plan.get("guard", True) else {"guard": "off: a paused ramp is not rolled back"}),
+            **_coverage_field(plan.get("coverage")),
+            **_after_field(plan.get("after")),
             "margins": ", ".join(f"{what} × {plan[f'{name}_margin']:g}" for what, name in _MARGINS),
             **{f"guardrail {name}": _guardrail(one) for name, one in plan["guardrails"].items()},
         }
     )
     rows = [(index, percent_text(step), *condition_texts(step)) for index, step in enumerate(plan["steps"], start=1)]
     print_rows(("STEP", "V2", "HOLD", "CALLS", "APPROVAL"), rows)
+
+
+def _coverage_field(coverage: dict[str, Any] | None) -> dict[str, str]:
+    if coverage is None:
+        return {}
+    return {"coverage": f"{coverage['min_calls']:,} calls of {100 * coverage['programs']:g} % of the programs on V2"}
+
+
+def _after_field(after: dict[str, Any] | None) -> dict[str, str]:
+    if after is None:
+        return {}
+    return {"after": f"{after['action']} if V2 becomes worse within {duration_text(after['watch_s'])}"}
 
 
 def _guardrail(one: dict[str, Any]) -> str:
@@ -203,31 +236,38 @@ def _guardrail(one: dict[str, Any]) -> str:
     return ", ".join([*told, "promotion waits for it"] if one.get("promotes") else told)
 
 
+def _pin(status: dict[str, Any]) -> str | None:
+    return f"{status['pin']}: POOL_VERSION overrides the ramp" if status.get("pin") else None
+
+
+def _troubles(status: dict[str, Any]) -> dict[str, str | None]:
+    missing = status.get("missing_replicas")
+    return {
+        "silent": ", ".join(status["silent"]) or None,
+        "database": status.get("database"),
+        "missing": f"replica {'; replica '.join(missing)}" if missing else None,
+    }
+
+
 def _show_status(status: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(status)
         return
-    missing = status.get("missing_replicas")
-    print_fields(
-        {
-            "state": f"{status['state']} since {when(status['since'])} by {status['by']}",
-            "reason": status["reason"],
-            "step": f"{status['step']} of {status['steps']}",
-            **({"pinned to": f"{status['pin']}: POOL_VERSION overrides the ramp"} if status.get("pin") else {}),
-            "verdict": status["verdict"] + (f" ({status['guardrail']})" if status["guardrail"] else ""),
-            "next": status["next"],
-            "split": split_text(status["split"]),
-            **(
-                {"shadow": f"{status.get('shadow_percent', 0):g} % of V1's calls"}
-                if status.get("shadow_percent")
-                else {}
-            ),
-            "in force": "on every replica" if status["in_force"] else "not on every replica",
-            **({"silent": ", ".join(status["silent"])} if status["silent"] else {}),
-            **({"database": status["database"]} if status.get("database") else {}),
-            **({"missing": f"replica {'; replica '.join(missing)}"} if missing else {}),
-        }
-    )
+    fields = {
+        "warning": status.get("warning"),
+        "state": f"{status['state']} since {when(status['since'])} by {status['by']}",
+        "reason": status["reason"] or "-",
+        "step": f"{status['step']} of {status['steps']}",
+        "pinned to": _pin(status),
+        "verdict": status["verdict"] + (f" ({status['guardrail']})" if status["guardrail"] else ""),
+        "next": status["next"],
+        "promotion": promotion_text(status) or None,
+        "split": split_text(status["split"]),
+        "shadow": f"{status['shadow_percent']:g} % of V1's calls" if status.get("shadow_percent") else None,
+        "in force": "on every replica" if status["in_force"] else "not on every replica",
+        **_troubles(status),
+    }
+    print_fields({name: value for name, value in fields.items() if value is not None})
     rows = [
         (one["id"], "silent" if one["is_silent"] else "yes", one["rollout_revision"], split_text(one["split"]))
         for one in status["replicas"]

@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from analysis.odd_ones import Comparisons, FieldCounts, FieldRow
+from analysis.odd_ones import Comparisons, FieldId, FieldRow
 from cli.errors import CommandFailed, ExitCode
 from cli.output import AsJson, print_json, print_rows
 from cli.rollout.shadow_page import (
@@ -16,6 +17,7 @@ from cli.rollout.shadow_page import (
     failures_sentence,
     html_report,
     markdown_report,
+    missing_text,
     quality_sentence,
     sentence,
     verdict_text,
@@ -26,7 +28,13 @@ from poolshift.client import shadow
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Shows what differs between V1's and V2's outputs.")
 
 MAX_EXAMPLES = 10
-_COLUMNS = ("PROGRAM", "FIELD", "COMPARED", "DIFFERING", "NOISE", "DIFFERS", "REALLY DIFFER %")
+RERUNS = 24
+"""Times that an input with a difference runs again at the most, to tell it from noise."""
+MAX_OTHERS = 1
+"""Such runs in which V2 may not be the odd one; after one more the input is given up."""
+KEPT_INPUTS = 8
+"""Inputs with a difference that are kept for each field, to run again."""
+_COLUMNS = ("PROGRAM", "FIELD", "COMPARED", "DIFFERING", "NOISE", "DIFFERS", "REALLY DIFFER %", "MISSING")
 
 
 @app.command("report")
@@ -77,12 +85,17 @@ def run(
 ) -> None:
     """Compares both versions on inputs; exits with 1 if a field differs.
 
-    A field without noise counts at its first difference, a noisy one by its verdict.
+    Inputs with a difference that may be noise run again, until that is known.
     """
-    told = _Run()
-    for body in _lines(path, program_id):
-        program = body.pop("program_id")
-        told.take(program, service.ask(shadow.compare(program, body["inputs"], session_id=body.get("session_id"))))
+
+    def compare(call: Call) -> dict[str, Any]:
+        answer: dict[str, Any] = service.ask(shadow.compare(call.program, call.inputs, session_id=call.session))
+        return answer
+
+    told = Run()
+    for call in _lines(path, program_id):
+        told.take(call, compare(call))
+    told.confirm(compare)
     found = told.summary()
     _refuse_nothing(path, found)
     if as_json:
@@ -95,33 +108,71 @@ def run(
         raise typer.Exit(1)
 
 
-class _Run:
-    """The comparisons of a run, added up."""
+class Call(NamedTuple):
+    """A line of the inputs."""
+
+    program: str
+    inputs: dict[str, Any]
+    session: str | None
+
+
+class Run:
+    """The comparisons of a run, added up.
+
+    A difference of a field is V2's, or V1's noise. The inputs that have it run again on both versions, and on V1 once
+    more. Each odd one is a coin that is fair if V2 is no other than V1, however the inputs were chosen. So the coins of
+    the runs again count for the verdict, and only for that: they say nothing of the share of inputs that differ.
+    """
 
     def __init__(self) -> None:
         self._comparisons = Comparisons()
+        self._coins = Comparisons()
+        """The coins of all runs, those again too."""
+        self._differed: dict[FieldId, list[Call]] = {}
+        """Inputs by the field in which V2 was the odd one."""
         self._examples: list[dict[str, Any]] = []
         self._differing = 0
         self._failed: Counter[str] = Counter()
 
-    def take(self, program: str, answer: dict[str, Any]) -> None:
+    def take(self, call: Call, answer: dict[str, Any]) -> None:
         """Adds the comparison of one call."""
-        for field, verdict in answer["fields"].items():
+        for name, verdict in answer["fields"].items():
+            field = (call.program, name)
             if verdict == "same":
-                self._comparisons.same((program, field))
-            else:
-                self._comparisons.differs((program, field), verdict)
+                self._comparisons.same(field)
+                continue
+            self._comparisons.differs(field, verdict)
+            self._coins.differs(field, verdict)
+            kept = self._differed.setdefault(field, [])
+            if verdict == "v2" and len(kept) < KEPT_INPUTS:
+                kept.append(call)
         self._differing += any(verdict != "same" for verdict in answer["fields"].values())
         if answer.get("v1_error") is not None and answer["v1_error"] == answer["v2_error"]:
             self._failed[answer["v1_error"]] += 1
         if answer["example"] is not None:
             self._examples.append(answer["example"])
 
+    def confirm(self, compare: Callable[[Call], dict[str, Any]]) -> None:
+        """Runs each input in which V2 was the odd one again, until its field differs or it proves noisy."""
+        for field, calls in list(self._differed.items()):
+            for call in calls:
+                self._confirm_one(field, call, compare)
+
+    def _confirm_one(self, field: FieldId, call: Call, compare: Callable[[Call], dict[str, Any]]) -> None:
+        others = 0
+        for _ in range(RERUNS):
+            if field in self._coins.found or others > MAX_OTHERS:
+                return
+            fields = compare(call)["fields"]
+            for name, verdict in fields.items():
+                if verdict != "same":
+                    self._coins.differs((call.program, name), verdict)
+            others += fields.get(field[1]) != "v2"
+
     @property
     def differs(self) -> bool:
-        """True if a field differs, by its verdict or without any sign of noise."""
-        counts = self._comparisons.counts().values()
-        return any(row.differs for row in self._comparisons.rows()) or any(map(_is_steady, counts))
+        """True if a field differs."""
+        return bool(self._coins.found)
 
     def summary(self) -> dict[str, Any]:
         """The report of a run, in the form of the service's."""
@@ -134,10 +185,19 @@ class _Run:
             "shed_reasons": {},
             "failed_alike": dict(self._failed),
             "metric_failures": {},
-            "fields": [_field(row) for row in self._comparisons.rows()],
+            "fields": [_field(self._judged(row)) for row in self._comparisons.rows()],
             "quality": None,
             "examples": by_weight[:MAX_EXAMPLES],
         }
+
+    def _judged(self, row: FieldRow) -> FieldRow:
+        """The row of a field with the verdict of all coins."""
+        counts = self._coins.counts().get((row.program, row.field))
+        if counts is None:
+            return row
+        differs = (row.program, row.field) in self._coins.found
+        is_suspected = counts.is_suspected and not differs
+        return replace(row, differs=differs, is_suspected=is_suspected, log_e=counts.log_e, missing=None)
 
 
 def _refuse_nothing(path: Path, found: dict[str, Any]) -> None:
@@ -150,13 +210,8 @@ def _refuse_nothing(path: Path, found: dict[str, Any]) -> None:
         raise CommandFailed(ExitCode.USAGE, f"no call had outputs on either version ({told}): are the inputs right?")
 
 
-def _is_steady(counts: FieldCounts) -> bool:
-    """Tells if V2 alone was ever the odd one: little evidence, but no sign that the field is noisy."""
-    return counts.v2_odd > 0 and counts.v1_odd == counts.no_odd == 0
-
-
-def _lines(path: Path, program_id: str | None) -> Iterator[dict[str, Any]]:
-    """Yields the body of each line's call, with its program."""
+def _lines(path: Path, program_id: str | None) -> Iterator[Call]:
+    """Yields the call of each line."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -169,11 +224,11 @@ def _lines(path: Path, program_id: str | None) -> Iterator[dict[str, Any]]:
             if not isinstance(given, dict):
                 raise CommandFailed(ExitCode.USAGE, f"{path}:{number}: not an object")
             is_call = isinstance(given.get("inputs"), dict) and given.keys() <= {"program_id", "inputs", "session_id"}
-            body = given if is_call else {"inputs": given}
+            body: dict[str, Any] = given if is_call else {"inputs": given}
             program = body.get("program_id", program_id)
             if not isinstance(program, str):
                 raise CommandFailed(ExitCode.USAGE, f"{path}:{number}: no program_id, and no --program")
-            yield {**body, "program_id": program}
+            yield Call(program, body["inputs"], body.get("session_id"))
 
 
 def _no_json(constant: str) -> None:
@@ -190,6 +245,7 @@ def _field(row: FieldRow) -> dict[str, Any]:
         "differs": row.differs,
         "verdict": row.verdict,
         "interval": list(row.interval),
+        "missing": None if row.missing is None else {"calls": row.missing, "seconds": None},
     }
 
 
@@ -205,6 +261,7 @@ def _print(found: dict[str, Any]) -> None:
                 row["noise"],
                 verdict_text(row),
                 "{:.2f} to {:.2f}".format(*(100 * end for end in row["interval"])),
+                missing_text(row),
             )
             for row in found["fields"]
         ],

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from cli.output import rough_time
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0 }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top }
 tr.differs { background: #fdecea }
+tr.suspected { background: #fff6e0 }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: 13px }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
 """.strip()
@@ -24,7 +27,7 @@ _SHED = {
     "too_many_programs": "of more programs or outputs than are compared",
 }
 """The reasons of calls that were not compared, in words; others are codes of errors."""
-_COLUMNS = ("Program", "Field", "Compared", "Differing", "Noise", "Differs", "Really differ")
+_COLUMNS = ("Program", "Field", "Compared", "Differing", "Noise", "Differs", "Really differ", "Missing")
 
 
 def markdown_report(title: str, found: dict[str, Any]) -> str:
@@ -51,7 +54,7 @@ def html_report(title: str, found: dict[str, Any]) -> str:
     """Writes the report as a page that needs nothing else. All values are escaped: they are users' data."""
     head = "".join(f"<th>{escape(column)}</th>" for column in _COLUMNS)
     rows = "\n".join(
-        f'<tr class="{"differs" if row["differs"] else "same"}">'
+        f'<tr class="{row.get("verdict", "differs" if row["differs"] else "same")}">'
         + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(row))
         + "</tr>"
         for row in found["fields"]
@@ -102,19 +105,30 @@ def counts_text(counts: Mapping[str, int]) -> str:
 
 
 def sentence(found: dict[str, Any]) -> str:
-    """Tells how many calls were compared, and why others were not."""
+    """Tells how many calls were compared, why others were not, and which programs V2 has never run."""
     told = f"{found['compared']} calls compared, {found['differing']} differing, {found['shed']} shed"
     failed = found.get("failed_alike", {})
     if failed:
         told += f", {sum(failed.values())} with the same error on both versions ({counts_text(failed)})"
     reasons = [f"{count} {_SHED.get(reason, reason)}" for reason, count in sorted(found["shed_reasons"].items())]
-    return f"{told} ({', '.join(reasons)})." if reasons else f"{told}."
+    told = f"{told} ({', '.join(reasons)})." if reasons else f"{told}."
+    never = found.get("never_run")
+    return f"{told} V2 has never run: {', '.join(never)}." if never else told
 
 
 def verdict_text(row: dict[str, Any]) -> str:
     """The verdict on a field; a service of before this release tells only if it differs."""
-    words = {"differs": "yes", "alike": "no", "unknown": "unknown yet"}
+    words = {"differs": "differs", "suspected": "suspected", "alike": "no", "unknown": "not yet known"}
     return words[row.get("verdict", "differs" if row["differs"] else "unknown")]
+
+
+def missing_text(row: dict[str, Any]) -> str:
+    """Tells how many comparisons are missing until the field is likely to differ, or to be alike, and their time."""
+    missing = row.get("missing")
+    if missing is None:
+        return "-"
+    time = "" if missing["seconds"] is None else f", {rough_time(missing['seconds'])}"
+    return f"{missing['calls']:,} calls{time}"
 
 
 def quality_sentence(quality: dict[str, Any]) -> str:
@@ -140,6 +154,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         *counts,
         verdict_text(row),
         f"{100 * low:.2f} % to {100 * high:.2f} %",
+        missing_text(row),
     ]
 
 

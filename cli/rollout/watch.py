@@ -109,4 +109,6 @@ def _line(seen: Seen) -> str:
     where = f"step {status['step']} of {status['steps']}, V2 {status['canary_percent']:g} %"
     shadow = f", shadow {status.get('shadow_percent', 0):g} %" if status.get("shadow_percent") else ""
     silent = f"; silent: {', '.join(status['silent'])}" if status["silent"] else ""
-    return printable(f"{at} {status['state']}, {where}{shadow}. {verdict_text(seen)} Next: {status['next']}{silent}")
+    warning = f" ({status['warning']})" if status.get("warning") else ""
+    told = f"{verdict_text(seen)} Next: {status['next']}{silent}"
+    return printable(f"{at} {status['state']}{warning}, {where}{shadow}. {told}")

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.errors import printable
+from cli.output import rough_time
 
 BAR_WIDTH = 20
 STEPS_SHOWN = 9
@@ -42,6 +43,8 @@ class Seen:
 def screen(seen: Seen) -> RenderableType:
     """The whole screen, the verdict in words first."""
     parts: list[RenderableType] = [_headline(seen), Text(printable(f"Next: {seen.status['next']}"))]
+    if promotion := promotion_text(seen.status):
+        parts.append(Text(f"Promotion waits for: {promotion}"))
     if seen.status["reason"]:
         parts.append(Text(printable(f"Reason: {seen.status['reason']} ({seen.status['by']})")))
     parts.append(Text(f"Split: {split_text(seen.status['split'])}{_in_force(seen.status)}"))
@@ -66,8 +69,41 @@ def verdict_text(seen: Seen) -> str:
         return f"{words}: the evidence of {status['guardrail']} has reached its threshold."
     if status["verdict"] == "promote":
         return "V2 is no worse than V1: the evidence is enough for a promotion."
+    if told := [_suspicion(row) for row in seen.rows if row.get("finding") == "suspected"]:
+        return f"Suspected, and not shown: {'; '.join(told)}."
     nearest = max(compared, key=_share)
     return f"Nothing speaks against V2; {nearest['name']} is nearest, at {_share(nearest):.0%} of its threshold."
+
+
+def finding_text(row: dict[str, Any]) -> str:
+    """A guardrail's word on V2, with what is missing until it is known."""
+    until = row.get("until_shown")
+    if row.get("finding", "unknown") != "unknown" or until is None:
+        return _word(row)
+    time = "" if until["seconds"] is None else f", {rough_time(until['seconds'])}"
+    return f"{_word(row)} ({until['calls']:,} calls{time})"
+
+
+def _word(row: dict[str, Any]) -> str:
+    words = {"against": "worse", "suspected": "suspected", "alike": "no worse", "unknown": "not yet known"}
+    return words[row.get("finding", "unknown")]
+
+
+def promotion_text(status: dict[str, Any]) -> str:
+    """Tells for each guardrail that a promotion waits for when its evidence is likely; empty if it waits for none."""
+    return ", ".join(map(_outstanding, status.get("promotion", ())))
+
+
+def _outstanding(one: dict[str, Any]) -> str:
+    if one["calls"] is None:
+        return f"{one['guardrail']} not to be foreseen yet"
+    time = "" if one["seconds"] is None else f"{rough_time(one['seconds'])}, "
+    return f"{one['guardrail']} in about {time}{one['calls']:,} calls"
+
+
+def _suspicion(row: dict[str, Any]) -> str:
+    suspects = f", {', '.join(row['suspects'])}" if row.get("suspects") else ""
+    return f"{row['name']}{suspects}, at {_share(row):.0%} of its threshold"
 
 
 def split_text(split: dict[str, Any]) -> str:
@@ -101,7 +137,9 @@ def _headline(seen: Seen) -> Text:
     headline = Text(state.replace("_", " ").capitalize(), style=_STYLE_OF_STATE.get(state, "bold"))
     name = seen.plan["name"] if seen.plan is not None else "no plan"
     where = f", step {seen.status['step']} of {seen.status['steps']}" if seen.status["step"] else ""
-    return headline.append(printable(f" ({name}{where}). {verdict_text(seen)}"), style="default")
+    warning = f"{seen.status['warning']}. " if seen.status.get("warning") else ""
+    headline.append(printable(f" ({name}{where}). "), style="default").append(warning, style="bold yellow")
+    return headline.append(printable(verdict_text(seen)), style="default")
 
 
 def _in_force(status: dict[str, Any]) -> str:
@@ -123,13 +161,15 @@ def _steps(steps: Sequence[dict[str, Any]], current: int) -> Table:
 
 def _guardrails(rows: Iterable[dict[str, Any]]) -> Table:
     """A line for each guardrail that has seen calls."""
-    table = _table("guardrail", "acts by", "V1 faults / calls", "V2 faults / calls", "V2 over V1", "evidence", "")
+    calls = ("V1 faults / calls", "V2 faults / calls")
+    table = _table("guardrail", "acts by", "V2 is", *calls, "V2 over V1", "evidence", "")
     for row in rows:
         if not (row["v1"]["calls"] or row["v2"]["calls"]):
             continue
         table.add_row(
             printable(row["name"]),
             row["action"],
+            _word(row),
             _tally(row["v1"]),
             _tally(row["v2"]),
             _interval(row["ratio"]),

@@ -29,7 +29,7 @@ SCRAPES = "poolshift_metrics_scrapes_total"
 NEAR_PROMOTION = 2.0
 """V2's faults over V1's: a ratio that is surely below counts as no more errors."""
 FAULT_GUARDRAILS = ("engine", "program")
-MIN_COMPARED = 100
+MAX_NAMED = 5
 MAX_PROGRAMS = 20
 """Programs whose tokens are compared."""
 
@@ -85,15 +85,58 @@ def _tokens(client: httpx.Client, version: str, one: Inputs) -> int | None:
 
 
 def check_error_rate(client: httpx.Client) -> Outcome:
-    """Reads the judge's evidence on organic calls; if V2 had none, that of the shadow runs."""
+    """Reads the judge's evidence on organic calls, else that of the shadow runs; both must have enough of each program.
+
+    Otherwise a program that fails in each call is hidden by others that have many calls and no fault.
+    """
     rows = [row for row in client.get("/rollout/analysis").json() if row["name"] in FAULT_GUARDRAILS]
-    against = [row["name"] for row in rows if row["log_e"] >= row["threshold"] > 0]
-    if against:
-        how = "poolshift rollout status"
-        return Outcome("error_rate", "not_met", f"the judge sees more faults of V2: {', '.join(against)}", how)
-    if (told := _non_inferior(rows)) is not None:
-        return Outcome("error_rate", "met", told)
-    return _shadow(client)
+    answer = client.get("/shadow")
+    shadow: dict[str, Any] = answer.json() if answer.is_success else {}
+    if (found := _against(rows, shadow) or _suspected(rows, shadow)) is not None:
+        return found
+    coverage: dict[str, Any] = client.get("/migration").json()["coverage"]
+    ratios = _non_inferior(rows)
+    if (lacking := _lacking(coverage, has_ratios=ratios is not None)) is not None:
+        return Outcome("error_rate", "unknown", lacking, "poolshift rollout set 0 --shadow 10")
+    told = ratios or f"{shadow['compared']:,} shadow calls, no field differs beyond V1's own noise"
+    each = f"{coverage['programs']} programs with traffic, each with {coverage['min_calls']} calls or copies at least"
+    return Outcome("error_rate", "met", f"{told}; {each}")
+
+
+def _against(rows: Sequence[dict[str, Any]], shadow: dict[str, Any]) -> Outcome | None:
+    names = [row["name"] for row in rows if row["finding"] == "against"]
+    if names:
+        told = f"the judge sees more faults of V2: {', '.join(names)}"
+        return Outcome("error_rate", "not_met", told, "poolshift rollout status")
+    if (fields := _fields_of(shadow, "differs")) is not None:
+        return Outcome("error_rate", "not_met", f"shadow runs differ in {fields}", "poolshift shadow report")
+    return None
+
+
+def _suspected(rows: Sequence[dict[str, Any]], shadow: dict[str, Any]) -> Outcome | None:
+    suspected = [_suspicion(row) for row in rows if row["finding"] == "suspected"]
+    if (fields := _fields_of(shadow, "suspected")) is not None:
+        suspected.append(f"shadow runs in {fields}")
+    if not suspected:
+        return None
+    told = f"suspected, and not shown: {'; '.join(suspected)}"
+    return Outcome("error_rate", "unknown", told, "poolshift shadow report")
+
+
+def _lacking(coverage: dict[str, Any], *, has_ratios: bool) -> str | None:
+    """Tells of which programs with traffic V2 has run too few calls or copies; without ratios, copies alone count."""
+    programs, short, min_calls = coverage["programs"], coverage["short"], coverage["min_calls"]
+    if not programs:
+        return "no program had a call in the last 24 h"
+    if short:
+        named = ", ".join(f"{one['program_id']} {one['calls'] + one['copies']}" for one in short[:MAX_NAMED])
+        more = ", …" if len(short) > MAX_NAMED else ""
+        return (
+            f"V2 needs {min_calls} calls or copies of each program; {len(short)} of {programs} lack some: {named}{more}"
+        )
+    if not has_ratios and coverage["copied"] < programs:
+        return f"no ratio is known yet, and {coverage['copied']} of {programs} programs have {min_calls} copies"
+    return None
 
 
 def _non_inferior(rows: Sequence[dict[str, Any]]) -> str | None:
@@ -104,20 +147,19 @@ def _non_inferior(rows: Sequence[dict[str, Any]]) -> str | None:
     return "the judge: " + ", ".join(f"{name} at most {high:.2f} × V1's" for name, high in highs.items())
 
 
-def _shadow(client: httpx.Client) -> Outcome:
-    answer = client.get("/shadow")
-    shadow: dict[str, Any] = answer.json() if answer.is_success else {}
-    compared = shadow.get("compared") or 0
-    differing = [
-        f"{one.get('program_id', '')} {one['field']}".strip() for one in shadow.get("fields", []) if one["differs"]
+def _suspicion(row: dict[str, Any]) -> str:
+    v1, v2 = row["v1"], row["v2"]
+    return f"{row['name']}, {v2['faults']:,} of V2's {v2['calls']:,} calls, {v1['faults']:,} of V1's {v1['calls']:,}"
+
+
+def _fields_of(shadow: dict[str, Any], verdict: str) -> str | None:
+    """Names the fields with a verdict, with their counts; None if there is no such field."""
+    found = [
+        f"{one.get('program_id', '')} {one['field']} ({one['differing']:,} of {one['compared']:,} copies)"
+        for one in shadow.get("fields", [])
+        if one["verdict"] == verdict
     ]
-    if differing:
-        how = "poolshift shadow report"
-        return Outcome("error_rate", "not_met", f"shadow runs differ in {', '.join(differing)}", how)
-    if compared >= MIN_COMPARED:
-        return Outcome("error_rate", "met", f"{compared:,} shadow calls, no field differs beyond V1's own noise")
-    told = f"too few calls of V2: no ratio is known, and {compared:,} shadow calls were compared"
-    return Outcome("error_rate", "unknown", told, "poolshift rollout set 0 --shadow 10")
+    return ", ".join(found) if found else None
 
 
 def check_documentation(client: httpx.Client, programs: Sequence[dict[str, Any]]) -> Outcome:

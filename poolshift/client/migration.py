@@ -7,6 +7,7 @@ from typing import Any, Optional
 import msgspec
 
 from poolshift.client.calls import Call, encoded, get, members, post, reader, segment
+from poolshift.client.ramp import Tally
 
 
 class ChecklistItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +55,52 @@ class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Bound of the longest call, unless the service is too old to say it."""
 
 
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """The guardrail that has paused the ramp."""
+
+    guardrail: str
+    evidence: str
+    """Figures with the e-value, and the program that they are mostly of."""
+    v1: Tally
+    v2: Tally
+    log_e: float
+    threshold: float
+    executions: list[str] = []
+    """Ids of executions that are part of the evidence."""
+
+
+class ProgramRuns(msgspec.Struct, frozen=True, kw_only=True):
+    """A program and its runs on the V2 that is on trial."""
+
+    program_id: str
+    calls: int
+    """Organic calls."""
+    copies: int
+    """Shadow calls that have been compared."""
+
+
+class Coverage(msgspec.Struct, frozen=True, kw_only=True):
+    """The programs with traffic in the last 24 h, and those of them that V2 has run too rarely to be judged by."""
+
+    programs: int
+    min_calls: int
+    """Calls and copies that are enough for a program."""
+    never_run: list[str]
+    copied: int
+    """Programs with so many copies alone."""
+    short: list[ProgramRuns]
+
+
+class V2Faults(msgspec.Struct, frozen=True, kw_only=True):
+    """V2's faults while it has all calls, and before."""
+
+    now: Tally
+    """In the last seconds, on the machine that has answered."""
+    seconds: float
+    at_promotion: Tally
+    """At the last step that the calls were compared at."""
+
+
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """The position of the migration."""
 
@@ -65,6 +112,12 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """The objections to the next phase."""
     settings: list[str] = []
     """The settings that end V1, once nothing needs it."""
+    pause: Pause | None = None
+    """The evidence of the guardrail that has paused the ramp."""
+    coverage: Coverage | None = None
+    """None if the service is too old to say it."""
+    v2_faults: V2Faults | None = None
+    """None unless V2 has all calls."""
     canary_percent: float = 0.0
     shadow_percent: float = 0.0
     pools: str = ""

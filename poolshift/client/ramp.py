@@ -30,6 +30,24 @@ class GuardrailPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """V2's share in percent once this guardrail has paused the ramp."""
 
 
+class CoveragePlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The programs that V2 must have run before a promotion. None is the service's default."""
+
+    programs: float | None = None
+    """Share of the programs with traffic in the last 24 h."""
+    min_calls: int | None = None
+    """Calls or shadow copies of each of them on V2."""
+
+
+class AfterPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The watch over V2 after its promotion. None is the service's default."""
+
+    watch_s: float | None = None
+    """Seconds in which a false alarm has a probability of 1 % at most."""
+    action: str | None = None
+    """`alert`, or `rollback` within these seconds."""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A ramp that goes on by itself while nothing speaks against V2. None is the service's default."""
 
@@ -45,6 +63,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     latency_floor_ms: float | None = None
     latency_margin: float | None = None
     cost_margin: float | None = None
+    coverage: CoveragePlan | None = None
+    after: AfterPlan | None = None
+    """Promotion waits until V2 has run so many of the programs."""
     manual: list[str] | None = None
     """Items of the migration's checklist that a person confirms."""
 
@@ -70,6 +91,15 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     """The number among those of the machine that has answered; None elsewhere."""
 
 
+class Outstanding(msgspec.Struct, frozen=True, kw_only=True):
+    """A guardrail that the promotion waits for, and when its evidence is likely if V2 is as good as V1."""
+
+    guardrail: str
+    calls: int | None = None
+    """None if that is not to be foreseen."""
+    seconds: float | None = None
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The ramp: what it does, what comes next, and what the evidence says."""
 
@@ -89,6 +119,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     silent: list[str] = []
     guardrail: str | None = None
     reason: str | None = None
+    warning: str | None = None
+    """`Advanced without evidence`, if that is how V2 was promoted."""
+    promotion: list[Outstanding] = []
+    """The guardrails that the promotion waits for, once the ramp is at its last step."""
     pin: str | None = None
     """The version that all calls are pinned to, so that no ramp moves anything."""
     shadow_percent: float = 0.0
@@ -110,6 +144,13 @@ class Detectable(msgspec.Struct, frozen=True, kw_only=True):
 
     ratio: float
     calls: int | None = None
+    seconds: float | None = None
+
+
+class Until(msgspec.Struct, frozen=True, kw_only=True):
+    """Further organic calls, and the time that they take at the present rate."""
+
+    calls: int
     seconds: float | None = None
 
 
@@ -135,6 +176,12 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
     ratio: tuple[float, float | None]
     """Always-valid interval of V2 over V1; None is no upper bound."""
     stratum: str = "all"
+    finding: str = "unknown"
+    """`against` V2, `suspected`, `alike` or `unknown`."""
+    suspects: list[str] = []
+    """Parts that speak against V2 so far, which may be chance."""
+    until_shown: Until | None = None
+    """When V2 is likely to be shown not to be worse by the margin, if it is as good as V1."""
     detectable: Detectable | None = None
     examples: list[Example] = []
 

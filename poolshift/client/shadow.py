@@ -8,6 +8,13 @@ import msgspec
 from poolshift.client.calls import Call, get, members, post, segment
 
 
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """The comparisons that are missing until something is likely to be known, and their time at the rate so far."""
+
+    calls: int
+    seconds: float | None = None
+
+
 class ShadowField(msgspec.Struct, frozen=True, kw_only=True):
     """One output of one program, compared."""
 
@@ -20,7 +27,9 @@ class ShadowField(msgspec.Struct, frozen=True, kw_only=True):
     """Differing calls that V1 compared with itself explains."""
     differs: bool
     verdict: str = "unknown"
-    """`differs`, `alike` or `unknown`: few comparisons without a difference show nothing yet."""
+    """`differs`, `suspected`, `alike` or `unknown`: few comparisons without a difference show nothing yet."""
+    missing: Missing | None = None
+    """None if the verdict is known, or not to be foreseen."""
     interval: tuple[float, float]
     log_e: float = 0.0
     threshold: float = 0.0
@@ -75,6 +84,8 @@ class Shadow(ProgramShadow, frozen=True, kw_only=True):
 
     shadow_percent: float
     programs: list[str]
+    never_run: list[str] | None = None
+    """Programs with traffic in the last 24 h that V2 has never run; None if the service cannot tell."""
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):

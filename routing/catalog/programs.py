@@ -210,6 +210,10 @@ class ProgramStore(Protocol):
         """Adds to the programs' counts, by key."""
         ...
 
+    async def used_since(self, seconds: float) -> Sequence[str]:
+        """Reads the ids of programs with an execution in the last seconds, each once, those of sessions too."""
+        ...
+
 
 class Programs:
     """The catalogue. Every change is written to the store first, so that both always agree."""
@@ -297,6 +301,11 @@ class Programs:
     async def flush(self) -> None:
         """Flushes the counts to the store; keeps the rest for the next time. Raises StoreUnavailable."""
         await self._flush()
+
+    async def used_since(self, seconds: float) -> Sequence[str]:
+        """As `ProgramStore.used_since`, with the executions of this process. Raises StoreUnavailable."""
+        await self.flush()
+        return await self._store.used_since(seconds)
 
     async def add(self, new: NewProgram) -> StoredProgram:
         """Keeps `new`, in the store first. Raises ProgramExists, QuotaExceeded, StoreUnavailable."""

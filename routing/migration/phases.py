@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from routing.migration.checklist import VALIDATE, Item, ItemState
+from routing.migration.pause import Pause
 from routing.rollout.ramp import RampState
 
 QUIET_DAYS = 7
@@ -34,11 +35,19 @@ class Facts:
     compared: int
     """Shadow calls that have been compared."""
     ramp: RampState
+    pause: Pause | None
+    """The guardrail's pause, if the ramp is paused by one."""
     has_plan: bool
     waits_for_approval: bool
     is_validated: bool
     """A validation has run on these pools."""
     checklist: Sequence[Item]
+    warning: str | None
+    """The ramp's warning about a promotion without evidence."""
+    alarm: str | None
+    """The reason of the alarm that V2 has become worse since its promotion, if there is one."""
+    never_run: str | None
+    """The programs with traffic that V2 has never run, in words, if there are any."""
     v2_fault: str | None
     """The reason for which V2 has no workers."""
     v1_calls: int
@@ -133,12 +142,14 @@ def _against_validation(facts: Facts) -> list[str]:
 
 def _against_rollout(facts: Facts) -> list[str]:
     open_items = [one for one in facts.checklist if one.state is not ItemState.MET]
-    return _against_v2(facts) + [f"{one.item}: {one.state}, {one.evidence}" for one in open_items]
+    return _against_v2(facts) + _never_run(facts) + [f"{one.item}: {one.state}, {one.evidence}" for one in open_items]
 
 
 def _against_full(facts: Facts) -> list[str]:
-    against = _against_v2(facts)
-    if facts.ramp is RampState.PAUSED:
+    against = _against_v2(facts) + _never_run(facts)
+    if facts.pause is not None:
+        against += facts.pause.objections()
+    elif facts.ramp is RampState.PAUSED:
         against.append("the plan is paused")
     if facts.ramp is RampState.WAITING:
         against.append("the plan waits: poolshift rollout status says for what")
@@ -148,7 +159,8 @@ def _against_full(facts: Facts) -> list[str]:
 
 
 def _against_end(facts: Facts) -> list[str]:
-    against = []
+    against = [one for one in (facts.warning, facts.alarm) if one is not None]
+    against += _never_run(facts)
     if facts.is_pinned_to_v1:
         against.append("POOL_VERSION=v1 pins everything to V1")
     if facts.v1_sessions:
@@ -163,6 +175,10 @@ def _against_v2(facts: Facts) -> list[str]:
     return [] if facts.v2_fault is None else [f"V2 has no workers: {facts.v2_fault}"]
 
 
+def _never_run(facts: Facts) -> list[str]:
+    return [] if facts.never_run is None else [facts.never_run]
+
+
 def _next_of_validation(facts: Facts) -> str:
     if any(one.state is ItemState.NOT_MET for one in facts.checklist):
         return _REPORT
@@ -173,6 +189,8 @@ def _next_of_validation(facts: Facts) -> str:
 
 
 def _next_of_rollout(facts: Facts) -> str:
+    if facts.pause is not None:
+        return facts.pause.look
     if facts.ramp is RampState.PAUSED:
         return "poolshift rollout resume"
     if facts.waits_for_approval:

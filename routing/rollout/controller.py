@@ -14,7 +14,9 @@ from common.log_once import LogOnce
 from common.tasks import TaskOwner
 from routing.errors import PlanConflict, RollbackUnwritten, StoreUnavailable
 from routing.rollout import ramp as ramps
+from routing.rollout.after_promotion import AfterPromotion
 from routing.rollout.causes import Cause, Causes
+from routing.rollout.coverage import CoverageView
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.identity import Identity
 from routing.rollout.live_judge import LiveJudge
@@ -83,6 +85,8 @@ class RampController:
         """Called when evidence of any kind is void."""
         self.when_changed: Callable[[], Awaitable[None]] | None = None
         """Awaited after a change of the pools, before anybody is told that it is made."""
+        self.coverage: Final = CoverageView(judge, catalogue.used_since)
+        self.after: Final = AfterPromotion(judge)
         self._causes = Causes()
         self._identity: Identity | None = None
         """The pools as they were at the last look at which they were known."""
@@ -180,9 +184,28 @@ class RampController:
         verdict = await self._judge.look_together() if self.evidence.is_leader else self._judge.look()
         self._seen = run, verdict
         if self.evidence.is_leader:
+            if self.ramp.is_at_last_step:
+                await self.coverage.look()
             await self._follow_pin()
             await self._decide(verdict)
             await self._advance(verdict, run)
+        await self._look_after_promotion()
+
+    async def _look_after_promotion(self) -> None:
+        """Acts if the calls of this replica show that V2 has become worse since its promotion."""
+        promoted_s = (datetime.now(UTC) - self.since).total_seconds()
+        alarm = self.after.look(self.ramp, promoted_s, len(self.reports()))
+        if alarm is None:
+            return
+        _log.error("V2 has become worse since its promotion", reason=alarm.reason)
+        async with self._moving:
+            move = ramps.relapsed(self.ramp, alarm.reason, rolls_back=alarm.rolls_back)
+            if move is not None:
+                evidence = {"reason": alarm.reason, "run": self.ramp.run}
+                with suppress(RollbackUnwritten, PlanConflict):
+                    await self._apply(move)
+                word = "rollback" if alarm.rolls_back else "alert"
+                await self._store.decide(Decision(word, "after", evidence, datetime.now(UTC)))
 
     async def aclose(self) -> None:
         """Writes the evidence a last time."""
@@ -391,6 +414,7 @@ class RampController:
             is_warm=self._pools.is_warm_for(ramps.next_share(self.ramp) / BASIS_POINTS),
             is_current=not self.evidence.is_foreign,
             pin=self._pools.pin,
+            coverage=self.coverage.latest,
         )
 
     @property

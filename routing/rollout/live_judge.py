@@ -3,20 +3,22 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import mmh3
 
 from analysis.counters import Counters, total
-from analysis.guardrails import Config
+from analysis.guardrails import OF_THE_VERSION, Config
 from analysis.judge import Judge
+from analysis.relapse import Seen
 from analysis.verdict import Evidence as Fed
-from analysis.verdict import Row, Verdict
+from analysis.verdict import Outstanding, Row, Verdict, outstanding
 from pools.calls import Call
-from routing.rollout.reasons import outstanding_text, reason
+from routing.rollout.reasons import reason
 from routing.rollout.recording import FedChange, Recording
+from routing.rollout.v2_watch import FaultRate
 from routing.split import BASIS_POINTS
 from routing.telemetry.recorder import OK
 
@@ -334,13 +336,45 @@ class LiveJudge:
         """The counts or times behind a guardrail's evidence in words; empty if there is no short word for them."""
         if (tell := self._tell.get(guardrail or "")) is not None:
             return tell()
-        counters = self.judge.counters if self._others is None else self.judge.counters.merge(self._others)
+        counters = self._all_counters()
         recent = self.recording.newest_timed(EXPLAINING_CALLS, self.latency_floor_ms) if guardrail == "latency" else ()
         return reason(guardrail, counters, recent)
 
-    def lacking(self) -> str:
-        """The guardrails whose evidence promotion still waits for, in words; empty with several replicas."""
-        return "" if self._others is not None else ", ".join(map(outstanding_text, self.judge.outstanding()))
+    def outstanding(self, rows: Iterable[Row]) -> list[Outstanding]:
+        """The guardrails among `rows` whose evidence promotion still waits for."""
+        return outstanding(rows, [one.name for one in self.judge.config.guardrails if one.promotes])
+
+    def _all_counters(self) -> Counters:
+        """The counters of all replicas."""
+        return self.judge.counters if self._others is None else self.judge.counters.merge(self._others)
+
+    def v2_at_last_step(self) -> FaultRate:
+        """V2's calls and faults at the highest percentage below 100 at which calls were compared, on all replicas."""
+        counters = self._all_counters()
+        last = [index for index, (w, _) in enumerate(counters.steps) if w == counters.steps[-1][0]]
+        calls = total(counters.calls.get(index, [0, 0]) for index in last)[1]
+        faults = [pair for (name, index), pair in counters.faults.items() if name in OF_THE_VERSION and index in last]
+        return FaultRate(calls, total(faults)[1])
+
+    def v2_baseline(self) -> dict[str, Seen]:
+        """V2's calls of each program at that percentage, and those of them that were faults."""
+        counters = self._all_counters()
+        last = {index for index, (w, _) in enumerate(counters.steps) if w == counters.steps[-1][0]}
+        found: dict[str, Seen] = {}
+        for (index, program), pair in counters.programs.items():
+            if index in last and pair[1]:
+                faults = counters.faulty.get((index, program), [0, 0])[1]
+                seen = found.get(program, Seen(0, 0))
+                found[program] = Seen(seen.calls + pair[1], seen.faults + faults)
+        return found
+
+    def v2_programs(self) -> Mapping[str, int]:
+        """V2's calls of each program that are part of the evidence, on all replicas."""
+        programs = self.judge.counters.v2_programs()
+        if self._others is not None:
+            for program, calls in self._others.v2_programs().items():
+                programs[program] = programs.get(program, 0) + calls
+        return programs
 
     def counted(self) -> tuple[int, int]:
         """Organic calls to V1 and V2 that this replica has added to the evidence."""

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from analysis.guardrails import GUARDRAILS, Action, Config, InvalidConfig
 from config import mounted_file
 from routing.errors import InvalidPlan
+from routing.rollout.coverage import MIN_CALLS
 from routing.rollout.model import to_basis_points
 
 MAX_STEPS = 64
@@ -62,6 +63,22 @@ class GuardrailPlan(_Part):
     )
 
 
+class CoveragePlan(_Part):
+    """The programs that V2 must have run before a promotion."""
+
+    programs: float = Field(0.95, gt=0, le=1, description="Share of the programs with traffic in the last 24 h")
+    min_calls: int = Field(MIN_CALLS, ge=1, le=10**6, description="Calls or shadow copies of each of them on V2")
+
+
+class AfterPlan(_Part):
+    """The watch over V2 after its promotion."""
+
+    watch_s: float = Field(
+        86_400.0, ge=60, le=31_536_000, description="Seconds in which a false alarm has a probability of 1 % at most"
+    )
+    action: Literal["alert", "rollback"] = Field("alert", description="`rollback` is for these seconds alone")
+
+
 class Plan(_Part):
     """A ramp that goes on by itself while nothing speaks against V2."""
 
@@ -79,6 +96,10 @@ class Plan(_Part):
         True,
         description="Evidence against V2 rolls a paused ramp back, too; `off` leaves that to the person who paused",
     )
+    coverage: CoveragePlan | None = Field(
+        None, description="Promotion waits until V2 has run so many of the programs; null waits for none"
+    )
+    after: AfterPlan = Field(default_factory=AfterPlan, description="The watch over V2 after its promotion")
     fault_margin: float = Field(1.0, ge=1, le=10, description="V2 may have this many times V1's faults")
     latency_floor_ms: float = Field(
         5.0,

@@ -21,6 +21,7 @@ from enum import StrEnum
 from analysis.verdict import Say, Verdict
 from common.durations import duration_text
 from routing.errors import NoPlan, PlanConflict
+from routing.rollout.coverage import Coverage
 from routing.rollout.identity import UNKNOWN, Identity
 from routing.rollout.model import Rollout, Source, voids_earlier_changes
 from routing.rollout.plan import Plan, PlanStep
@@ -49,6 +50,9 @@ class RampState(StrEnum):
         return self.is_active or self is RampState.PAUSED
 
 
+ADVANCED_WITHOUT_EVIDENCE = "Advanced without evidence"
+
+
 @dataclass(frozen=True, slots=True)
 class Ramp:
     """One moment of a ramp. `step` is an index into the plan's steps, -1 before the first."""
@@ -73,6 +77,8 @@ class Ramp:
     """The version that `POOL_VERSION` gives all calls: the ramp is held where it is, and its clocks stand still."""
     lacks_evidence: bool = False
     """A step since the start was left without evidence: by `on_inconclusive: advance`, or by a person."""
+    is_alarmed: bool = False
+    """V2 has become worse since its promotion; the reason says so."""
 
     def __repr__(self) -> str:
         at = f" step {self.step + 1} of {len(self.plan.steps)}" if self.plan and self.step >= 0 else ""
@@ -82,6 +88,16 @@ class Ramp:
     def current(self) -> PlanStep | None:
         """The step that the ramp is at."""
         return self.plan.steps[self.step] if self.plan is not None and self.step >= 0 else None
+
+    @property
+    def is_at_last_step(self) -> bool:
+        """Tells if the next move upwards is the promotion."""
+        return self.plan is not None and self.state.is_active and self.step == self.plan.last_step
+
+    @property
+    def warning(self) -> str | None:
+        """Words that stand wherever a promotion does, if a step was left without evidence."""
+        return ADVANCED_WITHOUT_EVIDENCE if self.state is RampState.PROMOTED and self.lacks_evidence else None
 
     @property
     def is_guarded(self) -> bool:
@@ -147,11 +163,14 @@ class Facts:
     """Tells if the evidence is about the pools as they are."""
     pin: str | None = None
     """The version that `POOL_VERSION` gives all calls."""
+    coverage: Coverage | None = None
+    """The programs with traffic and their runs on V2; None if they are not known."""
 
 
 NEEDS_EVIDENCE = "the last step waits for evidence that V2 is no worse"
 NEEDS_IDENTITY = "a pool does not tell what it is, so that no evidence can be about it"
 NEEDS_SAME_POOLS = "the pools are others than those that the evidence is about, so that the step begins again"
+NEEDS_COVERAGE = "it is not known yet which programs have traffic"
 NEEDS_WARM_WORKERS = "V2 warms its workers for the next share"
 JUDGE = "judge"
 PLAN = "plan"
@@ -183,9 +202,9 @@ def _forwards(ramp: Ramp, step: PlanStep, facts: Facts) -> Move | None:
     """Leaves a step whose hold is over, or waits for what is missing."""
     missing = missing_for_next(ramp, step, facts)
     if missing is None:
-        return _next(ramp, facts.verdict.action is Say.PROMOTE)
+        return _next(ramp, facts, has_evidence=facts.verdict.action is Say.PROMOTE)
     if is_inconclusive(ramp, step, facts):
-        return _inconclusive(ramp, missing)
+        return _inconclusive(ramp, facts, missing)
     if ramp.state is RampState.WAITING and _kind(ramp.reason) == _kind(missing):
         return None  # the number of calls has changed, and nothing else
     return Move(_to(ramp, RampState.WAITING, PLAN, missing))
@@ -209,7 +228,18 @@ def missing_for_next(ramp: Ramp, step: PlanStep, facts: Facts) -> str | None:
         return "this step waits for a person's approval"
     if ramp.step == ramp.plan.last_step and facts.verdict.action is not Say.PROMOTE:
         return NEEDS_EVIDENCE
+    if ramp.step == ramp.plan.last_step and (short := _coverage_missing(ramp.plan, facts.coverage)) is not None:
+        return short
     return None if facts.is_warm else NEEDS_WARM_WORKERS
+
+
+def _coverage_missing(plan: Plan, coverage: Coverage | None) -> str | None:
+    """Tells which programs V2 has run too rarely for the plan's promotion."""
+    if plan.coverage is None:
+        return None
+    if coverage is None:
+        return NEEDS_COVERAGE
+    return coverage.missing(plan.coverage.programs, plan.coverage.min_calls)
 
 
 def _unready(facts: Facts) -> str | None:
@@ -281,20 +311,22 @@ def _resumed_holding(ramp: Ramp) -> Move | None:
     return Move(_to(ramp, RampState.RAMPING, PLAN, None))
 
 
-def _next(ramp: Ramp, has_evidence: bool) -> Move:  # noqa: FBT001 - the word that the caller has just read
+def _next(ramp: Ramp, facts: Facts, *, has_evidence: bool) -> Move:
     assert ramp.plan is not None
     if ramp.step == ramp.plan.last_step:
         reason = "evidence that V2 is no worse" if has_evidence else "no evidence came, and the plan says advance"
+        if facts.coverage is not None and (never := facts.coverage.never_run_text()) is not None:
+            reason = f"{reason}; {never}"
         source = Source.JUDGE if has_evidence else Source.PLAN
         by = JUDGE if has_evidence else PLAN
         return Move(_to(ramp, RampState.PROMOTED, by, reason), SetPercent(BASIS_POINTS, source, reason))
     return _at_step(ramp, ramp.step + 1, PLAN, None)
 
 
-def _inconclusive(ramp: Ramp, missing: str) -> Move:
+def _inconclusive(ramp: Ramp, facts: Facts, missing: str) -> Move:
     assert ramp.plan is not None
     if ramp.plan.on_inconclusive == "advance":
-        return _next(replace(ramp, lacks_evidence=True), has_evidence=False)
+        return _next(replace(ramp, lacks_evidence=True), facts, has_evidence=False)
     reason = f"inconclusive after {ramp.plan.max_wait_s:g} s: {missing}"
     return Move(_to(ramp, RampState.ROLLED_BACK, PLAN, reason), RollBack(Source.PLAN, reason))
 
@@ -343,7 +375,13 @@ def start(
             "start it with `lower` (--lower) to take the difference from V2"
         )
     fresh = replace(
-        ramp, run=ramp.run + 1, acknowledged=(), identity=identity or UNKNOWN, pinned=None, lacks_evidence=False
+        ramp,
+        run=ramp.run + 1,
+        acknowledged=(),
+        identity=identity or UNKNOWN,
+        pinned=None,
+        lacks_evidence=False,
+        is_alarmed=False,
     )
     return _at_step(fresh, 0, by, reason)
 
@@ -437,7 +475,7 @@ def evidence_restarted(ramp: Ramp, why: str | None, identity: Identity | None = 
     that to be found. A paused ramp stays paused, and a ramp that has ended keeps its end.
     """
     fresh = replace(ramp, run=ramp.run + 1, acknowledged=(), identity=identity or ramp.identity)
-    fresh = replace(fresh, is_approved=False, approved_by=None)
+    fresh = replace(fresh, is_approved=False, approved_by=None, is_alarmed=False)
     if why is None:
         return Move(replace(fresh, state=RampState.RAMPING) if ramp.state.is_active else fresh)
     again = f"evidence starts again: {why}"
@@ -513,6 +551,15 @@ def own_share(ramp: Ramp) -> SetPercent | None:
 def moved_elsewhere(ramp: Ramp) -> PlanConflict:
     """The error of a request that another move, of another replica or of the judge, has overtaken."""
     return PlanConflict(f"the plan has moved meanwhile: it is {ramp.state} now")
+
+
+def relapsed(ramp: Ramp, reason: str, *, rolls_back: bool) -> Move | None:
+    """Takes note once that V2 has become worse since its promotion: in the history and the reason, or by a rollback."""
+    if ramp.state is not RampState.PROMOTED or ramp.is_alarmed:
+        return None
+    if rolls_back:
+        return Move(_to(ramp, RampState.ROLLED_BACK, JUDGE, reason), RollBack(Source.JUDGE, reason))
+    return Move(replace(ramp, by=JUDGE, reason=reason, is_alarmed=True), Note(Source.JUDGE, reason))
 
 
 def _require(ramp: Ramp, is_allowed: bool, what: str) -> None:  # noqa: FBT001 - one condition, one word

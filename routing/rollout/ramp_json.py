@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from routing.rollout.identity import Identity
-from routing.rollout.plan import Plan
+from routing.rollout.plan import AfterPlan, Plan
 from routing.rollout.ramp import Ramp, RampState
 from routing.rollout.ramp_clock import StepTimes
 
@@ -28,6 +28,7 @@ def to_json(ramp: Ramp) -> dict[str, Any]:
         "paused_at": ramp.paused_at,
         "lacks_evidence": ramp.lacks_evidence,
         "pinned": ramp.pinned,
+        "is_alarmed": ramp.is_alarmed,
     }
 
 
@@ -36,6 +37,10 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
     data = plan.model_dump(mode="json")
     if plan.guard:
         del data["guard"]
+    if plan.after == AfterPlan():
+        del data["after"]
+    if plan.coverage is None:
+        del data["coverage"]
     for one in data["guardrails"].values():
         if one["back_to"] is None:
             del one["back_to"]
@@ -63,6 +68,7 @@ def from_json(data: Mapping[str, Any]) -> Ramp:
         paused_at=data.get("paused_at"),
         lacks_evidence=data.get("lacks_evidence", True),  # an older replica does not tell
         pinned=data.get("pinned"),
+        is_alarmed=data.get("is_alarmed", False),
     )
 
 

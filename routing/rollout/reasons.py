@@ -81,10 +81,10 @@ def _losses(scores: QualityScores) -> dict[str, float]:
 
 def outstanding_text(one: Outstanding) -> str:
     """Tells when the evidence that a promotion waits for is likely, such as "engine in about 1,200 calls (4 min)"."""
-    if one.calls is None:
+    if one.until is None:
         return f"{one.guardrail} not to be foreseen yet"
-    time = "" if one.seconds is None else f" ({duration_text(one.seconds)})"
-    return f"{one.guardrail} in about {_rounded(one.calls):,} calls{time}"
+    time = "" if one.until.seconds is None else f" ({duration_text(one.until.seconds)})"
+    return f"{one.guardrail} in about {_rounded(one.until.calls):,} calls{time}"
 
 
 def _rounded(calls: int) -> int:

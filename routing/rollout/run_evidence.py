@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -10,6 +10,7 @@ from typing import Final
 from analysis import replicas
 from analysis.counters import Counters
 from analysis.guardrails import Config
+from routing.rollout.coverage import no_programs
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import LiveJudge
 from routing.rollout.model import Rollout
@@ -31,6 +32,8 @@ class Catalogue:
     """Tells how many programs there are."""
     is_lm_on_trial: Callable[[], bool] = lambda: False
     """Tells if V2 has another LM than V1, whose failures are then judged like V2's own."""
+    used_since: Callable[[float], Awaitable[Sequence[str]]] = no_programs
+    """Reads the ids of programs with an execution in the last seconds."""
 
 
 class RunEvidence:
@@ -65,6 +68,8 @@ class RunEvidence:
         self._run = 0
         self._fell_at = 0
         """The revision at which the percentage last fell."""
+        self._compared = ""
+        """The generation of which calls were compared at the last exchange, until its evidence is written."""
         self._kept_at = 0.0
         self._loop = asyncio.get_running_loop()
 
@@ -141,6 +146,8 @@ class RunEvidence:
 
         Raises StoreUnavailable.
         """
+        if self.judge.w > 0.0:
+            self._compared = self.generation
         if not self._is_shared:
             self.is_leader = True
             if self._loop.time() - self._kept_at >= KEEP_EVERY_S:
@@ -169,8 +176,13 @@ class RunEvidence:
         return [*(one for one in self.replicas if one.id != self.replica), self.report()]
 
     def _snapshot(self) -> Snapshot | None:
-        if self.judge.w == 0.0 or self.is_foreign:
+        """The evidence while calls are compared, and once after that: the last step's is needed after a promotion."""
+        if self.is_foreign:
             return None
+        if self.judge.w == 0.0:
+            compared, self._compared = self._compared, ""
+            if compared != self.generation:
+                return None
         return replicas.snapshot(self.judge.judge.counters, self.judge.judge.keyed)
 
     def _share_keys(self, ramp: Ramp) -> None:

@@ -232,5 +232,5 @@ class LiveTrials:
 def _outcome(ramp: Ramp) -> Outcome | None:
     """Returns the outcome of a ramp that has ended."""
     if ramp.state is RampState.PROMOTED:
-        return Outcome.PROMOTED if ramp.lacks_evidence else Outcome.PROVEN
+        return Outcome.PROMOTED if ramp.lacks_evidence or ramp.is_alarmed else Outcome.PROVEN
     return _ENDS_AGAINST.get(ramp.state)

@@ -2,8 +2,9 @@
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -29,6 +30,8 @@ MAX_FIELDS: Final = 8000
 MAX_LABELS: Final = 100
 """Definitions that the figures of one program's id may be about before they are told to no other replica."""
 SHADOW: Final = "shadow"
+MAX_SUSPECTS: Final = 5
+"""Suspected outputs that the row of the judge names."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,6 +39,8 @@ class ProgramEvidence(Figures):
     """The figures of one program's shadow calls and scores on this replica."""
 
     comparison: Comparison
+    since: float = field(default_factory=time.monotonic)
+    """The time of the first call, by the monotonic clock."""
     examples: Examples = field(default_factory=Examples)
 
 
@@ -217,7 +222,20 @@ class ShadowEvidence:
         Takes the `examples` of all replicas by program, if they are known; else those of this replica are shown.
         """
         shown = self.examples() if examples is None else examples
-        return ShadowReports(self._totals().copy(), shown, self._quality_alpha())
+        return ShadowReports(self._totals().copy(), shown, self._quality_alpha(), self._rates())
+
+    def _rates(self) -> dict[str, float]:
+        """Estimates the comparisons per second of each program, if all replicas have as many as this one."""
+        now, replicas = time.monotonic(), self.shard[1]
+        return {
+            program: replicas * one.compared / max(now - one.since, 1.0)
+            for program, one in self.programs.items()
+            if one.compared
+        }
+
+    def copies(self) -> dict[str, int]:
+        """Counts the calls of each program that have been compared, on all replicas."""
+        return {program: one.compared for program, one in self._totals().figures.items()}
 
     def examples(self) -> dict[str, list[Example]]:
         """Returns the examples of this replica by program, those with the most differing fields first."""
@@ -255,7 +273,9 @@ class ShadowEvidence:
         compared = sum(one.compared for one in totals.figures.values())
         v1, v2 = sum(one.v1_odd for one in counts), sum(one.v2_odd for one in counts)
         ratio = ratio_interval([(0.5, v1, v2)], self._judge.judge.config.alpha)
-        return _row(guardrail, evidence, Tally(compared, v1), Tally(compared, v2), ratio)
+        row = _row(guardrail, evidence, Tally(compared, v1), Tally(compared, v2), ratio)
+        suspects = tuple(f"{program}.{name}" for program, name in totals.comparisons.suspects()[:MAX_SUSPECTS])
+        return replace(row, suspects=suspects, is_shown=totals.comparisons.are_alike())
 
     def _quality_row(self, totals: Totals, guardrail: Guardrail, evidence: Evidence) -> Row:
         row = self._quality(totals)
@@ -266,7 +286,8 @@ class ShadowEvidence:
             ratio = (max(0.0, 1 + row.interval[0] / row.v1_mean), max(0.0, 1 + row.interval[1] / row.v1_mean))
         failures = sum(sum(one.failures.values()) for one in totals.figures.values())
         v1, v2 = row.pairs + row.organic[0], row.pairs + row.organic[1]
-        return _row(guardrail, evidence, Tally(v1, 0), Tally(v2, failures), ratio)
+        found = _row(guardrail, evidence, Tally(v1, 0), Tally(v2, failures), ratio)
+        return replace(found, is_shown=row.not_worse)
 
 
 def _sum(parts: Sequence[Totals]) -> Totals | None:

@@ -44,7 +44,15 @@ class OverallReport:
 class ShadowReports:
     """The evidence as it was at one moment. Each interval takes 1 ms to compute."""
 
-    def __init__(self, totals: Totals, examples: Mapping[str, Sequence[Example]], quality_alpha: float) -> None:
+    def __init__(
+        self,
+        totals: Totals,
+        examples: Mapping[str, Sequence[Example]],
+        quality_alpha: float,
+        rates: Mapping[str, float],
+    ) -> None:
+        self.rates = rates
+        """Comparisons per second of each program, as far as they are known."""
         self._totals = totals
         self._examples = examples
         self._quality_alpha = quality_alpha

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from cloudevents.core.v1.event import CloudEvent
 
+from routing.rollout.ramp import ADVANCED_WITHOUT_EVIDENCE, RampState
 from routing.webhooks.outbox import Notification
 from routing.webhooks.request import SOURCE
 
@@ -32,7 +33,8 @@ def _summary(data: dict[str, Any]) -> str:
     """One sentence, at the top level for receivers that know nothing of CloudEvents."""
     where = f" at step {data['step']} of {data['steps']}" if data["step"] else ""
     why = f": {data['reason']}" if data["reason"] else ""
-    text = f"{data['plan'] or 'no plan'} is {data['state'].replace('_', ' ')}{where}, by {data['by']}{why}"
+    warning = f" ({data['warning']})" if data["warning"] else ""
+    text = f"{data['plan'] or 'no plan'} is {data['state'].replace('_', ' ')}{warning}{where}, by {data['by']}{why}"
     return text[:MAX_TEXT]
 
 
@@ -49,9 +51,14 @@ def _told(stored: Any) -> dict[str, Any]:
         "step_percent": steps[step]["percent"] if 0 <= step < len(steps) else None,
         "by": _short(stored["by"]),
         "reason": _short(stored["reason"]),
+        "warning": ADVANCED_WITHOUT_EVIDENCE if _lacks_evidence(stored) else None,
         "run": stored["run"],
         "revision": stored["revision"],
     }
+
+
+def _lacks_evidence(stored: Any) -> bool:
+    return bool(stored["state"] == RampState.PROMOTED and stored.get("lacks_evidence", True))
 
 
 def _short(text: str | None) -> str | None:

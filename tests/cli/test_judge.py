@@ -114,7 +114,14 @@ def test_power_says_how_long_both_take() -> None:
     found = json.loads(judge(*arguments, "--json").stdout)
     assert found.keys() == {"calls", "seconds", "found", "ramps", "promotion"}
     promoted = found["promotion"]
-    assert promoted.keys() == {"calls", "seconds", "last_step_calls", "promoted", "ramps"}
+    assert promoted.keys() == {"calls", "seconds", "last_step_calls", "promoted", "ramps", "guardrails"}
+    guardrails = {name: one["calls"] for name, one in promoted["guardrails"].items()}
+    assert guardrails.keys() == {"engine", "program", "latency", "tail"}
+    assert max(guardrails.values()) <= promoted["last_step_calls"]
     assert promoted["calls"] == 2000 + promoted["last_step_calls"]
     assert promoted["seconds"] == promoted["calls"] / 50
+    lines = judge(*arguments, "--promotion").stdout.splitlines()
+    assert lines[0] == promotion
+    assert [line.split()[0] for line in lines[2:]] == list(guardrails)
+    assert all(re.fullmatch(r"  \w+ +\S+ calls, \d+ (s|min|h)", line) for line in lines[2:]), lines
     assert judge("power", "--ramp", "nonsense").exit_code != 0

@@ -194,6 +194,10 @@ def rendered(view: Seen, width: int = 120) -> str:
         (seen(row(log_e=-4.0)), "engine is nearest, at 0% of its threshold"),
         (seen(row(log_e=6.0), verdict="rollback", guardrail="engine"), "V2 is worse: the evidence of engine"),
         (seen(row("srm", 7.0), verdict="pause", guardrail="srm"), "Something is wrong: the evidence of srm"),
+        (
+            seen(row("tail", 3.0, finding="suspected"), row("shadow", finding="suspected", suspects=["invoice.total"])),
+            "Suspected, and not shown: tail, at 60% of its threshold; shadow, invoice.total, at 20%",
+        ),
         (seen(row(), verdict="promote"), "V2 is no worse than V1"),
     ],
 )

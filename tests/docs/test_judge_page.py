@@ -34,3 +34,10 @@ def test_the_example_of_power_prints_what_the_page_shows() -> None:
     (command,) = re.findall(r"^poolshift (judge power .*)$", PAGE, re.MULTILINE)
     shown = next(block.text for block in blocks(PAGE) if block.text.startswith("V2 with 2 times"))
     assert CliRunner().invoke(app, command.split()).stdout == shown
+
+
+def test_the_example_of_a_promotion_prints_what_the_page_shows() -> None:
+    """A line for each guardrail, word for word."""
+    (shown,) = (block.text for block in blocks(PAGE) if block.text.startswith("$ poolshift judge power --promotion"))
+    command, _, lines = shown.partition("\n")
+    assert CliRunner().invoke(app, command.split()[2:]).stdout == lines

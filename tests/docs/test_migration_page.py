@@ -20,6 +20,7 @@ from cli.validation.outcome import State
 from cli.validation.run import NEEDS_SCRATCH
 from routing.migration.checklist import NAMES
 from routing.migration.phases import QUIET_DAYS, WITHOUT_V1, Phase
+from routing.rollout.coverage import MIN_CALLS
 from routing.rollout.plan import parse_plan
 from tests.support.pages import blocks, codes, page, section, table
 
@@ -63,7 +64,7 @@ def test_the_output_of_the_validation_has_all_items() -> None:
         f"for {MEMORY_S:g} s (`--thorough`: {THOROUGH_MEMORY_S:g} s)",
         f"at most {live.MAX_SERIES:,} series",
         f"below {live.NEAR_PROMOTION:g} × V1's",
-        f"{live.MIN_COMPARED} shadow calls",
+        f"has run {MIN_CALLS} calls or copies of each program",
         f"for {IN_FORCE_TIMEOUT_S:g} s at most. The others watch for {WATCH_S:g} s",
         f"at most {100 * tuning.TARGET_WAIT:g} % of the mean service time",
         f"Below {tuning.MIN_CALLS} calls",

@@ -106,7 +106,7 @@ def test_the_screen_has_the_parts_of_the_page() -> None:
     """The same lines, with other figures."""
     shown = next(block.text for block in blocks(PAGE) if block.info == "text").splitlines()
     view = seen(row(log_e=-0.4), row("program", -1.0), row("latency", -4.4))
-    drawn = rendered(view, 118).splitlines()
+    drawn = rendered(view, 134).splitlines()
     first_word = re.compile(r"[A-Za-z]*")
     for said, is_so in zip(shown, drawn, strict=True):
         assert first_word.findall(said)[0] == first_word.findall(is_so)[0]

@@ -10,6 +10,7 @@ import pytest
 
 from analysis import odd_ones, quality
 from app.api.programs.body import Compare, ProgramBody
+from cli.rollout import shadow
 from cli.rollout.shadow_page import html_report, markdown_report
 from config.settings import Settings
 from pools.quarantine import DEATHS_IN_A_ROW
@@ -41,6 +42,8 @@ def test_numbers_are_those_of_the_code() -> None:
         f"up to {['', 'ten'][examples.MAX_EXAMPLES // 10]} calls",
         f"lower by more than {quality.MARGIN}",
         f"surely not lower by {quality.PROMOTION_MARGIN}",
+        f"for which {odd_ones.equal_until_alike()} equal ones are enough",
+        f"up to {shadow.RERUNS} times",
     ):
         assert text in " ".join(PAGE.split()), text
     named = set(re.findall(r"`(\w+)`", PAGE))

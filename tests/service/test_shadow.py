@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cli.validation.live import check_error_rate
 from tests.support.service import POOLSHIFT, Service, running_service
 from tests.support.waiting import wait_until
 
@@ -129,6 +130,40 @@ def test_a_difference_is_found_named_and_shown(shadowing: Service) -> None:
     assert "total" in "\n".join(example["diff"])
     assert "secret-" not in json.dumps(shadowing.client.get("/shadow").json())
     assert shadowing.metric("poolshift_shadow_differences_total", odd="v2") >= 12
+
+
+def test_a_suspicion_is_named_everywhere(shadowing: Service) -> None:
+    """Four differences, all of them V2's, show nothing yet: report, judge, checklist and console say "suspected"."""
+    program = create(shadowing, "total", outputs=EUR)
+    row = fields(run(shadowing, program, range(12), compared=12))["total"]
+    assert (row["differing"], row["differs"], row["verdict"]) == (4, False, "suspected")
+    assert row["missing"]["calls"] > 10
+    assert row["missing"]["seconds"] > 0
+    guardrail = evidence(shadowing, "shadow")
+    assert guardrail["finding"] in ("suspected", "against")  # other programs of this service differ, too
+    if guardrail["finding"] == "suspected":
+        assert f"{program}.total" in guardrail["suspects"]
+    found = check_error_rate(shadowing.client)
+    assert found.state != "met"
+    told = subprocess.run(
+        [*POOLSHIFT, "shadow", "report", program, "--url", shadowing.url], capture_output=True, text=True, check=True
+    ).stdout
+    assert re.search(rf"{program} +total +12 +4 +0 +suspected .* calls", told), told
+    assert "suspected" in shadowing.client.get("/console/shadow").text
+
+
+@pytest.mark.parametrize(("function", "exit_code"), [("rounds_rarely", 1), ("hiccups", 0)])
+def test_a_run_tells_a_rare_difference_from_noise(
+    shadowing: Service, tmp_path: Path, function: str, exit_code: int
+) -> None:
+    """One wrong answer in 200 is wrong again, however often it runs; one noisy answer in ten is not."""
+    program = create(shadowing, function)
+    (tmp_path / "inputs.jsonl").write_text("".join(f'{{"n": {n}}}\n' for n in range(200)))
+    command = [*POOLSHIFT, "shadow", "run", "inputs.jsonl", "--program", program, "--json", "--url", shadowing.url]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    row = fields(json.loads(done.stdout))["result"]
+    assert (done.returncode, row["differs"]) == (exit_code, exit_code == 1), row
+    assert row["compared"] == 200
 
 
 def test_noise_is_no_difference(shadowing: Service) -> None:
@@ -250,6 +285,13 @@ def test_worse_answers_pause_the_ramp(judged: Service, observed: str, guardrail:
         status = judged.client.get("/rollout/status").json()
         assert status["guardrail"] == guardrail, status
         assert re.match(rf"{guardrail}: {says}.* of the program prog-\w+ \(log e-value ", status["reason"]), status
+        migration = judged.client.get("/migration").json()
+        assert (migration["phase"], migration["next"]) == ("rollout", "poolshift shadow report")
+        assert migration["pause"]["guardrail"] == guardrail
+        assert migration["pause"]["evidence"] == status["reason"]
+        assert bool(migration["pause"]["executions"]) == (guardrail == "shadow")
+        assert any(status["reason"] in one for one in migration["against"]), migration["against"]
+        assert any("resume would overrule" in one for one in migration["against"])
         row = evidence(judged, guardrail)
         assert row["log_e"] >= row["threshold"]
         assert row["stratum"].endswith(stratum)
@@ -307,6 +349,8 @@ def test_the_evidence_outlives_a_restart_and_ends_with_the_lm(tmp_path: Path) ->
         wait_until(lambda: report(service, program)["compared"] == before["compared"], "the evidence is back")
         after = report(service, program)
         counted = ("compared", "differing", "shed", "fields", "quality", "v1_ms", "v2_ms")
+        for row in (*before["fields"], *after["fields"]):
+            row.pop("missing")  # its time is of the rate since the start
         assert {name: after[name] for name in counted} == {name: before[name] for name in counted}
         assert any(row["differs"] for row in after["fields"])
         row = next(one for one in service.client.get("/rollout/analysis").json() if one["name"] == "shadow")

@@ -27,6 +27,16 @@ def total(n: int) -> dict[str, Any]:
     return {"total": cents / 100, "currency": "EUR", "password": f"secret-{VERSION}"}
 
 
+def rounds_rarely(n: int) -> int:
+    """Is wrong on V2 for one input of two hundred."""
+    return n + (VERSION == "v2" and n % 200 == 7)
+
+
+def hiccups(n: int) -> int:
+    """Is noisy in one run of ten, on both versions."""
+    return random.randrange(10**9) if random.random() < 0.1 else n
+
+
 def same(n: int) -> int:
     _note("same", n)
     return n

@@ -1,14 +1,16 @@
 """The console's figures and sentences: one point a second, quantiles as Prometheus has them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.guardrails import GUARDRAILS, Action
-from analysis.verdict import Detectable, Row, Tally
+from analysis.verdict import Detectable, Row, Tally, Until
 from app.console import words
 from app.console.figures import KEPT_S, Counts, Run, Series, Tick, quantile_ms
 from app.console.live import to_next_beat
@@ -62,15 +64,24 @@ def test_a_quantile_is_in_the_bucket_that_has_it(counts: Sequence[int], q: float
     raise AssertionError("no bucket has the quantile")
 
 
+ROW = Row("engine", "rollback", 0.0, 6.9, Tally(9, 0), Tally(9, 0), (0.5, 2.0), "all", Detectable(2.0, None, None))
+
+
 @pytest.mark.parametrize(
-    ("log_e", "calls", "said"),
-    [(0.0, (10, 10), "nothing"), (7.0, (10, 10), "against"), (0.0, (10, 0), "unknown"), (0.0, (0, 0), "unknown")],
+    ("changes", "said"),
+    [
+        ({"log_e": 7.0}, "against V2"),
+        ({"log_e": 3.5, "is_shown": True}, "suspected"),
+        ({"suspects": ("invoice.total",), "is_shown": True}, "suspected"),
+        ({"is_shown": True}, "no worse"),
+        ({}, "not yet known"),
+        ({"until_shown": Until(1200, None)}, "not yet known: 1,200 calls"),
+        ({"until_shown": Until(1200, 240.0)}, "not yet known: 1,200 calls, 4 minutes"),
+    ],
 )
-def test_unknown_is_never_against(log_e: float, calls: tuple[int, int], said: str) -> None:
-    """A guardrail speaks against V2 only at its threshold; without calls of both it is unknown."""
-    v1, v2 = (Tally(count, 0) for count in calls)
-    row = Row("engine", "rollback", log_e, 6.9, v1, v2, (0.5, 2.0), "all", Detectable(2.0, None, None))
-    assert words.says(row) == said
+def test_no_evidence_against_v2_is_no_evidence_for_it(changes: dict[str, Any], said: str) -> None:
+    """A guardrail says "no worse" only if that is shown, and else what is missing."""
+    assert words.finding(replace(ROW, **changes)) == said
 
 
 def test_every_guardrail_has_its_words() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from routing.errors import StoreUnavailable
 from routing.migration.checklist import NAMES, Item, ItemState, Tick, Validation, checklist
+from routing.migration.pause import Pause, pause_of
 from routing.migration.phases import Facts, Phase, position
 from routing.migration.usage import DayOfTimes, DayOfUse, Usage, service_times
-from routing.rollout.ramp import RampState
+from routing.rollout.ramp import Ramp, RampState
 from routing.versions import Reason, Version
 from store.database import Database
 from store.migration_store import SqlUsageStore
@@ -25,16 +26,27 @@ FACTS = Facts(
     shadow_percent=10.0,
     compared=100,
     ramp=RampState.IDLE,
+    pause=None,
     has_plan=True,
     waits_for_approval=False,
     is_validated=True,
     checklist=MET,
+    warning=None,
+    alarm=None,
+    never_run=None,
     v2_fault=None,
     v1_calls=0,
     forced_v1_calls=0,
     is_pinned_to_v1=False,
     v1_sessions=0,
 )
+
+
+def pause(guardrail: str) -> Pause | None:
+    ramp = Ramp(state=RampState.PAUSED, by="judge", reason=f"{guardrail}: its figures")
+    return pause_of(ramp, ["e-1", "e-2", "e-3", "e-4"])
+
+
 NOT_MET = (*MET[:3], Item("load", ItemState.NOT_MET, "5 errors", "look at /failures"), *MET[4:])
 QUIET = (*MET[:6], Item("metrics", ItemState.UNKNOWN, "nobody scrapes", "let Prometheus scrape"), *MET[7:])
 UNKNOWN = (*MET[:-1], Item("documentation", ItemState.UNKNOWN, "seen", "poolshift migration tick 'documentation'"))
@@ -57,9 +69,31 @@ UNKNOWN = (*MET[:-1], Item("documentation", ItemState.UNKNOWN, "seen", "poolshif
             "poolshift migration tick 'documentation'",
             "documentation: unknown",
         ),
+        ({"alarm": "V2 has become worse", "percent": 100.0}, Phase.FULL, "poolshift migration status", "become worse"),
+        ({"warning": "Advanced", "percent": 100.0}, Phase.FULL, "poolshift migration status", "Advanced"),
+        ({"never_run": "never a"}, Phase.VALIDATION, "poolshift rollout start", "never a"),
+        ({"never_run": "never a", "percent": 100.0}, Phase.FULL, "poolshift migration status", "never a"),
+        (
+            {"never_run": "never a", "ramp": RampState.RAMPING, "percent": 5.0},
+            Phase.ROLLOUT,
+            "poolshift rollout watch",
+            "never a",
+        ),
         ({"percent": 5.0}, Phase.ROLLOUT, "poolshift rollout start", "a person moves"),
         ({"ramp": RampState.RAMPING, "percent": 5.0}, Phase.ROLLOUT, "poolshift rollout watch", ""),
         ({"ramp": RampState.PAUSED, "percent": 5.0}, Phase.ROLLOUT, "poolshift rollout resume", "paused"),
+        (
+            {"ramp": RampState.PAUSED, "percent": 5.0, "pause": pause("quality")},
+            Phase.ROLLOUT,
+            "poolshift shadow report",
+            "executions to look at: e-1, e-2, e-3",
+        ),
+        (
+            {"ramp": RampState.PAUSED, "percent": 5.0, "pause": pause("srm")},
+            Phase.ROLLOUT,
+            "poolshift rollout analysis",
+            "paused by a guardrail. srm: its figures",
+        ),
         (
             {"ramp": RampState.WAITING, "percent": 5.0, "waits_for_approval": True},
             Phase.ROLLOUT,
@@ -89,6 +123,19 @@ def test_the_phase_follows_from_the_facts(
         assert any(against in objection for objection in found.against)
     else:
         assert not found.against
+
+
+@pytest.mark.parametrize(
+    "ramp",
+    [
+        Ramp(state=RampState.PAUSED, by="alice", reason="shadow: looks odd"),
+        Ramp(state=RampState.RAMPING, by="judge", reason="shadow: its figures"),
+        Ramp(state=RampState.PAUSED, by="judge"),
+    ],
+)
+def test_a_persons_pause_is_none_of_a_guardrail(ramp: Ramp) -> None:
+    """Whatever its reason says."""
+    assert pause_of(ramp, []) is None
 
 
 def validation(pools: str = POOLS) -> Validation:

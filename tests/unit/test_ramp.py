@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from analysis.verdict import Say, Verdict
 from routing.errors import NoPlan, PlanConflict
 from routing.rollout import ramp as ramps
+from routing.rollout.coverage import Coverage, ProgramRuns
 from routing.rollout.model import Rollout, Source
 from routing.rollout.outlook import outlook
 from routing.rollout.plan import Plan
-from routing.rollout.ramp import Facts, Move, Ramp, RampState, RollBack, SetPercent
+from routing.rollout.ramp import NEEDS_COVERAGE, Facts, Move, Ramp, RampState, RollBack, SetPercent
 from routing.rollout.ramp_json import from_json, to_json
 
 STEPS = [{"percent": 1, "hold_s": 60, "min_calls": 100}, {"percent": 50, "hold_s": 60, "min_calls": 100}]
@@ -40,6 +41,65 @@ def at_last_step(**changes: Any) -> Ramp:
     assert move is not None
     assert move.ramp.step == 1
     return move.ramp
+
+
+def promoted(**changes: Any) -> Ramp:
+    move = ramps.advance(at_last_step(**changes), facts(verdict=verdict(Say.PROMOTE)))
+    assert move is not None
+    return move.ramp
+
+
+def test_a_relapse_is_told_once_or_rolled_back() -> None:
+    """The history has it, and the ramp stays promoted; with `rollback` it is one of the judge's."""
+    told = ramps.relapsed(promoted(), "V2 has become worse", rolls_back=False)
+    assert told is not None
+    assert isinstance(told.effect, ramps.Note)
+    assert (told.ramp.state, told.ramp.is_alarmed, told.ramp.by) == (RampState.PROMOTED, True, "judge")
+    assert from_json(to_json(told.ramp)) == told.ramp
+    assert ramps.relapsed(told.ramp, "again", rolls_back=True) is None
+    back = ramps.relapsed(promoted(), "V2 has become worse", rolls_back=True)
+    assert back is not None
+    assert isinstance(back.effect, RollBack)
+    assert (back.ramp.state, back.effect.source) == (RampState.ROLLED_BACK, Source.JUDGE)
+    assert ramps.relapsed(back.ramp, "again", rolls_back=True) is None
+    assert ramps.relapsed(started(), "not promoted", rolls_back=True) is None
+
+
+def test_another_v2_has_no_alarm() -> None:
+    """Other code, and another start, are another V2's."""
+    told = ramps.relapsed(promoted(), "V2 has become worse", rolls_back=False)
+    assert told is not None
+    assert not ramps.evidence_restarted(told.ramp, "reloaded").ramp.is_alarmed
+    assert not ramps.start(told.ramp, "ops", None, lowers=True).ramp.is_alarmed
+
+
+UNTRIED = Coverage((ProgramRuns("a", 60, 0), ProgramRuns("b", 0, 3)))
+TRIED = Coverage((ProgramRuns("a", 60, 0), ProgramRuns("b", 30, 20)))
+
+
+def test_a_promotion_waits_for_the_programs_of_the_plan() -> None:
+    """Evidence alone does not do: V2 must have run the programs that have traffic, which must be known."""
+    ramp = at_last_step(coverage={"programs": 1.0})
+    evident = facts(verdict=verdict(Say.PROMOTE))
+    for coverage, reason in ((None, NEEDS_COVERAGE), (UNTRIED, "V2 has run too few calls: of 1 of 2 programs")):
+        move = ramps.advance(ramp, replace(evident, coverage=coverage))
+        assert move is not None
+        assert move.ramp.state is RampState.WAITING
+        assert (move.ramp.reason or "").startswith(reason)
+    move = ramps.advance(ramp, replace(evident, coverage=TRIED))
+    assert move is not None
+    assert (move.ramp.state, move.ramp.reason) == (RampState.PROMOTED, "evidence that V2 is no worse")
+
+
+def test_a_promotion_names_the_programs_that_v2_has_never_run() -> None:
+    """Without a word on them in the plan, too; earlier steps wait for none."""
+    never = Coverage((ProgramRuns("a", 60, 0), ProgramRuns("b", 0, 0)))
+    move = ramps.advance(at_last_step(), facts(verdict=verdict(Say.PROMOTE), coverage=never))
+    assert move is not None
+    assert (move.ramp.reason or "").endswith("V2 has never run 1 of 2 programs with traffic in the last 24 h: b")
+    earlier = ramps.advance(started(coverage={"min_calls": 1}), facts(coverage=never))
+    assert earlier is not None
+    assert (earlier.ramp.state, earlier.ramp.step) == (RampState.RAMPING, 1)
 
 
 def test_a_start_sets_the_first_step() -> None:

@@ -19,8 +19,10 @@ from sqlalchemy import insert, select, update
 
 from routing.rollout.ramp import Ramp, RampState
 from routing.rollout.ramp_clock import StepTimes
+from routing.rollout.ramp_json import to_json
 from routing.webhooks import delivery, notifier
 from routing.webhooks.notifier import LAST_RETRY_S, Channel, WebhookNotifier, retry_in_s
+from routing.webhooks.outbox import Notification
 from routing.webhooks.ramp_event import ramp_event
 from store.database import Database
 from store.outbox import SqlOutbox
@@ -120,7 +122,7 @@ async def test_a_change_of_state_is_a_signed_cloud_event(database: Database, rec
         "subject": "«release» 7",
         "datacontenttype": "application/json",
     }
-    told = {"plan": "«release» 7", "step": 1, "steps": 2, "step_percent": 1, "run": 1}
+    told = {"plan": "«release» 7", "step": 1, "steps": 2, "step_percent": 1, "run": 1, "warning": None}
     assert events == [
         {
             **common,
@@ -319,3 +321,20 @@ def test_retries_come_ever_later_and_at_most_an_hour_apart(attempts: int) -> Non
     """So that a receiver that comes back is found, and one that does not is left in peace."""
     assert 0.008 <= retry_in_s(attempts) <= LAST_RETRY_S
     assert retry_in_s(attempts + 2) > retry_in_s(attempts) or retry_in_s(attempts) >= 0.8 * LAST_RETRY_S
+
+
+@pytest.mark.parametrize(
+    ("lacks_evidence", "summary"),
+    [
+        (True, "release 7 is promoted (Advanced without evidence), by ops: seen enough"),
+        (False, "release 7 is promoted, by ops: seen enough"),
+    ],
+)
+def test_a_promotion_without_evidence_has_its_warning(lacks_evidence: bool, summary: str) -> None:
+    """In the sentence and as a member, so that no receiver takes it for a promotion by evidence."""
+    ramp = Ramp(state=RampState.PROMOTED, plan=plan(), by="ops", reason="seen enough", lacks_evidence=lacks_evidence)
+    event = ramp_event(Notification(1, {**to_json(ramp), "revision": 3}, datetime.now(UTC), 0, 0.0))
+    data = event.get_data()
+    assert isinstance(data, dict)
+    assert event.get_attributes()["summary"].replace(plan().name, "release 7") == summary
+    assert data["warning"] == ("Advanced without evidence" if lacks_evidence else None)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.formulas.bets import FRACTIONS, log_e_above, log_e_below, mean_interval
-from analysis.odd_ones import Comparisons, field_log_e, share_of, threshold_of
+from analysis.odd_ones import Comparisons, FieldCounts, Odd, calls_until_known, field_log_e, share_of, threshold_of
 from analysis.quality import QualityScores
 
 ODDS = st.sampled_from(["v1", "v2", "none", "unknown"])
@@ -164,6 +164,63 @@ def test_few_comparisons_show_nothing_yet(equal: int, verdict: str) -> None:
         comparisons.same(("p", "f"))
     (row,) = comparisons.rows()
     assert (row.differs, row.verdict) == (False, verdict)
+
+
+@pytest.mark.parametrize(
+    ("odd", "equal", "verdict"),
+    [
+        ({"v2": 1}, 10, "suspected"),
+        ({"v2": 10}, 2167, "suspected"),
+        ({"v2": 12}, 2167, "differs"),
+        ({"v1": 1, "v2": 13}, 2167, "suspected"),
+        ({"v2": 10, "v1": 1}, 2167, "alike"),
+        ({"v2": 2, "v1": 1}, 2167, "alike"),
+        ({"v2": 1, "none": 1}, 2167, "alike"),
+        ({"v2": 1, "v1": 1}, 30, "unknown"),
+        ({"v1": 1}, 30, "unknown"),
+    ],
+)
+def test_a_field_has_one_of_three_words_or_none_yet(odd: dict[Odd, int], equal: int, verdict: str) -> None:
+    """If all odd ones are V2's, no interval makes it harmless; neither if the evidence is above half the threshold."""
+    comparisons = Comparisons()
+    for one, count in odd.items():
+        for _ in range(count):
+            comparisons.differs(("p", "f"), one)
+    for _ in range(equal):
+        comparisons.same(("p", "f"))
+    (row,) = comparisons.rows()
+    assert row.verdict == verdict, row
+    assert comparisons.suspects() == ([("p", "f")] if verdict == "suspected" else [])
+    assert (row.missing is None) == (verdict in ("differs", "alike"))
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        (FieldCounts(100), "alike"),
+        (FieldCounts(600, 3, 0, 3, 0, 1), "differs"),
+        (FieldCounts(40, 2, 1, 1, 0, 1), "alike"),
+        (FieldCounts(400, 120, 40, 70, 10, 1), "differs"),
+    ],
+)
+def test_the_missing_calls_bring_the_word(counts: FieldCounts, verdict: str) -> None:
+    """After as many calls more, with the same shares, the field is what it was to be; after half of them it is not."""
+    missing = calls_until_known(counts)
+    assert missing is not None
+    words = []
+    for further in (missing * 1.02, missing / 2):
+        later = counts.times((counts.compared + further) / counts.compared)
+        (row,) = Comparisons({("p", "f"): later}).rows()
+        words.append(row.verdict)
+    assert words[0] == verdict
+    assert words[1] != verdict
+
+
+def test_all_fields_are_alike_only_without_any_difference() -> None:
+    fields = {("p", "f"): FieldCounts(149), ("p", "g"): FieldCounts(148)}
+    assert not Comparisons(fields).are_alike()
+    assert not Comparisons().are_alike()
+    assert Comparisons({**fields, ("p", "g"): FieldCounts(149)}).are_alike()
 
 
 def test_a_field_that_differs_says_so() -> None:
