@@ -16,7 +16,7 @@ LOCKS := bootstrap base lm dev local-model
 # in full, as in the image, it would take GCC twice the time: how fast it is, the bench asks of a wheel of its own.
 COMPILED := $(CACHE)/compiled
 WHEEL := $(COMPILED)/wheel/.built
-SOURCES := $(shell find analysis app bench cli common config examples packaging pools poolshift routing store -name '*.py' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name '*.lua' -o -name '*.txt' -o -name '*.json' -o -name 'pyproject.toml' 2>/dev/null)
+SOURCES := $(shell find analysis app cli common config examples packaging pools poolshift routing store -name '*.py' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name '*.txt' -o -name '*.json' -o -name 'pyproject.toml' 2>/dev/null)
 
 # Helm, hadolint, trivy and the other tools of test-ship, in the versions that their locks name.
 SHIP := $(CACHE)/ship
