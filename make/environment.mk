@@ -36,7 +36,7 @@ first = $(shell for name in $(1); do command -v $$name && break; done)
 require_python = $(if $(PYTHON_FAULT),$(error $(PYTHON_FAULT)))
 PYTHON_FAULT = $(shell sh make/python.sh $(PYTHON))
 
-$(INSTALLED): pyproject.toml packaging/poolshift/pyproject.toml packaging/build_hook.py $(LOCKS:%=requirements/%.txt)
+$(INSTALLED): pyproject.toml packaging/poolshift/pyproject.toml packaging/poolshift/build_hook.py $(LOCKS:%=requirements/%.txt)
 	$(require_python)
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version 2>&1) (once; about 20 s)"
 	@$(PYTHON) -m venv --clear $(VENV)

@@ -52,6 +52,7 @@ nightly: $(INSTALLED) ## Runs everything on every Python, with soaks (over an ho
 	$(MAKE) lint test-ship coverage
 	$(MAKE) test test-compiled test-judge ARGS="$(RANDOM_EXAMPLES)"
 	@$(call each_python,sh make/tests.sh $$pytest $(RANDOM_EXAMPLES))
+	@$(call each_python,$$pytest -m ship tests/ship/test_dist.py)
 	CHAOS_SECONDS=600 $(MAKE) chaos
 	MACHINE_CHANGES=1000 $(MAKE) test-replicas
 	$(MAKE) test-ray test-service-on-ray test-story
