@@ -18,6 +18,7 @@ dist: $(INSTALLED) $(DIST_TOOLS)/.installed ## Builds and checks wheels and sdis
 	done
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) PATH="$(CURDIR)/$(DIST_TOOLS)/bin:$$PATH" auditwheel repair --wheel-dir $(DIST) $(LINUX_WHEELS)/*.whl
 	$(DIST_TOOLS)/bin/twine check --strict $(DIST)/poolshift*.whl $(DIST)/poolshift*.tar.gz
+	cd $(DIST) && sha256sum poolshift*.whl poolshift*.tar.gz >SHA256SUMS
 
 UV_BUILD = $(BIN)/uv build --quiet --no-build-isolation --no-create-gitignore
 

@@ -1,18 +1,23 @@
 """The packages of `make dist`, as a user installs them: in environments that have nothing else, in an empty folder."""
 
+import json
 import os
 import re
+import shutil
 import sys
 import sysconfig
 from collections.abc import Callable
 from hashlib import sha256
+from importlib.metadata import distributions
 from pathlib import Path
+from urllib.parse import unquote
 from zipfile import ZipFile
 
 import pytest
 
 from tests.ship.tools import run
 from tests.support.service import ROOT, running_service
+from tools.vendor import VENDORED, read_manifest
 
 pytestmark = pytest.mark.ship
 
@@ -141,3 +146,26 @@ def test_two_builds_are_the_same_bytes(dist: Path, tmp_path: Path) -> None:
         {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()} for folder in (dist, again)
     ]
     assert digests[0] == digests[1]
+
+
+def test_the_digests_are_those_of_the_packages(dist: Path) -> None:
+    """Whoever downloads them checks them with one command."""
+    listed = (dist / "SHA256SUMS").read_text().split()[1::2]
+    assert set(listed) == {path.name for path in dist.iterdir()} - {"SHA256SUMS"}
+    run("sha256sum", "--check", "--strict", "SHA256SUMS", cwd=dist)
+
+
+def test_the_parts_list_names_every_package(dist: Path, tmp_path: Path) -> None:
+    """All that the wheel is installed with, itself, and what browsers get from npm, each with a licence."""
+    for wheel in wheels(dist, "py3-none-any"):
+        shutil.copy(wheel, tmp_path)
+    run("make", "sbom-packages", f"DIST={tmp_path}", cwd=ROOT)
+    (file,) = tmp_path.glob("*.cdx.json")
+    parts = json.loads(file.read_text())
+    assert parts["metadata"]["component"]["name"] == "poolshift-service"
+    found = {unquote(part["purl"]) for part in parts["components"] if part["licenses"]}
+    (place,) = (ROOT / ".cache/ship/poolshift-service").glob("lib/python*/site-packages")
+    installed = {(package.name, package.version) for package in distributions(path=[str(place)])}
+    assert {name for name, _ in installed} > {"poolshift", "poolshift-service", "fastapi"}
+    packages = {f"pkg:pypi/{re.sub('[-_.]+', '-', name).lower()}@{version}" for name, version in installed}
+    assert found == packages | {f"pkg:npm/{name}@{part.version}" for name, part in read_manifest(VENDORED).items()}
