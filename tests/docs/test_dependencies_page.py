@@ -57,6 +57,7 @@ def test_every_direct_dependency_has_its_reason(heading: str, requirements: list
     [
         ("## In the image alone", ["image", "local-model"]),
         ("## Package tools", ["dist"]),
+        ("## Site tools", ["site"]),
         ("## Ship tools", ["ship", "ship-binaries"]),
     ],
 )
