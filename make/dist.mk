@@ -5,7 +5,7 @@ DIST_TOOLS := $(CACHE)/dist-tools
 LINUX_WHEELS := $(CACHE)/linux-wheels
 PYTHONS ?= $(shell sh make/pythons.sh)
 
-.PHONY: dist
+.PHONY: dist test-dist
 
 dist: $(INSTALLED) $(DIST_TOOLS)/.installed ## Builds and checks wheels and sdists in dist/, compiled for each Python here with headers (PYTHONS)
 	rm -rf $(LINUX_WHEELS) $(DIST)/poolshift*.whl $(DIST)/poolshift*.tar.gz
@@ -19,6 +19,9 @@ dist: $(INSTALLED) $(DIST_TOOLS)/.installed ## Builds and checks wheels and sdis
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) PATH="$(CURDIR)/$(DIST_TOOLS)/bin:$$PATH" auditwheel repair --wheel-dir $(DIST) $(LINUX_WHEELS)/*.whl
 	$(DIST_TOOLS)/bin/twine check --strict $(DIST)/poolshift*.whl $(DIST)/poolshift*.tar.gz
 	cd $(DIST) && sha256sum poolshift*.whl poolshift*.tar.gz >SHA256SUMS
+
+test-dist: $(INSTALLED) $(SHIP_INSTALLED) ## Builds the packages twice, compares them, and installs them into empty environments (minutes)
+	$(BIN)/pytest -m ship tests/ship/test_dist.py $(ARGS)
 
 UV_BUILD = $(BIN)/uv build --quiet --no-build-isolation --no-create-gitignore
 
