@@ -12,6 +12,8 @@ include make/console.mk
 include make/judge.mk
 include make/bench.mk
 include make/image.mk
+include make/dist.mk
+include make/site.mk
 include make/chart.mk
 include make/ship.mk
 

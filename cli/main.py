@@ -23,7 +23,6 @@ MODULES = {
     "keys": "cli.keys",
     "judge": "cli.rollout.judge",
     "shadow": "cli.rollout.shadow",
-    "bench": "cli.bench",
     "db": "cli.database",
     "migrate": "cli.migrate",
     "init": "cli.programs.init",

@@ -7,6 +7,8 @@ BENCH_VENV := .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
 BENCH_INSTALLED := $(BENCH_VENV)/.installed
 BENCH_BUILD := $(CACHE)/bench-build
+# The bench is in no wheel: it lies beside the compiled packages that it measures, as a link.
+BENCH_ROOT = $(BENCH_BIN)/python -P -c 'import _poolshift_service; print(_poolshift_service.root())'
 
 .PHONY: bench bench-report bench-ray
 
@@ -16,7 +18,7 @@ RESULTS ?= $(lastword $(sort $(wildcard bench/results/*.json)))
 ##@ Measure
 
 bench: $(BENCH_INSTALLED) ## Measures against peers in under 5 minutes; ARGS="--help" shows the options
-	$(BENCH_BIN)/poolshift bench $(ARGS)
+	PYTHONPATH=$$($(BENCH_ROOT)) $(BENCH_BIN)/python -P -m bench $(ARGS)
 
 bench-ray: $(INSTALLED) ## Measures pools on a Ray cluster against Ray Serve, in a network of its own (as root)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python "ray[serve]>=2.60,<2.61"
@@ -42,4 +44,5 @@ $(BENCH_INSTALLED): $(BENCH_BUILD)/.built requirements/bench.txt
 	$(BIN)/uv venv --quiet --clear --python $(BENCH_PYTHON) $(BENCH_VENV)
 	VIRTUAL_ENV=$(BENCH_VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/bench.txt
 	VIRTUAL_ENV=$(BENCH_VENV) $(BIN)/uv pip install --quiet --no-deps $(<D)/wheel/*.whl
+	ln -s $(CURDIR)/bench $$($(BENCH_ROOT))
 	touch $@

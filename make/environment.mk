@@ -16,7 +16,7 @@ LOCKS := bootstrap base lm dev local-model
 # in full, as in the image, it would take GCC twice the time: how fast it is, the bench asks of a wheel of its own.
 COMPILED := $(CACHE)/compiled
 WHEEL := $(COMPILED)/wheel/.built
-SOURCES := $(shell find analysis app bench cli common config examples packaging pools poolshift routing store -name '*.py' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name '*.lua' -o -name '*.txt' -o -name '*.json' -o -name 'pyproject.toml' 2>/dev/null)
+SOURCES := $(shell find analysis app cli common config examples packaging pools poolshift routing store -name '*.py' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name '*.txt' -o -name '*.json' -o -name 'pyproject.toml' 2>/dev/null)
 
 # Helm, hadolint, trivy and the other tools of test-ship, in the versions that their locks name.
 SHIP := $(CACHE)/ship
@@ -36,7 +36,7 @@ first = $(shell for name in $(1); do command -v $$name && break; done)
 require_python = $(if $(PYTHON_FAULT),$(error $(PYTHON_FAULT)))
 PYTHON_FAULT = $(shell sh make/python.sh $(PYTHON))
 
-$(INSTALLED): pyproject.toml packaging/poolshift/pyproject.toml packaging/build_hook.py $(LOCKS:%=requirements/%.txt)
+$(INSTALLED): pyproject.toml packaging/poolshift/pyproject.toml packaging/poolshift/build_hook.py $(LOCKS:%=requirements/%.txt)
 	$(require_python)
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version 2>&1) (once; about 20 s)"
 	@$(PYTHON) -m venv --clear $(VENV)

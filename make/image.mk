@@ -19,7 +19,10 @@ LABELS = version=$(VERSION) revision=$(REVISION) created=$(CREATED)
 
 DIST := dist
 
-.PHONY: image sbom notices
+# The service as it is installed, in the versions of the locks.
+RUNTIME := $(SHIP)/poolshift-service
+
+.PHONY: image sbom sbom-packages notices runtime
 
 ##@ Ship
 
@@ -32,8 +35,14 @@ sbom: $(SHIP_INSTALLED) ## Lists the image's parts, Debian's packages included, 
 	$(SHIP)/bin/trivy image --quiet --input $(DIST)/image.tar --format cyclonedx --output $(DIST)/poolshift-$(VERSION).cdx.json
 	rm $(DIST)/image.tar
 
-notices: $(INSTALLED) ## Writes the licences of all runtime packages to dist/ (the image has its own copy)
+sbom-packages: runtime $(SHIP_INSTALLED) ## Lists what the service's wheel brings along, as CycloneDX in dist/ (make dist first)
+	VIRTUAL_ENV=$(RUNTIME) $(BIN)/uv pip install --quiet --no-deps $(DIST)/poolshift*-py3-none-any.whl
+	cd $(SHIP) && bin/trivy rootfs --quiet --format cyclonedx --output $(abspath $(DIST))/poolshift-service-$(VERSION).cdx.json $(notdir $(RUNTIME))
+
+notices: runtime ## Writes the licences of all runtime packages to dist/ (the image has its own copy)
 	mkdir -p $(DIST)
-	$(PYTHON) -m venv --clear $(SHIP)/runtime
-	VIRTUAL_ENV=$(SHIP)/runtime $(BIN)/uv pip sync --quiet --require-hashes requirements/base.txt $(EXTRAS:%=requirements/%.txt)
-	$(BIN)/python deploy/notices.py $(SHIP)/runtime > $(DIST)/THIRD-PARTY-NOTICES-$(VERSION)
+	$(BIN)/python deploy/notices.py $(RUNTIME) > $(DIST)/THIRD-PARTY-NOTICES-$(VERSION)
+
+runtime: $(INSTALLED)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(RUNTIME)
+	VIRTUAL_ENV=$(RUNTIME) $(BIN)/uv pip sync --quiet --require-hashes requirements/base.txt $(EXTRAS:%=requirements/%.txt)

@@ -52,9 +52,10 @@ coverage: $(INSTALLED) ## Measures which lines the tests run; fails if fewer tha
 	@sh make/coverage.sh $(BIN) $(ARGS)
 
 nightly: $(INSTALLED) ## Runs everything on every Python, with soaks (over an hour); before a release
-	$(MAKE) lint test-ship coverage
+	$(MAKE) lint test-ship test-dist coverage
 	$(MAKE) test test-compiled test-judge ARGS="$(RANDOM_EXAMPLES)"
 	@$(call each_python,sh make/tests.sh $$pytest $(RANDOM_EXAMPLES))
+	@$(call each_python,$$pytest -m ship tests/ship/test_dist.py)
 	CHAOS_SECONDS=600 $(MAKE) chaos
 	MACHINE_CHANGES=1000 $(MAKE) test-replicas
 	$(MAKE) test-engine

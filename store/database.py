@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import cast
 
 from sqlalchemy import Dialect, insert, text
@@ -287,6 +288,20 @@ def claim_for_replicas(url: str) -> SqliteShare | None:
     except (ArgumentError, sqlite3.Error, OSError) as error:
         raise _cannot_open(parsed, error) from error
     raise _cannot_open(parsed, "several replicas need a database in a file, and this one is in memory")
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Finds the file of a SQLite database, and makes it if there is none; None if the URL names none.
+
+    Raises:
+        StoreUnavailable: it is not a URL.
+        OSError: the file cannot be made.
+        sqlite3.Error: the same, in SQLite's words.
+    """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        return None
+    return find_file(parsed)
 
 
 def _parsed(url: str) -> URL:

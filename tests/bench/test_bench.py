@@ -13,10 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from bench import load
+from bench.__main__ import app
 from bench.load import Load
 from bench.outcome import at_least, at_most, greatest_ratio, least_ratio, ratio, server_cpu
-from cli.main import app
-from tests.support.service import is_alive
+from tests.support.service import ROOT, is_alive
 from tests.support.waiting import wait_until
 
 
@@ -30,7 +30,7 @@ def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
     """Peaks, differing requests, a constant rate, random moments, a count of requests and the micro-benchmark."""
     scenarios = ("overhead", "replicas", "scale", "tail", "waiting", "memory", "routing", "console")
     arguments = [part for name in scenarios for part in ("--scenario", name)]
-    result = CliRunner().invoke(app, ["bench", "--quick", *arguments, "--output", str(tmp_path)])
+    result = CliRunner().invoke(app, ["--quick", *arguments, "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
     outcomes = {one["scenario"]: one for one in json.loads((tmp_path / "results.json").read_text())["outcomes"]}
     for name in ("overhead", "replicas", "scale", "tail"):
@@ -60,9 +60,19 @@ def test_every_kind_of_measurement_reaches_the_reports(tmp_path: Path) -> None:
 
 def start_bench(output: Path) -> subprocess.Popen[str]:
     """The command as a process of its own, once it measures."""
-    poolshift = str(Path(sys.executable).with_name("poolshift"))
-    command = [poolshift, "bench", "--scenario", "replicas", "--quick", "--rounds", "9", "--output", str(output)]
-    bench = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "bench",
+        "--scenario",
+        "replicas",
+        "--quick",
+        "--rounds",
+        "9",
+        "--output",
+        str(output),
+    ]
+    bench = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert bench.stderr is not None
     while "round 1" not in (line := bench.stderr.readline()):
         assert line, "it ended before it measured"
@@ -102,15 +112,15 @@ def test_a_folder_that_cannot_be_written_to_is_told_at_once(tmp_path: Path) -> N
     """In a line, before anything is measured."""
     taken = tmp_path / "taken"
     taken.touch()
-    result = CliRunner().invoke(app, ["bench", "--quick", "--scenario", "routing", "--output", str(taken)])
+    result = CliRunner().invoke(app, ["--quick", "--scenario", "routing", "--output", str(taken)])
     assert result.exit_code == 1
-    assert "poolshift: " in result.output
+    assert "bench: " in result.output
     assert "Traceback" not in result.output
 
 
 def test_an_unknown_scenario_is_refused() -> None:
     """A typo does not pass for a run of nothing."""
-    result = CliRunner().invoke(app, ["bench", "--scenario", "overheat"])
+    result = CliRunner().invoke(app, ["--scenario", "overheat"])
     assert result.exit_code == 2
 
 

@@ -58,7 +58,7 @@ NORMAL = [
     (r"\b[0-9a-f]{8,}-[0-9a-f-]+\b", "<replica>"),
     (r"(?m)^continue\s+-\s.*\n", ""),  # a verdict that the judge writes at its first look, which comes soon
 ]
-NOT_HERE = {"serve", "init", "keys", "judge", "bench", "db", "migrate", "migration", "shadow"}
+NOT_HERE = {"serve", "init", "keys", "judge", "db", "migrate", "migration", "shadow"}
 """Commands that ask no service, or that tests of their own try."""
 
 

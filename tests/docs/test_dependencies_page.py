@@ -54,11 +54,17 @@ def test_every_direct_dependency_has_its_reason(heading: str, requirements: list
 
 @pytest.mark.parametrize(
     ("heading", "locks"),
-    [("## In the image alone", ["image", "local-model"]), ("## Ship tools", ["ship", "ship-binaries"])],
+    [
+        ("## In the image alone", ["image", "local-model"]),
+        ("## Package tools", ["dist"]),
+        ("## Site tools", ["site"]),
+        ("## Ship tools", ["ship", "ship-binaries"]),
+    ],
 )
 def test_every_tool_of_a_lock_has_its_reason(heading: str, locks: list[str]) -> None:
     """Tools that are asked for, in the version that is locked, and no other."""
-    asked = {name for lock in locks for name in names((ROOT / f"requirements/{lock}.in").read_text().split())}
+    lines = [line for lock in locks for line in (ROOT / f"requirements/{lock}.in").read_text().splitlines()]
+    asked = names([line.partition("#")[0] for line in lines])
     locked = {name: version for lock in locks for name, version in versions(f"{lock}.txt").items()}
     text = section(PAGE, heading).partition("From npm")[0]
     found = {codes(row["package"])[0]: row for row in table(text, "package")}

@@ -22,7 +22,7 @@ TARGETS = {
     for line in re.findall(r"^\.PHONY:(.*)$", path.read_text(), re.MULTILINE)
     for name in line.split()
 }
-INNER = {"chart-files", "tools-if-possible"}
+INNER = {"chart-files", "runtime", "tools-if-possible"}
 """Targets that others use, and that nobody calls by name."""
 
 

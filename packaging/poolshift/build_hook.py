@@ -17,7 +17,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_CHECKOUT = Path(__file__).resolve().parents[1]
+_CHECKOUT = Path(__file__).resolve().parents[2]
 _MYPY = (
     "--config-file=",  # `make lint` is what checks
     "--follow-imports=silent",
@@ -65,7 +65,7 @@ class BuildHook(BuildHookInterface[Any]):
             RuntimeError: `POOLSHIFT_COMPILE` is set for an editable install, which runs its sources.
         """
         self._scratch = tempfile.TemporaryDirectory(prefix="poolshift-build-")
-        packages = {target: _CHECKOUT / source for target, source in self.config["packages"].items()}
+        packages = {target: self._sources / source for target, source in self.config["packages"].items()}
         if version == "editable":
             if _compiles():
                 raise RuntimeError("an editable install runs its sources: build a wheel to have them compiled")
@@ -80,6 +80,12 @@ class BuildHook(BuildHookInterface[Any]):
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Called when the wheel is there."""
         self._scratch.cleanup()
+
+    @property
+    def _sources(self) -> Path:
+        """The folder that the sources are in: the checkout, or an unpacked sdist of either distribution."""
+        root = Path(self.root)
+        return root if (root / "PKG-INFO").exists() else _CHECKOUT
 
     def _redirections(self, packages: dict[str, Path]) -> Iterator[tuple[str, str]]:
         """The files of an editable install: each top-level package is importable, and no neighbour of its folder.
@@ -96,7 +102,7 @@ class BuildHook(BuildHookInterface[Any]):
 
     def _compiled(self) -> Iterator[tuple[str, str]]:
         """The compiled modules: those of the hot path in one library, so that they call each other directly."""
-        os.chdir(_CHECKOUT)
+        os.chdir(self._sources)
         if modules := self.config.get("modules"):
             yield from self._libraries(modules, name="together", group="poolshift")
         for module in self.config.get("standalone", ()):

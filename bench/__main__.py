@@ -1,4 +1,4 @@
-"""`poolshift bench`: V1 against V2, and both against peers."""
+"""`python -m bench`: V1 against V2, and both against peers."""
 
 import signal
 import sys
@@ -7,9 +7,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
+import httpx
 import typer
 
+from bench.load import GeneratorFailed, MissingTool
 from bench.plan import QUICK, SCENARIOS, Plan
+from bench.run import run
+from bench.servers import ContenderFailed
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 _DEFAULTS = Plan()
@@ -46,13 +50,6 @@ def bench(
     output: Annotated[Path, typer.Option(help="The folder for the results")] = Path("bench/results/latest"),
 ) -> None:
     """Measures Poolshift and its peers, each as a real server on loopback, and writes JSON, Markdown and a plot."""
-    # Here, so that a service that only serves does not load it.
-    import httpx  # noqa: PLC0415
-
-    from bench.load import GeneratorFailed, MissingTool  # noqa: PLC0415
-    from bench.run import run  # noqa: PLC0415
-    from bench.servers import ContenderFailed  # noqa: PLC0415
-
     chosen = list(dict.fromkeys(scenario or SCENARIOS))
     for name in chosen:
         if name not in SCENARIOS:
@@ -71,7 +68,7 @@ def bench(
     try:
         said = run(plan, chosen, output, say=lambda line: print(line, file=sys.stderr))
     except (MissingTool, GeneratorFailed, ContenderFailed, httpx.TransportError, OSError) as error:
-        print(f"poolshift: {error}", file=sys.stderr)
+        print(f"bench: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(said)
     print(f"{output}/results.md has the rest.", file=sys.stderr)
@@ -80,3 +77,7 @@ def bench(
 def _stop(number: int, _: FrameType | None) -> None:
     """Ends the bench and its servers, as Ctrl-C does."""
     raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    app(prog_name="bench")
