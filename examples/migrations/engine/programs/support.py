@@ -1,4 +1,4 @@
-"""Programs of a help desk. They wait for an answer from elsewhere, as of a language model, and compute next to nothing."""
+"""Programs of a help desk, which wait for an answer from elsewhere and compute next to nothing."""
 
 import asyncio
 
