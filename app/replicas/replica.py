@@ -125,6 +125,11 @@ class Replica:
         return self._page.count
 
     @property
+    def is_first(self) -> bool:
+        """Tells if no other replica of this machine has run yet. None starts before this one is `State.OPEN`."""
+        return not any(pid for index, pid in enumerate(self._page.row(Row.PID)) if index != self.index)
+
+    @property
     def state(self) -> State:
         """The stage of this replica's life."""
         return State(self._page.get(Row.STATE, self.index))
