@@ -204,11 +204,20 @@ class Comparisons:
 
     def evidence(self, guardrail: str, alpha: float) -> Evidence:
         """Returns the evidence of the field that is nearest to its threshold, at the level `alpha`."""
-        best, stratum = 0.0, "all"
-        for (program, field), counts in self._fields.items():
-            if counts.first and (log_e := counts.log_e + math.log(share_of(counts.first))) > best:
-                best, stratum = log_e, f"field={program}.{field}"
-        return Evidence(guardrail, best, -math.log(alpha), stratum)
+        nearest, threshold = self.nearest(), -math.log(alpha)
+        if nearest is None:
+            return Evidence(guardrail, 0.0, threshold)
+        (program, field), counts = nearest
+        return Evidence(guardrail, _shared_log_e(counts), threshold, f"field={program}.{field}")
+
+    def nearest(self) -> tuple[FieldId, FieldCounts] | None:
+        """Returns the field that is nearest to its threshold, with its counts; None if none speaks against V2."""
+        best, nearest = 0.0, None
+        for one in self._fields.items():
+            _, counts = one
+            if counts.first and (log_e := _shared_log_e(counts)) > best:
+                best, nearest = log_e, one
+        return nearest
 
     def to_data(self) -> list[list[Any]]:
         """Returns the counts as plain data for JSON."""
@@ -252,6 +261,11 @@ class Comparisons:
 def field_log_e(v1_odd: int, v2_odd: int) -> float:
     """Log e-value against "V2 is the odd one no more often than V1"."""
     return _TEST.log_e([(0.5, v1_odd, v2_odd)])
+
+
+def _shared_log_e(counts: FieldCounts) -> float:
+    """Log e-value of a field with an odd one, with its share of α in it."""
+    return counts.log_e + math.log(share_of(counts.first))
 
 
 def share_of(position: int) -> float:

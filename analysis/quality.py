@@ -134,23 +134,37 @@ class QualityScores:
 
     def row(self, program: str | None, alpha: float, promotion_alpha: float = 0.05) -> QualityRow:
         """Returns a program's row, or that of all programs together."""
-        pairs, (organic_v1, organic_v2) = self._pairs(program), self._organic_scores(program)
+        pairs, organic = self._pairs(program), self._organic_scores(program)
         count = sum([number for _, number in pairs])
-        sums = [sum(one[version] for name, one in self.paired.items() if program in (None, name)) for version in (0, 1)]
+        (v1_mean, _), (v2_mean, _) = self._means(program, pairs, organic)
         share = _POOLED if program is None else (1 - _POOLED) / PROGRAMS
         log_e, threshold = self.log_e_worse(program), -math.log(alpha * share)
         return QualityRow(
             program,
-            _mean(sums[0] + _total(organic_v1), count + sum(organic_v1.values())),
-            _mean(sums[1] + _total(organic_v2), count + sum(organic_v2.values())),
+            v1_mean,
+            v2_mean,
             count,
-            (sum(organic_v1.values()), sum(organic_v2.values())),
+            (sum(organic[0].values()), sum(organic[1].values())),
             mean_interval(pairs, -1.0, 1.0, 0.01) if count else self._organic_interval(program),
             log_e,
             threshold,
             log_e >= threshold,
             self.log_e_not_worse(program) >= -math.log(promotion_alpha),
         )
+
+    def means(self, program: str | None) -> tuple[tuple[float | None, int], tuple[float | None, int]]:
+        """Returns V1's and V2's mean with the number of scores behind each, of a program or of all together."""
+        return self._means(program, self._pairs(program), self._organic_scores(program))
+
+    def _means(
+        self, program: str | None, pairs: list[Cell], organic: tuple[Scores, Scores]
+    ) -> tuple[tuple[float | None, int], tuple[float | None, int]]:
+        count = sum([number for _, number in pairs])
+        v1, v2 = (
+            _mean_of(sum(one[version] for name, one in self.paired.items() if program in (None, name)), count, scores)
+            for version, scores in enumerate(organic)
+        )
+        return v1, v2
 
     def to_data(self) -> dict[str, Any]:
         """Returns the counts as plain data for JSON."""
@@ -237,5 +251,6 @@ def _total(scores: Scores) -> int:
     return sum([value * count for value, count in scores.items()])
 
 
-def _mean(thousandths: int, count: int) -> float | None:
-    return thousandths / count / RESOLUTION if count else None
+def _mean_of(thousandths: int, pairs: int, organic: Scores) -> tuple[float | None, int]:
+    count = pairs + sum(organic.values())
+    return (thousandths + _total(organic)) / count / RESOLUTION if count else None, count

@@ -34,7 +34,7 @@ class Program:
         self.quarantine_key = f"{key}.{revision}" if version is None else f"{key}.{version}.{revision}"
         """Each definition of a program is judged by its own calls."""
         limits = definition.limits
-        self.is_python = definition.program_type == "python"
+        self.uses_lm = definition.uses_lm
         self.has_limits = limits is not None
         self.memory_mb = None if limits is None else limits.memory_mb
         self.max_concurrency = 0 if limits is None or limits.max_concurrency is None else limits.max_concurrency

@@ -391,10 +391,10 @@ class ExecuteLane(Endpoint):
             exchange.traceparent,
             exchange.carried,
             exchange.trace,
-            None if chosen.is_python else self._lms.of_call(session_id, version),
+            self._lms.of_call(session_id, version) if chosen.uses_lm else None,
         )
         call.is_background = is_job
-        if own is not None or (not chosen.is_python and self._lms.differ):
+        if own is not None or (chosen.uses_lm and self._lms.differ):
             call.choose = partial(self._choose, program, own, began)
         if not exchange.is_synthetic:
             self._programs.used(program, began)
@@ -413,8 +413,7 @@ class ExecuteLane(Endpoint):
         definition = call.program.definition
         if definition.limits is not None and definition.limits.timeout_s is not None:
             call.deadline = min(call.deadline, began + definition.limits.timeout_s)
-        is_python = definition.program_type == "python"
-        call.lm = None if is_python else self._lms.of_call(call.session_id, Version(version))
+        call.lm = self._lms.of_call(call.session_id, Version(version)) if definition.uses_lm else None
 
     def _of_v1(self, program: Program, own: Program, session_id: str | None) -> Program:
         """Returns V1's definition of a program: V2's own one, if that has become everyone's since the call began."""

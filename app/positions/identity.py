@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -77,9 +77,12 @@ async def pools_difference(parts: Parts) -> PoolDifference:
 
 
 async def identity_of_pools(parts: Parts) -> str:
-    """Returns a digest of what both pools are: a validation of other pools proves nothing for these."""
+    """Returns a digest of what both pools are, with V2's own definitions.
+
+    A validation of other pools, or without a definition that is on trial now, proves nothing for these.
+    """
     identities = await asyncio.gather(*(identity_of(version, parts) for version in parts.pool_set.engines))
-    return _digest([_told(one) for one in identities])
+    return _digest([*(_told(one) for one in identities), *_own_definitions(parts)])
 
 
 async def evidence_generation(parts: Parts) -> str | None:
@@ -99,8 +102,7 @@ async def evidence_generation(parts: Parts) -> str | None:
     ]
     settings = [parts.lms.shown(None, version).settings for version in parts.pool_set.engines]
     lms = [(one.model, one.api_base, one.temperature, one.max_tokens) for one in settings]
-    own = sorted(parts.programs.on_trial.items())
-    return _digest([[_told(one) for one in identities], lms, *([own] if own else [])])
+    return _digest([[_told(one) for one in identities], lms, *_own_definitions(parts)])
 
 
 async def ramp_identity(pools: PoolSet, lms: LMs, programs: Programs) -> Identity | None:
@@ -129,6 +131,12 @@ async def ramp_identity(pools: PoolSet, lms: LMs, programs: Programs) -> Identit
         }
         parts |= {f"{version.upper()}'s {word}": digest for word, digest in found.items()}
     return Identity.of(parts | _on_trial(programs))
+
+
+def _own_definitions(parts: Parts) -> Sequence[object]:
+    """The digests of the definitions on trial as one part, or no part: digests without such a definition stay valid."""
+    own = sorted(parts.programs.on_trial.items())
+    return [own] if own else []
 
 
 def _on_trial(programs: Programs) -> dict[str, str]:

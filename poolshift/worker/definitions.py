@@ -1,12 +1,19 @@
 """The definition of a program: its signature and how to run it, the same on any worker of any version."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 FieldType = Literal["string", "integer", "number", "boolean", "array", "object", "any"]
 ProgramType = Literal["predict", "chain_of_thought", "react", "dspy", "python", "metric", "lm_trial"]
 """`metric` is a program's metric, and `lm_trial` tries an LM: the service runs both, and no client creates one."""
+ComparisonName = Literal["exact", "unordered", "ignore"]
+ComparisonMeasure = Literal["number", "text"]
+Compare = ComparisonName | Annotated[dict[ComparisonMeasure, float], msgspec.Meta(min_length=1, max_length=1)]
+"""Comparison of an output in shadow calls: a name, or a measure with its bound, such as `{"number": 0.01}`.
+
+`routing/shadow/comparators.py` has the comparison of each.
+"""
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -21,8 +28,8 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     required: bool = True
     default: Any = None
     schema: dict[str, Any] | None = None
-    compare: Literal["exact", "unordered", "ignore"] | dict[str, float] | None = None
-    """Comparison of an output in shadow calls: also `{"number": tolerance}`, `{"text": similarity}`; None is exact."""
+    compare: Compare | None = None
+    """None is exact."""
     secret: bool = False
     """True if no report may show the value."""
 
@@ -82,3 +89,8 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, weak
     """The scores' range; None is 0 to 1."""
     shared: bool = False
     """True if everyone who may create programs may change the program, too. The service enforces ownership."""
+
+    @property
+    def uses_lm(self) -> bool:
+        """True if the program needs a language model: each does but those of type `python`."""
+        return self.program_type != "python"

@@ -263,8 +263,8 @@ class Jobs:
         finally:
             del self._adding[new.id]
         events = self.events.open(job.id)
-        if call.program.definition.program_type == "python":
-            call.events = events  # those of DSPy would have their LM stream
+        if not call.program.uses_lm:
+            call.events = events  # with one, the LM would stream
         live = _Live(job, call, route, self._tasks.start(_judged(run, answer, refuse)), self._write)
         self._live[job.id] = live
         self._tasks.start(self._follow(live))

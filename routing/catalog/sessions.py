@@ -189,7 +189,7 @@ class Sessions:
             return
         program = self._programs.resolve(program_id, session_id)
         definitions = [one.definition for one in (program, program and program.v2) if one is not None]
-        needs_lm = any(one.program_type != "python" for one in definitions)
+        needs_lm = any(one.uses_lm for one in definitions)
         error = self._ended.loss(session_id, caller, program_id, needs_lm=needs_lm)
         if error is not None:
             raise error

@@ -135,6 +135,8 @@ class LiveJudge:
         """Calls in the order in which pools got them, from the oldest that has not counted and may still wait."""
         self._fed: dict[str, tuple[bool, bool]] = {}
         """By guardrail that is fed: whether it is an alarm, and whether V2 is shown not to be worse."""
+        self._tell: dict[str, Callable[[], str]] = {}
+        """By guardrail that is fed: a function that tells its evidence in words."""
         self._looks_at: asyncio.TimerHandle | None = None
         self._listener: Callable[[Verdict | None], None] = lambda _: None
 
@@ -284,13 +286,17 @@ class LiveJudge:
         if guardrail is not None:
             self._keep(guardrail, Example(end.execution_id, evidence.trace_id, end.outcome, end.detail))
 
-    def feed(self, evidence: Fed, row: Row, not_worse: Fed | None = None) -> None:
-        """Takes the evidence of a guardrail that is computed elsewhere. The trace has each change of what it says."""
+    def feed(self, evidence: Fed, row: Row, tell: Callable[[], str], not_worse: Fed | None = None) -> None:
+        """Takes the evidence of a guardrail that is computed elsewhere. The trace has each change of what it says.
+
+        `tell` returns the evidence in words, for the reason of a verdict.
+        """
         name, said = evidence.guardrail, (evidence.is_alarm, not_worse is not None and not_worse.is_alarm)
         promotes = any(one.promotes and one.name == name for one in self._judge.config.guardrails)
         if said != self._fed.get(name, None if promotes else (False, False)):
             self._recording.add_fed(FedChange(_monotonic(), self.w, row.action, evidence, not_worse, promotes))
         self._fed[name] = said
+        self._tell[name] = tell
         self._judge.feed(evidence, row, not_worse)
 
     def _keep(self, guardrail: str, example: Example) -> None:
@@ -326,6 +332,8 @@ class LiveJudge:
 
     def told(self, guardrail: str | None) -> str:
         """The counts or times behind a guardrail's evidence in words; empty if there is no short word for them."""
+        if (tell := self._tell.get(guardrail or "")) is not None:
+            return tell()
         counters = self.judge.counters if self._others is None else self.judge.counters.merge(self._others)
         recent = self.recording.newest_timed(EXPLAINING_CALLS, self.latency_floor_ms) if guardrail == "latency" else ()
         return reason(guardrail, counters, recent)
@@ -355,6 +363,7 @@ class LiveJudge:
             self._examples.clear()
             self._recording.clear()
             self._fed.clear()
+            self._tell.clear()
 
     def hear_others(self, others: Counters | None) -> None:
         """Takes the evidence of other replicas, and of runs of this service before a restart."""

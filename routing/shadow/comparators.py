@@ -3,15 +3,18 @@
 import heapq
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import msgspec
 from rapidfuzz import fuzz
 
-from poolshift.worker.definitions import Field
+from poolshift.worker.definitions import ComparisonMeasure, Field
 
 Comparator = Callable[[Any, Any], bool]
-"""Tells if two JSON values count as the same."""
+"""Tells if two JSON values count as the same, in whichever order they come.
+
+It must be symmetric: the verdict rests on runs that can be exchanged (docs/shadow.md).
+"""
 
 MAX_TEXT_LENGTH: Final = 20_000
 """Characters of a text that are compared for similarity; the rest must be equal."""
@@ -30,11 +33,27 @@ def comparator_of(field: Field) -> Comparator | None:
     """Returns the comparison of an output; None if the output is ignored."""
     compare = field.compare
     if isinstance(compare, dict):
-        (kind, value), *_ = compare.items()
-        if kind == "number":
-            return _of_parts(lambda first, second: _within(first, second, value))
-        return _of_parts(lambda first, second: _similar(first, second, 100 * value))
-    return {"ignore": None, "unordered": same_unordered}.get(compare or "exact", same)
+        ((measure, bound),) = compare.items()
+        return _measuring(measure, bound)
+    match compare:
+        case None | "exact":
+            return same
+        case "unordered":
+            return same_unordered
+        case "ignore":
+            return None
+        case unknown:
+            assert_never(unknown)
+
+
+def _measuring(measure: ComparisonMeasure, bound: float) -> Comparator:
+    match measure:
+        case "number":
+            return _of_parts(lambda first, second: _within(first, second, bound))
+        case "text":
+            return _of_parts(lambda first, second: _similar(first, second, 100 * bound))
+        case unknown:
+            assert_never(unknown)
 
 
 def is_too_deep(text: bytes) -> bool:

@@ -16,6 +16,7 @@ from analysis.verdict import Detectable, Evidence, Row, Tally
 from pools.calls import Program
 from routing.catalog.programs import CataloguedProgram
 from routing.rollout.live_judge import LiveJudge
+from routing.rollout.reasons import odd_ones_reason, scores_reason
 from routing.shadow.comparison import Comparison
 from routing.shadow.examples import Example, Examples
 from routing.shadow.figures import Figures, Totals
@@ -191,10 +192,19 @@ class ShadowEvidence:
             alpha = config.alpha_of(guardrail)
             if guardrail.name == SHADOW:
                 evidence = totals.comparisons.evidence(SHADOW, alpha)
-                judge.feed(evidence, self._shadow_row(totals, guardrail, evidence))
+                judge.feed(
+                    evidence,
+                    self._shadow_row(totals, guardrail, evidence),
+                    lambda: odd_ones_reason(totals.comparisons),
+                )
             elif guardrail.name == QUALITY:
                 evidence = totals.scores.evidence(QUALITY, alpha)
-                judge.feed(evidence, self._quality_row(totals, guardrail, evidence), self._not_worse(totals))
+                judge.feed(
+                    evidence,
+                    self._quality_row(totals, guardrail, evidence),
+                    lambda: scores_reason(totals.scores),
+                    self._not_worse(totals),
+                )
 
     def _not_worse(self, totals: Totals) -> Evidence:
         threshold = -math.log(self._judge.judge.config.promotion_alpha)

@@ -73,7 +73,7 @@ class OnDemand:
     ) -> Outcome:
         chosen = program if version is Version.V1 or program.v2 is None else program.v2
         try:
-            lm = None if chosen.definition.program_type == "python" else self._lms.of_call(session_id, version)
+            lm = self._lms.of_call(session_id, version) if chosen.uses_lm else None
             deadline = asyncio.get_running_loop().time() + timeout_s
             call = Call(uuid.uuid4().hex, chosen, inputs, deadline, session_id, lm=lm)
             result = await self._router.execute(self._router.synthetic(version, None), call, OPERATION)

@@ -27,7 +27,7 @@ def test_new_code_with_a_bug(tmp_path: Path) -> None:
     """New code that raises for one input in fifty: rolled back, and the program is named."""
     said = ramp("code", tmp_path)
     assert "The ramp ended rolled_back" in said, said
-    assert "by the program shipping" in said, said
+    assert "of the program shipping" in said, said
     assert "ZeroDivisionError" in said, said
 
 
@@ -36,7 +36,7 @@ def test_a_library_that_changes_an_answer(tmp_path: Path) -> None:
     said = ramp("library", tmp_path)
     assert "packaging 21.3 → 25.0" in said, said
     assert "The ramp ended rolled_back" in said, said
-    assert "by the program newest" in said, said
+    assert "of the program newest" in said, said
     assert "InvalidVersion" in said, said
 
 

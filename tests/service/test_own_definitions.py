@@ -256,3 +256,32 @@ def test_amid_a_ramp_evidence_starts_again(start_service: StartService) -> None:
         seen = {one for call in calls for one in call.result()}
     assert seen <= {("v1", "a"), ("v2", "a"), ("v1", "A"), ("v2", "A")}
     assert answers(service, "p") == ["A", "A"]
+
+
+def test_a_validation_proves_nothing_for_a_definition_that_came_after_it(service: Service) -> None:
+    """Given to V2 or changed afterwards, it makes the items unknown; taken back, what was validated counts again.
+
+    A session's definition changes nothing: it ends with the session.
+    """
+    changed(service, "validated", definition())
+    pools = service.client.get("/migration").json()["pools"]
+    body = {"pools": pools, "items": [{"item": "errors", "state": "met", "evidence": "12 of 12 are equal"}]}
+    assert service.client.post("/migration/validations", json=body).status_code == 201
+
+    def found() -> tuple[bool, str, str]:
+        shown = service.client.get("/migration").json()
+        state = {one["item"]: one["state"] for one in shown["checklist"]}["errors"]
+        return shown["validation"]["is_current"], state, shown["pools"]
+
+    assert found() == (True, "met", pools)
+    changed(service, "validated", definition(), "?session_id=s-validated")
+    assert put(service, "validated", definition("shout"), f"{V2}&session_id=s-validated").status_code == 201
+    assert found() == (True, "met", pools)
+    assert put(service, "validated", definition("shout"), V2).status_code == 201
+    is_current, state, given = found()
+    assert (is_current, state) == (False, "unknown")
+    assert given != pools
+    assert put(service, "validated", definition("async_echo"), V2).status_code == 200
+    assert found()[2] not in (pools, given)
+    assert service.client.delete(f"/programs/validated{V2}").is_success
+    assert found() == (True, "met", pools)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -220,10 +221,17 @@ def evidence(service: Service, guardrail: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("observed", "guardrail", "stratum"), [("shadow", "quality", ""), ("quality", "shadow", ".result")]
+    ("observed", "guardrail", "stratum", "says"),
+    [
+        ("shadow", "quality", "", r"V2's mean score is 0\.\d+ in \d+ calls, V1's 1\.000 in \d+"),
+        ("quality", "shadow", ".result", r"V2 is the odd one in \d+ of \d+ compared calls, V1 in 0, by result"),
+    ],
 )
-def test_worse_answers_pause_the_ramp(judged: Service, observed: str, guardrail: str, stratum: str) -> None:
-    """A metric that is halved on V2, or an answer that differs, is evidence against V2, found within 300 calls."""
+def test_worse_answers_pause_the_ramp(judged: Service, observed: str, guardrail: str, stratum: str, says: str) -> None:
+    """A metric that is halved on V2, or an answer that differs, is evidence against V2, found within 300 calls.
+
+    The reason has its counts or means and a program's name, and the e-value in parentheses.
+    """
     program = create(judged, "answer", output="string", metric=f"{MODULE}:is_good")
     plan = {"steps": [{"percent": 20, "hold_s": 3600}], "guardrails": {observed: {"action": "observe"}}}
     assert judged.client.put("/rollout/plan", json=plan).status_code == 200
@@ -241,6 +249,7 @@ def test_worse_answers_pause_the_ramp(judged: Service, observed: str, guardrail:
         wait_until(lambda: judged.client.get("/rollout/status").json()["state"] == "paused", "the ramp is paused")
         status = judged.client.get("/rollout/status").json()
         assert status["guardrail"] == guardrail, status
+        assert re.match(rf"{guardrail}: {says}.* of the program prog-\w+ \(log e-value ", status["reason"]), status
         row = evidence(judged, guardrail)
         assert row["log_e"] >= row["threshold"]
         assert row["stratum"].endswith(stratum)

@@ -76,5 +76,6 @@ def test_a_slow_version_is_told_beside_what_the_judge_is_fed() -> None:
         judge.ended(
             evidence, End(f"e{number}", "p", version, "ok", ms, is_cold=False, cost=0.0, detail="", t=float(number))
         )
-        judge.feed(Fed("shadow", 9.0 if number % 4 else 0.0, 6.9), row)
+        judge.feed(Fed("shadow", 9.0 if number % 4 else 0.0, 6.9), row, lambda: "V2 is the odd one")
     assert "200" in judge.told("latency")
+    assert judge.told("shadow") == "V2 is the odd one"

@@ -1,13 +1,16 @@
 """Comparators of shadow calls: each is reflexive and symmetric, and exactly as lenient as it says."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolshift.worker.definitions import Field, Signature
+from app.api.programs.body import OutputField
+from poolshift.worker.definitions import ComparisonMeasure, ComparisonName, Field, Signature
+from routing.catalog.definitions import decode_definition
 from routing.shadow.comparators import MAX_DEPTH, comparator_of, is_too_deep
 from routing.shadow.comparison import ERROR_FIELD, MAX_OUTPUT_BYTES, TOO_LARGE, Comparison, Outcome
 
@@ -16,7 +19,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
     max_leaves=8,
 )
-COMPARES = st.sampled_from([None, "unordered", {"number": 0.1}, {"text": 0.8}])
+KINDS: list[Any] = [
+    None,
+    *(name for name in get_args(ComparisonName) if name != "ignore"),
+    *({measure: bound} for measure in get_args(ComparisonMeasure) for bound in (0.1, 0.8)),
+]
+"""Every kind of comparison but the one that compares nothing."""
+COMPARES = st.sampled_from(KINDS)
 
 
 def outcome(**outputs: Any) -> Outcome:
@@ -41,7 +50,7 @@ def depth(value: Any) -> int:
     return 0 if inner is None else 1 + max(map(depth, inner), default=0)
 
 
-@pytest.mark.parametrize("compare", [None, "unordered", {"number": 0.1}, {"text": 0.8}])
+@pytest.mark.parametrize("compare", KINDS)
 def test_values_that_are_nested_too_deeply(compare: Any) -> None:
     """If both are, nothing is known unless they are equal to the byte; if one is, they differ."""
     compared = comparison(out=compare, flat=None)
@@ -62,6 +71,23 @@ def test_every_comparator_is_reflexive_and_symmetric(compare: Any, first: Any, s
     assert comparator is not None
     assert comparator(first, first)
     assert comparator(first, second) == comparator(second, first)
+
+
+@pytest.mark.parametrize("compare", KINDS[1:])
+def test_a_program_may_ask_for_every_kind(compare: Any) -> None:
+    body = {"name": "out", "type": "any", "compare": compare}
+    assert OutputField.model_validate(body).model_dump()["compare"] == compare
+
+
+@pytest.mark.parametrize("compare", ["fuzzy", {"fuzzy": 0.9}, {}, {"number": 0.1, "text": 0.9}])
+def test_a_kind_that_is_not_known_is_refused(compare: Any) -> None:
+    """Such as one that a newer replica has stored. It is not taken for another kind."""
+    field = {"name": "out", "type": "any", "compare": compare}
+    definition = {"program_type": "python", "signature": {"inputs": [], "outputs": [field]}}
+    with pytest.raises(msgspec.ValidationError, match="compare"):
+        decode_definition(msgspec.json.encode(definition))
+    with pytest.raises((AssertionError, ValueError)):
+        comparator_of(Field("out", "any", compare=compare))
 
 
 @pytest.mark.parametrize(

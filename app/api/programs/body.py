@@ -17,7 +17,8 @@ from pydantic import (
 
 from app.api.base import Identifier, In, Matching
 from app.api.programs.schema_bounds import check_schema
-from poolshift.worker.definitions import Definition, Limits, Signature
+from poolshift.worker.definitions import Compare as KeptCompare
+from poolshift.worker.definitions import ComparisonName, Definition, Limits, Signature
 from poolshift.worker.definitions import Field as FieldOf
 from poolshift.worker.types.fields import type_of
 from poolshift.worker.types.schemas import allows_type, type_of_schema, types_of_schema
@@ -72,7 +73,7 @@ class TextSimilarity(In):
     text: float = Field(gt=0, le=1, allow_inf_nan=False)
 
 
-Compare = Literal["exact", "unordered", "ignore"] | NumberTolerance | TextSimilarity
+Compare = ComparisonName | NumberTolerance | TextSimilarity
 
 
 class _TypedField(In):
@@ -315,10 +316,14 @@ def body_of(definition: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     return members
 
 
-def _compare(compare: Compare) -> Literal["exact", "unordered", "ignore"] | dict[str, float] | None:
-    if isinstance(compare, str):
-        return None if compare == "exact" else compare
-    return compare.model_dump()
+def _compare(compare: Compare) -> KeptCompare | None:
+    match compare:
+        case NumberTolerance(number=tolerance):
+            return {"number": tolerance}
+        case TextSimilarity(text=similarity):
+            return {"text": similarity}
+        case name:
+            return None if name == "exact" else name
 
 
 def with_derived(definition: Definition, derived: Signature) -> Definition:
