@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from app.replicas.mutex import Mutex
 from app.replicas.page import MAX_NEWS_BYTES, Page, Row, State
 from common.log_once import LogOnce
 from common.shared_run import SharedRun
@@ -72,6 +73,8 @@ class Machine:
     """The claim on the SQLite file that all replicas use."""
     listeners: Sequence[socket]
     """The service's address, which all replicas accept from."""
+    rotating: Mutex
+    """Held by the replica that rotates, or takes a rotation back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Final
 import structlog
 
 from app import listening
+from app.replicas.mutex import Mutex
 from app.replicas.page import Page, Row, State
 from app.replicas.replica import Machine
 from common.backoff import backoff_s
@@ -69,6 +70,7 @@ class Supervisor:
             token=secrets.token_hex(16),
             share=share,
             listeners=listeners,
+            rotating=Mutex(),
         )
         self._page = self._machine.page
         self._run = run
