@@ -22,6 +22,7 @@ from app.replicas.mutex import Mutex
 from app.replicas.page import Page, Row, State
 from app.replicas.replica import Machine
 from common.backoff import backoff_s
+from common.terminal import ends_at_hangup
 from poolshift.worker.linux import signal_at_parents_death
 from store.sqlite.share import SqliteShare
 
@@ -82,6 +83,7 @@ class Supervisor:
         self._start_fault = 0
         """The exit code of a replica that could not start."""
         self._is_stopping = False
+        self._ends_at_hangup = ends_at_hangup()
 
     def __repr__(self) -> str:
         return f"<Supervisor {self._children} has_started={self._has_started} is_stopping={self._is_stopping}>"
@@ -152,7 +154,7 @@ class Supervisor:
             _log.info("listening", urls=urls, replicas=len(self._children))
 
     def _hand_on(self, number: signal.Signals) -> None:
-        if number is not signal.SIGHUP:
+        if number is not signal.SIGHUP or self._ends_at_hangup:
             self._is_stopping = True
         for child in self._children:
             if child.pid:
