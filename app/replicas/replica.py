@@ -89,12 +89,15 @@ class Parts:
 
 
 def part_of(replica: "Replica | None") -> Callable[[int], int]:
-    """Returns the function that tells a replica's part of what is there for the whole machine: 1 at least."""
+    """Returns the function that tells a replica's part of what is there for the whole machine.
+
+    It is 1 at least, unless there is nothing.
+    """
 
     def part(total: int) -> int:
         if replica is None:
             return total
-        return max(1, total // replica.count + (replica.index < total % replica.count))
+        return max(min(total, 1), total // replica.count + (replica.index < total % replica.count))
 
     return part
 
