@@ -13,6 +13,7 @@ import pytest
 from config.api_keys import KeyFile, Scope, StoredKey, hash_key, new_key
 from tests.conftest import StartService
 from tests.support.interpreters import virtual_environment
+from tests.support.replicas import said_once
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -544,13 +545,11 @@ def test_a_rotation_outlasts_settings_that_are_not_about_it(start_service: Start
 
 
 def question(service: Service) -> str:
-    """The one line that a start ends with."""
+    """The one line that a start ends with, or each replica's."""
     before = len(service.log())
     service.start(wait=False)
     assert service.wait_for_end() == 2
-    lines = [line for line in service.log()[before:].splitlines() if "rotation" in line]
-    assert len(lines) == 1, lines
-    return lines[0]
+    return said_once(service.log()[before:], "rotation")[0]
 
 
 def test_another_v1_is_a_question(start_service: StartService, shop: Shop, tmp_path: Path) -> None:
