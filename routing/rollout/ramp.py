@@ -20,7 +20,7 @@ from enum import StrEnum
 
 from analysis.verdict import Say, Verdict
 from common.durations import duration_text
-from routing.errors import NoPlan, PlanConflict
+from routing.errors import NoPlan, PlanConflict, PlanMoved
 from routing.rollout.identity import UNKNOWN, Identity
 from routing.rollout.model import Rollout, Source, voids_earlier_changes
 from routing.rollout.plan import Plan, PlanStep
@@ -510,9 +510,9 @@ def own_share(ramp: Ramp) -> SetPercent | None:
     return None
 
 
-def moved_elsewhere(ramp: Ramp) -> PlanConflict:
+def moved_elsewhere(ramp: Ramp) -> PlanMoved:
     """The error of a request that another move, of another replica or of the judge, has overtaken."""
-    return PlanConflict(f"the plan has moved meanwhile: it is {ramp.state} now")
+    return PlanMoved(f"the plan has moved meanwhile: it is {ramp.state} now")
 
 
 def _require(ramp: Ramp, is_allowed: bool, what: str) -> None:  # noqa: FBT001 - one condition, one word

@@ -211,7 +211,8 @@ def test_no_plan_takes_an_abort_back(start_service: StartService, shop: Shop) ->
     wait_until(lambda: service.pool("v2")["ready"], "V2 is ready")
     assert told in refused(rotate(service))
     set_percent(service, 0)
-    assert service.client.post("/rollout/start").is_success
+    answer = service.client.post("/rollout/start")
+    assert answer.is_success, answer.text
 
     def is_promoted() -> bool:
         served(service, program)
