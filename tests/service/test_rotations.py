@@ -193,11 +193,11 @@ def test_faults_and_rollbacks_speak_against_v2(start_service: StartService, shop
 
 def test_no_plan_takes_an_abort_back(start_service: StartService, shop: Shop) -> None:
     """Neither its start, nor a person's promotion, nor a plan that promotes without evidence; calls since then do."""
-    service = start_service(**shop.settings(ROTATE_MIN_CALLS=20))
+    service = start_service(**shop.settings(ROTATE_MIN_CALLS=200))
     program = create(service)
     wait_until(lambda: service.pool("v2")["ready"], "V2 is ready")
     set_percent(service, 100)
-    for _ in range(20):
+    for _ in range(200):
         served(service, program)
     set_percent(service, 0)
     plan = {"steps": [{"percent": 50, "hold_s": 0, "min_calls": 1}], "on_inconclusive": "advance", "max_wait_s": 0.1}
@@ -222,7 +222,7 @@ def test_no_plan_takes_an_abort_back(start_service: StartService, shop: Shop) ->
     refusal = refused(rotate(service))
     assert told in refusal
     assert ": for the abort; since then it has served " in refusal
-    for _ in range(20):
+    for _ in range(200):
         served(service, program)
     answer = rotate(service)
     assert answer.status_code == 200, answer.text
