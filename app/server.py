@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -30,6 +29,7 @@ from app.replicas.page import State
 from app.replicas.replica import Machine, Replica, part_of
 from app.replicas.supervisor import Supervisor
 from app.services import Services
+from common.terminal import ends_at_hangup, has_terminal
 from config.settings import InvalidSettings, Settings
 from poolshift.worker.linux import KEPT_BYTES, keep_freed_memory, open_many_files
 from routing.errors import StoreUnavailable
@@ -147,10 +147,10 @@ class Server(uvicorn.Server):
         """Takes the place of uvicorn's handlers, which would stop at once and then die of the signal."""
         loop = asyncio.get_running_loop()
         handlers = {signal.SIGTERM: self._stop_requested, signal.SIGINT: self._stop_requested}
-        if not has_terminal():
-            handlers[signal.SIGHUP] = self._reload_requested
-        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1) has it ignored
+        if ends_at_hangup():
             handlers[signal.SIGHUP] = self._stop_requested
+        elif not has_terminal():
+            handlers[signal.SIGHUP] = self._reload_requested
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler, number)
         try:
@@ -235,12 +235,6 @@ def _limits(settings: Settings, part: Callable[[int], int]) -> Limits:
         answer_s=settings.answer_timeout_s,
         unread_bytes=part(settings.max_unread_bytes),
     )
-
-
-def has_terminal() -> bool:
-    """Says whether this process has a controlling terminal (proc(5), stat, tty_nr)."""
-    stat = Path("/proc/self/stat").read_text()
-    return stat.rpartition(")")[2].split()[4] != "0"
 
 
 def serve(settings: Settings) -> bool:

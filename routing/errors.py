@@ -183,5 +183,9 @@ class PlanConflict(Exception):
     """The ramp is in a state that does not allow what was asked for."""
 
 
+class PlanMoved(PlanConflict):
+    """Another move of the ramp, by another replica or by the judge, has come before a request's."""
+
+
 class NoPlan(Exception):
     """There is no plan to carry out."""

@@ -80,6 +80,7 @@ async def readyz(request: Request, response: Response) -> Readiness:
 async def metrics(services: Running, accept: Annotated[str, Header()] = "") -> Response:
     """Every figure of all replicas of this machine, for Prometheus (or as OpenMetrics, if that is asked for)."""
     answers = await services.machine.ask(METRICS, accept)
+    services.recorder.scraped()
     texts = {one.replica: one.answer for one in answers.told}
     presences = services.machine.presences()
     _, content_type = choose_encoder(accept)

@@ -13,6 +13,7 @@ from app.api.preconditions import IfMatch, etag, expected_revision
 from app.openapi.document import header, raises
 from app.problems import Problem, require_reason
 from app.replicas.acts import follow_everywhere, replay_everywhere, wait_until_warm_everywhere
+from app.replicas.told import FLUSH, Kept
 from app.services import Running, Services
 from config.api_keys import Scope
 from routing.rollout.model import Change, Rollout, Source, to_basis_points
@@ -234,7 +235,9 @@ async def rotate_pools(services: Running, operator: Operator, body: RotationBody
     require_v1(services)
     if body.unproven:
         _check_word("unproven", "to rotate without evidence", operator, body.reason)
-    rollout = await services.rotation.rotate(operator.name, body.reason, is_unproven=body.unproven)
+    async with services.machine.rotating():
+        await services.machine.ask_others(FLUSH, Kept.TRIAL)
+        rollout = await services.rotation.rotate(operator.name, body.reason, is_unproven=body.unproven)
     return rollout_view(rollout, services, await follow_everywhere(services, rollout.revision))
 
 
@@ -250,7 +253,8 @@ async def unrotate_pools(services: Running, operator: Operator, body: Unrotation
     require_v1(services)
     if body.force:
         _check_word("force", "to take back a rotation by force", operator, body.reason)
-    taken = await services.rotation.unrotate(operator.name, body.reason, is_forced=body.force)
+    async with services.machine.rotating():
+        taken = await services.rotation.unrotate(operator.name, body.reason, is_forced=body.force)
     missing = await follow_everywhere(services, taken.rollout.revision)
     view = rollout_view(taken.rollout, services, missing)
     return UnrotationView(**view.model_dump(), kept_programs=list(taken.kept), kept_lm=taken.keeps_lm)

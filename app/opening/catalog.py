@@ -78,11 +78,13 @@ async def open_catalog(
     await sessions.load()
     job_store = SqlJobStore(database, key_ttl_s=settings.idempotency_ttl_s)
     jobs = Jobs(job_store, limit=at_once, ttl_s=settings.execution_ttl_s, quotas=quotas)
-    await jobs.open(is_shared=is_shared)
+    others_run = _others_run(opening, database)
+    await jobs.open(others_run=others_run)
     opening.at_end(jobs.aclose)
     keys = IdempotencyKeys(SqlKeyStore(database), ttl_s=settings.idempotency_ttl_s, quotas=quotas)
-    await keys.open(is_shared=is_shared)
+    await keys.open(others_run=others_run)
     opening.at_end(keys.aclose)
+    opening.let_others_start()
     lm_store = SqlLMStore(database, SecretBox(secret_keys) if secret_keys is not None else None)
     costs = LMCosts(settings.prices)
     lms = LMs(
@@ -108,6 +110,13 @@ async def open_catalog(
         costs=costs,
         rotations=rotations,
     )
+
+
+def _others_run(opening: Opening, database: Database) -> bool:
+    """Tells if another replica may use the database. The first one of a machine has a SQLite file alone."""
+    replica = opening.replica
+    is_first = replica is not None and not database.is_postgresql and replica.is_first
+    return database.is_shared and not is_first
 
 
 def _quotas(settings: Settings, at_once: int) -> Quotas:

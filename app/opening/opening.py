@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from app.replicas.page import State
 from app.replicas.replica import Replica
 from common.background import Background
 from common.tasks import TaskOwner
@@ -42,6 +43,11 @@ class Opening:
     def at_end(self, close: Callable[[], Awaitable[None]]) -> None:
         """Closes a part at the end, before all that were opened earlier."""
         self.stack.push_async_callback(close)
+
+    def let_others_start(self) -> None:
+        """Lets the other replicas of the machine start, if there are any."""
+        if self.replica is not None:
+            self.replica.is_now(State.OPEN)
 
     def run(self, name: str, work: Callable[[], Awaitable[None]], *, is_vital: bool = False) -> None:
         """Runs a background task, which ends before all that was opened earlier is closed."""

@@ -6,7 +6,6 @@ from app.access.auth import Authenticator
 from app.access.key_file import FollowedKeyFile
 from app.opening.catalog import Catalog
 from app.opening.opening import Opening
-from app.replicas.page import State
 from app.replicas.replica import Parts
 from routing.rollout.controller import RampController
 from routing.rollout.flag import RolloutFlag
@@ -26,7 +25,6 @@ async def open_store(opening: Opening) -> tuple[Database, Follower | None]:
     await database.migrate()
     if replica is not None:
         database.on_announced = replica.has_announced
-        replica.is_now(State.OPEN)
     if not database.is_postgresql:
         opening.background.run("database_guard", database.guard)
     if not database.is_shared:

@@ -81,6 +81,7 @@ class Rotation:
             StoreUnavailable: the rotation could not be written, and has not taken place.
         """
         async with self._rotating:
+            await self._catch_up()
             self._refuse_amid_ramp()
             expected = self._flag.current.revision
             await self._refuse_same()
@@ -121,6 +122,7 @@ class Rotation:
             StoreUnavailable: it could not be written, and has not taken place.
         """
         async with self._rotating:
+            await self._catch_up()
             self._refuse_under_way()
             rotation, former = undoable(await self._store.last())
             spec = PoolSpec.from_json(dict(former.spec))
@@ -158,6 +160,10 @@ class Rotation:
                         extensions={"revision": newer.revision},
                     ) from None
                 expected = newer.revision
+
+    async def flush(self) -> None:
+        """Writes the calls that V2 has served on this replica, for a rotation on another. Raises StoreUnavailable."""
+        await self._trials.flush()
 
     async def follow(self) -> None:
         """Follows the rotations of other replicas until it is cancelled."""

@@ -32,7 +32,6 @@ async def exposition(services: Services, accept: str) -> bytes:
     services.recorder.tasks_counted(len(asyncio.all_tasks()))
     encode, _ = choose_encoder(accept)
     text: bytes = encode(services.registry)
-    services.recorder.scraped()
     return text
 
 

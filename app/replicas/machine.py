@@ -1,7 +1,8 @@
 """The machine as one: asks this replica and the others the same, whether there are others or not."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -72,6 +73,16 @@ class WholeMachine:
         """Acts on all that other replicas had changed before this was called."""
         if self._replica is not None:
             await self._replica.catch_up()
+
+    @asynccontextmanager
+    async def rotating(self) -> AsyncIterator[None]:
+        """Lets one replica at a time rotate, or take a rotation back, after it has learned of what was before."""
+        if self._replica is None:
+            yield
+            return
+        async with self._replica.machine.rotating.held():
+            await self.catch_up()
+            yield
 
     def place_of(self, replica_id: str) -> int | None:
         """Tells which replica of this machine has, or has had, an id; None for any other."""

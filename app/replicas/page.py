@@ -26,7 +26,7 @@ class State(IntEnum):
     GONE = 0
     STARTING = 1
     OPEN = 2
-    """The database is open: others may start."""
+    """The database is open, and what the last run left there is seen to: others may start."""
     SERVING = 3
     STOPPING = 4
 

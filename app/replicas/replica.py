@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from app.replicas.mutex import Mutex
 from app.replicas.page import MAX_NEWS_BYTES, Page, Row, State
 from common.log_once import LogOnce
 from common.shared_run import SharedRun
@@ -72,6 +73,8 @@ class Machine:
     """The claim on the SQLite file that all replicas use."""
     listeners: Sequence[socket]
     """The service's address, which all replicas accept from."""
+    rotating: Mutex
+    """Held by the replica that rotates, or takes a rotation back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +89,15 @@ class Parts:
 
 
 def part_of(replica: "Replica | None") -> Callable[[int], int]:
-    """Returns the function that tells a replica's part of what is there for the whole machine: 1 at least."""
+    """Returns the function that tells a replica's part of what is there for the whole machine.
+
+    It is 1 at least, unless there is nothing.
+    """
 
     def part(total: int) -> int:
         if replica is None:
             return total
-        return max(1, total // replica.count + (replica.index < total % replica.count))
+        return max(min(total, 1), total // replica.count + (replica.index < total % replica.count))
 
     return part
 
@@ -123,6 +129,11 @@ class Replica:
     def count(self) -> int:
         """The number of replicas of this machine."""
         return self._page.count
+
+    @property
+    def is_first(self) -> bool:
+        """Tells if no other replica of this machine has run yet. None starts before this one is `State.OPEN`."""
+        return not any(pid for index, pid in enumerate(self._page.row(Row.PID)) if index != self.index)
 
     @property
     def state(self) -> State:

@@ -18,9 +18,11 @@ from typing import Final
 import structlog
 
 from app import listening
+from app.replicas.mutex import Mutex
 from app.replicas.page import Page, Row, State
 from app.replicas.replica import Machine
 from common.backoff import backoff_s
+from common.terminal import ends_at_hangup
 from poolshift.worker.linux import signal_at_parents_death
 from store.sqlite.share import SqliteShare
 
@@ -69,6 +71,7 @@ class Supervisor:
             token=secrets.token_hex(16),
             share=share,
             listeners=listeners,
+            rotating=Mutex(),
         )
         self._page = self._machine.page
         self._run = run
@@ -80,6 +83,7 @@ class Supervisor:
         self._start_fault = 0
         """The exit code of a replica that could not start."""
         self._is_stopping = False
+        self._ends_at_hangup = ends_at_hangup()
 
     def __repr__(self) -> str:
         return f"<Supervisor {self._children} has_started={self._has_started} is_stopping={self._is_stopping}>"
@@ -150,7 +154,7 @@ class Supervisor:
             _log.info("listening", urls=urls, replicas=len(self._children))
 
     def _hand_on(self, number: signal.Signals) -> None:
-        if number is not signal.SIGHUP:
+        if number is not signal.SIGHUP or self._ends_at_hangup:
             self._is_stopping = True
         for child in self._children:
             if child.pid:

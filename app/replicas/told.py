@@ -215,12 +215,14 @@ class Kept(StrEnum):
 
     PROGRAMS = "programs"
     SESSIONS = "sessions"
+    TRIAL = "trial"
 
 
 async def _flush(services: Services, kept: Kept) -> None:
     flush: Mapping[Kept, Callable[[], Awaitable[None]]] = {
         Kept.PROGRAMS: services.programs.flush,
         Kept.SESSIONS: services.sessions.flush,
+        Kept.TRIAL: services.rotation.flush,
     }
     with suppress(StoreUnavailable):  # who asks finds that by itself
         await flush[kept]()

@@ -147,9 +147,9 @@ class IdempotencyKeys:
         self._runs: set[asyncio.Task[KeptAnswer | None]] = set()
         self._tasks = TaskOwner("keys")
 
-    async def open(self, *, is_shared: bool) -> None:
-        """Gives up the calls of the last run of the service. Replicas that share the store tell by the renewals."""
-        if not is_shared:
+    async def open(self, *, others_run: bool) -> None:
+        """Gives up the calls of the last run of the service. If other replicas run, the renewals tell."""
+        if not others_run:
             await self._store.lose_all()
         await self._count()
 

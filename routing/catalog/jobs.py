@@ -195,12 +195,12 @@ class Jobs:
         self._last_sweep = 0.0
         self._tasks = TaskOwner("jobs")
 
-    async def open(self, *, is_shared: bool) -> None:
+    async def open(self, *, others_run: bool) -> None:
         """Marks the jobs that the last run of the service left unfinished as interrupted.
 
-        If replicas share the store, such a job may be running on another: `sweep` tells by its silence.
+        If other replicas run, such a job may be one of theirs: `sweep` tells by its silence.
         """
-        if not is_shared and (count := await self._store.interrupt(None)):
+        if not others_run and (count := await self._store.interrupt(None)):
             _log.warning("jobs were interrupted by the end of the last run", count=count)
 
     def refuse(self) -> None:

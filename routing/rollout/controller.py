@@ -12,7 +12,7 @@ import structlog
 from analysis.verdict import Say, Verdict
 from common.log_once import LogOnce
 from common.tasks import TaskOwner
-from routing.errors import PlanConflict, RollbackUnwritten, StoreUnavailable
+from routing.errors import PlanConflict, PlanMoved, RollbackUnwritten, StoreUnavailable
 from routing.rollout import ramp as ramps
 from routing.rollout.after_promotion import AfterPromotion
 from routing.rollout.causes import Cause, Causes
@@ -225,6 +225,9 @@ class RampController:
     async def start(self, by: str, reason: str | None, *, lowers: bool = False) -> Ramp:
         """Begins the plan, with no evidence; `lowers` lets it take a part of V2's share away.
 
+        If another replica moves the ramp meanwhile, as all do after a change of the percentage, and leaves the plan as
+        it is, the plan begins after that.
+
         Raises:
             PlanConflict: a plan is under way, V2 gets more than the first step says, or a pin decides all calls.
             NoPlan: there is none.
@@ -234,8 +237,17 @@ class RampController:
         await self._warmed(ramps.first_share(self.ramp))
         identity = await self._pools.identity()
         async with self._moving:
-            share = self._flag.current.canary_basis_points
-            return await self._apply(ramps.start(self.ramp, by, reason, share, identity, lowers=lowers))
+            plan = self.ramp.plan
+            try:
+                return await self._start(by, reason, identity, lowers=lowers)
+            except PlanMoved:
+                if self.ramp.plan != plan:
+                    raise
+            return await self._start(by, reason, identity, lowers=lowers)
+
+    async def _start(self, by: str, reason: str | None, identity: Identity | None, *, lowers: bool) -> Ramp:
+        share = self._flag.current.canary_basis_points
+        return await self._apply(ramps.start(self.ramp, by, reason, share, identity, lowers=lowers))
 
     async def pause(self, by: str, reason: str | None) -> Ramp:
         """Stops the ramp where it is. Raises PlanConflict, StoreUnavailable."""

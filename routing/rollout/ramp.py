@@ -20,7 +20,7 @@ from enum import StrEnum
 
 from analysis.verdict import Say, Verdict
 from common.durations import duration_text
-from routing.errors import NoPlan, PlanConflict
+from routing.errors import NoPlan, PlanConflict, PlanMoved
 from routing.rollout.coverage import Coverage
 from routing.rollout.identity import UNKNOWN, Identity
 from routing.rollout.model import Rollout, Source, voids_earlier_changes
@@ -548,9 +548,9 @@ def own_share(ramp: Ramp) -> SetPercent | None:
     return None
 
 
-def moved_elsewhere(ramp: Ramp) -> PlanConflict:
+def moved_elsewhere(ramp: Ramp) -> PlanMoved:
     """The error of a request that another move, of another replica or of the judge, has overtaken."""
-    return PlanConflict(f"the plan has moved meanwhile: it is {ramp.state} now")
+    return PlanMoved(f"the plan has moved meanwhile: it is {ramp.state} now")
 
 
 def relapsed(ramp: Ramp, reason: str, *, rolls_back: bool) -> Move | None:

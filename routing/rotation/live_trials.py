@@ -157,7 +157,8 @@ class LiveTrials:
             self._has_share_since = True
         elif rollout.previous_basis_points and voids_earlier_changes(rollout.canary_basis_points, rollout.source):
             run = None if self._has_share_since else self._ramp.ramp.run
-            self._rollback = End(Outcome.ROLLED_BACK, rollout.updated_by, rollout.reason, rollout.updated_at, run)
+            outcome = Outcome.ABORTED if rollout.source is Source.ABORT else Outcome.ROLLED_BACK
+            self._rollback = End(outcome, rollout.updated_by, rollout.reason, rollout.updated_at, run)
             self._wake.set()
 
     # --- writing

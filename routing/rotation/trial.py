@@ -98,6 +98,10 @@ class Trials(Protocol):
         """Judges V2's trial on all replicas' calls. Raises StoreUnavailable."""
         ...
 
+    async def flush(self) -> None:
+        """Writes the calls that V2 has served on this replica. Raises StoreUnavailable."""
+        ...
+
     async def identity(self) -> str | None:
         """Returns the identity of V2 as it runs now; None if its interpreter cannot run workers."""
         ...

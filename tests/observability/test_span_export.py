@@ -17,6 +17,7 @@ from tests.conftest import StartService
 from tests.observability.collector import attributes, running_collector
 from tests.observability.conftest import PROGRAMS, log_lines, traced
 from tests.observability.test_traces import ECHO, sampled_execute
+from tests.support.replicas import COUNT
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -24,9 +25,9 @@ SPANS = "poolshift_trace_spans_total"
 
 
 def exporters(service: Service) -> list[psutil.Process]:
-    """As many as the service runs, which is one or, between two, none."""
+    """As many as the service runs: each replica has one or, between two, none."""
     assert service.process is not None
-    children = psutil.Process(service.process.pid).children()
+    children = psutil.Process(service.process.pid).children(recursive=True)
     return [child for child in children if "routing.telemetry.span_exporter" in child.cmdline()]
 
 
@@ -37,8 +38,10 @@ def test_the_exporter_is_killed(start_service: StartService) -> None:
         program = service.create("echo", ECHO)
         assert sampled_execute(service, program, inputs={"nonce": "a"})[0].status_code == 200
         wait_until(lambda: collector.requests > 0, "spans are on their way")
-        (exporter,) = exporters(service)
-        exporter.kill()
+        running = exporters(service)
+        assert len(running) == COUNT
+        for exporter in running:
+            exporter.kill()
         wait_until(lambda: service.metric(SPANS, outcome="failed") > 0, "their loss is noticed")
         collector.behaviour = "takes"
         answer, trace_id = sampled_execute(service, program, inputs={"nonce": "b"})
@@ -88,9 +91,11 @@ def test_every_process_is_told_to_end(start_service: StartService) -> None:
         service = start_service(**traced(collector, OTEL_BSP_SCHEDULE_DELAY=3_600_000))
         program = service.create("echo", ECHO)
         _, trace_id = sampled_execute(service, program, inputs={"nonce": "a"})
-        (exporter,) = exporters(service)
-        wait_until(lambda: exporter.num_threads() > 1, "it is up")
-        exporter.terminate()
+        running = exporters(service)
+        assert len(running) == COUNT
+        wait_until(lambda: all(exporter.num_threads() > 1 for exporter in running), "they are up")
+        for exporter in running:
+            exporter.terminate()
         assert service.stop() == 0
         collector.whole_trace(trace_id, 5)
         assert "background task ended" not in service.log()
@@ -103,9 +108,10 @@ def test_the_service_is_killed(start_service: StartService) -> None:
         program = service.create("echo", ECHO)
         sampled_execute(service, program, inputs={"nonce": "a"})
         wait_until(lambda: collector.requests > 0, "spans are on their way")
-        (exporter,) = exporters(service)
+        running = exporters(service)
+        assert len(running) == COUNT
         assert service.stop(signal.SIGKILL) == -signal.SIGKILL
-        wait_until(lambda: not exporter.is_running(), "it has ended")
+        wait_until(lambda: not any(exporter.is_running() for exporter in running), "they have ended")
 
 
 def test_the_other_end_is_closed() -> None:

@@ -19,6 +19,7 @@ from tests.replicas.conftest import Postgres
 from tests.service.test_async_executions import HOLD, end_of, running, show, start
 from tests.service.test_errors import problem
 from tests.service.test_idempotency import held, keyed, same
+from tests.support.replicas import COUNT
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -60,7 +61,8 @@ def test_replicas_with_other_clocks_leave_each_other_alone(
     start_service: StartService, postgres: Postgres, tmp_path: Path
 ) -> None:
     """A job, a keyed call and a session of the one live on, though the other would take them for dead by its clock."""
-    settings = {"DATABASE_URL": postgres.url, "POOLS": "v2", "V2_POOL_SIZE": 3, "SESSION_TTL_S": SESSION_TTL_S}
+    workers = 3 * COUNT  # whichever replica each call comes to
+    settings = {"DATABASE_URL": postgres.url, "POOLS": "v2", "V2_POOL_SIZE": workers, "SESSION_TTL_S": SESSION_TTL_S}
     other = start_service(**settings, **shifted(SHIFT_S))
     assert abs((clock_of(other) - datetime.now(UTC)).total_seconds() - SHIFT_S) < 30
     until_silence_counts(other, postgres.url, "before")
@@ -92,4 +94,4 @@ def test_replicas_with_other_clocks_leave_each_other_alone(
 def _hears_both(service: Service) -> bool:
     answer: httpx.Response = service.client.get("/rollout/status")
     status = answer.json()
-    return len(status["replicas"]) == 2 and not any(one["is_silent"] for one in status["replicas"])
+    return len(status["replicas"]) == 2 * COUNT and not any(one["is_silent"] for one in status["replicas"])

@@ -433,10 +433,9 @@ def revisions(service: Service) -> set[str]:
     return {worker["programs_revision"] for worker in service.pool("v2")["workers"]}
 
 
-def test_a_rotation_is_one_of_all_replicas(
-    start_service: StartService, tmp_path: Path, stack: contextlib.ExitStack
-) -> None:
-    """After its answer V1 is on each replica what it has become, and after that of the way back what it was."""
+@pytest.fixture
+def shop(start_service: StartService, tmp_path: Path) -> Service:
+    """A program `price` that returns "old" on V1 and "new" on V2. A call of each replica is evidence enough."""
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "shop.py").write_text(f"def price() -> str:\n    return {name!r}\n")
@@ -444,18 +443,45 @@ def test_a_rotation_is_one_of_all_replicas(
         WEB_CONCURRENCY=COUNT,
         V1_POOL_SIZE=COUNT,
         V2_POOL_SIZE=COUNT,
+        ROTATE_MIN_CALLS=COUNT,
         PROGRAM_MODULES="shop",
         V1_PROGRAMS_DIR=tmp_path / "old",
         V2_PROGRAMS_DIR=tmp_path / "new",
     )
-    program = service.create("shop:price", {})
-    unproven = {"unproven": True, "reason": "a test"}
-    for verb, body, result in (("rotate", unproven, "new"), ("unrotate", {}, "old")):
-        answer = service.client.post(f"/rollout/{verb}", json=body)
+    service.create("shop:price", {}, id="price")
+    return service
+
+
+def test_a_rotation_is_one_of_all_replicas(shop: Service, stack: contextlib.ExitStack) -> None:
+    """After its answer V1 is on each replica what it has become, and after that of the way back what it was.
+
+    Calls that other replicas have just answered are evidence for it.
+    """
+    clients = one_client_each(shop, stack).values()
+    shop.client.patch("/rollout", json={"canary_percent": 100}).raise_for_status()
+    assert {run(client, "price", inputs={})["pool_version"] for client in clients} == {"v2"}
+    for verb, result in (("rotate", "new"), ("unrotate", "old")):
+        answer = shop.client.post(f"/rollout/{verb}")
         assert answer.status_code == 200, answer.text
         assert answer.json()["missing_replicas"] == []
-        clients = one_client_each(service, stack)
-        assert {run(client, program, inputs={})["outputs"]["result"] for client in clients.values()} == {result}
+        found = [run(client, "price", inputs={}) for client in clients]
+        assert {(one["pool_version"], one["outputs"]["result"]) for one in found} == {("v1", result)}
+
+
+def test_of_rotations_at_once_on_all_replicas_one_is_made(shop: Service, stack: contextlib.ExitStack) -> None:
+    """The others find that V1 is what V2 is, and the way back stays; of as many ways back one is taken."""
+    clients = one_client_each(shop, stack).values()
+    with ThreadPoolExecutor(COUNT) as callers:
+        for verb, body, others in (
+            ("rotate", {"unproven": True, "reason": "a test"}, "V1 is what V2 is already"),
+            ("unrotate", {}, "was taken back already"),
+        ):
+            calls = [callers.submit(client.post, f"/rollout/{verb}", json=body) for client in clients]
+            answers = sorted((call.result() for call in calls), key=lambda answer: answer.status_code)
+            assert [answer.status_code for answer in answers] == [200] + [409] * (COUNT - 1)
+            assert all(others in answer.json()["detail"] for answer in answers[1:]), answers[1].text
+    sources = [one["source"] for one in shop.client.get("/rollout/history").json()["items"]]
+    assert sources.count("rotation") == 2
 
 
 def test_a_rollback_replays_what_runs_on_any_replica(

@@ -174,6 +174,22 @@ def test_a_stop_drains_all_replicas(machine: Service, tmp_path: Path, stack: con
     assert not any(map(is_alive, processes))
 
 
+def test_a_hangup_of_the_terminal_ends_it_in_order(tmp_path: Path) -> None:
+    """The replicas are none of the terminal's foreground processes: the supervisor hands it on to them."""
+    master, terminal = os.openpty()
+    service = Service(tmp_path, WEB_CONCURRENCY=2, V1_POOL_SIZE=2, V2_POOL_SIZE=2)
+    try:
+        service.start(terminal=terminal)
+        processes = all_processes(service)
+        os.close(master)
+        assert service.wait_for_end() == 0
+        assert service.log().count("draining") == 2
+        assert not any(map(is_alive, processes))
+    finally:
+        os.close(terminal)
+        service.close()
+
+
 def test_a_signal_amid_the_start_ends_it_in_order(tmp_path: Path) -> None:
     """The exit code is 0, although not all replicas have come to serve."""
     service = Service(tmp_path, WEB_CONCURRENCY=2)

@@ -8,6 +8,7 @@ from typing import Any
 from tests.conftest import StartService
 from tests.replicas.conftest import Postgres
 from tests.support.ramps import FAULTS_ALONE, Traffic, begin, newest_decision, status
+from tests.support.replicas import COUNT
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -55,7 +56,7 @@ def test_evidence_adds_up(start_service: StartService, postgres: Postgres, tmp_p
     answered = len(traffic.answers)
     wait_until(lambda: all(calls_judged(one) == answered for one in replicas), f"all show {answered} calls")
     seen = status(replicas[2])
-    assert len(seen["replicas"]) == 3
+    assert len(seen["replicas"]) == 3 * COUNT
     assert not seen["silent"]
     wait_until(lambda: sum(split(one)["v1"] + split(one)["v2"] for one in replicas[:1]) == answered, "the split")
 

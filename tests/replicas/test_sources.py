@@ -19,6 +19,7 @@ from tests.conftest import StartService
 from tests.observability.conftest import log_lines
 from tests.service.test_errors import problem
 from tests.service.test_refused_starts import refused
+from tests.support.replicas import have_said, said_once
 from tests.support.service import POOLSHIFT, ROOT, Service
 from tests.support.waiting import wait_until
 from tests.support.yaml_like import DOCUMENTS
@@ -28,6 +29,11 @@ def percent(service: Service) -> float:
     """The percentage in force."""
     value: float = service.client.get("/rollout").json()["canary_percent"]
     return value
+
+
+def shown_percents(service: Service) -> set[float]:
+    """The percentage by the metrics of each replica."""
+    return set(service.samples("poolshift_canary_percent"))
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -240,14 +246,14 @@ def test_a_provider_in_the_current_folder(start_service: StartService, tmp_path:
     ],
 )
 def test_a_provider_that_raises(start_service: StartService, tmp_path: Path, factory: str, reason: str) -> None:
-    """One line says so, however often it raises; the service serves, and the last good value stays."""
+    """One line of each replica says so, however often it raises; the service serves, and the last good value stays."""
     (tmp_path / "flags.py").write_text(PROVIDER)
     (tmp_path / "percentages.py").write_text("PERCENT = 7.5\n")
     settings = {"ROLLOUT_FLAG": "canary-percent", "ROLLOUT_FLAG_PROVIDER": f"flags:{factory}"}
     service = start_service(PYTHONPATH=f"{ROOT}:{tmp_path}", LOG_FORMAT="json", CANARY_PERCENT=3, **settings)
     wait_until(lambda: (tmp_path / "raised").exists() and len((tmp_path / "raised").read_text()) > 1, "it raises again")
-    (line,) = log_lines(service, event="rollout flag ignored; the last good value stays")
-    assert line["reason"] == reason
+    lines = said_once(service.log(), "rollout flag ignored; the last good value stays")
+    assert all(json.loads(line)["reason"] == reason for line in lines)
     assert "Traceback" not in service.log()
     assert percent(service) == 3
 
@@ -268,8 +274,7 @@ def test_a_provider_that_cannot_be_imported_ends_the_start(tmp_path: Path, provi
     (directory / "unset.py").write_text("import os\nos.environ['FLAG_SERVER']\n")
     exit_code, log = refused(directory, ROLLOUT_FLAG="canary-percent", ROLLOUT_FLAG_PROVIDER=provider)
     assert exit_code == 3
-    (line,) = [line for line in log.splitlines() if "ROLLOUT_FLAG" in line]
-    assert f"ROLLOUT_FLAG_PROVIDER={provider}: {fault}" in line
+    assert all(f"ROLLOUT_FLAG_PROVIDER={provider}: {fault}" in line for line in said_once(log, "ROLLOUT_FLAG"))
     assert "Traceback" not in log
 
 
@@ -312,17 +317,18 @@ def test_an_environment_that_does_not_count_says_so(start_service: StartService)
     assert service.stop() == 0
     service.start()
     assert percent(service) == 0
-    (line,) = log_lines(service, event=told)
+    wait_until(lambda: have_said(service.log(), told), "each replica says it once")
+    lines = log_lines(service, event=told)
     expected = {"CANARY_PERCENT": 10, "canary_percent": 0, "revision": 2, "source": "rollback", "by": "anonymous"}
-    assert expected.items() <= line.items()
+    assert all(expected.items() <= line.items() for line in lines)
 
-    command = line["to_apply"].split()
+    command = lines[0]["to_apply"].split()
     assert command[0] == "poolshift"
     subprocess.run([*POOLSHIFT, *command[1:], "--url", service.url], check=True, capture_output=True, timeout=30)
     assert service.stop() == 0
     service.start()
     assert percent(service) == 10
-    assert len(log_lines(service, event=told)) == 1
+    assert have_said(service.log(), told)
 
 
 def test_a_log_beside_the_file_does_not_feed_its_watcher(start_service: StartService, tmp_path: Path) -> None:
@@ -374,7 +380,7 @@ def test_without_v1_there_is_no_split(start_service: StartService) -> None:
     service = start_service(POOLS="v2", CANARY_PERCENT=5, LOG_FORMAT="json")
     assert percent(service) == 100
     assert service.client.get("/rollout/status").json()["canary_percent"] == 100
-    assert service.metric("poolshift_canary_percent") == 100
+    assert shown_percents(service) == {100}
     for body in ({"canary_percent": 50}, {"canary_percent": 100}, {"reason": "none"}):
         refused = problem(service.client.patch("/rollout", json=body), 409, "rollback_impossible")
         assert refused["detail"] == "this service runs without V1 (POOLS=v2): all traffic goes to V2"
@@ -383,16 +389,16 @@ def test_without_v1_there_is_no_split(start_service: StartService) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert "this service runs without V1" in done.stderr
-    assert (percent(service), service.metric("poolshift_canary_percent")) == (100, 100)
+    assert (percent(service), shown_percents(service)) == (100, {100})
 
     assert [pool["pool_version"] for pool in service.client.get("/pools").json()] == ["v2"]
     for name in ("pool_workers", "worker_resident_memory_bytes", "worker_open_fds", "worker_starts_total"):
         assert service.metric(f"poolshift_{name}", pool_version="v1") == 0
         assert service.metric(f"poolshift_{name}", pool_version="v2") > 0
-    (started,) = log_lines(service, event="started")
-    assert (started["canary_percent"], started["v1_workers"], started["v2_workers"]) == (100, 0, 2)
-    (told,) = log_lines(service, event="CANARY_PERCENT has no effect: this service runs without V1 (POOLS=v2)")
-    assert told["CANARY_PERCENT"] == 5
+    for started in map(json.loads, said_once(service.log(), '"event": "started"')):
+        assert (started["canary_percent"], started["v1_workers"], started["v2_workers"]) == (100, 0, 2)
+    for told in said_once(service.log(), "CANARY_PERCENT has no effect: this service runs without V1 (POOLS=v2)"):
+        assert json.loads(told)["CANARY_PERCENT"] == 5
 
 
 def test_keys_are_reread(start_service: StartService, tmp_path: Path) -> None:

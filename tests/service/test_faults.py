@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pools.quarantine import DEATHS_IN_A_ROW
 from poolshift.worker.linux import MAX_OPEN_FILES
 from tests.conftest import StartService
 from tests.service.test_errors import problem
+from tests.support.replicas import COUNT
 from tests.support.service import POOLSHIFT, ROOT, Service, is_alive, not_on_async_pool
 from tests.support.waiting import wait_until
 
@@ -48,7 +50,7 @@ def test_a_program_that_overruns_its_deadline_is_killed(shared_service: Service,
         assert body["category"] == "timeout"
         assert body["retry_safe"] is False
         assert exits(shared_service, version, "timeout") == before + 1
-    wait_until(lambda: whole(shared_service, version), "all workers are back")
+        wait_until(lambda: whole(shared_service, version), "all workers are back")
 
 
 def test_the_settings_cap_the_deadline(start_service: StartService, version: str) -> None:
@@ -474,12 +476,17 @@ def test_a_worker_leaves_no_children(start_service: StartService, version: str, 
     wait_until(lambda: not is_alive(pid), "the grandchild is gone")
 
 
+def zygote_of(pid: int) -> int:
+    """The process that has forked a worker."""
+    return psutil.Process(pid).ppid()
+
+
 def test_a_killed_zygote_is_replaced(start_service: StartService, version: str) -> None:
     """The zygote's workers die with it; the service starts another zygote and serves again."""
     service = start_service(POOL_VERSION=version)
     program = service.create("whoami", {}, "object")
     who = service.execute(program).json()["outputs"]["result"]
-    pids = [worker["pid"] for worker in service.pool(version)["workers"]]
+    pids = [worker["pid"] for worker in service.pool(version)["workers"] if zygote_of(worker["pid"]) == who["ppid"]]
     others = set(service.worker_pids()) - set(pids)
     os.kill(who["ppid"], signal.SIGKILL)
     wait_until(lambda: not any(is_alive(pid) for pid in pids), "the old workers are gone")
@@ -491,15 +498,17 @@ def test_a_killed_zygote_is_replaced(start_service: StartService, version: str) 
 def test_a_killed_zygote_is_no_fault_of_the_programs(start_service: StartService, version: str, tmp_path: Path) -> None:
     """Calls that die with it die by the service's misfortune: however many they are, their program serves on."""
     size = DEATHS_IN_A_ROW + 1
-    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=size, V2_POOL_SIZE=size)
-    zygote = service.execute(service.create("whoami", {}, "object")).json()["outputs"]["result"]["ppid"]
+    running = 1 if version == "v1" else size * COUNT
+    workers = size * COUNT**2  # whichever replicas the calls come to, all of them run, and many die at one
+    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=workers, V2_POOL_SIZE=workers)
+    zygotes = {zygote_of(worker["pid"]) for worker in service.pool(version)["workers"]}
     program = service.create("hold", {"directory": "string", "name": "string"})
     inputs = {"directory": str(tmp_path), "name": "held"}
-    running = 1 if version == "v1" else size
     with concurrent.futures.ThreadPoolExecutor(running) as callers:
         calls = [callers.submit(service.execute, program, inputs=inputs) for _ in range(running)]
         wait_until(lambda: len(list(tmp_path.glob("held.*"))) == running, "all run")
-        os.kill(zygote, signal.SIGKILL)
+        for zygote in zygotes:
+            os.kill(zygote, signal.SIGKILL)
         for call in calls:
             problem(call.result(), 502, "worker_crashed")
     (tmp_path / "go").touch()

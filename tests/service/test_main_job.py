@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartService
+from tests.support.replicas import COUNT, alone
 from tests.support.service import Service, is_alive
 from tests.support.waiting import wait_until
 
@@ -148,7 +149,7 @@ def test_a_forced_version_is_counted_apart(start_service: StartService) -> None:
 
 def test_v2_runs_as_many_at_once_as_it_has_workers(start_service: StartService, tmp_path: Path) -> None:
     """Four executions that each wait for the other three can only end if all four run at once."""
-    service = start_service(POOL_VERSION="v2", V2_POOL_SIZE=4)
+    service = start_service(POOL_VERSION="v2", V2_POOL_SIZE=4 * COUNT)  # whichever replica each comes to
     meet = service.create("meet", {"directory": "string", "name": "string", "count": "integer"}, "integer")
     place = tmp_path / "meeting"
     place.mkdir()
@@ -161,6 +162,7 @@ def test_v2_runs_as_many_at_once_as_it_has_workers(start_service: StartService, 
         assert list(callers.map(attend, range(4))) == [200] * 4
 
 
+@alone("each replica has a coordinator of V1's")
 def test_v1_runs_one_at_a_time_however_many_workers_it_has(start_service: StartService) -> None:
     """No two executions overlap."""
     service = start_service(POOL_VERSION="v1", V1_POOL_SIZE=4)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartService
+from tests.support.replicas import have_said, said_once
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -80,11 +81,11 @@ def test_a_broken_file_leaves_the_last_good_plan(
     wait_until(lambda: percents(service) == [1, 25], "the plan is taken up")
     replaced(file, broken)
     wait_until(lambda: IGNORED in service.log(), "it is said")
-    (line,) = [line for line in service.log().splitlines() if IGNORED in line]
-    assert where in line
+    assert all(where in line for line in said_once(service.log(), IGNORED))
+    wait_until(lambda: have_said(service.log(), IGNORED), "each replica says it")
     file.unlink()
-    wait_until(lambda: "it cannot be read" in service.log(), "a look later")
-    assert service.log().count(IGNORED) == 2
+    wait_until(lambda: have_said(service.log(), "it cannot be read"), "a look later")
+    assert have_said(service.log(), IGNORED, times=2)
     assert percents(service) == [1, 25]
     written(file, 3)
     wait_until(lambda: percents(service) == [3], "a good one counts again")

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import StartService
 from tests.support.interpreters import interpreter, other_interpreter, virtual_environment
 from tests.support.ramps import Traffic, begin, status
+from tests.support.replicas import COUNT, said_by_each
 from tests.support.service import Service, not_on_async_pool, running_service
 from tests.support.waiting import wait_until
 
@@ -209,8 +210,8 @@ def test_an_unfit_interpreter_of_v2_hurts_nobody(
     assert fault in v2["fault"]
     assert python in v2["fault"]
     assert f"{python} (V2_PYTHON)" in v2["fault"]
-    lines = [line for line in service.log().splitlines() if "could not be started" in line]
-    assert "count=2" in lines[0]  # both workers
+    first = [lines[0] for lines in said_by_each(service.log(), "could not be started")]
+    assert all(f"count={2 // COUNT}" in line for line in first)  # all workers of it
     assert v2["python"] is None
     assert "its share goes to V1" in service.log()
     if "msgspec" in fault:
@@ -259,11 +260,12 @@ def test_workers_that_die_without_their_programs_take_nobody_along(
     for worker in service.pool("v2")["workers"]:
         os.kill(worker["pid"], signal.SIGKILL)
     wait_until(lambda: not service.pool("v2")["workers"], "the deaths of V2's workers are noticed")
-    wait_until(lambda: service.pool("v2")["fault"] is not None, "V2 cannot start a worker")
+    fault = f"the folder of the programs, {folder}, is not there"
+    wait_until(lambda: service.pool("v2")["fault"] == fault, "V2 cannot start a worker")
     answers = [service.execute(program) for _ in range(20)]
     assert {(answer.status_code, answer.headers["x-pool-version"]) for answer in answers} == {(200, "v1")}
     assert service.client.get("/readyz").json()["pools"] == {"v1": True, "v2": False}
-    assert service.pool("v2")["fault"] == f"the folder of the programs, {folder}, is not there"
+    assert service.pool("v2")["fault"] == fault
     folder.symlink_to(checkouts.programs["v2"])
     wait_until(lambda: service.execute(program).headers["x-pool-version"] == "v2", "V2 serves again", 30)
 

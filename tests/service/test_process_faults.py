@@ -11,6 +11,7 @@ from typing import Any
 from tests.conftest import StartService
 from tests.service.test_errors import problem
 from tests.service.test_faults import ECHO, busy, whole
+from tests.support.replicas import alone, have_said
 from tests.support.service import SEES_OPEN_FILES, Service, is_alive
 from tests.support.waiting import wait_until
 
@@ -50,6 +51,7 @@ def steady_fds(service: Service) -> int:
     return looks[-1]
 
 
+@alone("limits the descriptors of the one process")
 @SEES_OPEN_FILES
 def test_pools_come_back_when_there_are_descriptors_again(start_service: StartService) -> None:
     """Workers and zygote die while so many descriptors are left, none or a few: then it starts all, and leaks none."""
@@ -169,7 +171,7 @@ def test_sighup_reloads_the_code(start_service: StartService, tmp_path: Path, ve
 
     def is_reloaded() -> bool:
         answers.append(service.execute(price, inputs={"nonce": "a"}))
-        return "reloaded" in service.log()
+        return have_said(service.log(), "reloaded", times=2)  # of both pools
 
     wait_until(is_reloaded, "it says that it has reloaded")
     assert {answer.status_code for answer in answers} == {200}

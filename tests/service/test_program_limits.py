@@ -11,6 +11,7 @@ from tests.service.test_batch import batch, begun, holds, items_of
 from tests.service.test_errors import problem
 from tests.service.test_faults import exits
 from tests.service.test_rollback_moves import HOLD, hold
+from tests.support.replicas import COUNT, alone
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -68,6 +69,7 @@ def test_a_programs_deadline(shared_service: Service, version: str) -> None:
     assert item["code"] == "execution_timeout"
 
 
+@alone("a program's max_concurrency holds for each replica")
 def test_a_programs_concurrency(start_service: StartService, version: str, tmp_path: Path) -> None:
     """One call of the program runs at a time, the others wait, and other programs run beside them on V2."""
     service = start_service(POOL_VERSION=version, V1_POOL_SIZE=3, V2_POOL_SIZE=3, CHECKOUT_TIMEOUT_S=20)
@@ -107,7 +109,7 @@ def test_a_programs_own_metrics(start_service: StartService, version: str, tmp_p
     service = start_service(POOL_VERSION=version, PROGRAM_METRICS_LIMIT=2)
     counter, histogram = "poolshift_program_requests_total", "poolshift_program_duration_seconds_count"
     service.create("echo", {"nonce": "string"}, id="own", metrics=True)
-    assert 'poolshift_program_requests_total{outcome="ok",pool_version="v2",program="own"} 0.0' in scrape(service)
+    assert service.samples(counter, program="own", pool_version="v2", outcome="ok") == [0.0] * COUNT
     service.execute("own", inputs={"nonce": "a"})
     service.execute("own", inputs={"nonce": 1})
     items_of(batch(service, "own", [{"nonce": "a"}] * 3))
@@ -128,9 +130,9 @@ def test_a_programs_own_metrics(start_service: StartService, version: str, tmp_p
         assert service.client.delete("/sessions/a-session").status_code == 204
         (tmp_path / "go").touch()
         assert call.result().status_code == 200
-    assert 'program="held"' not in scrape(service)
+    wait_until(lambda: 'program="held"' not in scrape(service), "its series have ended on each replica")
     assert service.client.delete("/programs/own").status_code == 204
-    assert 'program="' not in scrape(service)
+    wait_until(lambda: 'program="' not in scrape(service), "each replica knows that it is deleted")
     for number in range(2):
         service.create("echo", {"nonce": "string"}, id=f"new-{number}", metrics=True)
 

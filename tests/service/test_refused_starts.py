@@ -19,6 +19,7 @@ from tests.service.test_async_executions import HOLD, end_of, running, show
 from tests.service.test_async_executions import start as start_long_run
 from tests.service.test_errors import problem
 from tests.support.database import copy_migrated
+from tests.support.replicas import COUNT, have_said, said_once
 from tests.support.service import POOLSHIFT, ROOT, Service, is_alive
 from tests.support.waiting import wait_until
 
@@ -98,8 +99,8 @@ def test_a_module_of_programs_that_is_not_there(tmp_path: Path, modules: str, mi
     (directory / "shop.py").write_text("")
     exit_code, log = refused(directory, PROGRAM_MODULES=modules)
     assert exit_code == 3
-    (line,) = [line for line in log.splitlines() if "PROGRAM_MODULES" in line]
-    assert f"PROGRAM_MODULES={modules}: the module '{missing}' is not found" in line
+    for line in said_once(log, "PROGRAM_MODULES"):
+        assert f"PROGRAM_MODULES={modules}: the module '{missing}' is not found" in line
     assert "Traceback" not in log
 
 
@@ -149,10 +150,10 @@ def test_modules_of_programs_that_fail_on_import(tmp_path: Path) -> None:
         (directory / f"{name}.py").write_text(code)
     exit_code, log = refused(directory, PROGRAM_MODULES=",".join(["examples", *BROKEN]))
     assert exit_code == 3
-    (line,) = [line for line in log.splitlines() if "PROGRAM_MODULES" in line]
-    for name, (_, fault) in BROKEN.items():
-        assert f"the module '{name}' fails on import: {fault}" in line
-    assert "module 'examples'" not in line
+    for line in said_once(log, "PROGRAM_MODULES"):
+        for name, (_, fault) in BROKEN.items():
+            assert f"the module '{name}' fails on import: {fault}" in line
+        assert "module 'examples'" not in line
     assert "Traceback" not in log
 
 
@@ -170,8 +171,9 @@ def test_what_a_module_starts_ends_with_its_trial(start_service: StartService, t
     """Prints, threads and daemons of a module neither disturb the start nor outlive it."""
     (tmp_path / "busy.py").write_text(BUSY)
     service = start_service(PROGRAM_MODULES="busy", PYTHONPATH=tmp_path)
-    (pid,) = [int(path.suffix[1:]) for path in service.directory.glob("daemon.*")]
-    assert not is_alive(pid)
+    pids = [int(path.suffix[1:]) for path in service.directory.glob("daemon.*")]
+    assert len(pids) == COUNT
+    assert not any(is_alive(pid) for pid in pids)
     assert "said on import" not in service.log()
 
 
@@ -237,7 +239,9 @@ def test_a_signal_amid_the_start_ends_it_in_order(tmp_path: Path) -> None:
 def test_the_log_says_where_it_listens(start_service: StartService) -> None:
     """Once; a sigterm still ends it in order."""
     service = start_service(LOG_FORMAT="json")
-    assert service.log().count(f'"urls": ["{service.url}"]') == 1
+    listening = f'"urls": ["{service.url}"]'
+    wait_until(lambda: listening in service.log(), "it says so")  # of several replicas, it waits for the last
+    assert service.log().count(listening) == 1
     assert service.stop(signal.SIGTERM) == 0
 
 
@@ -300,7 +304,7 @@ def test_a_deleted_database_is_told(start_service: StartService, tmp_path: Path)
     wait_until(lambda: service.client.get("/rollout").headers.get("etag") == '"2"', "the rollback is written")
     history = service.client.get("/rollout/history").json()["items"]
     assert [(item["revision"], item["source"]) for item in history] == [(2, "rollback"), (1, "environment")]
-    assert service.log().count('"event": "rollout changed"') == 1
+    wait_until(lambda: have_said(service.log(), '"event": "rollout changed"'), "each replica says so, once")
 
 
 @pytest.mark.parametrize("suffixes", [["-wal"], ["-wal", "-shm"]])
@@ -315,8 +319,7 @@ def test_a_deleted_log_loses_nothing(start_service: StartService, suffixes: list
         if is_replaced:
             path.write_bytes(b"")
     after = [service.create("echo", {"nonce": "string"}) for _ in range(10)]
-    wait_until(lambda: "the database's log is gone" in service.log(), "the log says so")
-    assert service.log().count("the database's log is gone") == 1
+    wait_until(lambda: have_said(service.log(), "the database's log is gone"), "each replica says so, once")
     assert service.stop(signal.SIGKILL) == -signal.SIGKILL
     service.start()
     for program in (before, *after):

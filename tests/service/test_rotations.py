@@ -13,6 +13,7 @@ import pytest
 from config.api_keys import KeyFile, Scope, StoredKey, hash_key, new_key
 from tests.conftest import StartService
 from tests.support.interpreters import virtual_environment
+from tests.support.replicas import said_once
 from tests.support.service import Service, not_on_async_pool
 from tests.support.waiting import wait_until
 
@@ -192,11 +193,11 @@ def test_faults_and_rollbacks_speak_against_v2(start_service: StartService, shop
 
 def test_no_plan_takes_an_abort_back(start_service: StartService, shop: Shop) -> None:
     """Neither its start, nor a person's promotion, nor a plan that promotes without evidence; calls since then do."""
-    service = start_service(**shop.settings(ROTATE_MIN_CALLS=20))
+    service = start_service(**shop.settings(ROTATE_MIN_CALLS=200))
     program = create(service)
     wait_until(lambda: service.pool("v2")["ready"], "V2 is ready")
     set_percent(service, 100)
-    for _ in range(20):
+    for _ in range(200):
         served(service, program)
     set_percent(service, 0)
     plan = {"steps": [{"percent": 50, "hold_s": 0, "min_calls": 1}], "on_inconclusive": "advance", "max_wait_s": 0.1}
@@ -210,7 +211,8 @@ def test_no_plan_takes_an_abort_back(start_service: StartService, shop: Shop) ->
     wait_until(lambda: service.pool("v2")["ready"], "V2 is ready")
     assert told in refused(rotate(service))
     set_percent(service, 0)
-    assert service.client.post("/rollout/start").is_success
+    answer = service.client.post("/rollout/start")
+    assert answer.is_success, answer.text
 
     def is_promoted() -> bool:
         served(service, program)
@@ -220,7 +222,7 @@ def test_no_plan_takes_an_abort_back(start_service: StartService, shop: Shop) ->
     refusal = refused(rotate(service))
     assert told in refusal
     assert ": for the abort; since then it has served " in refusal
-    for _ in range(20):
+    for _ in range(200):
         served(service, program)
     answer = rotate(service)
     assert answer.status_code == 200, answer.text
@@ -544,13 +546,11 @@ def test_a_rotation_outlasts_settings_that_are_not_about_it(start_service: Start
 
 
 def question(service: Service) -> str:
-    """The one line that a start ends with."""
+    """The one line that a start ends with, or each replica's."""
     before = len(service.log())
     service.start(wait=False)
     assert service.wait_for_end() == 2
-    lines = [line for line in service.log()[before:].splitlines() if "rotation" in line]
-    assert len(lines) == 1, lines
-    return lines[0]
+    return said_once(service.log()[before:], "rotation")[0]
 
 
 def test_another_v1_is_a_question(start_service: StartService, shop: Shop, tmp_path: Path) -> None:

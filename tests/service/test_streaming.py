@@ -16,6 +16,7 @@ from app.execute.streaming import MAX_EVENTS, EventBuffer, EventStream, asks_for
 from tests.conftest import StartService
 from tests.service.test_errors import problem
 from tests.service.test_faults import busy, exits, whole
+from tests.support.replicas import COUNT
 from tests.support.service import Service, is_alive
 from tests.support.waiting import wait_until
 
@@ -195,11 +196,13 @@ def test_a_slow_client_holds_up_nobody_else(shared_service: Service, version: st
     wait_until(lambda: whole(shared_service, version), "the worker is free")
 
 
-def test_slow_clients_do_not_wait_for_each_other(shared_service: Service, tmp_path: Path) -> None:
+def test_slow_clients_do_not_wait_for_each_other(start_service: StartService, version: str, tmp_path: Path) -> None:
     """Each gets all of its events when it reads on, in whatever order they do."""
-    many = shared_service.create("many_steps", MANY, "integer")
+    workers = 2 * COUNT  # whichever replica each comes to
+    service = start_service(POOL_VERSION=version, V1_POOL_SIZE=workers, V2_POOL_SIZE=workers)
+    many = service.create("many_steps", MANY, "integer")
     paths = [tmp_path / f"written-{number}" for number in range(2)]
-    clients = [RawClient(shared_service, many, {"path": str(path), "count": 200, "size": 100_000}) for path in paths]
+    clients = [RawClient(service, many, {"path": str(path), "count": 200, "size": 100_000}) for path in paths]
     wait_until(lambda: all(path.exists() for path in paths), "both have begun, though neither is read")
     for client in reversed(clients):
         assert len(client.read()) == 201

@@ -11,6 +11,7 @@ from cli.validation.parallel import check_concurrency, check_sessions
 from tests.conftest import StartService
 from tests.service.test_validate_own_programs import start_with_notes
 from tests.support.ramps import FAULTS_ALONE, Traffic, begin, status
+from tests.support.replicas import alone
 from tests.support.waiting import wait_until
 
 NOT_PINNED = pytest.mark.skipif(os.environ.get("POOL_VERSION") == "v1", reason="is about both versions at once")
@@ -51,6 +52,7 @@ def test_a_v2_that_raises_is_named_by_the_judge(start_service: StartService, tmp
 
 
 @NOT_PINNED
+@alone("each replica has a coordinator of its own")
 def test_a_serial_v2_is_seen(start_service: StartService) -> None:
     """Two workers that take turns run one call at once, on both versions."""
     service = start_service(V2_ENGINE="session_pool")

@@ -204,13 +204,17 @@ class Service:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum over all samples of `name` that have these labels."""
+        return sum(self.samples(name, **labels))
+
+    def samples(self, name: str, **labels: str) -> list[float]:
+        """All samples of `name` that have these labels, those of each replica too."""
         text = self.client.get("/metrics").text
-        return sum(
+        return [
             sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
-        )
+        ]
 
 
 @contextmanager

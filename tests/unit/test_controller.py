@@ -9,7 +9,7 @@ import pytest
 
 from analysis.guardrails import Config
 from analysis.verdict import Say
-from routing.errors import StoreUnavailable
+from routing.errors import PlanConflict, StoreUnavailable
 from routing.rollout.controller import FOUND_AFTER_S, PoolFacts, RampController
 from routing.rollout.flag import RolloutFlag, open_flag
 from routing.rollout.identity import Identity
@@ -205,6 +205,33 @@ async def test_a_restart_moves_nothing(capsys: pytest.CaptureFixture[str]) -> No
     assert "ramp moved" not in said
     assert store.ramps[-1].times is not None
     assert (ramp.ramp.state, ramp.since) == (RampState.RAMPING, store.ramps[-1].times.since)
+
+
+async def two_replicas() -> tuple[RampController, RampController]:
+    """Two that know the same plan, of which the first has moved since the second looked."""
+    store, flag = MemoryStore(), await open_flag(MemoryLog(), None)
+    one = await opened(flag, LiveJudge(Config()), store, is_shared=True)
+    await one.set_plan(PLAN, "one")
+    other = await opened(flag, LiveJudge(Config()), store, is_shared=True)
+    await one.set_plan(PLAN, "one")
+    return one, other
+
+
+async def test_a_start_that_another_replica_overtakes_is_made_after_it() -> None:
+    """Unless the other has started the plan, which is told."""
+    one, other = await two_replicas()
+    assert (await other.start("other", None)).state is RampState.RAMPING
+    with pytest.raises(PlanConflict, match="a plan is under way"):
+        await one.start("one", None)
+
+
+async def test_no_plan_is_started_but_the_one_that_was_there() -> None:
+    """Another replica has set another one meanwhile."""
+    one, other = await two_replicas()
+    await one.set_plan(Plan(steps=(PlanStep(percent=5, hold_s=60),)), "one")
+    with pytest.raises(PlanConflict, match="has moved meanwhile"):
+        await other.start("other", None)
+    assert other.ramp.state is RampState.IDLE
 
 
 async def test_a_plan_is_resumed_while_its_pause_is_written() -> None:

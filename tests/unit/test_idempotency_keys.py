@@ -28,7 +28,7 @@ def call(key: str = "k", owner: str | None = None, fingerprint: str = "f", execu
 async def replicas(database: Database) -> AsyncIterator[tuple[IdempotencyKeys, IdempotencyKeys]]:
     one, other = (IdempotencyKeys(SqlKeyStore(database), ttl_s=3600) for _ in range(2))
     for replica in (one, other):
-        await replica.open(is_shared=True)
+        await replica.open(others_run=True)
     yield one, other
     for replica in (one, other):
         await replica.aclose()
@@ -252,7 +252,7 @@ async def test_a_restart_gives_up_what_ran(database: Database) -> None:
     """If no replica shares the store, nothing can run when the service starts. Old keys are forgotten."""
     keys = IdempotencyKeys(SqlKeyStore(database), ttl_s=3600)
     assert await keys.claim(call()) is None
-    await keys.open(is_shared=False)
+    await keys.open(others_run=False)
     found = await keys.claim(call())
     assert found is not None
     assert found.answer is None

@@ -169,7 +169,7 @@ async def test_a_replica_that_falls_silent_has_died(
     one, other = replicas
     await start(one, "living")
     await _add_silent(database, "dead", STALE_AFTER_S + 1)
-    await other.open(is_shared=True)
+    await other.open(others_run=True)
     assert not (await other.show("dead")).status.is_over
     await clock.sweep_for(other, STALE_AFTER_S)
     assert (await other.show("dead")).status is JobStatus.INTERRUPTED
@@ -210,7 +210,7 @@ async def test_a_final_status_is_final(replicas: tuple[Jobs, Jobs], *, is_heard_
         return RESULT
 
     await start(one, "slow", run)
-    await other.open(is_shared=False)  # interrupts whatever it finds
+    await other.open(others_run=False)  # interrupts whatever it finds
     interrupted = await other.show("slow")
     assert interrupted.status is JobStatus.INTERRUPTED
     if is_heard_first:

@@ -105,12 +105,18 @@ async def rolled_back_without_a_plan(replica: Replica) -> None:
     await replica.flag.rollback("ops", "prices")
 
 
+async def aborted_on_another_replica(replica: Replica) -> None:
+    await replica.flag.change(EVERYTHING)
+    await replica.flag.rollback("ops", "prices", source=Source.ABORT)
+
+
 ENDS: list[tuple[Callable[[Replica], Awaitable[None]], str]] = [
     (aborted, "was aborted by ops"),
     (rolled_back, "was rolled back by ops"),
     (rolled_back_by_the_judge, "was rolled back by judge"),
     (rolled_back_after_a_promotion, "was rolled back by ops"),
     (rolled_back_without_a_plan, "was rolled back by ops"),
+    (aborted_on_another_replica, "was aborted by ops"),
 ]
 
 
