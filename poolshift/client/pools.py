@@ -25,8 +25,10 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     cpu_seconds: float | None = None
     open_fds: int | None = None
     programs_revision: str | None = None
+    calls: int = 0
+    """The calls that run on it, one at most unless the engine is `async_pool`."""
     execution_id: str | None = None
-    """The running call."""
+    """The running call; of several, the oldest."""
     program_id: str | None = None
     running_s: float | None = None
 
@@ -55,6 +57,13 @@ class Reload(msgspec.Struct, frozen=True, kw_only=True):
     untried: int = 0
     broken: list[BrokenProgram] = []
     """The programs that it broke, since it was forced."""
+
+
+class RunAlone(msgspec.Struct, frozen=True, kw_only=True):
+    """A program of the engine `async_pool` whose calls are kept apart from others."""
+
+    program_id: str
+    reason: str
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +114,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """The last reload since the pool started."""
     programs_commit: str | None = None
     """The git commit of that code, with `-dirty` if it differs."""
+    run_alone: list[RunAlone] = []
+    """The programs of the engine `async_pool` whose calls are kept apart from others, and why."""
     missing_replicas: list[str] = []
     """The replicas of the machine whose part is missing, with the reason, such as `1: silent`."""
 

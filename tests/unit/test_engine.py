@@ -24,7 +24,6 @@ from pools.errors import (
 from pools.process.exits import ExitCause
 from pools.quarantine import DEATHS_IN_A_ROW
 from pools.session_pool import SessionPool
-from pools.session_pool_v2 import SessionPoolV2
 from pools.supervisor import RecycleLimits
 from routing.rollout.flag import RolloutFlag
 from routing.rollout.live_judge import LiveJudge
@@ -454,7 +453,7 @@ async def test_v1_attends_to_others_while_a_stream_is_held(engine: type[Engine])
         task = await pool.begin(other)
         sink.source.resume()
         is_held = pool.worker_of(stream_call).source.is_paused
-        assert is_held is (engine is not SessionPoolV2)
+        assert is_held is (engine is SessionPool)
         pool.worker_of(other).answer(result())
         await task
         assert not pool.worker_of(stream_call).source.is_paused
