@@ -28,11 +28,11 @@ _USAGE = {
 
 
 class Endpoint:
-    """Behaviours are `answers`, `says`, `acts`, `boasts`, `waits`, `slow`, `drips`, `breaks`, and those of `FAILS`.
+    """Behaviours: `answers`, `holds`, `says`, `acts`, `boasts`, `waits`, `slow`, `drips`, `breaks`, those of `FAILS`.
 
     It answers a text with its own name and the key it was called with, so that a test sees which LM has answered. Where
     it fails it says the key, too, as some endpoints do, so that a test sees that it goes no further. To who wants a
-    stream, `breaks` breaks off amid its text, and `waits` goes on there when it is `released`.
+    stream, `breaks` breaks off amid its text, and `waits` goes on there when it is `released`; `holds` answers then.
     """
 
     def __init__(self, url: str) -> None:
@@ -73,6 +73,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answers(self, name: str, body: dict[str, Any]) -> None:
         self._say(self._fitting(name, body), body)
+
+    def _holds(self, name: str, body: dict[str, Any]) -> None:
+        self.server.endpoint.released[name].wait(60)
+        self._answers(name, body)
 
     def _says(self, name: str, body: dict[str, Any]) -> None:
         """Answers with the texts that the test has set."""
