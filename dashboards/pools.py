@@ -132,7 +132,6 @@ def _workers(built: dashboard.Dashboard) -> None:
             " and shutdown are wanted.",
             [(rate("poolshift_worker_exits_total", by="pool_version, cause"), "{{pool_version}} {{cause}}")],
             unit="ops",
-            width=6,
         )
     ).with_panel(
         lines(
@@ -140,7 +139,6 @@ def _workers(built: dashboard.Dashboard) -> None:
             "Workers that got ready.",
             [(rate("poolshift_worker_starts_total"), "{{pool_version}}")],
             unit="ops",
-            width=6,
         )
     ).with_panel(
         lines(
@@ -148,15 +146,6 @@ def _workers(built: dashboard.Dashboard) -> None:
             "From the wish for a worker until it was ready.",
             [(quantile(0.95, "poolshift_worker_start_duration_seconds"), "{{pool_version}}")],
             unit="s",
-            width=6,
-        )
-    ).with_panel(
-        lines(
-            "Blocked event loops: p95",
-            "The time for which a call let no other of its worker run, on the engine async_pool.",
-            [(quantile(0.95, "poolshift_worker_loop_blocked_seconds"), "{{pool_version}}")],
-            unit="s",
-            width=6,
         )
     )
 

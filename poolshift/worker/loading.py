@@ -185,14 +185,11 @@ async def _exhaust_async(
 ) -> Any:
     """Hands on what an async generator yields, and returns the last: such a generator can return nothing itself."""
     last: Any = None
-    is_first = True
     async with aclosing(steps):
-        async for step in steps:
-            if not is_first:
-                emit(last)
-                if has_room is not None:
-                    await has_room()
-            last, is_first = step, False
+        async for last in steps:
+            emit(last)
+            if has_room is not None:
+                await has_room()
     return last
 
 

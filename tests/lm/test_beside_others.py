@@ -90,7 +90,7 @@ def test_a_silent_lm_leaves_the_others_alone(service: Service, endpoint: Endpoin
     set_lm(service, endpoint, "hopeless", "slow", "hopeless")
     with ThreadPoolExecutor(1) as callers:
         patient = callers.submit(lambda: service.execute(program, inputs={"text": "x"}, session_id="patient"))
-        wait_until(lambda: endpoint.requests["patient"], "the LM is asked")
+        wait_until(lambda: bool(endpoint.requests["patient"]), "the LM is asked")
         hopeless = service.execute(program, inputs={"text": "x"}, session_id="hopeless", timeout_s=1.5)
         problem(hopeless, 502, "lm_error")
         endpoint.released["patient"].set()
@@ -105,7 +105,7 @@ def test_a_failing_lm_is_told_to_its_call_alone(service: Service, endpoint: Endp
     set_lm(service, endpoint, "broken", "refuses", "broken")
     with ThreadPoolExecutor(1) as callers:
         held = callers.submit(lambda: service.execute(program, inputs={"text": "x"}, session_id="held"))
-        wait_until(lambda: endpoint.requests["held"], "the LM is asked")
+        wait_until(lambda: bool(endpoint.requests["held"]), "the LM is asked")
         body = problem(service.execute(program, inputs={"text": "x"}, session_id="broken"), 502, "lm_error")
         assert "sk-broken" not in str(body)
         endpoint.released["held"].set()

@@ -54,10 +54,15 @@ class _Annotations:
 
     @property
     def returned(self) -> Any:
-        """The annotation of the value that the function returns; of a generator, at its end."""
+        """The annotation of the value that the function returns; of a generator, at its end.
+
+        An async generator can return nothing: what it yields last is its outputs as well.
+        """
         annotation = self.hints.get("return", Any)
         if typing.get_origin(annotation) is Generator:
             return (*typing.get_args(annotation), None, None)[2]
+        if typing.get_origin(annotation) in {AsyncGenerator, AsyncIterator}:
+            return (*typing.get_args(annotation), Any)[0]
         return annotation
 
 
@@ -152,7 +157,7 @@ def _input(parameter: inspect.Parameter, annotation: Any) -> Field:
 def _outputs(annotation: Any) -> tuple[Field, ...]:
     if (of_class := type_of_class(typing.get_origin(annotation) or annotation)) is not None:
         return (Field(RESULT, of_class),)
-    if typing.get_origin(annotation) in {Iterator, AsyncIterator, AsyncGenerator}:
+    if typing.get_origin(annotation) is Iterator:
         raise Unsupported("an iterator does not tell what is returned at its end: `Generator[..., ..., T]` does")
     kind = _supported(annotation, "the returned value")
     schema = kind.output_schema
