@@ -71,7 +71,7 @@ class Worker:
         """
         self._requests = requests
         self._replies = replies
-        self.generation = generation
+        self._generation = generation
         self._allowed_modules = allowed_modules
         self._code = code
         self._definitions: dict[int, Definition] = {}
@@ -97,7 +97,7 @@ class Worker:
         tell_parent(self.current)
         os.register_at_fork(after_in_child=self._forked)
         self.leftovers.accept()
-        self.send(Ready(gen=self.generation, pid=os.getpid(), revision=self._code.at_start))
+        self.send(Ready(gen=self._generation, pid=os.getpid(), revision=self._code.at_start))
         try:
             take_requests()
         except (BrokenPipeError, ConnectionResetError):
@@ -122,10 +122,10 @@ class Worker:
     def _answer(self, request: Run, inputs: bytes | memoryview) -> None:
         reply, outputs = self._execute(request, inputs)
         if left := self.leftovers.before_reply():
-            self.send(Left(request.id, self.generation, left))
+            self.send(Left(request.id, self._generation, left))
         self.send(reply, outputs)
         if not left and (left := self.leftovers.after_reply(request.number)):
-            self.send(Left(request.id, self.generation, left))
+            self.send(Left(request.id, self._generation, left))
 
     def _execute(self, request: Run, inputs: bytes | memoryview) -> Ended:
         if request.definition is not None:
@@ -162,7 +162,7 @@ class Worker:
         finally:
             self.current.leave()
         run_us = microseconds_since(started)
-        return Done(request.id, self.generation, run_us, usage=lm.usage if lm else None), outputs
+        return Done(request.id, self._generation, run_us, usage=lm.usage if lm else None), outputs
 
     def _load_ahead(self, request: Load) -> Reply:
         """Loads a program that no call has to wait for from now on."""
@@ -180,7 +180,7 @@ class Worker:
 
     def _loaded_now(self, execution_id: str, loaded: LoadedProgram) -> Loaded:
         is_concurrent = self._write_lock is not None and loaded.beside_others is not None
-        return Loaded(execution_id, self.generation, is_concurrent=is_concurrent)
+        return Loaded(execution_id, self._generation, is_concurrent=is_concurrent)
 
     def _check(self, request: Check) -> Reply:
         return self._try_out(request) if request.as_called else self._check_new(request)
@@ -190,17 +190,17 @@ class Worker:
             try_out(request.definition, self._allowed_modules)
         except BaseException as error:  # as in a call: a module that exits while it is imported ends no worker
             return self._load_failed(request.id, error)
-        return Checked(request.id, self.generation)
+        return Checked(request.id, self._generation)
 
     def _check_new(self, request: Check) -> Reply:
         if (revision := self._code.now()) != self._code.at_start:
-            return Failed(request.id, self.generation, 0, code=CODE_OUTDATED, detail=revision)
+            return Failed(request.id, self._generation, 0, code=CODE_OUTDATED, detail=revision)
         try:
             derived = check(request.definition, self._allowed_modules)
         except (EntrypointError, SignatureError) as error:
             detail = truncate(str(error), MAX_MESSAGE_LENGTH)
-            return Failed(request.id, self.generation, 0, code="invalid_request", detail=detail, field=error.at)
-        return Checked(request.id, self.generation, derived)
+            return Failed(request.id, self._generation, 0, code="invalid_request", detail=detail, field=error.at)
+        return Checked(request.id, self._generation, derived)
 
     def _remember(self, number: int, definition: Definition) -> None:
         if number == 0:
@@ -231,7 +231,7 @@ class Worker:
         raised = error.__cause__ if is_told else error
         return Failed(
             id=execution_id,
-            gen=self.generation,
+            gen=self._generation,
             run_us=0,
             code=LoadFailed.code,
             detail=truncate(str(error) if is_told else describe(error).detail, MAX_MESSAGE_LENGTH),
@@ -245,7 +245,7 @@ class Worker:
         field: str | None = getattr(known, "field", None)
         return Failed(
             id=execution_id,
-            gen=self.generation,
+            gen=self._generation,
             run_us=run_us,
             code=known.code,
             detail=truncate(known.detail, MAX_MESSAGE_LENGTH),  # it may have a field's name in it, or what an LM said
@@ -261,7 +261,7 @@ class Worker:
         if len(encoded) > MAX_EVENT_BYTES:
             raise ValueError(f"an event of {len(encoded)} bytes is over the limit of {MAX_EVENT_BYTES}")
         if request.stream:
-            self.send(Progress(request.id, self.generation, kind), encoded)
+            self.send(Progress(request.id, self._generation, kind), encoded)
 
     def _forked(self) -> None:
         """Marks a process that a program has forked: it has the worker's pipes too, and must not write to them."""
@@ -276,7 +276,7 @@ class Worker:
             start = start_of_two(message, len(payload))
         except FrameError as error:
             assert not isinstance(reply, (Ready, Left))
-            self.send(Failed(reply.id, self.generation, 0, "invalid_outputs", f"outputs: {error}"))
+            self.send(Failed(reply.id, self._generation, 0, "invalid_outputs", f"outputs: {error}"))
             return
         if self._write_lock is None:
             self._write(start, payload)
