@@ -69,7 +69,7 @@ class AsyncPool(Engine):
 
     @property
     def _concurrency(self) -> int:
-        return self._shared.live * self._shared.lanes
+        return max(1, self._shared.live) * self._shared.lanes
 
     def capacity_of(self, definition: Definition) -> int:
         """As `Pool.capacity_of`; a program that no worker has loaded yet may have to run alone."""
@@ -117,10 +117,10 @@ class AsyncPool(Engine):
             self._separate(program, SUSPECTED)
         super()._failed(call, error)
 
-    def _tell(self, queued_call: QueuedCall, outcome: Result | Exception) -> None:
+    def end(self, queued_call: QueuedCall, outcome: Result | Exception) -> None:
         if self._suspected_at and isinstance(outcome, Result):
-            self._clear(queued_call.call)
-        super()._tell(queued_call, outcome)
+            self._clear(queued_call.call)  # before the queue is served, in which its next calls may wait
+        super().end(queued_call, outcome)
 
     def _clear(self, call: Call) -> None:
         """Lets a suspected program run beside others again, since a call that had its worker for itself ended well."""

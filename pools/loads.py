@@ -94,12 +94,13 @@ class Loads:
         now = self._loop.time()
         queued_call.left_s = max(0.0, queued_call.give_up_at - now)
         queued_call.since = time.perf_counter()
-        if not self._state.waits_for_idle(queued_call.call.program.definition):
+        needs_load = not self._state.waits_for_idle(queued_call.call.program.definition)
+        if needs_load:
             queued_call.give_up_at += self._load_timeout_s
             queued_call.call.is_loading = True
         self._queue.aside.push(queued_call)
         self._timer.set(queued_call.give_up_at)
-        if self.may_load:
+        if self.may_load and (needs_load or self._state.idle):
             self._begin(queued_call)
 
     def take_turn(self) -> tuple[QueuedCall, WorkerSlot] | None:
@@ -156,7 +157,8 @@ class Loads:
         aside, loading = self._queue.aside, {program.definition for program in self._loading.values()}
         for definition in list(islice(aside.definitions(), LOOKS)):
             aside.postpone(definition)
-            if definition not in loading:
+            needs_load = self._state.idle or not self._state.waits_for_idle(definition)
+            if needs_load and definition not in loading:
                 self._begin(aside.next_of(definition))
                 return
 

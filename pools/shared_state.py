@@ -185,8 +185,11 @@ class SharedState(PoolState):
         for group in (self._alone, self._kept, self._draining):
             group.discard(slot)
 
+    def runs_many(self, slot: WorkerSlot) -> bool:
+        return slot.state is _BUSY and slot not in self._alone
+
     def begin_drain(self, slot: WorkerSlot) -> bool:
-        if slot.state is not _BUSY or slot in self._alone:
+        if not self.runs_many(slot):
             return False
         self._draining.add(slot)
         self._kept.discard(slot)

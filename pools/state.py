@@ -192,6 +192,10 @@ class PoolState:
         """True if a worker is idle that was let drain for calls which wait for one of their own."""
         return False
 
+    def runs_many(self, slot: WorkerSlot) -> bool:
+        """Tells if a worker runs calls that can run beside others."""
+        return False
+
     def begin_drain(self, slot: WorkerSlot) -> bool:
         """Gives a worker no new calls, so that it is retired after those that it has. False if it has one at most."""
         return False

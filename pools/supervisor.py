@@ -193,7 +193,7 @@ class Supervisor:
         if due is not None:
             self._deadline_timer.set(due)
             return
-        is_ignored = process.is_cancelled(call)
+        is_ignored = process.ignores_cancellation(call)
         self.kill(slot, cause)
         if is_ignored:
             self.runs_badly(call.program, "ignores cancellation")
@@ -247,7 +247,7 @@ class Supervisor:
         process = slot.process
         assert process is not None
         if slot.state is not WorkerState.STOPPING and process.due <= now:
-            if process.loading is not None:
+            if process.load_due <= now:
                 self.kill(slot, ExitCause.TIMEOUT)
             for call in process.overdue(now):
                 self.end_call(slot, call, ExitCause.TIMEOUT)
@@ -480,7 +480,7 @@ class Supervisor:
     def _enforce_limits(self, slot: WorkerSlot, usage: ProcessStats | None) -> None:
         """Recycles a worker that is over its limit of age or memory; kills one that is over twice its memory.
 
-        If it runs many calls at once, it is drained instead: none of them is known to be the cause.
+        If it runs many calls at once, it is recycled instead: none of them is known to be the cause.
         """
         assert slot.process is not None
         limit = self._limits.rss_bytes
@@ -493,11 +493,13 @@ class Supervisor:
             self._make_due(slot)
 
     def _end_for_memory(self, slot: WorkerSlot, reason: str | None = None) -> None:
-        if not self.drain(slot):
+        if self.state.runs_many(slot):
+            self._make_due(slot)
+        else:
             self.kill(slot, ExitCause.OOM, reason)
 
     def _enforce_program_limit(self, slot: WorkerSlot, usage: ProcessStats, work: list[Program]) -> None:
-        """Kills a worker that has grown past the limit of the program that it runs or loads; drains one of many calls.
+        """Kills a worker that has grown past the limit of its program, or recycles it if it runs many calls.
 
         `usage` was measured amid `work`. If the worker was over the limit before, the program may add as much as that.
         """

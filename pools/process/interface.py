@@ -102,8 +102,8 @@ class Worker(Protocol):
         """
         ...
 
-    def is_cancelled(self, call: Call) -> bool:
-        """Tells if a call that runs was asked to end, and has not."""
+    def ignores_cancellation(self, call: Call) -> bool:
+        """Tells if a call that runs was asked to end, and has not although it could: no other blocks the worker."""
         ...
 
     def withdraw(self, call: Call) -> None:
@@ -121,6 +121,11 @@ class Worker(Protocol):
     @property
     def due(self) -> float:
         """The time of the loop by which a call must end or a program must have loaded; infinite if it is idle."""
+        ...
+
+    @property
+    def load_due(self) -> float:
+        """The time of the loop by which the program must have loaded that it loads without a call, or infinite."""
         ...
 
     def overdue(self, now: float) -> Sequence[Call]:

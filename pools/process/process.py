@@ -112,8 +112,12 @@ class WorkerProcess:
         self._when_due_changes: Callable[[], None] | None = None
         self._running: dict[str, RunningCall] = {}
         """By execution id: the calls that it has, one at most unless it runs many at once."""
+        self._is_mixed = False
+        """Set while calls run beside each other, until the worker has none: what they leave is of no one of them."""
         self._was_mixed = False
-        """Set if calls ran beside each other since the worker had none: what they leave is of no one of them."""
+        """The same at the end of the last call."""
+        self._is_blocked = False
+        """Set while one call lets no other run."""
         self._when_ended: Callable[[Exit], None] | None = None
         self.left_by: Program | None = None
         """The program whose call has made the worker unfit for other programs."""
@@ -179,7 +183,7 @@ class WorkerProcess:
         if call.is_loading:
             call.is_cold = True
             running.load_due = self._loop.time() + self._load_timeout_s
-        self._was_mixed = bool(self._running)
+        self._is_mixed = self._is_mixed or bool(self._running)
         self._running[call.execution_id] = running
         if call.events is not None:
             running.flow_control = FlowControl(self._channel, call.execution_id if running.is_beside else None)
@@ -211,9 +215,12 @@ class WorkerProcess:
     @property
     def due(self) -> float:
         """The time of the loop by which the first of its calls must end, or a program must have loaded."""
-        if self._load is not None:
-            return self._load.due
-        return min((running.due for running in self._running.values()), default=math.inf)
+        return min([self.load_due, *(running.due for running in self._running.values())])
+
+    @property
+    def load_due(self) -> float:
+        """The time of the loop by which the program must have loaded that it loads without a call."""
+        return math.inf if self._load is None else self._load.due
 
     @property
     def calls(self) -> list[Call]:
@@ -278,19 +285,21 @@ class WorkerProcess:
         """Asks the worker to end one of many calls; its end is told once the program runs no more.
 
         Returns the time of the loop by which it must have ended. None if nothing but the worker's death can end it:
-        it has the worker for itself, or was cancelled before.
+        it has the worker for itself, or was cancelled before. A worker that loads a program hears nothing meanwhile.
         """
         running = self._running.get(call.execution_id)
-        if running is None or not running.is_beside or running.cancelled_for is not None:
+        if running is None or not running.is_beside:
             return None
+        if running.cancelled_for is not None:
+            return None if self._load is None else running.cancel(running.cancelled_for)
         if not self._channel.send(frame_of_two(_encode(Cancel(call.execution_id)), b"")):
             return None
         return running.cancel(cause)
 
-    def is_cancelled(self, call: Call) -> bool:
-        """Tells if a call that runs was asked to end, and has not."""
+    def ignores_cancellation(self, call: Call) -> bool:
+        """Tells if a call that runs was asked to end, and has not although it could: no other blocks the worker."""
         running = self._running.get(call.execution_id)
-        return running is not None and running.cancelled_for is not None
+        return running is not None and running.cancelled_for is not None and not self._is_blocked
 
     def withdraw(self, call: Call) -> None:
         """Ends a call with Withdrawn, and drops every later reply to it. The caller cancels it, or kills the worker."""
@@ -505,6 +514,7 @@ class WorkerProcess:
             self._end_run(running, self._error_of(reply, running.call), reply.spans)
 
     def _take_blocked(self, blocked: Blocked) -> None:
+        self._is_blocked = not blocked.is_over
         running = self._running.get(blocked.id)  # it may have ended before the end of that is told
         if self._when_blocked is not None:
             self._when_blocked(None if running is None else running.call.program, blocked.seconds, blocked.is_over)
@@ -563,26 +573,32 @@ class WorkerProcess:
             self._when_due_changes()
 
     def _take_left(self, left: Left) -> None:
-        if (running := self._running.get(left.id)) is not None:
-            program = running.call.program
-        elif self._ended_program is not None and left.id == self._ended_id:
-            program = self._ended_program
-        else:
+        program, is_mixed = self._who_left(left.id)
+        if program is None:
             self._violated(f"it says what {left.id!r} has left, which it was not at")
             return
         if self.left_by is not None:
             return
         self.left_by = program
-        self._blamed = None if self._was_mixed else program.quarantine_key
+        self._blamed = None if is_mixed else program.quarantine_key
         _log.warning(
             "program left its worker unfit for others; it is replaced",
             left=[truncate(what, MAX_LEFT_LENGTH) for what in left.what[:MAX_LEFT]],
             pid=self.pid,
             program_id=program.id,
             execution_id=truncate(left.id, MAX_LEFT_LENGTH),
+            **({"or_of": "a call beside it"} if is_mixed else {}),
         )
         if self._load is None and self._when_left is not None:
             self._when_left()
+
+    def _who_left(self, execution_id: str) -> tuple[Program | None, bool]:
+        """The program of a call that has left something, or that ended last; True if a call beside it may have."""
+        if (running := self._running.get(execution_id)) is not None:
+            return running.call.program, self._is_mixed
+        if execution_id == self._ended_id or self._was_mixed:
+            return self._ended_program, self._was_mixed
+        return None, False
 
     def _take_check(self, reply: Loaded | Progress | Done | Failed | Checked | Blocked) -> None:
         check = self._check
@@ -602,6 +618,7 @@ class WorkerProcess:
     def _end_run(self, running: RunningCall, outcome: Result | Exception, spans: Sequence[msgspec.Raw]) -> None:
         call = running.call
         self._running.pop(call.execution_id, None)
+        self._was_mixed, self._is_mixed = self._is_mixed, self._is_mixed and bool(self._running)
         self._ended_id, self._ended_program = call.execution_id, call.program
         running.end(outcome, spans)
 

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine, Generator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,6 +57,8 @@ class _Task:
         self.request = request
         self.task: asyncio.Task[None] | None = None
         self.is_cancelled = False
+        self.reply: Ended | None = None
+        """The reply and the outputs, once the program has run."""
         self.children: set[asyncio.Task[Any]] = set()
         """Tasks that the program has started, and that still run."""
         self.room = asyncio.Event()
@@ -176,18 +179,29 @@ class ConcurrentWorker:
     def _begin(self, request: Run, inputs: bytes | memoryview, run: RunBesideOthers) -> None:
         running = self._tasks[request.id] = _Task(request)
         running.task = self._loop.create_task(self._run_task(running, inputs, run))
+        running.task.add_done_callback(partial(self._answer, running))
         self._watch.look()
 
     async def _run_task(self, running: _Task, inputs: bytes | memoryview, run: RunBesideOthers) -> None:
         request = running.request
         self._current.enter_task(request.id, request.program_id, request.traceparent)
         try:
-            reply, outputs = await self._traced(request, self._ended(running, inputs, run))
+            running.reply = await self._traced(request, self._ended(running, inputs, run))
             await self._end_children(running)
         finally:
             self._current.leave()
-            del self._tasks[request.id]
-        self._worker.send(reply, outputs)
+
+    def _answer(self, running: _Task, task: asyncio.Task[None]) -> None:
+        """Sends the reply to a call whose task has ended: whenever it was cancelled, even before its first step."""
+        request = running.request
+        del self._tasks[request.id]
+        if not task.cancelled() and isinstance(task.exception(), SystemExit):
+            return  # it ends the worker
+        cancelled = Failed(request.id, self._generation, 0, CODE_CANCELLED, "cancelled"), b""
+        try:
+            self._worker.send(*(running.reply or cancelled))
+        except (BrokenPipeError, ConnectionResetError):
+            self._is_over = True  # the service needs this worker no more, or is gone
         self._end_if_deaf()
         self._leave_loop()
         if not self._tasks:
@@ -217,7 +231,12 @@ class ConcurrentWorker:
         return Done(request.id, self._generation, us, usage=None if lm is None else lm.usage), outputs
 
     async def _end_children(self, running: _Task) -> None:
-        """Cancels the tasks that a program has started and left: they are of no call any more."""
+        """Cancels the tasks that a program has started and left: they are of no call any more.
+
+        Clients of LMs have tasks that calls share, so those of a DSPy program end by themselves.
+        """
+        if running.request.lm is not None:
+            return
         children = {child for child in running.children if not child.done()}
         for child in children:
             child.cancel()
@@ -233,7 +252,7 @@ class ConcurrentWorker:
         """Makes a task, and notes it for the call that has started it."""
         task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
         running = self._tasks.get(self._current.now.execution_id or "")
-        if running is not None and running.request.lm is None:  # the clients of LMs share tasks between calls
+        if running is not None:
             running.children.add(task)
             task.add_done_callback(running.children.discard)
         return task

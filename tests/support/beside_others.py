@@ -111,6 +111,32 @@ async def _write_later(path: str) -> None:
     Path(path).write_text("late")  # noqa: ASYNC240
 
 
+async def leaves_a_cleaner(seconds: str) -> dict[str, Any]:
+    """Leaves a task that takes so long to clean up when it is cancelled."""
+    asyncio.get_running_loop().create_task(_clean_up(float(seconds)))
+    await asyncio.sleep(0)
+    return {"result": ""}
+
+
+async def _clean_up(seconds: float) -> None:
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        await asyncio.sleep(seconds)
+
+
+class SlowToLoad:
+    """A class whose `setup` ends once a file is there, which `SLOW_TO_LOAD` names."""
+
+    async def setup(self) -> None:
+        """Waits for the file."""
+        while not Path(os.environ["SLOW_TO_LOAD"]).exists():  # noqa: ASYNC110, ASYNC240  # the test makes it
+            await asyncio.sleep(0.005)
+
+    async def __call__(self, seconds: str) -> dict[str, Any]:
+        return {"result": seconds}
+
+
 async def counts(steps: str) -> AsyncIterator[dict[str, Any]]:
     """Yields its steps; the last is the result."""
     for step in range(int(steps)):

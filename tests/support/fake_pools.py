@@ -391,9 +391,13 @@ class FakeProcess:
     def cancel(self, call: Call, cause: ExitCause) -> None:
         """Does nothing: a call that has the worker for itself cannot be cancelled."""
 
-    def is_cancelled(self, call: Call) -> bool:
+    def ignores_cancellation(self, call: Call) -> bool:
         """False: none can be cancelled."""
         return False
+
+    @property
+    def load_due(self) -> float:
+        return math.inf if self.loading is None or self._load_due is None else self._load_due
 
     def withdraw(self, call: Call) -> None:
         if self.call is call:

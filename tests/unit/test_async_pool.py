@@ -94,14 +94,15 @@ class Bench:
 
 @pytest.fixture
 async def make_pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakePool]:
-    """Makes a pool of one worker, or of `size`."""
+    """Makes a pool of one worker, or of `size`; options in capitals are variables of its workers."""
     monkeypatch.chdir(ROOT)
     async with AsyncExitStack() as stack:
 
         async def make(size: int = 1, **options: Any) -> Bench:
+            variables = {name: options.pop(name) for name in list(options) if name.isupper()}
             background, observer = Background(), FakeObserver()
             code = ProgramCode(allowed_modules=("tests.support",), own_root=ROOT, is_shared=True)
-            spawner = Spawner(code, {"PATH": "/usr/bin"}, background=background)
+            spawner = Spawner(code, {"PATH": "/usr/bin", **variables}, background=background)
             stack.push_async_callback(spawner.aclose)
             stack.push_async_callback(background.aclose)
             settings = {"checkout_timeout_s": 20.0, "worker_concurrency": 64} | options
@@ -159,7 +160,7 @@ async def test_a_plain_function_has_its_worker_for_itself(bench: Bench, tmp_path
     await asyncio.sleep(0)
     behind = bench.begin("waits", seconds="0")
     for _ in range(3):
-        await bench.pool.snapshot()
+        assert (await bench.pool.snapshot()).busy == 1  # nothing is loaded again for it
     assert not alone.done()
     assert not behind.done()
     (tmp_path / "go").touch()
@@ -220,6 +221,56 @@ async def test_a_rollback_withdraws_running_calls_alone(bench: Bench, tmp_path: 
     (tmp_path / "go").touch()
     await other
     assert await bench.exits() == {}
+
+
+async def test_a_call_may_be_cancelled_before_its_first_step(bench: Bench) -> None:
+    """A client leaves while a step of another call takes long: the worker answers, and nobody else is hurt."""
+    await bench.loaded("waits", "blocks")
+    other = bench.begin("waits", seconds="0.5")
+    await bench.runs(1)
+    step = bench.begin("blocks", seconds="0.1")
+    left = bench.begin("waits", seconds=FOREVER)
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.gather(other, step)
+    await bench.runs(0)
+    assert await bench.exits() == {}
+    assert (await bench.pool.snapshot()).run_alone == ()
+
+
+async def test_a_deadline_counts_while_another_program_is_loaded(make_pool: MakePool, tmp_path: Path) -> None:
+    """The load goes on, and ends well."""
+    bench = await make_pool(SLOW_TO_LOAD=str(tmp_path / "loaded"))
+    await bench.loaded("waits")
+    late = bench.begin("waits", seconds=FOREVER, deadline_s=0.5)
+    await bench.runs(1)
+    loading = bench.begin("SlowToLoad", seconds="1")
+    (error,) = await errors_of(late)
+    assert isinstance(error, ExecutionTimeout)
+    assert not loading.done()
+    (tmp_path / "loaded").touch()
+    assert await loading == "1"
+    assert await bench.exits() == {}
+
+
+async def test_a_deadline_amid_the_end_of_left_tasks_costs_nobody_else(bench: Bench) -> None:
+    """The program has ended, and what it left cleans up for longer than its call has time."""
+    await bench.loaded("waits")
+    other = bench.begin("waits", seconds="1.5")
+    await errors_of(bench.begin("leaves_a_cleaner", seconds="1", deadline_s=0.3))
+    await other
+    assert await bench.exits() == {}
+    assert (await bench.pool.snapshot()).run_alone == ()
+
+
+async def test_who_cannot_hear_a_cancellation_does_not_ignore_it(bench: Bench) -> None:
+    """A call whose deadline passes while another blocks the worker is not the one to blame."""
+    await bench.loaded("waits", "blocks")
+    late = bench.begin("waits", seconds=FOREVER, deadline_s=0.3)
+    await bench.runs(1)
+    errors = await errors_of(late, bench.begin("blocks", seconds="20"))
+    assert [type(error) for error in errors] == [ExecutionTimeout, WorkerCrashed]
+    assert {one.key for one in (await bench.pool.snapshot()).run_alone} == {"blocks.1"}
 
 
 async def test_who_ignores_cancellation_costs_the_worker(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
