@@ -24,6 +24,10 @@ def echo(nonce: str) -> str:
     return nonce
 
 
+def increment(number: int) -> dict[str, int]:
+    return {"number": number + 1}
+
+
 def echo_object(nonce: str) -> dict[str, str]:
     return {"nonce": nonce}
 

@@ -22,14 +22,16 @@ from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from poolshift.worker.definitions import Definition, Field, Signature
 from poolshift.worker.loading import EntrypointError
-from tests.support.service import is_alive
+from tests.support.service import ROOT, is_alive
 from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.thorough
 
 LIMIT = 256
 INCREMENT = Definition(
-    "python", Signature((Field("number", "integer"),), (Field("number", "integer"),)), "bench.programs:increment"
+    "python",
+    Signature((Field("number", "integer"),), (Field("number", "integer"),)),
+    "tests.support.programs:increment",
 )
 
 
@@ -44,7 +46,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 @asynccontextmanager
 async def running_spawner(
-    module: str = "bench.programs", folder: Path = own_process.ROOT
+    module: str = "tests.support.programs", folder: Path = ROOT
 ) -> AsyncIterator[tuple[Spawner, Background]]:
     """A spawner that leaves no descriptor and no process behind. Programs come from `module` in `folder`."""
     background = Background()
@@ -373,7 +375,7 @@ def test_checks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_check_that_fails_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong entrypoint, a failed start of a worker and a client that leaves all free the place."""
-    missing = Definition("python", INCREMENT.signature, "bench.programs:missing")
+    missing = Definition("python", INCREMENT.signature, "tests.support.programs:missing")
 
     async def test() -> None:
         async with running_spawner() as (made, _):

@@ -20,6 +20,7 @@ from pools.process.program_code import ProgramCode
 from pools.process.spawner import Spawner
 from pools.process.told_definitions import MAX_TOLD, MAX_TOLD_BYTES
 from poolshift.worker.definitions import Definition, Field, Signature
+from tests.support.service import ROOT
 
 pytestmark = pytest.mark.anyio
 
@@ -29,9 +30,11 @@ AHEAD = LoadOrder()
 @pytest.fixture
 async def worker() -> AsyncIterator[WorkerProcess]:
     background = Background()
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(own_process.ROOT)}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}{os.pathsep}{own_process.ROOT}"}
     spawner = Spawner(
-        ProgramCode(allowed_modules=("bench.programs",), own_root=own_process.ROOT), environment, background=background
+        ProgramCode(allowed_modules=("tests.support.programs",), own_root=own_process.ROOT),
+        environment,
+        background=background,
     )
     worker = await spawner.spawn()
     yield worker
@@ -44,7 +47,7 @@ def program(number: int, description: str | None = None) -> Program:
     """One that says by its answer, its number and one, which it is: what it is not given, its own definition gives."""
     given = Field("number", "integer", description, required=False, default=number)
     signature = Signature((given,), (Field("number", "integer"),))
-    return Program(str(number), f"p-{number}", Definition("python", signature, "bench.programs:increment"))
+    return Program(str(number), f"p-{number}", Definition("python", signature, "tests.support.programs:increment"))
 
 
 async def answer(worker: WorkerProcess, one: Program) -> int:
@@ -100,7 +103,7 @@ async def test_a_program_is_loaded_ahead_of_its_call(worker: WorkerProcess) -> N
     worker.run(call, ended.set_result)
     assert not call.is_loading
     assert isinstance(await ended, Result)
-    missing = Program("3", "p-3", Definition("python", Signature((), ()), "bench.programs:missing"))
+    missing = Program("3", "p-3", Definition("python", Signature((), ()), "tests.support.programs:missing"))
     for _ in range(2):
         failure = await load(worker, missing)
         assert isinstance(failure, LoadFailed)
