@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.guardrails import GUARDRAILS, Action
+from analysis.guardrails import GUARDRAILS
 from analysis.verdict import Detectable, Row, Tally, Until
 from app.console import words
 from app.console.figures import KEPT_S, Counts, Run, Series, Tick, quantile_ms
 from app.console.live import to_next_beat
-from dashboards.canary import ROLLING_BACK
 from routing.telemetry.recorder import DURATION_BOUNDS
 from routing.versions import Version
 
@@ -85,9 +84,8 @@ def test_no_evidence_against_v2_is_no_evidence_for_it(changes: dict[str, Any], s
 
 
 def test_every_guardrail_has_its_words() -> None:
-    """In the console; and those that roll back have a panel of the dashboard."""
+    """In the console."""
     assert list(words.GUARDRAILS) == [one.name for one in GUARDRAILS]
-    assert list(ROLLING_BACK) == [one.name for one in GUARDRAILS if one.action is Action.ROLLBACK]
 
 
 @pytest.mark.parametrize(
