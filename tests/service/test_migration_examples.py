@@ -40,6 +40,7 @@ def test_a_library_that_changes_an_answer(tmp_path: Path) -> None:
     assert "InvalidVersion" in said, said
 
 
+@pytest.mark.judge
 def test_many_calls_on_one_worker(tmp_path: Path) -> None:
     """One worker of the async engine for eight of the other: promoted on evidence."""
     said = ramp("engine", tmp_path)
