@@ -121,8 +121,11 @@ class SharedState(PoolState):
         return any(self._runs_beside(slot, definition) for slot in self._live_with(definition))
 
     def _live_with(self, definition: Definition) -> list[WorkerSlot]:
-        live = [slot for slot in self.slots if slot.is_live and slot.process is not None]
-        return [slot for slot in live if slot.process is not None and slot.process.has_loaded(definition)]
+        return [
+            slot
+            for slot in self.slots
+            if slot.is_live and slot.process is not None and slot.process.has_loaded(definition)
+        ]
 
     def _can_run(self, slot: WorkerSlot, definition: Definition) -> bool:
         process = slot.process
@@ -186,10 +189,10 @@ class SharedState(PoolState):
             group.discard(slot)
 
     def runs_many(self, slot: WorkerSlot) -> bool:
-        return slot.state is _BUSY and slot not in self._alone
+        return slot.is_live and slot not in self._alone
 
     def begin_drain(self, slot: WorkerSlot) -> bool:
-        if not self.runs_many(slot):
+        if slot.state is not _BUSY or slot in self._alone:
             return False
         self._draining.add(slot)
         self._kept.discard(slot)
@@ -204,8 +207,8 @@ class SharedState(PoolState):
         if surplus is None and self.live > self.size:
             due = (slot for slot in self.slots if slot.is_due and slot not in self._draining)
             slot = min((slot for slot in due if slot.state is _BUSY), key=self._load_of, default=None)
-            if slot is not None and not self.begin_drain(slot):
-                return None  # a call has it for itself, and it is retired after that
+            if slot is not None:
+                self.begin_drain(slot)  # unless a call has it for itself, after which it is retired
         return surplus
 
     def _load_of(self, slot: WorkerSlot) -> tuple[bool, bool, int]:

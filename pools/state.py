@@ -193,7 +193,7 @@ class PoolState:
         return False
 
     def runs_many(self, slot: WorkerSlot) -> bool:
-        """Tells if a worker runs calls that can run beside others."""
+        """Tells if a worker is idle, or runs calls that can run beside others, in a pool that has such."""
         return False
 
     def begin_drain(self, slot: WorkerSlot) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, Literal
 
 import structlog
@@ -50,14 +51,14 @@ Fault = Literal["blocks", "ignores cancellation"]
 """The ways in which a program harms the calls beside which it runs."""
 
 
-def _memory_limit(program: Program) -> int | None:
-    """The limit of memory, in MiB, of a program that a worker runs or loads."""
-    return program.memory_mb
+def _memory_limit(work: Call | Program) -> int | None:
+    """The limit of memory, in MiB, of the program that a worker runs or loads."""
+    return (work.program if isinstance(work, Call) else work).memory_mb
 
 
-def _work_of(process: Worker) -> list[Program]:
-    """The programs of the calls that a worker runs, or the one that it loads, at the moment."""
-    return [call.program for call in process.calls] if process.loading is None else [process.loading]
+def _works_of(process: Worker) -> list[Call | Program]:
+    """The calls that a worker runs, or the program that it loads, at the moment."""
+    return [*process.calls] if process.loading is None else [process.loading]
 
 
 async def _nothing(_: WorkerSlot) -> None:
@@ -157,7 +158,7 @@ class Supervisor:
         """
         process = slot.process
         assert process is not None
-        if _memory_limit(program) is not None:
+        if program.memory_mb is not None:
             slot.rss_before = None
             process.ask_memory(slot.note_memory)
         try:
@@ -465,9 +466,8 @@ class Supervisor:
         """Finds the workers that are over a limit."""
         while True:
             await asyncio.sleep(INSPECTION_INTERVAL_S)
-            works = {slot: _work_of(slot.process) for slot in self._running() if slot.process is not None}
-            limited = (program for work in works.values() for program in work)
-            is_needed = self._limits.rss_bytes is not None or any(map(_memory_limit, limited))
+            works = {slot: _works_of(slot.process) for slot in self._running() if slot.process is not None}
+            is_needed = self._limits.rss_bytes is not None or any(map(_memory_limit, chain(*works.values())))
             usages = await self._all_stats() if is_needed else {}
             for slot in self._running():
                 try:
@@ -498,14 +498,14 @@ class Supervisor:
         else:
             self.kill(slot, ExitCause.OOM, reason)
 
-    def _enforce_program_limit(self, slot: WorkerSlot, usage: ProcessStats, work: list[Program]) -> None:
+    def _enforce_program_limit(self, slot: WorkerSlot, usage: ProcessStats, works: list[Call | Program]) -> None:
         """Kills a worker that has grown past the limit of its program, or recycles it if it runs many calls.
 
-        `usage` was measured amid `work`. If the worker was over the limit before, the program may add as much as that.
+        `usage` was measured amid `works`. If the worker was over the limit before, the program may add as much as that.
         """
         assert slot.process is not None
-        limits_mb = [limit for program in work if (limit := _memory_limit(program)) is not None]
-        if not limits_mb or slot.rss_before is None or _work_of(slot.process) != work:
+        limits_mb = [limit for work in works if (limit := _memory_limit(work)) is not None]
+        if not limits_mb or slot.rss_before is None or _works_of(slot.process) != works:
             return
         limit = min(limits_mb) * MIB
         allowed = limit if slot.rss_before <= limit else slot.rss_before + limit
