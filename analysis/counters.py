@@ -11,6 +11,8 @@ UnitKey = tuple[int, int]
 """First start copy that counts the unit, and the step."""
 SegmentKey = tuple[int, int, int]
 """First start copy, step, generation of the latency reference."""
+RankKey = tuple[int, int, str]
+"""First start copy, step, program."""
 Histogram = dict[int, list[int]]
 """Fine latency bin to the two versions' counts."""
 
@@ -23,7 +25,19 @@ class Counters:
     Each `list[int]` has two items, V1's count and V2's. A step is an index into `steps`, which are in the ramp's order.
     """
 
-    __slots__ = ("calls", "costs", "events", "faults", "faulty", "latency", "programs", "steps", "units")
+    __slots__ = (
+        "calls",
+        "costs",
+        "events",
+        "faults",
+        "faulty",
+        "latency",
+        "programs",
+        "ranks",
+        "steps",
+        "times",
+        "units",
+    )
 
     def __init__(self) -> None:
         self.steps: list[StepId] = []
@@ -43,6 +57,10 @@ class Counters:
         """First successful calls of keys."""
         self.costs: dict[SegmentKey, Histogram] = {}
         """First calls of keys, of programs that have had a cost, by fine cost bin."""
+        self.ranks: dict[RankKey, Histogram] = {}
+        """The calls of `latency` by their rank among V1's calls of the program (`analysis.own_times`)."""
+        self.times: dict[tuple[int, str], Histogram] = {}
+        """By step and program: the times of first successful calls of keys, at the newest two steps, by fine bin."""
 
     def merge(self, other: "Counters") -> "Counters":
         """Returns the sum. The operation is associative and commutative, and empty counters are its zero."""
@@ -62,6 +80,14 @@ class Counters:
         for mine, parts in ((self.latency, part.latency), (self.costs, part.costs)):
             for (first, step, generation), histogram in parts.items():
                 _add_to(mine.setdefault((index[first], index[step], generation), {}), histogram, lambda fine: fine)
+        for (first, step, program), histogram in part.ranks.items():
+            _add_to(self.ranks.setdefault((index[first], index[step], program), {}), histogram, lambda rank: rank)
+        for (step, program), histogram in part.times.items():
+            _add_to(self.times.setdefault((index[step], program), {}), histogram, lambda fine: fine)
+
+    def forget_times(self, step: int) -> None:
+        """Forgets the times of programs at the steps before `step`."""
+        self.times = {key: histogram for key, histogram in self.times.items() if key[0] >= step}
 
     def v2_programs(self) -> dict[str, int]:
         """Returns V2's calls of each program."""
@@ -91,6 +117,8 @@ class Counters:
             "units": [[*key, *pair] for key, pair in sorted(self.units.items())],
             "latency": _segments_data(self.latency),
             "costs": _segments_data(self.costs),
+            "ranks": [[*key, _histogram_data(one)] for key, one in sorted(self.ranks.items())],
+            "times": [[*key, _histogram_data(one)] for key, one in sorted(self.times.items())],
         }
 
     @classmethod
@@ -116,6 +144,9 @@ class Counters:
             counters.units = {(first, step): [v1, v2] for first, step, v1, v2 in data["units"]}
             counters.latency = _segments(data["latency"])
             counters.costs = _segments(data.get("costs", []))  # a replica that knows no costs writes none
+            ranks, times = data.get("ranks", []), data.get("times", [])  # an older replica has none by program
+            counters.ranks = {(first, step, program): _histogram(one) for first, step, program, one in ranks}
+            counters.times = {(step, program): _histogram(one) for step, program, one in times}
         except (KeyError, TypeError) as error:
             raise ValueError(f"these are no counters: {error}") from None
         return counters
@@ -144,17 +175,19 @@ def total(pairs: Iterable[list[int]]) -> tuple[int, int]:
 
 
 def _segments_data(segments: dict[SegmentKey, Histogram]) -> list[Any]:
-    return [
-        [*key, [[fine, *pair] for fine, pair in sorted(histogram.items())]]
-        for key, histogram in sorted(segments.items())
-    ]
+    return [[*key, _histogram_data(histogram)] for key, histogram in sorted(segments.items())]
 
 
 def _segments(data: Any) -> dict[SegmentKey, Histogram]:
-    return {
-        (first, step, generation): {fine: [v1, v2] for fine, v1, v2 in histogram}
-        for first, step, generation, histogram in data
-    }
+    return {(first, step, generation): _histogram(histogram) for first, step, generation, histogram in data}
+
+
+def _histogram_data(histogram: Histogram) -> list[list[int]]:
+    return [[fine, *pair] for fine, pair in sorted(histogram.items())]
+
+
+def _histogram(data: Any) -> Histogram:
+    return {fine: [v1, v2] for fine, v1, v2 in data}
 
 
 def _add_to(table: dict[_Key, list[int]], other: Mapping[_Key, list[int]], renamed: Callable[[_Key], _Key]) -> None:

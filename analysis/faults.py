@@ -5,12 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from analysis.counters import Counters, UnitKey, add_one, total
 from analysis.formulas.odds import Cell, Mixture, log_sum_exp
-from analysis.guardrails import Guardrail
+from analysis.guardrails import OTHER_PROGRAMS, Guardrail
 from analysis.ramp import StepId
-
-OTHER_PROGRAMS = "(others)"
-_SHARE_OF_OTHERS = 0.01
-"""Weight of the programs beyond the strata, as a share of all programs' weight."""
 
 Stratum = tuple[str, str]
 """`("all", "")`, `("code", code)` or `("program", program)`."""
@@ -57,6 +53,10 @@ class FaultEvidence:
         """Returns the events of both versions that a start copy counts."""
         return total([(pair) for (first, step), pair in self.pooled.items() if first <= copy <= step])
 
+    def of_program(self, program: str) -> dict[UnitKey, list[int]]:
+        """All events of a program."""
+        return self._counts.get(("program", program), {})
+
     @property
     def pooled(self) -> dict[UnitKey, list[int]]:
         """All events."""
@@ -92,8 +92,7 @@ class FaultEvidence:
     def _weight(self, stratum: Stratum) -> float:
         kind, name = stratum
         if kind == "program":
-            share = _SHARE_OF_OTHERS if name == OTHER_PROGRAMS else (1 - _SHARE_OF_OTHERS) / self._room
-            return self.guardrail.by_program * share
+            return self.guardrail.weight_of(name, self._room)
         return self.guardrail.by_code[name] if kind == "code" else self.guardrail.pooled
 
     def _strata(self, code: str, program: str) -> Iterable[Stratum]:

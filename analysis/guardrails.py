@@ -27,6 +27,12 @@ LM_SHARE: Final = 0.1
 QUALITY: Final = "quality"
 OVER_P99: Final = "over_p99"
 OVER_3_P99: Final = "over_3_p99"
+BUSY: Final = 0.05
+"""The share of a step's calls from which a program must be shown not to be slower; rarer ones are named."""
+OTHER_PROGRAMS: Final = "(others)"
+"""The programs beyond those with a stratum each."""
+SHARE_OF_OTHERS: Final = 0.01
+"""Weight of these, as a share of all programs' weight."""
 
 
 class Action(StrEnum):
@@ -64,6 +70,8 @@ class Guardrail:
     by_program: float = 0.0
     margin: float = 2.0
     """Promotion needs evidence that V2 is not worse than V1 by this ratio."""
+    program_margin: float | None = None
+    """Promotion needs evidence of each busy program by this ratio, too; None asks for none."""
     promotes: bool = False
     """Promotion waits for this guardrail's evidence of non-inferiority."""
 
@@ -71,6 +79,11 @@ class Guardrail:
     def pooled(self) -> float:
         """Weight of the stratum of all events."""
         return 1.0 - sum(self.by_code.values()) - self.by_program
+
+    def weight_of(self, program: str, programs: int) -> float:
+        """Weight of a program's stratum, if so many have one."""
+        share = SHARE_OF_OTHERS if program == OTHER_PROGRAMS else (1 - SHARE_OF_OTHERS) / programs
+        return self.by_program * share
 
 
 def codes_of(name: str) -> tuple[str, ...]:
@@ -94,8 +107,18 @@ GUARDRAILS: Final = (
         "engine", Kind.FAULTS, Action.ROLLBACK, 0.65, dict.fromkeys(_ENGINE_CODES, 0.02), 0.07, 2.0, promotes=True
     ),
     Guardrail("program", Kind.FAULTS, Action.ROLLBACK, 0.11, {}, 0.5, 2.0, promotes=True),
-    Guardrail("latency", Kind.LATENCY, Action.ROLLBACK, 0.12, margin=1.25, promotes=True),
-    Guardrail("tail", Kind.FAULTS, Action.ROLLBACK, 0.12, {OVER_3_P99: 0.5}, margin=2.0, promotes=True),
+    Guardrail("latency", Kind.LATENCY, Action.ROLLBACK, 0.12, {}, 0.2, margin=1.25, program_margin=1.5, promotes=True),
+    Guardrail(
+        "tail",
+        Kind.FAULTS,
+        Action.ROLLBACK,
+        0.12,
+        {OVER_3_P99: 0.4},
+        0.2,
+        margin=2.0,
+        program_margin=2.0,
+        promotes=True,
+    ),
     Guardrail("upstream", Kind.FAULTS, Action.PAUSE),
     Guardrail("capacity", Kind.FAULTS, Action.PAUSE),
     Guardrail("srm", Kind.SPLIT, Action.PAUSE),

@@ -8,9 +8,9 @@ from analysis.evidence import Bench
 from analysis.guardrails import GUARDRAIL_OF, OF_THE_VERSION, OVER_3_P99, OVER_P99, Config
 from analysis.incidents import Incidents
 from analysis.keys import KeyMarks
-from analysis.latency import WARM_UP, generation_of
-from analysis.latency_bins import fine_bin
+from analysis.latency_bins import BINS_OF_3, fine_bin
 from analysis.replicas import KeyedFault
+from analysis.time_intake import TimeIntake
 
 MAX_KEYED: Final = 10_000
 """Faults of keys that a replica tells the others of."""
@@ -20,10 +20,6 @@ MAX_COUNTED: Final = 16_384
 """Pairs of a step and a program whose calls are counted."""
 FELL: Final = -2
 """Instead of a step: the ramp has fallen."""
-_NEVER: Final = 1 << 30
-_V1_TIMES: Final = 256
-"""Times of V1 that a call without a time of its own draws from."""
-_31_BITS: Final = (1 << 31) - 1
 
 
 class Intake:
@@ -39,13 +35,9 @@ class Intake:
         self._index = {w: index for index, (w, _) in enumerate(counters.steps)}
         self._stragglers = config.stragglers
         self._lower = 0
-        self._v1_times: list[int] = []
-        self._drawn = 1
-        self._noted = 0
         self._m0 = config.m0
         floor = max(self.current, 0)
         self._units = KeyMarks(floor, config.shard, config.shards)
-        self._successes = KeyMarks(floor, config.shard, config.shards)
         self._costs = KeyMarks(floor, config.shard, config.shards)
         self._costly: set[str] = set()
         self._unpriced: set[str] = set()
@@ -54,10 +46,9 @@ class Intake:
         self._faults = {name: KeyMarks(floor) for name in self.bench.faults}
         self._faults["tail"] = KeyMarks(floor, config.shard, config.shards)
         self._incidents = Incidents()
+        self._times = TimeIntake(config, counters, self.bench, floor)
         self.keyed: list[KeyedFault] = []
         """Faults of keys that count, so that a sum over replicas counts each key once."""
-        self._observed = sum(sum(map(sum, one.values())) for one in counters.latency.values())
-        self._next_generation()
 
     def assigned(self, w: float, arm: str, key_hash: int | None) -> int:
         """Counts an assignment; returns the call's step, -1 if the call is no evidence, or `FELL`."""
@@ -104,7 +95,7 @@ class Intake:
             self._spent(step, version, key_hash, program, cost)
         if outcome == "ok" and not is_cold and 0.0 <= ms < 1e12:
             return self._succeeded(t, step, version, key_hash, program, ms)
-        self._has_no_time(step, version, key_hash)
+        self._times.took_none(step, version, key_hash, program)
         guardrail = GUARDRAIL_OF.get(outcome)
         return None if guardrail is None else self.fault(guardrail, t, step, version, key_hash, outcome, program)
 
@@ -145,13 +136,13 @@ class Intake:
     def _succeeded(
         self, t: float, step: int, version: int, key_hash: int | None, program: str, ms: float
     ) -> str | None:
-        fine = fine_bin(ms / self._m0 if version else ms)
-        if not version:
-            self._note_v1_time(fine)
-        self._count_latency(step, version, key_hash, fine)
-        if fine < self._p99:
+        taken = fine_bin(ms)
+        fine = fine_bin(ms / self._m0) if version and self._m0 != 1.0 else taken
+        p99 = self._times.p99_of(program)
+        self._times.took(step, version, key_hash, program, fine, taken)
+        if fine < p99:
             return None
-        code = OVER_3_P99 if fine >= self._p99_of_3 else OVER_P99
+        code = OVER_3_P99 if fine >= p99 + BINS_OF_3 else OVER_P99
         return self.fault("tail", t, step, version, key_hash, code, program)
 
     def _spent(self, step: int, version: int, key_hash: int | None, program: str, cost: float | None) -> None:
@@ -182,49 +173,6 @@ class Intake:
         add_one(histogram, bin_of_cost(cost), version)
         self.bench.costs.dirty.add(segment)
 
-    def _has_no_time(self, step: int, version: int, key_hash: int | None) -> None:
-        """Counts a call that failed or was cold with a time that one of V1's last calls took, drawn at random.
-
-        Leaving such calls out would leave out V2's more often than V1's. Then a counted call's version is no longer a
-        coin of probability w, and the missing calls would look like slow ones. A time drawn from V1's distribution is
-        what a V2 that is as fast would have. The draws are independent, since the same time for a run of V2's calls
-        would be evidence out of nothing; their numbers depend on nothing but the calls, so that a replay repeats them.
-        """
-        if self._v1_times:
-            self._drawn = self._drawn * 1_103_515_245 + 12_345 & _31_BITS
-            fine = self._v1_times[(self._drawn >> 8) % len(self._v1_times)]
-            self._count_latency(step, version, key_hash, fine)
-
-    def _note_v1_time(self, fine: int) -> None:
-        if len(self._v1_times) < _V1_TIMES:
-            self._v1_times.append(fine)
-        else:
-            self._v1_times[self._noted % _V1_TIMES] = fine
-        self._noted += 1
-
-    def _count_latency(self, step: int, version: int, key_hash: int | None, fine: int) -> None:
-        first = self._successes.first_copy(key_hash, step)
-        if first < 0:
-            return
-        self._successes.mark(key_hash, step)
-        segment = (first, step, self._generation)
-        histogram = self.counters.latency.get(segment)
-        if histogram is None:
-            histogram = self.counters.latency[segment] = {}
-        add_one(histogram, fine, version)
-        self.bench.latency.dirty.add(segment)
-        self._observed += 1
-        if self._observed >= self._until:
-            self._next_generation()
-
-    def _next_generation(self) -> None:
-        """Goes to the generation of the latency reference that the number of calls asks for."""
-        self._generation = generation_of(self._observed)
-        self._until = WARM_UP << self._generation
-        reference = self.bench.latency.references.of(self._generation)
-        self._p99 = _NEVER if reference is None else reference.p99
-        self._p99_of_3 = _NEVER if reference is None else reference.p99_of_3
-
     def _other_step(self, w: float, step: int) -> int:
         """Opens the next step, or finds that the call is a straggler of an earlier one, or that the ramp has fallen."""
         steps = self.counters.steps
@@ -233,6 +181,7 @@ class Intake:
                 return -1
             steps.append((w, 0))
             self.current = self._index[w] = len(steps) - 1
+            self._times.opened(self.current)
             self._lower = 0
             return self.current
         self._lower += 1

@@ -147,13 +147,16 @@ class Judge:
         before = self._verdict
         if before.action is Say.ROLLBACK or not self.counters.steps:
             return before
-        said, evidence = self._say(bench if bench is not None else self._bench(others))
+        bench = bench if bench is not None else self._bench(others)
+        said, evidence = self._say(bench)
         is_released = before.action is Say.PAUSE and before.guardrail in self._acknowledged
         if _GRAVITY[said] < _GRAVITY[before.action] and not is_released:
             return before
         guardrail = evidence.guardrail if said in (Say.PAUSE, Say.ROLLBACK) else None
         since = before.since if (said, guardrail) == (before.action, before.guardrail) else t
-        self._verdict = Verdict(said, guardrail, evidence.log_e, evidence.threshold, evidence.stratum, since)
+        is_new = said is Say.PROMOTE and before.action is not said
+        not_shown = self._not_shown(bench) if is_new else before.not_shown if said is Say.PROMOTE else ()
+        self._verdict = Verdict(said, guardrail, evidence.log_e, evidence.threshold, evidence.stratum, since, not_shown)
         return self._verdict
 
     def analysis(self, others: Counters | None = None) -> tuple[Row, ...]:
@@ -218,6 +221,10 @@ class Judge:
         if is_last and bench.is_not_worse(len(bench.counters.steps) - 1) and not self._lacking_fed():
             return Say.PROMOTE, nearest
         return Say.CONTINUE, nearest
+
+    def _not_shown(self, bench: Bench) -> tuple[str, ...]:
+        last = len(bench.counters.steps) - 1
+        return tuple(sorted({name for one in self.config.guardrails for name in bench.not_shown(one, last)}))
 
     def _bench(self, others: Counters | None) -> Bench:
         return self._intake.bench if others is None else Bench(self.config, self.counters.merge(others))

@@ -46,14 +46,13 @@ def bins_of_ratio(ratio: float) -> int:
 class Reference:
     """Coarse bins and weights, frozen from the pooled counts of an earlier time."""
 
-    __slots__ = ("coarse", "faster", "masses", "p99", "p99_of_3", "worse")
+    __slots__ = ("coarse", "faster", "masses", "p99", "worse")
 
     def __init__(self, pooled: Sequence[int]) -> None:
         seen = sum(pooled)
         above = list(accumulate(reversed(pooled)))[::-1]  # calls in this fine bin or a higher one
         self.p99 = next((fine for fine in range(FINE_BINS) if above[fine] <= 0.01 * seen), FINE_BINS)
         """The first fine bin that counts as slow."""
-        self.p99_of_3 = self.p99 + BINS_OF_3
         smooth = _smoothed(pooled)
         self.coarse = _coarse(smooth)
         self.masses = self._mass(smooth, 0)

@@ -6,11 +6,13 @@ the last step count: older evidence would promote a V2 that has become worse sin
 """
 
 import math
+from collections.abc import Sequence
 
-from analysis.counters import total
+from analysis.counters import Counters, add, total
 from analysis.faults import FaultEvidence, cells_of_copy
-from analysis.formulas.odds import better_than, log_sum_exp
-from analysis.guardrails import Config
+from analysis.formulas.odds import Cell, better_than, log_sum_exp
+from analysis.guardrails import BUSY, Config
+from analysis.program_latency import FLOOR
 from analysis.ramp import StepId
 
 _SHARES_OF_FLOOR = (0.5, 0.2, 0.05)
@@ -41,3 +43,26 @@ def rate_log_e(floor: float, units: dict[tuple[int, int], list[int]], step: int,
     """Log e-value of the floor's test for the units from one step on."""
     counted = total([pair for (first, at), pair in units.items() if first <= step <= at])
     return log_e_rarer_than(floor, counted[1], faults)
+
+
+def log_e_no_slower_tail(events: Sequence[Cell], margin: float, calls: int, slow: int) -> float:
+    """Log e-value against "V2's p99 has tripled, and `margin` times as many of its calls are over V1's", of a program.
+
+    `events` are calls over V1's p99; V2 has `calls`, of which so many are `slow`: three times V1's p99.
+    """
+    ratio = better_than(margin).log_e(events)
+    return log_sum_exp([ratio, log_e_rarer_than(FLOOR, calls, slow)]) - math.log(2)
+
+
+def busy_programs(counters: Counters, first: int) -> list[str]:
+    """Returns the programs with the share `BUSY` of the calls that succeeded from one step on, in alphabetical order.
+
+    A program without such a call on V1 has nothing to be compared with.
+    """
+    times: dict[str, list[int]] = {}
+    for (step, program), histogram in counters.times.items():
+        if step >= first:
+            for version, calls in enumerate(total(histogram.values())):
+                add(times, program, version, calls)
+    seen = sum(map(sum, times.values()))
+    return sorted(program for program, pair in times.items() if pair[0] and sum(pair) >= BUSY * seen)

@@ -15,6 +15,9 @@ from analysis.verdict import Detectable, Evidence, Row, Tally, Until
 _RATIO = {Kind.FAULTS: 2.0, Kind.LATENCY: 1.25, Kind.SPLIT: 0.9, Kind.COST: 1.5}
 """The regression whose time to be found is published."""
 
+MAX_NAMED = 100
+"""Programs of which a row says that it does not show them."""
+
 
 def rows(bench: Bench, fed: Mapping[str, Row], rate: float | None) -> tuple[Row, ...]:
     """Returns a row for each guardrail; one that nobody feeds has no evidence. `rate` is of calls per second."""
@@ -41,6 +44,7 @@ def _row(bench: Bench, guardrail: Guardrail, rate: float | None) -> Row:
         _detectable(bench, guardrail, evidence, rate),
         is_shown,
         None if is_shown else _until_shown(bench, guardrail, rate),
+        _not_shown(bench, guardrail),
     )
 
 
@@ -53,7 +57,14 @@ def _is_shown(bench: Bench, guardrail: Guardrail, interval: Interval) -> bool:
         return high is not None and high < _RATIO[Kind.COST]
     steps = bench.counters.steps
     threshold = -math.log(bench.config.promotion_alpha)
-    return bool(steps) and bench.not_worse(guardrail, bench.first_of(len(steps) - 1)) >= threshold
+    if not steps or bench.not_worse(guardrail, first := bench.first_of(len(steps) - 1)) < threshold:
+        return False
+    return all(one.is_alarm for one in bench.of_programs(guardrail, first, bench.busy(first)))
+
+
+def _not_shown(bench: Bench, guardrail: Guardrail) -> tuple[str, ...]:
+    steps = bench.counters.steps
+    return bench.not_shown(guardrail, len(steps) - 1)[:MAX_NAMED] if steps else ()
 
 
 def _until_shown(bench: Bench, guardrail: Guardrail, rate: float | None) -> Until | None:

@@ -47,6 +47,8 @@ class Verdict:
     stratum: str
     since: float
     """The time at which the verdict became this one."""
+    not_shown: tuple[str, ...] = ()
+    """Programs with too few calls for evidence that V2 is not slower in them, if the verdict is a promotion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class Row:
     """Tells if it is shown that V2 is not worse by the margin."""
     until_shown: Until | None = None
     """The calls until that is likely, if V2 is as good as V1; None if it is shown, or not to be foreseen."""
+    not_shown: tuple[str, ...] = ()
+    """The programs with calls at this step of which this is not shown, for `latency` and `tail`."""
     suspects: tuple[str, ...] = ()
     """Parts of the evidence that speak against V2 so far, and that may be chance, such as `invoice.total`."""
 

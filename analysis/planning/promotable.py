@@ -16,6 +16,8 @@ from analysis.formulas.odds import better_than, log_sum_exp
 from analysis.guardrails import Guardrail, Kind
 from analysis.latency import generation_of
 from analysis.latency_bins import FASTER_PRIORS, bins_of_ratio
+from analysis.program_latency import FASTER_PRIORS as PRIORS_BY_PROGRAM
+from analysis.program_latency import FLOOR
 from analysis.promotion import log_e_rarer_than
 
 _FIRST: Final = 64.0
@@ -23,11 +25,18 @@ _NEVER: Final = 1e9
 
 
 def calls_until_shown(bench: Bench, guardrail: Guardrail, step: int) -> int | None:
-    """Returns the further calls until `guardrail` shows that V2 is not worse; None is never, or not yet known."""
+    """Returns the further calls until `guardrail` shows that V2 is not worse, in the busy programs too.
+
+    None is never, or not yet known.
+    """
     predict = (
         _of_latency(bench, guardrail, step) if guardrail.kind is Kind.LATENCY else _of_faults(bench, guardrail, step)
     )
-    return None if predict is None else _smallest(predict, -math.log(bench.config.promotion_alpha))
+    threshold = -math.log(bench.config.promotion_alpha)
+    found = [None if predict is None else _smallest(predict, threshold)]
+    if guardrail.program_margin is not None:
+        found += [_smallest(_of_program(bench, guardrail, one, step), threshold) for one in bench.busy(step)]
+    return None if None in found else max(calls for calls in found if calls is not None)
 
 
 def _smallest(predict: Callable[[float], float], threshold: float) -> int | None:
@@ -91,5 +100,22 @@ def _of_latency(bench: Bench, guardrail: Guardrail, step: int) -> Callable[[floa
         return log_sum_exp(
             [math.log(prior) + at + more * mean for prior, at, mean in zip(FASTER_PRIORS, sums, means, strict=True)]
         )
+
+    return predict
+
+
+def _of_program(bench: Bench, guardrail: Guardrail, program: str, step: int) -> Callable[[float], float]:
+    """Has a program's counts at the step grow with all calls at it."""
+    latency = bench.program_latency
+    calls = sum(sum(pair) for at, pair in bench.counters.calls.items() if at >= step)
+    sums = latency.sums_not_slower(program, step)
+    units, slow = latency.ranks_of_v2(program, step)
+
+    def predict(more: float) -> float:
+        scale = 1 + more / calls if calls else 1.0
+        if guardrail.kind is Kind.LATENCY:
+            priors = zip(PRIORS_BY_PROGRAM, sums, strict=True)
+            return log_sum_exp([math.log(prior) + scale * at for prior, at in priors])
+        return log_e_rarer_than(FLOOR, round(scale * units), round(scale * slow)) - math.log(2)
 
     return predict

@@ -95,6 +95,10 @@ class GuardrailView(Out):
     until_shown: UntilView | None = Field(
         description="When that is likely, if V2 is as good as V1; null if it is shown, or not to be foreseen"
     )
+    not_shown: list[str] = Field(
+        description="Programs of which this step does not show that V2 is not slower, 100 at most: for `latency` and "
+        "`tail`. A promotion waits for those with a twentieth of the calls, and names the others"
+    )
     detectable: DetectableView
     examples: list[ExampleView]
 

@@ -136,6 +136,7 @@ FIELDS: dict[str, Note] = {
     "GuardrailView.name": Note("The name of the guardrail", "engine"),
     "threshold": Note("The value of `log_e` at which the guardrail acts", 4.6),
     "ratio": Note("V2's rate over V1's", 2.0),
+    "not_shown": Note("Programs that have not been shown to be as fast", ["summarize"]),
     "detectable": Note("The regression that would be found, and when"),
     "examples": Note("Executions whose faults are part of the evidence"),
     "calls": Note("The number of calls; null for never", 950),

@@ -20,7 +20,14 @@ HEALTHY = (
     Scenario("few sessions, many calls", keyed=1.0, sessions=60, session_calls=400),
     Scenario("narrow latency", sigma=0.1),
     Scenario("heavy-tailed latency", sigma=1.8),
+    Scenario("programs of unlike speed", unlike=30),
 )
+
+
+def _slow_tail(name: str, programs: int) -> Scenario:
+    """One of so many programs has six times V1's p99 on V2."""
+    return Scenario(name, programs=programs, v2_one_program=True, v2_tail=0.02, v2_tail_factor=24, sigma=0.6)
+
 
 REGRESSIONS: tuple[tuple[Scenario, str, int], ...] = (
     (Scenario("engine faults x2", v2_engine=2), "rollback", 30_000),
@@ -35,6 +42,8 @@ REGRESSIONS: tuple[tuple[Scenario, str, int], ...] = (
     (Scenario("the same beside a poison program", v2_broken_program=True, poison_program=True), "rollback", 7_000),
     (Scenario("x5 from 25 % on", v2_engine=5, v2_from=0.25), "rollback", 20_000),
     (Scenario("upstream faults x10", v2_upstream=10, until="pause"), "pause", 30_000),
+    (_slow_tail("p99 x6 of one program, diluted 1:1", 2), "rollback", 14_000),
+    (_slow_tail("p99 x6 of one program, diluted 1:10", 11), "rollback", 45_000),
     (Scenario("10 % misrouted", misrouted=0.10, until="pause"), "pause", 22_000),
 )
 """Scenario, the verdict that is right, and the goal: calls until then, as a median."""

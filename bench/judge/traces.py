@@ -61,6 +61,8 @@ class Scenario:
     sigma: float = 1.0
     diurnal: float = 1.0
     """Latency swings by this factor, on both versions."""
+    unlike: float = 1.0
+    """The slowest program takes this many times the fastest one's time, on both versions."""
     cold: bool = False
     """The first 20 calls of each of 20 workers of V2 are five times slower, and marked."""
     misrouted: float = 0.0
@@ -74,6 +76,8 @@ class Scenario:
     v2_tail: float = 0.0
     """Share of V2's calls that are slower by `v2_tail_factor`."""
     v2_tail_factor: float = 20.0
+    v2_one_program: bool = False
+    """V2 is slower in one program alone; `programs` tells how diluted that is."""
     v2_broken_program: bool = False
     v2_from: float = 0.0
     """V2 is worse only from this canary probability on."""
@@ -138,7 +142,9 @@ class _Service:
         program = rng.randrange(scenario.programs)
         outcome = self._outcome(arm, program, session, is_worse=is_worse)
         is_cold = scenario.cold and is_v2 and self.v2_calls <= 400
-        ms = self._ms(session, is_worse=is_worse) * (5 if is_cold else 1)
+        is_slower = is_worse and (program == 0 or not scenario.v2_one_program)
+        ms = self._ms(session, is_worse=is_slower) * (5 if is_cold else 1)
+        ms *= math.pow(scenario.unlike, program / max(scenario.programs - 1, 1))
         return Call(self.t, w, arm, session.key if session else None, f"p{program}", outcome, ms, is_cold)
 
     def _caller(self) -> _Session | None:

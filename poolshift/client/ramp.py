@@ -182,6 +182,8 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
     """Parts that speak against V2 so far, which may be chance."""
     until_shown: Until | None = None
     """When V2 is likely to be shown not to be worse by the margin, if it is as good as V1."""
+    not_shown: list[str] = []
+    """Programs of which this step does not show that V2 is not slower, for `latency` and `tail`."""
     detectable: Detectable | None = None
     examples: list[Example] = []
 

@@ -14,7 +14,7 @@ controller has to bring about. Nothing here does I/O or looks at a clock.
 A pause stops moves upwards. Evidence against V2 rolls back in every state from ramping to paused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -167,6 +167,8 @@ class Facts:
     """The programs with traffic and their runs on V2; None if they are not known."""
 
 
+MAX_NAMED = 5
+"""Programs that a promotion names, of those that it has no evidence of."""
 NEEDS_EVIDENCE = "the last step waits for evidence that V2 is no worse"
 NEEDS_IDENTITY = "a pool does not tell what it is, so that no evidence can be about it"
 NEEDS_SAME_POOLS = "the pools are others than those that the evidence is about, so that the step begins again"
@@ -251,6 +253,13 @@ def _unready(facts: Facts) -> str | None:
     return None if facts.is_current else NEEDS_SAME_POOLS
 
 
+def not_shown_text(programs: Sequence[str]) -> str:
+    """Names the programs with too few calls for evidence that V2 is not slower in them."""
+    named = ", ".join(programs[:MAX_NAMED])
+    more = f" and {len(programs) - MAX_NAMED:,} others" if len(programs) > MAX_NAMED else ""
+    return f"not shown, for too few calls, that V2 is not slower in {named}{more}"
+
+
 def held_text(pin: str) -> str:
     """Says that a pin holds a ramp."""
     return f"held: POOL_VERSION={pin} pins all calls"
@@ -317,6 +326,8 @@ def _next(ramp: Ramp, facts: Facts, *, has_evidence: bool) -> Move:
         reason = "evidence that V2 is no worse" if has_evidence else "no evidence came, and the plan says advance"
         if facts.coverage is not None and (never := facts.coverage.never_run_text()) is not None:
             reason = f"{reason}; {never}"
+        if has_evidence and facts.verdict.not_shown:
+            reason = f"{reason}; {not_shown_text(facts.verdict.not_shown)}"
         source = Source.JUDGE if has_evidence else Source.PLAN
         by = JUDGE if has_evidence else PLAN
         return Move(_to(ramp, RampState.PROMOTED, by, reason), SetPercent(BASIS_POINTS, source, reason))

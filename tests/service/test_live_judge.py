@@ -124,6 +124,28 @@ def test_a_raising_canary_is_rolled_back(start_pair: Callable[..., Service]) -> 
     assert rows["program"]["ratio"][0] > 1
 
 
+def test_one_slow_program_is_rolled_back_beside_a_good_one(start_pair: Callable[..., Service]) -> None:
+    """V2 is slow in a twentieth of one program's calls, diluted 1:1: the history names the guardrail and the program.
+
+    On the way the analysis names the programs that are not shown to be as fast.
+    """
+    service = start_pair(TAIL_RATE=0.05, TAIL_S=0.2)
+    slow = service.create("slow_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    good = service.create("fails_by_environment", {"call": "integer"}, output="integer", idempotent=True)
+    begin(service, steps=[{"percent": 50, "hold_s": 3600, "min_calls": 100}])
+    with Traffic([service], slow), Traffic([service], good) as traffic:
+        traffic.wait_for(20)
+        rows = {row["name"]: row for row in service.client.get("/rollout/analysis").json()}
+        wait_until(lambda: status(service)["state"] == "rolled_back", "the judge acts", 120)
+    assert {slow, good} >= set(rows["tail"]["not_shown"]) >= {slow}
+    assert rows["engine"]["not_shown"] == []
+    decision = newest_decision(service)
+    assert (decision["verdict"], decision["guardrail"] in ("latency", "tail")) == ("rollback", True)
+    wait_until(lambda: newest_change(service) == ("judge", 0), "the rollback is written")
+    reason = service.client.get("/rollout/history").json()["items"][0]["reason"]
+    assert f"most of V2's excess is of the program {slow}" in reason
+
+
 def test_a_restart_goes_on_where_it_was(start_pair: Callable[..., Service]) -> None:
     """A paused or running ramp, its step and its evidence are there again after a SIGKILL."""
     service = start_pair()

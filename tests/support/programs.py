@@ -464,3 +464,10 @@ def fails_by_environment(call: int) -> int:
         raise ValueError(f"call {call}")
     time.sleep(float(os.environ.get("SLOW_S", "0")))
     return call
+
+
+def slow_by_environment(call: int) -> int:
+    """Sleeps for `TAIL_S` in the share `TAIL_RATE` of its calls."""
+    if random.random() < float(os.environ.get("TAIL_RATE", "0")):
+        time.sleep(float(os.environ["TAIL_S"]))
+    return call

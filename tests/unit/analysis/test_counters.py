@@ -33,6 +33,20 @@ def test_counters_survive_json(told: list[Told]) -> None:
     assert again.to_data() == counters.to_data()
 
 
+def test_a_checkpoint_of_an_older_replica_loads() -> None:
+    """A checkpoint without ranks and times by program: the judge goes on with all else."""
+    judge = told_all(list(random_calls(9, 3000)))
+    data = json.loads(json.dumps(judge.counters.to_data()))
+    assert data["ranks"]
+    assert data["times"]
+    old = {name: part for name, part in data.items() if name not in ("ranks", "times")}
+    again = Judge(judge.config, Counters.from_data(old))
+    for one in random_calls(10, 3000):
+        tell(again, one._replace(w=0.5))
+    assert again.malformed == 0
+    assert {row.name: row.log_e for row in again.analysis()}.keys() == {one.name for one in GUARDRAILS}
+
+
 @pytest.mark.parametrize("data", [{}, {"steps": 3}, {"steps": [[1]]}])
 def test_other_data_are_no_counters(data: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"no counters|unpack"):

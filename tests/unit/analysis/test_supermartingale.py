@@ -17,8 +17,11 @@ from analysis.formulas.odds import (
     log_sum_exp,
     worse_than,
 )
-from analysis.guardrails import GUARDRAILS
+from analysis.guardrails import GUARDRAILS, OTHER_PROGRAMS
 from analysis.latency_bins import FASTER_PRIORS, FINE_BINS, PRIORS, Reference
+from analysis.own_times import AT_3_P99
+from analysis.program_latency import FASTER, SLOWER, SLOWER_PRIORS, chance_ratios
+from analysis.program_latency import FASTER_PRIORS as FASTER_PRIORS_BY_PROGRAM
 from analysis.promotion import log_e_rarer_than
 from analysis.ramp import copy_shares
 
@@ -66,6 +69,39 @@ def test_a_latency_is_no_evidence_in_the_mean_if_v2_is_no_slower(w: float, past:
         assert mean <= 1 + 1e-9
 
 
+@pytest.mark.parametrize("delta", SLOWER)
+@given(probabilities, st.lists(st.integers(0, 9), min_size=AT_3_P99 + 1, max_size=AT_3_P99 + 1), st.integers(0, 4))
+def test_a_rank_is_no_evidence_in_the_mean_if_v2_is_no_slower(
+    delta: float, w: float, masses: list[int], faster_by: int
+) -> None:
+    """Whatever the ranks were frozen from: V1's calls may have any distribution over them by now."""
+    rho = chance_ratios(delta)
+    assert list(rho) == sorted(rho)
+    masses[3] += 1
+    mean = 0.0
+    for rank, mass in enumerate(masses):
+        log_v1, _ = log_factors(w, rho[rank])
+        _, log_v2 = log_factors(w, rho[max(rank - faster_by, 0)])
+        mean += mass / sum(masses) * ((1 - w) * math.exp(log_v1) + w * math.exp(log_v2))
+    assert mean <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("delta", FASTER)
+@given(probabilities, st.lists(st.integers(0, 9), min_size=AT_3_P99 + 1, max_size=AT_3_P99 + 1), st.integers(0, 4))
+def test_a_rank_is_no_evidence_for_promotion_in_the_mean_if_v2_is_slower_by_the_margin(
+    delta: float, w: float, masses: list[int], slower_by: int
+) -> None:
+    rho = chance_ratios(delta)
+    assert list(rho) == sorted(rho, reverse=True)
+    masses[3] += 1
+    mean = 0.0
+    for rank, mass in enumerate(masses):
+        log_v1, _ = log_factors(w, rho[rank])
+        _, log_v2 = log_factors(w, rho[min(rank + slower_by, AT_3_P99)])
+        mean += mass / sum(masses) * ((1 - w) * math.exp(log_v1) + w * math.exp(log_v2))
+    assert mean <= 1 + 1e-9
+
+
 @given(st.floats(0.0001, 0.1), st.floats(1, 50))
 def test_a_call_is_no_evidence_of_rarity_in_the_mean_if_faults_are_not_rare(floor: float, times: float) -> None:
     rate = min(floor * times, 1.0)
@@ -73,9 +109,20 @@ def test_a_call_is_no_evidence_of_rarity_in_the_mean_if_faults_are_not_rare(floo
     assert mean <= 1 + 1e-9
 
 
-@pytest.mark.parametrize("priors", [WORSE_PRIORS, NOT_WORSE_PRIORS, SPLIT_PRIORS, PRIORS, FASTER_PRIORS])
+@pytest.mark.parametrize(
+    "priors",
+    [WORSE_PRIORS, NOT_WORSE_PRIORS, SPLIT_PRIORS, PRIORS, FASTER_PRIORS, SLOWER_PRIORS, FASTER_PRIORS_BY_PROGRAM],
+)
 def test_priors_are_an_average(priors: tuple[float, ...]) -> None:
     assert sum(priors) == pytest.approx(1)
+
+
+@given(st.integers(1, 256), st.integers(0, 300))
+def test_programs_share_no_more_than_their_weight(room: int, programs: int) -> None:
+    """A judge may merge the ranks of replicas whose first programs are others: the first that it finds count."""
+    for guardrail in GUARDRAILS:
+        named = [guardrail.weight_of(f"p{number}", room) for number in range(min(programs, room))]
+        assert sum(named) + guardrail.weight_of(OTHER_PROGRAMS, room) <= guardrail.by_program + 1e-9
 
 
 @pytest.mark.parametrize("guardrail", GUARDRAILS, ids=lambda one: str(one.name))
