@@ -17,7 +17,7 @@ from app.replicas.told import EXAMPLES, MIGRATION, SHADOW, MigrationTold
 from app.replicas.views import summed
 from app.services import Running, Services
 from routing.migration.checklist import DOCUMENTATION, NAMES, Item, ItemState, Validation, checklist
-from routing.migration.pause import Pause, pause_of, paused_by
+from routing.migration.pause import Pause, pause_of
 from routing.migration.phases import QUIET_DAYS, Facts, Phase, position
 from routing.migration.usage import DayOfUse, service_times
 from routing.rollout.coverage import MIN_CALLS, Coverage
@@ -286,7 +286,7 @@ async def migration_view(services: Services) -> MigrationView:
 
 async def _paused_executions(services: Services) -> list[str]:
     """Ids of executions of this machine that speak against V2 by the guardrail that has paused the ramp."""
-    guardrail = paused_by(services.ramp.ramp)
+    guardrail = services.ramp.ramp.paused_by
     if guardrail is None:
         return []
     if guardrail == "shadow":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from analysis.guardrails import QUALITY
-from routing.rollout.ramp import JUDGE, Ramp, RampState
+from routing.rollout.ramp import Ramp
 
 MAX_NAMED: Final = 3
 """Executions that an objection names."""
@@ -38,14 +38,7 @@ class Pause:
         return told
 
 
-def paused_by(ramp: Ramp) -> str | None:
-    """The guardrail that has paused a ramp. Its name is the beginning of the reason, in memory and store."""
-    if ramp.state is not RampState.PAUSED or ramp.by != JUDGE or ramp.reason is None:
-        return None
-    return ramp.reason.partition(":")[0]
-
-
 def pause_of(ramp: Ramp, executions: Sequence[str]) -> Pause | None:
     """The pause of a ramp by a guardrail, if it is paused by one."""
-    guardrail = paused_by(ramp)
+    guardrail = ramp.paused_by
     return None if guardrail is None else Pause(guardrail, ramp.reason or "", tuple(executions))

@@ -14,7 +14,7 @@ def outlook(ramp: Ramp, facts: Facts, percent: float) -> str:
         return "nothing: no plan is under way" if ramp.plan is None else "nothing: the plan waits for its start"
     if ramp.state is RampState.PAUSED:
         guarded = "; evidence against V2 rolls back" if ramp.is_guarded and percent > 0 else ""
-        return f"nothing until the plan is resumed, promoted or aborted{guarded}"
+        return f"{_way_out_of_pause(ramp)}{guarded}"
     step = ramp.current
     if not ramp.state.is_active or step is None:
         ended = f"nothing: the plan has ended ({ramp.state})"
@@ -25,6 +25,13 @@ def outlook(ramp: Ramp, facts: Facts, percent: float) -> str:
         return f"{_next_share(ramp)} in {left_s:.0f} s at the earliest"
     missing = missing_for_next(ramp, step, facts)
     return _next_share(ramp) if missing is None else f"{_next_share(ramp)}, but {missing}"
+
+
+def _way_out_of_pause(ramp: Ramp) -> str:
+    """Names what a person may do. After a guardrail's pause that is to look first: to resume would overrule it."""
+    if ramp.paused_by is None:
+        return "nothing until the plan is resumed, promoted or aborted"
+    return f"nothing: look at the evidence of {ramp.paused_by}, then mend V2 or abort the plan"
 
 
 def _pinned(ramp: Ramp, pin: str) -> str:

@@ -95,6 +95,13 @@ class Ramp:
         return self.plan is not None and self.state.is_active and self.step == self.plan.last_step
 
     @property
+    def paused_by(self) -> str | None:
+        """The guardrail that has paused the ramp. Its name is the beginning of the reason, in memory and store."""
+        if self.state is not RampState.PAUSED or self.by != JUDGE or self.reason is None:
+            return None
+        return self.reason.partition(":")[0]
+
+    @property
     def warning(self) -> str | None:
         """Words that stand wherever a promotion does, if a step was left without evidence."""
         return ADVANCED_WITHOUT_EVIDENCE if self.state is RampState.PROMOTED and self.lacks_evidence else None

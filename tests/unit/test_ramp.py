@@ -143,6 +143,20 @@ def test_a_share_after_the_plans_end_is_not_the_plans(percent: float, said: str)
     assert outlook(ended, facts(), percent).endswith(said)
 
 
+def test_after_a_guardrails_pause_a_person_looks_before_going_on() -> None:
+    """To resume would overrule the guardrail, so nothing names it as the next step; a person's own pause may end so."""
+    paused = ramps.advance(started(), facts(verdict=verdict(Say.PAUSE, "srm")))
+    assert paused is not None
+    said = outlook(paused.ramp, facts(), 1.0)
+    assert said.startswith("nothing: look at the evidence of srm, then mend V2 or abort the plan")
+    assert "resume" not in said
+    by_person = ramps.pause(started(), "ops", "a sale is on").ramp
+    assert (by_person.paused_by, outlook(by_person, facts(), 1.0)) == (
+        None,
+        "nothing until the plan is resumed, promoted or aborted; evidence against V2 rolls back",
+    )
+
+
 def test_a_rollback_by_evidence_is_a_rollback() -> None:
     """The effect names the judge, and is the same at every step and in a pause, and whatever else is missing."""
     for ramp in (started(), at_last_step(), ramps.pause(started(), "ops", None).ramp):
