@@ -11,7 +11,7 @@ from typing import Final
 from analysis.counters import Histogram
 from analysis.latency_bins import BINS_OF_3, FINE_BINS
 
-CUTS: Final = (0.2, 0.4, 0.6, 0.8, 0.9, 0.97)
+CUTS: Final[tuple[float, ...]] = (0.2, 0.4, 0.6, 0.8, 0.9, 0.97)
 """Ranks begin at these shares of V1's calls."""
 AT_P99: Final = len(CUTS) + 1
 """The rank of calls at V1's p99 and above."""
